@@ -1,0 +1,82 @@
+"""One record per robot and action space: data, no code.
+
+A record says which of the robot's cameras fills which slot, what each state and action dimension is, and how a chunk
+is executed. Data rows name a record; a checkpoint carries the records it was trained on as JSON; the policy reads them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pi0_jax.errors import InputError
+from pi0_jax.observation import CAMERA_SLOTS
+
+
+@dataclasses.dataclass(frozen=True)
+class StateDim:
+    name: str
+    unit: str  # "rad", "m", ..., "1" for a dimensionless number
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionDim:
+    name: str
+    unit: str
+    kind: Literal["absolute", "relative"]  # relative: a change since the last step, so past an episode's end it is 0
+    delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embodiment:
+    name: str
+    cameras: Mapping[str, str]  # slot -> the robot's name for the camera
+    state: tuple[StateDim, ...]
+    actions: tuple[ActionDim, ...]
+    control_hz: float  # actions per second
+    execute_steps: int  # steps of a chunk that are executed before the next is asked for
+
+    def __post_init__(self) -> None:
+        for slot in self.cameras:
+            if slot not in CAMERA_SLOTS:
+                raise InputError(f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}")
+        for i, dim in enumerate(self.actions):
+            if dim.kind not in ("absolute", "relative"):
+                raise InputError(f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative")
+            if dim.delta and (dim.kind != "absolute" or i >= len(self.state) or self.state[i].unit != dim.unit):
+                raise InputError(f"embodiment {self.name}: action {dim.name!r} can be a delta only if it is absolute and state dimension {i} has its unit")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Embodiment":
+        fields = dict(record)
+        fields["state"] = tuple(StateDim(**dim) for dim in record["state"])
+        fields["actions"] = tuple(ActionDim(**dim) for dim in record["actions"])
+        return cls(**fields)
+
+
+def _reach(name: str, joints: int) -> Embodiment:
+    """An arm of the reach world (pi0_jax/sim): absolute joint targets at 10 Hz, learnt relative to the current joints."""
+    return Embodiment(
+        name=name,
+        cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
+        state=tuple(StateDim(f"joint_{i}", "rad") for i in range(joints)),
+        actions=tuple(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(joints)),
+        control_hz=10.0,
+        execute_steps=5,
+    )
+
+
+# WidowX 250 of Bridge V2: reached end-effector deltas and an absolute gripper opening (1 = open), 5 Hz.
+_POSE = (("x", "m"), ("y", "m"), ("z", "m"), ("roll", "rad"), ("pitch", "rad"), ("yaw", "rad"))
+_WIDOWX = Embodiment(
+    name="widowx",
+    cameras={"base_0_rgb": "image_0"},
+    state=tuple(StateDim(name, unit) for name, unit in _POSE) + (StateDim("gripper", "1"),),
+    actions=tuple(ActionDim(f"d{name}", unit, "relative") for name, unit in _POSE) + (ActionDim("gripper", "1", "absolute"),),
+    control_hz=5.0,
+    execute_steps=4,  # a new chunk every 0.8 s, as the paper's slower robots (appendix D)
+)
+
+EMBODIMENTS = {e.name: e for e in (_reach("reach_arm3", 3), _reach("reach_arm4", 4), _reach("reach_arm5", 5), _WIDOWX)}

@@ -1,0 +1,45 @@
+"""pi0_jax: the π0 vision-language-action model in JAX."""
+
+from setuptools import find_packages, setup
+
+DATA = [
+    "tensorflow-datasets>=4.9.9",
+    # TFDS writes RLDS files through TensorFlow; reading an index and training need neither.
+    "tensorflow-cpu>=2.20; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    "google-crc32c>=1.7",
+]
+SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
+
+setup(
+    name="pi0_jax",
+    version="0.1.0",
+    description="The π0 vision-language-action model in JAX: RLDS data in, a policy out",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pi0_jax", "pi0_jax.*"]),
+    package_data={"pi0_jax": ["assets/*"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "etils[epath]>=1.12",
+        "flax>=0.12",
+        "grain>=0.2.12",
+        "jax>=0.10",
+        "matplotlib>=3.9",
+        "ml-collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.25",
+        "pillow>=11.0",
+        "sentencepiece>=0.2.1",
+        "tensorboardX>=2.6.4",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "data": DATA,
+        "sim": SIM,
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "dev": [*DATA, *SIM, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "scipy>=1.14"],
+    },
+)
