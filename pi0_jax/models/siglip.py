@@ -1,0 +1,160 @@
+"""SigLIP's image encoder: a pre-norm vision transformer over patches, projected to the language model's width.
+
+Axes: B images, S image side, P patches, D width, N heads, H head dimension, F hidden width of the MLP, O output width, L layers.
+Source: Zhai et al. 2023 (SigLIP); So400m/14 as in PaliGemma. Parameter names are big_vision's.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pi0_jax.models import layers
+from pi0_jax.models.params import Param, declare, normal, ones, zeros
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    image_size: int  # S, pixels
+    patch_size: int  # pixels
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
+    """Shapes and initialisers, under the published names; encoder blocks are stacked on axis 0."""
+    depth, width, mlp_dim, heads = config.depth, config.width, config.mlp_dim, config.num_heads
+    head_dim = width // heads
+
+    def xavier(in_axis: Any, out_axis: Any) -> Any:
+        return jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,))
+
+    def layer_norm(*stack: int) -> dict[str, Param]:
+        return {"scale": Param((*stack, width), ones), "bias": Param((*stack, width), zeros)}
+
+    def projection() -> dict[str, Param]:
+        return {
+            "kernel": Param((depth, width, heads, head_dim), xavier(1, (2, 3))),
+            "bias": Param((depth, heads, head_dim), zeros),
+        }
+
+    return {
+        "embedding": {
+            "kernel": Param(
+                (config.patch_size, config.patch_size, 3, width),
+                jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3),
+            ),
+            "bias": Param((width,), zeros),
+        },
+        "pos_embedding": Param((1, config.num_patches, width), normal(width**-0.5)),
+        "Transformer": {
+            "encoderblock": {
+                "LayerNorm_0": layer_norm(depth),
+                "MultiHeadDotProductAttention_0": {
+                    "query": projection(),
+                    "key": projection(),
+                    "value": projection(),
+                    "out": {
+                        "kernel": Param((depth, heads, head_dim, width), xavier((1, 2), 3)),
+                        "bias": Param((depth, width), zeros),
+                    },
+                },
+                "LayerNorm_1": layer_norm(depth),
+                "MlpBlock_0": {
+                    "Dense_0": {
+                        "kernel": Param((depth, width, mlp_dim), xavier(1, 2)),
+                        "bias": Param((depth, mlp_dim), normal(1e-6)),
+                    },
+                    "Dense_1": {
+                        "kernel": Param((depth, mlp_dim, width), xavier(1, 2)),
+                        "bias": Param((depth, width), normal(1e-6)),
+                    },
+                },
+            },
+            "encoder_norm": layer_norm(),
+        },
+        "head": {
+            "kernel": Param((width, output_width), jax.nn.initializers.lecun_normal()),
+            "bias": Param((output_width,), zeros),
+        },
+    }
+
+
+def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Normalises the last axis in float32; returns x's dtype."""
+    x32 = x.astype(jnp.float32)
+    mean = jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
+    y = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+    return (y * params["scale"] + params["bias"]).astype(x.dtype)
+
+
+def attention(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    """Every patch attends to every patch: [B, P, D] -> [B, P, D]."""
+    q, k, v = (
+        jnp.einsum("BPD,DNH->BPNH", x, params[name]["kernel"].astype(x.dtype)) + params[name]["bias"].astype(x.dtype)
+        for name in ("query", "key", "value")
+    )  # [B, P, N, H]
+    q = q * (q.shape[-1] ** -0.5)
+    logits = jnp.einsum("BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32)  # Q: patches as keys
+    weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
+    mixed = jnp.einsum("BNPQ,BQNH->BPNH", weights, v)
+    return jnp.einsum("BPNH,NHD->BPD", mixed, params["out"]["kernel"].astype(x.dtype)) + params["out"]["bias"].astype(x.dtype)
+
+
+def mlp(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    """[B, P, D] -> [B, P, D] through a tanh-approximated GELU of width F."""
+    first, second = params["Dense_0"], params["Dense_1"]
+    hidden = jnp.einsum("BPD,DF->BPF", x, first["kernel"].astype(x.dtype)) + first["bias"].astype(x.dtype)
+    hidden = jax.nn.gelu(hidden, approximate=True)
+    return jnp.einsum("BPF,FD->BPD", hidden, second["kernel"].astype(x.dtype)) + second["bias"].astype(x.dtype)
+
+
+def encoder_block(x: jax.Array, params: Mapping[str, Any], *, constrain: layers.Constrain) -> tuple[jax.Array, None]:
+    x = x + attention(params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x))
+    x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x))
+    return constrain(x, ("batch", "patches", "vision_embed")), None
+
+
+class SigLIP(nn.Module):
+    config: VisionConfig
+    output_width: int
+    dtype: Any = jnp.bfloat16
+    scan_layers: bool = True
+    remat: layers.Remat = "none"
+    constrain: layers.Constrain = layers.unconstrained
+
+    @nn.compact
+    def params(self) -> dict[str, Any]:
+        return declare(self, param_table(self.config, self.output_width))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """float32[B, S, S, 3] in [-1, 1] -> dtype[B, P, O], patches in row-major order."""
+        config, params = self.config, self.params()
+        batch, side, patch = images.shape[0], config.image_size // config.patch_size, config.patch_size
+        assert images.shape == (batch, config.image_size, config.image_size, 3), images.shape
+        # A convolution with stride = kernel is a matrix product over flattened patches.
+        x = images.astype(self.dtype).reshape(batch, side, patch, side, patch, 3)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, patch * patch * 3)
+        kernel = params["embedding"]["kernel"].reshape(-1, config.width)
+        x = x @ kernel.astype(self.dtype) + params["embedding"]["bias"].astype(self.dtype)
+        x = x + params["pos_embedding"].astype(self.dtype)  # [B, P, D]
+        x = self.constrain(x, ("batch", "patches", "vision_embed"))
+
+        block = layers.rematerialise(partial(encoder_block, constrain=self.constrain), self.remat)
+        x, _ = layers.run(block, x, params["Transformer"]["encoderblock"], last=block, scan=self.scan_layers)
+        x = layer_norm(params["Transformer"]["encoder_norm"], x)
+        head = params["head"]
+        return jnp.einsum("BPD,DO->BPO", x, head["kernel"].astype(x.dtype)) + head["bias"].astype(x.dtype)

@@ -1,0 +1,160 @@
+"""Known-answer vectors against the model: the same numbers as the published implementation, on whatever device is there.
+
+A vectors file is an npz: `spec.json` (sizes), `params/<path>` (the published tree), `in/...` (one batch of inputs) and `out/...` (what the
+published implementation computed from them). Every array under `out/` is recomputed and compared; nothing about sizes is assumed.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pi0_jax import flow
+from pi0_jax.errors import InputError
+from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
+from pi0_jax.models.pi0 import Pi0, Pi0Config, sample_actions
+from pi0_jax.models.siglip import VisionConfig
+from pi0_jax.observation import CAMERA_SLOTS, Observation
+
+SHIPPED_VECTORS = Path(__file__).parent / "assets" / "pi0_toy_float32.npz"
+
+# Relative error allowed, max|a-b| / max|b| over an array.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+# A gradient norm may differ by this share of itself plus this much. Attention key biases have zero gradient in exact arithmetic, so what
+# remains of theirs is rounding noise.
+GRADIENT_TOLERANCE = {"float32": (1e-4, 1e-7), "bfloat16": (1e-1, 1e-4)}
+
+
+class Vectors(NamedTuple):
+    config: Pi0Config
+    params: dict[str, Any]
+    observation: Observation
+    actions: np.ndarray  # float32[B, H, D]
+    noise: np.ndarray  # float32[B, H, D]
+    time: np.ndarray  # float32[B]
+    outputs: dict[str, np.ndarray]  # name under out/ -> array
+
+
+class Comparison(NamedTuple):
+    name: str
+    absolute: float  # max|a-b|
+    relative: float  # max|a-b| / max|b|
+    tolerance: float  # of the relative error; for a gradient norm, of the absolute one
+    ok: bool
+
+
+def load_vectors(path: str | Path) -> Vectors:
+    """Reads a vectors file; raises InputError naming the file and the missing key."""
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable vectors file (npz): {error}") from error
+
+    def get(name: str) -> np.ndarray:
+        if name not in arrays:
+            raise InputError(f"{path}: key {name!r} is missing")
+        return arrays[name]
+
+    def size(spec: dict[str, Any], *names: str) -> Any:
+        for i, name in enumerate(names):
+            if name not in spec:
+                raise InputError(f"{path}: spec.json has no {'.'.join(names[: i + 1])!r}")
+            spec = spec[name]
+        return spec
+
+    spec = json.loads(bytes(get("spec.json")).decode())
+    experts = ("backbone", "expert")
+    config = Pi0Config(
+        vision=VisionConfig(
+            image_size=size(spec, "image"),
+            patch_size=size(spec, "vit", "patch"),
+            **{field: size(spec, "vit", field) for field in ("width", "depth", "mlp_dim", "num_heads")},
+        ),
+        gemma=GemmaConfig(
+            experts=tuple(ExpertConfig(size(spec, name, "width"), size(spec, name, "mlp_dim")) for name in experts),
+            **{field: size(spec, "backbone", field) for field in ("depth", "num_heads", "num_kv_heads", "head_dim")},
+            vocab_size=size(spec, "vocab"),
+        ),
+        action_dim=size(spec, "action_dim"),
+        horizon=size(spec, "horizon"),
+        max_tokens=size(spec, "tokens"),
+    )
+    slots = [slot for slot in CAMERA_SLOTS if slot in size(spec, "image_mask")]
+    observation = Observation(
+        images={slot: get(f"in/image/{slot}") for slot in slots},
+        image_masks={slot: get(f"in/image_mask/{slot}") for slot in slots},
+        tokens=get("in/tokenized_prompt"),
+        token_mask=get("in/tokenized_prompt_mask"),
+        state=get("in/state"),
+    )
+    shapes = jax.eval_shape(lambda: Pi0(config).init(jax.random.key(0), method="declare"))["params"]
+    flat = {}
+    for path_, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
+        flat[path_] = get(f"params/{path_}")
+        if flat[path_].shape != leaf.shape:
+            raise InputError(f"{path}: params/{path_} has shape {flat[path_].shape}; the sizes in spec.json make it {leaf.shape}")
+    outputs = {name.removeprefix("out/"): array for name, array in arrays.items() if name.startswith("out/")}
+    for name in ("velocity", "loss"):
+        get(f"out/{name}")
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return Vectors(config, params, observation, get("in/actions"), get("in/noise"), get("in/time"), outputs)
+
+
+def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
+    """Everything that a vectors file may hold under out/, by name; jitted."""
+    variables = {"params": vectors.params}
+    observation = jax.tree.map(jnp.asarray, vectors.observation)
+    actions, noise, time = (jnp.asarray(a) for a in (vectors.actions, vectors.noise, vectors.time))
+
+    def batch_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
+            return model.apply({"params": params}, observation, x_t, t, method="velocity")
+
+        x_t, t = flow.interpolate(actions, noise[:, None], time[:, None]), time[:, None]
+        v = velocity(x_t, t)[:, 0]
+        mean = jnp.mean(flow.loss(velocity, actions, noise[:, None], t))
+        return mean, (v, jnp.mean(jnp.square(v - (noise - actions)), axis=-1))
+
+    @jax.jit
+    def training_outputs(params: Any) -> dict[str, jax.Array]:
+        (_, (velocity, loss)), gradient = jax.value_and_grad(batch_loss, has_aux=True)(params)
+        norms = {f"grad_norm/{path}": jnp.linalg.norm(g) for path, g in flax.traverse_util.flatten_dict(gradient, sep="/").items()}
+        return {"velocity": velocity, "loss": loss} | norms
+
+    @jax.jit
+    def embeddings(variables: Any) -> dict[str, jax.Array]:
+        images = {
+            f"image_tokens/{slot}": model.apply(variables, image, method="encode_image") for slot, image in observation.images.items()
+        }
+        return images | {"prefix_embedding": model.apply(variables, observation, method="embed_prefix")[0]}
+
+    def sample(num_steps: int) -> jax.Array:
+        return jax.jit(lambda params: sample_actions(params, observation, noise, model=model, num_steps=num_steps))(vectors.params)
+
+    steps = [int(name.removeprefix("actions_")) for name in vectors.outputs if name.startswith("actions_")]
+    return embeddings(variables) | training_outputs(vectors.params) | {f"actions_{n}": sample(n) for n in steps}
+
+
+def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:
+    """One comparison per array under out/. dtype: "float32" (matrix products at the highest precision) or "bfloat16"."""
+    precision = {"float32": "highest", "bfloat16": "default"}[dtype]
+    with jax.default_matmul_precision(precision):
+        computed = compute(vectors, Pi0(vectors.config, dtype=jnp.dtype(dtype)))
+    for name, expected in vectors.outputs.items():
+        if name not in computed:
+            raise InputError(f"vectors hold out/{name}, which is none of the outputs that are known: {', '.join(sorted(computed))}")
+        got = np.asarray(computed[name], np.float64)
+        if got.shape != expected.shape:
+            raise InputError(f"out/{name} has shape {expected.shape}, the model gives {got.shape}")
+        absolute, scale = float(np.max(np.abs(got - expected))), float(np.max(np.abs(expected)))
+        tolerance, limit = TOLERANCE[dtype], TOLERANCE[dtype] * scale
+        if name.startswith("grad_norm/"):
+            share, floor = GRADIENT_TOLERANCE[dtype]
+            tolerance = limit = share * scale + floor
+        yield Comparison(name, absolute, absolute / max(scale, 1e-30), tolerance, bool(absolute <= limit))
