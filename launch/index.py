@@ -1,0 +1,46 @@
+"""Builds or opens the indices of RLDS datasets and says what they hold.
+
+python -m launch.index --data_dir=DIR [--datasets=bridge_dataset,reach_arm3] [--index_dir=DIR]
+"""
+
+import os
+import time
+
+from absl import flags
+
+from launch.app import run
+from pi0_jax.data.datasets import ROWS, find_row
+from pi0_jax.data.index import build_or_open
+from pi0_jax.errors import InputError
+
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder that holds the datasets: DIR/<name>/<version>/.", required=True
+)
+_DATASETS = flags.DEFINE_list("datasets", None, "Names of datasets; by default every known one that is in data_dir.")
+_INDEX_DIR = flags.DEFINE_string("index_dir", None, "Where indices go; by default each lies in its dataset's folder.")
+
+
+def _names() -> list[str]:
+    if _DATASETS.value is not None:
+        return _DATASETS.value
+    names = [row.name for row in ROWS.values() if os.path.isdir(os.path.join(_DATA_DIR.value, row.tfds_name))]
+    if not names:
+        raise InputError(
+            f"--data_dir={_DATA_DIR.value}: expected a folder of one of {', '.join(sorted(ROWS))}, found none"
+        )
+    return names
+
+
+def main() -> None:
+    for row in [find_row(name) for name in _names()]:
+        start = time.monotonic()
+        index = build_or_open(row, _DATA_DIR.value, _INDEX_DIR.value)
+        frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in ("train", "val"))
+        print(
+            f"{row.name}: {len(index.episodes['start']):,} episodes, {index.steps:,} steps, kept frames {frames},"
+            f" {len(index.prompts):,} prompts, {index.size_bytes:,} bytes, {time.monotonic() - start:.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,83 @@
+"""Arrays on disk: .npy files that grow while an index is built and are mapped when it is read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi0_jax.errors import InputError
+
+
+class ColumnWriter:
+    """Writes one .npy file of unknown length, row by row, without holding it.
+
+    NumPy leaves room in a header for the first axis to grow, so the header is written again, in place, at the end.
+    """
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
+        self._dtype, self._shape = np.dtype(dtype), shape
+        self._file = open(path, "wb")
+        self._rows = 0
+        self._write_header()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Appends [n, *shape]."""
+        assert rows.shape[1:] == self._shape, (rows.shape, self._shape)
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self._rows += len(rows)
+
+    def close(self) -> None:
+        """Completes the file and has the disk take it."""
+        end = self._file.tell()
+        self._file.seek(0)
+        self._write_header()
+        assert self._file.tell() == end - self._rows * self._dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write_header(self) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._rows, *self._shape),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+class ColumnWriters:
+    """The columns of one directory; also a context manager that closes them all."""
+
+    def __init__(self, directory: Path, columns: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+        self._writers = {name: ColumnWriter(column_path(directory, name), *layout) for name, layout in columns.items()}
+
+    def __enter__(self) -> "ColumnWriters":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def append(self, **rows: np.ndarray) -> None:
+        for name, values in rows.items():
+            self._writers[name].append(values)
+
+
+def column_path(directory: Path, name: str) -> Path:
+    return directory / f"{name}.npy"
+
+
+def open_column(directory: Path, name: str, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """The column, mapped read-only; None in `shape` is an axis of any length. InputError if the file is another."""
+    path = column_path(directory, name)
+    try:
+        column = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a column of an index, found: {error}") from error
+    fits = column.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, column.shape, strict=True)
+    )
+    if column.dtype != np.dtype(dtype) or not fits:
+        raise InputError(f"{path}: expected {dtype}{list(shape)}, found {column.dtype}{list(column.shape)}")
+    return column

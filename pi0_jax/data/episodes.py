@@ -1,0 +1,253 @@
+"""Raw episodes of an RLDS dataset on disk: opened with TFDS, checked against a row, read without decoding an image.
+
+An episode is one tf.train.Example. TFDS flattens the feature structure into names ("steps/observation/state") and
+lays the values of all steps one after the other.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pi0_jax.data.example import ByteRanges, Feature, parse_example
+from pi0_jax.data.rows import STEPS, DatasetRow, RawField
+from pi0_jax.data.tfrecord import Record, read_records
+from pi0_jax.errors import InputError
+
+METADATA_FILES = ("dataset_info.json", "features.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    split: str  # the dataset's own name for it
+    path: Path
+    episodes: int
+    first: int  # number, within the split, of the shard's first episode
+
+
+class RawEpisode(NamedTuple):
+    """One record. T is its number of steps, the same in every column and camera."""
+
+    where: str  # split, number, file and record, for messages
+    number: int  # within the split
+    record: int  # within the shard
+    steps: int
+    columns: Mapping[str, np.ndarray]  # path -> [T, *shape], or [*shape] for a field of the episode
+    images: Mapping[str, ByteRanges]  # camera -> T ranges of encoded bytes within the payload
+    prompt: str
+    payload: bytes
+    offset: int  # of the payload within the file
+
+
+class _Declared(NamedTuple):
+    kind: str  # the TFDS feature's class name
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.dtype}{list(self.shape)}"
+
+
+def dataset_directory(row: DatasetRow, data_dir: str | os.PathLike[str]) -> Path:
+    """data_dir/tfds_name/version of the first of the row's versions that is there. Raises InputError if none is."""
+    parent = Path(data_dir) / row.tfds_name
+    try:
+        found = sorted(os.listdir(parent))
+    except OSError as error:
+        raise InputError(
+            f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}"
+        ) from error
+    for version in row.versions:
+        if version in found:
+            return parent / version
+    raise InputError(
+        f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent},"
+        f" found {', '.join(found) or 'nothing'}"
+    )
+
+
+def open_shards(row: DatasetRow, directory: Path) -> list[Shard]:
+    """The shard files in the dataset's order, after checking that the dataset declares what the row needs.
+
+    Raises InputError: metadata missing or unreadable, another file format, a field missing or unlike the row's, a shard
+    missing.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise InputError(
+            f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}"
+        ) from error
+    _check_metadata(row, directory)
+    try:
+        info = tfds.builder_from_directory(directory).info
+        declared = _declared_fields(tfds, info.features)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what TFDS raises for metadata that it cannot use
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}"
+        ) from error
+    if info.file_format is None or info.file_format.value != "tfrecord":
+        raise InputError(f"dataset {row.name}: {directory}: expected file format tfrecord, found {info.file_format}")
+    _check_fields(row, declared)
+    return [shard for split in info.splits.values() for shard in _split_shards(row, split)]
+
+
+def read_shard(row: DatasetRow, shard: Shard) -> Iterator[RawEpisode]:
+    """The episodes of one shard in order.
+
+    Raises InputError: corrupted record, a field that does not fit its declaration, another number of records than said.
+    """
+    count = 0
+    for record in read_records(shard.path):
+        if count < shard.episodes:
+            yield _raw_episode(row, shard, record)
+        count += 1
+    if count != shard.episodes:
+        raise InputError(f"{shard.path}: expected {shard.episodes} records as dataset_info.json says, found {count}")
+
+
+def _check_metadata(row: DatasetRow, directory: Path) -> None:
+    for name in METADATA_FILES:
+        try:
+            json.loads((directory / name).read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"dataset {row.name}: expected a readable {directory / name}, found: {error.strerror}"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"dataset {row.name}: expected JSON in {directory / name}, found: {error}") from error
+
+
+def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Declared]:
+    """Every leaf of the feature structure below `path`, by path. Sequences other than the steps are leaves."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        leaves: dict[str, _Declared] = {}
+        for name, child in feature.items():
+            leaves |= _declared_fields(tfds, child, f"{path}/{name}" if path else name)
+        return leaves
+    if isinstance(feature, tfds.features.Dataset) and f"{path}/" == STEPS:
+        return _declared_fields(tfds, feature.feature, path)
+    if isinstance(feature, tfds.features.Image | tfds.features.Tensor | tfds.features.Text):
+        # An image's own shape and type are meant; of a tensor, what is stored: a string, if it is an encoded one.
+        stored = feature if isinstance(feature, tfds.features.Image) else feature.get_serialized_info()
+        dtype = np.dtype(stored.np_dtype)
+        name = "string" if dtype.kind == "O" else dtype.name
+        return {path: _Declared(type(feature).__name__, tuple(stored.shape), name)}
+    return {path: _Declared(type(feature).__name__, (), "")}
+
+
+def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
+    needed = {row.language: RawField((), "string"), **row.fields}
+    for path in (*needed, *(camera.path for camera in row.cameras.values())):
+        if path not in declared:
+            raise InputError(f"dataset {row.name}: expected field {path}, found {', '.join(sorted(declared))}")
+    for path, field in needed.items():
+        found = declared[path]
+        if found.kind == "Image" or (found.shape, found.dtype) != (field.shape, field.dtype):
+            raise InputError(
+                f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}"
+            )
+    for camera in row.cameras.values():
+        found = declared[camera.path]
+        if found.kind != "Image" or found.dtype != "uint8" or len(found.shape) != 3 or found.shape[2] not in (3, None):
+            raise InputError(f"dataset {row.name}: field {camera.path}: expected a uint8 RGB image, found {found}")
+
+
+def _split_shards(row: DatasetRow, split: Any) -> Iterator[Shard]:
+    first = 0
+    for path, episodes in zip(split.filepaths, split.shard_lengths, strict=True):
+        if not os.path.isfile(path):
+            raise InputError(
+                f"dataset {row.name}: split {split.name}: expected the shard file {os.fspath(path)}, found none"
+            )
+        yield Shard(split.name, Path(os.fspath(path)), episodes, first)
+        first += episodes
+
+
+def _raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
+    number = shard.first + record.number
+    where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
+    camera_paths = {camera.path for camera in row.cameras.values()}
+    try:
+        features = parse_example(record.payload, {row.language, *row.fields, *camera_paths})
+    except ValueError as error:
+        raise InputError(f"{where}: expected a tf.train.Example, found: {error}") from error
+    columns = {path: _column(features, record.payload, path, field, where) for path, field in row.fields.items()}
+    language = _ranges(features, row.language, where)
+    images = {camera: _ranges(features, field.path, where) for camera, field in row.cameras.items()}
+    lengths = {path: len(values) for path, values in columns.items() if path.startswith(STEPS)}
+    lengths |= {row.language: len(language.offsets)} | {
+        row.cameras[camera].path: len(ranges.offsets) for camera, ranges in images.items()
+    }
+    steps = _common_length(lengths, where)
+    prompt = _prompt(record.payload, language, f"{where}: field {row.language}")
+    return RawEpisode(where, number, record.number, steps, columns, images, prompt, record.payload, record.offset)
+
+
+def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
+    if path not in features:
+        raise InputError(f"{where}: expected field {path}, found none in the record")
+    return features[path]
+
+
+def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRanges:
+    value = _value(features, path, where)
+    if value is None:
+        return ByteRanges(np.empty(0, np.int64), np.empty(0, np.int64))
+    if not isinstance(value, ByteRanges):
+        raise InputError(f"{where}: field {path}: expected bytes, found {value.dtype} numbers")
+    return value
+
+
+def _column(features: Mapping[str, Feature], payload: bytes, path: str, field: RawField, where: str) -> np.ndarray:
+    """[T, *shape] in the declared dtype (bytes objects for "string"), or [*shape] for a field of the episode."""
+    if field.dtype == "string":
+        ranges = _ranges(features, path, where)
+        flat = np.array([payload[o : o + n] for o, n in zip(ranges.offsets, ranges.lengths, strict=True)], object)
+    else:
+        value = _value(features, path, where)
+        flat = np.empty(0) if value is None else value
+        if isinstance(flat, ByteRanges):
+            raise InputError(f"{where}: field {path}: expected {field.dtype} numbers, found bytes")
+        flat = flat.astype(field.dtype, copy=False)
+    leading = (-1,) if path.startswith(STEPS) else ()
+    try:
+        return flat.reshape(*leading, *field.shape)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers"
+        ) from error
+
+
+def _common_length(lengths: Mapping[str, int], where: str) -> int:
+    reference, steps = next(iter(lengths.items()))
+    for path, found in lengths.items():
+        if found != steps:
+            raise InputError(f"{where}: field {path}: expected {steps} steps as {reference} has, found {found}")
+    if steps == 0:
+        raise InputError(f"{where}: expected at least one step, found none")
+    return steps
+
+
+def _prompt(payload: bytes, language: ByteRanges, where: str) -> str:
+    """The episode's instruction, which all its steps must share, without surrounding white space."""
+    first, *others = (
+        payload[o : o + n] for o, n in zip(language.offsets.tolist(), language.lengths.tolist(), strict=True)
+    )
+    for step, other in enumerate(others, start=1):
+        if other != first:
+            raise InputError(f"{where}: step {step}: expected {first!r} as at the first step, found {other!r}")
+    try:
+        return first.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: expected UTF-8, found {first!r}") from error

@@ -1,0 +1,159 @@
+"""Reads tf.train.Example from its wire format: numbers as arrays, bytes as ranges within the payload.
+
+    Example  { features: Features = 1 }
+    Features { feature: map<string, Feature> = 1 }          a map entry is { key = 1, value = 2 }
+    Feature  { bytes_list = 1 | float_list = 2 | int64_list = 3 }, each list { repeated value = 1 }
+
+Images are never copied: a range says where their encoded bytes lie. A protobuf library would copy all of them.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+
+
+class ByteRanges(NamedTuple):
+    """The values of a bytes_list, as places within the payload."""
+
+    offsets: np.ndarray  # int64[n]
+    lengths: np.ndarray  # int64[n]
+
+
+# float32[n] (a view into the payload where it can be), int64[n], ranges, or None for a feature that holds no list.
+Feature = np.ndarray | ByteRanges | None
+
+
+def parse_example(payload: bytes, names: Collection[str]) -> dict[str, Feature]:
+    """The features called `names` that a serialised tf.train.Example holds; others are skipped unread.
+
+    Raises ValueError where the bytes are not a tf.train.Example.
+    """
+    found: dict[str, Feature] = {}
+    try:
+        for _, _, start, end in _fields(payload, 0, len(payload)):
+            for _, _, entry_start, entry_end in _fields(payload, start, end):
+                name, value_start, value_end = _map_entry(payload, entry_start, entry_end)
+                if name in names:
+                    found[name] = _feature(payload, value_start, value_end)
+    except IndexError as error:
+        raise ValueError("a number runs past the end of the message") from error
+    return found
+
+
+def _varint(buffer: bytes, position: int) -> tuple[int, int]:
+    """The number at `position` and the position after it."""
+    value, shift = 0, 0
+    while True:
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _fields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, wire type, start, end) of each field of the message in buffer[position:end]."""
+    while position < end:
+        tag, position = _varint(buffer, position)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == _DELIMITED:
+            length, position = _varint(buffer, position)
+        elif wire_type == _VARINT:
+            length = _varint(buffer, position)[1] - position
+        elif wire_type in (_FIXED32, _FIXED64):
+            length = 4 if wire_type == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {wire_type} at byte {position}")
+        if position + length > end:
+            raise ValueError(f"field {number} at byte {position} needs {length} bytes, {end - position} are left")
+        yield number, wire_type, position, position + length
+        position += length
+
+
+def _map_entry(buffer: bytes, position: int, end: int) -> tuple[str, int, int]:
+    """Name of a feature, and where its Feature message starts and ends."""
+    name, value = "", (end, end)
+    for number, _, start, stop in _fields(buffer, position, end):
+        if number == 1:
+            name = buffer[start:stop].decode("utf-8")
+        elif number == 2:
+            value = (start, stop)
+    return name, *value
+
+
+def _feature(buffer: bytes, position: int, end: int) -> Feature:
+    value: Feature = None
+    for number, _, start, stop in _fields(buffer, position, end):
+        if number == _BYTES_LIST:
+            value = _byte_ranges(buffer, start, stop)
+        elif number == _FLOAT_LIST:
+            value = _floats(buffer, start, stop)
+        elif number == _INT64_LIST:
+            value = _integers(buffer, start, stop)
+    return value
+
+
+def _byte_ranges(buffer: bytes, position: int, end: int) -> ByteRanges:
+    """One pass over a bytes_list: `_fields` unrolled, because this runs once for every image of a dataset."""
+    offsets: list[int] = []
+    lengths: list[int] = []
+    while position < end:
+        if buffer[position] != (1 << 3 | _DELIMITED):
+            raise ValueError(f"a bytes_list holds tag {buffer[position]} at byte {position}")
+        length = buffer[position + 1]
+        position += 2
+        if length >= 0x80:
+            rest, position = _varint(buffer, position)
+            length = length & 0x7F | rest << 7
+        offsets.append(position)
+        lengths.append(length)
+        position += length
+    if position != end:
+        raise ValueError(f"a bytes_list ends at byte {position}, its message at {end}")
+    return ByteRanges(np.array(offsets, np.int64), np.array(lengths, np.int64))
+
+
+def _floats(buffer: bytes, position: int, end: int) -> np.ndarray:
+    """float32[n]. Writers pack a list into one field; the format also allows one field for each value."""
+    parts = [_float_part(buffer, start, stop) for _, _, start, stop in _fields(buffer, position, end)]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
+
+
+def _float_part(buffer: bytes, start: int, stop: int) -> np.ndarray:
+    if (stop - start) % 4:
+        raise ValueError(f"a float_list of {stop - start} bytes at byte {start}")
+    return np.frombuffer(buffer, "<f4", (stop - start) // 4, start)
+
+
+def _integers(buffer: bytes, position: int, end: int) -> np.ndarray:
+    """int64[n]; each field is a packed run of varints or one varint."""
+    parts = [
+        decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start))
+        for _, _, start, stop in _fields(buffer, position, end)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def decode_varints(data: np.ndarray) -> np.ndarray:
+    """int64[n]: the varints that fill uint8[bytes] `data`, decoded together: byte k of every number, then byte k + 1.
+
+    Raises ValueError where the last number is cut off or a number is longer than 10 bytes.
+    """
+    ends = np.flatnonzero(data < 0x80) + 1  # int64[n]
+    if len(data) != (ends[-1] if len(ends) else 0):
+        raise ValueError("an int64_list ends within a number")
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    sizes = ends - starts
+    longest = int(sizes.max(initial=0))
+    if longest > 10:
+        raise ValueError(f"an int64_list holds a number of {longest} bytes")
+    values = np.zeros(len(ends), np.uint64)
+    for k in range(longest):
+        has = sizes > k
+        values[has] |= (data[starts[has] + k] & np.uint64(0x7F)) << np.uint64(7 * k)
+    return values.view(np.int64)

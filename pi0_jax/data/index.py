@@ -1,0 +1,220 @@
+"""The index of one dataset, open: its frames with their states, actions and prompts, and their images from the files.
+
+Nothing is loaded: columns are mapped, images are read by byte range when their frame is drawn. Reading needs no TFDS.
+"""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi0_jax.data.build import EPISODE_COLUMNS, INDEX_FILE, SPLITS, build_index
+from pi0_jax.data.columns import open_column
+from pi0_jax.data.encoded_images import BadImageError, decode_image
+from pi0_jax.data.episodes import dataset_directory
+from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.version import describe_difference, index_version, version_digest
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+
+_OPEN_FILES = 256  # shards kept open at once, well below the usual limit of 1024 for a process
+
+
+def build_or_open(
+    row: DatasetRow,
+    data_dir: str | os.PathLike[str],
+    index_dir: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = True,
+) -> "Index":
+    """Opens the index of data_dir/<tfds_name>/<version>; builds it first if there is none for these files and this row.
+
+    It lies in pi0_index/ in the dataset's directory, or in index_dir/<row name>/<version>. Any number of processes may
+    call this at once. Raises InputError for whatever is wrong with the dataset, and where an index cannot be written.
+    """
+    directory = dataset_directory(row, data_dir)
+    root = _index_root(row, directory, index_dir)
+    path = root / version_digest(index_version(row, directory))
+    if not (path / INDEX_FILE).is_file():
+        path = build_index(row, directory, root, progress=progress)
+    return Index(row, directory, path)
+
+
+def open_index(
+    row: DatasetRow, data_dir: str | os.PathLike[str], index_dir: str | os.PathLike[str] | None = None
+) -> "Index":
+    """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
+    directory = dataset_directory(row, data_dir)
+    root = _index_root(row, directory, index_dir)
+    version = index_version(row, directory)
+    path = root / version_digest(version)
+    if not (path / INDEX_FILE).is_file():
+        stale = sorted(root.glob(f"*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
+        found = f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}" if stale else "none"
+        raise InputError(
+            f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index"
+        )
+    return Index(row, directory, path)
+
+
+def _index_root(row: DatasetRow, directory: Path, index_dir: str | os.PathLike[str] | None) -> Path:
+    return directory / "pi0_index" if index_dir is None else Path(index_dir) / row.name / directory.name
+
+
+class Index:
+    """One dataset's steps, numbered 0 .. steps - 1 through all its episodes: the number of a step is its frame.
+
+    N steps, E episodes, S state dimensions, A action dimensions, H horizon, n frames asked for. All is thread safe.
+    """
+
+    def __init__(self, row: DatasetRow, directory: Path, path: Path) -> None:
+        """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
+        record = _read_json(path / INDEX_FILE)
+        steps, episodes, cameras = record["steps"], record["episodes"], record["cameras"]
+        self.row = row
+        self.path = path
+        self.cameras: tuple[str, ...] = tuple(cameras)
+        # camera -> "min" and "max" -> (height, width) as found in the files
+        self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
+        self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
+        self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
+        # one entry an episode: see EPISODE_COLUMNS
+        self.episodes = {
+            name: open_column(path, f"episode_{name}", dtype, (episodes,)) for name, dtype in EPISODE_COLUMNS.items()
+        }
+        self._frames = {split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS}
+        self._image_offset = open_column(path, "image_offset", "int64", (steps, len(cameras)))
+        self._image_length = open_column(path, "image_length", "uint32", (steps, len(cameras)))
+        self._prompt_text = open_column(path, "prompt_text", "uint8", (None,))
+        self._prompt_end = open_column(path, "prompt_end", "int64", (record["prompts"],))
+        self._shards = [directory / name for name in record["shards"]]
+        self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])  # bool[A]
+        self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_File)
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def embodiment(self) -> Embodiment:
+        return self.row.embodiment
+
+    @property
+    def steps(self) -> int:
+        return len(self.state)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The distinct prompts, in order of first appearance."""
+        return [self._prompt(i) for i in range(len(self._prompt_end))]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the index on disk."""
+        return sum(file.stat().st_size for file in self.path.iterdir())
+
+    def frames(self, split: str) -> np.ndarray:
+        """int64[kept], ascending, mapped: the frames of "train" or "val" that may be drawn."""
+        if split not in self._frames:
+            raise InputError(f"dataset {self.name}: expected split {' or '.join(SPLITS)}, found {split!r}")
+        return self._frames[split]
+
+    def episode_of(self, frames: np.ndarray) -> np.ndarray:
+        """Shape of `frames`, int64: the number of each frame's episode."""
+        return np.searchsorted(self.episodes["start"], frames, side="right") - 1
+
+    def step_of(self, frames: np.ndarray) -> np.ndarray:
+        """Shape of `frames`, int64: the step within its episode."""
+        return frames - self.episodes["start"][self.episode_of(frames)]
+
+    def chunks(self, frames: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """float32[n, H, A] actions from each frame on, and bool[n, H] whether the episode has them.
+
+        episode  a0 a1 a2 |           H = 4, from frame 1
+        chunk       a1 a2 a2 a2       absolute dimensions repeat the last action, relative ones are 0
+        valid       1  1  0  0
+        """
+        episodes = self.episode_of(frames)
+        start = self.episodes["start"][episodes]  # int64[n]
+        end = start + self.episodes["stop"][episodes]
+        steps = frames[:, None] + np.arange(horizon)  # int64[n, H]
+        valid = steps < end[:, None]
+        last = np.maximum(end - 1, start)  # stays within an episode that has no action
+        actions = self.action[np.minimum(steps, last[:, None])]
+        actions[~valid[:, :, None] & self._relative] = 0
+        return actions, valid
+
+    def chunk(self, frame: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """float32[H, A] and bool[H]: `chunks` of one frame."""
+        actions, valid = self.chunks(np.array([frame]), horizon)
+        return actions[0], valid[0]
+
+    def observation(self, frame: int) -> RawObservation:
+        """What the robot saw at `frame`: images read and decoded now, state float32[S], prompt.
+
+        Raises InputError if the file has changed or an image does not decode.
+        """
+        episode = int(self.episode_of(np.int64(frame)))
+        images = {camera: self._image(frame, episode, camera) for camera in self.cameras}
+        return RawObservation(
+            images=images, state=self.state[frame].copy(), prompt=self._prompt(int(self.episodes["prompt"][episode]))
+        )
+
+    def read_encoded(self, frame: int, camera: str) -> bytes:
+        """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
+        return self._read(frame, int(self.episode_of(np.int64(frame))), camera)
+
+    def _read(self, frame: int, episode: int, camera: str) -> bytes:
+        column = self.cameras.index(camera)
+        file = self._open(self._shards[self.episodes["shard"][episode]])
+        return file.read(int(self._image_offset[frame, column]), int(self._image_length[frame, column]))
+
+    def _image(self, frame: int, episode: int, camera: str) -> np.ndarray:
+        """uint8[height, width, 3], RGB."""
+        raw = self.row.cameras[camera]
+        try:
+            return decode_image(self._read(frame, episode, camera), raw.order)
+        except BadImageError as error:
+            path, record = self._shards[self.episodes["shard"][episode]], int(self.episodes["record"][episode])
+            where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {raw.path}"
+            raise InputError(
+                f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}"
+            ) from error
+
+    def _prompt(self, number: int) -> str:
+        start = self._prompt_end[number - 1] if number else 0
+        return self._prompt_text[start : self._prompt_end[number]].tobytes().decode()
+
+
+class _File:
+    """A file open for reading at any place by any thread; closed when the cache and all readers have let go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{path}: expected a readable shard file, found: {error.strerror}") from error
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) != length:
+            found = f"found {len(data)}: the file has changed since it was indexed"
+            raise InputError(f"{self._path}: expected {length} bytes at byte {offset}, {found}")
+        return data
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected the description of an index, found: {error}") from error

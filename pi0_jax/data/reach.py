@@ -1,0 +1,34 @@
+"""The reach world's datasets (pi0_jax/sim), one for each arm: joint positions, and joint targets 10 times a second."""
+
+import numpy as np
+
+from pi0_jax.data.rows import CameraField, Columns, DatasetRow, RawField, Standardised
+from pi0_jax.embodiments import EMBODIMENTS
+
+_STATE = "steps/observation/state"  # joint positions, rad
+_ACTION = "steps/action"  # joint targets, rad
+
+
+def as_recorded(columns: Columns) -> Standardised:
+    """States and actions as they were recorded; every step has an action and may be drawn."""
+    state, action = columns[_STATE], columns[_ACTION]
+    return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
+
+
+def _row(name: str) -> DatasetRow:
+    embodiment = EMBODIMENTS[name]
+    joints = RawField((len(embodiment.state),), "float32")
+    return DatasetRow(
+        name=name,
+        tfds_name=name,
+        versions=("1.0.0",),
+        embodiment=embodiment,
+        cameras={camera: CameraField(f"steps/observation/{camera}") for camera in embodiment.cameras.values()},
+        fields={_STATE: joints, _ACTION: joints},
+        language="steps/language_instruction",
+        standardise=as_recorded,
+        revision=1,
+    )
+
+
+REACH = tuple(_row(name) for name in ("reach_arm3", "reach_arm4", "reach_arm5"))

@@ -1,0 +1,131 @@
+"""What the package knows about one RLDS dataset: a row, and where a row needs one, a small rule.
+
+A row names raw fields by their path in the dataset's feature structure ("steps/observation/state",
+"episode_metadata/file_path"). Its rule turns the raw columns of one episode into states and actions of the row's
+embodiment; it runs when the index is built, never in training. A dataset of one's own is a row of one's own:
+
+    MY_ROBOT = DatasetRow(name="my_robot", tfds_name="my_robot", versions=("1.0.0",), embodiment=..., cameras=..., ...)
+"""
+
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pi0_jax.data.encoded_images import ColourOrder
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+
+STEPS = "steps/"
+
+
+@dataclasses.dataclass(frozen=True)
+class RawField:
+    """What the dataset must declare for a field; "string" is the dtype of bytes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraField:
+    path: str
+    order: ColourOrder = "RGB"  # the order in which the published files hold the channels
+
+
+class Standardised(NamedTuple):
+    """One episode of T raw steps in the embodiment's dimensions and units.
+
+    step      0    1    2   ...  T-2  T-1
+    keep      -    x    x   ...   x    -       x: may be drawn for training
+    action    a    a    a   ...   a    .       stop = T-1: the last step has no action; chunks end before it
+    """
+
+    state: np.ndarray  # float32[T, S]
+    action: np.ndarray  # float32[T, A]; rows from `stop` on are never read
+    keep: np.ndarray  # bool[T], False from `stop` on
+    stop: int  # steps [0, stop) have an action
+
+
+Columns = Mapping[str, np.ndarray]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode
+Rule = Callable[[Columns], Standardised]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetRow:
+    name: str  # key in tables, mixtures and statistics
+    tfds_name: str  # the folder's name below data_dir
+    versions: tuple[str, ...]  # versions that the row is right for, the preferred one first
+    embodiment: Embodiment
+    cameras: Mapping[str, CameraField]  # the embodiment's camera name -> raw image field
+    fields: Mapping[str, RawField]  # the raw fields that the rule reads, by path
+    language: str  # path of the instruction, one string a step
+    standardise: Rule
+    revision: int  # raised when what the rule gives changes for a reason that its source does not show
+    keep_empty_language: bool = False  # frames of episodes without an instruction are not drawn unless this is set
+    held_out: float = 0.05  # share of the episodes held out, by hash, where the dataset has no validation split
+
+    def __post_init__(self) -> None:
+        declared, given = set(self.embodiment.cameras.values()), set(self.cameras)
+        if declared != given:
+            raise InputError(
+                f"dataset row {self.name}: expected cameras {sorted(declared)} as embodiment {self.embodiment.name}"
+                f" declares, found {sorted(given)}"
+            )
+        for camera, raw in self.cameras.items():
+            if raw.order not in ("RGB", "BGR") or not raw.path.startswith(STEPS):
+                raise InputError(
+                    f"dataset row {self.name}: camera {camera}: expected a field of the steps in RGB or BGR order,"
+                    f" found {raw}"
+                )
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
+
+
+def row_version(row: DatasetRow) -> dict[str, Any]:
+    """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
+    return {
+        "row": row.name,
+        "revision": row.revision,
+        "rule": _source_hash(row),
+        "fields": {path: [list(field.shape), field.dtype] for path, field in sorted(row.fields.items())},
+        "cameras": {camera: field.path for camera, field in sorted(row.cameras.items())},
+        "language": row.language,
+        "keep_empty_language": row.keep_empty_language,
+        "held_out": row.held_out,
+        "dimensions": [len(row.embodiment.state), len(row.embodiment.actions)],
+    }
+
+
+def _source_hash(row: DatasetRow) -> str:
+    if not isinstance(row.standardise, FunctionType):
+        raise InputError(f"dataset row {row.name}: expected a plain function as its rule, found {row.standardise!r}")
+    try:
+        source = "\n".join(_sources(row.standardise, []))
+    except OSError as error:
+        raise InputError(
+            f"dataset row {row.name}: expected a rule defined in a file, found {row.standardise!r}"
+        ) from error
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
+    """Sources of a rule and of the functions that it names, and its constants: a change in one changes the rule."""
+    seen.append(function)
+    parts = [inspect.getsource(function)]
+    for name in sorted(_names(function.__code__)):
+        value = function.__globals__[name] if name in function.__globals__ else None
+        if isinstance(value, FunctionType) and value not in seen:
+            parts += _sources(value, seen)
+        elif isinstance(value, int | float | str | tuple):
+            parts.append(f"{name} = {value!r}")
+    return parts
+
+
+def _names(code: CodeType) -> set[str]:
+    """Global names in a function, inner functions included: Python versions differ in whether comprehensions are."""
+    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))

@@ -1,0 +1,211 @@
+"""Writes RLDS episodes as an ordinary TFDS dataset, which tfds.builder_from_directory opens.
+
+    data_dir/name/version/
+        dataset_info.json  features.json         what TFDS needs to open it
+        metadata.json                            the settings it was made with
+        name-train.tfrecord-00000-of-00003 ...   one record per episode
+
+An episode is {"steps": [step, ...], "episode_metadata": {...}}; steps and metadata are nested dicts, as their features
+say. The folder appears under its name when it is whole: until then it is a sibling that TFDS takes for no version.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image as PilImage
+
+from pi0_jax.errors import InputError
+
+JPEG_QUALITY = 95
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFeature:
+    """JPEG. An episode holds uint8[height, width, 3], or the bytes of a file, which are kept as they are."""
+
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayFeature:
+    """A number or an array of them; a dimension of None has any size."""
+
+    shape: tuple[int | None, ...]
+    dtype: Any  # what np.dtype takes
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFeature:
+    """A str."""
+
+
+# Leaves are the features above, or connectors of tfds.features where a dataset needs another kind.
+Features: TypeAlias = Mapping[str, Any]
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """uint8[height, width, 3], RGB, at JPEG_QUALITY, with colour at full resolution: small things keep their colour."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise InputError(f"image: expected uint8[height, width, 3], found {image.dtype}{list(image.shape)}")
+    file = io.BytesIO()
+    PilImage.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def write_rlds(
+    data_dir: str | os.PathLike[str],
+    name: str,
+    version: str,
+    *,
+    steps: Features,
+    metadata: Features,
+    splits: Mapping[str, Iterable[Mapping[str, Any]]],
+    settings: Mapping[str, Any] | None = None,
+    episodes_per_shard: int = 256,
+) -> Path:
+    """Writes data_dir/name/version and returns it. The same episodes and settings give the same bytes.
+
+    Args:
+        steps: features of a step, `observation`, `action` and the rest; a nested dict.
+        metadata: features of `episode_metadata`; empty for none.
+        splits: split name -> its episodes, each consumed once, in order.
+        settings: what the data were made with (JSON values), for `read_settings`.
+
+    Raises:
+        InputError: the folder exists already, or a split has no episode.
+    """
+    folder = Path(data_dir) / name / version
+    if folder.exists():
+        raise InputError(f"{folder}: a dataset is here already; choose another folder or delete it")
+    features = _episode_features(steps, metadata)
+    temporary = folder.with_name(f"{version}.incomplete-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        infos = [
+            _write_split(temporary, name, split, _encoded(features, steps, episodes), episodes_per_shard)
+            for split, episodes in splits.items()
+        ]
+        _write_info(temporary, name, version, features, infos, settings or {})
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the dataset in `folder` (data_dir/name/version); None where nothing is; {} where it has none."""
+    if not folder.exists():
+        return None
+    file = folder / "metadata.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _episode_features(steps: Features, metadata: Features) -> Any:
+    import tensorflow_datasets as tfds
+
+    episode = {"steps": tfds.features.Dataset(_tfds_features(steps))}
+    if metadata:
+        episode["episode_metadata"] = _tfds_features(metadata)
+    return tfds.features.FeaturesDict(episode)
+
+
+def _tfds_features(feature: Any) -> Any:
+    import tensorflow_datasets as tfds
+
+    match feature:
+        case ImageFeature():
+            return tfds.features.Image(shape=(feature.height, feature.width, 3), encoding_format="jpeg")
+        case ArrayFeature():
+            return tfds.features.Tensor(shape=feature.shape, dtype=np.dtype(feature.dtype).type)
+        case TextFeature():
+            return tfds.features.Text()
+        case Mapping():
+            return {name: _tfds_features(child) for name, child in feature.items()}
+        case _:
+            return feature
+
+
+def _encoded(features: Any, steps: Features, episodes: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
+    """Each episode as a serialised tf.train.Example."""
+    import tensorflow as tf
+
+    for episode in episodes:
+        encoded = {**episode, "steps": [_with_jpegs(steps, step) for step in episode["steps"]]}
+        example = tf.train.Example.FromString(features.serialize_example(encoded))
+        yield example.SerializeToString(deterministic=True)  # a protocol buffer's maps are otherwise in any order
+
+
+def _with_jpegs(feature: Any, value: Any) -> Any:
+    """`value` with the arrays of image features encoded, so that every image is compressed by one function."""
+    if isinstance(feature, ImageFeature) and isinstance(value, np.ndarray):
+        if value.shape[:2] != (feature.height, feature.width):
+            raise InputError(
+                f"image: expected uint8[{feature.height}, {feature.width}, 3], found {value.dtype}{list(value.shape)}"
+            )
+        return encode_jpeg(value)
+    if isinstance(feature, Mapping):
+        return {name: _with_jpegs(feature[name], child) for name, child in value.items()}
+    return value
+
+
+def _write_split(folder: Path, name: str, split: str, records: Iterable[bytes], per_shard: int) -> Any:
+    """Writes a split's shards and returns its tfds.core.SplitInfo."""
+    import tensorflow_datasets as tfds
+
+    shards, size = _write_shards(folder, split, records, per_shard)
+    if not shards:
+        raise InputError(f"dataset {name}: split {split!r} has no episode")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord"
+    )
+    for i, (shard, _) in enumerate(shards):
+        os.rename(shard, template.sharded_filepath(shard_index=i, num_shards=len(shards)))
+    lengths = [length for _, length in shards]
+    return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
+
+
+def _write_shards(
+    folder: Path, split: str, records: Iterable[bytes], per_shard: int
+) -> tuple[Sequence[tuple[Path, int]], int]:
+    """Writes files of at most `per_shard` records: (file, number of records) of each, and the records' bytes together.
+
+    The number of shards, a part of their names, is known at the end, so these are not their last names.
+    """
+    import tensorflow as tf
+
+    shards: list[tuple[Path, int]] = []
+    size, writer = 0, None
+    for record in records:
+        if writer is None or shards[-1][1] == per_shard:
+            if writer is not None:
+                writer.close()
+            shards.append((folder / f"{split}.shard-{len(shards)}", 0))
+            writer = tf.io.TFRecordWriter(str(shards[-1][0]))
+        writer.write(record)
+        shards[-1] = (shards[-1][0], shards[-1][1] + 1)
+        size += len(record)
+    if writer is not None:
+        writer.close()
+    return shards, size
+
+
+def _write_info(
+    folder: Path, name: str, version: str, features: Any, splits: Sequence[Any], settings: Mapping[str, Any]
+) -> None:
+    import tensorflow_datasets as tfds
+
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=name, version=tfds.core.Version(version), data_dir=os.fspath(folder), module_name=""
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features, metadata=tfds.core.MetadataDict(settings))
+    info.set_file_format(tfds.core.FileFormat.TFRECORD)
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(folder)

@@ -1,0 +1,134 @@
+"""The Bridge V2 row: its rules by hand, and the real episodes where they are at hand."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import build_or_open
+from pi0_jax.data.oxe import primitives
+from pi0_jax.data.oxe.bridge import standardise
+from pi0_jax.data.oxe.primitives import binarize_gripper, wrap_angle
+from pi0_jax.data.rows import row_version
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "bridge_dataset" / "1.0.0"
+BRIDGE = ROWS["bridge_dataset"]
+
+
+@pytest.mark.parametrize(
+    ("opening", "command"),
+    [
+        ([1.0, 0.7, 0.3, 0.0, 0.4, 1.0], [1, 0, 0, 0, 1, 1]),  # in between: what is reached next
+        ([1.0, 0.0, 0.4, 0.6], [1, 0, np.float32(0.6), np.float32(0.6)]),  # never reached: the last value
+        ([0.95, 0.05], [np.float32(0.05), np.float32(0.05)]),  # the thresholds themselves are in between
+        ([0.2], [np.float32(0.2)]),
+    ],
+)
+def test_gripper_commands(opening, command):
+    np.testing.assert_array_equal(binarize_gripper(np.array(opening, np.float32)), np.array(command, np.float32))
+
+
+def test_angles_take_the_short_way_round():
+    angles = np.array([0, 3, 3.5, -3.5, np.pi, -np.pi, 2 * np.pi - 0.1])
+    np.testing.assert_allclose(
+        wrap_angle(angles), [0, 3, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, np.pi, np.pi, -0.1], atol=1e-12
+    )
+
+
+def _columns(state, action):
+    return {"steps/observation/state": np.array(state, np.float32), "steps/action": np.array(action, np.float32)}
+
+
+def test_actions_are_reached_changes_and_the_last_step_has_none():
+    state = [[0.1, 0, 0, 0, 0, 3.1, 1], [0.2, 0, 0, 0, 0, -3.1, 1], [0.2, 0.3, 0, 0, 0, -3.0, 0]]
+    command = [[9, 9, 9, 9, 9, 9, 1], [9, 9, 9, 9, 9, 9, 0.5], [9, 9, 9, 9, 9, 9, 0]]
+    result = standardise(_columns(state, command))
+    yaw = 2 * np.pi - 6.2  # from 3.1 to -3.1 rad through pi: +0.083, not -6.2
+    np.testing.assert_allclose(result.action[:2], [[0.1, 0, 0, 0, 0, yaw, 1], [0, 0.3, 0, 0, 0, 0.1, 0]], atol=1e-6)
+    np.testing.assert_array_equal(result.state, np.array(state, np.float32))
+    assert result.keep.tolist() == [True, True, False]
+    assert result.stop == 2
+
+
+def test_a_first_step_without_a_command_is_dropped():
+    state, command = np.zeros((4, 7)), np.full((4, 7), 0.5)
+    command[0] = 0
+    assert standardise(_columns(state, command)).keep.tolist() == [False, True, True, False]
+
+
+def test_an_episode_of_one_step_has_nothing_to_keep():
+    result = standardise(_columns(np.ones((1, 7)), np.ones((1, 7))))
+    assert result.keep.tolist() == [False]
+    assert result.stop == 0
+
+
+def test_a_change_in_what_the_rule_calls_is_a_change_of_the_rule(monkeypatch):
+    before = row_version(BRIDGE)
+    assert row_version(BRIDGE) == before
+    monkeypatch.setattr(primitives, "GRIPPER_OPEN", 0.9)
+    assert row_version(BRIDGE) != before
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """(index, the raw episodes as TensorFlow parses them)."""
+    if not REAL.is_dir():
+        pytest.skip(f"needs the real Bridge V2 episodes in {REAL}")
+    data_dir = tmp_path_factory.mktemp("data")
+    directory = data_dir / "bridge_dataset" / "1.0.0"
+    shutil.copytree(REAL, directory)
+    directory.chmod(0o755)
+    return build_or_open(BRIDGE, data_dir, progress=False), _parse(directory)
+
+
+def _parse(directory):
+    import tensorflow as tf
+
+    files = [str(directory / f"bridge_dataset-{split}.tfrecord-00000-of-00001") for split in ("train", "val")]
+    records = tf.data.TFRecordDataset(files, buffer_size=1 << 20)
+    return [tf.train.Example.FromString(record.numpy()).features.feature for record in records]
+
+
+def test_real_images_equal_the_protobuf_parse(real):
+    import tensorflow as tf
+
+    index, episodes = real
+    frame = 0
+    for episode in episodes:
+        for encoded in episode["steps/observation/image_0"].bytes_list.value:
+            raw = index.read_encoded(frame, "image_0")
+            assert raw == encoded
+            frame += 1
+    assert frame == index.steps == 500
+    ours = index.observation(0)["images"]["image_0"].astype(int)
+    theirs = tf.io.decode_jpeg(index.read_encoded(0, "image_0"), dct_method="INTEGER_ACCURATE").numpy()
+    assert np.abs(ours - theirs).max() <= 2  # two JPEG libraries
+
+
+def test_real_columns_follow_the_rule(real):
+    index, episodes = real
+    assert len(index.prompts) == 4 and len(index.frames("train")) == len(index.frames("val")) == 225
+    for number, episode in enumerate(episodes):
+        start = int(index.episodes["start"][number])
+        state = np.array(episode["steps/observation/state"].float_list.value, np.float32).reshape(-1, 7)
+        command = np.array(episode["steps/action"].float_list.value, np.float32).reshape(-1, 7)
+        steps = slice(start, start + len(state))
+        np.testing.assert_array_equal(index.state[steps], state)
+        action = index.action[steps]
+        np.testing.assert_allclose(
+            action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7
+        )  # no yaw jump in these episodes
+        settled = (command[:-1, 6] > 0.95) | (command[:-1, 6] < 0.05)
+        np.testing.assert_array_equal(action[:-1, 6][settled], np.round(command[:-1, 6][settled]))
+        assert index.observation(start)["prompt"] == episode["steps/language_instruction"].bytes_list.value[0].decode()
+
+
+def test_a_chunk_past_the_last_action_holds_still_and_keeps_the_gripper(real):
+    index, _ = real
+    actions, valid = index.chunk(6, 5)  # the first episode has 10 steps, so 9 actions
+    assert valid.tolist() == [True, True, True, False, False]
+    np.testing.assert_array_equal(actions[:3], index.action[6:9])
+    assert (actions[3:, :6] == 0).all()
+    assert (actions[3:, 6] == index.action[8, 6]).all()

@@ -1,0 +1,280 @@
+"""The index of a dataset: what it holds, when it is stale, what it refuses, what a killed build leaves."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import build_or_open, open_index
+from pi0_jax.data.reach import as_recorded
+from pi0_jax.data.rows import CameraField, DatasetRow, RawField, Standardised
+from pi0_jax.data.write import ArrayFeature, ImageFeature
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.errors import InputError
+from tests.tiny_data import (
+    REACH_STEPS,
+    reach_episodes,
+    shard_files,
+    solid,
+    write_reach,
+)
+
+ROW = ROWS["reach_arm3"]
+
+
+def build(data_dir, row=ROW, index_dir=None):
+    return build_or_open(row, data_dir, index_dir, progress=False)
+
+
+# ---- what it holds
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Episodes of 3, 5 and 4 steps; one of them is held out."""
+    data_dir = tmp_path_factory.mktemp("data")
+    write_reach(data_dir)
+    return build(data_dir)
+
+
+def test_columns_and_episodes(index):
+    assert index.steps == 12
+    np.testing.assert_array_equal(index.state[:, 0], [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2])
+    np.testing.assert_array_equal(index.state[:, 1], [0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3])
+    np.testing.assert_array_equal(index.action, index.state + np.float32(0.5))
+    assert index.state.dtype == index.action.dtype == np.float32
+    table = {name: column.tolist() for name, column in index.episodes.items()}
+    assert table["start"] == [0, 3, 8]
+    assert table["length"] == table["stop"] == table["kept"] == [3, 5, 4]
+    assert (table["shard"], table["record"]) == ([0, 0, 1], [0, 1, 0])  # two episodes to a shard
+    assert index.prompts == ["reach block 0", "reach block 1"] and table["prompt"] == [0, 1, 0]
+    assert index.image_sizes == {camera: {"min": [16, 24], "max": [16, 24]} for camera in ("base", "wrist")}
+
+
+def test_one_episode_in_three_is_held_out_by_hash(index):
+    frames = {split: index.frames(split) for split in ("train", "val")}
+    assert sorted([*frames["train"], *frames["val"]]) == list(range(12))
+    assert len(np.unique(index.episode_of(frames["val"]))) == 1
+    assert (index.episodes["split"][index.episode_of(frames["val"])] == 1).all()
+    with pytest.raises(InputError, match="expected split train or val, found 'test'"):
+        index.frames("test")
+
+
+def test_observation_is_the_frame(index):
+    observation = index.observation(6)  # episode 1, step 3
+    np.testing.assert_array_equal(observation["state"], np.array([1, 3, 0], np.float32))
+    assert observation["prompt"] == "reach block 1"
+    for camera, colour in (("base", (10, 60, 200)), ("wrist", (200, 0, 0))):
+        image = observation["images"][camera]
+        assert image.dtype == np.uint8 and image.shape == (16, 24, 3)
+        assert np.abs(image.astype(int) - colour).max() <= 3
+
+
+def test_chunks_repeat_the_last_absolute_action(index):
+    actions, valid = index.chunks(np.array([0, 6, 11]), horizon=3)
+    np.testing.assert_array_equal(actions[:, :, 1], np.array([[0, 1, 2], [3, 4, 4], [3, 3, 3]]) + 0.5)
+    assert valid.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
+    one, one_valid = index.chunk(6, horizon=3)
+    np.testing.assert_array_equal(one, actions[1])
+    np.testing.assert_array_equal(one_valid, valid[1])
+
+
+def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(tmp_path):
+    """A row and a rule in the user's own file: no change to the package."""
+    steps = {**REACH_STEPS, "observation": {"front": ImageFeature(16, 24), "pose": ArrayFeature((2,), np.float64)}}
+    steps["action"] = ArrayFeature((), np.int64)
+    episode = {
+        "steps": [
+            {
+                "observation": {"front": solid((255, 0, 0)), "pose": np.array([i, -i], np.float64)},
+                "action": i - 1,
+                "language_instruction": " go\n",
+            }
+            for i in range(4)
+        ]
+    }
+    write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split="validation")
+    robot = Embodiment(
+        "mine", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1
+    )
+    index = build(tmp_path, own_row("mine", robot))
+    np.testing.assert_array_equal(index.state, [[0], [1], [2], [3]])
+    assert index.frames("train").tolist() == [] and index.frames("val").tolist() == [1, 2]
+    actions, valid = index.chunk(2, horizon=2)
+    assert actions.tolist() == [[1.0], [0.0]] and valid.tolist() == [True, False]
+    assert index.observation(1)["prompt"] == "go"
+    blue = index.observation(1)["images"]["front"][0, 0].astype(int)
+    assert np.abs(blue - (0, 0, 255)).max() <= 3
+
+
+def own_rule(columns):
+    """x of the pose; the command as a relative action; the first step is not drawn and the last has no action."""
+    pose, action = columns["steps/observation/pose"], columns["steps/action"]
+    return Standardised(pose[:, :1], action[:, None], np.array([False, True, True, False]), stop=3)
+
+
+def own_row(name, robot):
+    return DatasetRow(
+        name=name,
+        tfds_name=name,
+        versions=("2.0.0", "1.0.0"),
+        embodiment=robot,
+        cameras={"front": CameraField("steps/observation/front", order="BGR")},
+        fields={"steps/observation/pose": RawField((2,), "float64"), "steps/action": RawField((), "int64")},
+        language="steps/language_instruction",
+        standardise=own_rule,
+        revision=1,
+    )
+
+
+def test_frames_without_an_instruction_are_not_drawn(tmp_path):
+    episodes = reach_episodes((2, 3))
+    for step in episodes[1]["steps"]:
+        step["language_instruction"] = " "
+    write_reach(tmp_path, episodes=episodes)
+    row = dataclasses.replace(ROW, held_out=0.0)
+    index = build(tmp_path, row)
+    assert index.frames("train").tolist() == [0, 1] and index.episodes["kept"].tolist() == [2, 0]
+    assert build(tmp_path, dataclasses.replace(row, keep_empty_language=True)).frames("train").tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_reading_an_index_needs_no_tensorflow(tmp_path):
+    write_reach(tmp_path)
+    build(tmp_path)
+    program = (
+        "import sys; from pi0_jax.data.index import open_index; from pi0_jax.data.datasets import ROWS\n"
+        f"open_index(ROWS['reach_arm3'], {str(tmp_path)!r}).observation(4)\n"
+        "assert not {'tensorflow', 'tensorflow_datasets', 'jax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+# ---- when it is stale
+
+
+def test_an_index_is_built_once_and_equal_builds_have_equal_bytes(tmp_path):
+    directory = write_reach(tmp_path / "data")
+    first = build(tmp_path / "data")
+    made = first.path.stat().st_mtime_ns
+    assert first.path.parent == directory / "pi0_index"
+    assert build(tmp_path / "data").path == open_index(ROW, tmp_path / "data").path == first.path
+    assert first.path.stat().st_mtime_ns == made
+    other = build(tmp_path / "data", index_dir=tmp_path / "indices")
+    assert other.path.parent == tmp_path / "indices" / "reach_arm3" / "1.0.0"
+    assert contents(other.path) == contents(first.path)
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def another_rule(columns):
+    result = as_recorded(columns)
+    return result._replace(action=result.action + 1)
+
+
+def test_a_stale_index_is_refused_by_open_and_replaced_by_build(tmp_path):
+    write_reach(tmp_path)
+    with pytest.raises(
+        InputError, match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index"
+    ):
+        open_index(ROW, tmp_path)
+    old = build(tmp_path)
+    for row, reason in (
+        (dataclasses.replace(ROW, revision=2), "the row's revision changed since"),
+        (dataclasses.replace(ROW, standardise=another_rule), "the row's rule changed since"),
+    ):
+        with pytest.raises(InputError, match=f"found a stale one: {reason}"):
+            open_index(row, tmp_path)
+    new = build(tmp_path, dataclasses.replace(ROW, standardise=another_rule))
+    np.testing.assert_array_equal(new.action, old.action + 1)
+
+
+def test_other_data_under_the_same_name_is_indexed_anew(tmp_path):
+    directory = write_reach(tmp_path / "data")
+    old = build(tmp_path / "data", index_dir=tmp_path / "indices")
+    shutil.rmtree(directory)
+    write_reach(tmp_path / "data", (3, 5, 7))
+    new = build(tmp_path / "data", index_dir=tmp_path / "indices")
+    assert (old.steps, new.steps) == (12, 15)
+    assert new.path.parent == old.path.parent and new.path != old.path
+
+
+def test_a_changed_file_makes_the_index_stale(tmp_path):
+    directory = write_reach(tmp_path)
+    build(tmp_path)
+    last = list(shard_files(directory))[-1]
+    last.write_bytes(last.read_bytes() + b"more")
+    with pytest.raises(InputError, match=f"found a stale one: file {last.name} changed since"):
+        open_index(ROW, tmp_path)
+
+
+# ---- killed and concurrent builds
+
+DYING = """
+import dataclasses, os, signal, sys
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import build_or_open
+from pi0_jax.data.reach import as_recorded
+
+def die_at_the_third_episode(columns):
+    if columns["steps/observation/state"][0, 0] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return as_recorded(columns)
+
+row = dataclasses.replace(ROWS["reach_arm3"], standardise=die_at_the_third_episode)
+build_or_open(row, sys.argv[1], progress=False)
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_an_index(tmp_path):
+    write_reach(tmp_path / "data")
+    (tmp_path / "dying.py").write_text(DYING)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    killed = subprocess.run([sys.executable, tmp_path / "dying.py", tmp_path / "data"], env=environment, timeout=60)
+    assert killed.returncode == -9
+    root = tmp_path / "data" / "reach_arm3" / "1.0.0" / "pi0_index"
+    (left,) = root.iterdir()
+    assert left.name.startswith(".building-")
+    with pytest.raises(InputError, match="found none"):
+        open_index(ROW, tmp_path / "data")
+    after = build(tmp_path / "data")
+    undisturbed = build(tmp_path / "data", index_dir=tmp_path / "undisturbed")
+    assert contents(after.path) == contents(undisturbed.path)
+
+    for file in (left, *left.iterdir()):
+        os.utime(file, (0, 0))  # long ago
+    build(tmp_path / "data", dataclasses.replace(ROW, revision=2))
+    assert not left.exists()
+
+
+def test_two_processes_may_build_at_once(tmp_path):
+    write_reach(tmp_path, (30,) * 40)
+    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3"]
+    builders = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(3)
+    ]
+    for builder in builders:
+        output, _ = builder.communicate(timeout=120)
+        assert builder.returncode == 0
+        assert output.startswith("reach_arm3: 40 episodes, 1,200 steps, kept frames 1,140 train, 60 val, 2 prompts, ")
+    (path,) = (tmp_path / "reach_arm3" / "1.0.0" / "pi0_index").iterdir()
+    assert open_index(ROW, tmp_path).path == path
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1].startswith("error: dataset reach_arm3: expected a readable directory ")

@@ -1,0 +1,66 @@
+"""Tiny real RLDS datasets with contents that a test can state by hand."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
+
+REACH_STEPS = {
+    "observation": {
+        "base": ImageFeature(16, 24),
+        "wrist": ImageFeature(16, 24),
+        "state": ArrayFeature((3,), np.float32),
+    },
+    "action": ArrayFeature((3,), np.float32),
+    "language_instruction": TextFeature(),
+}
+
+
+def solid(colour: Sequence[int]) -> np.ndarray:
+    """uint8[16, 24, 3] of one colour, which JPEG keeps to a grey level or two."""
+    return np.broadcast_to(np.array(colour, np.uint8), (16, 24, 3)).copy()
+
+
+def reach_step(episode: int, step: int) -> dict[str, Any]:
+    """State (episode, step, 0), action state + 0.5, a base image of red 10 * episode and green 20 * step (mod 256)."""
+    state = np.array([episode, step, 0], np.float32)
+    images = {"base": solid((10 * episode % 256, 20 * step % 256, 200)), "wrist": solid((200, 0, 0))}
+    return {
+        "observation": {**images, "state": state},
+        "action": state + np.float32(0.5),
+        "language_instruction": f"reach block {episode % 2}",
+    }
+
+
+def reach_episodes(lengths: Sequence[int]) -> list[dict[str, Any]]:
+    return [{"steps": [reach_step(episode, step) for step in range(length)]} for episode, length in enumerate(lengths)]
+
+
+def write_reach(
+    data_dir: Path,
+    lengths: Sequence[int] = (3, 5, 4),
+    *,
+    name: str = "reach_arm3",
+    steps: Mapping[str, Any] | None = None,
+    episodes: Sequence[Any] | None = None,
+    split: str = "train",
+    per_shard: int = 2,
+) -> Path:
+    """A reach dataset with episodes of these lengths, two a shard; or with `episodes`, of features `steps`."""
+    chosen = reach_episodes(lengths) if episodes is None else episodes
+    return write_rlds(
+        data_dir,
+        name,
+        "1.0.0",
+        steps=steps or REACH_STEPS,
+        metadata={},
+        splits={split: chosen},
+        episodes_per_shard=per_shard,
+    )
+
+
+def shard_files(directory: Path) -> Iterator[Path]:
+    return iter(sorted(directory.glob("*.tfrecord-*")))
