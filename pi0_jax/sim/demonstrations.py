@@ -1,0 +1,175 @@
+"""Demonstrations of the reach world as RLDS datasets, one per robot.
+
+Worker processes simulate, render and compress; this one serialises and writes. An episode is a function of the robot,
+the seed, the split and its number, and episodes are written in order, so the files do not depend on the number of
+workers. (They do depend on the renderer: pixels of different OpenGL libraries differ a little.)
+"""
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, encode_jpeg, read_settings, write_rlds
+from pi0_jax.errors import InputError
+from pi0_jax.sim.arms import ARMS
+from pi0_jax.sim.expert import Demonstration, demonstrate
+from pi0_jax.sim.reach import HELD_OUT_ROBOT, ROBOTS, ReachEnv
+
+VERSION = "1.0.0"
+_REVISION = 1  # raised whenever the same settings no longer give the same data
+_SPLITS = ("train", "val")
+_EPISODES_PER_TASK = 20
+
+METADATA_FEATURES: Features = {
+    "robot": TextFeature(),
+    "seed": ArrayFeature((), np.int64),
+    "success": ArrayFeature((), np.bool_),
+    "prompt_color": TextFeature(),
+}
+
+
+def step_features(robot: str, side: int) -> Features:
+    """The features of a step: images, joint angles and joint targets in rad, the instruction, RLDS's own fields."""
+    joints = ArrayFeature((len(ARMS[robot].joints),), np.float32)
+    flag, number, image = ArrayFeature((), np.bool_), ArrayFeature((), np.float32), ImageFeature(side, side)
+    return {
+        "observation": {"base": image, "wrist": image, "state": joints},
+        "action": joints,
+        "language_instruction": TextFeature(),
+        "is_first": flag,
+        "is_last": flag,
+        "is_terminal": flag,
+        "reward": number,
+        "discount": number,
+    }
+
+
+def to_rlds(demonstration: Demonstration) -> dict[str, Any]:
+    """The episode as write_rlds takes it, its images compressed."""
+    last = len(demonstration.steps) - 1
+    steps = [
+        {
+            "observation": {
+                **{camera: encode_jpeg(image) for camera, image in step.observation["images"].items()},
+                "state": step.observation["state"],
+            },
+            "action": step.action,
+            "language_instruction": step.observation["prompt"],
+            "is_first": i == 0,
+            "is_last": i == last,
+            "is_terminal": i == last,
+            "reward": step.reward,
+            "discount": 1.0,
+        }
+        for i, step in enumerate(demonstration.steps)
+    ]
+    metadata = {
+        "robot": demonstration.robot,
+        "seed": demonstration.seed,
+        "success": True,
+        "prompt_color": demonstration.color,
+    }
+    return {"steps": steps, "episode_metadata": metadata}
+
+
+def write_reach_data(
+    data_dir: str, *, episodes: int, val_episodes: int, heldout_episodes: int, seed: int, workers: int, side: int = 64
+) -> Mapping[Path, bool]:
+    """Writes data_dir/<robot>/1.0.0 for every arm.
+
+    Returns folder -> whether it was written now; False where it was there already, whole and with these settings.
+
+    Args:
+        episodes: in the training split of reach_arm3 and reach_arm4 each.
+        val_episodes: in the validation split of each robot.
+        heldout_episodes: in the training split of reach_arm5: enough for its statistics.
+        workers: processes.
+
+    Raises:
+        InputError: a dataset is there already that was made with other settings; nothing is written then.
+    """
+    _check_positive(
+        episodes=episodes, val_episodes=val_episodes, heldout_episodes=heldout_episodes, workers=workers, side=side
+    )
+    train = {**dict.fromkeys(ROBOTS, episodes), HELD_OUT_ROBOT: heldout_episodes}
+    settings = {
+        robot: {"revision": _REVISION, "train": count, "val": val_episodes, "seed": seed, "side": side}
+        for robot, count in train.items()
+    }
+    missing = {
+        Path(data_dir) / robot / VERSION: _is_missing(Path(data_dir) / robot / VERSION, settings[robot])
+        for robot in settings
+    }
+    if any(missing.values()):
+        # Spawned, since a forked child would inherit locks of TensorFlow's threads.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            for robot, wanted in zip(settings, missing.values(), strict=True):
+                if wanted:
+                    _write_robot(pool, data_dir, robot, settings[robot])
+    return missing
+
+
+def _write_robot(pool: Executor, data_dir: str, robot: str, settings: Mapping[str, int]) -> None:
+    counts = {split: settings[split] for split in _SPLITS}
+    with tqdm.tqdm(total=sum(counts.values()), desc=robot, unit="episode") as bar:
+        write_rlds(
+            data_dir,
+            robot,
+            VERSION,
+            steps=step_features(robot, settings["side"]),
+            metadata=METADATA_FEATURES,
+            splits={
+                split: _counted(_episodes(pool, robot, split, count, settings["seed"], settings["side"]), bar)
+                for split, count in counts.items()
+            },
+            settings=settings,
+        )
+
+
+def _episodes(pool: Executor, robot: str, split: str, count: int, seed: int, side: int) -> Iterator[dict[str, Any]]:
+    key = (seed, list(ARMS).index(robot), _SPLITS.index(split))
+    seeds = [_episode_seed(*key, episode) for episode in range(count)]
+    tasks = [seeds[i : i + _EPISODES_PER_TASK] for i in range(0, count, _EPISODES_PER_TASK)]
+    for episodes in pool.map(_simulate, [robot] * len(tasks), [side] * len(tasks), tasks):
+        yield from episodes
+
+
+def _simulate(robot: str, side: int, seeds: list[int]) -> list[dict[str, Any]]:
+    """One task of a worker process."""
+    env = ReachEnv(robot, side=side)
+    try:
+        return [to_rlds(demonstrate(env, seed)) for seed in seeds]
+    finally:
+        env.close()
+
+
+def _episode_seed(*key: int) -> int:
+    """A non-negative int64, another for every key."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _counted(episodes: Iterator[dict[str, Any]], bar: tqdm.tqdm) -> Iterator[dict[str, Any]]:
+    for episode in episodes:
+        yield episode
+        bar.update()
+
+
+def _is_missing(folder: Path, settings: Mapping[str, int]) -> bool:
+    found = read_settings(folder)
+    if found is not None and found != settings:
+        raise InputError(
+            f"{folder}: was made with other settings; expected {settings}, found {found};"
+            " choose another folder or delete it"
+        )
+    return found is None
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name}: expected at least 1, found {number}")

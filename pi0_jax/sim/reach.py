@@ -1,0 +1,222 @@
+"""The reach world: bring the fingertip over the block that the prompt names, and stay there for half a second.
+
+    reset  = begin   + observe          begin and advance: physics alone, well under 1 ms
+    step   = advance + observe          observe: renders both cameras, about 1 ms
+
+`reset` and `step` are the Gymnasium API. A rollout that asks its policy for a chunk only now and then calls the halves,
+and renders when a policy is going to look.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+from pi0_jax.sim.scene import BLOCK_SIDE, CAMERAS, COLORS, ReachScene
+
+ROBOTS = ("reach_arm3", "reach_arm4")  # to train on
+HELD_OUT_ROBOT = "reach_arm5"
+PHRASINGS = (
+    "reach the {color} block",
+    "go to the {color} block",
+    "move to the {color} cube",
+    "touch the {color} cube",
+    "point at the {color} block",
+    "move the arm over the {color} cube",
+)
+
+CONTROL_SECONDS = 0.1  # one tick
+EPISODE_TICKS = 60
+HOLD_TICKS = 5  # success: half a second on end within SUCCESS_RADIUS of the goal
+SUCCESS_RADIUS = 0.03  # m
+GOAL_HEIGHT = 0.03  # m, above the block's centre
+
+_BLOCK_DISTANCE = (0.20, 0.40)  # m from the arm's base
+_BLOCK_BEARING = 1.0  # rad to either side
+_BLOCK_GAP = 0.10  # m, at least, between the centres of two blocks
+_START_HEIGHT = 0.08  # m, at least, of the fingertip above the table
+_OPTIONS = ("prompt_color", "prompt")
+
+
+class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
+    """One arm, three blocks, one prompt.
+
+    Observation (RawObservation): images "base" and "wrist", uint8[side, side, 3]; state, float32[n], joint angles in
+    rad; prompt.
+    Action: float32[n], absolute joint targets in rad for the next 0.1 s; they are clipped to the joints' limits.
+    Reward: 1 on every tick that ends in success, else 0. An episode terminates with success and is truncated after 6 s;
+    physics can go on after either.
+    Info: "success" (bool), "prompt_color" (the block that counts), "distance" (m, from fingertip to goal).
+
+    Args:
+        robot: "reach_arm3", "reach_arm4" or "reach_arm5".
+        side: image height and width in pixels.
+        scene: shares a model and a renderer among environments; its owner closes it. It must be of this robot and side.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_SECONDS)}
+
+    def __init__(self, robot: str, *, side: int = 64, scene: ReachScene | None = None) -> None:
+        self.scene = ReachScene(robot, side=side) if scene is None else scene
+        if (self.scene.arm.name, self.scene.side) != (robot, side):
+            raise ValueError(
+                f"scene is of {self.scene.arm.name}, side {self.scene.side}; expected {robot}, side {side}"
+            )
+        self._owns_scene = scene is None
+        self._data = self.scene.new_data()
+        self.robot = robot
+        self.render_mode = "rgb_array"
+        self.prompt = self.prompt_color = ""
+        self._ticks = self._ticks_at_goal = 0
+
+        low, high = self.scene.joint_limits.astype(np.float32).T
+        image = gymnasium.spaces.Box(0, 255, (side, side, 3), np.uint8)
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "images": gymnasium.spaces.Dict({camera: image for camera in CAMERAS}),
+                # A joint's limit is held by a soft constraint, so an angle can pass it a little.
+                "state": gymnasium.spaces.Box(low - 0.1, high + 0.1, dtype=np.float32),
+                "prompt": gymnasium.spaces.Text(max_length=256, charset="".join(map(chr, range(32, 127)))),
+            }
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[RawObservation, dict[str, Any]]:
+        """A new episode, observed; see `begin`."""
+        info = self.begin(seed=seed, options=options)
+        return self.observe(), info
+
+    def step(self, action: np.ndarray) -> tuple[RawObservation, float, bool, bool, dict[str, Any]]:
+        """One tick, observed; see `advance`."""
+        reward, terminated, truncated, info = self.advance(action)
+        return self.observe(), reward, terminated, truncated, info
+
+    def begin(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A new episode, not rendered: random block positions, start posture and prompt. Returns info.
+
+        Options, which change the instruction and nothing else of what the seed decides:
+            prompt_color: the block that counts: "red", "green" or "blue". Alone, the prompt names it in the phrasing
+                that was drawn.
+            prompt: the text that observations carry. Alone, it must name one of the colours, which then counts; beside
+                prompt_color it is not read, so it can name another block.
+        """
+        super().reset(seed=seed)
+        blocks = _draw_blocks(self.np_random)
+        joints = self._draw_start()
+        color = COLORS[self.np_random.integers(len(COLORS))]
+        phrasing = PHRASINGS[self.np_random.integers(len(PHRASINGS))]
+        self.prompt_color, self.prompt = _instruction(color, phrasing, options or {})
+        self.scene.place(self._data, joints, blocks)
+        self._ticks = self._ticks_at_goal = 0
+        return self._info()
+
+    def advance(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """One tick (0.1 s), not rendered: reward, terminated, truncated, info. InputError for a bad action."""
+        self.scene.advance(self._data, self._checked(action), CONTROL_SECONDS)
+        self._ticks += 1
+        self._ticks_at_goal = self._ticks_at_goal + 1 if self._distance() <= SUCCESS_RADIUS else 0
+        info = self._info()
+        return float(info["success"]), info["success"], self._ticks >= EPISODE_TICKS, info
+
+    def observe(self) -> RawObservation:
+        """Renders both cameras."""
+        images = {camera: self.scene.render(self._data, camera) for camera in CAMERAS}
+        return {"images": images, "state": self.joints.astype(np.float32), "prompt": self.prompt}
+
+    def render(self) -> np.ndarray:
+        """The base camera's view, uint8[side, side, 3]."""
+        return self.scene.render(self._data, "base")
+
+    def close(self) -> None:
+        """Frees the renderer, unless the scene is shared."""
+        if self._owns_scene:
+            self.scene.close()
+
+    @property
+    def joints(self) -> np.ndarray:
+        """Joint angles, float64[n], rad."""
+        return self._data.qpos.copy()
+
+    @property
+    def fingertip(self) -> np.ndarray:
+        """float64[3], m."""
+        return self.scene.fingertip(self._data)
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """The blocks' centres, float64[3, 3], m, in the order of COLORS."""
+        return self._data.mocap_pos.copy()
+
+    def goal(self, color: str) -> np.ndarray:
+        """Where the fingertip should be for the block of that colour: float64[3], m."""
+        return self.blocks[COLORS.index(color)] + (0.0, 0.0, GOAL_HEIGHT)
+
+    def _distance(self) -> float:
+        return float(np.linalg.norm(self.fingertip - self.goal(self.prompt_color)))
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "success": self._ticks_at_goal >= HOLD_TICKS,
+            "prompt_color": self.prompt_color,
+            "distance": self._distance(),
+        }
+
+    def _draw_start(self) -> np.ndarray:
+        """Joint angles about the home posture, with the fingertip well above the table: float64[n], rad."""
+        spread = np.array([joint.spread for joint in self.scene.arm.joints])
+        while True:
+            joints = self.scene.home + spread * self.np_random.uniform(-1, 1, len(spread))
+            if self.scene.fingertip_at(joints)[0][2] >= _START_HEIGHT:
+                return joints
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        """The action as float64[n], rad."""
+        action = np.asarray(action)
+        expected = self.action_space.shape
+        if action.shape != expected or not np.issubdtype(action.dtype, np.number):
+            raise InputError(
+                f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}"
+            )
+        bad = np.flatnonzero(~np.isfinite(action))
+        if bad.size:
+            raise InputError(
+                f"{self.robot}: action: joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}"
+            )
+        return action.astype(np.float64)
+
+
+def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
+    """Centres of three blocks that keep their distance: float64[3, 3], m."""
+    while True:
+        distance = rng.uniform(*_BLOCK_DISTANCE, len(COLORS))
+        bearing = rng.uniform(-_BLOCK_BEARING, _BLOCK_BEARING, len(COLORS))
+        centres = np.stack(
+            [distance * np.cos(bearing), distance * np.sin(bearing), np.full(len(COLORS), BLOCK_SIDE / 2)], axis=1
+        )
+        if all(math.dist(centres[i], centres[j]) >= _BLOCK_GAP for i in range(len(COLORS)) for j in range(i)):
+            return centres
+
+
+def _instruction(color: str, phrasing: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The colour that counts and the prompt: what was drawn, unless the options say otherwise."""
+    for name in options:
+        if name not in _OPTIONS:
+            raise InputError(f"reset option {name!r} is unknown; expected {' or '.join(_OPTIONS)}")
+    if "prompt_color" in options:
+        color = options["prompt_color"]
+    elif "prompt" in options:
+        named = [name for name in COLORS if name in options["prompt"].lower().split()]
+        if len(named) != 1:
+            raise InputError(
+                f"reset option prompt: expected text that names one of {', '.join(COLORS)}, found {options['prompt']!r}"
+            )
+        color = named[0]
+    if color not in COLORS:
+        raise InputError(f"reset option prompt_color: expected one of {', '.join(COLORS)}, found {color!r}")
+    return color, options["prompt"] if "prompt" in options else phrasing.format(color=color)
