@@ -4,10 +4,9 @@ from setuptools import find_packages, setup
 
 DATA = [
     "tensorflow-datasets>=4.9.9",
-    # TFDS writes RLDS files through TensorFlow; reading an index and training need neither.
+    # Opening and writing RLDS datasets; training from a ready index needs neither.
     "tensorflow-cpu>=2.20; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
-    "google-crc32c>=1.7",
 ]
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
@@ -23,6 +22,7 @@ setup(
         "absl-py>=2.1",
         "etils[epath]>=1.12",
         "flax>=0.12",
+        "google-crc32c>=1.7",
         "grain>=0.2.12",
         "jax>=0.10",
         "matplotlib>=3.9",

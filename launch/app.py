@@ -1,4 +1,4 @@
-"""Runs a launch script's main: wrong input ends in one line and status 2, not in a traceback."""
+"""Runs a launch script's main: wrong input, in flags too, ends in one line and status 2, not in a traceback."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +19,22 @@ def run(main: Callable[[], int | None]) -> None:
         try:
             return main()
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return _fail(error)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:  # how ml_collections reports a field that the config lacks
+        sys.exit(_fail(f"the config has no field {' '.join(str(error.args[0]).split())}"))
+    except (flags.Error, ValueError, OSError) as error:
+        sys.exit(_fail(error))
+
+
+def _fail(error: object) -> int:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+

@@ -13,9 +13,7 @@ from pi0_jax.data.datasets import ROWS, find_row
 from pi0_jax.data.index import build_or_open
 from pi0_jax.errors import InputError
 
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder that holds the datasets: DIR/<name>/<version>/.", required=True
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds the datasets: DIR/<name>/<version>/.", required=True)
 _DATASETS = flags.DEFINE_list("datasets", None, "Names of datasets; by default every known one that is in data_dir.")
 _INDEX_DIR = flags.DEFINE_string("index_dir", None, "Where indices go; by default each lies in its dataset's folder.")
 
@@ -25,9 +23,7 @@ def _names() -> list[str]:
         return _DATASETS.value
     names = [row.name for row in ROWS.values() if os.path.isdir(os.path.join(_DATA_DIR.value, row.tfds_name))]
     if not names:
-        raise InputError(
-            f"--data_dir={_DATA_DIR.value}: expected a folder of one of {', '.join(sorted(ROWS))}, found none"
-        )
+        raise InputError(f"--data_dir={_DATA_DIR.value}: expected a folder of one of {', '.join(sorted(ROWS))}, found none")
     return names
 
 

@@ -43,7 +43,10 @@ class Embodiment:
             if dim.kind not in ("absolute", "relative"):
                 raise InputError(f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative")
             if dim.delta and (dim.kind != "absolute" or i >= len(self.state) or self.state[i].unit != dim.unit):
-                raise InputError(f"embodiment {self.name}: action {dim.name!r} can be a delta only if it is absolute and state dimension {i} has its unit")
+                raise InputError(
+                    f"embodiment {self.name}: action {dim.name!r} can be a delta only if it is absolute "
+                    f"and state dimension {i} has its unit"
+                )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -73,8 +76,8 @@ _POSE = (("x", "m"), ("y", "m"), ("z", "m"), ("roll", "rad"), ("pitch", "rad"), 
 _WIDOWX = Embodiment(
     name="widowx",
     cameras={"base_0_rgb": "image_0"},
-    state=tuple(StateDim(name, unit) for name, unit in _POSE) + (StateDim("gripper", "1"),),
-    actions=tuple(ActionDim(f"d{name}", unit, "relative") for name, unit in _POSE) + (ActionDim("gripper", "1", "absolute"),),
+    state=(*(StateDim(name, unit) for name, unit in _POSE), StateDim("gripper", "1")),
+    actions=(*(ActionDim(f"d{name}", unit, "relative") for name, unit in _POSE), ActionDim("gripper", "1", "absolute")),
     control_hz=5.0,
     execute_steps=4,  # a new chunk every 0.8 s, as the paper's slower robots (appendix D)
 )

@@ -38,7 +38,13 @@ def interpolate(actions: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array
 
 
 def loss(
-    velocity: Velocity, actions: jax.Array, noise: jax.Array, t: jax.Array, *, step_mask: jax.Array | None = None, dim_mask: jax.Array | None = None
+    velocity: Velocity,
+    actions: jax.Array,
+    noise: jax.Array,
+    t: jax.Array,
+    *,
+    step_mask: jax.Array | None = None,
+    dim_mask: jax.Array | None = None,
 ) -> jax.Array:
     """float32[B, K]: for each sample and draw, the mean of (v - (noise - actions))² over the steps and dimensions that count.
 

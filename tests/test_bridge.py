@@ -32,9 +32,7 @@ def test_gripper_commands(opening, command):
 
 def test_angles_take_the_short_way_round():
     angles = np.array([0, 3, 3.5, -3.5, np.pi, -np.pi, 2 * np.pi - 0.1])
-    np.testing.assert_allclose(
-        wrap_angle(angles), [0, 3, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, np.pi, np.pi, -0.1], atol=1e-12
-    )
+    np.testing.assert_allclose(wrap_angle(angles), [0, 3, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, np.pi, np.pi, -0.1], atol=1e-12)
 
 
 def _columns(state, action):
@@ -117,9 +115,7 @@ def test_real_columns_follow_the_rule(real):
         steps = slice(start, start + len(state))
         np.testing.assert_array_equal(index.state[steps], state)
         action = index.action[steps]
-        np.testing.assert_allclose(
-            action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7
-        )  # no yaw jump in these episodes
+        np.testing.assert_allclose(action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7)  # no yaw jump in these episodes
         settled = (command[:-1, 6] > 0.95) | (command[:-1, 6] < 0.05)
         np.testing.assert_array_equal(action[:-1, 6][settled], np.round(command[:-1, 6][settled]))
         assert index.observation(start)["prompt"] == episode["steps/language_instruction"].bytes_list.value[0].decode()

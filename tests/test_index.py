@@ -99,9 +99,7 @@ def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation
         ]
     }
     write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split="validation")
-    robot = Embodiment(
-        "mine", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1
-    )
+    robot = Embodiment("mine", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1)
     index = build(tmp_path, own_row("mine", robot))
     np.testing.assert_array_equal(index.state, [[0], [1], [2], [3]])
     assert index.frames("train").tolist() == [] and index.frames("val").tolist() == [1, 2]
@@ -186,9 +184,7 @@ def another_rule(columns):
 
 def test_a_stale_index_is_refused_by_open_and_replaced_by_build(tmp_path):
     write_reach(tmp_path)
-    with pytest.raises(
-        InputError, match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index"
-    ):
+    with pytest.raises(InputError, match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index"):
         open_index(ROW, tmp_path)
     old = build(tmp_path)
     for row, reason in (
@@ -262,9 +258,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_an_index(tmp_path):
 def test_two_processes_may_build_at_once(tmp_path):
     write_reach(tmp_path, (30,) * 40)
     command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3"]
-    builders = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(3)
-    ]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(3)]
     for builder in builders:
         output, _ = builder.communicate(timeout=120)
         assert builder.returncode == 0

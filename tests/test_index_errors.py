@@ -68,9 +68,7 @@ def test_an_image_cut_short(tmp_path):
         episodes = reach_episodes((3,))
         episodes[0]["steps"][step]["observation"]["base"] = whole[:-20]
         write_reach(tmp_path / str(step), episodes=episodes)
-        with pytest.raises(
-            InputError, match=f"record 0.*: step {step}: field steps/observation/base: .* do not decode"
-        ):
+        with pytest.raises(InputError, match=f"record 0.*: step {step}: field steps/observation/base: .* do not decode"):
             act()
 
 
@@ -106,18 +104,12 @@ def test_features_unlike_the_rows(tmp_path):
     refuses(tmp_path / "four", r"field steps/action: expected float32\[3\], found Tensor float32\[4\]")
 
     missing = {name: feature for name, feature in REACH_STEPS.items() if name != "action"}
-    write_reach(
-        tmp_path / "missing", steps=missing, episodes=[{"steps": [{k: v for k, v in step.items() if k != "action"}]}]
-    )
-    refuses(
-        tmp_path / "missing", "expected field steps/action, found steps/language_instruction, steps/observation/base"
-    )
+    write_reach(tmp_path / "missing", steps=missing, episodes=[{"steps": [{k: v for k, v in step.items() if k != "action"}]}])
+    refuses(tmp_path / "missing", "expected field steps/action, found steps/language_instruction, steps/observation/base")
 
     text = dataclasses.replace(ROW, cameras={**ROW.cameras, "base": CameraField("steps/language_instruction")})
     write_reach(tmp_path / "text")
-    refuses(
-        tmp_path / "text", r"field steps/language_instruction: expected a uint8 RGB image, found Text string\[\]", text
-    )
+    refuses(tmp_path / "text", r"field steps/language_instruction: expected a uint8 RGB image, found Text string\[\]", text)
 
 
 def test_dimensions_and_cameras_unlike_the_embodiments(tmp_path):
@@ -133,9 +125,7 @@ def test_dimensions_and_cameras_unlike_the_embodiments(tmp_path):
 
 
 def test_files_that_are_missing_or_wrong(tmp_path):
-    refuses(
-        tmp_path, r"dataset reach_arm3: expected a readable directory .*/reach_arm3, found: No such file or directory"
-    )
+    refuses(tmp_path, r"dataset reach_arm3: expected a readable directory .*/reach_arm3, found: No such file or directory")
     directory = write_reach(tmp_path)
     info = json.loads((directory / "dataset_info.json").read_text())
 
@@ -166,9 +156,7 @@ def test_files_that_are_missing_or_wrong(tmp_path):
 def test_a_dataset_folder_that_cannot_be_written_to(tmp_path):
     directory = write_reach(tmp_path)
     (directory / "pi0_index").write_text("in the way")
-    with pytest.raises(
-        InputError, match=r"cannot write an index to .*/pi0_index \(File exists\); give another index_dir"
-    ):
+    with pytest.raises(InputError, match=r"cannot write an index to .*/pi0_index \(File exists\); give another index_dir"):
         build(tmp_path)
     assert build(tmp_path, index_dir=tmp_path / "indices").steps == 12
 
@@ -177,9 +165,7 @@ def test_a_shard_that_shrank_after_it_was_indexed(tmp_path):
     directory = write_reach(tmp_path)
     index = build(tmp_path)
     next(shard_files(directory)).write_bytes(b"")
-    with pytest.raises(
-        InputError, match="expected [0-9]+ bytes at byte [0-9]+, found 0: the file has changed since it was indexed"
-    ):
+    with pytest.raises(InputError, match="expected [0-9]+ bytes at byte [0-9]+, found 0: the file has changed since it was indexed"):
         index.observation(0)
 
 

@@ -82,11 +82,7 @@ def test_any_position_any_order_any_thread(indices):
     again = mix(indices)
     for position, sample in zip(positions.tolist(), samples, strict=True):
         same = again.sample(position)
-        assert (
-            (sample.dataset, sample.episode, sample.step)
-            == (same.dataset, same.episode, same.step)
-            == frames_of(again, [position])[0]
-        )
+        assert (sample.dataset, sample.episode, sample.step) == (same.dataset, same.episode, same.step) == frames_of(again, [position])[0]
         np.testing.assert_array_equal(sample.actions, same.actions)
         np.testing.assert_array_equal(sample.observation["images"]["base"], same.observation["images"]["base"])
     far = 10**12
@@ -103,12 +99,7 @@ def test_a_sample_is_the_frame_that_it_names(indices):
         steps = np.minimum(sample.step + np.arange(4), 7)
         np.testing.assert_array_equal(sample.actions[:, 1], steps + 0.5)
         assert sample.action_valid.tolist() == (sample.step + np.arange(4) < 8).tolist()
-        assert (
-            np.abs(
-                sample.observation["images"]["base"][0, 0].astype(int) - (10 * sample.episode, 20 * sample.step, 200)
-            ).max()
-            <= 3
-        )
+        assert np.abs(sample.observation["images"]["base"][0, 0].astype(int) - (10 * sample.episode, 20 * sample.step, 200)).max() <= 3
 
 
 def test_seeds_give_different_orders_and_datasets_do_not_depend_on_each_other(indices):
@@ -143,7 +134,5 @@ def test_wrong_datasets(indices, tmp_path):
         mix([], {})
     write_reach(tmp_path, (4,))  # one episode: nothing to hold out
     single = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
-    with pytest.raises(
-        InputError, match="dataset reach_arm3: expected frames to draw in split val, found none in 1 episodes"
-    ):
+    with pytest.raises(InputError, match="dataset reach_arm3: expected frames to draw in split val, found none in 1 episodes"):
         mix([single], {"reach_arm3": 1.0}, split="val")

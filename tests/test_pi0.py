@@ -120,9 +120,7 @@ def test_masked_pixels_and_padded_tokens_change_nothing(model, params, observati
     images["left_wrist_0_rgb"] = images["left_wrist_0_rgb"].at[1].multiply(0.5)  # masked in the second
     tokens = jnp.where(observation.token_mask, observation.tokens, 7)
     other = observation._replace(images=images, tokens=tokens)
-    np.testing.assert_array_equal(
-        velocity(model, params, other, *noisy_actions), velocity(model, params, observation, *noisy_actions)
-    )
+    np.testing.assert_array_equal(velocity(model, params, other, *noisy_actions), velocity(model, params, observation, *noisy_actions))
     noise = noisy_actions[0][:, 0]
     np.testing.assert_array_equal(actions(model, params, other, noise), actions(model, params, observation, noise))
 

@@ -55,11 +55,7 @@ def test_episodes_follow_the_rlds_layout(data_dir):
         steps, metadata = episode["steps"], episode["episode_metadata"]
         last = len(steps) - 1
         assert [step["is_first"] for step in steps] == [i == 0 for i in range(last + 1)]
-        assert (
-            [step["is_last"] for step in steps]
-            == [step["is_terminal"] for step in steps]
-            == [i == last for i in range(last + 1)]
-        )
+        assert [step["is_last"] for step in steps] == [step["is_terminal"] for step in steps] == [i == last for i in range(last + 1)]
         assert steps[-1]["reward"] == 1 and steps[0]["reward"] == 0 and steps[0]["discount"] == 1
         assert metadata["robot"] == b"reach_arm4" and metadata["success"]
         color = metadata["prompt_color"].decode()
@@ -143,9 +139,7 @@ def write_tiny(data_dir, episodes, **options):
 def test_any_features_any_shards(tmp_path):
     folder = write_tiny(tmp_path, map(tiny_episode, range(5)), episodes_per_shard=2, settings={"made": "by hand"})
     assert folder == tmp_path / "tiny" / "0.1.0" and read_settings(folder) == {"made": "by hand"}
-    assert [path.name for path in sorted(folder.glob("*tfrecord*"))] == [
-        f"tiny-train.tfrecord-0000{i}-of-00003" for i in range(3)
-    ]
+    assert [path.name for path in sorted(folder.glob("*tfrecord*"))] == [f"tiny-train.tfrecord-0000{i}-of-00003" for i in range(3)]
     episodes = read(folder, "train")
     assert [episode["episode_metadata"]["number"] for episode in episodes] == list(range(5))
     for number, episode in enumerate(episodes):

@@ -45,9 +45,7 @@ def arm3():
 def python(program, **environ):
     """Runs a program in a fresh interpreter in which no OpenGL is chosen yet."""
     clean = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
-    return subprocess.run(
-        [sys.executable, "-c", program], env={**clean, **environ}, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, "-c", program], env={**clean, **environ}, capture_output=True, text=True, timeout=120)
 
 
 # ---- OpenGL
@@ -149,9 +147,7 @@ def test_every_block_is_where_it_projects_to_in_the_base_camera():
 
 def test_corners_of_the_workspace_are_in_the_base_view():
     with ReachScene("reach_arm3") as scene:
-        ring = np.array(
-            [(r * np.cos(a), r * np.sin(a), z) for r in (0.18, 0.42) for a in (-1, 0, 1) for z in (0, BLOCK_SIDE)]
-        )
+        ring = np.array([(r * np.cos(a), r * np.sin(a), z) for r in (0.18, 0.42) for a in (-1, 0, 1) for z in (0, BLOCK_SIDE)])
         pixels = scene.project(ring)
         assert pixels.min() > 0 and pixels.max() < scene.side
 

@@ -106,10 +106,7 @@ def test_example_equals_the_protobuf_parse():
 def test_lists_that_a_writer_did_not_pack_are_read_too():
     two_floats = b"\x0d\x00\x00\x80\x3f" + b"\x0d\x00\x00\x00\x40"  # field 1 as two 32-bit values: 1.0, 2.0
     two_integers = b"\x08\x05" + b"\x08\xac\x02"  # field 1 as two varints: 5, 300
-    features = b"".join(
-        _entry(name, feature)
-        for name, feature in ((b"f", b"\x12\x0a" + two_floats), (b"i", b"\x1a\x05" + two_integers))
-    )
+    features = b"".join(_entry(name, feature) for name, feature in ((b"f", b"\x12\x0a" + two_floats), (b"i", b"\x1a\x05" + two_integers)))
     found = parse_example(b"\x0a" + bytes([len(features)]) + features, {"f", "i"})
     np.testing.assert_array_equal(found["f"], [1.0, 2.0])
     np.testing.assert_array_equal(found["i"], [5, 300])

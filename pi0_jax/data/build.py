@@ -191,14 +191,10 @@ def _check_images(row: DatasetRow, raw: RawEpisode, camera: str, *, decode: bool
     try:
         sizes = image_sizes(raw.payload, ranges)
         if decode:
-            decode_image(
-                raw.payload[ranges.offsets[0] : ranges.offsets[0] + ranges.lengths[0]], row.cameras[camera].order
-            )
+            decode_image(raw.payload[ranges.offsets[0] : ranges.offsets[0] + ranges.lengths[0]], row.cameras[camera].order)
     except BadImageError as error:
         path = row.cameras[camera].path
-        raise InputError(
-            f"{raw.where}: step {error.number}: field {path}: expected an 8-bit RGB JPEG or PNG, found {error}"
-        ) from error
+        raise InputError(f"{raw.where}: step {error.number}: field {path}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
     return sizes
 
 
@@ -225,9 +221,7 @@ def _held_out(row: DatasetRow, shards: list[Shard]) -> frozenset[tuple[str, int]
 
 
 def _smallest_hashes(name: str, episodes: Iterable[tuple[str, int]], count: int) -> list[tuple[str, int]]:
-    return sorted(episodes, key=lambda e: hashlib.blake2b(f"{name}/{e[0]}/{e[1]}".encode(), digest_size=8).digest())[
-        :count
-    ]
+    return sorted(episodes, key=lambda e: hashlib.blake2b(f"{name}/{e[0]}/{e[1]}".encode(), digest_size=8).digest())[:count]
 
 
 @contextmanager
@@ -237,9 +231,7 @@ def _temporary_sibling(row: DatasetRow, root: Path) -> Iterator[Path]:
         root.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=root))
     except OSError as error:
-        raise InputError(
-            f"dataset {row.name}: cannot write an index to {root} ({error.strerror}); give another index_dir"
-        ) from error
+        raise InputError(f"dataset {row.name}: cannot write an index to {root} ({error.strerror}); give another index_dir") from error
     try:
         for path in root.glob(f"{_BUILDING}*"):
             if _is_abandoned(path):

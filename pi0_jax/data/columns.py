@@ -75,9 +75,7 @@ def open_column(directory: Path, name: str, dtype: str, shape: tuple[int | None,
         column = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a column of an index, found: {error}") from error
-    fits = column.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, column.shape, strict=True)
-    )
+    fits = column.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, column.shape, strict=True))
     if column.dtype != np.dtype(dtype) or not fits:
         raise InputError(f"{path}: expected {dtype}{list(shape)}, found {column.dtype}{list(column.shape)}")
     return column

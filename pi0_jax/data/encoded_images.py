@@ -60,9 +60,7 @@ def _header(payload: bytes, offset: int, length: int, number: int) -> _Header:
         return _jpeg_header(payload, offset, offset + length, number)
     if payload.startswith(_PNG, offset, offset + length):
         return _png_header(payload[offset : offset + length], number)
-    raise BadImageError(
-        number, f"{length} bytes that start with 0x{payload[offset : offset + min(length, 8)].hex() or '-'}"
-    )
+    raise BadImageError(number, f"{length} bytes that start with 0x{payload[offset : offset + min(length, 8)].hex() or '-'}")
 
 
 def _png_header(data: bytes, number: int) -> _Header:

@@ -58,16 +58,11 @@ def dataset_directory(row: DatasetRow, data_dir: str | os.PathLike[str]) -> Path
     try:
         found = sorted(os.listdir(parent))
     except OSError as error:
-        raise InputError(
-            f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}"
-        ) from error
+        raise InputError(f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}") from error
     for version in row.versions:
         if version in found:
             return parent / version
-    raise InputError(
-        f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent},"
-        f" found {', '.join(found) or 'nothing'}"
-    )
+    raise InputError(f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent}, found {', '.join(found) or 'nothing'}")
 
 
 def open_shards(row: DatasetRow, directory: Path) -> list[Shard]:
@@ -79,9 +74,7 @@ def open_shards(row: DatasetRow, directory: Path) -> list[Shard]:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise InputError(
-            f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}"
-        ) from error
+        raise InputError(f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}") from error
     _check_metadata(row, directory)
     try:
         info = tfds.builder_from_directory(directory).info
@@ -93,9 +86,7 @@ def open_shards(row: DatasetRow, directory: Path) -> list[Shard]:
         AttributeError,
     ) as error:  # what TFDS raises for metadata that it cannot use
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}"
-        ) from error
+        raise InputError(f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}") from error
     if info.file_format is None or info.file_format.value != "tfrecord":
         raise InputError(f"dataset {row.name}: {directory}: expected file format tfrecord, found {info.file_format}")
     _check_fields(row, declared)
@@ -121,9 +112,7 @@ def _check_metadata(row: DatasetRow, directory: Path) -> None:
         try:
             json.loads((directory / name).read_bytes())
         except OSError as error:
-            raise InputError(
-                f"dataset {row.name}: expected a readable {directory / name}, found: {error.strerror}"
-            ) from error
+            raise InputError(f"dataset {row.name}: expected a readable {directory / name}, found: {error.strerror}") from error
         except ValueError as error:
             raise InputError(f"dataset {row.name}: expected JSON in {directory / name}, found: {error}") from error
 
@@ -154,9 +143,7 @@ def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
     for path, field in needed.items():
         found = declared[path]
         if found.kind == "Image" or (found.shape, found.dtype) != (field.shape, field.dtype):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}"
-            )
+            raise InputError(f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}")
     for camera in row.cameras.values():
         found = declared[camera.path]
         if found.kind != "Image" or found.dtype != "uint8" or len(found.shape) != 3 or found.shape[2] not in (3, None):
@@ -167,9 +154,7 @@ def _split_shards(row: DatasetRow, split: Any) -> Iterator[Shard]:
     first = 0
     for path, episodes in zip(split.filepaths, split.shard_lengths, strict=True):
         if not os.path.isfile(path):
-            raise InputError(
-                f"dataset {row.name}: split {split.name}: expected the shard file {os.fspath(path)}, found none"
-            )
+            raise InputError(f"dataset {row.name}: split {split.name}: expected the shard file {os.fspath(path)}, found none")
         yield Shard(split.name, Path(os.fspath(path)), episodes, first)
         first += episodes
 
@@ -186,9 +171,7 @@ def _raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
     language = _ranges(features, row.language, where)
     images = {camera: _ranges(features, field.path, where) for camera, field in row.cameras.items()}
     lengths = {path: len(values) for path, values in columns.items() if path.startswith(STEPS)}
-    lengths |= {row.language: len(language.offsets)} | {
-        row.cameras[camera].path: len(ranges.offsets) for camera, ranges in images.items()
-    }
+    lengths |= {row.language: len(language.offsets)} | {row.cameras[camera].path: len(ranges.offsets) for camera, ranges in images.items()}
     steps = _common_length(lengths, where)
     prompt = _prompt(record.payload, language, f"{where}: field {row.language}")
     return RawEpisode(where, number, record.number, steps, columns, images, prompt, record.payload, record.offset)
@@ -224,9 +207,7 @@ def _column(features: Mapping[str, Feature], payload: bytes, path: str, field: R
     try:
         return flat.reshape(*leading, *field.shape)
     except ValueError as error:
-        raise InputError(
-            f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers"
-        ) from error
+        raise InputError(f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers") from error
 
 
 def _common_length(lengths: Mapping[str, int], where: str) -> int:
@@ -241,9 +222,7 @@ def _common_length(lengths: Mapping[str, int], where: str) -> int:
 
 def _prompt(payload: bytes, language: ByteRanges, where: str) -> str:
     """The episode's instruction, which all its steps must share, without surrounding white space."""
-    first, *others = (
-        payload[o : o + n] for o, n in zip(language.offsets.tolist(), language.lengths.tolist(), strict=True)
-    )
+    first, *others = (payload[o : o + n] for o, n in zip(language.offsets.tolist(), language.lengths.tolist(), strict=True))
     for step, other in enumerate(others, start=1):
         if other != first:
             raise InputError(f"{where}: step {step}: expected {first!r} as at the first step, found {other!r}")

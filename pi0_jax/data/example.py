@@ -132,10 +132,7 @@ def _float_part(buffer: bytes, start: int, stop: int) -> np.ndarray:
 
 def _integers(buffer: bytes, position: int, end: int) -> np.ndarray:
     """int64[n]; each field is a packed run of varints or one varint."""
-    parts = [
-        decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start))
-        for _, _, start, stop in _fields(buffer, position, end)
-    ]
+    parts = [decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start)) for _, _, start, stop in _fields(buffer, position, end)]
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
 
 

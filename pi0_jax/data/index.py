@@ -44,9 +44,7 @@ def build_or_open(
     return Index(row, directory, path)
 
 
-def open_index(
-    row: DatasetRow, data_dir: str | os.PathLike[str], index_dir: str | os.PathLike[str] | None = None
-) -> "Index":
+def open_index(row: DatasetRow, data_dir: str | os.PathLike[str], index_dir: str | os.PathLike[str] | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
     directory = dataset_directory(row, data_dir)
     root = _index_root(row, directory, index_dir)
@@ -55,9 +53,7 @@ def open_index(
     if not (path / INDEX_FILE).is_file():
         stale = sorted(root.glob(f"*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
         found = f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}" if stale else "none"
-        raise InputError(
-            f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index"
-        )
+        raise InputError(f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index")
     return Index(row, directory, path)
 
 
@@ -83,9 +79,7 @@ class Index:
         self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
         self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
         # one entry an episode: see EPISODE_COLUMNS
-        self.episodes = {
-            name: open_column(path, f"episode_{name}", dtype, (episodes,)) for name, dtype in EPISODE_COLUMNS.items()
-        }
+        self.episodes = {name: open_column(path, f"episode_{name}", dtype, (episodes,)) for name, dtype in EPISODE_COLUMNS.items()}
         self._frames = {split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS}
         self._image_offset = open_column(path, "image_offset", "int64", (steps, len(cameras)))
         self._image_length = open_column(path, "image_length", "uint32", (steps, len(cameras)))
@@ -160,9 +154,7 @@ class Index:
         """
         episode = int(self.episode_of(np.int64(frame)))
         images = {camera: self._image(frame, episode, camera) for camera in self.cameras}
-        return RawObservation(
-            images=images, state=self.state[frame].copy(), prompt=self._prompt(int(self.episodes["prompt"][episode]))
-        )
+        return RawObservation(images=images, state=self.state[frame].copy(), prompt=self._prompt(int(self.episodes["prompt"][episode])))
 
     def read_encoded(self, frame: int, camera: str) -> bytes:
         """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
@@ -181,9 +173,7 @@ class Index:
         except BadImageError as error:
             path, record = self._shards[self.episodes["shard"][episode]], int(self.episodes["record"][episode])
             where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {raw.path}"
-            raise InputError(
-                f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}"
-            ) from error
+            raise InputError(f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
 
     def _prompt(self, number: int) -> str:
         start = self._prompt_end[number - 1] if number else 0

@@ -41,9 +41,7 @@ class _KeptFrames:
 class Mixture:
     """Samples of one split of several datasets, by position. All methods are thread safe."""
 
-    def __init__(
-        self, indices: Sequence[Index], weights: Mapping[str, float], *, split: str, horizon: int, seed: int
-    ) -> None:
+    def __init__(self, indices: Sequence[Index], weights: Mapping[str, float], *, split: str, horizon: int, seed: int) -> None:
         """`weights`: dataset name -> share of the samples, up to a common factor. Grain keeps a share to 1% of itself.
 
         Raises InputError: no datasets, two of one name, a weight for no dataset or none for one, a weight not
@@ -88,9 +86,7 @@ def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
         if names.count(name) > 1:
             raise InputError(f"mixture: expected datasets of different names, found {name} {names.count(name)} times")
         if name not in weights:
-            raise InputError(
-                f"mixture: expected a weight for dataset {name}, found weights for {', '.join(weights) or 'none'}"
-            )
+            raise InputError(f"mixture: expected a weight for dataset {name}, found weights for {', '.join(weights) or 'none'}")
     for name, weight in weights.items():
         if name not in names:
             raise InputError(f"mixture: weight of {name}: expected one of the datasets {', '.join(names)}")
@@ -101,14 +97,10 @@ def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
 def _order(indices: Sequence[Index], shares: Mapping[str, float], split: str, seed: int) -> grain.MapDataset:
     """position -> (dataset, frame)."""
     datasets = [
-        grain.MapDataset.source(_KeptFrames(number, index.frames(split)))
-        .shuffle(seed=_dataset_seed(seed, index.name))
-        .repeat()
+        grain.MapDataset.source(_KeptFrames(number, index.frames(split))).shuffle(seed=_dataset_seed(seed, index.name)).repeat()
         for number, index in enumerate(indices)
     ]
-    smallest = min(
-        shares.values()
-    )  # Grain makes whole numbers of weights, 100 for the smallest: 1.0 keeps that one exact
+    smallest = min(shares.values())  # Grain makes whole numbers of weights, 100 for the smallest: 1.0 keeps that one exact
     return grain.MapDataset.mix(datasets, [shares[index.name] / smallest for index in indices])
 
 

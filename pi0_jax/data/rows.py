@@ -79,8 +79,7 @@ class DatasetRow:
         for camera, raw in self.cameras.items():
             if raw.order not in ("RGB", "BGR") or not raw.path.startswith(STEPS):
                 raise InputError(
-                    f"dataset row {self.name}: camera {camera}: expected a field of the steps in RGB or BGR order,"
-                    f" found {raw}"
+                    f"dataset row {self.name}: camera {camera}: expected a field of the steps in RGB or BGR order, found {raw}"
                 )
         if not 0 <= self.held_out < 1:
             raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
@@ -107,9 +106,7 @@ def _source_hash(row: DatasetRow) -> str:
     try:
         source = "\n".join(_sources(row.standardise, []))
     except OSError as error:
-        raise InputError(
-            f"dataset row {row.name}: expected a rule defined in a file, found {row.standardise!r}"
-        ) from error
+        raise InputError(f"dataset row {row.name}: expected a rule defined in a file, found {row.standardise!r}") from error
     return hashlib.sha256(source.encode()).hexdigest()
 
 

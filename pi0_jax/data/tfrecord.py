@@ -63,9 +63,7 @@ def _read_record(file: BinaryIO, where: str, remaining: int) -> bytes:
         raise InputError(f"{where}: truncated: expected {expected} bytes, found {remaining}")
     payload, footer = file.read(length), file.read(_FOOTER.size)
     if len(payload) + len(footer) < length + _FOOTER.size:
-        raise InputError(
-            f"{where}: truncated while it was read: expected {length} bytes of payload, found {len(payload)}"
-        )
+        raise InputError(f"{where}: truncated while it was read: expected {length} bytes of payload, found {len(payload)}")
     _check_crc(payload, _FOOTER.unpack(footer)[0], f"{where}: corrupted payload")
     return payload
 

@@ -147,9 +147,7 @@ def _with_jpegs(feature: Any, value: Any) -> Any:
     """`value` with the arrays of image features encoded, so that every image is compressed by one function."""
     if isinstance(feature, ImageFeature) and isinstance(value, np.ndarray):
         if value.shape[:2] != (feature.height, feature.width):
-            raise InputError(
-                f"image: expected uint8[{feature.height}, {feature.width}, 3], found {value.dtype}{list(value.shape)}"
-            )
+            raise InputError(f"image: expected uint8[{feature.height}, {feature.width}, 3], found {value.dtype}{list(value.shape)}")
         return encode_jpeg(value)
     if isinstance(feature, Mapping):
         return {name: _with_jpegs(feature[name], child) for name, child in value.items()}
@@ -163,18 +161,14 @@ def _write_split(folder: Path, name: str, split: str, records: Iterable[bytes], 
     shards, size = _write_shards(folder, split, records, per_shard)
     if not shards:
         raise InputError(f"dataset {name}: split {split!r} has no episode")
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord"
-    )
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord")
     for i, (shard, _) in enumerate(shards):
         os.rename(shard, template.sharded_filepath(shard_index=i, num_shards=len(shards)))
     lengths = [length for _, length in shards]
     return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
 
 
-def _write_shards(
-    folder: Path, split: str, records: Iterable[bytes], per_shard: int
-) -> tuple[Sequence[tuple[Path, int]], int]:
+def _write_shards(folder: Path, split: str, records: Iterable[bytes], per_shard: int) -> tuple[Sequence[tuple[Path, int]], int]:
     """Writes files of at most `per_shard` records: (file, number of records) of each, and the records' bytes together.
 
     The number of shards, a part of their names, is known at the end, so these are not their last names.
@@ -197,9 +191,7 @@ def _write_shards(
     return shards, size
 
 
-def _write_info(
-    folder: Path, name: str, version: str, features: Any, splits: Sequence[Any], settings: Mapping[str, Any]
-) -> None:
+def _write_info(folder: Path, name: str, version: str, features: Any, splits: Sequence[Any], settings: Mapping[str, Any]) -> None:
     import tensorflow_datasets as tfds
 
     identity = tfds.core.dataset_info.DatasetIdentity(

@@ -102,10 +102,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 
 def mlp(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
     """GELU-gated MLP: [B, T, D] -> [B, T, D]."""
-    gate_and_up = params["gating_einsum"].astype(x.dtype)  # [2, D, F]
-    gate = jax.nn.gelu(jnp.einsum("BTD,DF->BTF", x, gate_and_up[0]), approximate=True)
-    up = jnp.einsum("BTD,DF->BTF", x, gate_and_up[1])
-    return jnp.einsum("BTF,FD->BTD", gate * up, params["linear"].astype(x.dtype))
+    gate_up = layers.dense(x, params["gating_einsum"].transpose(1, 0, 2))  # [B, T, 2, F]
+    return layers.dense(jax.nn.gelu(gate_up[:, :, 0], approximate=True) * gate_up[:, :, 1], params["linear"])
 
 
 def layer(
@@ -138,14 +136,15 @@ def layer(
     readers = [i for i in present if read[i]]
 
     normed = {i: rms_norm(xs[i], params[suffixed("pre_attention_norm", i)]["scale"]) for i in present}
-    new_kv = [jnp.einsum("BTD,CKDH->CBTKH", x, attn[suffixed("kv_einsum", i)]["w"].astype(x.dtype)) for i, x in normed.items()]
-    k, v = jnp.concatenate(new_kv, axis=2)  # C = 2: keys and values; each [B, sum T_i, K, H]
-    new = KVCache(rope(k, positions), v)
+    # Weights [2, K, D, H]: keys and values.
+    kv = [layers.dense(x, attn[suffixed("kv_einsum", i)]["w"].transpose(2, 0, 1, 3)) for i, x in normed.items()]
+    kv = jnp.concatenate(kv, axis=1)  # [B, sum T_i, 2, K, H]
+    new = KVCache(rope(kv[:, :, 0], positions), kv[:, :, 1])
     if not readers:
         return tuple(None for _ in xs), new
 
     keys, values = new if cache is None else (jnp.concatenate(pair, axis=1) for pair in zip(cache, new, strict=True))
-    queries = [jnp.einsum("BTD,NDH->BTNH", normed[i], attn[suffixed("q_einsum", i)]["w"].astype(normed[i].dtype)) for i in readers]
+    queries = [layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2)) for i in readers]  # [B, T_i, N, H]
     rows = [slice(*ends[i]) for i in readers]
     q = rope(jnp.concatenate(queries, axis=1), jnp.concatenate([positions[:, r] for r in rows], axis=1))
     q = constrain(q * q.shape[-1] ** -0.5, ("batch", "tokens", "heads", None))
@@ -155,8 +154,7 @@ def layer(
     start = 0
     for i in readers:
         x, end = xs[i], start + xs[i].shape[1]
-        w = attn[suffixed("attn_vec_einsum", i)]["w"].astype(x.dtype)
-        x = x + jnp.einsum("BTNH,NHD->BTD", mixed[:, start:end], w)
+        x = x + layers.dense(mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2)
         x = x + mlp(params[suffixed("mlp", i)], rms_norm(x, params[suffixed("pre_ffw_norm", i)]["scale"]))
         ys[i] = constrain(x, ("batch", "tokens", "embed"))
         start = end
@@ -188,7 +186,9 @@ class Gemma(nn.Module):
         cache: KVCache | None = None,
         read: Sequence[bool],
     ) -> tuple[list[jax.Array | None], KVCache]:
-        """Runs the streams through all layers; see `layer` for the arguments. An expert that is not read stops at the last layer's keys and values.
+        """Runs the streams through all layers; see `layer` for the arguments.
+
+        An expert that is not read stops at the last layer's keys and values.
 
         Returns:
             For each read expert its normalised output [B, T_i, D_i] (None otherwise), and the keys and values of all new tokens.

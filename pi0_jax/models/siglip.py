@@ -104,22 +104,20 @@ def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
 def attention(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     """Every patch attends to every patch: [B, P, D] -> [B, P, D]."""
     q, k, v = (
-        jnp.einsum("BPD,DNH->BPNH", x, params[name]["kernel"].astype(x.dtype)) + params[name]["bias"].astype(x.dtype)
-        for name in ("query", "key", "value")
+        layers.dense(x, params[name]["kernel"]) + params[name]["bias"].astype(x.dtype) for name in ("query", "key", "value")
     )  # [B, P, N, H]
     q = q * (q.shape[-1] ** -0.5)
     logits = jnp.einsum("BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32)  # Q: patches as keys
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     mixed = jnp.einsum("BNPQ,BQNH->BPNH", weights, v)
-    return jnp.einsum("BPNH,NHD->BPD", mixed, params["out"]["kernel"].astype(x.dtype)) + params["out"]["bias"].astype(x.dtype)
+    return layers.dense(mixed, params["out"]["kernel"], contract=2) + params["out"]["bias"].astype(x.dtype)
 
 
 def mlp(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     """[B, P, D] -> [B, P, D] through a tanh-approximated GELU of width F."""
     first, second = params["Dense_0"], params["Dense_1"]
-    hidden = jnp.einsum("BPD,DF->BPF", x, first["kernel"].astype(x.dtype)) + first["bias"].astype(x.dtype)
-    hidden = jax.nn.gelu(hidden, approximate=True)
-    return jnp.einsum("BPF,FD->BPD", hidden, second["kernel"].astype(x.dtype)) + second["bias"].astype(x.dtype)
+    hidden = jax.nn.gelu(layers.dense(x, first["kernel"]) + first["bias"].astype(x.dtype), approximate=True)  # [B, P, F]
+    return layers.dense(hidden, second["kernel"]) + second["bias"].astype(x.dtype)
 
 
 def encoder_block(x: jax.Array, params: Mapping[str, Any], *, constrain: layers.Constrain) -> tuple[jax.Array, None]:
@@ -149,7 +147,7 @@ class SigLIP(nn.Module):
         x = images.astype(self.dtype).reshape(batch, side, patch, side, patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, patch * patch * 3)
         kernel = params["embedding"]["kernel"].reshape(-1, config.width)
-        x = x @ kernel.astype(self.dtype) + params["embedding"]["bias"].astype(self.dtype)
+        x = layers.dense(x, kernel) + params["embedding"]["bias"].astype(self.dtype)
         x = x + params["pos_embedding"].astype(self.dtype)  # [B, P, D]
         x = self.constrain(x, ("batch", "patches", "vision_embed"))
 
@@ -157,4 +155,4 @@ class SigLIP(nn.Module):
         x, _ = layers.run(block, x, params["Transformer"]["encoderblock"], last=block, scan=self.scan_layers)
         x = layer_norm(params["Transformer"]["encoder_norm"], x)
         head = params["head"]
-        return jnp.einsum("BPD,DO->BPO", x, head["kernel"].astype(x.dtype)) + head["bias"].astype(x.dtype)
+        return layers.dense(x, head["kernel"]) + head["bias"].astype(x.dtype)

@@ -93,18 +93,12 @@ def write_reach_data(
     Raises:
         InputError: a dataset is there already that was made with other settings; nothing is written then.
     """
-    _check_positive(
-        episodes=episodes, val_episodes=val_episodes, heldout_episodes=heldout_episodes, workers=workers, side=side
-    )
+    _check_positive(episodes=episodes, val_episodes=val_episodes, heldout_episodes=heldout_episodes, workers=workers, side=side)
     train = {**dict.fromkeys(ROBOTS, episodes), HELD_OUT_ROBOT: heldout_episodes}
     settings = {
-        robot: {"revision": _REVISION, "train": count, "val": val_episodes, "seed": seed, "side": side}
-        for robot, count in train.items()
+        robot: {"revision": _REVISION, "train": count, "val": val_episodes, "seed": seed, "side": side} for robot, count in train.items()
     }
-    missing = {
-        Path(data_dir) / robot / VERSION: _is_missing(Path(data_dir) / robot / VERSION, settings[robot])
-        for robot in settings
-    }
+    missing = {Path(data_dir) / robot / VERSION: _is_missing(Path(data_dir) / robot / VERSION, settings[robot]) for robot in settings}
     if any(missing.values()):
         # Spawned, since a forked child would inherit locks of TensorFlow's threads.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -162,10 +156,7 @@ def _counted(episodes: Iterator[dict[str, Any]], bar: tqdm.tqdm) -> Iterator[dic
 def _is_missing(folder: Path, settings: Mapping[str, int]) -> bool:
     found = read_settings(folder)
     if found is not None and found != settings:
-        raise InputError(
-            f"{folder}: was made with other settings; expected {settings}, found {found};"
-            " choose another folder or delete it"
-        )
+        raise InputError(f"{folder}: was made with other settings; expected {settings}, found {found}; choose another folder or delete it")
     return found is None
 
 

@@ -60,9 +60,7 @@ def evaluate(
             )  # fmt: skip
         rows += count(case, result.episodes)
         for recording in result.recordings:
-            save_gif(
-                directory / "rollouts" / f"{case.robot}-{case.condition}-{recording.result.episode}.gif", recording
-            )
+            save_gif(directory / "rollouts" / f"{case.robot}-{case.condition}-{recording.result.episode}.gif", recording)
     return rows
 
 

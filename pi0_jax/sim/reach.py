@@ -26,7 +26,7 @@ PHRASINGS = (
     "move to the {color} cube",
     "touch the {color} cube",
     "point at the {color} block",
-    "move the arm over the {color} cube",
+    "point to the {color} cube",
 )
 
 CONTROL_SECONDS = 0.1  # one tick
@@ -63,9 +63,7 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
     def __init__(self, robot: str, *, side: int = 64, scene: ReachScene | None = None) -> None:
         self.scene = ReachScene(robot, side=side) if scene is None else scene
         if (self.scene.arm.name, self.scene.side) != (robot, side):
-            raise ValueError(
-                f"scene is of {self.scene.arm.name}, side {self.scene.side}; expected {robot}, side {side}"
-            )
+            raise ValueError(f"scene is of {self.scene.arm.name}, side {self.scene.side}; expected {robot}, side {side}")
         self._owns_scene = scene is None
         self._data = self.scene.new_data()
         self.robot = robot
@@ -85,9 +83,7 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
             }
         )
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[RawObservation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[RawObservation, dict[str, Any]]:
         """A new episode, observed; see `begin`."""
         info = self.begin(seed=seed, options=options)
         return self.observe(), info
@@ -180,14 +176,10 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
         action = np.asarray(action)
         expected = self.action_space.shape
         if action.shape != expected or not np.issubdtype(action.dtype, np.number):
-            raise InputError(
-                f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}"
-            )
+            raise InputError(f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}")
         bad = np.flatnonzero(~np.isfinite(action))
         if bad.size:
-            raise InputError(
-                f"{self.robot}: action: joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}"
-            )
+            raise InputError(f"{self.robot}: action: joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}")
         return action.astype(np.float64)
 
 
@@ -196,9 +188,7 @@ def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
     while True:
         distance = rng.uniform(*_BLOCK_DISTANCE, len(COLORS))
         bearing = rng.uniform(-_BLOCK_BEARING, _BLOCK_BEARING, len(COLORS))
-        centres = np.stack(
-            [distance * np.cos(bearing), distance * np.sin(bearing), np.full(len(COLORS), BLOCK_SIDE / 2)], axis=1
-        )
+        centres = np.stack([distance * np.cos(bearing), distance * np.sin(bearing), np.full(len(COLORS), BLOCK_SIDE / 2)], axis=1)
         if all(math.dist(centres[i], centres[j]) >= _BLOCK_GAP for i in range(len(COLORS)) for j in range(i)):
             return centres
 
@@ -213,9 +203,7 @@ def _instruction(color: str, phrasing: str, options: Mapping[str, Any]) -> tuple
     elif "prompt" in options:
         named = [name for name in COLORS if name in options["prompt"].lower().split()]
         if len(named) != 1:
-            raise InputError(
-                f"reset option prompt: expected text that names one of {', '.join(COLORS)}, found {options['prompt']!r}"
-            )
+            raise InputError(f"reset option prompt: expected text that names one of {', '.join(COLORS)}, found {options['prompt']!r}")
         color = named[0]
     if color not in COLORS:
         raise InputError(f"reset option prompt_color: expected one of {', '.join(COLORS)}, found {color!r}")

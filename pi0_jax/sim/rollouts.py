@@ -183,9 +183,7 @@ def _tasks(env: ReachEnv, episodes: int, seed: int, *, shuffled: bool) -> list[_
     return [_Task(i, seeds[i], own[order[i]][1], own[i][0]) for i in range(episodes)]
 
 
-def _fill(
-    running: Sequence[_Running | None], envs: Sequence[ReachEnv], waiting: Iterator[_Task]
-) -> list[_Running | None]:
+def _fill(running: Sequence[_Running | None], envs: Sequence[ReachEnv], waiting: Iterator[_Task]) -> list[_Running | None]:
     """The slots with episodes that still run, and in the others the next ones that wait."""
     filled: list[_Running | None] = []
     for slot, env in zip(running, envs, strict=True):
@@ -201,25 +199,19 @@ def _ask(act: Act, active: Sequence[_Running], rows: int, execute_steps: int) ->
     observations = [slot.env.observe() for slot in active]
     seeds = [slot.noise_seed() for slot in active]
     missing = rows - len(active)
-    chunks = np.asarray(
-        act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32))
-    )
+    chunks = np.asarray(act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32)))
     _check_shape(chunks, rows, execute_steps, active[0].env.action_space.shape[0])
     chunks = chunks[: len(active)]
     bad = np.argwhere(~np.isfinite(chunks))
     if bad.size:
         row, step, joint = bad[0]
         where = f"episode {active[row].task.episode}, tick {active[row].ticks}, chunk step {step}, joint_{joint}"
-        raise InputError(
-            f"policy's actions: {where}: expected a finite target in rad, found {chunks[row, step, joint]}"
-        )
+        raise InputError(f"policy's actions: {where}: expected a finite target in rad, found {chunks[row, step, joint]}")
     return chunks.astype(np.float32)
 
 
 def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, joints: int) -> None:
-    right = (
-        chunks.ndim == 3 and chunks.shape[0] == rows and chunks.shape[1] >= execute_steps and chunks.shape[2] == joints
-    )
+    right = chunks.ndim == 3 and chunks.shape[0] == rows and chunks.shape[1] >= execute_steps and chunks.shape[2] == joints
     if not right or not np.issubdtype(chunks.dtype, np.floating):
         expected = f"float[{rows}, H >= {execute_steps}, {joints}]"
         raise InputError(f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}")

@@ -26,7 +26,7 @@ with gl.importing_mujoco():
 
 COLORS = ("red", "green", "blue")
 CAMERAS = ("base", "wrist")
-BLOCK_SIDE = 0.04  # m
+BLOCK_SIDE = 0.05  # m
 PHYSICS_SECONDS = 0.005  # one step of the integrator
 
 _RGB = {"red": (0.9, 0.05, 0.05), "green": (0.05, 0.8, 0.1), "blue": (0.05, 0.15, 0.95)}
@@ -67,8 +67,8 @@ def mjcf(arm: Arm, side: int) -> str:
     <map znear="0.01"/>
   </visual>
   <worldbody>
-    <geom name="table" type="plane" size="10 10 0.1" rgba="0.72 0.68 0.60 1"/>
-    <camera name="base" pos="0.83 0 0.96" xyaxes="0 1 0 -0.832 0 0.555" fovy="36.5"/>
+    <geom name="table" type="plane" size="10 10 0.1" rgba="0.50 0.50 0.48 1"/>
+    <camera name="base" pos="0.538 0 1.141" xyaxes="0 1 0 -0.966 0 0.259" fovy="36.5"/>
     <geom type="cylinder" fromto="0 0 0 0 0 {arm.base_height}" size="0.035" rgba="{_numbers(arm.joint_rgb)} 1"/>
 {_links(arm)}{blocks}
   </worldbody>
@@ -146,9 +146,7 @@ class ReachScene:
         """Runs the physics with the position actuators at `targets` (rad, clipped to the joints' limits)."""
         data.ctrl[:] = targets
         mujoco.mj_step(self.model, data, nstep=round(seconds / PHYSICS_SECONDS))
-        mujoco.mj_kinematics(
-            self.model, data
-        )  # the step leaves positions in space one integrator step behind the joints
+        mujoco.mj_kinematics(self.model, data)  # the step leaves positions in space one integrator step behind the joints
         mujoco.mj_camlight(self.model, data)
 
     def fingertip(self, data: mujoco.MjData) -> np.ndarray:
@@ -172,9 +170,7 @@ class ReachScene:
         rotation = self._scratch.cam_xmat[camera.id].reshape(3, 3)
         x, y, z = np.moveaxis((points - self._scratch.cam_xpos[camera.id]) @ rotation, -1, 0)
         focal = self.side / 2 / np.tan(np.deg2rad(self.model.cam_fovy[camera.id]) / 2)  # pixels
-        return np.stack(
-            [self.side / 2 - focal * x / z, self.side / 2 + focal * y / z], -1
-        )  # a camera looks along its -z
+        return np.stack([self.side / 2 - focal * x / z, self.side / 2 + focal * y / z], -1)  # a camera looks along its -z
 
     def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """What the camera "base" or "wrist" sees: uint8[side, side, 3], RGB. InputError where there is no OpenGL."""
@@ -193,9 +189,7 @@ class ReachScene:
             return mujoco.Renderer(self.model, self.side, self.side)
         except (ImportError, RuntimeError, mujoco.FatalError) as error:
             found = os.environ.get("MUJOCO_GL", "not set")
-            raise InputError(
-                f"OpenGL does not start (MUJOCO_GL: {found}; egl and osmesa render off-screen): {error}"
-            ) from error
+            raise InputError(f"OpenGL does not start (MUJOCO_GL: {found}; egl and osmesa render off-screen): {error}") from error
 
     def close(self) -> None:
         """Frees the renderer now. One that is collected late can spoil another, whose context is then current."""

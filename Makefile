@@ -1,0 +1,30 @@
+# make demo   makes data, trains, evaluates in a simulator, writes a report: see README.md
+# make test   installs what the tests need and runs them
+PYTHON ?= python3
+VENV ?= .venv/$(notdir $(PYTHON))
+RUN ?= runs/reach
+SEED ?= 0
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+PY := $(VENV)/bin/python
+
+.PHONY: demo test install gl
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+gl: install
+	launch/install_gl.sh $(PY)
+
+test: gl
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+demo: gl
+	$(PY) -m launch.make_reach_data --data_dir=$(RUN)/data --seed=$(SEED)
+	$(PY) -m launch.train --config=configs/reach.py --config.seed=$(SEED) --config.data_dir=$(RUN)/data --workdir=$(RUN)/train
+	$(PY) -m launch.evaluate --checkpoint=$(RUN)/train --seed=$(SEED) --conditions=right,shuffled,untrained --output=$(RUN)/evaluation
+	$(PY) -m launch.report --workdir=$(RUN)/train --evaluation=$(RUN)/evaluation --output=$(RUN)/report

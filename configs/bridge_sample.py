@@ -1,0 +1,57 @@
+"""A few hundred steps on a sample of Bridge V2 (25 real episodes, 64x64): shows that real data train, not a useful policy."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0
+
+    # Data: Octo's test sample of Bridge V2 in RLDS; its two splits hold the same episodes, so held-out errors say nothing about new scenes.
+    c.data_dir = "data"  # holds bridge_dataset/1.0.0, as in the tests of github.com/octo-models/octo
+    c.index_dir = "runs/bridge/index"  # the data may be read-only
+    c.datasets = ("bridge_dataset",)
+    c.weights = (1.0,)
+    c.statistics_only = ()
+    c.normalization = "zscore"
+    c.augment = True  # 95% crop, rotation within 5 degrees, colours
+    c.loader_threads = 2
+    c.prefetch_batches = 8
+
+    # Model: 64x64 images, one camera.
+    c.variant = "nano"
+    c.action_dim = 8
+    c.horizon = 10  # two seconds
+    c.max_tokens = 32
+    c.tokenizer = "small"
+    c.dtype = "float32"  # faster than bfloat16 on CPUs
+    c.scan_layers = False
+    c.remat = "none"
+
+    # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
+    c.draws = 4
+    c.loss_dims = "padded"
+    c.mask_past_end = False
+    c.sampling_steps = 10
+
+    # Optimizer.
+    c.batch_size = 64
+    c.steps = 400
+    c.learning_rate = 2e-3
+    c.end_learning_rate = 0.0
+    c.warmup_steps = 50
+    c.b1 = 0.9
+    c.b2 = 0.95
+    c.eps = 1e-8
+    c.weight_decay = 1e-10
+    c.clip_norm = 1.0
+    c.ema_decay = 0.99
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+
+    # Loop.
+    c.log_every = 10
+    c.validate_every = 100
+    c.validation_frames = 64
+    c.save_every = 200
+    c.keep_checkpoints = 2
+    return c

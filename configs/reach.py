@@ -1,0 +1,57 @@
+"""Learns to reach the named block with two arms, from real RLDS files, on a laptop CPU. Make the data with launch.make_reach_data."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0
+
+    # Data: one TFDS dataset per arm, mixed evenly. The third arm is never trained on; its statistics let the policy try it.
+    c.data_dir = "runs/reach/data"
+    c.index_dir = ""  # the sidecar index lies beside each dataset
+    c.datasets = ("reach_arm3", "reach_arm4")
+    c.weights = (1.0, 1.0)
+    c.statistics_only = ("reach_arm5",)
+    c.normalization = "zscore"
+    c.augment = False  # moving the image by 2 pixels would move the block by 3 cm
+    c.loader_threads = 2
+    c.prefetch_batches = 8
+
+    # Model: 64x64 images, two cameras.
+    c.variant = "nano"
+    c.action_dim = 8
+    c.horizon = 10  # one second
+    c.max_tokens = 16
+    c.tokenizer = "small"
+    c.dtype = "float32"  # faster than bfloat16 on CPUs
+    c.scan_layers = False
+    c.remat = "none"
+
+    # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
+    c.draws = 4
+    c.loss_dims = "padded"
+    c.mask_past_end = False
+    c.sampling_steps = 10
+
+    # Optimizer.
+    c.batch_size = 64
+    c.steps = 2500
+    c.learning_rate = 2e-3
+    c.end_learning_rate = 0.0
+    c.warmup_steps = 150
+    c.b1 = 0.9
+    c.b2 = 0.95
+    c.eps = 1e-8
+    c.weight_decay = 1e-10
+    c.clip_norm = 1.0
+    c.ema_decay = 0.995
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+
+    # Loop.
+    c.log_every = 10
+    c.validate_every = 500
+    c.validation_frames = 128
+    c.save_every = 500
+    c.keep_checkpoints = 2
+    return c

@@ -1,0 +1,159 @@
+"""The typed schema of a run: what a file in configs/ must say, no more and no less."""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.preprocess import Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    seed: int
+    # Data.
+    data_dir: str  # holds one folder per TFDS dataset
+    index_dir: str  # where sidecar indices go; empty: beside each dataset
+    datasets: tuple[str, ...]
+    weights: tuple[float, ...]  # shares of the mixture, in proportion; one per dataset
+    statistics_only: tuple[str, ...]  # never trained on; their statistics travel with the checkpoint, for robots that are held out
+    normalization: Literal["zscore", "quantile"]
+    augment: bool
+    loader_threads: int
+    prefetch_batches: int
+    # Model.
+    variant: str
+    action_dim: int
+    horizon: int
+    max_tokens: int
+    tokenizer: str  # path or URL of a SentencePiece model; "small": the one that ships
+    dtype: Literal["float32", "bfloat16"]
+    scan_layers: bool
+    remat: Literal["none", "dots", "full"]
+    # Flow matching.
+    draws: int  # noise and time draws per observation, sharing one prefix pass
+    loss_dims: Literal["padded", "real"]
+    mask_past_end: bool
+    sampling_steps: int
+    # Optimizer.
+    batch_size: int
+    steps: int
+    learning_rate: float
+    end_learning_rate: float
+    warmup_steps: int
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+    ema_decay: float
+    mesh: MeshConfig
+    # Loop.
+    log_every: int
+    validate_every: int
+    validation_frames: int
+    save_every: int
+    keep_checkpoints: int
+
+
+# Fields that may differ between the run that wrote a checkpoint and the one that resumes it: they change no number (the mesh: to rounding).
+FREE_FIELDS = frozenset(
+    "data_dir index_dir loader_threads prefetch_batches mesh log_every validate_every save_every keep_checkpoints".split()
+)
+
+
+def from_mapping(config: Mapping[str, Any]) -> RunConfig:
+    """Checks names, types and values; InputError names the field."""
+    run = _typed(RunConfig, config, "config")
+    _check(run)
+    return run
+
+
+def to_json(run: RunConfig) -> dict[str, Any]:
+    return dataclasses.asdict(run)
+
+
+def model_config(run: RunConfig) -> Pi0Config:
+    if run.variant not in VARIANTS:
+        raise InputError(f"config.variant {run.variant!r} is unknown; the variants are {', '.join(VARIANTS)}")
+    return dataclasses.replace(VARIANTS[run.variant], action_dim=run.action_dim, horizon=run.horizon, max_tokens=run.max_tokens)
+
+
+def layout(run: RunConfig, slots: tuple[str, ...]) -> Layout:
+    return Layout(slots, model_config(run).vision.image_size, run.action_dim, run.max_tokens, run.normalization)
+
+
+def differing_fields(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """One "field: ours, theirs" for each field that decides a run's numbers and differs."""
+    mine, stored = to_json(ours), to_json(theirs)
+    return [
+        f"{name}: {mine[name]!r} now, {stored[name]!r} in the checkpoint"
+        for name in mine
+        if name not in FREE_FIELDS and mine[name] != stored[name]
+    ]
+
+
+def _typed(schema: type, values: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name: field.type for field in dataclasses.fields(schema)}
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} is {values!r}; expected fields {', '.join(fields)}")
+    for name in values:
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            raise InputError(f"{where}.{name} is unknown" + (f"; did you mean {close[0]}?" if close else ""))
+    missing = [name for name in fields if name not in values]
+    if missing:
+        raise InputError(f"{where} lacks {', '.join(missing)}")
+    return schema(**{name: _cast(kind, values[name], f"{where}.{name}") for name, kind in fields.items()})
+
+
+def _cast(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _typed(kind, value, where)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise InputError(f"{where} is {value!r}; expected one of {', '.join(typing.get_args(kind))}")
+        return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where} is {value!r}; expected a tuple")
+        return tuple(_cast(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InputError(f"{where} is {value!r}; expected {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"{where} is {value!r}; expected a finite number")
+    return value
+
+
+def _check(run: RunConfig) -> None:
+    positive = ("loader_threads prefetch_batches action_dim horizon max_tokens draws sampling_steps batch_size steps learning_rate "
+                "eps clip_norm log_every validate_every validation_frames save_every keep_checkpoints").split()  # fmt: skip
+    for name, value in to_json(run).items():
+        if name in positive and value <= 0:
+            raise InputError(f"config.{name} is {value}; expected a positive number")
+        if name in ("end_learning_rate", "weight_decay") and value < 0:
+            raise InputError(f"config.{name} is {value}; expected a number of at least 0")
+        if name in ("b1", "b2", "ema_decay") and not 0 <= value < 1:
+            raise InputError(f"config.{name} is {value}; expected a number in [0, 1)")
+    if not run.datasets:
+        raise InputError("config.datasets is empty")
+    if len(run.weights) != len(run.datasets):
+        raise InputError(f"config.weights has {len(run.weights)} entries for {len(run.datasets)} datasets")
+    if min(run.weights) <= 0:
+        raise InputError(f"config.weights is {run.weights}; expected positive numbers")
+    if not 0 <= run.warmup_steps < run.steps:
+        raise InputError(f"config.warmup_steps is {run.warmup_steps}; expected at least 0 and less than steps ({run.steps})")
+    model_config(run)

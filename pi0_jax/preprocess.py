@@ -1,0 +1,190 @@
+"""From a raw observation to the model and back: the two halves that training and the policy share.
+
+host    RawObservations, in robot units -> RawBatch, in model units: checked, tokenised, normalised, padded, placed on canvases
+device  RawBatch -> Observation: resized, scaled, in training augmented (jitted)
+back    model units -> robot units
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from pi0_jax import images, normalize
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.observation import CAMERA_SLOTS, ActionBatch, Observation, RawBatch, RawObservation, Sample
+from pi0_jax.tokenizer import Tokenizer
+
+WRIST_SLOTS = ("left_wrist_0_rgb", "right_wrist_0_rgb")
+
+
+class Robot(NamedTuple):
+    """What host preprocessing needs to know of the robot behind an observation."""
+
+    embodiment: Embodiment
+    statistics: normalize.Statistics
+
+
+class Layout(NamedTuple):
+    """What the model wants of every batch; static."""
+
+    slots: tuple[str, ...]  # camera slots to fill; a robot without one gets it masked
+    image_size: int
+    action_dim: int
+    max_tokens: int
+    normalization: normalize.Mode
+
+
+def host(
+    observations: Sequence[RawObservation],
+    robots: Sequence[Robot],
+    layout: Layout,
+    tokenizer: Tokenizer,
+    canvas: tuple[int, int] | None = None,
+) -> RawBatch:
+    """Observations in robot units, one per robot -> one RawBatch.
+
+    Args:
+        canvas: height and width of every slot's canvas; None takes the smallest that holds these images.
+
+    Raises:
+        InputError naming the field: no observations, a camera missing or not declared, an image that is not uint8 RGB, a state of another
+        size or not finite, a prompt over the token limit.
+    """
+    batch = len(observations)
+    if not batch:
+        raise InputError("no observations: expected at least one")
+    for row, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
+        _check(observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})")
+    if canvas is None:
+        canvas = canvas_for([image.shape[:2] for observation in observations for image in observation["images"].values()])
+    pixels, sizes, masks = {}, {}, {}
+    for slot in layout.slots:
+        pixels[slot] = np.zeros((batch, *canvas, 3), np.uint8)
+        sizes[slot] = np.ones((batch, 2), np.int32)
+        masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
+        for i in np.flatnonzero(masks[slot]):
+            image = fit(observations[i]["images"][robots[i].embodiment.cameras[slot]], canvas)
+            sizes[slot][i] = image.shape[:2]
+            pixels[slot][i, : image.shape[0], : image.shape[1]] = image
+    tokens, token_mask = zip(*(tokenizer.encode(o["prompt"], layout.max_tokens) for o in observations), strict=True)
+    state = np.zeros((batch, layout.action_dim), np.float32)
+    for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
+        state[i, : len(robot.embodiment.state)] = normalize.normalize(
+            np.asarray(observation["state"], np.float32), robot.statistics.state, layout.normalization
+        )
+    return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
+
+
+def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """An image larger than the canvas, reduced to fit it (antialiased bilinear, aspect kept); any other as it is."""
+    height, width = image.shape[:2]
+    if height <= canvas[0] and width <= canvas[1]:
+        return image
+    # Whole numbers, so that the side which decides fills the canvas exactly.
+    if height * canvas[1] > width * canvas[0]:
+        size = max(width * canvas[0] // height, 1), canvas[0]
+    else:
+        size = canvas[1], max(height * canvas[1] // width, 1)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def canvas_for(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The smallest canvas that holds images of all these sizes (height, width); the largest where none does."""
+    return images.smallest_canvas(max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1))
+
+
+def _check(observation: RawObservation, embodiment: Embodiment, name: str) -> None:
+    for field in ("images", "state", "prompt"):
+        if field not in observation:
+            raise InputError(f"{name}: field {field!r} is missing; expected images, state and prompt")
+    expected = set(embodiment.cameras.values())
+    for camera in sorted(expected - set(observation["images"])):
+        raise InputError(f"{name}: camera {camera!r} is missing; got {sorted(observation['images'])}")
+    for camera in sorted(set(observation["images"]) - expected):
+        raise InputError(f"{name}: camera {camera!r} is not declared; the embodiment has {sorted(expected)}")
+    for camera, image in observation["images"].items():
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            found = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise InputError(f"{name}: image {camera!r} must be uint8[height, width, 3] RGB, got {found}")
+    state = np.asarray(observation["state"])
+    if state.shape != (len(embodiment.state),):
+        names = ", ".join(dim.name for dim in embodiment.state)
+        raise InputError(f"{name}: state must have {len(embodiment.state)} dimensions ({names}), got shape {list(state.shape)}")
+    if state.dtype.kind not in "fiu":
+        raise InputError(f"{name}: state must hold numbers, got {state.dtype}")
+    for dim, value in zip(embodiment.state, state, strict=True):
+        if not abs(value) <= np.finfo(np.float32).max:
+            raise InputError(f"{name}: state {dim.name!r} is {value}; expected a finite float32")
+    if not isinstance(observation["prompt"], str):
+        raise InputError(f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}")
+
+
+def device(batch: RawBatch, layout: Layout, *, augmentation_keys: jax.Array | None = None) -> Observation:
+    """Resizes, scales and, with `augmentation_keys` (a key per row), augments; jittable."""
+    result = {}
+    for slot in layout.slots:
+        pixels = images.resize_with_pad(batch.images[slot], batch.image_sizes[slot], layout.image_size)
+        if augmentation_keys is not None:
+            # By the slot, not by its place: a camera's augmentation must not depend on which other cameras there are.
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(augmentation_keys, CAMERA_SLOTS.index(slot))
+            pixels = jax.vmap(lambda key, image, wrist=slot in WRIST_SLOTS: images.augment(key, image, geometric=not wrist))(keys, pixels)
+        result[slot] = images.to_unit_range(pixels)
+    return Observation(result, batch.image_masks, batch.tokens, batch.token_mask, batch.state)
+
+
+def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    """Actions float[..., H, A] in robot units, minus the state float[..., n] before the chunk in the dimensions declared as deltas."""
+    return actions - _delta_offset(states, embodiment)[..., None, :]
+
+
+def _delta_offset(states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    offset = np.zeros((*states.shape[:-1], len(embodiment.actions)), np.float32)
+    for i, dim in enumerate(embodiment.actions):
+        if dim.delta:
+            offset[..., i] = states[..., i]
+    return offset
+
+
+def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
+    """The samples' action chunks in model units: deltas taken, normalised, zero-padded to the model's action dimension."""
+    horizon = samples[0].actions.shape[0]
+    actions = np.zeros((len(samples), horizon, layout.action_dim), np.float32)
+    dims = np.zeros((len(samples), layout.action_dim), bool)
+    for i, (sample, robot) in enumerate(zip(samples, robots, strict=True)):
+        count = len(robot.embodiment.actions)
+        chunk = to_delta(sample.actions, np.asarray(sample.observation["state"], np.float32), robot.embodiment)
+        actions[i, :, :count] = normalize.normalize(chunk, robot.statistics.actions, layout.normalization)
+        dims[i, :count] = True
+    return ActionBatch(actions, np.stack([sample.action_valid for sample in samples]), dims)
+
+
+def to_robot(actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode) -> np.ndarray:
+    """Model units float32[..., H, D] -> robot units float32[..., H, number of action dimensions]; `state` float[..., n] in robot units."""
+    count = len(robot.embodiment.actions)
+    chunk = normalize.denormalize(actions[..., :count], robot.statistics.actions, mode)
+    return chunk + _delta_offset(np.asarray(state, np.float32), robot.embodiment)[..., None, :]
+
+
+def dimension_masks(robots: Sequence[Robot], action_dim: int) -> np.ndarray:
+    """bool[B, D]: the action dimensions that each robot has."""
+    counts = np.array([len(robot.embodiment.actions) for robot in robots])
+    return np.arange(action_dim) < counts[:, None]
+
+
+def check_robot(robot: Robot, layout: Layout) -> None:
+    """InputError where an embodiment does not fit the model or its statistics."""
+    embodiment, statistics = robot.embodiment, robot.statistics
+    for what, dims, vector in (("state", embodiment.state, statistics.state), ("action", embodiment.actions, statistics.actions)):
+        if len(dims) > layout.action_dim:
+            raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, the model {layout.action_dim}")
+        if len(dims) != len(vector.mean):
+            raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, its statistics {len(vector.mean)}")
+
+
+def used_slots(embodiments: Sequence[Embodiment], order: Sequence[str]) -> tuple[str, ...]:
+    """The camera slots that any of these robots fills, in the model's order."""
+    return tuple(slot for slot in order if any(slot in e.cameras for e in embodiments))

@@ -1,0 +1,126 @@
+"""The report of a run: one HTML page with its pictures beside it."""
+
+import dataclasses
+import html
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pi0_jax.data.datasets import find_row
+from pi0_jax.data.index import open_index
+from pi0_jax.policy import Policy
+from pi0_jax.report import figures
+from pi0_jax.train.batches import held_out_samples
+from pi0_jax.train.metrics import read_metrics
+
+_CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse } td, th { padding: .2em .9em .2em 0; text-align: left; border-bottom: 1px solid #ddd }
+td.n { text-align: right } img { max-width: 100% } figure { display: inline-block; margin: 0 1em 1em 0 }
+figcaption { font-size: .85em; color: #555 }
+"""
+
+
+def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_dir: str | None, frames: int) -> Path:
+    """Draws curves, chunks of `frames` held-out frames per dataset and, if given, the evaluation's table and rollouts.
+
+    Args:
+        workdir: of the training run. evaluation: folder that launch.evaluate wrote. data_dir: instead of the config's.
+
+    Returns:
+        The page, output/index.html.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    policy = Policy.open(workdir)
+    metrics = read_metrics(workdir)
+    figures.curves(metrics, output / "curves.png")
+    parts = [_summary(policy, metrics)]
+    if evaluation is not None:
+        record = json.loads((evaluation / "evaluation.json").read_text())
+        parts.append(_section("Closed-loop success", _success_table(record["rows"])))
+        parts.append(_section("Rollouts", _rollouts(evaluation, output), "The line is the fingertip path of the predicted chunk."))
+    parts.append(_section("Training", '<img src="curves.png" alt="loss and gradient norm over steps">'))
+    errors = _error_table(policy, metrics)
+    parts.append(_section("Error of sampled actions on held-out episodes", errors, "Mean absolute error over the steps of the chunk."))
+    note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
+    parts.append(_section("Predicted and true chunks", _chunks(policy, output, data_dir, frames), note))
+    page = output / "index.html"
+    body = "\n".join(parts)
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>π0 run</title><style>{_CSS}</style><h1>π0 run</h1>\n{body}\n")
+    return page
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    return f"<h2>{html.escape(title)}</h2>\n" + (f"<p>{html.escape(note)}</p>\n" if note else "") + body
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    def cell(value: Any) -> str:
+        number = isinstance(value, int | float)
+        return f"<td{' class=n' if number else ''}>{html.escape(f'{value:.4g}' if isinstance(value, float) else str(value))}</td>"
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    return f"<table><tr>{head}</tr>" + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows) + "</table>"
+
+
+def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
+    run = policy.run
+    parameters = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(policy.params))
+    timed = [line for line in metrics if "steps_per_second" in line][1:] or metrics[:1]
+    rows = [
+        ("variant", f"{run.variant}, {parameters:,} parameters"),
+        ("datasets", ", ".join(f"{name} (weight {weight:g})" for name, weight in zip(run.datasets, run.weights, strict=True))),
+        ("training", f"{metrics[-1]['step']:,} of {run.steps:,} steps, batch {run.batch_size}, {run.draws} draws, seed {run.seed}"),
+        ("speed", f"{np.median([line['steps_per_second'] for line in timed]):.2f} steps/s (median)"),
+        ("waiting for data", f"{100 * np.median([line['data_wait_share'] for line in timed]):.1f}% of the time (median)"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _table(
+        ("robot", "condition", "block", "success", "rate", "95% Wilson interval"),
+        [
+            (r["robot"], r["condition"], r["block"], f"{r['successes']}/{r['episodes']}", f"{100 * r['successes'] / r['episodes']:.1f}%",
+             f"{100 * r['interval'][0]:.1f}% to {100 * r['interval'][1]:.1f}%")
+            for r in rows if r["episodes"]
+        ],
+    )  # fmt: skip
+
+
+def _rollouts(evaluation: Path, output: Path) -> str:
+    target = output / "rollouts"
+    target.mkdir(exist_ok=True)
+    figures_ = []
+    for gif in sorted((evaluation / "rollouts").glob("*.gif")):
+        shutil.copy(gif, target / gif.name)
+        figures_.append(f'<figure><img src="rollouts/{gif.name}" alt="{gif.stem}"><figcaption>{gif.stem}</figcaption></figure>')
+    return "\n".join(figures_)
+
+
+def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
+    last = [line for line in metrics if "validation/loss" in line][-1]
+    rows = [
+        (name, dim.name, last[f"validation/{name}/error/{dim.name}"], dim.unit, float(std))
+        for name in policy.run.datasets
+        for dim, std in zip(policy.robots[name].embodiment.actions, policy.robots[name].statistics.actions.std, strict=True)
+    ]
+    return _table(("dataset", "dimension", "mean absolute error", "unit", "standard deviation in the data"), rows)
+
+
+def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> str:
+    run = dataclasses.replace(policy.run, data_dir=data_dir) if data_dir else policy.run
+    indices = [open_index(find_row(name), run.data_dir, run.index_dir or None) for name in run.datasets]
+    parts = []
+    for i, sample in enumerate(held_out_samples(indices, per_dataset=frames, horizon=run.horizon)):
+        name = run.datasets[sample.dataset]
+        predicted = policy.act([sample.observation], [i], robot=name)[0]
+        figures.chunk(sample, predicted, policy.robots[name].embodiment, output / f"chunk-{i}.png")
+        parts.append(f'<p><img src="chunk-{i}.png" alt="held-out frame {i} of {name}: predicted and true chunk"></p>')
+    return "\n".join(parts)

@@ -1,0 +1,112 @@
+"""Who holds what: a mesh of data x fsdp x tensor devices, and two tables.
+
+    parameter path --PARAMETER_AXES--> logical axes --PARAMETER_MESH--> mesh axes
+    activation     --(named in models/)-> logical axes --ACTIVATION_MESH--> mesh axes
+
+The batch is split over data and fsdp; parameters, optimizer state and EMA over fsdp and tensor.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pi0_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Parameter path -> one logical axis per array axis; first match wins, a path that nothing matches is an error.
+PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"img/embedding/kernel$", (None, None, None, "embed")),
+    (r"img/pos_embedding$", (None, None, "embed")),
+    (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel$", ("layers", "embed", "heads", None)),
+    (r"MultiHeadDotProductAttention_0/out/kernel$", ("layers", "heads", None, "embed")),
+    (r"MlpBlock_0/Dense_0/kernel$", ("layers", "embed", "mlp")),
+    (r"MlpBlock_0/Dense_1/kernel$", ("layers", "mlp", "embed")),
+    (r"img/head/kernel$", ("embed", None)),
+    (r"embedder/input_embedding$", ("vocab", "embed")),
+    (r"attn/q_einsum(_\d+)?/w$", ("layers", "heads", "embed", None)),
+    (r"attn/kv_einsum(_\d+)?/w$", ("layers", None, None, "embed", None)),
+    (r"attn/attn_vec_einsum(_\d+)?/w$", ("layers", "heads", None, "embed")),
+    (r"mlp(_\d+)?/gating_einsum$", ("layers", None, "embed", "mlp")),
+    (r"mlp(_\d+)?/linear$", ("layers", "mlp", "embed")),
+    (r"(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)/kernel$", (None, "embed")),
+    (r"action_out_proj/kernel$", ("embed", None)),
+    (r"(scale|bias)$", ()),  # vectors: whole on every device
+)
+
+PARAMETER_MESH: Mapping[str, str | None] = {"layers": None, "embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+
+ACTIVATION_MESH: Mapping[str, str | tuple[str, ...] | None] = {
+    "batch": BATCH_AXES,
+    "tokens": None,
+    "patches": None,
+    "embed": None,
+    "vision_embed": None,
+    "heads": "tensor",
+}
+
+
+def make_mesh(*, data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices; one of the sizes may be -1 and takes what the others leave."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor]
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+        raise InputError(f"mesh data={data} fsdp={fsdp} tensor={tensor}: sizes must be positive, at most one of them -1")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if int(np.prod(sizes)) != len(devices):
+        raise InputError(f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices")
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def logical_axes(path: str) -> tuple[str | None, ...]:
+    for pattern, axes in PARAMETER_AXES:
+        if re.search(pattern, path):
+            return axes
+    raise ValueError(f"no rule of PARAMETER_AXES covers the parameter {path!r}")
+
+
+def parameter_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """A tree of shardings for a tree of parameter shapes. An axis that its mesh axis does not divide stays whole."""
+
+    def place(key_path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        axes = [PARAMETER_MESH[name] if name else None for name in logical_axes(path)]
+        axes = [axis if axis and leaf.shape[i] % mesh.shape[axis] == 0 else None for i, axis in enumerate(axes)]
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's rows (host arrays) -> global arrays, split over the batch axes."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
+    """The `constrain` that models call on activations. An axis that its mesh axes do not divide is left to the compiler."""
+
+    def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        parts = []
+        for size, name in zip(x.shape, axes, strict=True):
+            where = ACTIVATION_MESH[name] if name else None
+            count = int(np.prod([mesh.shape[axis] for axis in ((where,) if isinstance(where, str) else where or ())]))
+            parts.append(where if size % count == 0 else PartitionSpec.UNCONSTRAINED)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*parts)))
+
+    return constrain

@@ -1,0 +1,222 @@
+"""The training loop, plain.
+
+    prepare   indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored
+    repeat    wait for the batch -> step -> every log_every: write metrics
+                                         -> every validate_every: validate the EMA
+                                         -> every save_every: start saving
+    end       save, wait for the save
+
+The workdir is the run: the same call starts it or goes on from its latest checkpoint.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from pi0_jax import normalize, sharding
+from pi0_jax.checkpoints import Description, RunCheckpoints
+from pi0_jax.config import RunConfig, differing_fields, layout, model_config
+from pi0_jax.data.datasets import find_row
+from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.data.mixture import Mixture
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0
+from pi0_jax.observation import CAMERA_SLOTS, Sample
+from pi0_jax.preprocess import Robot, check_robot, used_slots
+from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.train import batches
+from pi0_jax.train.metrics import MetricsWriter
+from pi0_jax.train.optimizer import learning_rate, make_optimizer
+from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step, validation_step
+from pi0_jax.train.validate import validate
+
+VALIDATION_DRAWS = 4
+
+
+class Data(NamedTuple):
+    mixture: Mixture
+    batcher: batches.Batcher
+    held_out: list[Sample]
+    robots: dict[str, Robot]  # of the mixture's datasets, then of those that only lend their statistics
+    tokenizer: Tokenizer
+
+
+def prepare_data(run: RunConfig) -> Data:
+    """Opens (or builds) the indices and everything that follows from them."""
+    tokenizer = Tokenizer.open(run.tokenizer)
+    vocabulary = model_config(run).gemma.vocab_size
+    if tokenizer.vocab_size > vocabulary:
+        raise InputError(f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}")
+    indices = [_index(run, name) for name in run.datasets]
+    mixture = Mixture(indices, dict(zip(run.datasets, run.weights, strict=True)), split="train", horizon=run.horizon, seed=run.seed)
+    robots = {
+        index.name: Robot(index.embodiment, batches.statistics(index, run.horizon))
+        for index in [*indices, *(_index(run, name) for name in run.statistics_only)]
+    }
+    for index in indices:
+        for prompt in index.prompts:
+            _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
+    slots = used_slots([index.embodiment for index in indices], CAMERA_SLOTS)
+    for robot in robots.values():
+        check_robot(robot, layout(run, slots))
+    batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvas(indices))
+    held_out = batches.held_out_samples(indices, per_dataset=run.validation_frames, horizon=run.horizon)
+    return Data(mixture, batcher, held_out, robots, tokenizer)
+
+
+def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: str) -> None:
+    """A prompt over the limit is refused before the run, not when its batch comes up."""
+    count = len(tokenizer.pieces(prompt))
+    if count > max_tokens:
+        raise InputError(f"dataset {dataset}: a prompt has {count} tokens, config.max_tokens is {max_tokens}: {prompt!r}")
+
+
+def _index(run: RunConfig, name: str) -> Index:
+    return build_or_open(find_row(name), run.data_dir, run.index_dir or None)
+
+
+def train(run: RunConfig, workdir: str | Path) -> None:
+    """Runs or resumes the training that `workdir` holds, up to run.steps.
+
+    Raises:
+        InputError for wrong data or config, and for a workdir whose checkpoint was written by another config (the fields are listed).
+    """
+    workdir = Path(workdir)
+    mesh = sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if run.batch_size % shards:
+        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
+    data = prepare_data(run)
+    print(_summary(run, data, mesh))
+
+    model = Pi0(model_config(run), jnp.dtype(run.dtype), run.scan_layers, run.remat, sharding.constrain_on(mesh))
+    optimizer = make_optimizer(run)
+    options = StepOptions(run.seed, data.batcher.layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay)
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = RunCheckpoints(workdir, keep=run.keep_checkpoints)
+    state, shardings = _initial_state(run, model, optimizer, mesh, checkpoints)
+    start = int(state.step)
+
+    step = jax.jit(
+        partial(train_step, model=model, optimizer=optimizer, options=options),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
+    )
+    validation = jax.jit(
+        partial(validation_step, model=model, options=options, draws=VALIDATION_DRAWS, num_steps=run.sampling_steps),
+        out_shardings=sharding.replicated(mesh),
+    )
+    schedule = learning_rate(run)
+    rows = _process_rows(run.batch_size)
+    stream = batches.train_batches(
+        data.mixture, data.batcher, batch_size=run.batch_size, rows=rows, start=start, stop=run.steps,
+        threads=run.loader_threads, prefetch=run.prefetch_batches,
+    )  # fmt: skip
+    metrics = MetricsWriter(workdir, start=start)
+    clock = _Clock()
+    for done in tqdm(range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0):
+        with clock.waiting():
+            batch = next(stream)
+        state, values = step(state, sharding.place_batch(batch, mesh))
+        if done % run.log_every == 0 or done == run.steps:
+            values = {name: float(value) for name, value in jax.device_get(values).items()}  # waits for the step
+            metrics.write(done, values | {"learning_rate": float(schedule(done - 1))} | clock.rates(done - start, run.batch_size))
+        if done % run.validate_every == 0 or done == run.steps:
+            with clock.outside():
+                values, _ = validate(validation, state.ema, data.held_out, run.datasets, data.batcher, batch_size=run.batch_size, mesh=mesh)
+            metrics.write(done, values)
+        if done % run.save_every == 0 or done == run.steps:
+            with clock.outside():
+                checkpoints.save(state, Description(run, data.robots, data.tokenizer, position=done))
+    checkpoints.close()
+    metrics.close()
+
+
+def _initial_state(
+    run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, checkpoints: RunCheckpoints
+) -> tuple[TrainState, TrainState]:
+    """A fresh state, or the latest checkpoint's, and its shardings; created where it will live."""
+    create = partial(init_state, model=model, optimizer=optimizer)
+    key = jax.random.key(run.seed)
+    abstract = jax.eval_shape(create, key)
+    shardings = state_shardings(abstract, optimizer, mesh)
+    latest = checkpoints.latest()
+    if latest is None:
+        return jax.jit(create, out_shardings=shardings)(key), shardings
+    if different := differing_fields(run, checkpoints.description(latest).run):
+        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
+    if latest > run.steps:
+        raise InputError(f"the workdir holds step {latest}, beyond config.steps {run.steps}")
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    return checkpoints.restore(latest, abstract), shardings
+
+
+def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Parameters, EMA and optimizer moments by the parameter rules; counters whole."""
+    params = sharding.parameter_shardings(abstract.params, mesh)
+    whole = sharding.replicated(mesh)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, where: where, abstract.opt_state, params, transform_non_params=lambda _: whole
+    )
+    return TrainState(whole, params, params, moments)
+
+
+def _process_rows(batch_size: int) -> range:
+    """The rows of the global batch that this process loads."""
+    per_process = batch_size // jax.process_count()
+    return range(jax.process_index() * per_process, (jax.process_index() + 1) * per_process)
+
+
+class _Clock:
+    """Times the loop: how fast steps go, and which share of the time was spent waiting for data. Validation and saving do not count."""
+
+    def __init__(self) -> None:
+        self._mark = time.perf_counter()
+        self._done = 0
+        self._waited = self._paused = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def rates(self, done: int, batch_size: int) -> dict[str, float]:
+        """Since the last call; `done` counts the steps of this process's run."""
+        now = time.perf_counter()
+        elapsed = now - self._mark - self._paused
+        rate = (done - self._done) / elapsed
+        result = {"steps_per_second": rate, "samples_per_second": rate * batch_size, "data_wait_share": self._waited / elapsed}
+        self._mark, self._done, self._waited, self._paused = now, done, 0.0, 0.0
+        return result
+
+
+def _summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
+    """What is about to be trained on, and on what."""
+    lines = [f"mesh {dict(mesh.shape)}, batch {run.batch_size}, {run.draws} draws, variant {run.variant}"]
+    for name, share in data.mixture.shares.items():
+        index = data.mixture.indices[run.datasets.index(name)]
+        training, held_out = len(index.frames("train")), len(index.frames("val"))
+        lines.append(f"  {name}: {100 * share:.1f}% of samples, {training:,} training frames, {held_out:,} held out")
+    for name, robot in data.robots.items():
+        embodiment, statistics = robot
+        for part, dims, vector in (("state", embodiment.state, statistics.state), ("actions", embodiment.actions, statistics.actions)):
+            constant = [dim.name for dim, flag in zip(dims, normalize.constant(vector, run.normalization), strict=True) if flag]
+            if constant:
+                lines.append(f"  {name}: {part} {', '.join(constant)} hardly vary; they are centred, not scaled")
+    return "\n".join(lines)

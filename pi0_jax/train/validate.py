@@ -1,0 +1,45 @@
+"""Validation on held-out episodes: flow loss at fixed noise and times, and the error of sampled actions in physical units."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pi0_jax import preprocess, sharding
+from pi0_jax.observation import Sample
+from pi0_jax.train.batches import Batcher
+
+# (params, TrainBatch on devices) -> {"loss": float32[B], "actions": float32[B, H, D]}
+ValidationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
+
+
+def validate(
+    step: ValidationStep, params: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, *, batch_size: int, mesh: Mesh
+) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Runs all samples through `step`.
+
+    Returns:
+        Metrics: validation/loss; for every dataset validation/<name>/loss and, for every action dimension,
+        validation/<name>/error/<dimension>, the mean absolute error over the steps within the episode, in the dimension's unit.
+        And the sampled chunks in robot units, float32[H, A] per sample.
+    """
+    losses, chunks = [], []
+    for start in range(0, len(samples), batch_size):
+        part = list(samples[start : start + batch_size])
+        padded = part + [part[-1]] * (batch_size - len(part))
+        batch = batcher.assemble(padded, range(start, start + batch_size))
+        result = jax.device_get(step(params, sharding.place_batch(batch, mesh)))
+        losses.extend(result["loss"][: len(part)])
+        for sample, actions in zip(part, result["actions"][: len(part)], strict=True):
+            robot = batcher.robots[sample.dataset]
+            chunks.append(preprocess.to_robot(actions, sample.observation["state"], robot, batcher.layout.normalization))
+    metrics = {"validation/loss": float(np.mean(losses))}
+    for dataset, name in enumerate(names):
+        mine = [i for i, sample in enumerate(samples) if sample.dataset == dataset]
+        metrics[f"validation/{name}/loss"] = float(np.mean([losses[i] for i in mine]))
+        error = np.concatenate([np.abs(chunks[i] - samples[i].actions)[samples[i].action_valid] for i in mine]).mean(axis=0)
+        for dim, value in zip(batcher.robots[dataset].embodiment.actions, error, strict=True):
+            metrics[f"validation/{name}/error/{dim.name}"] = float(value)
+    return metrics, chunks

@@ -1,0 +1,72 @@
+"""Records of robots: what they may say, and that they survive JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
+from pi0_jax.errors import InputError
+
+
+def embodiment(**changes) -> Embodiment:
+    fields = {
+        "name": "arm",
+        "cameras": {"base_0_rgb": "front"},
+        "state": (StateDim("joint_0", "rad"), StateDim("gripper", "1")),
+        "actions": (ActionDim("joint_0", "rad", "absolute", delta=True), ActionDim("gripper", "1", "absolute")),
+        "control_hz": 10.0,
+        "execute_steps": 5,
+    }
+    return Embodiment(**fields | changes)
+
+
+@pytest.mark.parametrize("name", EMBODIMENTS)
+def test_every_record_survives_json(name):
+    record = EMBODIMENTS[name]
+    assert record.name == name
+    assert Embodiment.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_reach_arms_are_told_apart_by_their_joints_alone():
+    """Base and wrist camera, absolute joint targets learnt as deltas: what the reach world and its data agree on."""
+    for joints in (3, 4, 5):
+        arm = EMBODIMENTS[f"reach_arm{joints}"]
+        assert arm.cameras == {"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"}
+        assert len(arm.state) == len(arm.actions) == joints
+        assert all(dim.unit == "rad" and dim.kind == "absolute" and dim.delta for dim in arm.actions)
+
+
+def test_widowx_commands_changes_of_pose_and_an_absolute_gripper():
+    actions = EMBODIMENTS["widowx"].actions
+    assert [dim.name for dim in actions] == ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
+    assert [dim.kind for dim in actions] == ["relative"] * 6 + ["absolute"]
+    assert not any(dim.delta for dim in actions)  # what is relative to the last step is not made relative to the chunk's start
+
+
+def test_records_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EMBODIMENTS["widowx"].control_hz = 10.0
+
+
+def test_an_unknown_camera_slot_is_named():
+    with pytest.raises(InputError, match="embodiment arm: camera slot 'head_0_rgb' is unknown; the slots are base_0_rgb, left_wrist_0_rgb"):
+        embodiment(cameras={"head_0_rgb": "front"})
+
+
+def test_an_unknown_kind_of_action_is_named():
+    with pytest.raises(InputError, match="embodiment arm: action 'joint_0' has kind 'velocity'; expected absolute or relative"):
+        embodiment(actions=(ActionDim("joint_0", "rad", "velocity"),))
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        (ActionDim("joint_0", "rad", "relative", delta=True),),  # a change already
+        (ActionDim("joint_0", "m", "absolute", delta=True),),  # metres minus radians
+        (ActionDim("a", "rad", "absolute"), ActionDim("b", "1", "absolute"), ActionDim("c", "rad", "absolute", delta=True)),  # no state 2
+    ],
+)
+def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):
+    with pytest.raises(InputError, match=f"embodiment arm: action '{actions[-1].name}' can be a delta only if"):
+        embodiment(actions=actions)

@@ -1,0 +1,228 @@
+"""Who may import whom: the house's plan, enforced. Files are parsed, not imported.
+
+launch -> train, policy, sim, report -> data, preprocess, models, checkpoints -> leaves
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(file for folder in ("pi0_jax", "launch", "configs") for file in (ROOT / folder).rglob("*.py"))
+
+# A part is a file or a folder of pi0_jax/. It may import itself and the parts, or the modules of parts, that are listed here. None may
+# be left out. What is further down may not import what is further up.
+MAY_IMPORT = {
+    # Leaves.
+    "errors": "",
+    "observation": "",
+    "flow": "",
+    "images": "",
+    "embodiments": "errors observation",
+    "normalize": "errors",
+    "tokenizer": "errors",
+    "sharding": "errors",
+    # The model knows arrays only.
+    "models": "flow observation",
+    "verify": "errors flow models observation",
+    # Data are files; arithmetic that inference must repeat is preprocess.
+    "data": "embodiments errors observation",
+    "preprocess": "embodiments errors images normalize observation tokenizer",
+    "config": "errors models preprocess",
+    "checkpoints": "config embodiments errors normalize preprocess tokenizer",
+    # What runs.
+    "policy": "checkpoints config errors flow models observation preprocess tokenizer",
+    "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
+    # The simulator knows act(observation), and how to write a dataset.
+    "sim": "data.write errors observation",
+    "report": "data embodiments observation policy train.batches train.metrics",
+}
+
+# Package -> where it may be imported; elsewhere a machine need not have it.
+CONFINED = {
+    "tensorflow": ("pi0_jax/data/",),
+    "tensorflow_datasets": ("pi0_jax/data/",),
+    "torch": (),
+    "mujoco": ("pi0_jax/sim/",),
+    "gymnasium": ("pi0_jax/sim/",),
+    "grain": ("pi0_jax/data/", "pi0_jax/train/"),
+    "google_crc32c": ("pi0_jax/data/",),
+    "orbax": ("pi0_jax/checkpoints.py",),
+    "tensorboardX": ("pi0_jax/train/metrics.py",),
+    "matplotlib": ("pi0_jax/report/",),
+}
+ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets")
+MAY_PRINT = ("launch/", "pi0_jax/train/loop.py")
+MOST_LINES = {"pi0_jax": 400, "configs": 400, "launch": 79}
+
+
+class Import(NamedTuple):
+    file: str  # relative to the repository
+    line: int
+    module: str  # dotted, as far as it names modules
+    in_function: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.module}"
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports_in(tree: ast.AST, file: str, in_function: bool = False) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(file, node.lineno, alias.name, in_function)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno}: a relative import; write it out"
+            for alias in node.names:  # from pi0_jax import flow names pi0_jax.flow
+                full = f"{node.module}.{alias.name}"
+                yield Import(file, node.lineno, full if is_module(full) else node.module, in_function)
+        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports_in(node, file, inside)
+
+
+TREES = {relative(file): ast.parse(file.read_text(), str(file)) for file in FILES}
+IMPORTS = [found for file, tree in TREES.items() for found in imports_in(tree, file)]
+
+
+def part_of(module: str) -> str:
+    """pi0_jax.data.write -> data."""
+    return module.split(".")[1]
+
+
+def module_of(file: str) -> str:
+    """pi0_jax/data/write.py -> pi0_jax.data.write."""
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_every_part_has_its_rule():
+    parts = {part_of(module_of(file)) for file in TREES if file.startswith("pi0_jax/") and file != "pi0_jax/__init__.py"}
+    assert parts == set(MAY_IMPORT)
+
+
+def test_parts_import_only_what_the_plan_allows():
+    wrong = []
+    for found in IMPORTS:
+        if not (found.file.startswith("pi0_jax/") and found.module.startswith("pi0_jax.")):
+            continue
+        part, imported = part_of(module_of(found.file)), found.module.removeprefix("pi0_jax.")
+        allowed = [part, *MAY_IMPORT[part].split()]
+        if not any(imported == name or imported.startswith(f"{name}.") for name in allowed):
+            wrong.append(str(found))
+    assert wrong == []
+
+
+def test_the_plan_has_no_circle():
+    """Taking away the parts that import nothing left, again and again, leaves none."""
+    left = {part: {name.split(".")[0] for name in allowed.split()} for part, allowed in MAY_IMPORT.items()}
+    while bottom := {part for part, allowed in left.items() if not allowed & left.keys()}:
+        left = {part: allowed for part, allowed in left.items() if part not in bottom}
+    assert left == {}
+
+
+def test_the_plan_allows_nothing_that_is_not_used():
+    """So that it says what is, and a new import is a decision."""
+    used = {(part_of(module_of(found.file)), found.module.removeprefix("pi0_jax."))
+            for found in IMPORTS if found.file.startswith("pi0_jax/") and found.module.startswith("pi0_jax.")}  # fmt: skip
+    idle = [
+        f"{part} imports no {name}"
+        for part, allowed in MAY_IMPORT.items()
+        for name in allowed.split()
+        if not any(importer == part and (module == name or module.startswith(f"{name}.")) for importer, module in used)
+    ]
+    assert idle == []
+
+
+def test_nothing_imports_launch_or_configs():
+    """But for launch scripts, which share launch/app.py."""
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.module.split(".")[0] in ("launch", "configs") and not (found.file.startswith("launch/") and found.module == "launch.app")
+    ]
+    assert wrong == []
+
+
+def test_configs_import_nothing_of_the_project():
+    assert [str(found) for found in IMPORTS if found.file.startswith("configs/") and found.module.startswith("pi0_jax")] == []
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_heavy_packages_stay_where_they_belong(package):
+    wrong = [str(found) for found in IMPORTS if found.module.split(".")[0] == package and not found.file.startswith(CONFINED[package])]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ONLY_INSIDE_FUNCTIONS)
+def test_tensorflow_is_imported_only_when_it_is_called(package):
+    assert [str(found) for found in IMPORTS if found.module.split(".")[0] == package and not found.in_function] == []
+
+
+def test_opening_and_training_a_model_needs_no_heavy_package():
+    """Not through any library either: a machine without TensorFlow can train on arrays, sample and serve."""
+    modules = ("pi0_jax.policy", "pi0_jax.flow", "pi0_jax.models.pi0", "pi0_jax.train.step")
+    absent = ("tensorflow", "torch", "mujoco", "grain")
+    code = f"import sys, {', '.join(modules)}; print([name for name in {absent} if name in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
+
+
+def test_files_are_rooms_not_houses():
+    lines = {relative(file): len(file.read_text().splitlines()) for file in FILES}
+    assert {file: count for file, count in lines.items() if count > MOST_LINES[file.split("/")[0]]} == {}
+
+
+def calls(tree: ast.AST, *names: str) -> Iterator[int]:
+    """Lines that call a function of one of these names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            yield node.lineno
+
+
+def test_libraries_do_not_print():
+    assert [f"{file}:{line}" for file, tree in TREES.items() if not file.startswith(MAY_PRINT) for line in calls(tree, "print")] == []
+
+
+def test_nothing_is_found_by_a_string():
+    """No getattr, no import by name, no evaluated text: what is used is written where it is used."""
+    forbidden = ("getattr", "setattr", "eval", "exec", "__import__")
+    assert [f"{file}:{line}" for file, tree in TREES.items() for line in calls(tree, *forbidden)] == []
+    assert [str(found) for found in IMPORTS if found.module.split(".")[0] == "importlib"] == []
+
+
+def test_errors_are_caught_by_their_kind():
+    wrong = []
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+                if any(kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException")) for kind in kinds):
+                    wrong.append(f"{file}:{node.lineno}")
+    assert wrong == []
+
+
+def test_no_global_state():
+    """No `global`, and no default that calls would share."""
+    wrong = []
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Global):
+                wrong.append(f"{file}:{node.lineno}: global")
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                defaults = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
+                shared = [default for default in defaults if isinstance(default, ast.List | ast.Dict | ast.Set)]
+                wrong += [f"{file}:{default.lineno}: mutable default" for default in shared]
+    assert wrong == []

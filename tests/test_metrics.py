@@ -1,0 +1,65 @@
+"""Metrics files: what is written is read back, and a resumed run writes no step twice."""
+
+import json
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from pi0_jax.data.tfrecord import read_records
+from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
+
+
+def write(workdir, steps, *, start: int) -> None:
+    writer = MetricsWriter(workdir, start=start)
+    for step in steps:
+        writer.write(step, {"loss": 1.0 / step})
+    writer.close()
+
+
+def events(workdir) -> list[Event]:
+    return [Event.FromString(record.payload) for file in sorted(workdir.glob("tensorboard/*")) for record in read_records(file)]
+
+
+def test_one_json_line_for_each_write(tmp_path):
+    write(tmp_path, [1, 2, 4], start=0)
+    lines = (tmp_path / METRICS_FILE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.25}]
+    assert read_metrics(tmp_path) == [json.loads(line) for line in lines]
+
+
+def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
+    writer = MetricsWriter(tmp_path, start=0)
+    writer.write(1, {"loss": 3.0})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 3.0}]
+    writer.close()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    write(tmp_path, [1, 2], start=0)
+    scalars = [(event.step, value.tag, value.simple_value) for event in events(tmp_path) for value in event.summary.value]
+    assert scalars == [(1, "loss", 1.0), (2, "loss", 0.5)]
+
+
+def test_a_resumed_run_takes_off_what_it_will_do_again(tmp_path):
+    """The run saved step 2, went on to step 4, was killed; the next one starts from the save."""
+    write(tmp_path, [1, 2, 3, 4], start=0)
+    write(tmp_path, [3, 4, 5], start=2)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_tensorboard_is_told_to_drop_what_is_done_again(tmp_path):
+    """TensorBoard purges everything from the step of a START on."""
+    write(tmp_path, [1, 2, 3], start=0)
+    write(tmp_path, [3], start=2)
+    starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
+    assert starts == [1, 3]
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_dropped(tmp_path):
+    write(tmp_path, [1, 2], start=0)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 3, "lo')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    write(tmp_path, [3], start=2)
+    assert read_metrics(tmp_path)[-1] == {"step": 3, "loss": pytest.approx(1 / 3)}

@@ -1,0 +1,185 @@
+"""Training end to end on real TFDS files: resume to the bit after SIGKILL, a policy from the directory alone, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pi0_jax import checkpoints
+from pi0_jax.config import RunConfig, from_mapping
+from pi0_jax.errors import InputError
+from pi0_jax.policy import Policy
+from pi0_jax.train.loop import train
+from pi0_jax.train.metrics import METRICS_FILE, read_metrics
+from tests.tiny_data import write_reach
+
+TINY = dict(
+    seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=4, max_tokens=12,
+    draws=2, batch_size=8, steps=12, warmup_steps=2, log_every=1, validate_every=6, validation_frames=3, save_every=4,
+)  # fmt: skip
+
+
+def tiny_config(data_dir: Path, **changes) -> RunConfig:
+    from configs.reach import get_config
+
+    return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data_dir), **changes})
+
+
+def command(data_dir: Path, workdir: Path, **changes) -> list[str]:
+    fields = {**TINY, "data_dir": data_dir, **changes}
+    flags = [f"--config.{name}={value if not isinstance(value, tuple) else repr(value)}" for name, value in fields.items()]
+    return [sys.executable, "-m", "launch.train", "--config=configs/reach.py", f"--workdir={workdir}", *flags]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in read_metrics(workdir) if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    write_reach(path, lengths=(6,) * 8)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory) -> Path:
+    """The workdir of an uninterrupted run of the real command."""
+    workdir = tmp_path_factory.mktemp("run")
+    subprocess.run(command(data_dir, workdir), check=True, capture_output=True, cwd=Path(__file__).parents[1])
+    return workdir
+
+
+def test_a_killed_run_resumes_to_the_bit(data_dir, finished, tmp_path):
+    """SIGKILL after the first checkpoint; the same command then gives the uninterrupted run's losses and parameters, bit for bit."""
+    run = command(data_dir, tmp_path)
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(run, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints" / "4" / "params").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "checkpoints" / "12").exists()
+    done_before = max(losses(tmp_path))
+    subprocess.run(run, check=True, capture_output=True, cwd=root)
+
+    assert losses(tmp_path) == losses(finished)
+    assert sorted(losses(tmp_path)) == list(range(1, 13)) and done_before < 12
+    held_out = [[line for line in read_metrics(w) if "validation/loss" in line][-1] for w in (tmp_path, finished)]
+    assert held_out[0] == held_out[1]
+    ours, theirs = (Policy.open(w / "checkpoints" / "12").params for w in (tmp_path, finished))
+    assert all(np.array_equal(a, b) for a, b in zip(leaves(ours), leaves(theirs), strict=True))
+
+
+def leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_the_workdir_says_what_happened(finished):
+    lines = read_metrics(finished)
+    assert {"loss", "gradient_norm", "learning_rate", "steps_per_second", "data_wait_share"} <= set(lines[0])
+    last = [line for line in lines if "validation/loss" in line][-1]
+    assert {f"validation/reach_arm3/error/joint_{i}" for i in range(3)} <= set(last)
+    assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir() if p.name.isdigit()) == ["12", "8"]
+
+
+def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
+    step = finished / "checkpoints" / "12"
+    moved = tmp_path / "elsewhere"
+    os.symlink(step, moved)
+    policy = Policy.open(moved)
+    rng = np.random.default_rng(0)
+    observation = {
+        "images": {camera: rng.integers(0, 256, (48, 64, 3), np.uint8) for camera in ("base", "wrist")},
+        "state": np.float32([0.1, -0.2, 0.0]),
+        "prompt": "reach block 1",
+    }
+    chunks = policy.act([observation])
+    assert chunks.shape == (1, 4, 3) and chunks.dtype == np.float32 and np.isfinite(chunks).all()
+    np.testing.assert_array_equal(chunks, Policy.open(finished).act([observation]))
+    assert np.any(policy.act([observation], [1]) != chunks)
+    pair = policy.act([observation, observation], [0, 1])
+    np.testing.assert_allclose(pair[0], chunks[0], atol=1e-5)
+    noise = np.zeros((1, 4, 6), np.float32)
+    np.testing.assert_array_equal(policy.act([observation], noise=noise), policy.act([observation], [7], noise=noise))
+    with pytest.raises(InputError, match="noise has shape"):
+        policy.act([observation], noise=noise[:, :2])
+    with pytest.raises(InputError, match="robot 'reach_arm9': the checkpoint has statistics for reach_arm3"):
+        policy.act([observation], robot="reach_arm9")
+
+
+def test_training_again_is_nothing_to_do(data_dir, finished):
+    before = (finished / METRICS_FILE).read_text()
+    train(tiny_config(data_dir), finished)
+    assert (finished / METRICS_FILE).read_text() == before
+
+
+def test_a_workdir_of_another_config_is_refused(data_dir, finished):
+    with pytest.raises(InputError, match=r"another config: horizon: 3 now, 4 in the checkpoint; learning_rate: 0.1 now"):
+        train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
+
+
+def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
+    """The first differing leaves are named."""
+    step = tmp_path / "5"
+    os.symlink(finished / "checkpoints" / "12" / "ema", tmp_path / "ema")
+    description = tmp_path / "description"
+    description.mkdir()
+    for file in (finished / "checkpoints" / "12" / "description").iterdir():
+        content = file.read_text()
+        if file.name == "metadata":
+            record = json.loads(content)
+            record["config"]["variant"] = "nano"
+            content = json.dumps(record)
+        (description / file.name).write_text(content)
+    with pytest.raises(InputError, match=r"is of another model: PaliGemma/\S+: expected \S+.*found .* and \d+ more"):
+        Policy.open(tmp_path)
+    assert not step.exists()
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint in"):
+        Policy.open(tmp_path)
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
+    for name in ("checkpoints/8", "checkpoints/12.orbax-checkpoint-tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.symlink(finished / "checkpoints" / "8", tmp_path / name)
+    assert checkpoints.find(tmp_path).name == "8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(batch_size=12), "config.batch_size 12 is not a multiple of data x fsdp = 8"),
+        (dict(datasets=("reach_arm7",)), "dataset 'reach_arm7' is unknown"),
+        (dict(action_dim=2), "reach_arm3 has 3 state dimensions, the model 2"),
+        (dict(max_tokens=4), "dataset reach_arm3: a prompt has . tokens, config.max_tokens is 4: 'reach block"),
+        (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
+        (dict(data_dir="/nowhere"), "/nowhere"),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_what_cannot_be_trained_is_refused_first(data_dir, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(tiny_config(data_dir, **changes), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_unknown_config_field_ends_in_one_line(data_dir, tmp_path):
+    process = subprocess.run(
+        [*command(data_dir, tmp_path), "--config.bach_size=3"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert process.returncode != 0 and "bach_size" in process.stderr.splitlines()[-1]
