@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
 
     # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
     c.draws = 4
-    c.loss_dims = "padded"
+    c.loss_dims = "real"
     c.mask_past_end = False
     c.sampling_steps = 10
 

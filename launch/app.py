@@ -36,5 +36,3 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _fail(error: object) -> int:
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     return 2
-
-

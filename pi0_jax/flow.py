@@ -51,7 +51,7 @@ def loss(
     Args:
         step_mask: bool[B, H], the steps that count; None counts all, also past an episode's end, as published.
         dim_mask: bool[B, D], the dimensions that count; None counts all, padding too, as published. With a mask the noise in the other
-            dimensions must be zero (`mask_noise`), in training and in sampling.
+            dimensions must be zero (`mask_dims`), and in sampling the velocity too: the model has seen nothing but zero there.
     """
     target = noise - actions[:, None]
     error = jnp.square(velocity(interpolate(actions, noise, t), t) - target)  # [B, K, H, D]
@@ -63,10 +63,10 @@ def loss(
     return jnp.sum(error * weight[:, None], axis=(2, 3)) / jnp.sum(weight, axis=(1, 2))[:, None]
 
 
-def mask_noise(noise: jax.Array, dim_mask: jax.Array) -> jax.Array:
-    """Zeroes noise [B, ..., D] in the dimensions that a robot does not have (bool[B, D])."""
-    mask = dim_mask.reshape(dim_mask.shape[0], *(1,) * (noise.ndim - 2), dim_mask.shape[1])
-    return jnp.where(mask, noise, 0.0)
+def mask_dims(x: jax.Array, dim_mask: jax.Array) -> jax.Array:
+    """Zeroes x [B, ..., D] in the dimensions that a robot does not have (bool[B, D])."""
+    mask = dim_mask.reshape(dim_mask.shape[0], *(1,) * (x.ndim - 2), dim_mask.shape[1])
+    return jnp.where(mask, x, 0.0)
 
 
 def integrate(velocity: Velocity, noise: jax.Array, num_steps: int) -> jax.Array:

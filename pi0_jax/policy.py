@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0_jax import checkpoints, flow, preprocess
+from pi0_jax import checkpoints, preprocess
 from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0, sample_actions
@@ -114,6 +114,5 @@ def _noise(seeds: jax.Array, shape: tuple[int, int]) -> jax.Array:
 def _sample(
     params: Any, batch: RawBatch, dims: jax.Array, noise: jax.Array, *, layout: Layout, model: Pi0, num_steps: int, real_dims_only: bool
 ) -> jax.Array:
-    if real_dims_only:
-        noise = flow.mask_noise(noise, dims)
-    return sample_actions(params, preprocess.device(batch, layout), noise, model=model, num_steps=num_steps)
+    observation = preprocess.device(batch, layout)
+    return sample_actions(params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims if real_dims_only else None)

@@ -48,7 +48,7 @@ def test_masked_loss_counts_valid_steps_and_real_dimensions_only(arrays):
     actions, noise, t = arrays
     steps = np.arange(H) < np.array([4, 2, 1])[:, None]
     dims = np.arange(D) < np.array([5, 3, 1])[:, None]
-    noise = flow.mask_noise(noise, jnp.asarray(dims))
+    noise = flow.mask_dims(noise, jnp.asarray(dims))
     loss = flow.loss(lambda x, t: jnp.zeros_like(x), actions, noise, t, step_mask=jnp.asarray(steps), dim_mask=jnp.asarray(dims))
     target = np.asarray(noise) - np.asarray(actions)[:, None]
     for b, (h, d) in enumerate([(4, 5), (2, 3), (1, 1)]):
@@ -58,10 +58,10 @@ def test_masked_loss_counts_valid_steps_and_real_dimensions_only(arrays):
 def test_noise_is_zero_where_a_robot_has_no_dimension(arrays):
     _, noise, _ = arrays
     dims = jnp.arange(D) < jnp.array([5, 3, 1])[:, None]
-    masked = flow.mask_noise(noise, dims)
+    masked = flow.mask_dims(noise, dims)
     assert not np.any(masked[1, ..., 3:]) and not np.any(masked[2, ..., 1:])
     np.testing.assert_array_equal(masked[0], noise[0])
-    np.testing.assert_array_equal(flow.mask_noise(noise[:, 0], dims), masked[:, 0])
+    np.testing.assert_array_equal(flow.mask_dims(noise[:, 0], dims), masked[:, 0])
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 10, 37])

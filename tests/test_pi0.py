@@ -27,7 +27,7 @@ def model() -> Pi0:
 @pytest.fixture(scope="module")
 def params(model):
     """Random everywhere, also where initialisers give zeros, so that nothing is invisible."""
-    params = model.init(jax.random.key(0), method="declare")["params"]
+    params = jax.jit(lambda key: model.init(key, method="declare"))(jax.random.key(0))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
@@ -147,8 +147,9 @@ def test_prefix_does_not_depend_on_state_or_actions(model, params, observation, 
         return out
 
     x_t, t = noisy_actions
-    first = model.apply({"params": params}, observation, x_t, t, method=prefix_output)
-    second = model.apply({"params": params}, observation._replace(state=-observation.state), -x_t, 1 - t, method=prefix_output)
+    output = jax.jit(lambda o, x, t: model.apply({"params": params}, o, x, t, method=prefix_output))
+    first = output(observation, x_t, t)
+    second = output(observation._replace(state=-observation.state), -x_t, 1 - t)
     np.testing.assert_array_equal(first, second)
 
 
@@ -205,6 +206,17 @@ def test_scan_and_remat_change_no_number(model, params, observation, noisy_actio
 def test_any_horizon_and_action_dim():
     config = dataclasses.replace(CONFIG, horizon=7, action_dim=3)
     model = Pi0(config, dtype=jnp.bfloat16)
-    params = model.init(jax.random.key(0), method="declare")["params"]
+    params = jax.jit(lambda key: model.init(key, method="declare"))(jax.random.key(0))["params"]
     observation = Observation({}, {}, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 3)))
     assert actions(model, params, observation, jnp.zeros((1, 7, 3)), num_steps=1).shape == (1, 7, 3)
+
+
+def test_dimensions_that_a_robot_lacks_hold_zero_while_sampling(model, params, observation, noisy_actions):
+    dims = jnp.arange(D) < jnp.array([[4], [D]])
+    noise = noisy_actions[0][:, 0]
+    out = jax.jit(lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims))(noise)
+    np.testing.assert_array_equal(out[0, :, 4:], 0.0)
+    garbage = noise.at[0, :, 4:].set(100.0)
+    again = jax.jit(lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims))(garbage)
+    np.testing.assert_array_equal(out, again)
+    assert_close(out[1], actions(model, params, observation, noise)[1])

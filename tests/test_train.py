@@ -25,10 +25,10 @@ TINY = dict(
 )  # fmt: skip
 
 
-def tiny_config(data_dir: Path, **changes) -> RunConfig:
+def tiny_config(data: Path, **changes) -> RunConfig:
     from configs.reach import get_config
 
-    return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data_dir), **changes})
+    return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data), **changes})
 
 
 def command(data_dir: Path, workdir: Path, **changes) -> list[str]:

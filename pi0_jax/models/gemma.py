@@ -19,6 +19,7 @@ from pi0_jax.models.params import Param, declare, fan_in_normal, normal, zeros
 
 RMS_NORM_EPSILON = 1e-6
 ROPE_MAX_WAVELENGTH = 10_000.0
+BRANCH_GAIN = 0.2  # layers start near the identity, which trains faster from scratch; see siglip.py
 MASKED_LOGIT = -2.3819763e38  # finite, so that a row without any key stays finite
 
 
@@ -61,10 +62,10 @@ def param_table(config: GemmaConfig) -> dict[str, Any]:
         width, mlp_dim = expert.width, expert.mlp_dim
         attn[suffixed("q_einsum", i)] = {"w": Param((depth, heads, width, head_dim), fan_in_normal(2, (1, 3)))}
         attn[suffixed("kv_einsum", i)] = {"w": Param((depth, 2, kv_heads, width, head_dim), fan_in_normal(3, (1, 2, 4)))}
-        attn[suffixed("attn_vec_einsum", i)] = {"w": Param((depth, heads, head_dim, width), fan_in_normal((1, 2), 3))}
+        attn[suffixed("attn_vec_einsum", i)] = {"w": Param((depth, heads, head_dim, width), fan_in_normal((1, 2), 3, BRANCH_GAIN))}
         layer[suffixed("mlp", i)] = {
             "gating_einsum": Param((depth, 2, width, mlp_dim), fan_in_normal(2, (1, 3))),
-            "linear": Param((depth, mlp_dim, width), fan_in_normal(1, 2)),
+            "linear": Param((depth, mlp_dim, width), fan_in_normal(1, 2, BRANCH_GAIN)),
         }
         layer[suffixed("pre_attention_norm", i)] = {"scale": Param((depth, width), zeros)}
         layer[suffixed("pre_ffw_norm", i)] = {"scale": Param((depth, width), zeros)}

@@ -30,11 +30,9 @@ def declare(module: nn.Module, table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fan_in_normal(in_axis: int | tuple[int, ...], out_axis: int | tuple[int, ...], stacked: bool = True) -> Any:
-    """Variance 1/fan-in; with `stacked`, axis 0 is a stack of layers and counts for neither fan."""
-    return jax.nn.initializers.variance_scaling(
-        1.0, "fan_in", "truncated_normal", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,) if stacked else ()
-    )
+def fan_in_normal(in_axis: int | tuple[int, ...], out_axis: int | tuple[int, ...], gain: float = 1.0) -> Any:
+    """Standard deviation gain / sqrt(fan-in); axis 0 is a stack of layers and counts for neither fan."""
+    return jax.nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,))
 
 
 zeros = jax.nn.initializers.zeros

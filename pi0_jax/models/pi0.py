@@ -48,10 +48,10 @@ VARIANTS = {
     ),
     # Learns the reach world on a laptop CPU in minutes.
     "nano": Pi0Config(
-        vision=VisionConfig(image_size=64, patch_size=16, width=64, depth=2, mlp_dim=256, num_heads=2),
+        vision=VisionConfig(image_size=64, patch_size=16, width=64, depth=2, mlp_dim=256, num_heads=8),
         gemma=GemmaConfig(
-            experts=(ExpertConfig(width=96, mlp_dim=384), ExpertConfig(width=64, mlp_dim=256)),
-            depth=4, num_heads=2, num_kv_heads=1, head_dim=48, vocab_size=512,
+            experts=(ExpertConfig(width=96, mlp_dim=192), ExpertConfig(width=64, mlp_dim=128)),
+            depth=4, num_heads=4, num_kv_heads=1, head_dim=24, vocab_size=512,
         ),
         action_dim=8, horizon=10, max_tokens=16,
     ),
@@ -170,15 +170,21 @@ class Pi0(nn.Module):
         return self.action_out_proj(out[:, 1:].astype(jnp.float32)).reshape(shape)
 
 
-def sample_actions(params: Any, observation: Observation, noise: jax.Array, *, model: Pi0, num_steps: int) -> jax.Array:
-    """Actions float32[B, H, D] in model units from noise of that shape: the prefix once, then `num_steps` Euler steps."""
+def sample_actions(
+    params: Any, observation: Observation, noise: jax.Array, *, model: Pi0, num_steps: int, dim_mask: jax.Array | None = None
+) -> jax.Array:
+    """Actions float32[B, H, D] in model units from noise of that shape: the prefix once, then `num_steps` Euler steps.
+
+    `dim_mask`, bool[B, D], is for models trained on real dimensions only: the others hold zero all the way, as they did in training.
+    """
     variables = {"params": params}
     cache, valid = model.apply(variables, observation, method="prefill")
 
     def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model.apply(variables, cache, valid, observation.state, x_t, t, method="cached_velocity")
+        v = model.apply(variables, cache, valid, observation.state, x_t, t, method="cached_velocity")
+        return v if dim_mask is None else flow.mask_dims(v, dim_mask)
 
-    return flow.integrate(velocity, noise, num_steps)
+    return flow.integrate(velocity, noise if dim_mask is None else flow.mask_dims(noise, dim_mask), num_steps)
 
 
 def time_code(t: jax.Array, width: int) -> jax.Array:

@@ -63,7 +63,7 @@ def sample_losses(
     actions, valid, dims = batch.targets
     noise, time = draw_noise_and_time(keys, draws=draws, horizon=actions.shape[1], action_dim=actions.shape[2])
     if options.real_dims_only:
-        noise = flow.mask_noise(noise, dims)
+        noise = flow.mask_dims(noise, dims)
 
     def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
         return model.apply({"params": params}, observation, x_t, t, method="velocity")
@@ -104,9 +104,6 @@ def validation_step(
     observation = preprocess.device(batch.observation, options.layout)
     losses = sample_losses(params, batch, observation, keys[:, 0], model=model, options=options, draws=draws)
     noise = jax.vmap(lambda key: jax.random.normal(key, batch.targets.actions.shape[1:]))(keys[:, 1])
-    if options.real_dims_only:
-        noise = flow.mask_noise(noise, batch.targets.dims)
-    return {
-        "loss": jnp.mean(losses, axis=1),
-        "actions": sample_actions(params, observation, noise, model=model, num_steps=num_steps),
-    }
+    dims = batch.targets.dims if options.real_dims_only else None
+    actions = sample_actions(params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims)
+    return {"loss": jnp.mean(losses, axis=1), "actions": actions}
