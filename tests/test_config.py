@@ -77,7 +77,7 @@ def test_missing_fields_are_named(values):
         ("datasets", (), "config.datasets is empty"),
         ("weights", (1.0,), "config.weights has 1 entries for 2 datasets"),
         ("weights", (1.0, 0.0), "config.weights is (1.0, 0.0); expected positive numbers"),
-        ("warmup_steps", 2500, "config.warmup_steps is 2500; expected at least 0 and less than steps (2500)"),
+        ("warmup_steps", 9999, "config.warmup_steps is 9999; expected at least 0 and less than steps (2400)"),
         ("warmup_steps", -1, "config.warmup_steps is -1; expected at least 0"),
         ("end_learning_rate", -1e-5, "config.end_learning_rate is -1e-05; expected a number of at least 0"),
         ("weight_decay", -1.0, "config.weight_decay is -1.0; expected a number of at least 0"),

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "config": "errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
     # What runs.
-    "policy": "checkpoints config errors flow models observation preprocess tokenizer",
+    "policy": "checkpoints config errors models observation preprocess tokenizer",
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",

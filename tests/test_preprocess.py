@@ -187,7 +187,7 @@ def test_wrong_input_is_named(case):
     damage, message = BROKEN[case]
     broken = observation(ARM3)
     damage(broken)
-    with pytest.raises(InputError, match=f"^observation of reach_arm3: .*{message}") as error:
+    with pytest.raises(InputError, match=rf"^observation 1 \(reach_arm3\): .*{message}") as error:
         host([observation(ARM3), broken], [ARM3, ARM3])
     assert "\n" not in str(error.value)
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pi0_jax import checkpoints
 from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
+from pi0_jax.report.page import write_report
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from tests.tiny_data import write_reach
@@ -119,6 +121,33 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
         policy.act([observation], robot="reach_arm9")
 
 
+def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
+    """The real commands on the real simulator: the table, a rollout as GIF, the page with its pictures."""
+    root, evaluation, report = Path(__file__).parents[1], tmp_path / "evaluation", tmp_path / "report"
+    run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={finished}", f"--output={evaluation}", "--robots=reach_arm3"]
+    flags = ["--episodes=3", "--parallel=2", "--record=1", "--conditions=right,untrained"]
+    process = subprocess.run([*run, *flags], capture_output=True, text=True, cwd=root, check=True)
+    assert "reach_arm3   untrained  all" in process.stdout
+    rows = json.loads((evaluation / "evaluation.json").read_text())["rows"]
+    assert [row["episodes"] for row in rows if row["block"] == "all"] == [3, 3]
+
+    page = write_report(finished, evaluation, report, data_dir=str(data_dir), frames=2)
+    text = page.read_text()
+    assert "12 of 12 steps" in text
+    for name in ("curves.png", "chunk-0.png", "chunk-1.png", "rollouts/reach_arm3-right-0.gif"):
+        assert name in text
+        with Image.open(report / name) as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_evaluation_refuses_what_it_does_not_know(finished):
+    for flag, message in (("--robots=reach_arm9", "robot 'reach_arm9'"), ("--conditions=left", "'left' is unknown")):
+        run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={finished}", flag]
+        process = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        assert process.returncode == 2
+        assert message in process.stderr.splitlines()[-1]
+
+
 def test_training_again_is_nothing_to_do(data_dir, finished):
     before = (finished / METRICS_FILE).read_text()
     train(tiny_config(data_dir), finished)
@@ -128,6 +157,12 @@ def test_training_again_is_nothing_to_do(data_dir, finished):
 def test_a_workdir_of_another_config_is_refused(data_dir, finished):
     with pytest.raises(InputError, match=r"another config: horizon: 3 now, 4 in the checkpoint; learning_rate: 0.1 now"):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
+
+
+def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):
+    write_reach(tmp_path, lengths=(7,) * 8)
+    with pytest.raises(InputError, match="dataset reach_arm3: embodiment or statistics differ .* since step 12"):
+        train(tiny_config(tmp_path), finished)
 
 
 def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):

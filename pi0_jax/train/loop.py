@@ -103,7 +103,7 @@ def train(run: RunConfig, workdir: str | Path) -> None:
     options = StepOptions(run.seed, data.batcher.layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = RunCheckpoints(workdir, keep=run.keep_checkpoints)
-    state, shardings = _initial_state(run, model, optimizer, mesh, checkpoints)
+    state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
     start = int(state.step)
 
     step = jax.jit(
@@ -142,7 +142,7 @@ def train(run: RunConfig, workdir: str | Path) -> None:
 
 
 def _initial_state(
-    run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, checkpoints: RunCheckpoints
+    run: RunConfig, data: Data, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, checkpoints: RunCheckpoints
 ) -> tuple[TrainState, TrainState]:
     """A fresh state, or the latest checkpoint's, and its shardings; created where it will live."""
     create = partial(init_state, model=model, optimizer=optimizer)
@@ -152,12 +152,23 @@ def _initial_state(
     latest = checkpoints.latest()
     if latest is None:
         return jax.jit(create, out_shardings=shardings)(key), shardings
-    if different := differing_fields(run, checkpoints.description(latest).run):
-        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
-    if latest > run.steps:
-        raise InputError(f"the workdir holds step {latest}, beyond config.steps {run.steps}")
+    _check_same_run(Description(run, data.robots, data.tokenizer, latest), checkpoints.description(latest))
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return checkpoints.restore(latest, abstract), shardings
+
+
+def _check_same_run(now: Description, stored: Description) -> None:
+    """A run goes on only with the config, the data and the tokenizer that it began with."""
+    if different := differing_fields(now.run, stored.run):
+        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
+    ours, theirs = now.to_json(), stored.to_json()
+    for name in ours["robots"]:
+        if ours["robots"][name] != theirs["robots"][name]:
+            raise InputError(
+                f"dataset {name}: embodiment or statistics differ from the checkpoint's; the data have changed since step {now.position}"
+            )
+    if ours["tokenizer"] != theirs["tokenizer"]:
+        raise InputError(f"config.tokenizer {now.run.tokenizer}: the model differs from the checkpoint's")
 
 
 def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
