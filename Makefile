@@ -1,7 +1,7 @@
 # make demo   makes data, trains, evaluates in a simulator, writes a report: see README.md
 # make test   installs what the tests need and runs them
 PYTHON ?= python3
-VENV ?= .venv/$(notdir $(PYTHON))
+VENV ?= .venv/$(shell $(PYTHON) -c "import platform; print(platform.python_version())")
 RUN ?= runs/reach
 SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 3

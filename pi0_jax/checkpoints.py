@@ -114,7 +114,8 @@ def find(directory: str | Path) -> epath.Path:
     if (directory / "description").exists():
         return directory
     root = directory / FOLDER if (directory / FOLDER).exists() else directory
-    steps = sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.exists() else []
+    folders = root.iterdir() if root.is_dir() else ()
+    steps = sorted(int(path.name) for path in folders if path.name.isdigit() and (path / "description").exists())
     if not steps:
         raise InputError(f"no checkpoint in {directory}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}")
     return root / str(steps[-1])

@@ -23,7 +23,7 @@ TIME_CUTOFF = 0.999  # the paper's s
 
 
 def sample_time(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """float32 times in (1 - s, 1] with the paper's density: τ = s(1 - x), so t = 1 - s + s x, with x ~ Beta(1.5, 1).
+    """float32 times in [1 - s, 1] with the paper's density: τ = s(1 - x), so t = 1 - s + s x, with x ~ Beta(1.5, 1).
 
     Beta(1.5, 1) has distribution function x^1.5, so x = u^(2/3) for uniform u.
     """

@@ -1,6 +1,6 @@
 """A policy from a checkpoint directory and nothing else: raw observations in, action chunks in the robot's units out.
 
-policy = Policy.open("runs/reach")
+policy = Policy.open("runs/reach/train")
 chunks = policy.act([observation], robot="reach_arm3")     # float32[1, H, A]
 """
 
@@ -17,7 +17,7 @@ from pi0_jax import checkpoints, preprocess
 from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0, sample_actions
-from pi0_jax.observation import CAMERA_SLOTS, RawBatch, RawObservation
+from pi0_jax.observation import RawBatch, RawObservation
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
@@ -33,9 +33,10 @@ class Policy:
         self.robots = dict(robots)
         self.params = params
         self._tokenizer = tokenizer
+        self._num_steps = run.sampling_steps if num_steps is None else num_steps
         model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=run.scan_layers)
         self._sample = jax.jit(
-            partial(_sample, model=model, num_steps=num_steps or run.sampling_steps, real_dims_only=run.loss_dims == "real"),
+            partial(_sample, model=model, num_steps=self._num_steps, real_dims_only=run.loss_dims == "real"),
             static_argnames="layout",
         )
 
@@ -58,7 +59,7 @@ class Policy:
         """The same policy with freshly initialised parameters: a control."""
         model = Pi0(model_config(self.run))
         params = jax.jit(lambda key: model.init(key, method="declare")["params"])(jax.random.key(seed))
-        return Policy(self.run, self.robots, self._tokenizer, params)
+        return Policy(self.run, self.robots, self._tokenizer, params, num_steps=self._num_steps)
 
     def robot(self, name: str | None) -> Robot:
         """The named robot (a dataset's name); None where there is only one."""
@@ -86,11 +87,12 @@ class Policy:
             InputError: see preprocess.host.
         """
         record = self.robot(robot)
-        slots = tuple(slot for slot in CAMERA_SLOTS if slot in record.embodiment.cameras)  # an absent camera is not encoded
-        wanted = layout(self.run, slots)
+        wanted = layout(self.run, preprocess.used_slots([record.embodiment]))  # an absent camera is not encoded
         batch = preprocess.host(observations, [record] * len(observations), wanted, self._tokenizer)
         dims = preprocess.dimension_masks([record] * len(observations), wanted.action_dim)
         shape = (len(observations), self.run.horizon, wanted.action_dim)
+        if seeds is not None and len(seeds) != len(observations):
+            raise InputError(f"{len(seeds)} seeds for {len(observations)} observations; expected one each")
         if noise is None:
             noise = _noise(np.asarray(np.zeros(len(observations)) if seeds is None else seeds, np.uint32), shape[1:])
         elif noise.shape != shape:

@@ -185,6 +185,6 @@ def check_robot(robot: Robot, layout: Layout) -> None:
             raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, its statistics {len(vector.mean)}")
 
 
-def used_slots(embodiments: Sequence[Embodiment], order: Sequence[str]) -> tuple[str, ...]:
+def used_slots(embodiments: Sequence[Embodiment]) -> tuple[str, ...]:
     """The camera slots that any of these robots fills, in the model's order."""
-    return tuple(slot for slot in order if any(slot in e.cameras for e in embodiments))
+    return tuple(slot for slot in CAMERA_SLOTS if any(slot in e.cameras for e in embodiments))

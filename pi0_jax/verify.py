@@ -5,6 +5,9 @@ published implementation computed from them). Every array under `out/` is recomp
 """
 
 import json
+import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,9 +54,10 @@ class Comparison(NamedTuple):
 def load_vectors(path: str | Path) -> Vectors:
     """Reads a vectors file; raises InputError naming the file and the missing key."""
     try:
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+        with zipfile.ZipFile(path):  # refuses what is no npz
+            archive = np.load(path)
+        arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a readable vectors file (npz): {error}") from error
 
     def get(name: str) -> np.ndarray:
@@ -68,7 +72,10 @@ def load_vectors(path: str | Path) -> Vectors:
             spec = spec[name]
         return spec
 
-    spec = json.loads(bytes(get("spec.json")).decode())
+    try:
+        spec = json.loads(bytes(get("spec.json")).decode())
+    except ValueError as error:
+        raise InputError(f"{path}: spec.json is not JSON: {error}") from error
     experts = ("backbone", "expert")
     config = Pi0Config(
         vision=VisionConfig(
@@ -137,7 +144,7 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     def sample(num_steps: int) -> jax.Array:
         return jax.jit(lambda params: sample_actions(params, observation, noise, model=model, num_steps=num_steps))(vectors.params)
 
-    steps = [int(name.removeprefix("actions_")) for name in vectors.outputs if name.startswith("actions_")]
+    steps = [int(match[1]) for name in vectors.outputs if (match := re.fullmatch(r"actions_(\d+)", name))]
     return embeddings(variables) | training_outputs(vectors.params) | {f"actions_{n}": sample(n) for n in steps}
 
 

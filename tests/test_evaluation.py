@@ -17,7 +17,7 @@ def rows():
 
 
 def test_a_row_for_all_prompts_and_one_per_block(rows):
-    assert [(row.prompt, row.successes, row.episodes) for row in rows] == [("all", 2, 3), ("red", 1, 2), ("green", 0, 0), ("blue", 1, 1)]
+    assert [(row.block, row.successes, row.episodes) for row in rows] == [("all", 2, 3), ("red", 1, 2), ("green", 0, 0), ("blue", 1, 1)]
     assert rows[0].interval == pytest.approx((0.2077, 0.9385), abs=1e-4)  # Wilson's interval of 2 in 3
     assert rows[2].interval == (0.0, 1.0)
 

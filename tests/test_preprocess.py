@@ -280,5 +280,5 @@ def test_check_robot_names_what_does_not_fit():
 
 
 def test_used_slots_are_those_that_any_robot_fills_in_the_models_order():
-    assert preprocess.used_slots([MIXED], CAMERA_SLOTS) == ("left_wrist_0_rgb",)
-    assert preprocess.used_slots([MIXED, WIDOWX.embodiment], CAMERA_SLOTS) == ("base_0_rgb", "left_wrist_0_rgb")
+    assert preprocess.used_slots([MIXED]) == ("left_wrist_0_rgb",)
+    assert preprocess.used_slots([MIXED, WIDOWX.embodiment]) == ("base_0_rgb", "left_wrist_0_rgb")

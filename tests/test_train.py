@@ -22,7 +22,7 @@ from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from tests.tiny_data import write_reach
 
 TINY = dict(
-    seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=4, max_tokens=12,
+    seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=5, max_tokens=12,
     draws=2, batch_size=8, steps=12, warmup_steps=2, log_every=1, validate_every=6, validation_frames=3, save_every=4,
 )  # fmt: skip
 
@@ -108,12 +108,12 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
         "prompt": "reach block 1",
     }
     chunks = policy.act([observation])
-    assert chunks.shape == (1, 4, 3) and chunks.dtype == np.float32 and np.isfinite(chunks).all()
+    assert chunks.shape == (1, 5, 3) and chunks.dtype == np.float32 and np.isfinite(chunks).all()
     np.testing.assert_array_equal(chunks, Policy.open(finished).act([observation]))
     assert np.any(policy.act([observation], [1]) != chunks)
     pair = policy.act([observation, observation], [0, 1])
     np.testing.assert_allclose(pair[0], chunks[0], atol=1e-5)
-    noise = np.zeros((1, 4, 6), np.float32)
+    noise = np.zeros((1, 5, 6), np.float32)
     np.testing.assert_array_equal(policy.act([observation], noise=noise), policy.act([observation], [7], noise=noise))
     with pytest.raises(InputError, match="noise has shape"):
         policy.act([observation], noise=noise[:, :2])
@@ -142,7 +142,7 @@ def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
 
 def test_evaluation_refuses_what_it_does_not_know(finished):
     for flag, message in (("--robots=reach_arm9", "robot 'reach_arm9'"), ("--conditions=left", "'left' is unknown")):
-        run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={finished}", flag]
+        run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={finished}", "--output=/nowhere", flag]
         process = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[1])
         assert process.returncode == 2
         assert message in process.stderr.splitlines()[-1]
@@ -155,7 +155,7 @@ def test_training_again_is_nothing_to_do(data_dir, finished):
 
 
 def test_a_workdir_of_another_config_is_refused(data_dir, finished):
-    with pytest.raises(InputError, match=r"another config: horizon: 3 now, 4 in the checkpoint; learning_rate: 0.1 now"):
+    with pytest.raises(InputError, match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now"):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
 
 

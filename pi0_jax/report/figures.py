@@ -26,7 +26,8 @@ def curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
         left.plot(steps, loss, color=_FAINT, linewidth=0.8, label="training, per step")
         left.plot(steps, _smooth(loss), color="#1f5fa8", label="training, smoothed")
         held_out = [(line["step"], line["validation/loss"]) for line in validation]
-        left.plot(*zip(*held_out, strict=True), "o-", color=_PREDICTED, label="held out, EMA")
+        if held_out:
+            left.plot(*zip(*held_out, strict=True), "o-", color=_PREDICTED, label="held out, EMA")
         left.set(title="flow loss", xlabel="step", yscale="log")
         left.legend(frameon=False)
         norm = np.array([line["gradient_norm"] for line in training])
@@ -54,7 +55,7 @@ def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: P
     rows = -(-len(dims) // columns)
     seconds = np.arange(len(predicted)) / embodiment.control_hz
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(1.9 * max(rows, 1) * len(cameras) / rows + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained")
         pictures, plots = figure.subfigures(1, 2, width_ratios=(1.7 * len(cameras), 2.3 * columns))
         for axes, camera in zip(np.atleast_1d(pictures.subplots(1, len(cameras))), cameras, strict=True):
             axes.imshow(sample.observation["images"][camera])

@@ -13,6 +13,7 @@ import numpy as np
 
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import open_index
+from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report import figures
 from pi0_jax.train.batches import held_out_samples
@@ -42,18 +43,31 @@ def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_d
     figures.curves(metrics, output / "curves.png")
     parts = [_summary(policy, metrics)]
     if evaluation is not None:
-        record = json.loads((evaluation / "evaluation.json").read_text())
-        parts.append(_section("Closed-loop success", _success_table(record["rows"])))
+        record = _read_evaluation(evaluation)
+        parts.append(_section("Closed-loop success", _success_table(record["rows"]), f"Of {record['checkpoint']}."))
         parts.append(_section("Rollouts", _rollouts(evaluation, output), "The line is the fingertip path of the predicted chunk."))
     parts.append(_section("Training", '<img src="curves.png" alt="loss and gradient norm over steps">'))
     errors = _error_table(policy, metrics)
-    parts.append(_section("Error of sampled actions on held-out episodes", errors, "Mean absolute error over the steps of the chunk."))
+    parts.append(
+        _section(
+            "Error of sampled actions on held-out episodes",
+            errors,
+            "Mean absolute error over the steps of the chunk that are within the episode.",
+        )
+    )
     note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
     parts.append(_section("Predicted and true chunks", _chunks(policy, output, data_dir, frames), note))
     page = output / "index.html"
     body = "\n".join(parts)
     page.write_text(f"<!doctype html><meta charset=utf-8><title>π0 run</title><style>{_CSS}</style><h1>π0 run</h1>\n{body}\n")
     return page
+
+
+def _read_evaluation(evaluation: Path) -> dict[str, Any]:
+    path = evaluation / "evaluation.json"
+    if not path.exists():
+        raise InputError(f"{path}: no evaluation there; launch.evaluate writes one")
+    return json.loads(path.read_text())
 
 
 def _section(title: str, body: str, note: str = "") -> str:
@@ -72,7 +86,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
     run = policy.run
     parameters = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(policy.params))
-    timed = [line for line in metrics if "steps_per_second" in line][1:] or metrics[:1]
+    timed = [line for line in metrics if "steps_per_second" in line]
+    timed = timed[1:] or timed  # the first also holds the compilation
     rows = [
         ("variant", f"{run.variant}, {parameters:,} parameters"),
         ("datasets", ", ".join(f"{name} (weight {weight:g})" for name, weight in zip(run.datasets, run.weights, strict=True))),
@@ -96,7 +111,8 @@ def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _rollouts(evaluation: Path, output: Path) -> str:
     target = output / "rollouts"
-    target.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
     figures_ = []
     for gif in sorted((evaluation / "rollouts").glob("*.gif")):
         shutil.copy(gif, target / gif.name)
@@ -105,7 +121,10 @@ def _rollouts(evaluation: Path, output: Path) -> str:
 
 
 def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
-    last = [line for line in metrics if "validation/loss" in line][-1]
+    validations = [line for line in metrics if "validation/loss" in line]
+    if not validations:
+        return "<p>Not validated yet.</p>"
+    last = validations[-1]
     rows = [
         (name, dim.name, last[f"validation/{name}/error/{dim.name}"], dim.unit, float(std))
         for name in policy.run.datasets

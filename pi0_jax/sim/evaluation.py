@@ -23,7 +23,7 @@ class Case(NamedTuple):
 
 class Row(NamedTuple):
     case: Case
-    prompt: str  # a colour, or "all"
+    block: str  # the colour that the episode's own prompt named, or "all"
     successes: int
     episodes: int
 
@@ -49,7 +49,7 @@ def evaluate(
         execute_steps: by robot, steps of a chunk that are executed before the next is asked for.
 
     Returns:
-        For every case a row over all prompts, then one per colour that the prompts named.
+        For every case a row over all episodes, then one per block that the episodes' own prompts named.
     """
     rows = []
     for case, act in acts.items():
@@ -66,7 +66,7 @@ def evaluate(
 
 def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
     groups = [("all", results)] + [(color, [r for r in results if r.color == color]) for color in COLORS]
-    return [Row(case, prompt, sum(r.success for r in group), len(group)) for prompt, group in groups]
+    return [Row(case, block, sum(r.success for r in group), len(group)) for block, group in groups]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -76,7 +76,7 @@ def table(rows: Sequence[Row]) -> str:
         rate = f"{100 * row.successes / row.episodes:6.1f}%" if row.episodes else "      -"
         score = f"{row.successes}/{row.episodes}"
         lines.append(
-            f"{row.case.robot:<12} {row.case.condition:<10} {row.prompt:<6} {score:>9} {rate}  {100 * low:.1f}% to {100 * high:.1f}%"
+            f"{row.case.robot:<12} {row.case.condition:<10} {row.block:<6} {score:>9} {rate}  {100 * low:.1f}% to {100 * high:.1f}%"
         )
     return "\n".join(lines)
 
@@ -85,7 +85,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             **row.case._asdict(),
-            "block": row.prompt,
+            "block": row.block,
             "successes": row.successes,
             "episodes": row.episodes,
             "interval": row.interval,

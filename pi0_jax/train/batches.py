@@ -57,9 +57,10 @@ class Batcher:
 
 
 def train_batches(
-    mixture: Mixture, batcher: Batcher, *, batch_size: int, rows: range, start: int, stop: int, threads: int, prefetch: int
+    mixture: Mixture, batcher: Batcher, *, batch_size: int, start: int, stop: int, threads: int, prefetch: int
 ) -> Iterator[TrainBatch]:
-    """This process's `rows` of the global batches of steps start .. stop - 1, prepared ahead by `threads` threads."""
+    """The batches of steps start .. stop - 1, prepared ahead by `threads` threads."""
+    rows = range(batch_size)
 
     def batch(step: int) -> TrainBatch:
         return batcher.assemble([mixture.sample(step * batch_size + row) for row in rows], rows)

@@ -2,8 +2,8 @@
 
     prepare   indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored
     repeat    wait for the batch -> step -> every log_every: write metrics
-                                         -> every validate_every: validate the EMA
                                          -> every save_every: start saving
+                                         -> every validate_every: validate the EMA
     end       save, wait for the save
 
 The workdir is the run: the same call starts it or goes on from its latest checkpoint.
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.mixture import Mixture
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.observation import CAMERA_SLOTS, Sample
+from pi0_jax.observation import Sample
 from pi0_jax.preprocess import Robot, check_robot, used_slots
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
@@ -58,14 +59,15 @@ def prepare_data(run: RunConfig) -> Data:
         raise InputError(f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}")
     indices = [_index(run, name) for name in run.datasets]
     mixture = Mixture(indices, dict(zip(run.datasets, run.weights, strict=True)), split="train", horizon=run.horizon, seed=run.seed)
-    robots = {
-        index.name: Robot(index.embodiment, batches.statistics(index, run.horizon))
-        for index in [*indices, *(_index(run, name) for name in run.statistics_only)]
-    }
-    for index in indices:
+    everything = [*indices, *(_index(run, name) for name in run.statistics_only)]
+    for index in everything:
         for prompt in index.prompts:
             _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
-    slots = used_slots([index.embodiment for index in indices], CAMERA_SLOTS)
+    robots = {index.name: Robot(index.embodiment, batches.statistics(index, run.horizon)) for index in everything}
+    for index in indices:
+        if not len(index.frames("val")):
+            raise InputError(f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames")
+    slots = used_slots([index.embodiment for index in indices])
     for robot in robots.values():
         check_robot(robot, layout(run, slots))
     batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvas(indices))
@@ -90,6 +92,10 @@ def train(run: RunConfig, workdir: str | Path) -> None:
     Raises:
         InputError for wrong data or config, and for a workdir whose checkpoint was written by another config (the fields are listed).
     """
+    if "://" in str(workdir):
+        raise InputError(f"workdir {workdir}: expected a local folder; remote ones are not supported yet")
+    if jax.process_count() > 1:
+        raise InputError(f"{jax.process_count()} processes: expected one; training on several is not supported yet")
     workdir = Path(workdir)
     mesh = sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -102,10 +108,26 @@ def train(run: RunConfig, workdir: str | Path) -> None:
     optimizer = make_optimizer(run)
     options = StepOptions(run.seed, data.batcher.layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay)
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = RunCheckpoints(workdir, keep=run.keep_checkpoints)
-    state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
-    start = int(state.step)
+    with contextlib.ExitStack() as closing:  # also after an error: a save in progress is finished
+        checkpoints = closing.enter_context(contextlib.closing(RunCheckpoints(workdir, keep=run.keep_checkpoints)))
+        state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
+        metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=int(state.step))))
+        _loop(run, data, model, optimizer, options, mesh, state, shardings, checkpoints, metrics)
 
+
+def _loop(
+    run: RunConfig,
+    data: Data,
+    model: Pi0,
+    optimizer: optax.GradientTransformation,
+    options: StepOptions,
+    mesh: Mesh,
+    state: TrainState,
+    shardings: TrainState,
+    checkpoints: RunCheckpoints,
+    metrics: MetricsWriter,
+) -> None:
+    start = int(state.step)
     step = jax.jit(
         partial(train_step, model=model, optimizer=optimizer, options=options),
         donate_argnums=0,
@@ -116,12 +138,10 @@ def train(run: RunConfig, workdir: str | Path) -> None:
         out_shardings=sharding.replicated(mesh),
     )
     schedule = learning_rate(run)
-    rows = _process_rows(run.batch_size)
     stream = batches.train_batches(
-        data.mixture, data.batcher, batch_size=run.batch_size, rows=rows, start=start, stop=run.steps,
+        data.mixture, data.batcher, batch_size=run.batch_size, start=start, stop=run.steps,
         threads=run.loader_threads, prefetch=run.prefetch_batches,
     )  # fmt: skip
-    metrics = MetricsWriter(workdir, start=start)
     clock = _Clock()
     for done in tqdm(range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0):
         with clock.waiting():
@@ -130,15 +150,14 @@ def train(run: RunConfig, workdir: str | Path) -> None:
         if done % run.log_every == 0 or done == run.steps:
             values = {name: float(value) for name, value in jax.device_get(values).items()}  # waits for the step
             metrics.write(done, values | {"learning_rate": float(schedule(done - 1))} | clock.rates(done - start, run.batch_size))
-        if done % run.validate_every == 0 or done == run.steps:
-            with clock.outside():
-                values, _ = validate(validation, state.ema, data.held_out, run.datasets, data.batcher, batch_size=run.batch_size, mesh=mesh)
-            metrics.write(done, values)
-        if done % run.save_every == 0 or done == run.steps:
-            with clock.outside():
+        validating, saving = (done % every == 0 or done == run.steps for every in (run.validate_every, run.save_every))
+        if validating or saving:
+            jax.block_until_ready(state)  # so that the clock gives this time to the steps
+        with clock.outside():
+            if saving:
                 checkpoints.save(state, Description(run, data.robots, data.tokenizer, position=done))
-    checkpoints.close()
-    metrics.close()
+            if validating:
+                metrics.write(done, validate(validation, state.ema, data.held_out, run.datasets, data.batcher, run.batch_size, mesh))
 
 
 def _initial_state(
@@ -161,14 +180,19 @@ def _check_same_run(now: Description, stored: Description) -> None:
     """A run goes on only with the config, the data and the tokenizer that it began with."""
     if different := differing_fields(now.run, stored.run):
         raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
-    ours, theirs = now.to_json(), stored.to_json()
-    for name in ours["robots"]:
-        if ours["robots"][name] != theirs["robots"][name]:
+    for name, robot in now.robots.items():
+        if not _same_robot(robot, stored.robots[name]):
             raise InputError(
                 f"dataset {name}: embodiment or statistics differ from the checkpoint's; the data have changed since step {now.position}"
             )
-    if ours["tokenizer"] != theirs["tokenizer"]:
+    if now.tokenizer.model != stored.tokenizer.model:
         raise InputError(f"config.tokenizer {now.run.tokenizer}: the model differs from the checkpoint's")
+
+
+def _same_robot(ours: Robot, theirs: Robot) -> bool:
+    """Statistics may differ by what another CPU or NumPy rounds otherwise."""
+    pairs = zip(jax.tree.leaves(ours.statistics), jax.tree.leaves(theirs.statistics), strict=True)
+    return ours.embodiment == theirs.embodiment and all(a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in pairs)
 
 
 def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -179,12 +203,6 @@ def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformatio
         optimizer, lambda _, where: where, abstract.opt_state, params, transform_non_params=lambda _: whole
     )
     return TrainState(whole, params, params, moments)
-
-
-def _process_rows(batch_size: int) -> range:
-    """The rows of the global batch that this process loads."""
-    per_process = batch_size // jax.process_count()
-    return range(jax.process_index() * per_process, (jax.process_index() + 1) * per_process)
 
 
 class _Clock:

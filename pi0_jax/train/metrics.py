@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tensorboardX
 
+from pi0_jax.errors import InputError
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -37,5 +39,8 @@ class MetricsWriter:
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics file. A last line that a killed run left unfinished is dropped."""
-    lines = (workdir / METRICS_FILE).read_text().splitlines(keepends=True)
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        raise InputError(f"{path}: no metrics there; launch.train writes them to its workdir")
+    lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -16,14 +16,13 @@ ValidationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
 
 
 def validate(
-    step: ValidationStep, params: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, *, batch_size: int, mesh: Mesh
-) -> tuple[dict[str, float], list[np.ndarray]]:
+    step: ValidationStep, params: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, batch_size: int, mesh: Mesh
+) -> dict[str, float]:
     """Runs all samples through `step`.
 
     Returns:
         Metrics: validation/loss; for every dataset validation/<name>/loss and, for every action dimension,
         validation/<name>/error/<dimension>, the mean absolute error over the steps within the episode, in the dimension's unit.
-        And the sampled chunks in robot units, float32[H, A] per sample.
     """
     losses, chunks = [], []
     for start in range(0, len(samples), batch_size):
@@ -42,4 +41,4 @@ def validate(
         error = np.concatenate([np.abs(chunks[i] - samples[i].actions)[samples[i].action_valid] for i in mine]).mean(axis=0)
         for dim, value in zip(batcher.robots[dataset].embodiment.actions, error, strict=True):
             metrics[f"validation/{name}/error/{dim.name}"] = float(value)
-    return metrics, chunks
+    return metrics
