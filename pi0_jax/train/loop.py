@@ -11,7 +11,7 @@ The workdir is the run: the same call starts it or goes on from its latest check
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,16 +31,18 @@ from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.mixture import Mixture
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.observation import Sample
-from pi0_jax.preprocess import Robot, check_robot, used_slots
+from pi0_jax.observation import Sample, TrainBatch
+from pi0_jax.preprocess import Layout, Robot, check_robot, used_slots
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.metrics import MetricsWriter
 from pi0_jax.train.optimizer import learning_rate, make_optimizer
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step, validation_step
-from pi0_jax.train.validate import validate
+from pi0_jax.train.validate import ValidationStep, validate
 
 VALIDATION_DRAWS = 4
+
+TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 class Data(NamedTuple):
@@ -106,37 +108,34 @@ def train(run: RunConfig, workdir: str | Path) -> None:
 
     model = Pi0(model_config(run), jnp.dtype(run.dtype), run.scan_layers, run.remat, sharding.constrain_on(mesh))
     optimizer = make_optimizer(run)
-    options = StepOptions(run.seed, data.batcher.layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay)
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as closing:  # also after an error: a save in progress is finished
         checkpoints = closing.enter_context(contextlib.closing(RunCheckpoints(workdir, keep=run.keep_checkpoints)))
         state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
+        steps = _jitted_steps(run, data.batcher.layout, model, optimizer, shardings, mesh)
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=int(state.step))))
-        _loop(run, data, model, optimizer, options, mesh, state, shardings, checkpoints, metrics)
+        _loop(run, data, mesh, state, steps, checkpoints, metrics)
+
+
+class Steps(NamedTuple):
+    train: TrainStep
+    validation: ValidationStep
+
+
+def _jitted_steps(
+    run: RunConfig, layout: Layout, model: Pi0, optimizer: optax.GradientTransformation, shardings: TrainState, mesh: Mesh
+) -> Steps:
+    options = StepOptions(run.seed, layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay)
+    whole = sharding.replicated(mesh)
+    train = partial(train_step, model=model, optimizer=optimizer, options=options)
+    validation = partial(validation_step, model=model, options=options, draws=VALIDATION_DRAWS, num_steps=run.sampling_steps)
+    return Steps(jax.jit(train, donate_argnums=0, out_shardings=(shardings, whole)), jax.jit(validation, out_shardings=whole))
 
 
 def _loop(
-    run: RunConfig,
-    data: Data,
-    model: Pi0,
-    optimizer: optax.GradientTransformation,
-    options: StepOptions,
-    mesh: Mesh,
-    state: TrainState,
-    shardings: TrainState,
-    checkpoints: RunCheckpoints,
-    metrics: MetricsWriter,
+    run: RunConfig, data: Data, mesh: Mesh, state: TrainState, steps: Steps, checkpoints: RunCheckpoints, metrics: MetricsWriter
 ) -> None:
     start = int(state.step)
-    step = jax.jit(
-        partial(train_step, model=model, optimizer=optimizer, options=options),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(mesh)),
-    )
-    validation = jax.jit(
-        partial(validation_step, model=model, options=options, draws=VALIDATION_DRAWS, num_steps=run.sampling_steps),
-        out_shardings=sharding.replicated(mesh),
-    )
     schedule = learning_rate(run)
     stream = batches.train_batches(
         data.mixture, data.batcher, batch_size=run.batch_size, start=start, stop=run.steps,
@@ -146,18 +145,18 @@ def _loop(
     for done in tqdm(range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0):
         with clock.waiting():
             batch = next(stream)
-        state, values = step(state, sharding.place_batch(batch, mesh))
+        state, values = steps.train(state, sharding.place_batch(batch, mesh))
         if done % run.log_every == 0 or done == run.steps:
             values = {name: float(value) for name, value in jax.device_get(values).items()}  # waits for the step
             metrics.write(done, values | {"learning_rate": float(schedule(done - 1))} | clock.rates(done - start, run.batch_size))
-        validating, saving = (done % every == 0 or done == run.steps for every in (run.validate_every, run.save_every))
-        if validating or saving:
+        saving, validating = (done % every == 0 or done == run.steps for every in (run.save_every, run.validate_every))
+        if saving or validating:
             jax.block_until_ready(state)  # so that the clock gives this time to the steps
         with clock.outside():
             if saving:
                 checkpoints.save(state, Description(run, data.robots, data.tokenizer, position=done))
             if validating:
-                metrics.write(done, validate(validation, state.ema, data.held_out, run.datasets, data.batcher, run.batch_size, mesh))
+                metrics.write(done, validate(steps.validation, state.ema, data.held_out, run.datasets, data.batcher, run.batch_size, mesh))
 
 
 def _initial_state(
