@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c.weights = (1.0,)
     c.statistics_only = ()
     c.normalization = "zscore"
-    c.augment = True  # 95% crop, rotation within 5 degrees, colours
+    c.augment = False  # slow on CPUs
     c.loader_threads = 2
     c.prefetch_batches = 8
 
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 64
-    c.steps = 400
+    c.steps = 300
     c.learning_rate = 2e-3
     c.end_learning_rate = 0.0
     c.warmup_steps = 50
