@@ -16,7 +16,7 @@ import numpy as np
 from pi0_jax import checkpoints, preprocess
 from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0, sample_actions
+from pi0_jax.models.pi0 import Pi0, parameter_shapes, sample_actions
 from pi0_jax.observation import RawBatch, RawObservation
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class Policy:
         description = checkpoints.read_description(step)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = checkpoints.read_params(step, "ema", jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), parameter_shapes(description.run)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), parameter_shapes(model_config(description.run))
         ))  # fmt: skip
         return cls(description.run, description.robots, description.tokenizer, params, num_steps=num_steps)
 
@@ -100,12 +100,6 @@ class Policy:
         actions = np.asarray(self._sample(self.params, batch, dims, noise, layout=wanted))
         state = np.stack([observation["state"] for observation in observations])
         return preprocess.to_robot(actions, state, record, wanted.normalization)
-
-
-def parameter_shapes(run: RunConfig) -> Any:
-    """The parameter tree of a run's model as ShapeDtypeStructs."""
-    model = Pi0(model_config(run))
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), method="declare"))["params"]
 
 
 @partial(jax.jit, static_argnames="shape")

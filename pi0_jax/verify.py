@@ -20,7 +20,7 @@ import numpy as np
 from pi0_jax import flow
 from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
-from pi0_jax.models.pi0 import Pi0, Pi0Config, sample_actions
+from pi0_jax.models.pi0 import Pi0, Pi0Config, parameter_shapes, sample_actions
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -100,7 +100,7 @@ def load_vectors(path: str | Path) -> Vectors:
         token_mask=get("in/tokenized_prompt_mask"),
         state=get("in/state"),
     )
-    shapes = jax.eval_shape(lambda: Pi0(config).init(jax.random.key(0), method="declare"))["params"]
+    shapes = parameter_shapes(config)
     flat = {}
     for path_, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         flat[path_] = get(f"params/{path_}")

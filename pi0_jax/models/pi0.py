@@ -170,6 +170,11 @@ class Pi0(nn.Module):
         return self.action_out_proj(out[:, 1:].astype(jnp.float32)).reshape(shape)
 
 
+def parameter_shapes(config: Pi0Config) -> Any:
+    """The parameter tree as ShapeDtypeStructs; allocates nothing."""
+    return jax.eval_shape(lambda: Pi0(config).init(jax.random.key(0), method="declare"))["params"]
+
+
 def sample_actions(
     params: Any, observation: Observation, noise: jax.Array, *, model: Pi0, num_steps: int, dim_mask: jax.Array | None = None
 ) -> jax.Array:
