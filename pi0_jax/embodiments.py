@@ -16,6 +16,9 @@ from pi0_jax.observation import CAMERA_SLOTS
 class StateDim:
     name: str
     unit: str  # "rad", "m", ..., "1" for a dimensionless number
+    low: float | None = None  # what is recorded lies in [low, high], where that is known
+    high: float | None = None
+    one_means: Literal["", "open", "closed"] = ""  # of a gripper's opening: which way it counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +27,15 @@ class ActionDim:
     unit: str
     kind: Literal["absolute", "relative"]  # relative: a change since the last step, so past an episode's end it is 0
     delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
+    low: float | None = None
+    high: float | None = None
+    one_means: Literal["", "open", "closed"] = ""  # of a gripper: the robot's convention (datasets are indexed with 1 = open)
 
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
     name: str
+    robot: str  # what it is, for people
     cameras: Mapping[str, str]  # slot -> the robot's name for the camera
     state: tuple[StateDim, ...]
     actions: tuple[ActionDim, ...]
@@ -39,6 +46,9 @@ class Embodiment:
         for slot in self.cameras:
             if slot not in CAMERA_SLOTS:
                 raise InputError(f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}")
+        for dim in (*self.state, *self.actions):
+            if dim.one_means not in ("", "open", "closed"):
+                raise InputError(f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing")
         for i, dim in enumerate(self.actions):
             if dim.kind not in ("absolute", "relative"):
                 raise InputError(f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative")
@@ -63,6 +73,7 @@ def _reach(name: str, joints: int) -> Embodiment:
     """An arm of the reach world (pi0_jax/sim): absolute joint targets at 10 Hz, learnt relative to the current joints."""
     return Embodiment(
         name=name,
+        robot=f"simulated arm of {joints} joints",
         cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
         state=tuple(StateDim(f"joint_{i}", "rad") for i in range(joints)),
         actions=tuple(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(joints)),
@@ -75,9 +86,13 @@ def _reach(name: str, joints: int) -> Embodiment:
 _POSE = (("x", "m"), ("y", "m"), ("z", "m"), ("roll", "rad"), ("pitch", "rad"), ("yaw", "rad"))
 _WIDOWX = Embodiment(
     name="widowx",
+    robot="WidowX 250",
     cameras={"base_0_rgb": "image_0"},
-    state=(*(StateDim(name, unit) for name, unit in _POSE), StateDim("gripper", "1")),
-    actions=(*(ActionDim(f"d{name}", unit, "relative") for name, unit in _POSE), ActionDim("gripper", "1", "absolute")),
+    state=(*(StateDim(name, unit) for name, unit in _POSE), StateDim("gripper", "1", one_means="open")),
+    actions=(
+        *(ActionDim(f"d{name}", unit, "relative") for name, unit in _POSE),
+        ActionDim("gripper", "1", "absolute", low=0.0, high=1.0, one_means="open"),
+    ),
     control_hz=5.0,
     execute_steps=4,  # a new chunk every 0.8 s, as the paper's slower robots (appendix D)
 )

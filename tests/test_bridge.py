@@ -96,12 +96,12 @@ def test_real_images_equal_the_protobuf_parse(real):
     frame = 0
     for episode in episodes:
         for encoded in episode["steps/observation/image_0"].bytes_list.value:
-            raw = index.read_encoded(frame, "image_0")
+            raw = index.read_encoded(frame, "steps/observation/image_0")
             assert raw == encoded
             frame += 1
     assert frame == index.steps == 500
     ours = index.observation(0)["images"]["image_0"].astype(int)
-    theirs = tf.io.decode_jpeg(index.read_encoded(0, "image_0"), dct_method="INTEGER_ACCURATE").numpy()
+    theirs = tf.io.decode_jpeg(index.read_encoded(0, "steps/observation/image_0"), dct_method="INTEGER_ACCURATE").numpy()
     assert np.abs(ours - theirs).max() <= 2  # two JPEG libraries
 
 

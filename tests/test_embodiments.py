@@ -12,6 +12,7 @@ from pi0_jax.errors import InputError
 def embodiment(**changes) -> Embodiment:
     fields = {
         "name": "arm",
+        "robot": "an arm",
         "cameras": {"base_0_rgb": "front"},
         "state": (StateDim("joint_0", "rad"), StateDim("gripper", "1")),
         "actions": (ActionDim("joint_0", "rad", "absolute", delta=True), ActionDim("gripper", "1", "absolute")),

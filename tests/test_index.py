@@ -12,7 +12,7 @@ import pytest
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
 from pi0_jax.data.reach import as_recorded
-from pi0_jax.data.rows import CameraField, DatasetRow, RawField, Standardised
+from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature, ImageFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
@@ -52,8 +52,10 @@ def test_columns_and_episodes(index):
     assert table["start"] == [0, 3, 8]
     assert table["length"] == table["stop"] == table["kept"] == [3, 5, 4]
     assert (table["shard"], table["record"]) == ([0, 0, 1], [0, 1, 0])  # two episodes to a shard
-    assert index.prompts == ["reach block 0", "reach block 1"] and table["prompt"] == [0, 1, 0]
-    assert index.image_sizes == {camera: {"min": [16, 24], "max": [16, 24]} for camera in ("base", "wrist")}
+    assert table["success"] == [-1, -1, -1]  # the dataset does not say
+    assert index.prompts == ["reach block 0", "reach block 1"]
+    assert [index.prompt(frame) for frame in (0, 3, 11)] == ["reach block 0", "reach block 1", "reach block 0"]
+    assert index.image_sizes == {f"steps/observation/{camera}": {"min": [16, 24], "max": [16, 24]} for camera in ("base", "wrist")}
 
 
 def test_one_episode_in_three_is_held_out_by_hash(index):
@@ -63,6 +65,16 @@ def test_one_episode_in_three_is_held_out_by_hash(index):
     assert (index.episodes["split"][index.episode_of(frames["val"])] == 1).all()
     with pytest.raises(InputError, match="expected split train or val, found 'test'"):
         index.frames("test")
+
+
+def test_an_instruction_may_change_within_an_episode(tmp_path):
+    episodes = reach_episodes((3,))
+    episodes[0]["steps"][1]["language_instruction"] = ""
+    episodes[0]["steps"][2]["language_instruction"] = "something else"
+    write_reach(tmp_path, episodes=episodes)
+    index = build(tmp_path)
+    assert [index.prompt(frame) for frame in range(3)] == ["reach block 0", "", "something else"]
+    assert index.frames("train").tolist() == [0, 2]  # a step without an instruction is not drawn
 
 
 def test_observation_is_the_frame(index):
@@ -99,7 +111,7 @@ def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation
         ]
     }
     write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split="validation")
-    robot = Embodiment("mine", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1)
+    robot = Embodiment("mine", "an arm", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1)
     index = build(tmp_path, own_row("mine", robot))
     np.testing.assert_array_equal(index.state, [[0], [1], [2], [3]])
     assert index.frames("train").tolist() == [] and index.frames("val").tolist() == [1, 2]
@@ -124,7 +136,7 @@ def own_row(name, robot):
         embodiment=robot,
         cameras={"front": CameraField("steps/observation/front", order="BGR")},
         fields={"steps/observation/pose": RawField((2,), "float64"), "steps/action": RawField((), "int64")},
-        language="steps/language_instruction",
+        language=Language(("steps/language_instruction",)),
         standardise=own_rule,
         revision=1,
     )

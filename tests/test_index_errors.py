@@ -90,13 +90,6 @@ def test_an_episode_without_steps(tmp_path):
     refuses(tmp_path, r"split train episode 1 \(.* record 1\): expected at least one step, found none")
 
 
-def test_an_instruction_that_changes_within_an_episode(tmp_path):
-    episodes = reach_episodes((3,))
-    episodes[0]["steps"][2]["language_instruction"] = "something else"
-    write_reach(tmp_path, episodes=episodes)
-    refuses(tmp_path, "step 2: expected b'reach block 0' as at the first step, found b'something else'")
-
-
 def test_features_unlike_the_rows(tmp_path):
     step = reach_step(0, 0)
     four = {**REACH_STEPS, "action": ArrayFeature((4,), np.float32)}

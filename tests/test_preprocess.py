@@ -22,6 +22,7 @@ TOKENIZER = Tokenizer.open("small")
 # Absolute joints, of which only the first is learnt as a delta; fewer actions than state dimensions.
 MIXED = Embodiment(
     name="mixed",
+    robot="an arm",
     cameras={"left_wrist_0_rgb": "hand"},
     state=(StateDim("a", "rad"), StateDim("b", "rad"), StateDim("c", "m")),
     actions=(ActionDim("a", "rad", "absolute", delta=True), ActionDim("b", "rad", "absolute")),

@@ -63,7 +63,7 @@ def test_a_truncated_file_is_refused(record_file, size, problem):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="gone.tfrecord: expected a readable TFRecord file, found: No such file"):
+    with pytest.raises(InputError, match="gone.tfrecord: expected a readable file, found: No such file"):
         list(read_records(tmp_path / "gone.tfrecord"))
 
 

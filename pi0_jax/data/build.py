@@ -3,10 +3,11 @@
     <index root>/<digest of the version>/
         index.json                    what it was made for, counts, shards, image sizes
         state, action                 float32[N, S], float32[N, A]        N steps of all episodes, one after the other
-        image_offset, image_length    int64[N, C], uint32[N, C]           where each camera's bytes lie in the shard
-        episode_*                     one entry an episode: start, length, stop, split, shard, record, prompt, kept
+        image_offset, image_length    int64[N, V], uint32[N, V]           where each view's bytes lie in the shard
+        prompt                        int32[N, P]                         for each language field a prompt, -1 for an empty one
+        episode_*                     one entry an episode: EPISODE_COLUMNS
         frames_train, frames_val      int64[kept]                         the steps that may be drawn
-        prompt_text, prompt_end       uint8[bytes], int64[P]              the distinct prompts, one after the other
+        prompt_text, prompt_end       uint8[bytes], int64[p]              the distinct prompts, one after the other
 
 The directory appears by one rename, whole. Its name is its version's, so that processes that build at the same time
 make the same directory, and a job that reads an older version is not disturbed.
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from pi0_jax.data import storage
 from pi0_jax.data.columns import ColumnWriters
 from pi0_jax.data.encoded_images import BadImageError, decode_image, image_sizes
 from pi0_jax.data.episodes import RawEpisode, Shard, open_shards, read_shard
@@ -44,7 +46,9 @@ EPISODE_COLUMNS = {
     "split": "uint8",  # place in SPLITS
     "shard": "int32",
     "record": "int32",  # within the shard
-    "prompt": "int32",
+    "offset": "int64",  # of the record's payload within the shard
+    "bytes": "int64",  # of the payload
+    "success": "int8",  # 1 or 0, -1 where the dataset does not say
     "kept": "int32",  # steps that may be drawn
 }
 INDEX_FILE = "index.json"
@@ -57,9 +61,9 @@ class _Episode(NamedTuple):
     """What the index keeps of one episode."""
 
     standardised: Standardised
-    offsets: np.ndarray  # int64[T, C], within the shard file
-    lengths: np.ndarray  # int64[T, C]
-    sizes: np.ndarray  # int32[T, C, 2]: height, width
+    offsets: np.ndarray  # int64[T, V], within the shard file
+    lengths: np.ndarray  # int64[T, V]
+    sizes: np.ndarray  # int32[T, V, 2]: height, width
 
 
 def build_index(row: DatasetRow, directory: Path, root: Path, *, progress: bool) -> Path:
@@ -79,31 +83,36 @@ def build_index(row: DatasetRow, directory: Path, root: Path, *, progress: bool)
 
 
 def _write_index(row: DatasetRow, shards: list[Shard], directory: Path, *, progress: bool) -> dict[str, Any]:
-    cameras = list(row.cameras)
     held_out = _held_out(row, shards)
     prompts: dict[str, int] = {}
-    image_range: dict[str, dict[str, list[int]] | None] = dict.fromkeys(cameras)
+    image_range: dict[str, dict[str, list[int]] | None] = dict.fromkeys(row.views)
     start, episodes = 0, 0
     with ColumnWriters(directory, _layout(row)) as columns:
         for shard_number, raw in _read_all(row, shards, progress=progress):
             episode = _index_episode(row, raw, decode=episodes % _DECODE_EVERY == 0)
             split = _split_of(raw, shards[shard_number], held_out)
             frames = start + np.flatnonzero(episode.standardised.keep)
-            prompt = prompts.setdefault(raw.prompt, len(prompts))
-            columns.append(**_step_columns(episode), **{f"frames_{SPLITS[split]}": frames})
-            table = (start, raw.steps, episode.standardised.stop, split, shard_number, raw.record, prompt, len(frames))
-            columns.append(**_episode_columns(table))
-            image_range = {camera: _widen(image_range[camera], episode.sizes[:, c]) for c, camera in enumerate(cameras)}
+            columns.append(**_step_columns(episode), prompt=_number_prompts(raw, prompts), **{f"frames_{SPLITS[split]}": frames})
+            place = (split, shard_number, raw.record, raw.offset, len(raw.payload))
+            success = -1 if episode.standardised.success is None else int(episode.standardised.success)
+            columns.append(**_episode_columns((start, raw.steps, episode.standardised.stop, *place, success, len(frames))))
+            image_range = {view: _widen(image_range[view], episode.sizes[:, v]) for v, view in enumerate(row.views)}
             start, episodes = start + raw.steps, episodes + 1
         columns.append(**_prompt_columns(list(prompts)))
     files = [shard.path.name for shard in shards]
     counts = {"steps": start, "episodes": episodes, "prompts": len(prompts)}
-    return {**counts, "cameras": cameras, "shards": files, "image_sizes": image_range}
+    return {**counts, "views": list(row.views), "shards": files, "image_sizes": image_range}
 
 
 def _step_columns(episode: _Episode) -> dict[str, np.ndarray]:
     state, action = episode.standardised.state, episode.standardised.action
     return {"state": state, "action": action, "image_offset": episode.offsets, "image_length": episode.lengths}
+
+
+def _number_prompts(raw: RawEpisode, known: dict[str, int]) -> np.ndarray:
+    """int32[T, P]; adds what is new to `known`."""
+    numbers = [[known.setdefault(text, len(known)) if text else -1 for text in texts] for texts in raw.prompts]
+    return np.stack([np.broadcast_to(np.array(column, np.int32), raw.steps) for column in numbers], axis=1)
 
 
 def _episode_columns(values: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -122,8 +131,9 @@ def _layout(row: DatasetRow) -> dict[str, tuple[str, tuple[int, ...]]]:
     layout: dict[str, tuple[str, tuple[int, ...]]] = {
         "state": ("float32", (len(row.embodiment.state),)),
         "action": ("float32", (len(row.embodiment.actions),)),
-        "image_offset": ("int64", (len(row.cameras),)),
-        "image_length": ("uint32", (len(row.cameras),)),
+        "image_offset": ("int64", (len(row.views),)),
+        "image_length": ("uint32", (len(row.views),)),
+        "prompt": ("int32", (len(row.language.paths),)),
         "prompt_text": ("uint8", ()),
         "prompt_end": ("int64", ()),
     }
@@ -133,7 +143,7 @@ def _layout(row: DatasetRow) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _read_all(row: DatasetRow, shards: list[Shard], *, progress: bool) -> Iterator[tuple[int, RawEpisode]]:
     """Every episode with its shard's number, in order; the bar counts bytes, which is what takes the time."""
-    total = sum(os.path.getsize(shard.path) for shard in shards)
+    total = sum(storage.size(shard.path) for shard in shards)
     with tqdm(total=total, desc=f"index {row.name}", unit="B", unit_scale=True, disable=not progress) as bar:
         for number, shard in enumerate(shards):
             for raw in read_shard(row, shard):
@@ -151,11 +161,18 @@ def _index_episode(row: DatasetRow, raw: RawEpisode, *, decode: bool) -> _Episod
     result = row.standardise(raw.columns)
     standardised = result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
     _check_standardised(row, raw, standardised)
-    keep = standardised.keep & (bool(raw.prompt) or row.keep_empty_language)
+    keep = standardised.keep & (_has_prompt(raw) | row.keep_empty_language)
     offsets = np.stack([ranges.offsets for ranges in raw.images.values()], axis=1) + raw.offset
     lengths = np.stack([ranges.lengths for ranges in raw.images.values()], axis=1)
-    sizes = np.stack([_check_images(row, raw, camera, decode=decode) for camera in raw.images], axis=1)
+    sizes = np.stack(
+        [_check_images(row, raw, camera, view, decode=decode) for camera in row.cameras for view in row.cameras[camera].views], axis=1
+    )
     return _Episode(standardised._replace(keep=keep), offsets, lengths, sizes)
+
+
+def _has_prompt(raw: RawEpisode) -> np.ndarray:
+    """bool[T]: whether any language field says something."""
+    return np.any([np.broadcast_to([bool(text) for text in texts], raw.steps) for texts in raw.prompts], axis=0)
 
 
 def _check_standardised(row: DatasetRow, raw: RawEpisode, result: Standardised) -> None:
@@ -185,16 +202,15 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
     raise InputError(f"{raw.where}: {step}{where}: expected a finite number, found {values[place]}")
 
 
-def _check_images(row: DatasetRow, raw: RawEpisode, camera: str, *, decode: bool) -> np.ndarray:
+def _check_images(row: DatasetRow, raw: RawEpisode, camera: str, view: str, *, decode: bool) -> np.ndarray:
     """int32[T, 2]: height and width."""
-    ranges = raw.images[camera]
+    ranges = raw.images[view]
     try:
         sizes = image_sizes(raw.payload, ranges)
         if decode:
             decode_image(raw.payload[ranges.offsets[0] : ranges.offsets[0] + ranges.lengths[0]], row.cameras[camera].order)
     except BadImageError as error:
-        path = row.cameras[camera].path
-        raise InputError(f"{raw.where}: step {error.number}: field {path}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
+        raise InputError(f"{raw.where}: step {error.number}: field {view}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
     return sizes
 
 

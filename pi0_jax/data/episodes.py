@@ -37,8 +37,8 @@ class RawEpisode(NamedTuple):
     record: int  # within the shard
     steps: int
     columns: Mapping[str, np.ndarray]  # path -> [T, *shape], or [*shape] for a field of the episode
-    images: Mapping[str, ByteRanges]  # camera -> T ranges of encoded bytes within the payload
-    prompt: str
+    images: Mapping[str, ByteRanges]  # path of a view -> T ranges of encoded bytes within the payload
+    prompts: list[list[str]]  # for each of the row's language fields one for every step, or one for the episode
     payload: bytes
     offset: int  # of the payload within the file
 
@@ -136,18 +136,23 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
 
 
 def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
-    needed = {row.language: RawField((), "string"), **row.fields}
-    for path in (*needed, *(camera.path for camera in row.cameras.values())):
+    text = RawField((), "string")
+    needed = {**(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}), **row.fields}
+    for path in (*needed, *row.language.paths, *row.views):
         if path not in declared:
             raise InputError(f"dataset {row.name}: expected field {path}, found {', '.join(sorted(declared))}")
     for path, field in needed.items():
         found = declared[path]
         if found.kind == "Image" or (found.shape, found.dtype) != (field.shape, field.dtype):
             raise InputError(f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}")
-    for camera in row.cameras.values():
-        found = declared[camera.path]
+    for path in row.language.paths:
+        found = declared[path]
+        if row.language.encoding == "code points" and (len(found.shape), found.dtype) != (1, "int32"):
+            raise InputError(f"dataset {row.name}: field {path}: expected int32[n] code points, found {found}")
+    for path in row.views:
+        found = declared[path]
         if found.kind != "Image" or found.dtype != "uint8" or len(found.shape) != 3 or found.shape[2] not in (3, None):
-            raise InputError(f"dataset {row.name}: field {camera.path}: expected a uint8 RGB image, found {found}")
+            raise InputError(f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}")
 
 
 def _split_shards(row: DatasetRow, split: Any) -> Iterator[Shard]:
@@ -162,19 +167,17 @@ def _split_shards(row: DatasetRow, split: Any) -> Iterator[Shard]:
 def _raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
     number = shard.first + record.number
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
-    camera_paths = {camera.path for camera in row.cameras.values()}
     try:
-        features = parse_example(record.payload, {row.language, *row.fields, *camera_paths})
+        features = parse_example(record.payload, {*row.language.paths, *row.fields, *row.views})
     except ValueError as error:
         raise InputError(f"{where}: expected a tf.train.Example, found: {error}") from error
     columns = {path: _column(features, record.payload, path, field, where) for path, field in row.fields.items()}
-    language = _ranges(features, row.language, where)
-    images = {camera: _ranges(features, field.path, where) for camera, field in row.cameras.items()}
+    images = {path: _ranges(features, path, where) for path in row.views}
     lengths = {path: len(values) for path, values in columns.items() if path.startswith(STEPS)}
-    lengths |= {row.language: len(language.offsets)} | {row.cameras[camera].path: len(ranges.offsets) for camera, ranges in images.items()}
+    lengths |= {path: len(ranges.offsets) for path, ranges in images.items()}
     steps = _common_length(lengths, where)
-    prompt = _prompt(record.payload, language, f"{where}: field {row.language}")
-    return RawEpisode(where, number, record.number, steps, columns, images, prompt, record.payload, record.offset)
+    prompts = [_prompts(features, record.payload, path, row.language.encoding, steps, where) for path in row.language.paths]
+    return RawEpisode(where, number, record.number, steps, columns, images, prompts, record.payload, record.offset)
 
 
 def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
@@ -220,13 +223,31 @@ def _common_length(lengths: Mapping[str, int], where: str) -> int:
     return steps
 
 
-def _prompt(payload: bytes, language: ByteRanges, where: str) -> str:
-    """The episode's instruction, which all its steps must share, without surrounding white space."""
-    first, *others = (payload[o : o + n] for o, n in zip(language.offsets.tolist(), language.lengths.tolist(), strict=True))
-    for step, other in enumerate(others, start=1):
-        if other != first:
-            raise InputError(f"{where}: step {step}: expected {first!r} as at the first step, found {other!r}")
+def _prompts(features: Mapping[str, Feature], payload: bytes, path: str, encoding: str, steps: int, where: str) -> list[str]:
+    """The instruction at every step, or one if it never changes, without surrounding white space."""
+    if encoding == "code points":
+        value = _value(features, path, where)
+        codes = np.empty(0, np.int64) if value is None or isinstance(value, ByteRanges) else value
+        if not codes.size or codes.size % steps:
+            raise InputError(f"{where}: field {path}: expected code points for {steps} steps, found {codes.size} numbers")
+        rows = codes.reshape(steps, -1)
+        distinct = rows[:1] if (rows == rows[0]).all() else rows
+        return [_from_code_points(row, f"{where}: field {path}") for row in distinct]
+    ranges = _ranges(features, path, where)
+    values = [payload[o : o + n] for o, n in zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True)]
+    if len(values) != (steps if path.startswith(STEPS) else 1):
+        raise InputError(f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(values)}")
+    distinct = values[:1] if values.count(values[0]) == len(values) else values
     try:
-        return first.decode("utf-8").strip()
+        return [value.decode("utf-8").strip() for value in distinct]
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: expected UTF-8, found {first!r}") from error
+        raise InputError(f"{where}: field {path}: expected UTF-8, found {error.object!r}") from error
+
+
+def _from_code_points(codes: np.ndarray, where: str) -> str:
+    """int[n] up to the first 0."""
+    text = codes[: np.flatnonzero(codes == 0)[0]] if (codes == 0).any() else codes
+    try:
+        return "".join(map(chr, text.tolist())).strip()
+    except ValueError as error:
+        raise InputError(f"{where}: expected Unicode code points, found {text.tolist()}") from error

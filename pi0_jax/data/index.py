@@ -6,6 +6,7 @@ Nothing is loaded: columns are mapped, images are read by byte range when their 
 import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from pi0_jax.data.columns import open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
 from pi0_jax.data.episodes import dataset_directory
 from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.storage import RangeReader
 from pi0_jax.data.version import describe_difference, index_version, version_digest
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
 
+Reader = Callable[[int, str], bytes]  # frame, view -> the encoded image
 _OPEN_FILES = 256  # shards kept open at once, well below the usual limit of 1024 for a process
 
 
@@ -70,24 +73,26 @@ class Index:
     def __init__(self, row: DatasetRow, directory: Path, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
         record = _read_json(path / INDEX_FILE)
-        steps, episodes, cameras = record["steps"], record["episodes"], record["cameras"]
+        steps, episodes, views = record["steps"], record["episodes"], record["views"]
         self.row = row
         self.path = path
-        self.cameras: tuple[str, ...] = tuple(cameras)
-        # camera -> "min" and "max" -> (height, width) as found in the files
+        self.views: tuple[str, ...] = tuple(views)  # paths of image fields
+        # view -> "min" and "max" -> (height, width) as found in the files
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
         self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
         self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
         # one entry an episode: see EPISODE_COLUMNS
         self.episodes = {name: open_column(path, f"episode_{name}", dtype, (episodes,)) for name, dtype in EPISODE_COLUMNS.items()}
         self._frames = {split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS}
-        self._image_offset = open_column(path, "image_offset", "int64", (steps, len(cameras)))
-        self._image_length = open_column(path, "image_length", "uint32", (steps, len(cameras)))
+        self._image_offset = open_column(path, "image_offset", "int64", (steps, len(views)))
+        self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
+        self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
         self._prompt_text = open_column(path, "prompt_text", "uint8", (None,))
         self._prompt_end = open_column(path, "prompt_end", "int64", (record["prompts"],))
         self._shards = [directory / name for name in record["shards"]]
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])  # bool[A]
-        self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_File)
+        self._flipped = np.array([dim.one_means == "closed" for dim in row.embodiment.actions])  # bool[A]
+        self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
 
     @property
     def name(self) -> str:
@@ -126,7 +131,7 @@ class Index:
         return frames - self.episodes["start"][self.episode_of(frames)]
 
     def chunks(self, frames: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32[n, H, A] actions from each frame on, and bool[n, H] whether the episode has them.
+        """float32[n, H, A] actions in robot units from each frame on, and bool[n, H] whether the episode has them.
 
         episode  a0 a1 a2 |           H = 4, from frame 1
         chunk       a1 a2 a2 a2       absolute dimensions repeat the last action, relative ones are 0
@@ -140,6 +145,7 @@ class Index:
         last = np.maximum(end - 1, start)  # stays within an episode that has no action
         actions = self.action[np.minimum(steps, last[:, None])]
         actions[~valid[:, :, None] & self._relative] = 0
+        actions[..., self._flipped] = 1 - actions[..., self._flipped]
         return actions, valid
 
     def chunk(self, frame: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,60 +153,59 @@ class Index:
         actions, valid = self.chunks(np.array([frame]), horizon)
         return actions[0], valid[0]
 
-    def observation(self, frame: int) -> RawObservation:
+    def observation(self, frame: int, choice: int = 0, *, read: Reader | None = None) -> RawObservation:
         """What the robot saw at `frame`: images read and decoded now, state float32[S], prompt.
+
+        `choice`, any number from 0 on, picks a view of each camera and one of the prompts, where there are several.
+        `read` gives encoded images from elsewhere than the files.
 
         Raises InputError if the file has changed or an image does not decode.
         """
-        episode = int(self.episode_of(np.int64(frame)))
-        images = {camera: self._image(frame, episode, camera) for camera in self.cameras}
-        return RawObservation(images=images, state=self.state[frame].copy(), prompt=self._prompt(int(self.episodes["prompt"][episode])))
+        read = read or self.read_encoded
+        images = {camera: self._image(frame, camera, choice, read) for camera in self.row.cameras}
+        return RawObservation(images=images, state=self.state[frame].copy(), prompt=self.prompt(frame, choice))
 
-    def read_encoded(self, frame: int, camera: str) -> bytes:
+    def prompt(self, frame: int, choice: int = 0) -> str:
+        """One of the prompts at `frame`; "" if it has none."""
+        said = [number for number in self._prompt_number[frame].tolist() if number >= 0]
+        return self._prompt(said[choice % len(said)]) if said else ""
+
+    def view(self, camera: str, choice: int = 0) -> str:
+        """One of the camera's views: the path of its image field."""
+        views = self.row.cameras[camera].views
+        return views[choice % len(views)]
+
+    def read_encoded(self, frame: int, view: str) -> bytes:
         """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
-        return self._read(frame, int(self.episode_of(np.int64(frame))), camera)
+        offset, length = self.image_range(frame, view)
+        return self._shard(int(self.episode_of(np.int64(frame)))).read(offset, length)
 
-    def _read(self, frame: int, episode: int, camera: str) -> bytes:
-        column = self.cameras.index(camera)
-        file = self._open(self._shards[self.episodes["shard"][episode]])
-        return file.read(int(self._image_offset[frame, column]), int(self._image_length[frame, column]))
+    def image_range(self, frame: int, view: str) -> tuple[int, int]:
+        """Offset within the shard and length, in bytes."""
+        column = self.views.index(view)
+        return int(self._image_offset[frame, column]), int(self._image_length[frame, column])
 
-    def _image(self, frame: int, episode: int, camera: str) -> np.ndarray:
+    def read_record(self, episode: int) -> bytes:
+        """The payload of the episode's record: it starts at episodes["offset"][episode] of its shard."""
+        return self._shard(episode).read(int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode]))
+
+    def _shard(self, episode: int) -> RangeReader:
+        return self._open(self._shards[self.episodes["shard"][episode]])
+
+    def _image(self, frame: int, camera: str, choice: int, read: Reader) -> np.ndarray:
         """uint8[height, width, 3], RGB."""
-        raw = self.row.cameras[camera]
+        view = self.view(camera, choice)
         try:
-            return decode_image(self._read(frame, episode, camera), raw.order)
+            return decode_image(read(frame, view), self.row.cameras[camera].order)
         except BadImageError as error:
+            episode = int(self.episode_of(np.int64(frame)))
             path, record = self._shards[self.episodes["shard"][episode]], int(self.episodes["record"][episode])
-            where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {raw.path}"
+            where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {view}"
             raise InputError(f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
 
     def _prompt(self, number: int) -> str:
         start = self._prompt_end[number - 1] if number else 0
         return self._prompt_text[start : self._prompt_end[number]].tobytes().decode()
-
-
-class _File:
-    """A file open for reading at any place by any thread; closed when the cache and all readers have let go of it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"{path}: expected a readable shard file, found: {error.strerror}") from error
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._descriptor, length, offset)
-        if len(data) != length:
-            found = f"found {len(data)}: the file has changed since it was indexed"
-            raise InputError(f"{self._path}: expected {length} bytes at byte {offset}, {found}")
-        return data
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # joint positions, rad
@@ -25,7 +25,7 @@ def _row(name: str) -> DatasetRow:
         embodiment=embodiment,
         cameras={camera: CameraField(f"steps/observation/{camera}") for camera in embodiment.cameras.values()},
         fields={_STATE: joints, _ACTION: joints},
-        language="steps/language_instruction",
+        language=Language(("steps/language_instruction",)),
         standardise=as_recorded,
         revision=1,
     )

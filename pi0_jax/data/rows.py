@@ -12,7 +12,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,16 +29,32 @@ class RawField:
 
     shape: tuple[int, ...]
     dtype: str
+    quaternions: tuple[int, ...] = ()  # where in the vector quaternions begin: four numbers of unit length each
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraField:
+    """One of the robot's cameras, or several that took the same place: then one of them is drawn for each sample."""
+
     path: str
     order: ColourOrder = "RGB"  # the order in which the published files hold the channels
+    alternatives: tuple[str, ...] = ()  # paths of further views, in the same order of channels
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return (self.path, *self.alternatives)
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """Where the instruction stands. Of several fields, one that is not empty is drawn for each sample."""
+
+    paths: tuple[str, ...]
+    encoding: Literal["utf-8", "code points"] = "utf-8"  # a string, or int32[n] Unicode code points padded with 0
 
 
 class Standardised(NamedTuple):
-    """One episode of T raw steps in the embodiment's dimensions and units.
+    """One episode of T raw steps in the embodiment's dimensions and units. Gripper actions: 1 = open, 0 = closed.
 
     step      0    1    2   ...  T-2  T-1
     keep      -    x    x   ...   x    -       x: may be drawn for training
@@ -49,6 +65,7 @@ class Standardised(NamedTuple):
     action: np.ndarray  # float32[T, A]; rows from `stop` on are never read
     keep: np.ndarray  # bool[T], False from `stop` on
     stop: int  # steps [0, stop) have an action
+    success: bool | None = None  # as the dataset says; None if it does not. A rule that wants no failures keeps no frame of them
 
 
 Columns = Mapping[str, np.ndarray]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode
@@ -63,11 +80,17 @@ class DatasetRow:
     embodiment: Embodiment
     cameras: Mapping[str, CameraField]  # the embodiment's camera name -> raw image field
     fields: Mapping[str, RawField]  # the raw fields that the rule reads, by path
-    language: str  # path of the instruction, one string a step
+    language: Language
     standardise: Rule
     revision: int  # raised when what the rule gives changes for a reason that its source does not show
     keep_empty_language: bool = False  # frames of episodes without an instruction are not drawn unless this is set
     held_out: float = 0.05  # share of the episodes held out, by hash, where the dataset has no validation split
+    notes: tuple[str, ...] = ()  # what a user should know: where we differ from public pipelines, what is not certain
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Paths of all cameras' image fields."""
+        return tuple(path for camera in self.cameras.values() for path in camera.views)
 
     def __post_init__(self) -> None:
         declared, given = set(self.embodiment.cameras.values()), set(self.cameras)
@@ -77,7 +100,7 @@ class DatasetRow:
                 f" declares, found {sorted(given)}"
             )
         for camera, raw in self.cameras.items():
-            if raw.order not in ("RGB", "BGR") or not raw.path.startswith(STEPS):
+            if raw.order not in ("RGB", "BGR") or not all(path.startswith(STEPS) for path in raw.views):
                 raise InputError(
                     f"dataset row {self.name}: camera {camera}: expected a field of the steps in RGB or BGR order, found {raw}"
                 )
@@ -91,9 +114,9 @@ def row_version(row: DatasetRow) -> dict[str, Any]:
         "row": row.name,
         "revision": row.revision,
         "rule": _source_hash(row),
-        "fields": {path: [list(field.shape), field.dtype] for path, field in sorted(row.fields.items())},
-        "cameras": {camera: field.path for camera, field in sorted(row.cameras.items())},
-        "language": row.language,
+        "fields": {path: [list(field.shape), field.dtype, list(field.quaternions)] for path, field in sorted(row.fields.items())},
+        "cameras": {camera: list(field.views) for camera, field in sorted(row.cameras.items())},
+        "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,
         "dimensions": [len(row.embodiment.state), len(row.embodiment.actions)],

@@ -13,12 +13,12 @@ from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 
+from pi0_jax.data import storage
 from pi0_jax.errors import InputError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
-_BUFFER_BYTES = 1 << 20
 
 
 class Record(NamedTuple):
@@ -38,12 +38,8 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
 
     Raises InputError, naming file, record and byte: no such file, truncated record, wrong checksum.
     """
-    try:
-        file = open(path, "rb", buffering=_BUFFER_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable TFRecord file, found: {error.strerror}") from error
-    with file:
-        size = os.fstat(file.fileno()).st_size
+    with storage.open_stream(path) as file:
+        size = storage.size(path)
         number, offset = 0, 0
         while offset < size:
             payload = _read_record(file, f"{path}: record {number} at byte {offset}", size - offset)

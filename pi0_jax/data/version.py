@@ -10,7 +10,7 @@ from pi0_jax.data.episodes import METADATA_FILES
 from pi0_jax.data.rows import DatasetRow, row_version
 from pi0_jax.errors import InputError
 
-INDEX_FORMAT = 1  # raised when the files of an index, or the package's own part in their content, change
+INDEX_FORMAT = 2  # raised when the files of an index, or the package's own part in their content, change
 _ENDS_BYTES = 4096
 
 

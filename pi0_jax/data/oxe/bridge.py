@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi0_jax.data.oxe.primitives import binarize_gripper, wrap_angle
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # x y z (m), roll pitch yaw (rad), gripper opening (1 = open)
@@ -37,7 +37,7 @@ BRIDGE = DatasetRow(
     embodiment=EMBODIMENTS["widowx"],
     cameras={"image_0": CameraField("steps/observation/image_0")},
     fields={_STATE: RawField((7,), "float32"), _ACTION: RawField((7,), "float32")},
-    language="steps/language_instruction",
+    language=Language(("steps/language_instruction",)),
     standardise=standardise,
     revision=1,
 )
