@@ -10,8 +10,10 @@ def get_config() -> ConfigDict:
     # Data: Octo's test sample of Bridge V2 in RLDS; its two splits hold the same episodes, so held-out errors say nothing about new scenes.
     c.data_dir = "data"  # holds bridge_dataset/1.0.0, as in the tests of github.com/octo-models/octo
     c.index_dir = "runs/bridge/index"  # the data may be read-only
+    c.own_datasets = ConfigDict()  # none
     c.datasets = ("bridge_dataset",)
     c.weights = (1.0,)
+    c.frames_power = 0.0  # the weights are the shares
     c.statistics_only = ()
     c.normalization = "zscore"
     c.augment = False  # slow on CPUs

@@ -10,8 +10,10 @@ def get_config() -> ConfigDict:
     # Data: one TFDS dataset per arm, mixed evenly. The third arm is never trained on; its statistics let the policy try it.
     c.data_dir = "runs/reach/data"
     c.index_dir = ""  # the sidecar index lies beside each dataset
+    c.own_datasets = ConfigDict()  # none
     c.datasets = ("reach_arm3", "reach_arm4")
     c.weights = (1.0, 1.0)
+    c.frames_power = 0.0  # the weights are the shares
     c.statistics_only = ("reach_arm5",)
     c.normalization = "zscore"
     c.augment = False  # moving the image by 2 pixels would move the block by 3 cm

@@ -5,8 +5,11 @@ import difflib
 import math
 import typing
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, Literal
 
+from pi0_jax.data.oxe.soups import find_soup
+from pi0_jax.data.rule_source import record_rule
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.preprocess import Layout
@@ -25,8 +28,10 @@ class RunConfig:
     # Data.
     data_dir: str  # holds one folder per TFDS dataset
     index_dir: str  # where sidecar indices go; empty: beside each dataset
+    own_datasets: Mapping[str, Any]  # name -> a row of one's own as plain data (data/rows.py: row_from_mapping)
     datasets: tuple[str, ...]
-    weights: tuple[float, ...]  # shares of the mixture, in proportion; one per dataset
+    weights: tuple[float, ...]  # one per dataset: its share is in proportion to weight x frames^frames_power
+    frames_power: float  # 0: weights are shares; 1: they multiply frames; 0.43: the paper's
     statistics_only: tuple[str, ...]  # never trained on; their statistics travel with the checkpoint, for robots that are held out
     normalization: Literal["zscore", "quantile"]
     augment: bool
@@ -74,14 +79,44 @@ FREE_FIELDS = frozenset(
 
 
 def from_mapping(config: Mapping[str, Any]) -> RunConfig:
-    """Checks names, types and values; InputError names the field."""
-    run = _typed(RunConfig, config, "config")
+    """Checks names, types and values; InputError names the field.
+
+    A field `mixture`, where there is one, names a published mixture, which then gives datasets, weights and frames_power.
+    """
+    run = _typed(RunConfig, _with_mixture(config), "config")
     _check(run)
     return run
 
 
 def to_json(run: RunConfig) -> dict[str, Any]:
-    return dataclasses.asdict(run)
+    """Plain data; of a rule in `own_datasets` its name and the hash of its source are kept."""
+    return {**dataclasses.asdict(run), "own_datasets": _plain(run.own_datasets, "config.own_datasets")}
+
+
+def _with_mixture(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "mixture" not in config:
+        return config
+    rest = {field: value for field, value in config.items() if field != "mixture"}
+    name = config["mixture"]
+    if name == "":
+        return rest
+    soup = find_soup(name)
+    for field in ("datasets", "weights"):
+        if rest.get(field):
+            raise InputError(
+                f"config.mixture is {name!r}, which has its own {field}; expected config.{field} to be empty, found {rest[field]}"
+            )
+    return rest | {"datasets": tuple(soup.weights), "weights": tuple(soup.weights.values()), "frames_power": soup.frames_power}
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, FunctionType):
+        return record_rule(value, where)
+    return value
 
 
 def model_config(run: RunConfig) -> Pi0Config:
@@ -125,6 +160,10 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
         if value not in typing.get_args(kind):
             raise InputError(f"{where} is {value!r}; expected one of {', '.join(typing.get_args(kind))}")
         return value
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} is {value!r}; expected a mapping")
+        return dict(value)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where} is {value!r}; expected a tuple")
@@ -152,6 +191,8 @@ def _check(run: RunConfig) -> None:
         raise InputError("config.datasets is empty")
     if len(run.weights) != len(run.datasets):
         raise InputError(f"config.weights has {len(run.weights)} entries for {len(run.datasets)} datasets")
+    if run.frames_power < 0:
+        raise InputError(f"config.frames_power is {run.frames_power}; expected a number of at least 0")
     if min(run.weights) <= 0:
         raise InputError(f"config.weights is {run.weights}; expected positive numbers")
     if not 0 <= run.warmup_steps < run.steps:

@@ -11,8 +11,7 @@ import pytest
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
-from pi0_jax.data.reach import as_recorded
-from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField, Standardised, as_recorded
 from pi0_jax.data.write import ArrayFeature, ImageFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
@@ -234,7 +233,7 @@ DYING = """
 import dataclasses, os, signal, sys
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.reach import as_recorded
+from pi0_jax.data.rows import as_recorded
 
 def die_at_the_third_episode(columns):
     if columns["steps/observation/state"][0, 0] == 2:

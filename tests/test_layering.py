@@ -33,7 +33,7 @@ MAY_IMPORT = {
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors observation",
     "preprocess": "embodiments errors images normalize observation tokenizer",
-    "config": "errors models preprocess",
+    "config": "data.oxe.soups data.rule_source errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",

@@ -1,18 +1,10 @@
 """The reach world's datasets (pi0_jax/sim), one for each arm: joint positions, and joint targets 10 times a second."""
 
-import numpy as np
-
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # joint positions, rad
 _ACTION = "steps/action"  # joint targets, rad
-
-
-def as_recorded(columns: Columns) -> Standardised:
-    """States and actions as they were recorded; every step has an action and may be drawn."""
-    state, action = columns[_STATE], columns[_ACTION]
-    return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
 
 
 def _row(name: str) -> DatasetRow:
@@ -26,8 +18,6 @@ def _row(name: str) -> DatasetRow:
         cameras={camera: CameraField(f"steps/observation/{camera}") for camera in embodiment.cameras.values()},
         fields={_STATE: joints, _ACTION: joints},
         language=Language(("steps/language_instruction",)),
-        standardise=as_recorded,
-        revision=1,
     )
 
 

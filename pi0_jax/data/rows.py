@@ -2,22 +2,19 @@
 
 A row names raw fields by their path in the dataset's feature structure ("steps/observation/state",
 "episode_metadata/file_path"). Its rule turns the raw columns of one episode into states and actions of the row's
-embodiment; it runs when the index is built, never in training. A dataset of one's own is a row of one's own:
-
-    MY_ROBOT = DatasetRow(name="my_robot", tfds_name="my_robot", versions=("1.0.0",), embodiment=..., cameras=..., ...)
+embodiment; it runs when the index is built, never in training. A dataset of one's own is a row of one's own, in one's
+own config file, as plain data: see `row_from_mapping`.
 """
 
 import dataclasses
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping
-from types import CodeType, FunctionType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pi0_jax.data.encoded_images import ColourOrder
-from pi0_jax.embodiments import Embodiment
+from pi0_jax.data.rule_source import RecordedRule, source_hash
+from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError
 
 STEPS = "steps/"
@@ -68,8 +65,14 @@ class Standardised(NamedTuple):
     success: bool | None = None  # as the dataset says; None if it does not. A rule that wants no failures keeps no frame of them
 
 
-Columns = Mapping[str, np.ndarray]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode
+Columns = Mapping[str, np.ndarray]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's order
 Rule = Callable[[Columns], Standardised]
+
+
+def as_recorded(columns: Columns) -> Standardised:
+    """The first field is the state, the second the action, as they were recorded; every step may be drawn."""
+    state, action = list(columns.values())[:2]
+    return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +84,8 @@ class DatasetRow:
     cameras: Mapping[str, CameraField]  # the embodiment's camera name -> raw image field
     fields: Mapping[str, RawField]  # the raw fields that the rule reads, by path
     language: Language
-    standardise: Rule
-    revision: int  # raised when what the rule gives changes for a reason that its source does not show
+    standardise: Rule = as_recorded
+    revision: int = 1  # raised when what the rule gives changes for a reason that its source does not show
     keep_empty_language: bool = False  # frames of episodes without an instruction are not drawn unless this is set
     held_out: float = 0.05  # share of the episodes held out, by hash, where the dataset has no validation split
     notes: tuple[str, ...] = ()  # what a user should know: where we differ from public pipelines, what is not certain
@@ -108,44 +111,56 @@ class DatasetRow:
             raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
 
 
+def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
+    """A row from plain data: DatasetRow's fields, with dicts for records, the folder's name being `name` if not given.
+
+    The embodiment is a record (see embodiments.py) or the name of a known one. Raises InputError, naming the field.
+    """
+    where = f"dataset row {name}"
+    known = {field.name for field in dataclasses.fields(DatasetRow)} - {"name"}
+    if unknown := sorted(record.keys() - known):
+        raise InputError(f"{where}: field {unknown[0]!r} is unknown; expected some of {', '.join(sorted(known))}")
+    needed = ("versions", "embodiment", "cameras", "fields", "language")
+    if missing := [field for field in needed if field not in record]:
+        raise InputError(f"{where}: expected {', '.join(needed)}, {', '.join(missing)} missing")
+    try:
+        given = {"tfds_name": name, **record, "name": name}
+        if isinstance(rule := record["standardise"] if "standardise" in record else None, Mapping):
+            given["standardise"] = RecordedRule(rule["rule"], rule["sha256"])
+        return DatasetRow(
+            **given
+            | {
+                "versions": tuple(record["versions"]),
+                "embodiment": _embodiment(name, record["embodiment"]),
+                "cameras": {camera: CameraField(**field) for camera, field in record["cameras"].items()},
+                "fields": {path: RawField(**{**field, "shape": tuple(field["shape"])}) for path, field in record["fields"].items()},
+                "language": Language(**{**record["language"], "paths": tuple(record["language"]["paths"])}),
+            }
+        )
+    except (TypeError, KeyError, AttributeError) as error:  # a record with other keys than its class has
+        raise InputError(f"{where}: {error}") from error
+
+
+def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
+    if isinstance(record, str):
+        if record not in EMBODIMENTS:
+            raise InputError(f"dataset row {name}: embodiment {record!r} is unknown; expected one of {', '.join(sorted(EMBODIMENTS))}")
+        return EMBODIMENTS[record]
+    return Embodiment.from_json({"name": name, **record})
+
+
 def row_version(row: DatasetRow) -> dict[str, Any]:
     """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
+    limits = [[dim.low, dim.high] for dim in (*row.embodiment.state, *row.embodiment.actions)]
     return {
         "row": row.name,
         "revision": row.revision,
-        "rule": _source_hash(row),
-        "fields": {path: [list(field.shape), field.dtype, list(field.quaternions)] for path, field in sorted(row.fields.items())},
+        "rule": source_hash(row.standardise, f"dataset row {row.name}"),
+        "fields": [[path, list(field.shape), field.dtype, list(field.quaternions)] for path, field in row.fields.items()],
         "cameras": {camera: list(field.views) for camera, field in sorted(row.cameras.items())},
         "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,
         "dimensions": [len(row.embodiment.state), len(row.embodiment.actions)],
+        "limits": limits,
     }
-
-
-def _source_hash(row: DatasetRow) -> str:
-    if not isinstance(row.standardise, FunctionType):
-        raise InputError(f"dataset row {row.name}: expected a plain function as its rule, found {row.standardise!r}")
-    try:
-        source = "\n".join(_sources(row.standardise, []))
-    except OSError as error:
-        raise InputError(f"dataset row {row.name}: expected a rule defined in a file, found {row.standardise!r}") from error
-    return hashlib.sha256(source.encode()).hexdigest()
-
-
-def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
-    """Sources of a rule and of the functions that it names, and its constants: a change in one changes the rule."""
-    seen.append(function)
-    parts = [inspect.getsource(function)]
-    for name in sorted(_names(function.__code__)):
-        value = function.__globals__[name] if name in function.__globals__ else None
-        if isinstance(value, FunctionType) and value not in seen:
-            parts += _sources(value, seen)
-        elif isinstance(value, int | float | str | tuple):
-            parts.append(f"{name} = {value!r}")
-    return parts
-
-
-def _names(code: CodeType) -> set[str]:
-    """Global names in a function, inner functions included: Python versions differ in whether comprehensions are."""
-    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))

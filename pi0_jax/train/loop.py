@@ -60,7 +60,8 @@ def prepare_data(run: RunConfig) -> Data:
     if tokenizer.vocab_size > vocabulary:
         raise InputError(f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}")
     indices = [_index(run, name) for name in run.datasets]
-    mixture = Mixture(indices, dict(zip(run.datasets, run.weights, strict=True)), split="train", horizon=run.horizon, seed=run.seed)
+    weights = {i.name: weight * len(i.frames("train")) ** run.frames_power for i, weight in zip(indices, run.weights, strict=True)}
+    mixture = Mixture(indices, weights, split="train", horizon=run.horizon, seed=run.seed)
     everything = [*indices, *(_index(run, name) for name in run.statistics_only)]
     for index in everything:
         for prompt in index.prompts:
@@ -85,7 +86,7 @@ def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: s
 
 
 def _index(run: RunConfig, name: str) -> Index:
-    return build_or_open(find_row(name), run.data_dir, run.index_dir or None)
+    return build_or_open(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None)
 
 
 def train(run: RunConfig, workdir: str | Path) -> None:

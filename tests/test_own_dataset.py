@@ -1,0 +1,122 @@
+"""A user's own robot and dataset: the README's example, run as it stands there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pi0_jax import config
+from pi0_jax.data.datasets import find_row
+from pi0_jax.data.index import Index, build_or_open, open_index
+from pi0_jax.data.rows import row_from_mapping
+from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
+from pi0_jax.errors import InputError
+from tests.tiny_data import solid
+
+ROOT = Path(__file__).parent.parent
+STEPS = {
+    "observation": {"image": ImageFeature(16, 24), "wrist_image": ImageFeature(16, 24), "state": ArrayFeature((7,), np.float32)},
+    "action": ArrayFeature((7,), np.float32),
+    "language_instruction": TextFeature(),
+}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory) -> dict:
+    """MY_ROBOT of the README, from a file, as a config file would hold it."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "MY_ROBOT" in code)
+    assert block.count("\n") < 40
+    path = tmp_path_factory.mktemp("config") / "my_config.py"
+    path.write_text(block)
+    names: dict = {}
+    exec(compile(block, str(path), "exec"), names)
+    return names["MY_ROBOT"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    def step(t: int) -> dict:
+        images = {"image": solid((200, 0, 0)), "wrist_image": solid((0, 0, 200))}
+        action = np.array([*[0.01 * t] * 6, 1.0 if t >= 11 else 0.0], np.float32)  # closes at step 11
+        return {"observation": {**images, "state": np.zeros(7, np.float32)}, "action": action, "language_instruction": "open the drawer"}
+
+    folder = tmp_path_factory.mktemp("data")
+    write_rlds(folder, "my_robot", "1.0.0", steps=STEPS, metadata={}, splits={"train": [{"steps": [step(t) for t in range(13)]}]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(record, data_dir) -> Index:
+    return build_or_open(find_row("my_robot", {"my_robot": record}), data_dir, progress=False)
+
+
+def test_the_rule_decides_what_is_drawn_and_the_record_what_the_robot_gets(index):
+    assert index.frames("train").tolist() == [10, 11, 12]  # not the first second
+    assert index.action[:, 6].tolist() == [1] * 11 + [0, 0]  # 1 is open
+    chunk, valid = index.chunk(10, horizon=4)
+    np.testing.assert_allclose(chunk[:, 0], [0.10, 0.11, 0.12, 0.12], rtol=1e-6)
+    assert chunk[:, 6].tolist() == [0, 1, 1, 1]  # the robot's own: 1 is closed
+    assert valid.tolist() == [True, True, True, False]
+
+
+def test_colours_come_in_the_order_that_the_row_says(index):
+    images = index.observation(10)["images"]
+    assert np.abs(images["front"].astype(int) - (200, 0, 0)).max() < 4
+    assert np.abs(images["wrist"].astype(int) - (200, 0, 0)).max() < 4  # recorded as BGR
+
+
+def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(record, data_dir, index):
+    values = config_values(own_datasets={"my_robot": record}, datasets=("my_robot",), weights=(1.0,))
+    stored = config.to_json(config.from_mapping(values))["own_datasets"]["my_robot"]
+    assert stored["standardise"].keys() == {"rule", "sha256"} and stored["standardise"]["rule"] == "without_homing"
+    row = row_from_mapping("my_robot", stored)
+    assert open_index(row, data_dir).path == index.path  # enough to open the index that the rule made
+    with pytest.raises(InputError, match="rule without_homing is known by its hash alone"):
+        build_or_open(row, data_dir, data_dir / "elsewhere", progress=False)
+
+
+def test_a_changed_rule_is_another_run(record):
+    def everything(columns):
+        return record["standardise"](columns)._replace(keep=np.ones(13, bool))
+
+    before, after = (
+        config.from_mapping(config_values(own_datasets={"my_robot": row}, datasets=("my_robot",), weights=(1.0,)))
+        for row in (record, {**record, "standardise": everything})
+    )
+    (difference,) = config.differing_fields(after, before)
+    assert difference.startswith("own_datasets: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"camera": {}}, "dataset row my_robot: field 'camera' is unknown; expected some of cameras, embodiment, fields"),
+        ({"embodiment": "my_arm"}, "embodiment 'my_arm' is unknown; expected one of "),
+        (
+            {"cameras": {"front": {"path": "steps/observation/image"}}},
+            r"expected cameras \['front', 'wrist'\] as embodiment my_robot declares",
+        ),
+        ({"language": {"path": "steps/text"}}, "dataset row my_robot: .*path"),
+    ],
+)
+def test_mistakes_are_named(record, change, message):
+    with pytest.raises(InputError, match=message):
+        row_from_mapping("my_robot", {**record, **change})
+
+
+def test_missing_parts_are_named():
+    with pytest.raises(InputError, match="expected versions, embodiment, cameras, fields, language, embodiment, cameras missing"):
+        row_from_mapping("mine", {"versions": ("1.0.0",), "fields": {}, "language": {"paths": ()}})
+
+
+def test_a_name_that_the_package_has_is_refused(record):
+    with pytest.raises(InputError, match="dataset reach_arm3: the config's own_datasets holds one, and the package another"):
+        find_row("reach_arm3", {"reach_arm3": record})
+
+
+def config_values(**changes) -> dict:
+    names: dict = {}
+    exec((ROOT / "configs" / "reach.py").read_text(), names)
+    return {**names["get_config"]().to_dict(), **changes}
