@@ -1,11 +1,28 @@
 """The datasets that the package knows, by name."""
 
+import itertools
+from collections.abc import Iterable
+
 from pi0_jax.data.oxe.bridge import BRIDGE
 from pi0_jax.data.reach import REACH
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.errors import InputError
 
-ROWS = {row.name: row for row in (*REACH, BRIDGE)}
+
+def _by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
+    rows: dict[str, DatasetRow] = {}
+    for row in itertools.chain(*groups):
+        if row.name in rows:
+            raise InputError(f"dataset {row.name}: expected names that differ, found two rows of it")
+        rows[row.name] = row
+    return rows
+
+
+# A new file of rows is a new line here.
+ROWS = _by_name(
+    REACH,
+    BRIDGE,
+)
 
 
 def find_row(name: str) -> DatasetRow:

@@ -30,14 +30,16 @@ def standardise(columns: Columns) -> Standardised:
     return Standardised(state, action, keep, stop=steps - 1)
 
 
-BRIDGE = DatasetRow(
-    name="bridge_dataset",
-    tfds_name="bridge_dataset",
-    versions=("1.0.0",),
-    embodiment=EMBODIMENTS["widowx"],
-    cameras={"image_0": CameraField("steps/observation/image_0")},
-    fields={_STATE: RawField((7,), "float32"), _ACTION: RawField((7,), "float32")},
-    language=Language(("steps/language_instruction",)),
-    standardise=standardise,
-    revision=1,
+BRIDGE = (
+    DatasetRow(
+        name="bridge_dataset",
+        tfds_name="bridge_dataset",
+        versions=("1.0.0",),
+        embodiment=EMBODIMENTS["widowx"],
+        cameras={"image_0": CameraField("steps/observation/image_0")},
+        fields={_STATE: RawField((7,), "float32"), _ACTION: RawField((7,), "float32")},
+        language=Language(("steps/language_instruction",)),
+        standardise=standardise,
+        revision=1,
+    ),
 )
