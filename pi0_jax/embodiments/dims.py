@@ -10,11 +10,21 @@ from pi0_jax.embodiments.record import ActionDim, StateDim
 POSITION = tuple(StateDim(axis, "m") for axis in "xyz")  # of the end effector, in the robot's base frame
 EULER = tuple(StateDim(angle, "rad") for angle in ("roll", "pitch", "yaw"))  # about fixed axes x, then y, then z
 AXIS_ANGLE = tuple(StateDim(f"rotation_{axis}", "rad") for axis in "xyz")  # a unit axis times the angle about it
+WIDTH = StateDim("gripper_width", "m", one_means="open")  # between the fingers
 QUATERNION = tuple(StateDim(f"q{part}", "1", low=-1.0, high=1.0) for part in "xyzw")  # unit length
 
 POSE_CHANGE = (
     *(ActionDim(f"d{axis}", "m", "relative") for axis in "xyz"),
     *(ActionDim(f"d{angle}", "rad", "relative") for angle in ("roll", "pitch", "yaw")),
+)
+# As POSE_CHANGE, but what a controller is told, in [-1, 1] of the largest change it makes: neither metres nor radians.
+COMMAND = (
+    *(ActionDim(f"d{axis}", "1", "relative") for axis in "xyz"),
+    *(ActionDim(f"d{angle}", "1", "relative") for angle in ("roll", "pitch", "yaw")),
+)
+POSE_TARGET = (
+    *(ActionDim(axis, "m", "absolute") for axis in "xyz"),
+    *(ActionDim(angle, "rad", "absolute") for angle in ("roll", "pitch", "yaw")),
 )
 
 
