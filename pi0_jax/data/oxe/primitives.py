@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pi0_jax.data.rows import Standardised
+
 GRIPPER_OPEN = 0.95
 GRIPPER_CLOSED = 0.05
 
@@ -23,3 +25,8 @@ def binarize_gripper(opening: np.ndarray) -> np.ndarray:
     reached = np.minimum.accumulate(np.where(settled, steps, len(steps))[::-1])[::-1]  # the next settled step
     value = np.where(opening > GRIPPER_OPEN, 1.0, np.where(opening < GRIPPER_CLOSED, 0.0, opening))
     return value[reached].astype(opening.dtype)
+
+
+def all_steps(state: np.ndarray, action: np.ndarray) -> Standardised:
+    """An episode whose every step has an action and may be drawn."""
+    return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
