@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterable
 
 from pi0_jax.data.oxe.bridge import BRIDGE
+from pi0_jax.data.oxe.google import GOOGLE
+from pi0_jax.data.oxe.rtx import RTX
 from pi0_jax.data.reach import REACH
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.errors import InputError
@@ -22,6 +24,8 @@ def _by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
 ROWS = _by_name(
     REACH,
     BRIDGE,
+    GOOGLE,
+    RTX,
 )
 
 

@@ -4,9 +4,11 @@ from pi0_jax.embodiments.aloha import ALOHA
 from pi0_jax.embodiments.arms import ARMS
 from pi0_jax.embodiments.droid import DROID
 from pi0_jax.embodiments.franka import FRANKA
+from pi0_jax.embodiments.google import GOOGLE
 from pi0_jax.embodiments.libero import LIBERO
 from pi0_jax.embodiments.reach import REACH
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim, by_name
+from pi0_jax.embodiments.rtx import RTX
 from pi0_jax.embodiments.widowx import WIDOWX
 
 __all__ = ["EMBODIMENTS", "ActionDim", "Embodiment", "StateDim"]
@@ -17,7 +19,9 @@ EMBODIMENTS = by_name(
     ARMS,
     DROID,
     FRANKA,
+    GOOGLE,
     LIBERO,
     REACH,
+    RTX,
     WIDOWX,
 )

@@ -11,7 +11,7 @@ POSITION = tuple(StateDim(axis, "m") for axis in "xyz")  # of the end effector, 
 EULER = tuple(StateDim(angle, "rad") for angle in ("roll", "pitch", "yaw"))  # about fixed axes x, then y, then z
 AXIS_ANGLE = tuple(StateDim(f"rotation_{axis}", "rad") for axis in "xyz")  # a unit axis times the angle about it
 WIDTH = StateDim("gripper_width", "m", one_means="open")  # between the fingers
-QUATERNION = tuple(StateDim(f"q{part}", "1", low=-1.0, high=1.0) for part in "xyzw")  # unit length
+QUATERNION = tuple(StateDim(f"q{part}", "1") for part in "xyzw")  # unit length
 
 POSE_CHANGE = (
     *(ActionDim(f"d{axis}", "m", "relative") for axis in "xyz"),
@@ -21,6 +21,10 @@ POSE_CHANGE = (
 COMMAND = (
     *(ActionDim(f"d{axis}", "1", "relative") for axis in "xyz"),
     *(ActionDim(f"d{angle}", "1", "relative") for angle in ("roll", "pitch", "yaw")),
+)
+VELOCITY = (
+    *(ActionDim(f"v{axis}", "m/s", "relative") for axis in "xyz"),
+    *(ActionDim(f"v{angle}", "rad/s", "relative") for angle in ("roll", "pitch", "yaw")),
 )
 POSE_TARGET = (
     *(ActionDim(axis, "m", "absolute") for axis in "xyz"),
