@@ -3,8 +3,14 @@
 import itertools
 from collections.abc import Iterable
 
+from pi0_jax.data.oxe.aloha import ALOHA
+from pi0_jax.data.oxe.arms import ARMS
+from pi0_jax.data.oxe.austin import AUSTIN
 from pi0_jax.data.oxe.bridge import BRIDGE
+from pi0_jax.data.oxe.droid import DROID
+from pi0_jax.data.oxe.franka import FRANKA
 from pi0_jax.data.oxe.google import GOOGLE
+from pi0_jax.data.oxe.libero import LIBERO
 from pi0_jax.data.oxe.rtx import RTX
 from pi0_jax.data.reach import REACH
 from pi0_jax.data.rows import DatasetRow
@@ -26,6 +32,12 @@ ROWS = _by_name(
     BRIDGE,
     GOOGLE,
     RTX,
+    ALOHA,
+    ARMS,
+    AUSTIN,
+    DROID,
+    FRANKA,
+    LIBERO,
 )
 
 
