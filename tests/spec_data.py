@@ -177,11 +177,10 @@ def _default_part(kind: str, size: int) -> np.ndarray:
 
 
 @functools.cache
-def _encoded(colour: tuple[int, ...], shape: tuple[int, ...], dtype: str, encoding: str | None) -> bytes:
-    """An image file of one colour. What has other than three channels of 8 bits, depth, is empty."""
+def _encoded(colour: tuple[int, ...], shape: tuple[int, ...], dtype: str, encoding: str | None) -> bytes | np.ndarray:
+    """An image file of one colour; of depth, which no row reads, an array of zeros."""
     if (shape[2], dtype) != (3, "uint8"):
-        feature = tfds.features.Image(shape=shape, dtype=np.dtype(dtype), encoding_format=encoding)
-        return feature.encode_example(np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
     pixels = np.broadcast_to(np.array(colour, np.uint8), shape)
     if encoding != "png":
         return encode_jpeg(pixels)
