@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pi0_jax.data.oxe.rotations import (
-    axis_angle_to_euler,
-    axis_angle_to_quaternion,
-    euler_to_quaternion,
-    quaternion_to_axis_angle,
-    quaternion_to_euler,
-)
+from pi0_jax.data.oxe.rotations import axis_angle_to_quaternion, quaternion_to_euler
 
 HALF = 0.5**0.5
 RANDOM = Rotation.random(500, rng=0)
@@ -33,15 +27,11 @@ def test_euler_angles_are_about_fixed_x_then_y_then_z(quaternion, euler):
     np.testing.assert_allclose(quaternion_to_euler(w_first, "wxyz"), euler, atol=1e-9)
 
 
-def test_all_functions_agree_with_scipy():
+def test_both_functions_agree_with_scipy():
     quaternions, euler, vectors = RANDOM.as_quat(), RANDOM.as_euler("xyz"), RANDOM.as_rotvec()
     np.testing.assert_allclose(quaternion_to_euler(quaternions), euler, atol=1e-12)
-    np.testing.assert_allclose(quaternion_to_axis_angle(quaternions), vectors, atol=1e-12)
-    np.testing.assert_allclose(axis_angle_to_euler(vectors), euler, atol=1e-12)
-    for found in (euler_to_quaternion(euler), axis_angle_to_quaternion(vectors)):
-        np.testing.assert_allclose(np.abs(np.sum(found * quaternions, axis=-1)), 1, atol=1e-12)  # the same but for the sign
-    np.testing.assert_array_equal(euler_to_quaternion(euler, "wxyz"), np.roll(euler_to_quaternion(euler), 1, axis=-1))
-    np.testing.assert_array_equal(axis_angle_to_quaternion(vectors, "wxyz"), np.roll(axis_angle_to_quaternion(vectors), 1, axis=-1))
+    same = np.abs(np.sum(axis_angle_to_quaternion(vectors) * quaternions, axis=-1))  # but for the sign
+    np.testing.assert_allclose(same, 1, atol=1e-12)
 
 
 @pytest.mark.parametrize("below_vertical", [0, 1e-9, 1e-5])
@@ -54,8 +44,7 @@ def test_looking_straight_up_or_down_is_the_same_rotation(sign, below_vertical):
 
 
 def test_any_leading_shape():
-    quaternions = RANDOM.as_quat().reshape(5, 4, 25, 4)
+    quaternions, vectors = RANDOM.as_quat().reshape(5, 4, 25, 4), RANDOM.as_rotvec().reshape(5, 4, 25, 3)
     np.testing.assert_array_equal(quaternion_to_euler(quaternions)[2, 3, 7], quaternion_to_euler(quaternions[2, 3, 7]))
-    assert quaternion_to_axis_angle(quaternions).shape == axis_angle_to_euler(np.zeros((5, 4, 25, 3))).shape == (5, 4, 25, 3)
+    np.testing.assert_array_equal(axis_angle_to_quaternion(vectors)[2, 3, 7], axis_angle_to_quaternion(vectors[2, 3, 7]))
     np.testing.assert_array_equal(axis_angle_to_quaternion(np.zeros(3)), [0, 0, 0, 1])  # no turn has no axis
-    np.testing.assert_array_equal(quaternion_to_axis_angle(np.array([0.0, 0.0, 0.0, -1.0])), [0, 0, 0])
