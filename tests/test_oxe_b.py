@@ -179,7 +179,7 @@ CASES = [
             ACTION: [[*JOINTS[1:], 1.02, *JOINTS[1:], -0.01, 0.3, -0.2], [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0]],
         },
         [[*JOINTS[:6], 1, *JOINTS[:6], 0]] * 2,
-        [[*JOINTS[1:], 1.02, *JOINTS[1:], -0.01, 0.3, -0.2], [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0]],
+        [[*JOINTS[1:], 1, *JOINTS[1:], 0, 0.3, -0.2], [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0]],
         {camera: f"steps/observation/{camera}" for camera in ("cam_high", "cam_left_wrist", "cam_right_wrist")},
     ),
 ]

@@ -4,6 +4,9 @@ state and action   0-5 left arm   6 left gripper   7-12 right arm   13 right gri
 action only       14-15 base: forward, turning
 """
 
+import dataclasses
+
+from pi0_jax.embodiments.dims import gripper
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 
 _SIDES = ("left", "right")
@@ -14,10 +17,10 @@ def _arm_state(side: str) -> tuple[StateDim, ...]:
 
 
 def _arm_actions(side: str) -> tuple[ActionDim, ...]:
-    """Joint targets, learnt relative to the current joints, and a gripper opening; no bounds: leader arms overshoot 0 and 1 a little."""
+    """Joint targets, learnt relative to the current joints, and a gripper opening."""
     return (
         *(ActionDim(f"{side}_joint_{i}", "rad", "absolute", delta=True) for i in range(6)),
-        ActionDim(f"{side}_gripper", "1", "absolute", one_means="open"),
+        dataclasses.replace(gripper("open"), name=f"{side}_gripper"),
     )
 
 

@@ -1,16 +1,21 @@
 """Mobile ALOHA: two arms and a moving base, 50 Hz."""
 
+import numpy as np
+
 from pi0_jax.data.oxe.primitives import all_steps
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # left joints (6, rad) and gripper, right joints and gripper; gripper 1 = open
 _ACTION = "steps/action"  # the same as targets, then the base's velocity: forward (m/s), turning (rad/s)
+_GRIPPERS = [6, 13]
 
 
 def standardise(columns: Columns) -> Standardised:
-    """State and action as recorded."""
-    return all_steps(columns[_STATE], columns[_ACTION])
+    """State as recorded. Action as recorded but for the grippers, cut to [0, 1]: the arms that are led by hand overshoot a little."""
+    action = columns[_ACTION].copy()
+    action[:, _GRIPPERS] = np.clip(action[:, _GRIPPERS], 0, 1)
+    return all_steps(columns[_STATE], action)
 
 
 ALOHA = (
