@@ -8,7 +8,7 @@ from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # left joints (6, rad) and gripper, right joints and gripper; gripper 1 = open
 _ACTION = "steps/action"  # the same as targets, then the base's velocity: forward (m/s), turning (rad/s)
-_GRIPPERS = [6, 13]
+_GRIPPERS = (6, 13)
 
 
 def standardise(columns: Columns) -> Standardised:
