@@ -49,11 +49,17 @@ def index_from_spec(
     episodes: Sequence[Episode],
     *,
     spec: str | None = None,
+    version: str | None = None,
     zlib: Collection[str] = (),
     split: str = "train",
 ) -> Index:
-    """The index of a tiny dataset in the row's folder, built from the description `spec`, by default of the row's tfds_name."""
-    write_from_spec(data_dir, spec or row.tfds_name, episodes, tfds_name=row.tfds_name, version=row.versions[0], zlib=zlib, split=split)
+    """The index of a tiny dataset in the row's folder.
+
+    `spec` names the description, by default as the folder; `version` is by default the row's preferred one.
+    """
+    write_from_spec(
+        data_dir, spec or row.tfds_name, episodes, tfds_name=row.tfds_name, version=version or row.versions[0], zlib=zlib, split=split
+    )
     return build_or_open(row, data_dir, progress=False)
 
 

@@ -17,7 +17,8 @@ from pi0_jax.data.rows import DatasetRow
 from pi0_jax.errors import InputError
 
 
-def _by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
+def by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
+    """Every row of the groups under its name. Raises InputError where two have one name."""
     rows: dict[str, DatasetRow] = {}
     for row in itertools.chain(*groups):
         if row.name in rows:
@@ -27,7 +28,7 @@ def _by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
 
 
 # A new file of rows is a new line here.
-ROWS = _by_name(
+ROWS = by_name(
     REACH,
     BRIDGE,
     GOOGLE,
