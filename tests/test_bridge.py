@@ -1,4 +1,4 @@
-"""The Bridge V2 row: its rules by hand, and the real episodes where they are at hand."""
+"""The Bridge rows: their rules by hand, tiny versions of their datasets, and real episodes where they are at hand."""
 
 import shutil
 from pathlib import Path
@@ -10,29 +10,11 @@ from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
 from pi0_jax.data.oxe import primitives
 from pi0_jax.data.oxe.bridge import standardise
-from pi0_jax.data.oxe.primitives import binarize_gripper, wrap_angle
 from pi0_jax.data.rows import row_version
+from tests.spec_data import index_from_spec
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "bridge_dataset" / "1.0.0"
 BRIDGE = ROWS["bridge_dataset"]
-
-
-@pytest.mark.parametrize(
-    ("opening", "command"),
-    [
-        ([1.0, 0.7, 0.3, 0.0, 0.4, 1.0], [1, 0, 0, 0, 1, 1]),  # in between: what is reached next
-        ([1.0, 0.0, 0.4, 0.6], [1, 0, np.float32(0.6), np.float32(0.6)]),  # never reached: the last value
-        ([0.95, 0.05], [np.float32(0.05), np.float32(0.05)]),  # the thresholds themselves are in between
-        ([0.2], [np.float32(0.2)]),
-    ],
-)
-def test_gripper_commands(opening, command):
-    np.testing.assert_array_equal(binarize_gripper(np.array(opening, np.float32)), np.array(command, np.float32))
-
-
-def test_angles_take_the_short_way_round():
-    angles = np.array([0, 3, 3.5, -3.5, np.pi, -np.pi, 2 * np.pi - 0.1])
-    np.testing.assert_allclose(wrap_angle(angles), [0, 3, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, np.pi, np.pi, -0.1], atol=1e-12)
 
 
 def _columns(state, action):
@@ -67,6 +49,46 @@ def test_a_change_in_what_the_rule_calls_is_a_change_of_the_rule(monkeypatch):
     assert row_version(BRIDGE) == before
     monkeypatch.setattr(primitives, "GRIPPER_OPEN", 0.9)
     assert row_version(BRIDGE) != before
+
+
+OBSERVED = "steps/observation/state"
+POSES = [[0.1, 0, 0, 0, 0, 3.1, 1], [0.2, 0, 0, 0, 0, -3.1, 0.5], [0.2, 0.3, 0, 0, 0, -3.0, 0], [0.2, 0.3, 0, 0, 0, -3.0, 0]]
+YAW = 2 * np.pi - 6.2
+REACHED = np.array([[0.1, 0, 0, 0, 0, YAW], [0, 0.3, 0, 0, 0, 0.1], [0, 0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("name", ["bridge_dataset", "bridge_orig"])
+def test_bridge_v2_under_both_its_names(tmp_path, name):
+    commands = np.full((4, 7), 9.0)
+    commands[:, 6] = [1, 0.5, 0, 0]
+    episodes = [
+        {OBSERVED: POSES, "steps/action": commands, "steps/observation/image_0": [(255, 0, 0)] * 4},
+        {OBSERVED: POSES, "steps/action": commands * [[0], [1], [1], [1]]},  # a filler first
+        {OBSERVED: POSES, "steps/action": commands, "steps/language_instruction": ""},
+    ]
+    index = index_from_spec(ROWS[name], tmp_path, episodes, spec="bridge_orig", split="train")
+    np.testing.assert_allclose(index.state[0:4], np.array(POSES, np.float32))
+    np.testing.assert_allclose(index.action[0:3], np.column_stack([REACHED, [1, 0, 0]]), atol=1e-6)
+    assert index.episodes["kept"].tolist() == [3, 2, 0]  # the last step never, the first not if a filler, none without an instruction
+    np.testing.assert_allclose(index.observation(0)["images"]["image_0"][0, 0], (255, 0, 0), atol=3)
+
+
+def test_the_older_bridge_has_its_commands_in_a_dict(tmp_path):
+    zero_first = np.array([[0], [1], [1], [1]])
+    episodes = [
+        {OBSERVED: POSES, "steps/action/world_vector": np.full((4, 3), 9), "steps/action/open_gripper": [True, False, False, True]},
+        {
+            OBSERVED: POSES,
+            "steps/action/world_vector": zero_first * [1, 2, 3],
+            "steps/action/rotation_delta": zero_first * [4, 5, 6],
+            "steps/action/open_gripper": [False, True, True, True],
+        },
+    ]
+    index = index_from_spec(ROWS["bridge"], tmp_path, episodes)
+    np.testing.assert_allclose(index.action[0:3], np.column_stack([REACHED, [1, 0, 0]]), atol=1e-6)
+    assert index.episodes["kept"].tolist() == [3, 2]
+    assert index.row.embodiment is ROWS["bridge_dataset"].embodiment
+    assert index.prompts == ["do something"]
 
 
 @pytest.fixture(scope="module")

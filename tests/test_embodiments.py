@@ -6,6 +6,7 @@ import json
 import pytest
 
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
+from pi0_jax.embodiments.record import by_name
 from pi0_jax.errors import InputError
 
 
@@ -43,6 +44,20 @@ def test_widowx_commands_changes_of_pose_and_an_absolute_gripper():
     assert [dim.name for dim in actions] == ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
     assert [dim.kind for dim in actions] == ["relative"] * 6 + ["absolute"]
     assert not any(dim.delta for dim in actions)  # what is relative to the last step is not made relative to the chunk's start
+
+
+def test_a_name_that_two_records_have_is_refused():
+    with pytest.raises(InputError, match="embodiment arm: expected names that differ, found two records of it"):
+        by_name((embodiment(),), (EMBODIMENTS["widowx"], embodiment()))
+
+
+def test_robots_of_one_laboratory_differ_in_what_they_record():
+    """Polarity, units and kinds are the record's: a stretch without a state, poses that are targets, a gripper that counts 1 as closed."""
+    assert EMBODIMENTS["stretch_nyu_door"].state == ()
+    assert EMBODIMENTS["stretch_nyu_door"].cameras == {"left_wrist_0_rgb": "wrist"}
+    assert {dim.kind for dim in EMBODIMENTS["franka_toto"].actions} == {"absolute"}
+    assert EMBODIMENTS["google_robot"].state[7].one_means == "closed" and EMBODIMENTS["google_robot"].actions[6].one_means == "open"
+    assert [dim.name for dim in EMBODIMENTS["xarm_language_table"].actions] == ["dx", "dy"]
 
 
 def test_records_do_not_change():

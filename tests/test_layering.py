@@ -40,13 +40,14 @@ MAY_IMPORT = {
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
+    "benchmark": "",
     "report": "data embodiments errors observation policy train.batches train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.
 CONFINED = {
-    "tensorflow": ("pi0_jax/data/",),
-    "tensorflow_datasets": ("pi0_jax/data/",),
+    "tensorflow": ("pi0_jax/data/", "pi0_jax/benchmark/tfdata.py"),
+    "tensorflow_datasets": ("pi0_jax/data/", "pi0_jax/benchmark/tfdata.py"),
     "torch": (),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),

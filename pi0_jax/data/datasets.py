@@ -1,15 +1,47 @@
 """The datasets that the package knows, by name."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pi0_jax.data.oxe.aloha import ALOHA
+from pi0_jax.data.oxe.arms import ARMS
+from pi0_jax.data.oxe.austin import AUSTIN
 from pi0_jax.data.oxe.bridge import BRIDGE
+from pi0_jax.data.oxe.droid import DROID
+from pi0_jax.data.oxe.franka import FRANKA
+from pi0_jax.data.oxe.google import GOOGLE
+from pi0_jax.data.oxe.libero import LIBERO
+from pi0_jax.data.oxe.rtx import RTX
 from pi0_jax.data.reach import REACH
 from pi0_jax.data.rows import DatasetRow, row_from_mapping
 from pi0_jax.errors import InputError
 
-ROWS = {row.name: row for row in (*REACH, BRIDGE)}
+
+def by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
+    """Every row of the groups under its name. Raises InputError where two have one name."""
+    rows: dict[str, DatasetRow] = {}
+    for row in itertools.chain(*groups):
+        if row.name in rows:
+            raise InputError(f"dataset {row.name}: expected names that differ, found two rows of it")
+        rows[row.name] = row
+    return rows
+
+
+# A new file of rows is a new line here.
+ROWS = by_name(
+    REACH,
+    BRIDGE,
+    GOOGLE,
+    RTX,
+    ALOHA,
+    ARMS,
+    AUSTIN,
+    DROID,
+    FRANKA,
+    LIBERO,
+)
 
 
 def find_row(name: str, own: Mapping[str, Any] = MappingProxyType({})) -> DatasetRow:

@@ -208,7 +208,7 @@ def _column(features: Mapping[str, Feature], payload: bytes, path: str, field: R
         flat = flat.astype(field.dtype, copy=False)
     leading = (-1,) if path.startswith(STEPS) else ()
     try:
-        return flat.reshape(*leading, *field.shape)
+        return flat.reshape((*leading, *field.shape))
     except ValueError as error:
         raise InputError(f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers") from error
 

@@ -5,8 +5,9 @@
         metadata.json                            the settings it was made with
         name-train.tfrecord-00000-of-00003 ...   one record per episode
 
-An episode is {"steps": [step, ...], "episode_metadata": {...}}; steps and metadata are nested dicts, as their features
-say. The folder appears under its name when it is whole: until then it is a sibling that TFDS takes for no version.
+An episode is {"steps": [step, ...], "episode_metadata": {...}, ...}; steps, metadata and what a dataset holds beside
+them are nested dicts, as their features say. The folder appears under its name when it is whole: until then it is a
+sibling that TFDS takes for no version.
 """
 
 import dataclasses
@@ -67,6 +68,7 @@ def write_rlds(
     *,
     steps: Features,
     metadata: Features,
+    episode: Features | None = None,
     splits: Mapping[str, Iterable[Mapping[str, Any]]],
     settings: Mapping[str, Any] | None = None,
     episodes_per_shard: int = 256,
@@ -76,6 +78,7 @@ def write_rlds(
     Args:
         steps: features of a step, `observation`, `action` and the rest; a nested dict.
         metadata: features of `episode_metadata`; empty for none.
+        episode: further features of an episode, beside `steps` and `episode_metadata`.
         splits: split name -> its episodes, each consumed once, in order.
         settings: what the data were made with (JSON values), for `read_settings`.
 
@@ -85,7 +88,7 @@ def write_rlds(
     folder = Path(data_dir) / name / version
     if folder.exists():
         raise InputError(f"{folder}: a dataset is here already; choose another folder or delete it")
-    features = _episode_features(steps, metadata)
+    features = _episode_features(steps, metadata, episode or {})
     temporary = folder.with_name(f"{version}.incomplete-{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
@@ -108,13 +111,13 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _episode_features(steps: Features, metadata: Features) -> Any:
+def _episode_features(steps: Features, metadata: Features, episode: Features) -> Any:
     import tensorflow_datasets as tfds
 
-    episode = {"steps": tfds.features.Dataset(_tfds_features(steps))}
+    features = {**_tfds_features(episode), "steps": tfds.features.Dataset(_tfds_features(steps))}
     if metadata:
-        episode["episode_metadata"] = _tfds_features(metadata)
-    return tfds.features.FeaturesDict(episode)
+        features["episode_metadata"] = _tfds_features(metadata)
+    return tfds.features.FeaturesDict(features)
 
 
 def _tfds_features(feature: Any) -> Any:

@@ -1,11 +1,12 @@
-"""One record per robot and action space: data, no code.
+"""What a record of a robot and action space says: data, no code.
 
 A record says which of the robot's cameras fills which slot, what each state and action dimension is, and how a chunk
 is executed. Data rows name a record; a checkpoint carries the records it was trained on as JSON; the policy reads them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pi0_jax.errors import InputError
@@ -69,32 +70,11 @@ class Embodiment:
         return cls(**fields)
 
 
-def _reach(name: str, joints: int) -> Embodiment:
-    """An arm of the reach world (pi0_jax/sim): absolute joint targets at 10 Hz, learnt relative to the current joints."""
-    return Embodiment(
-        name=name,
-        robot=f"simulated arm of {joints} joints",
-        cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
-        state=tuple(StateDim(f"joint_{i}", "rad") for i in range(joints)),
-        actions=tuple(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(joints)),
-        control_hz=10.0,
-        execute_steps=5,
-    )
-
-
-# WidowX 250 of Bridge V2: reached end-effector deltas and an absolute gripper opening (1 = open), 5 Hz.
-_POSE = (("x", "m"), ("y", "m"), ("z", "m"), ("roll", "rad"), ("pitch", "rad"), ("yaw", "rad"))
-_WIDOWX = Embodiment(
-    name="widowx",
-    robot="WidowX 250",
-    cameras={"base_0_rgb": "image_0"},
-    state=(*(StateDim(name, unit) for name, unit in _POSE), StateDim("gripper", "1", one_means="open")),
-    actions=(
-        *(ActionDim(f"d{name}", unit, "relative") for name, unit in _POSE),
-        ActionDim("gripper", "1", "absolute", low=0.0, high=1.0, one_means="open"),
-    ),
-    control_hz=5.0,
-    execute_steps=4,  # a new chunk every 0.8 s, as the paper's slower robots (appendix D)
-)
-
-EMBODIMENTS = {e.name: e for e in (_reach("reach_arm3", 3), _reach("reach_arm4", 4), _reach("reach_arm5", 5), _WIDOWX)}
+def by_name(*groups: Iterable[Embodiment]) -> dict[str, Embodiment]:
+    """Every record of the groups under its name. Raises InputError where two have one name."""
+    records: dict[str, Embodiment] = {}
+    for record in itertools.chain(*groups):
+        if record.name in records:
+            raise InputError(f"embodiment {record.name}: expected names that differ, found two records of it")
+        records[record.name] = record
+    return records

@@ -1,0 +1,27 @@
+"""One record per robot and action space, by name. record.py says what a record holds; the other files are tables of them."""
+
+from pi0_jax.embodiments.aloha import ALOHA
+from pi0_jax.embodiments.arms import ARMS
+from pi0_jax.embodiments.droid import DROID
+from pi0_jax.embodiments.franka import FRANKA
+from pi0_jax.embodiments.google import GOOGLE
+from pi0_jax.embodiments.libero import LIBERO
+from pi0_jax.embodiments.reach import REACH
+from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim, by_name
+from pi0_jax.embodiments.rtx import RTX
+from pi0_jax.embodiments.widowx import WIDOWX
+
+__all__ = ["EMBODIMENTS", "ActionDim", "Embodiment", "StateDim"]
+
+# A new file of records is a new line here.
+EMBODIMENTS = by_name(
+    ALOHA,
+    ARMS,
+    DROID,
+    FRANKA,
+    GOOGLE,
+    LIBERO,
+    REACH,
+    RTX,
+    WIDOWX,
+)

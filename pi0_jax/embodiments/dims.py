@@ -1,0 +1,42 @@
+"""Dimensions that many robots share, in the order in which vectors hold them.
+
+Actions of public single-arm datasets:  0-2 translation, 3-5 rotation, 6 gripper (absolute, 1 = open in the columns).
+"""
+
+from typing import Literal
+
+from pi0_jax.embodiments.record import ActionDim, StateDim
+
+POSITION = tuple(StateDim(axis, "m") for axis in "xyz")  # of the end effector, in the robot's base frame
+EULER = tuple(StateDim(angle, "rad") for angle in ("roll", "pitch", "yaw"))  # about fixed axes x, then y, then z
+AXIS_ANGLE = tuple(StateDim(f"rotation_{axis}", "rad") for axis in "xyz")  # a unit axis times the angle about it
+WIDTH = StateDim("gripper_width", "m", one_means="open")  # between the fingers
+QUATERNION = tuple(StateDim(f"q{part}", "1") for part in "xyzw")  # unit length
+
+POSE_CHANGE = (
+    *(ActionDim(f"d{axis}", "m", "relative") for axis in "xyz"),
+    *(ActionDim(f"d{angle}", "rad", "relative") for angle in ("roll", "pitch", "yaw")),
+)
+# As POSE_CHANGE, but what a controller is told, in [-1, 1] of the largest change it makes: neither metres nor radians.
+COMMAND = (
+    *(ActionDim(f"d{axis}", "1", "relative") for axis in "xyz"),
+    *(ActionDim(f"d{angle}", "1", "relative") for angle in ("roll", "pitch", "yaw")),
+)
+VELOCITY = (
+    *(ActionDim(f"v{axis}", "m/s", "relative") for axis in "xyz"),
+    *(ActionDim(f"v{angle}", "rad/s", "relative") for angle in ("roll", "pitch", "yaw")),
+)
+POSE_TARGET = (
+    *(ActionDim(axis, "m", "absolute") for axis in "xyz"),
+    *(ActionDim(angle, "rad", "absolute") for angle in ("roll", "pitch", "yaw")),
+)
+
+
+def joints(count: int) -> tuple[StateDim, ...]:
+    """Joint positions."""
+    return tuple(StateDim(f"joint_{i}", "rad") for i in range(count))
+
+
+def gripper(one_means: Literal["open", "closed"]) -> ActionDim:
+    """A gripper command in [0, 1]; `one_means` is the robot's convention."""
+    return ActionDim("gripper", "1", "absolute", low=0.0, high=1.0, one_means=one_means)

@@ -1,0 +1,17 @@
+"""The simulated Panda of LIBERO: operational-space commands 20 times a second."""
+
+from pi0_jax.embodiments.dims import AXIS_ANGLE, COMMAND, POSITION, gripper
+from pi0_jax.embodiments.record import Embodiment, StateDim
+
+LIBERO = (
+    Embodiment(
+        name="libero",
+        robot="simulated Panda (LIBERO); the simulator's own gripper command is 1 - 2 x this one: -1 opens, +1 closes",
+        cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
+        # Each finger's place on one axis: they part in opposite directions, so the second one is negative.
+        state=(*POSITION, *AXIS_ANGLE, StateDim("finger_0", "m"), StateDim("finger_1", "m")),
+        actions=(*COMMAND, gripper("open")),
+        control_hz=20.0,
+        execute_steps=5,
+    ),
+)
