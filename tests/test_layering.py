@@ -40,8 +40,8 @@ MAY_IMPORT = {
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
-    "benchmark": "",
-    "report": "data embodiments errors observation policy train.batches train.metrics",
+    "benchmark": "data errors normalize observation preprocess statistics tokenizer train",
+    "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.

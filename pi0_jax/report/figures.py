@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.observation import Sample
 
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 9}
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 9}
 _TRUE, _PREDICTED, _FAINT = "#222222", "#e06c00", "#9ec3e6"
 
 
@@ -19,7 +19,7 @@ def curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
     training = [line for line in metrics if "loss" in line]
     validation = [line for line in metrics if "validation/loss" in line]
     steps = np.array([line["step"] for line in training])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         loss = np.array([line["loss"] for line in training])
@@ -54,7 +54,7 @@ def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: P
     columns = min(4, len(dims))
     rows = -(-len(dims) // columns)
     seconds = np.arange(len(predicted)) / embodiment.control_hz
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained")
         pictures, plots = figure.subfigures(1, 2, width_ratios=(1.7 * len(cameras), 2.3 * columns))
         for axes, camera in zip(np.atleast_1d(pictures.subplots(1, len(cameras))), cameras, strict=True):

@@ -1,7 +1,6 @@
 """The report of a run: one HTML page with its pictures beside it."""
 
 import dataclasses
-import html
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,9 @@ from pi0_jax.data.index import open_index
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report import figures
+from pi0_jax.report.markup import document, section, table
 from pi0_jax.train.batches import held_out_samples
 from pi0_jax.train.metrics import read_metrics
-
-_CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2em auto; padding: 0 1em; color: #222 }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
-table { border-collapse: collapse } td, th { padding: .2em .9em .2em 0; text-align: left; border-bottom: 1px solid #ddd }
-td.n { text-align: right } img { max-width: 100% } figure { display: inline-block; margin: 0 1em 1em 0 }
-figcaption { font-size: .85em; color: #555 }
-"""
 
 
 def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_dir: str | None, frames: int) -> Path:
@@ -44,22 +36,21 @@ def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_d
     parts = [_summary(policy, metrics)]
     if evaluation is not None:
         record = _read_evaluation(evaluation)
-        parts.append(_section("Closed-loop success", _success_table(record["rows"]), f"Of {record['checkpoint']}."))
-        parts.append(_section("Rollouts", _rollouts(evaluation, output), "The line is the fingertip path of the predicted chunk."))
-    parts.append(_section("Training", '<img src="curves.png" alt="loss and gradient norm over steps">'))
+        parts.append(section("Closed-loop success", _success_table(record["rows"]), f"Of {record['checkpoint']}."))
+        parts.append(section("Rollouts", _rollouts(evaluation, output), "The line is the fingertip path of the predicted chunk."))
+    parts.append(section("Training", '<img src="curves.png" alt="loss and gradient norm over steps">'))
     errors = _error_table(policy, metrics)
     parts.append(
-        _section(
+        section(
             "Error of sampled actions on held-out episodes",
             errors,
             "Mean absolute error over the steps of the chunk that are within the episode.",
         )
     )
     note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
-    parts.append(_section("Predicted and true chunks", _chunks(policy, output, data_dir, frames), note))
+    parts.append(section("Predicted and true chunks", _chunks(policy, output, data_dir, frames), note))
     page = output / "index.html"
-    body = "\n".join(parts)
-    page.write_text(f"<!doctype html><meta charset=utf-8><title>π0 run</title><style>{_CSS}</style><h1>π0 run</h1>\n{body}\n")
+    page.write_text(document("π0 run", "\n".join(parts)), encoding="utf-8")
     return page
 
 
@@ -68,19 +59,6 @@ def _read_evaluation(evaluation: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no evaluation there; launch.evaluate writes one")
     return json.loads(path.read_text())
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    return f"<h2>{html.escape(title)}</h2>\n" + (f"<p>{html.escape(note)}</p>\n" if note else "") + body
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    def cell(value: Any) -> str:
-        number = isinstance(value, int | float)
-        return f"<td{' class=n' if number else ''}>{html.escape(f'{value:.4g}' if isinstance(value, float) else str(value))}</td>"
-
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    return f"<table><tr>{head}</tr>" + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows) + "</table>"
 
 
 def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
@@ -95,11 +73,11 @@ def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
         ("speed", f"{np.median([line['steps_per_second'] for line in timed]):.2f} steps/s (median)"),
         ("waiting for data", f"{100 * np.median([line['data_wait_share'] for line in timed]):.1f}% of the time (median)"),
     ]
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    return _table(
+    return table(
         ("robot", "condition", "block", "success", "rate", "95% Wilson interval"),
         [
             (r["robot"], r["condition"], r["block"], f"{r['successes']}/{r['episodes']}", f"{100 * r['successes'] / r['episodes']:.1f}%",
@@ -130,7 +108,7 @@ def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
         for name in policy.run.datasets
         for dim, std in zip(policy.robots[name].embodiment.actions, policy.robots[name].statistics.actions.std, strict=True)
     ]
-    return _table(("dataset", "dimension", "mean absolute error", "unit", "standard deviation in the data"), rows)
+    return table(("dataset", "dimension", "mean absolute error", "unit", "standard deviation in the data"), rows)
 
 
 def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> str:

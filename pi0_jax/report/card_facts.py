@@ -1,0 +1,294 @@
+"""What a dataset card says in numbers and words: samples of the columns, prompts, grippers, and what a person should look at.
+
+Nothing here reads a whole dataset but the episode table: columns are sampled at evenly spaced kept frames.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from pi0_jax import normalize
+from pi0_jax.data.build import INDEX_FILE, SPLITS
+from pi0_jax.data.index import Index
+from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.preprocess import to_delta
+
+SAMPLED_ROWS = 1_000_000  # of state or actions that a histogram counts at most
+_SAMPLED_EPISODES = 50_000  # whose prompts are counted at most
+_GRIPPER_FRAMES = 100_000
+_BLOCK = 16_384  # frames whose chunks are held at a time
+_FOLLOWS = 0.3  # a correlation from here on says which way a gripper's state counts
+_LAGS_S = (0.2, 0.4, 0.6, 0.8, 1.0)  # a gripper takes so long to follow its command
+_BEGIN_CLOSED = 0.8  # of the episodes
+_OUTLIER = 20.0  # standard deviations from the mean
+_LISTED = 10
+
+
+class Finding(NamedTuple):
+    """Something that a person should see."""
+
+    level: Literal["wrong", "look", "fine"]  # look: worth a look, and often as it should be
+    text: str
+
+
+class Prompts(NamedTuple):
+    episodes: int  # counted
+    counts: list[tuple[str, int]]  # prompt and the number of these episodes that begin with it, most frequent first
+    distinct: int  # in the whole dataset
+    empty: int  # of these episodes
+
+
+class Gripper(NamedTuple):
+    """One gripper: its place in the action, and the state dimensions that show its opening."""
+
+    name: str
+    action: int | None
+    states: tuple[int, ...]
+
+
+class Trend(NamedTuple):
+    """How one state dimension of a gripper moves with the gripper's action."""
+
+    gripper: str
+    state: str
+    declared: str  # which way the state counts, as the embodiment says: "open", "closed" or ""
+    finding: Finding
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """int64[min(count, most)]: ascending numbers below `count`, evenly spaced."""
+    taken = min(count, most)
+    return (2 * np.arange(taken, dtype=np.int64) + 1) * count // max(2 * taken, 1)
+
+
+def state_sample(index: Index) -> np.ndarray:
+    """float32[n, S]: states of evenly spaced training frames."""
+    frames = index.frames("train")
+    return index.state[frames[evenly(len(frames), SAMPLED_ROWS)]]
+
+
+def action_sample(index: Index, horizon: int) -> np.ndarray:
+    """float32[n, A]: all steps of the chunks from evenly spaced training frames on, in robot units, deltas taken: what is normalised."""
+    frames = index.frames("train")
+    chosen = frames[evenly(len(frames), max(1, SAMPLED_ROWS // horizon))]
+    blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
+    return np.concatenate([to_delta(index.chunks(block, horizon)[0], index.state[block], index.embodiment) for block in blocks]).reshape(
+        -1, len(index.embodiment.actions)
+    )
+
+
+def dropped_steps(index: Index) -> list[tuple[str, int]]:
+    """Why steps are never drawn, as far as the index tells, and how many for each reason."""
+    episodes = index.episodes
+    stop, unused = episodes["stop"].astype(np.int64), episodes["kept"] == 0
+    failed = unused & (episodes["success"] == 0)
+    silent = unused & ~failed & (not index.row.keep_empty_language)
+    silent[silent] = [not index.prompt(int(start)) for start in episodes["start"][silent]]
+    by_rule = (stop - episodes["kept"])[~failed & ~silent].sum()
+    reasons = [
+        ("after their episode's last action", (episodes["length"] - stop).sum()),
+        ("in episodes marked as failed", stop[failed].sum()),
+        ("in episodes without an instruction", stop[silent].sum()),
+        ("by the row's rule, or for want of an instruction at that step", by_rule),
+    ]
+    return [(reason, int(count)) for reason, count in reasons if count]
+
+
+def count_prompts(index: Index) -> Prompts:
+    """Counts what evenly spaced episodes begin with; an episode with several instructions counts for each."""
+    starts = index.episodes["start"]
+    chosen = starts[evenly(len(starts), _SAMPLED_EPISODES)].tolist()
+    choices = range(len(index.row.language.paths))
+    counts = Counter(prompt for frame in chosen for prompt in {index.prompt(frame, choice) for choice in choices})
+    empty = counts.pop("", 0)
+    return Prompts(len(chosen), counts.most_common(), len(index.prompts), empty)
+
+
+def is_gripper(dim: StateDim | ActionDim) -> bool:
+    """Whether it declares which way it counts, or is called one."""
+    return bool(dim.one_means) or "gripper" in dim.name or "finger" in dim.name
+
+
+def grippers(index: Index) -> list[Gripper]:
+    """The robot's grippers: a state belongs to the action of its name, or to the only action."""
+    states = {i: dim.name for i, dim in enumerate(index.embodiment.state) if is_gripper(dim)}
+    actions = {i: dim.name for i, dim in enumerate(index.embodiment.actions) if is_gripper(dim)}
+    found = [Gripper(name, i, tuple(s for s in states if states[s] == name or len(actions) == 1)) for i, name in actions.items()]
+    paired = {state for gripper in found for state in gripper.states}
+    return found + [Gripper(name, None, (i,)) for i, name in states.items() if i not in paired]
+
+
+def trends(index: Index) -> list[Trend]:
+    """For every gripper with an action and a state: whether the state follows the action the way it is declared to."""
+    frames = np.concatenate([kept[evenly(len(kept), _GRIPPER_FRAMES)] for kept in map(index.frames, SPLITS)])
+    return [
+        _trend(gripper.name, index.embodiment.state[state], *_follow(index, frames, gripper.action, state))
+        for gripper in grippers(index)
+        if gripper.action is not None
+        for state in gripper.states
+    ]
+
+
+def _follow(index: Index, frames: np.ndarray, action: int, state: int) -> tuple[float, float]:
+    """The strongest correlation of the action at a frame with the state of the same episode later on, and how much later, in s."""
+    hertz = index.embodiment.control_hz
+    episodes = index.episode_of(frames)
+    end = index.episodes["start"][episodes] + index.episodes["length"][episodes]
+    best = (0.0, 0.0)
+    for lag in sorted({max(1, round(seconds * hertz)) for seconds in _LAGS_S}):
+        inside = frames[frames + lag < end]
+        correlation = _correlation(index.action[inside, action], index.state[inside + lag, state])
+        if abs(correlation) > abs(best[0]):
+            best = correlation, lag / hertz
+    return best
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's, 0 where one of them does not vary."""
+    x, y = (values.astype(np.float64) for values in (x, y))
+    if len(x) < 2 or min(x.std(), y.std()) < normalize.CONSTANT:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _trend(gripper: str, state: StateDim, correlation: float, lag: float) -> Trend:
+    moves, counts = ("rises", "open") if correlation > 0 else ("falls", "closed")
+    declared = state.one_means
+    measured = f"the state {moves} as the action opens (correlation {correlation:+.2f}, {lag:.2g} s later)"
+    other = ": the state counts the other way" if counts == "closed" else ""
+    if abs(correlation) < _FOLLOWS:
+        finding = Finding(
+            "look", f"state and action hardly move together (correlation {correlation:+.2f}), so the polarity can't be checked"
+        )
+    elif not declared:
+        finding = Finding("look", f"{measured}{other}; the embodiment does not declare which way")
+    elif declared != counts:
+        finding = Finding("wrong", f"INVERTED action or state: {measured}, though it is declared 1 = {declared}")
+    else:
+        finding = Finding("fine", f"{measured}, as declared{other}")
+    return Trend(gripper, state.name, declared, finding)
+
+
+def findings(index: Index, statistics: normalize.Statistics, prompts: Prompts, followed: Sequence[Trend]) -> list[Finding]:
+    """All that is wrong first, then what is worth a look."""
+    found = [
+        *_build_findings(index),
+        *(Finding(trend.finding.level, f"{trend.gripper}: {trend.finding.text}") for trend in followed if trend.finding.level != "fine"),
+        *_episode_findings(index),
+        *_still_grippers(index, statistics),
+        *_first_openings(index),
+        *_dimension_findings("state", index.embodiment.state, statistics.state),
+        *_dimension_findings("action", index.embodiment.actions, statistics.actions),
+        *_image_findings(index),
+        *_prompt_findings(prompts),
+    ]
+    return sorted(found, key=lambda finding: finding.level != "wrong")
+
+
+def _build_findings(index: Index) -> list[Finding]:
+    record: dict[str, Any] = json.loads((index.path / INDEX_FILE).read_text(encoding="utf-8"))
+    skipped = record["skipped"] if "skipped" in record else []
+    found = [Finding("wrong", f"skipped when the index was built: {episode}") for episode in skipped[:_LISTED]]
+    if len(skipped) > _LISTED:
+        found.append(Finding("wrong", f"... and {len(skipped) - _LISTED:,} more episodes skipped when the index was built"))
+    return found
+
+
+def _episode_findings(index: Index) -> list[Finding]:
+    episodes, found = index.episodes, []
+    for split in SPLITS:
+        if not len(index.frames(split)):
+            found.append(Finding("wrong" if split == "train" else "look", f"no frame is kept in split {split}"))
+    unused = int((episodes["kept"] == 0).sum())
+    if unused:
+        found.append(Finding("look", f"{unused:,} of {len(episodes['kept']):,} episodes have no kept frame"))
+    failed = int(((episodes["kept"] > 0) & (episodes["success"] == 0)).sum())
+    if failed:
+        found.append(Finding("look", f"{failed:,} episodes marked as failed are kept"))
+    reasons = dropped_steps(index)
+    if reasons:
+        total = sum(count for _, count in reasons)
+        listed = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
+        found.append(
+            Finding("wrong" if 2 * total > index.steps else "look", f"{total / index.steps:.1%} of the steps are dropped: {listed}")
+        )
+    return found
+
+
+def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Finding]:
+    parts = (("state", index.embodiment.state, statistics.state), ("action", index.embodiment.actions, statistics.actions))
+    return [
+        Finding("wrong", f"gripper: {part} dimension {dim.name} never moves: it is {vector.mean[i]:.4g} in every training frame")
+        for part, dims, vector in parts
+        for i, dim in enumerate(dims)
+        if is_gripper(dim) and normalize.constant(vector, "zscore")[i]
+    ]
+
+
+def _first_openings(index: Index) -> list[Finding]:
+    """Grippers told to be closed when most episodes begin: the one sign in the columns of an inversion of both state and action."""
+    frames = index.frames("train")
+    episodes = np.flatnonzero((index.episodes["kept"] > 0) & (index.episodes["split"] == SPLITS.index("train")))
+    starts = index.episodes["start"][episodes[evenly(len(episodes), _SAMPLED_EPISODES)]]
+    if not len(starts):
+        return []
+    first = index.action[frames[np.searchsorted(frames, starts)]]
+    closed = (first < 0.5).mean(axis=0)
+    return [
+        Finding(
+            "look",
+            f"{gripper.name}: closed when {closed[gripper.action]:.0%} of the episodes begin, where most tasks begin open: see frames",
+        )
+        for gripper in grippers(index)
+        if gripper.action is not None and closed[gripper.action] > _BEGIN_CLOSED
+    ]
+
+
+def _dimension_findings(part: str, dims: Sequence[StateDim] | Sequence[ActionDim], statistics: normalize.VectorStatistics) -> list[Finding]:
+    still, narrow = normalize.constant(statistics, "zscore"), normalize.constant(statistics, "quantile")
+    reach = np.maximum(statistics.maximum - statistics.mean, statistics.mean - statistics.minimum) / (statistics.std + normalize.EPSILON)
+    found = []
+    for i, dim in enumerate(dims):
+        unit = "" if dim.unit == "1" else f" {dim.unit}"
+        if still[i] and not is_gripper(dim):
+            found.append(
+                Finding("look", f"{part} dimension {dim.name} is constant: {statistics.mean[i]:.4g}{unit} in every training frame")
+            )
+        elif narrow[i] and not still[i]:
+            span = f"{statistics.q01[i]:.4g} to {statistics.q99[i]:.4g}{unit}"
+            text = f"{part} dimension {dim.name}: q01..q99 is too narrow ({span}): quantile normalisation only centres it"
+            found.append(Finding("look", text))
+        if not still[i] and reach[i] > _OUTLIER:
+            span = f"{statistics.minimum[i]:.4g} to {statistics.maximum[i]:.4g}{unit}"
+            found.append(Finding("look", f"{part} dimension {dim.name} reaches {reach[i]:.0f} standard deviations from its mean ({span})"))
+    return found
+
+
+def _image_findings(index: Index) -> list[Finding]:
+    return [
+        Finding("look", f"images of {view} vary in size: {_size(sizes['min'])} to {_size(sizes['max'])}")
+        for view, sizes in index.image_sizes.items()
+        if sizes["min"] != sizes["max"]
+    ]
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def image_size(index: Index, view: str) -> str:
+    """Height x width in words, a range where images vary."""
+    smallest, largest = (_size(index.image_sizes[view][end]) for end in ("min", "max"))
+    return smallest if smallest == largest else f"{smallest} to {largest}"
+
+
+def _prompt_findings(prompts: Prompts) -> list[Finding]:
+    found = []
+    if prompts.empty:
+        found.append(Finding("look", f"{prompts.empty:,} of {prompts.episodes:,} episodes have no instruction"))
+    if prompts.distinct == 1 and prompts.episodes > 1:
+        found.append(Finding("look", "all episodes have the same instruction: language tells the policy nothing"))
+    return found

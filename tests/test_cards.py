@@ -1,0 +1,338 @@
+"""Dataset cards of a tiny robot with one gripper and two cameras: what they say, what they show, what they catch."""
+
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pi0_jax import normalize
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import build_or_open
+from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.errors import InputError
+from pi0_jax.report import card_episodes, card_facts
+from pi0_jax.report.cards import Card, write_cards
+from tests.tiny_data import shard_files, write_reach
+
+STEPS = {
+    "observation": {"front": ImageFeature(36, 64), "hand": ImageFeature(32, 32), "state": ArrayFeature((3,), np.float32)},
+    "action": ArrayFeature((2,), np.float32),
+    "ok": ArrayFeature((), np.int64),
+    "language_instruction": TextFeature(),
+}
+PROMPTS = ("<script>alert('x')</script> costs $5", "pick it up", "", "pick it up", "pick it up", "pick it up")
+FAILED = 1
+LENGTH, HORIZON = 20, 4
+ROBOT = Embodiment(
+    "tiny",
+    "tiny arm",
+    {"base_0_rgb": "front", "left_wrist_0_rgb": "hand"},
+    (StateDim("x", "m"), StateDim("gripper", "1", one_means="open"), StateDim("pad", "1")),
+    (ActionDim("dx", "m", "relative"), ActionDim("gripper", "1", "absolute", one_means="open")),
+    control_hz=5.0,
+    execute_steps=2,
+)
+
+
+def two_coloured(height: int, width: int, left: tuple[int, int, int]) -> np.ndarray:
+    """uint8[height, width, 3]: `left` on the left half, grey on the right."""
+    image = np.full((height, width, 3), 128, np.uint8)
+    image[:, : width // 2] = left
+    return image
+
+
+def step(episode: int, number: int) -> dict:
+    """The gripper is told to close at step 8 and to open at step 14, and follows two steps later. `front` is red, `hand` stored as BGR."""
+    command = 0.0 if 8 <= number < 14 else 1.0
+    opening = 0.0 if 10 <= number < 16 else 1.0
+    return {
+        "observation": {
+            "front": two_coloured(36, 64, (220, 30, 20)),
+            "hand": two_coloured(32, 32, (10, 60, 200)),
+            "state": np.array([0.01 * number + 0.1 * episode, opening, 0.1], np.float32),
+        },
+        "action": np.array([0.01, command], np.float32),
+        "ok": np.int64(episode != FAILED),
+        "language_instruction": PROMPTS[episode],
+    }
+
+
+def recorded(columns: Columns) -> Standardised:
+    """Everything as it was recorded; failures are dropped.
+
+    The last step has no action.
+    """
+    steps = len(columns["steps/action"])
+    success = bool(columns["steps/ok"][-1])
+    keep = (np.arange(steps) < steps - 1) & success
+    return Standardised(columns["steps/observation/state"], columns["steps/action"], keep, stop=steps - 1, success=success)
+
+
+def inverted(columns: Columns) -> Standardised:
+    """As recorded, with a mistake: 1 - gripper."""
+    result = recorded(columns)
+    return result._replace(action=result.action * [1, -1] + [0, 1])
+
+
+def state_upside_down(columns: Columns) -> Standardised:
+    """As recorded, by a robot whose gripper state is 1 where it is closed."""
+    result = recorded(columns)
+    return result._replace(state=result.state * [1, -1, 1] + [0, 1, 0])
+
+
+def stuck(columns: Columns) -> Standardised:
+    """As recorded, with a gripper that is never told anything."""
+    result = recorded(columns)
+    return result._replace(action=result.action * [1, 0] + [0, 1])
+
+
+def stateless(columns: Columns) -> Standardised:
+    """The recorded action, by a robot that does not say how it stands."""
+    result = recorded(columns)
+    return result._replace(state=result.state[:, :0])
+
+
+ROW = DatasetRow(
+    name="tiny",
+    tfds_name="tiny",
+    versions=("1.0.0",),
+    embodiment=ROBOT,
+    cameras={"front": CameraField("steps/observation/front"), "hand": CameraField("steps/observation/hand", "BGR")},
+    fields={
+        "steps/observation/state": RawField((3,), "float32"),
+        "steps/action": RawField((2,), "float32"),
+        "steps/ok": RawField((), "int64"),
+    },
+    language=Language(("steps/language_instruction",)),
+    standardise=recorded,
+    revision=1,
+    held_out=0.0,
+    notes=("Colours of <b>hand</b> are fixed.",),
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    episodes = [{"steps": [step(episode, number) for number in range(LENGTH)]} for episode in range(len(PROMPTS))]
+    write_reach(folder, name="tiny", steps=STEPS, episodes=episodes)
+    return folder
+
+
+def card_of(row: DatasetRow, data_dir: Path, share: float | None = None) -> Card:
+    index = build_or_open(row, data_dir, progress=False)
+    frames = index.frames("train")
+    chunks, _ = index.chunks(frames, HORIZON)
+    state, actions = (normalize.accumulate([values]) for values in (index.state[frames], chunks.reshape(-1, chunks.shape[-1])))
+    return Card(index, normalize.Statistics(state, actions), HORIZON, share)
+
+
+class Page(HTMLParser):
+    """What a browser would show: text, the pictures it loads, the links, the findings, and the names of all tags."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: set[str] = set()
+        self.pictures: list[Path] = []
+        self.links: list[Path] = []
+        self.findings: list[tuple[str, str]] = []  # level, text
+        self._folder, self._level = path.parent, ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        given = dict(attrs)
+        if tag == "img":
+            self.pictures.append(self._folder / given["src"])
+        if tag == "a":
+            self.links.append((self._folder / given["href"]).resolve())
+        self._level = given["class"] if tag == "div" else ""
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._level:
+            self.findings.append((self._level, data))
+            self._level = ""
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def cards(data_dir, tmp_path_factory):
+    """A right row and one with a mistake."""
+    rows = (ROW, dataclasses.replace(ROW, name="mistaken", standardise=inverted))
+    return write_cards([card_of(row, data_dir, share) for row, share in zip(rows, (0.75, 0.25), strict=True)], tmp_path_factory.mktemp("c"))
+
+
+def test_what_a_card_says(cards):
+    page = Page(cards.parent / "tiny" / "index.html")
+    for said in (
+        "tiny arm (embodiment tiny)",
+        "5 Hz; 0.4 min in all",
+        "6 (5 succeeded, 1 failed)",
+        "120; an episode has 20 to 20, median 20",
+        "76 train (of 6 episodes), 0 val (of 0 episodes)",  # 4 episodes of 19 steps
+        "share of the mixture 75.00%",
+        "front: 36x64, RGB, slot base_0_rgb",
+        "hand: 32x32, BGR, slot left_wrist_0_rgb",
+        "3: x [m], gripper [1], pad [1]",
+        "2: dx [m], gripper [1]",
+        "76 of 76 training frames",
+        "304 of 304 actions: chunks of 4 steps",
+        "2 distinct prompts; 1 of 6 episodes have none",
+        "pick it up 4",
+        "<script>alert('x')</script> costs $5 1",
+        "Colours of <b>hand</b> are fixed.",
+        "Everything as it was recorded; failures are dropped.",
+    ):
+        assert said in page.text
+    assert not page.tags & {"script", "link", "iframe"}, "text from the data is text, and nothing comes from elsewhere"
+
+
+def test_what_a_card_finds(cards):
+    assert Page(cards.parent / "tiny" / "index.html").findings == [
+        ("look", "no frame is kept in split val"),
+        ("look", "2 of 6 episodes have no kept frame"),
+        (
+            "look",
+            "36.7% of the steps are dropped: 6 after their episode's last action; 19 in episodes marked as failed;"
+            " 19 in episodes without an instruction",
+        ),
+        ("look", "state dimension pad is constant: 0.1 in every training frame"),
+        ("look", "1 of 6 episodes have no instruction"),
+        ("fine", "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared"),  # two steps at 5 Hz
+    ]
+
+
+def test_an_inverted_gripper_is_a_problem_on_its_card_and_in_the_list(cards):
+    problem = (
+        "INVERTED action or state: the state falls as the action opens (correlation -1.00, 0.4 s later), though it is declared 1 = open"
+    )
+    page, overview = Page(cards.parent / "mistaken" / "index.html"), Page(cards)
+    assert page.findings[0] == ("wrong", f"gripper: {problem}")
+    assert ("look", "gripper: closed when 100% of the episodes begin, where most tasks begin open: see frames") in page.findings
+    assert ("wrong", problem) in page.findings  # beside the gripper's own section
+    assert overview.findings == [("look", "5 to look at"), ("wrong", f"gripper: {problem}"), ("look", "6 to look at")]
+    assert overview.links[:2] == [cards.parent / "tiny" / "index.html"] * 2
+    assert "tiny tiny arm 5 6 120 76 0 75.00%" in overview.text
+
+
+def test_a_state_that_counts_the_other_way_is_right_if_it_is_declared(data_dir, tmp_path):
+    state = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
+    row = dataclasses.replace(ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state))
+    page = Page(write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html")
+    assert [finding for finding in page.findings if "action opens" in finding[1]] == [
+        ("fine", "the state falls as the action opens (correlation -1.00, 0.4 s later), as declared: the state counts the other way")
+    ]
+
+
+def test_pictures_show_the_colours_that_the_model_sees(cards):
+    folder = cards.parent / "tiny"
+    for number, red_and_blue in ((0, (220, 20)), (1, (200, 10))):  # hand's files hold BGR: what is 10, 60, 200 there is 200, 60, 10
+        for file, expected in ((f"camera-{number}.png", red_and_blue), (f"camera-{number}-swapped.png", red_and_blue[::-1])):
+            with Image.open(folder / file) as image:
+                red, _, blue = image.getpixel((4, 16))
+            assert np.abs(np.array([red, blue]) - expected).max() <= 4
+
+
+def test_every_picture_is_there_and_shows_something(cards):
+    for page in cards.parent.glob("*/index.html"):
+        pictures = Page(page).pictures
+        assert sum(path.name.startswith("episode-") for path in pictures) == 3
+        assert {"state.png", "action.png"} <= {path.name for path in pictures}
+        for path in pictures:
+            with Image.open(path) as image:
+                assert np.asarray(image).std() > 10
+    assert len(list(cards.parent.rglob("*.png"))) == 2 * (3 + 2 + 4)
+
+
+def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
+    state = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
+    row = dataclasses.replace(ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state))
+    index = build_or_open(row, data_dir, progress=False)
+    strip = card_episodes.strip(index, 0)
+    assert strip.steps.tolist() == [1, 5, 8, 11, 15, 18]
+    assert strip.kept.tolist() == [True] * 19 + [False]
+    opening, command = card_episodes.curves(index, 0, card_facts.grippers(index)[0])
+    assert opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1] and "drawn upside down" in opening.label
+    assert command.opening[strip.steps].tolist() == [1, 1, 0, 0, 1, 1] and np.isnan(command.opening[19])
+
+
+def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(data_dir, tmp_path):
+    card = card_of(dataclasses.replace(ROW, name="still", standardise=stuck), data_dir)
+    record = json.loads((card.index.path / "index.json").read_text())
+    (card.index.path / "index.json").write_text(json.dumps(record | {"skipped": [f"episode {i}: NaN" for i in range(12)]}))
+    card.index.image_sizes["steps/observation/hand"] = {"min": [30, 32], "max": [32, 40]}
+    card.statistics.state.maximum[0] = 100.0
+    findings = Page(write_cards([card], tmp_path / "cards").parent / "still" / "index.html").findings
+    assert [text for level, text in findings if level == "wrong"] == [
+        *(f"skipped when the index was built: episode {i}: NaN" for i in range(10)),
+        "... and 2 more episodes skipped when the index was built",
+        "gripper: action dimension gripper never moves: it is 1 in every training frame",
+    ]
+    looks = " | ".join(text for level, text in findings if level == "look")
+    assert "gripper: state and action hardly move together (correlation +0.00), so the polarity can't be checked" in looks
+    assert "images of steps/observation/hand vary in size: 30x32 to 32x40" in looks
+    assert "state dimension x reaches " in looks and "standard deviations from its mean (0 to 100 m)" in looks
+
+
+def test_without_a_gripper_there_is_no_gripper_section(tmp_path):
+    write_reach(tmp_path, (6, 7, 5))
+    page = Page(write_cards([card_of(ROWS["reach_arm3"], tmp_path)], tmp_path / "cards").parent / "reach_arm3" / "index.html")
+    assert "Gripper" not in page.text and "gripper" not in page.text
+    assert "no mixture given" in page.text and "The row has no notes." in page.text
+
+
+def test_a_robot_without_a_state_shows_its_action_alone(data_dir, tmp_path):
+    row = dataclasses.replace(ROW, standardise=stateless, embodiment=dataclasses.replace(ROBOT, state=()))
+    page = Page(write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html")
+    assert "This robot has no state." in page.text and "No gripper has both an action and a state." in page.text
+    assert [path.name for path in page.pictures][-1] == "action.png"
+
+
+def test_a_large_dataset_is_sampled_and_says_so(data_dir, tmp_path, monkeypatch):
+    assert card_facts.evenly(100, 4).tolist() == [12, 37, 62, 87]
+    assert card_facts.evenly(3, 4).tolist() == [0, 1, 2] and card_facts.evenly(0, 4).tolist() == []
+    monkeypatch.setattr(card_facts, "SAMPLED_ROWS", 40)
+    card = card_of(ROW, data_dir)
+    assert card_facts.action_sample(card.index, HORIZON).shape == (40, 2)
+    text = Page(write_cards([card], tmp_path / "cards").parent / "tiny" / "index.html").text
+    assert "40 of 76 training frames" in text and "40 of 304 actions" in text
+
+
+def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
+    card = card_of(ROW, data_dir)
+    output = tmp_path / "cards"
+    old = card_of(dataclasses.replace(ROW, name="old"), data_dir)
+    write_cards([old], output)
+    write_cards([card], output)
+    assert sorted(path.name for path in output.iterdir()) == ["index.html", "tiny"]
+    with pytest.raises(InputError, match="expected datasets of different names, found 'tiny' 2 times"):
+        write_cards([card, card], output)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="mine: expected a new folder for dataset cards"):
+        write_cards([card], tmp_path / "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cards", "mine"]  # nothing half written is left
+
+
+def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
+    write_reach(tmp_path / "data", (6, 7, 5))
+    card = card_of(ROWS["reach_arm3"], tmp_path / "data")
+    page = write_cards([card], tmp_path / "cards")
+    written = page.read_bytes()
+    fresh = card_of(ROWS["reach_arm3"], tmp_path / "data")
+    for shard in shard_files(tmp_path / "data" / "reach_arm3" / "1.0.0"):
+        shard.unlink()
+    with pytest.raises(InputError, match="expected a readable shard file"):
+        write_cards([fresh], tmp_path / "cards")
+    assert page.read_bytes() == written and [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
