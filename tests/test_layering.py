@@ -33,11 +33,12 @@ MAY_IMPORT = {
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors observation",
     "preprocess": "embodiments errors images normalize observation tokenizer",
+    "statistics": "data errors normalize preprocess",
     "config": "errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
-    "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
+    "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
     "report": "data embodiments errors observation policy train.batches train.metrics",
