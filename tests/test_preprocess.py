@@ -209,6 +209,17 @@ def test_actions_come_back_in_robot_units(one, mode):
     np.testing.assert_allclose(back, drawn.actions, atol=1e-5)
 
 
+def test_states_and_targets_are_clipped_where_the_layout_says_so():
+    """Statistics of the robots here have mean 3 and standard deviation 2, about: normal samples lie far out."""
+    drawn, layout = sample(ARM3), LAYOUT._replace(normalization_clip=0.5)
+    for clipped, plain in (
+        (host([drawn.observation], [ARM3], layout).state, host([drawn.observation], [ARM3]).state),
+        (preprocess.host_actions([drawn], [ARM3], layout).actions, preprocess.host_actions([drawn], [ARM3], LAYOUT).actions),
+    ):
+        assert np.abs(plain).max() > 0.5
+        np.testing.assert_array_equal(clipped, np.minimum(np.maximum(plain, -0.5), 0.5))
+
+
 def test_to_robot_takes_a_batch_of_chunks():
     drawn = [sample(OTHER, seed) for seed in range(3)]
     batch = preprocess.host_actions(drawn, [OTHER] * 3, LAYOUT)
