@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "images": "",
     "embodiments": "errors observation",
     "normalize": "errors",
+    "norm_stats": "errors normalize",
     "tokenizer": "errors",
     "sharding": "errors",
     # The model knows arrays only.
