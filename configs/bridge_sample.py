@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     c.frames_power = 0.0  # the weights are the shares
     c.statistics_only = ()
     c.normalization = "zscore"
+    c.normalization_clip = 0.0  # none
     c.augment = False  # slow on CPUs
     c.loader_threads = 2
     c.prefetch_batches = 8

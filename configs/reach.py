@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     c.frames_power = 0.0  # the weights are the shares
     c.statistics_only = ("reach_arm5",)
     c.normalization = "zscore"
+    c.normalization_clip = 0.0  # none
     c.augment = False  # moving the image by 2 pixels would move the block by 3 cm
     c.loader_threads = 2
     c.prefetch_batches = 8

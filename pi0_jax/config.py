@@ -34,6 +34,7 @@ class RunConfig:
     frames_power: float  # 0: weights are shares; 1: they multiply frames; 0.43: the paper's
     statistics_only: tuple[str, ...]  # never trained on; their statistics travel with the checkpoint, for robots that are held out
     normalization: Literal["zscore", "quantile"]
+    normalization_clip: float  # model units: states and targets are cut to this size; 0: they are not
     augment: bool
     loader_threads: int
     prefetch_batches: int
@@ -126,7 +127,7 @@ def model_config(run: RunConfig) -> Pi0Config:
 
 
 def layout(run: RunConfig, slots: tuple[str, ...]) -> Layout:
-    return Layout(slots, model_config(run).vision.image_size, run.action_dim, run.max_tokens, run.normalization)
+    return Layout(slots, model_config(run).vision.image_size, run.action_dim, run.max_tokens, run.normalization, run.normalization_clip)
 
 
 def differing_fields(ours: RunConfig, theirs: RunConfig) -> list[str]:
@@ -183,7 +184,7 @@ def _check(run: RunConfig) -> None:
     for name, value in to_json(run).items():
         if name in positive and value <= 0:
             raise InputError(f"config.{name} is {value}; expected a positive number")
-        if name in ("end_learning_rate", "weight_decay") and value < 0:
+        if name in ("end_learning_rate", "weight_decay", "frames_power", "normalization_clip") and value < 0:
             raise InputError(f"config.{name} is {value}; expected a number of at least 0")
         if name in ("b1", "b2", "ema_decay") and not 0 <= value < 1:
             raise InputError(f"config.{name} is {value}; expected a number in [0, 1)")
@@ -191,8 +192,6 @@ def _check(run: RunConfig) -> None:
         raise InputError("config.datasets is empty")
     if len(run.weights) != len(run.datasets):
         raise InputError(f"config.weights has {len(run.weights)} entries for {len(run.datasets)} datasets")
-    if run.frames_power < 0:
-        raise InputError(f"config.frames_power is {run.frames_power}; expected a number of at least 0")
     if min(run.weights) <= 0:
         raise InputError(f"config.weights is {run.weights}; expected positive numbers")
     if not 0 <= run.warmup_steps < run.steps:

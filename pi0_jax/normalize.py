@@ -1,12 +1,17 @@
-"""Statistics of states and actions: accumulate, save, load, apply, invert. Float64 on the host; no device code.
+"""Statistics of states and actions: accumulate, apply, invert, save, load. Float64 on the host; no device code.
 
 One set per (dataset, embodiment). Two ways to normalise, chosen in the config:
     zscore:   (x - mean) / (std + 1e-6)                          as published for π0
     quantile: 2 (x - q01) / (q99 - q01 + 1e-6) - 1
-A dimension without spread (a standard deviation, in quantile mode also a q99 - q01, below 1e-6) is never divided by: it is centred only.
+and where the config sets a clip, what lies beyond ±clip in model units is cut off. The way back never clips.
+A dimension without spread (see `constant`) is never divided by: it is centred only.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,17 +21,19 @@ from pi0_jax.errors import InputError
 Mode = Literal["zscore", "quantile"]
 EPSILON = 1e-6
 CONSTANT = 1e-6  # a dimension with less spread counts as constant
+RESOLUTION = float(np.finfo(np.float32).eps)  # of the float32 in which states and actions travel, relative to their size
+OUTLYING = 0.1  # of a standard deviation: if 98% of the values lie closer together, it is the others that make the spread
 
 
 class VectorStatistics(NamedTuple):
-    """Per dimension, float64[n]."""
+    """Per dimension, float64[n]. Statistics that we computed have every field; those read from norm_stats.json may lack some."""
 
     mean: np.ndarray
     std: np.ndarray  # population standard deviation
-    q01: np.ndarray  # 1st percentile
-    q99: np.ndarray
-    minimum: np.ndarray
-    maximum: np.ndarray
+    q01: np.ndarray | None  # 1st percentile
+    q99: np.ndarray | None
+    minimum: np.ndarray | None
+    maximum: np.ndarray | None
 
 
 class Statistics(NamedTuple):
@@ -36,38 +43,196 @@ class Statistics(NamedTuple):
     actions: VectorStatistics
 
 
-def accumulate(blocks: Iterable[np.ndarray]) -> VectorStatistics:
-    """Exact statistics of the rows of float[n, dims] blocks; two passes over float64 copies, so a large mean costs no digits."""
-    values = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-    if not len(values):
-        raise InputError("statistics of no rows: the dataset has no frames in this split")
-    q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
-    return VectorStatistics(values.mean(axis=0), values.std(axis=0), q01, q99, values.min(axis=0), values.max(axis=0))
+# ---- accumulate
+
+
+class Counted(NamedTuple):
+    """Rows of which some occur many times."""
+
+    values: np.ndarray  # float32 or float64[n, dims]
+    counts: np.ndarray  # int64[n, dims]: how often each value occurs; 0 for one that does not, but some do in every dimension
+
+
+Blocks = Iterable[np.ndarray | Counted]  # float32 or float64[n, dims], all of one dtype
+
+
+class _Moments(NamedTuple):
+    """Of one dimension."""
+
+    count: int
+    mean: float
+    squares: float  # sum of squared distances from the mean
+    minimum: float
+    maximum: float
+
+
+def accumulate(blocks: Blocks) -> VectorStatistics:
+    """Exact statistics of the rows of all blocks; of any number, since one block is held at a time.
+
+    The blocks are run through several times (three if float32, five if float64): give a list, or an object whose iterator begins
+    anew, and no generator. Percentiles are those of np.quantile (method "linear").
+
+    Raises InputError: no rows, a value that is not finite.
+    """
+    assert iter(blocks) is not blocks, "blocks must be a list, or an object whose iterator begins anew"
+    moments: dict[int, _Moments] = {}
+    dtypes = set()
+    for dimension, values, counts in _columns(blocks):
+        dtypes.add(values.dtype)
+        found = _moments(values, counts)
+        moments[dimension] = _merge(moments[dimension], found) if dimension in moments else found
+    if not moments and any(len(block.values if isinstance(block, Counted) else block) for block in blocks):
+        return VectorStatistics(*np.empty((len(VectorStatistics._fields), 0)))  # rows without a dimension: a robot that records no state
+    if not moments:
+        raise InputError("statistics of no rows: expected at least one")
+    count, mean, squares, minimum, maximum = (np.array(field) for field in zip(*moments.values(), strict=True))
+    if not np.isfinite(squares).all():
+        raise InputError(f"statistics of dimension {np.isfinite(squares).argmin()}: expected finite numbers, found NaN or infinity")
+    (dtype,) = dtypes
+    q01, q99 = _quantiles(blocks, (0.01, 0.99), count, dtype)
+    return VectorStatistics(mean, np.sqrt(squares / count), q01, q99, minimum, maximum)
+
+
+def _columns(blocks: Blocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """(dimension, float[n], None or int64[n]) for every dimension of every block that has rows."""
+    for block in blocks:
+        values, counts = block if isinstance(block, Counted) else (np.asarray(block), None)
+        if len(values):
+            for dimension in range(values.shape[1]):
+                occurs = slice(None) if counts is None else counts[:, dimension] > 0
+                column = np.ascontiguousarray(values[occurs, dimension])
+                yield dimension, column, None if counts is None else counts[occurs, dimension]
+
+
+def _moments(values: np.ndarray, counts: np.ndarray | None) -> _Moments:
+    x = values.astype(np.float64)
+    count = len(x) if counts is None else int(counts.sum())
+    mean = np.average(x, weights=counts)
+    # About the mean, not about zero: a mean much larger than the spread costs no digits.
+    return _Moments(count, mean, count * np.average((x - mean) ** 2, weights=counts), x.min(), x.max())
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
+    count, step = a.count + b.count, b.mean - a.mean
+    squares = a.squares + b.squares + step**2 * (a.count * b.count / count)
+    return _Moments(count, a.mean + step * b.count / count, squares, min(a.minimum, b.minimum), max(a.maximum, b.maximum))
+
+
+# Percentiles by radix selection: floats are mapped to integers of the same order, and the wanted one is found 16 bits at a time.
+#
+#   pass 1   how many values begin with each 16 bits                    -> the first 16 bits of the one of rank r, its rank among those
+#   pass 2   of the values that begin so: how many go on with each 16   -> its next 16 bits; float32 is done, float64 goes on
+
+_DIGIT_BITS = 16
+_DIGITS = 1 << _DIGIT_BITS
+
+
+class _Wanted(NamedTuple):
+    """A value that is looked for."""
+
+    prefix: int  # its key's digits so far
+    rank: int  # its place among the values that have this prefix, from 0
+
+
+def _quantiles(blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float64[levels, dims]; `count` int64[dims] says how many values there are."""
+    positions = np.array(levels)[:, None] * (count - 1)  # float64[levels, dims]: a rank, or between two
+    neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(np.int64)  # [2, levels, dims]
+    wanted = [[_Wanted(0, rank) for rank in ranks] for ranks in neighbours.reshape(-1, len(count)).T.tolist()]
+    for shift in range(8 * dtype.itemsize - _DIGIT_BITS, -1, -_DIGIT_BITS):
+        wanted = _descend(blocks, wanted, shift)
+    found = np.stack([_values_of_keys([one.prefix for one in row], dtype) for row in wanted], axis=1)
+    low, high = found.reshape(neighbours.shape)
+    return low + (high - low) * (positions - neighbours[0])
+
+
+def _descend(blocks: Blocks, wanted: list[list[_Wanted]], shift: int) -> list[list[_Wanted]]:
+    """The wanted values of each dimension with one more digit: the one that ends at bit `shift`."""
+    tables = [{one.prefix: np.zeros(_DIGITS, np.int64) for one in row} for row in wanted]
+    for dimension, values, counts in _columns(blocks):
+        keys = _ordered_keys(values) >> shift
+        for prefix, table in tables[dimension].items():
+            chosen = keys >> _DIGIT_BITS == prefix
+            _tally(table, keys[chosen] & (_DIGITS - 1), None if counts is None else counts[chosen])
+    return [[_next_digit(one, table[one.prefix]) for one in row] for row, table in zip(wanted, tables, strict=True)]
+
+
+def _next_digit(wanted: _Wanted, histogram: np.ndarray) -> _Wanted:
+    """`histogram`: int64[65536], how often each digit follows the prefix."""
+    below = np.cumsum(histogram)
+    digit = int(np.searchsorted(below, wanted.rank, side="right"))
+    return _Wanted((wanted.prefix << _DIGIT_BITS) + digit, wanted.rank - int(below[digit] - histogram[digit]))
+
+
+def _tally(histogram: np.ndarray, digits: np.ndarray, counts: np.ndarray | None) -> None:
+    if len(digits):
+        # Weighted counts are float64 in NumPy, exact below 2^53.
+        histogram += np.bincount(digits.astype(np.intp), weights=counts, minlength=_DIGITS).astype(np.int64, copy=False)
+
+
+def _ordered_keys(values: np.ndarray) -> np.ndarray:
+    """uint32 (of float32) or uint64 (of float64), same shape: larger for larger numbers.
+
+    Of IEEE 754 numbers read as integers, positive ones are in order, negative ones the other way round: the sign bit of the first
+    and all bits of the second are turned.
+    """
+    assert values.dtype in (np.float32, np.float64), f"expected float32 or float64 blocks, got {values.dtype}"
+    unsigned, signed = (np.uint32, np.int32) if values.dtype == np.float32 else (np.uint64, np.int64)
+    bits = 8 * values.dtype.itemsize
+    negative = (values.view(signed) >> (bits - 1)).view(unsigned)  # all ones, or zero
+    return values.view(unsigned) ^ (negative | unsigned(1 << (bits - 1)))
+
+
+def _values_of_keys(keys: list[int], dtype: np.dtype) -> np.ndarray:
+    """Inverts `_ordered_keys`; float64."""
+    unsigned = np.dtype(np.uint32 if dtype == np.float32 else np.uint64)
+    sign = 1 << (8 * dtype.itemsize - 1)
+    restored = [key ^ sign if key & sign else ~key & (2 * sign - 1) for key in keys]
+    return np.array(restored, unsigned).view(dtype).astype(np.float64)
+
+
+# ---- apply, invert
 
 
 def constant(statistics: VectorStatistics, mode: Mode) -> np.ndarray:
-    """bool[n]: dimensions that hardly vary, so that the mode cannot scale them."""
+    """bool[n]: dimensions that hardly vary, so that the mode cannot scale them.
+
+    The standard deviation, in quantile mode also q99 - q01, is below 1e-6 or below what float32 resolves at the size of the mean; or,
+    in quantile mode, q99 - q01 is below a tenth of the standard deviation.
+    """
+    least = np.maximum(CONSTANT, RESOLUTION * np.abs(statistics.mean))
+    still = statistics.std < least
     if mode == "zscore":
-        return statistics.std < CONSTANT
-    # A gripper that is open in 99.5% of the frames varies, and yet both quantiles are "open".
-    return (statistics.std < CONSTANT) | (statistics.q99 - statistics.q01 < CONSTANT)
+        return still
+    q01, q99 = _percentiles(statistics)
+    # A gripper that is open in 99.5% of the frames varies, and yet both quantiles are "open", or nearly.
+    return still | (q99 - q01 < np.maximum(least, OUTLYING * statistics.std))
+
+
+def _percentiles(statistics: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
+    if statistics.q01 is None or statistics.q99 is None:
+        raise InputError("quantile normalisation: expected statistics with q01 and q99, found none")
+    return statistics.q01, statistics.q99
 
 
 def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
     if mode == "zscore":
         offset, scale = statistics.mean, statistics.std + EPSILON
     elif mode == "quantile":
-        scale = (statistics.q99 - statistics.q01 + EPSILON) / 2
-        offset = statistics.q01 + scale
+        q01, q99 = _percentiles(statistics)
+        scale = (q99 - q01 + EPSILON) / 2
+        offset = q01 + scale
     else:
         raise InputError(f"normalisation {mode!r} is unknown; expected zscore or quantile")
     return offset, np.where(constant(statistics, mode), 1.0, scale)
 
 
-def normalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode) -> np.ndarray:
-    """Robot units float[..., n] -> model units float32[..., n]."""
+def normalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode, clip: float = 0.0) -> np.ndarray:
+    """Robot units float[..., n] -> model units float32[..., n], within ±clip; clip 0 sets no bound."""
     offset, scale = _offset_and_scale(statistics, mode)
-    return ((x - offset) / scale).astype(np.float32)
+    result = ((x - offset) / scale).astype(np.float32)
+    return np.clip(result, -clip, clip) if clip else result
 
 
 def denormalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode) -> np.ndarray:
@@ -76,22 +241,80 @@ def denormalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode) -> np.n
     return (x * scale + offset).astype(np.float32)
 
 
-_FIELDS = {"mean": "mean", "std": "std", "q01": "q01", "q99": "q99", "min": "minimum", "max": "maximum"}
+# ---- save, load
+
+FIELDS = {"mean": "mean", "std": "std", "q01": "q01", "q99": "q99", "min": "minimum", "max": "maximum"}
+_REQUIRED = ("mean", "std")
 
 
 def to_json(statistics: Statistics) -> dict[str, Any]:
-    return {
-        part: {key: values.tolist() for key, values in zip(_FIELDS, vector, strict=True)} for part, vector in statistics._asdict().items()
-    }
+    """Plain data that keeps every bit; a field that there is not is None."""
+    return {part: _vector_to_json(vector) for part, vector in statistics._asdict().items()}
 
 
 def from_json(record: Mapping[str, Any], source: str) -> Statistics:
     """`source` names the file in errors."""
 
     def vector(part: str) -> VectorStatistics:
-        missing = [f"{part}.{key}" for key in _FIELDS if key not in record.get(part, {})]
+        found = record[part] if part in record and isinstance(record[part], Mapping) else {}
+        missing = [f"{part}.{key}" for key in FIELDS if key not in found or (key in _REQUIRED and found[key] is None)]
         if missing:
             raise InputError(f"{source}: statistics lack {', '.join(missing)}")
-        return VectorStatistics(**{field: np.asarray(record[part][key], np.float64) for key, field in _FIELDS.items()})
+        result = VectorStatistics(**{field: _numbers(found[key], f"{source}: {part}.{key}") for key, field in FIELDS.items()})
+        for key, field in FIELDS.items():
+            values = result._asdict()[field]
+            if values is not None and len(values) != len(result.mean):
+                raise InputError(f"{source}: {part}.{key}: expected {len(result.mean)} numbers as in {part}.mean, found {len(values)}")
+        if (result.q01 is None) != (result.q99 is None):
+            raise InputError(f"{source}: {part}: expected q01 and q99, or neither; found one of them")
+        return result
 
     return Statistics(vector("state"), vector("actions"))
+
+
+def save(file: Path, statistics: Statistics) -> None:
+    """Writes the file, whole or not at all; its folder must exist. `load` gives every bit back."""
+    write_json(file, to_json(statistics))
+
+
+def load(file: Path) -> Statistics:
+    """Raises InputError if the file is not what `save` writes, FileNotFoundError if there is none."""
+    return from_json(read_json(file), str(file))
+
+
+def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
+    return {key: None if values is None else values.tolist() for key, values in zip(FIELDS, vector, strict=True)}
+
+
+def _numbers(value: Any, where: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(x, int | float) and np.isfinite(x) for x in value):
+        raise InputError(f"{where}: expected a list of finite numbers, found {json.dumps(value)[:60]}")
+    return np.array(value, np.float64)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises InputError if the file is not a JSON object, FileNotFoundError if there is none."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{file}: expected statistics as a JSON object, found {type(record).__name__}")
+    return record
+
+
+def write_json(file: Path, record: Mapping[str, Any]) -> None:
+    """The file appears under its name only when it is whole; its folder must exist."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    temporary = Path(name)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(record, stream, indent=1)
+            stream.flush()
+            os.fsync(descriptor)
+        temporary.chmod(0o644)  # mkstemp's is for its user alone
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

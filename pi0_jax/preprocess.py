@@ -36,6 +36,7 @@ class Layout(NamedTuple):
     action_dim: int
     max_tokens: int
     normalization: normalize.Mode
+    normalization_clip: float  # states and target actions are cut off at ± this many model units; 0: nowhere
 
 
 def host(
@@ -74,7 +75,7 @@ def host(
     state = np.zeros((batch, layout.action_dim), np.float32)
     for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         state[i, : len(robot.embodiment.state)] = normalize.normalize(
-            np.asarray(observation["state"], np.float32), robot.statistics.state, layout.normalization
+            np.asarray(observation["state"], np.float32), robot.statistics.state, layout.normalization, layout.normalization_clip
         )
     return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
 
@@ -150,14 +151,14 @@ def _delta_offset(states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
 
 
 def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
-    """The samples' action chunks in model units: deltas taken, normalised, zero-padded to the model's action dimension."""
+    """The samples' action chunks in model units: deltas taken, normalised, clipped, zero-padded to the model's action dimension."""
     horizon = samples[0].actions.shape[0]
     actions = np.zeros((len(samples), horizon, layout.action_dim), np.float32)
     dims = np.zeros((len(samples), layout.action_dim), bool)
     for i, (sample, robot) in enumerate(zip(samples, robots, strict=True)):
         count = len(robot.embodiment.actions)
         chunk = to_delta(sample.actions, np.asarray(sample.observation["state"], np.float32), robot.embodiment)
-        actions[i, :, :count] = normalize.normalize(chunk, robot.statistics.actions, layout.normalization)
+        actions[i, :, :count] = normalize.normalize(chunk, robot.statistics.actions, layout.normalization, layout.normalization_clip)
         dims[i, :count] = True
     return ActionBatch(actions, np.stack([sample.action_valid for sample in samples]), dims)
 
@@ -183,6 +184,8 @@ def check_robot(robot: Robot, layout: Layout) -> None:
             raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, the model {layout.action_dim}")
         if len(dims) != len(vector.mean):
             raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, its statistics {len(vector.mean)}")
+        if layout.normalization == "quantile" and (vector.q01 is None or vector.q99 is None):
+            raise InputError(f"{embodiment.name}: quantile normalisation: expected {what} statistics with q01 and q99, found none")
 
 
 def used_slots(embodiments: Sequence[Embodiment]) -> tuple[str, ...]:

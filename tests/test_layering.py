@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "images": "",
     "embodiments": "errors observation",
     "normalize": "errors",
+    "norm_stats": "errors normalize",
     "tokenizer": "errors",
     "sharding": "errors",
     # The model knows arrays only.
@@ -33,15 +34,16 @@ MAY_IMPORT = {
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors observation",
     "preprocess": "embodiments errors images normalize observation tokenizer",
+    "statistics": "data errors normalize preprocess",
     "config": "data.oxe.soups data.rule_source errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
-    "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
+    "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
-    "benchmark": "data errors normalize observation preprocess statistics tokenizer train",
-    "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
+    "benchmark": "",
+    "report": "data embodiments errors normalize observation policy preprocess statistics train.batches train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.

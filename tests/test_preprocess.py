@@ -14,7 +14,7 @@ from pi0_jax.observation import CAMERA_SLOTS, RawObservation, Sample
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
-LAYOUT = Layout(CAMERA_SLOTS[:2], image_size=32, action_dim=8, max_tokens=12, normalization="zscore")
+LAYOUT = Layout(CAMERA_SLOTS[:2], image_size=32, action_dim=8, max_tokens=12, normalization="zscore", normalization_clip=0.0)
 CANVAS = (128, 128)
 HORIZON = 4
 TOKENIZER = Tokenizer.open("small")
@@ -207,6 +207,17 @@ def test_actions_come_back_in_robot_units(one, mode):
     assert back.shape == drawn.actions.shape
     assert back.dtype == np.float32
     np.testing.assert_allclose(back, drawn.actions, atol=1e-5)
+
+
+def test_states_and_targets_are_clipped_where_the_layout_says_so():
+    """Statistics of the robots here have mean 3 and standard deviation 2, about: normal samples lie far out."""
+    drawn, layout = sample(ARM3), LAYOUT._replace(normalization_clip=0.5)
+    for clipped, plain in (
+        (host([drawn.observation], [ARM3], layout).state, host([drawn.observation], [ARM3]).state),
+        (preprocess.host_actions([drawn], [ARM3], layout).actions, preprocess.host_actions([drawn], [ARM3], LAYOUT).actions),
+    ):
+        assert np.abs(plain).max() > 0.5
+        np.testing.assert_array_equal(clipped, np.minimum(np.maximum(plain, -0.5), 0.5))
 
 
 def test_to_robot_takes_a_batch_of_chunks():

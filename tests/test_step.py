@@ -19,7 +19,7 @@ CONFIG = VARIANTS["pico"]
 B, H, D, L = 8, CONFIG.horizon, CONFIG.action_dim, CONFIG.max_tokens
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb")
 OPTIONS = StepOptions(
-    seed=0, layout=Layout(SLOTS, CONFIG.vision.image_size, D, L, "zscore"), draws=2, augment=False, real_dims_only=False,
+    seed=0, layout=Layout(SLOTS, CONFIG.vision.image_size, D, L, "zscore", 0.0), draws=2, augment=False, real_dims_only=False,
     mask_past_end=False, ema_decay=0.9,
 )  # fmt: skip
 

@@ -1,33 +1,16 @@
-"""From indices to global batches: statistics, rows of a step, preprocessing, prefetch."""
+"""From indices to global batches: rows of a step, preprocessing, prefetch."""
 
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
-from pi0_jax import normalize, preprocess
+from pi0_jax import preprocess
 from pi0_jax.data.index import Index
 from pi0_jax.data.mixture import Mixture
 from pi0_jax.observation import FrameId, Sample, TrainBatch
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
-
-_STATISTICS_BLOCK = 65_536  # frames at a time
-
-
-def statistics(index: Index, horizon: int) -> normalize.Statistics:
-    """Over the index's training frames: states as they are, actions as deltas over whole chunks of `horizon` steps."""
-    frames = index.frames("train")
-    blocks = [frames[i : i + _STATISTICS_BLOCK] for i in range(0, len(frames), _STATISTICS_BLOCK)]
-
-    def actions(block: np.ndarray) -> np.ndarray:
-        chunks, _ = index.chunks(block, horizon)
-        return preprocess.to_delta(chunks, index.state[block], index.embodiment).reshape(-1, chunks.shape[-1])
-
-    return normalize.Statistics(
-        state=normalize.accumulate(index.state[block] for block in blocks),
-        actions=normalize.accumulate(actions(block) for block in blocks),
-    )
 
 
 def canvas(indices: Sequence[Index]) -> tuple[int, int]:

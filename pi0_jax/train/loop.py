@@ -23,7 +23,7 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from pi0_jax import normalize, sharding
+from pi0_jax import sharding
 from pi0_jax.checkpoints import Description, RunCheckpoints
 from pi0_jax.config import RunConfig, differing_fields, layout, model_config
 from pi0_jax.data.datasets import find_row
@@ -33,6 +33,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import Sample, TrainBatch
 from pi0_jax.preprocess import Layout, Robot, check_robot, used_slots
+from pi0_jax.statistics import constant_dimensions, index_statistics
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.metrics import MetricsWriter
@@ -66,7 +67,7 @@ def prepare_data(run: RunConfig) -> Data:
     for index in everything:
         for prompt in index.prompts:
             _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
-    robots = {index.name: Robot(index.embodiment, batches.statistics(index, run.horizon)) for index in everything}
+    robots = {index.name: Robot(index.embodiment, index_statistics(index, run.horizon)) for index in everything}
     for index in indices:
         if not len(index.frames("val")):
             raise InputError(f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames")
@@ -243,9 +244,5 @@ def _summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
         training, held_out = len(index.frames("train")), len(index.frames("val"))
         lines.append(f"  {name}: {100 * share:.1f}% of samples, {training:,} training frames, {held_out:,} held out")
     for name, robot in data.robots.items():
-        embodiment, statistics = robot
-        for part, dims, vector in (("state", embodiment.state, statistics.state), ("actions", embodiment.actions, statistics.actions)):
-            constant = [dim.name for dim, flag in zip(dims, normalize.constant(vector, run.normalization), strict=True) if flag]
-            if constant:
-                lines.append(f"  {name}: {part} {', '.join(constant)} hardly vary; they are centred, not scaled")
+        lines += [f"  {line}" for line in constant_dimensions(name, robot, run.normalization)]
     return "\n".join(lines)

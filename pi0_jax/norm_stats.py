@@ -1,0 +1,60 @@
+"""openpi's norm_stats.json: the statistics that its checkpoints carry, one file for each robot.
+
+    <checkpoint>/assets/<asset id>/norm_stats.json
+    {"norm_stats": {"state": {"mean": [...], "std": [...], "q01": [...] or null, "q99": [...] or null}, "actions": {the same}}}
+
+It knows no minimum and maximum, and its vectors may be padded to the model's dimension.
+"""
+
+from pathlib import Path
+
+from pi0_jax import normalize
+from pi0_jax.errors import InputError
+from pi0_jax.normalize import Statistics, VectorStatistics
+
+_KEYS = ("mean", "std", "q01", "q99")
+_NEUTRAL = 1e-6  # how exactly padding is 0 or 1
+
+
+def norm_stats_file(checkpoint: Path, asset_id: str) -> Path:
+    return checkpoint / "assets" / asset_id / "norm_stats.json"
+
+
+def save(file: Path, statistics: Statistics) -> None:
+    """Writes the file, whole or not at all, and its folder; minimum and maximum are left out, nothing is padded."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parts = {part: {key: vector[key] for key in _KEYS} for part, vector in normalize.to_json(statistics).items()}
+    normalize.write_json(file, {"norm_stats": parts})
+
+
+def load(file: Path, *, state_dims: int, action_dims: int) -> Statistics:
+    """The robot's dimensions; minimum and maximum are None, and so are q01 and q99 if the file has none.
+
+    Raises InputError: no such file, another format, fewer dimensions than the robot has, or further ones that are not padding: those
+    have mean 0 and standard deviation 0 or 1, to 1e-6.
+    """
+    try:
+        record = normalize.read_json(file)
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: expected openpi's norm_stats.json, found no such file") from error
+    parts = record["norm_stats"] if "norm_stats" in record else None
+    if not isinstance(parts, dict):
+        raise InputError(f"{file}: expected an object norm_stats with state and actions, found {', '.join(record) or 'nothing'}")
+    absent = dict.fromkeys(normalize.FIELDS)
+    complete = {part: absent | vector if isinstance(vector, dict) else vector for part, vector in parts.items()}
+    whole = normalize.from_json(complete, str(file))
+    return Statistics(
+        state=_without_padding(whole.state, state_dims, f"{file}: state"),
+        actions=_without_padding(whole.actions, action_dims, f"{file}: actions"),
+    )
+
+
+def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorStatistics:
+    if len(vector.mean) < dims:
+        raise InputError(f"{where}: expected at least the robot's {dims} dimensions, found {len(vector.mean)}")
+    for i in range(dims, len(vector.mean)):
+        mean, std = vector.mean[i], vector.std[i]
+        if abs(mean) > _NEUTRAL or min(abs(std), abs(std - 1)) > _NEUTRAL:
+            expected = f"padding with mean 0 and std 0 or 1 after the robot's {dims} dimensions"
+            raise InputError(f"{where}[{i}]: expected {expected}, found mean {mean:g} and std {std:g}")
+    return VectorStatistics(*(None if values is None else values[:dims] for values in vector))

@@ -1,0 +1,149 @@
+"""Statistics of an index for a horizon: over its training frames, states as they are, actions as the loss sees them.
+
+Every frame counts with its whole chunk: deltas taken, the steps past the episode's end included. Computed once and kept beside the index:
+
+    <index>/statistics-<horizon>-<digest>.json     the digest is of how the embodiment's actions are read
+
+Columns are read in blocks, so that memory does not grow with the dataset.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pi0_jax import normalize
+from pi0_jax.data.index import Index
+from pi0_jax.errors import InputError
+from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
+from pi0_jax.preprocess import Robot, to_delta
+
+_FORMAT = 1  # raised when the same columns give other statistics
+_BLOCK = 1 << 20  # about 200 MB for eight dimensions
+_BAR_AFTER_S = 2.0
+
+
+def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> Statistics:
+    """Those of the index's training frames with chunks of `horizon` steps: read from its folder, or computed and kept there.
+
+    Where the folder may not be written to they are only computed.
+
+    Raises InputError: no training frames; a damaged file of statistics.
+    """
+    file = index.path / f"statistics-{horizon}-{_digest(index)}.json"
+    try:
+        return _load(file, index)
+    except FileNotFoundError:
+        pass
+    statistics = compute(index, horizon, progress=progress)
+    try:
+        normalize.save(file, statistics)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    return statistics
+
+
+def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) -> Statistics:
+    """`index_statistics` without the file.
+
+    Args:
+        progress: shows a bar for each pass that takes longer than two seconds.
+        block: values of each dimension that are held at a time.
+
+    Raises InputError: no training frames.
+    """
+    frames = index.frames("train")
+    if not len(frames):
+        raise InputError(f"dataset {index.name}: expected training frames to take statistics of, found none")
+    delta = np.array([dim.delta for dim in index.embodiment.actions])
+    bar = f"statistics {index.name}" if progress else None
+    state = normalize.accumulate(_Blocks(frames, block, lambda some: index.state[some], bar))
+    table = np.empty((len(VectorStatistics._fields), len(delta)))
+    for dims, read in ((delta, _deltas), (~delta, _counted)):
+        if dims.any():
+            chunks = _Blocks(frames, max(1, block // horizon), partial(read, index, horizon, dims), bar)
+            table[:, dims] = normalize.accumulate(chunks)
+    return Statistics(state, VectorStatistics(*table))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """What `read` gives for `size` frames after `size` frames; may be run through any number of times."""
+
+    frames: np.ndarray  # int64[n], ascending
+    size: int
+    read: Callable[[np.ndarray], np.ndarray | Counted]
+    bar: str | None
+
+    def __iter__(self) -> Iterator[np.ndarray | Counted]:
+        starts = range(0, len(self.frames), self.size)
+        for start in tqdm(starts, self.bar, delay=_BAR_AFTER_S, disable=self.bar is None):
+            yield self.read(self.frames[start : start + self.size])
+
+
+def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """float32[n * H, d]: the chunks' actions minus the state before the chunk."""
+    chunks, _ = index.chunks(frames, horizon)
+    return to_delta(chunks, index.state[frames], index.embodiment)[..., dims].reshape(-1, np.count_nonzero(dims))
+
+
+def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> Counted:
+    """The chunks' actions in dimensions that are no deltas: each once, with how often it occurs in the chunks.
+
+    episode          a0 a1 a2 a3 |           H = 3, of frames 0, 2 and 3
+    chunk of 0       a0 a1 a2
+    chunk of 2             a2 a3 a3
+    chunk of 3                a3 a3 a3
+    within            1  1  2  2             how often each occurs before the end
+    past              0  0  0  3             and past it; there, relative dimensions have one more value, 0, in its place
+    """
+    episodes = index.episode_of(frames)
+    end = np.minimum(frames + horizon, index.episodes["start"][episodes] + index.episodes["stop"][episodes])  # of each chunk; ascends
+    begin = np.maximum(frames, np.append(0, end[:-1]))  # steps from here on are in no chunk before
+    new = end - begin
+    steps = np.repeat(end - np.cumsum(new), new) + np.arange(new.sum())  # begin .. end - 1 of each chunk, one after the other
+    within = np.searchsorted(frames, steps, side="right") - np.searchsorted(end, steps, side="right")
+    past = np.bincount(np.searchsorted(steps, end - 1), weights=frames + horizon - end, minlength=len(steps)).astype(np.int64)
+    relative = np.array([dim.kind == "relative" for dim in index.embodiment.actions])[dims]
+    counts = np.where(relative, within[:, None], (within + past)[:, None])
+    actions = index.chunks(steps, 1)[0][:, 0, dims]  # in robot units
+    one_over = frames[frames + horizon > end][:1]
+    beyond = index.chunks(one_over, horizon)[0][:, -1, dims]  # float32[0 or 1, d]: what relative dimensions have past the end
+    return Counted(np.append(actions, beyond, axis=0), np.append(counts, np.broadcast_to(past.sum() * relative, beyond.shape), axis=0))
+
+
+def constant_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
+    """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit."""
+    lines = []
+    for part, dims in (("state", robot.embodiment.state), ("actions", robot.embodiment.actions)):
+        vector: VectorStatistics = robot.statistics._asdict()[part]
+        for i in np.flatnonzero(normalize.constant(vector, mode)):
+            unit = "" if dims[i].unit == "1" else f" {dims[i].unit}"
+            middle = f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}" if mode == "quantile" else ""
+            value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}{middle}"
+            lines.append(f"{name}: {part} {dims[i].name} hardly varies ({value}); it is centred, not scaled")
+    return lines
+
+
+def _digest(index: Index) -> str:
+    """Names what decides the statistics beside the horizon and what an index's folder is named by."""
+    actions = [[dim.kind, dim.delta, dim.one_means == "closed"] for dim in index.embodiment.actions]
+    return hashlib.sha256(json.dumps([_FORMAT, actions]).encode()).hexdigest()[:16]
+
+
+def _load(file: Path, index: Index) -> Statistics:
+    try:
+        statistics = normalize.load(file)
+        expected, found = (len(index.embodiment.state), len(index.embodiment.actions)), tuple(len(vector.mean) for vector in statistics)
+        if expected != found:
+            raise InputError(f"{file}: expected {expected} dimensions of state and actions, found {found}")
+    except InputError as error:
+        raise InputError(f"{error}; delete the file, and its statistics are computed again") from error
+    return statistics

@@ -1,0 +1,227 @@
+"""Statistics of an index: whole chunks as the loss sees them, in bounded memory, kept beside the index."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pi0_jax import normalize
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.data.rows import DatasetRow, RawField, Standardised
+from pi0_jax.data.write import ArrayFeature
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.errors import InputError
+from pi0_jax.preprocess import Robot
+from pi0_jax.statistics import compute, constant_dimensions, index_statistics
+from tests.tiny_data import REACH_STEPS, reach_step, write_reach
+
+# One dimension of every kind: a target learnt as a delta, a change, an absolute gripper that the robot counts the other way.
+ARM = Embodiment(
+    name="arm",
+    robot="an arm",
+    cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
+    state=(StateDim("x", "m"), StateDim("y", "m"), StateDim("opening", "1", one_means="open")),
+    actions=(
+        ActionDim("x", "m", "absolute", delta=True),
+        ActionDim("dy", "m", "relative"),
+        ActionDim("gripper", "1", "absolute", one_means="closed"),
+    ),
+    control_hz=5.0,
+    execute_steps=1,
+)
+
+
+def kept_where_asked(columns):
+    """The last step has no action; frames are kept as the recorded mask says."""
+    keep = columns["steps/keep"].astype(bool)
+    return Standardised(columns["steps/observation/state"], columns["steps/action"], keep, stop=len(keep) - 1)
+
+
+ROW = dataclasses.replace(
+    ROWS["reach_arm3"],
+    embodiment=ARM,
+    fields={**ROWS["reach_arm3"].fields, "steps/keep": RawField((), "int64")},
+    standardise=kept_where_asked,
+    held_out=0.0,
+)
+
+
+def make_index(data_dir: Path, states: Sequence, actions: Sequence, keep: Sequence, row: DatasetRow = ROW) -> Index:
+    """An index of episodes with these float[T, 3] states and actions."""
+    episodes = []
+    for number, episode in enumerate(zip(states, actions, keep, strict=True)):
+        steps = []
+        for i, (state, action, kept) in enumerate(zip(*episode, strict=True)):
+            step = reach_step(number, i)
+            step["observation"]["state"] = np.asarray(state, np.float32)
+            steps.append(step | {"action": np.asarray(action, np.float32), "keep": int(kept)})
+        episodes.append({"steps": steps})
+    write_reach(data_dir, steps={**REACH_STEPS, "keep": ArrayFeature((), np.int64)}, episodes=episodes)
+    return build_or_open(row, data_dir, progress=False)
+
+
+# Two episodes; in the first, step 2 is not drawn. Actions: x, dy, gripper with 1 = open.
+STATES = [[[0, 5, 0], [1, 5, 0], [2, 5, 0], [3, 5, 0]], [[7, 6, 1], [8, 9, 1]]]
+ACTIONS = [[[10, 1, 1], [20, 2, 1], [30, 3, 0], [99, 99, 0.5]], [[40, 4, 0], [99, 99, 0.5]]]
+KEEP = [[1, 1, 0, 0], [1, 0]]
+
+
+@pytest.fixture
+def index(tmp_path) -> Index:
+    return make_index(tmp_path, STATES, ACTIONS, KEEP)
+
+
+def test_states_are_of_the_frames_and_actions_of_their_whole_chunks(index):
+    """Three frames, three steps each; past the end the target repeats and the change is 0."""
+    found = compute(index, 3, progress=False)
+    x = [[10 - 0, 20 - 0, 30 - 0], [20 - 1, 30 - 1, 30 - 1], [40 - 7, 40 - 7, 40 - 7]]
+    dy = [[1, 2, 3], [2, 3, 0], [4, 0, 0]]
+    gripper = [[0, 0, 1], [0, 1, 1], [1, 1, 1]]  # 1 = closed
+    values = np.stack([np.ravel(x), np.ravel(dy), np.ravel(gripper)], axis=1).astype(np.float64)
+    np.testing.assert_allclose(found.actions.mean, [236 / 9, 15 / 9, 6 / 9], rtol=1e-12)
+    np.testing.assert_allclose(found.actions.std, values.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.actions.q01, np.quantile(values, 0.01, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.actions.q99, np.quantile(values, 0.99, axis=0), rtol=1e-12)
+    assert found.actions.minimum.tolist() == [10, 0, 0]
+    assert found.actions.maximum.tolist() == [33, 4, 1]
+    np.testing.assert_allclose(found.state.mean, [8 / 3, 16 / 3, 1 / 3], rtol=1e-12)
+    assert found.state.minimum.tolist() == [0, 5, 0]
+    assert found.state.maximum.tolist() == [7, 6, 1]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Twenty episodes of 2 to 30 steps, with gaps between the kept frames, and what was recorded."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 31, 20)
+    states, actions = ([rng.normal(50, 2, (length, 3)).astype(np.float32) for length in lengths] for _ in range(2))
+    keep = [(rng.random(length) < 0.6) & (np.arange(length) < length - 1) for length in lengths]
+    keep[7][:] = False
+    return make_index(tmp_path_factory.mktemp("data"), states, actions, keep), states, actions, keep
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+@pytest.mark.parametrize("horizon", [1, 8, 50])
+def test_statistics_are_numpys_on_the_raw_arrays(many, horizon, block):
+    index, states, actions, keep = many
+    chunks, observed = [], []
+    for state, action, kept in zip(states, actions, keep, strict=True):
+        for t in np.flatnonzero(kept):
+            observed.append(state[t])
+            for step in range(t, t + horizon):
+                x, dy, gripper = action[min(step, len(action) - 2)]
+                chunks.append([x - state[t, 0], dy if step <= len(action) - 2 else 0, 1 - gripper])
+    found = compute(index, horizon, progress=False, block=block)
+    for vector, rows in ((found.actions, np.array(chunks, np.float64)), (found.state, np.array(observed, np.float64))):
+        np.testing.assert_allclose(vector.mean, rows.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(vector.std, rows.std(axis=0), rtol=1e-6)
+        np.testing.assert_allclose([vector.q01, vector.q99], np.quantile(rows, [0.01, 0.99], axis=0), rtol=1e-6)
+        np.testing.assert_array_equal([vector.minimum, vector.maximum], [rows.min(axis=0), rows.max(axis=0)])
+
+
+def test_memory_does_not_grow_with_the_chunks(many):
+    """Chunks of 30,000 steps are more than 50 MB of actions, three dimensions of four bytes."""
+    index = many[0]
+    assert 30_000 * len(index.frames("train")) * 12 > 50e6
+    tracemalloc.start()
+    compute(index, 30_000, progress=False, block=1 << 15)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12e6
+
+
+def kept_files(index: Index) -> list[Path]:
+    return sorted(index.path.glob("*statistics*"))
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(np.array(found.state), np.array(expected.state))
+    np.testing.assert_array_equal(np.array(found.actions), np.array(expected.actions))
+
+
+def test_statistics_are_computed_once(many):
+    index = many[0]
+    first = index_statistics(index, 8, progress=False)
+    assert [file.name.split("-")[:2] for file in kept_files(index)] == [["statistics", "8"]]
+    again = Index(index.row, index.path.parents[1], index.path)
+    again.state = again.action = again.episodes = None  # nothing that is read can be used
+    assert_same(index_statistics(again, 8, progress=False), first)
+
+
+def test_another_horizon_or_reading_of_the_actions_has_statistics_of_its_own(index):
+    """The index is the same: what an embodiment does with its actions is decided when they are read."""
+    actions = (dataclasses.replace(ARM.actions[0], delta=False), ARM.actions[1], dataclasses.replace(ARM.actions[2], one_means="open"))
+    other = Index(dataclasses.replace(ROW, embodiment=dataclasses.replace(ARM, actions=actions)), index.path.parents[1], index.path)
+    by_hand = [
+        (index, 1, [(10 + 19 + 33) / 3, 7 / 3, 1 / 3]),
+        (index, 2, [(10 + 20 + 19 + 29 + 33 + 33) / 6, (1 + 2 + 2 + 3 + 4 + 0) / 6, (0 + 0 + 0 + 1 + 1 + 1) / 6]),
+        (other, 1, [(10 + 20 + 40) / 3, 7 / 3, 2 / 3]),
+    ]
+    for _ in range(2):
+        for one, horizon, mean in by_hand:
+            np.testing.assert_allclose(index_statistics(one, horizon, progress=False).actions.mean, mean, rtol=1e-12)
+    assert len(kept_files(index)) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:100], lambda text: "{}", lambda text: text.replace("10.0", "NaN")])
+def test_damaged_statistics_are_refused_with_what_to_do(index, damage):
+    index_statistics(index, 3, progress=False)
+    (file,) = kept_files(index)
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(InputError, match=rf"^{file}: .*; delete the file, and its statistics are computed again$"):
+        index_statistics(index, 3, progress=False)
+    file.unlink()
+    index_statistics(index, 3, progress=False)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Also for root, whom no permission stops: it is somebody else meanwhile."""
+    folder.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_written_to_keeps_no_statistics(recwarn, capfd):
+    with tempfile.TemporaryDirectory() as data_dir:
+        Path(data_dir).chmod(0o755)  # tmp_path would be closed to others
+        index = make_index(Path(data_dir), STATES, ACTIONS, KEEP)
+        capfd.readouterr()
+        with read_only(index.path):
+            found = index_statistics(index, 3)
+        assert kept_files(index) == []
+        assert_same(index_statistics(index, 3), found)
+        assert len(kept_files(index)) == 1
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+def test_no_training_frames_is_an_error(tmp_path):
+    index = make_index(tmp_path, STATES, ACTIONS, [[0] * 4, [0] * 2])
+    with pytest.raises(InputError, match="^dataset reach_arm3: expected training frames to take statistics of, found none$"):
+        index_statistics(index, 3)
+
+
+def test_dimensions_that_hardly_vary_are_reported_with_their_value():
+    state = np.stack([np.linspace(0, 1, 1000), np.full(1000, 0.25), np.linspace(0, 1, 1000)], axis=1)
+    actions = np.stack([np.linspace(-1, 1, 1000), np.linspace(0, 3, 1000), np.r_[np.zeros(5), np.ones(995)]], axis=1)
+    robot = Robot(ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])))
+    still = "state y hardly varies (mean 0.25 m, standard deviation 0"
+    assert constant_dimensions("my_arm", robot, "zscore") == [f"my_arm: {still}); it is centred, not scaled"]
+    assert constant_dimensions("my_arm", robot, "quantile") == [
+        f"my_arm: {still}, 98% within 0.25 to 0.25); it is centred, not scaled",
+        "my_arm: actions gripper hardly varies (mean 0.995, standard deviation 0.07, 98% within 1 to 1); it is centred, not scaled",
+    ]
