@@ -43,7 +43,7 @@ MAY_IMPORT = {
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
     "benchmark": "",
-    "report": "data embodiments errors normalize observation policy preprocess statistics train.batches train.metrics",
+    "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.
