@@ -55,11 +55,13 @@ CONFINED = {
     "gymnasium": ("pi0_jax/sim/",),
     "grain": ("pi0_jax/data/", "pi0_jax/train/"),
     "google_crc32c": ("pi0_jax/data/",),
+    "fsspec": ("pi0_jax/data/",),
+    "aiohttp": ("pi0_jax/data/",),
     "orbax": ("pi0_jax/checkpoints.py",),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
 }
-ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets")
+ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp")
 MAY_PRINT = ("launch/", "pi0_jax/train/loop.py")
 MOST_LINES = {"pi0_jax": 400, "configs": 400, "launch": 79}
 

@@ -1,32 +1,20 @@
-"""Raw episodes of an RLDS dataset on disk: opened with TFDS, checked against a row, read without decoding an image.
+"""Raw episodes of an RLDS dataset: opened with TFDS, checked against a row, read without decoding an image.
 
 An episode is one tf.train.Example. TFDS flattens the feature structure into names ("steps/observation/state") and
 lays the values of all steps one after the other.
 """
 
-import dataclasses
-import json
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pi0_jax.data.example import ByteRanges, Feature, parse_example
+from pi0_jax.data.metadata import Shard, list_shards, local_metadata, read_metadata
 from pi0_jax.data.rows import STEPS, DatasetRow, RawField
+from pi0_jax.data.storage import Location
 from pi0_jax.data.tfrecord import Record, read_records
 from pi0_jax.errors import InputError
-
-METADATA_FILES = ("dataset_info.json", "features.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    split: str  # the dataset's own name for it
-    path: Path
-    episodes: int
-    first: int  # number, within the split, of the shard's first episode
 
 
 class RawEpisode(NamedTuple):
@@ -52,32 +40,19 @@ class _Declared(NamedTuple):
         return f"{self.kind} {self.dtype}{list(self.shape)}"
 
 
-def dataset_directory(row: DatasetRow, data_dir: str | os.PathLike[str]) -> Path:
-    """data_dir/tfds_name/version of the first of the row's versions that is there. Raises InputError if none is."""
-    parent = Path(data_dir) / row.tfds_name
-    try:
-        found = sorted(os.listdir(parent))
-    except OSError as error:
-        raise InputError(f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}") from error
-    for version in row.versions:
-        if version in found:
-            return parent / version
-    raise InputError(f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent}, found {', '.join(found) or 'nothing'}")
-
-
-def open_shards(row: DatasetRow, directory: Path) -> list[Shard]:
+def open_shards(row: DatasetRow, directory: Location) -> list[Shard]:
     """The shard files in the dataset's order, after checking that the dataset declares what the row needs.
 
-    Raises InputError: metadata missing or unreadable, another file format, a field missing or unlike the row's, a shard
-    missing.
+    Raises InputError: metadata missing or unreadable, another file format, a field missing or unlike the row's. Whether
+    the files are there is checked by `version.index_version`.
     """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise InputError(f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}") from error
-    _check_metadata(row, directory)
+    metadata = read_metadata(row, directory)
     try:
-        info = tfds.builder_from_directory(directory).info
+        info = tfds.builder_from_directory(local_metadata(directory, metadata)).info
         declared = _declared_fields(tfds, info.features)
     except (
         ValueError,
@@ -90,7 +65,7 @@ def open_shards(row: DatasetRow, directory: Path) -> list[Shard]:
     if info.file_format is None or info.file_format.value != "tfrecord":
         raise InputError(f"dataset {row.name}: {directory}: expected file format tfrecord, found {info.file_format}")
     _check_fields(row, declared)
-    return [shard for split in info.splits.values() for shard in _split_shards(row, split)]
+    return list_shards(row, directory, metadata)
 
 
 def read_shard(row: DatasetRow, shard: Shard) -> Iterator[RawEpisode]:
@@ -105,16 +80,6 @@ def read_shard(row: DatasetRow, shard: Shard) -> Iterator[RawEpisode]:
         count += 1
     if count != shard.episodes:
         raise InputError(f"{shard.path}: expected {shard.episodes} records as dataset_info.json says, found {count}")
-
-
-def _check_metadata(row: DatasetRow, directory: Path) -> None:
-    for name in METADATA_FILES:
-        try:
-            json.loads((directory / name).read_bytes())
-        except OSError as error:
-            raise InputError(f"dataset {row.name}: expected a readable {directory / name}, found: {error.strerror}") from error
-        except ValueError as error:
-            raise InputError(f"dataset {row.name}: expected JSON in {directory / name}, found: {error}") from error
 
 
 def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Declared]:
@@ -153,15 +118,6 @@ def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
         found = declared[path]
         if found.kind != "Image" or found.dtype != "uint8" or len(found.shape) != 3 or found.shape[2] not in (3, None):
             raise InputError(f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}")
-
-
-def _split_shards(row: DatasetRow, split: Any) -> Iterator[Shard]:
-    first = 0
-    for path, episodes in zip(split.filepaths, split.shard_lengths, strict=True):
-        if not os.path.isfile(path):
-            raise InputError(f"dataset {row.name}: split {split.name}: expected the shard file {os.fspath(path)}, found none")
-        yield Shard(split.name, Path(os.fspath(path)), episodes, first)
-        first += episodes
 
 
 def _raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:

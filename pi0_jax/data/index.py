@@ -5,8 +5,7 @@ Nothing is loaded: columns are mapped, images are read by byte range when their 
 
 import functools
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy as np
 from pi0_jax.data.build import EPISODE_COLUMNS, INDEX_FILE, SPLITS, build_index
 from pi0_jax.data.columns import open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
-from pi0_jax.data.episodes import dataset_directory
+from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.rows import DatasetRow
-from pi0_jax.data.storage import RangeReader
+from pi0_jax.data.storage import AnyPath, Location, RangeReader, cache_folder, locate
 from pi0_jax.data.version import describe_difference, index_version, version_digest
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
@@ -29,15 +28,16 @@ _OPEN_FILES = 256  # shards kept open at once, well below the usual limit of 102
 
 def build_or_open(
     row: DatasetRow,
-    data_dir: str | os.PathLike[str],
-    index_dir: str | os.PathLike[str] | None = None,
+    data_dir: AnyPath,
+    index_dir: AnyPath | None = None,
     *,
     progress: bool = True,
 ) -> "Index":
     """Opens the index of data_dir/<tfds_name>/<version>; builds it first if there is none for these files and this row.
 
-    It lies in pi0_index/ in the dataset's directory, or in index_dir/<row name>/<version>. Any number of processes may
-    call this at once. Raises InputError for whatever is wrong with the dataset, and where an index cannot be written.
+    data_dir may be a URL. The index lies in index_dir/<row name>/<version>; without index_dir in pi0_index/ in the
+    dataset's directory, or for a remote dataset in the cache (storage.cache_folder). Any number of processes may call
+    this at once. Raises InputError for whatever is wrong with the dataset, and where an index cannot be written.
     """
     directory = dataset_directory(row, data_dir)
     root = _index_root(row, directory, index_dir)
@@ -47,7 +47,7 @@ def build_or_open(
     return Index(row, directory, path)
 
 
-def open_index(row: DatasetRow, data_dir: str | os.PathLike[str], index_dir: str | os.PathLike[str] | None = None) -> "Index":
+def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
     directory = dataset_directory(row, data_dir)
     root = _index_root(row, directory, index_dir)
@@ -60,8 +60,13 @@ def open_index(row: DatasetRow, data_dir: str | os.PathLike[str], index_dir: str
     return Index(row, directory, path)
 
 
-def _index_root(row: DatasetRow, directory: Path, index_dir: str | os.PathLike[str] | None) -> Path:
-    return directory / "pi0_index" if index_dir is None else Path(index_dir) / row.name / directory.name
+def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
+    if index_dir is None:
+        return directory / "pi0_index" if isinstance(directory, Path) else cache_folder() / "index" / row.name / directory.name
+    folder = locate(index_dir)
+    if not isinstance(folder, Path):
+        raise InputError(f"dataset {row.name}: expected a local folder for its index, found {folder}")
+    return folder / row.name / directory.name
 
 
 class Index:
@@ -70,12 +75,13 @@ class Index:
     N steps, E episodes, S state dimensions, A action dimensions, H horizon, n frames asked for. All is thread safe.
     """
 
-    def __init__(self, row: DatasetRow, directory: Path, path: Path) -> None:
+    def __init__(self, row: DatasetRow, directory: Location, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
         record = _read_json(path / INDEX_FILE)
         steps, episodes, views = record["steps"], record["episodes"], record["views"]
         self.row = row
         self.path = path
+        self.digest = version_digest(record["version"])  # names the files and the rule that it was made for
         self.views: tuple[str, ...] = tuple(views)  # paths of image fields
         # view -> "min" and "max" -> (height, width) as found in the files
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
@@ -87,9 +93,11 @@ class Index:
         self._image_offset = open_column(path, "image_offset", "int64", (steps, len(views)))
         self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
         self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
-        self._prompt_text = open_column(path, "prompt_text", "uint8", (None,))
-        self._prompt_end = open_column(path, "prompt_end", "int64", (record["prompts"],))
-        self._shards = [directory / name for name in record["shards"]]
+        # the distinct prompts, in order of first appearance
+        self.prompts = _Prompts(
+            open_column(path, "prompt_text", "uint8", (None,)), open_column(path, "prompt_end", "int64", (record["prompts"],))
+        )
+        self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])  # bool[A]
         self._flipped = np.array([dim.one_means == "closed" for dim in row.embodiment.actions])  # bool[A]
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
@@ -105,11 +113,6 @@ class Index:
     @property
     def steps(self) -> int:
         return len(self.state)
-
-    @property
-    def prompts(self) -> list[str]:
-        """The distinct prompts, in order of first appearance."""
-        return [self._prompt(i) for i in range(len(self._prompt_end))]
 
     @property
     def size_bytes(self) -> int:
@@ -168,7 +171,7 @@ class Index:
     def prompt(self, frame: int, choice: int = 0) -> str:
         """One of the prompts at `frame`; "" if it has none."""
         said = [number for number in self._prompt_number[frame].tolist() if number >= 0]
-        return self._prompt(said[choice % len(said)]) if said else ""
+        return self.prompts[said[choice % len(said)]] if said else ""
 
     def view(self, camera: str, choice: int = 0) -> str:
         """One of the camera's views: the path of its image field."""
@@ -190,7 +193,7 @@ class Index:
         return self._shard(episode).read(int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode]))
 
     def _shard(self, episode: int) -> RangeReader:
-        return self._open(self._shards[self.episodes["shard"][episode]])
+        return self._open(self.shards[self.episodes["shard"][episode]])
 
     def _image(self, frame: int, camera: str, choice: int, read: Reader) -> np.ndarray:
         """uint8[height, width, 3], RGB."""
@@ -199,13 +202,29 @@ class Index:
             return decode_image(read(frame, view), self.row.cameras[camera].order)
         except BadImageError as error:
             episode = int(self.episode_of(np.int64(frame)))
-            path, record = self._shards[self.episodes["shard"][episode]], int(self.episodes["record"][episode])
+            path, record = self.shards[self.episodes["shard"][episode]], int(self.episodes["record"][episode])
             where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {view}"
             raise InputError(f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
 
-    def _prompt(self, number: int) -> str:
-        start = self._prompt_end[number - 1] if number else 0
-        return self._prompt_text[start : self._prompt_end[number]].tobytes().decode()
+
+class _Prompts(Sequence[str]):
+    """Prompts that are mapped, and decoded when asked for."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
+        self._text, self._ends = text, ends  # uint8[bytes], int64[p]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> str:
+        end = self._ends[number]  # IndexError past the last one
+        start = self._ends[number - 1] if number else 0
+        return self._text[start:end].tobytes().decode()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

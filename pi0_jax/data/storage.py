@@ -1,48 +1,144 @@
-"""Where a dataset's bytes lie. Paths are local; every file of a dataset is opened, sized and read through here."""
+"""Where a dataset's bytes lie: on this machine or behind a URL. Every file of a dataset is opened, sized and read through here.
 
+A local file is opened by its path as any other. For a URL (http://, gs://, s3://, whatever fsspec knows) see remote.py.
+"""
+
+import hashlib
 import os
-from typing import BinaryIO
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, TypeVar
 
+from pi0_jax.data import remote
+from pi0_jax.data.remote import MissingFileError, RemotePath
 from pi0_jax.errors import InputError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+Location: TypeAlias = Path | RemotePath  # both have `/`, `name` and a text for messages
+AnyPath: TypeAlias = str | os.PathLike[str] | RemotePath
+
 _BUFFER_BYTES = 1 << 20
+_ENDS_BYTES = 4096
+_AT_ONCE = 32  # requests for small things
+# What a storage says of a file's content, the surest first. No time of change: copies of a file differ in it, and the ends are cheap.
+_CONTENT_KEYS = ("md5Hash", "Content-MD5", "Digest", "crc32c", "ETag", "etag", "generation")
 
 
-def open_stream(path: str | os.PathLike[str]) -> BinaryIO:
+def locate(path: AnyPath) -> Location:
+    """The place that a path or URL names; file:// is local."""
+    if isinstance(path, Path | RemotePath):
+        return path
+    text = os.fspath(path)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return RemotePath(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else Path(text)
+
+
+def cache_folder() -> Path:
+    """Where what belongs to remote datasets lies: pi0_jax in $XDG_CACHE_HOME, or in ~/.cache."""
+    given = os.environ["XDG_CACHE_HOME"] if "XDG_CACHE_HOME" in os.environ else ""
+    return (Path(given) if given else Path.home() / ".cache") / "pi0_jax"
+
+
+def open_stream(path: AnyPath) -> BinaryIO:
     """The file, open for reading from its start. Raises InputError if it cannot be read."""
+    place = locate(path)
+    if isinstance(place, RemotePath):
+        return remote.open_stream(place)
     try:
-        return open(path, "rb", buffering=_BUFFER_BYTES)
+        return open(place, "rb", buffering=_BUFFER_BYTES)
     except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error
+        raise _unreadable(place, error) from error
 
 
-def size(path: str | os.PathLike[str]) -> int:
-    """In bytes. Raises InputError if there is no such file."""
+def read_all(path: AnyPath) -> bytes:
+    """A small file, whole. Raises InputError if it cannot be read."""
+    place = locate(path)
+    if isinstance(place, RemotePath):
+        return remote.read_all(place)
     try:
-        return os.path.getsize(path)
+        return place.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error
+        raise _unreadable(place, error) from error
+
+
+def size(path: AnyPath) -> int:
+    """In bytes. Raises InputError if the file cannot be read, MissingFileError if there is none."""
+    place = locate(path)
+    if isinstance(place, RemotePath):
+        return remote.file_info(place)["size"]
+    try:
+        return os.path.getsize(place)
+    except OSError as error:
+        raise _unreadable(place, error) from error
+
+
+def exists(path: AnyPath) -> bool:
+    """Raises InputError where that cannot be known."""
+    try:
+        size(path)
+    except MissingFileError:
+        return False
+    return True
+
+
+def identity(path: AnyPath) -> tuple[int, str]:
+    """Size in bytes, and a text that changes with the content: the storage's own checksum or tag, else a hash of both ends.
+
+    Raises InputError if the file cannot be read, MissingFileError if there is none.
+    """
+    place = locate(path)
+    if isinstance(place, RemotePath):
+        info = remote.file_info(place)
+        total = info["size"]
+        for key in _CONTENT_KEYS:
+            if info.get(key):
+                return total, f"{key} {str(info[key]).removeprefix('W/')}"
+    else:
+        total = size(place)
+    file, length = RangeReader(place), min(total, _ENDS_BYTES)
+    ends = file.read(0, length) + file.read(total - length, length)
+    return total, hashlib.sha256(ends).hexdigest()[:16]
+
+
+def concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of each item, in order, many at a time: for thousands of small requests. The first error ends it."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(function, items))
 
 
 class RangeReader:
     """A file open for reading at any place by any thread; closed when nobody holds it any more."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = path
+    def __init__(self, path: AnyPath) -> None:
         self._descriptor = -1
+        self._path = locate(path)
+        if isinstance(self._path, RemotePath):
+            return
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = os.open(self._path, os.O_RDONLY)
         except OSError as error:
-            raise InputError(f"{path}: expected a readable shard file, found: {error.strerror}") from error
+            raise _unreadable(self._path, error) from error
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Raises InputError if the file does not have these bytes."""
+        """Raises InputError if the file does not have these bytes, or they cannot be had."""
+        if isinstance(self._path, RemotePath):
+            return remote.read_range(self._path, offset, length)
         data = os.pread(self._descriptor, length, offset)
         if len(data) != length:
             found = f"found {len(data)}: the file has changed since it was indexed"
             raise InputError(f"{self._path}: expected {length} bytes at byte {offset}, {found}")
         return data
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    kind = MissingFileError if isinstance(error, FileNotFoundError | NotADirectoryError) else InputError
+    return kind(f"{path}: expected a readable file, found: {error.strerror}")

@@ -2,21 +2,23 @@
 
 import hashlib
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-from pi0_jax.data.episodes import METADATA_FILES
+from pi0_jax.data import storage
+from pi0_jax.data.metadata import Shard, list_shards, read_metadata
 from pi0_jax.data.rows import DatasetRow, row_version
+from pi0_jax.data.storage import Location, MissingFileError
 from pi0_jax.errors import InputError
 
 INDEX_FORMAT = 2  # raised when the files of an index, or the package's own part in their content, change
-_ENDS_BYTES = 4096
 
 
-def index_version(row: DatasetRow, directory: Path) -> dict[str, Any]:
-    """{"format", "standardise", "files"} as plain data. Of a shard size and both ends are read, of metadata all."""
-    return {"format": INDEX_FORMAT, "standardise": row_version(row), "files": _fingerprint(directory)}
+def index_version(row: DatasetRow, directory: Location) -> dict[str, Any]:
+    """{"format", "standardise", "files"} as plain data. Of metadata all is read, of a shard what storage.identity needs.
+
+    Raises InputError: metadata missing or wrong, a shard missing or not readable.
+    """
+    return {"format": INDEX_FORMAT, "standardise": row_version(row), "files": _fingerprint(row, directory)}
 
 
 def version_digest(version: dict[str, Any]) -> str:
@@ -41,22 +43,17 @@ def describe_difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     return "no difference"
 
 
-def _fingerprint(directory: Path) -> dict[str, list[Any]]:
-    """File name -> [size in bytes, hash]."""
+def _fingerprint(row: DatasetRow, directory: Location) -> dict[str, list[Any]]:
+    """File name -> [size in bytes, hash or tag]."""
+    metadata = read_metadata(row, directory)
+    shards = list_shards(row, directory, metadata)
+    identities = storage.concurrently(lambda shard: _identity(row, shard), shards)
+    files: dict[str, list[Any]] = {name: [len(data), hashlib.sha256(data).hexdigest()[:16]] for name, data in metadata.items()}
+    return files | {shard.path.name: list(identity) for shard, identity in zip(shards, identities, strict=True)}
+
+
+def _identity(row: DatasetRow, shard: Shard) -> tuple[int, str]:
     try:
-        names = [name for name in sorted(os.listdir(directory)) if ".tfrecord" in name or name in METADATA_FILES]
-        return {name: _file_fingerprint(directory / name) for name in names}
-    except OSError as error:
-        raise InputError(f"{error.filename}: expected a readable file or directory, found: {error.strerror}") from error
-
-
-def _file_fingerprint(path: Path) -> list[Any]:
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if path.name in METADATA_FILES:
-            data = file.read(size)
-        else:
-            data = file.read(_ENDS_BYTES)
-            file.seek(max(0, size - _ENDS_BYTES))
-            data += file.read(_ENDS_BYTES)
-    return [size, hashlib.sha256(data).hexdigest()[:16]]
+        return storage.identity(shard.path)
+    except MissingFileError as error:
+        raise InputError(f"dataset {row.name}: split {shard.split}: expected the shard file {shard.path}, found none") from error

@@ -1,0 +1,129 @@
+"""What a dataset says of itself: its version's folder, its metadata files, the shards that they name.
+
+Shards are named as TFDS names them, from dataset_info.json, and never listed: a web server does not list. Neither needs TFDS.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pi0_jax.data import storage
+from pi0_jax.data.remote import RemotePath
+from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.storage import AnyPath, Location, MissingFileError
+from pi0_jax.errors import InputError
+
+_INFO, _FEATURES = "dataset_info.json", "features.json"
+METADATA_FILES = (_INFO, _FEATURES)
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # of TFDS, where a dataset says no other
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    split: str  # the dataset's own name for it
+    path: Location
+    episodes: int
+    first: int  # number, within the split, of the shard's first episode
+
+
+def dataset_directory(row: DatasetRow, data_dir: AnyPath) -> Location:
+    """data_dir/tfds_name/version of the first of the row's versions that is there. Raises InputError if none is."""
+    parent = storage.locate(data_dir) / row.tfds_name
+    if isinstance(parent, RemotePath):
+        for version in row.versions:
+            if storage.exists(parent / version / _INFO):
+                return parent / version
+        raise InputError(f"dataset {row.name}: expected {' or '.join(row.versions)}/{_INFO} in {parent}, found none")
+    try:
+        found = sorted(os.listdir(parent))
+    except OSError as error:
+        raise InputError(f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}") from error
+    for version in row.versions:
+        if version in found:
+            return parent / version
+    raise InputError(f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent}, found {', '.join(found) or 'nothing'}")
+
+
+def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
+    """METADATA_FILES with their content. Raises InputError if one is missing or no JSON."""
+    files: dict[str, bytes] = {}
+    for name in METADATA_FILES:
+        try:
+            files[name] = storage.read_all(directory / name)
+            json.loads(files[name])
+        except MissingFileError as error:
+            raise InputError(f"dataset {row.name}: expected a readable {directory / name}, found: No such file") from error
+        except ValueError as error:
+            raise InputError(f"dataset {row.name}: expected JSON in {directory / name}, found: {error}") from error
+    return files
+
+
+def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
+    """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
+    info = json.loads(metadata[_INFO])
+    try:
+        shards = [shard for split in info["splits"] for shard in _split_shards(directory, info, split)]
+    except (KeyError, TypeError, ValueError) as error:
+        found = f"none of {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"dataset {row.name}: {directory / _INFO}: expected metadata that TFDS can open, found {found}") from error
+    if not shards:
+        raise InputError(f"dataset {row.name}: {directory / _INFO}: expected at least one shard, found none")
+    return shards
+
+
+def local_metadata(directory: Location, metadata: Mapping[str, bytes]) -> Path:
+    """A local folder with the metadata files: the dataset's own, or a copy in the cache, a new one when their content changes.
+
+    Raises InputError if the cache cannot be written.
+    """
+    if isinstance(directory, Path):
+        return directory
+    digest = hashlib.sha256(b"".join(hashlib.sha256(metadata[name]).digest() for name in METADATA_FILES)).hexdigest()[:16]
+    folder = storage.cache_folder() / "metadata" / digest
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in metadata.items():
+            if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+                _replace(folder / name, content)
+    except OSError as error:
+        found = f"found: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        raise InputError(f"{folder}: expected a folder that can be written, {found}") from error
+    return folder
+
+
+def _split_shards(directory: Location, info: Mapping[str, Any], split: Mapping[str, Any]) -> Iterator[Shard]:
+    lengths = split["shardLengths"] if "shardLengths" in split else []
+    template = (split["filepathTemplate"] if "filepathTemplate" in split else "") or _TEMPLATE
+    digits = max(5, len(str(len(lengths))))
+    total, first = f"{len(lengths):0{digits}}", 0
+    for number, episodes in enumerate(map(int, lengths)):
+        shard = f"{number:0{digits}}"
+        name = template.format(
+            DATASET=info["name"],
+            SPLIT=split["name"],
+            FILEFORMAT=info["fileFormat"] if "fileFormat" in info else "tfrecord",
+            SHARD_INDEX=shard,
+            NUM_SHARDS=total,
+            SHARD_X_OF_Y=f"{shard}-of-{total}",
+        )
+        if "/" in name:
+            raise ValueError(f"a shard in a folder of its own: {name}")
+        yield Shard(split["name"], directory / name, episodes, first)
+        first += episodes
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Writes the file whole or not at all: other processes may do the same."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with open(descriptor, "wb") as target:
+            target.write(content)
+        os.replace(temporary, file)
+    except OSError:
+        os.unlink(temporary)
+        raise
