@@ -8,6 +8,7 @@ DATA = [
     "tensorflow-cpu>=2.20; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
+REMOTE = ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"]  # datasets behind http(s)://, gs:// and s3://
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
 setup(
@@ -22,6 +23,7 @@ setup(
         "absl-py>=2.1",
         "etils[epath]>=1.12",
         "flax>=0.12",
+        "fsspec>=2024.6",
         "google-crc32c>=1.7",
         "grain>=0.2.12",
         "jax>=0.10",
@@ -37,9 +39,10 @@ setup(
     ],
     extras_require={
         "data": DATA,
+        "remote": REMOTE,
         "sim": SIM,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "dev": [*DATA, *SIM, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "scipy>=1.14"],
+        "dev": [*DATA, *SIM, "aiohttp>=3.10", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "scipy>=1.14"],
     },
 )
