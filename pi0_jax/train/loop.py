@@ -28,7 +28,7 @@ from pi0_jax.checkpoints import Description, RunCheckpoints
 from pi0_jax.config import RunConfig, differing_fields, layout, model_config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.mixture import Mixture
+from pi0_jax.data.mixture import Mixture, UniformOrder
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import Sample, TrainBatch
@@ -114,7 +114,11 @@ def train(run: RunConfig, workdir: str | Path) -> None:
         state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
         steps = _jitted_steps(run, data.batcher.layout, model, optimizer, shardings, mesh)
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=int(state.step))))
-        _loop(run, data, mesh, state, steps, checkpoints, metrics)
+        stream = batches.train_batches(
+            UniformOrder(data.mixture, run.batch_size), data.batcher, rows=range(run.batch_size), start=int(state.step), stop=run.steps,
+            threads=run.loader_threads, prefetch=run.prefetch_batches,
+        )  # fmt: skip
+        _loop(run, data, mesh, state, steps, closing.enter_context(contextlib.closing(stream)), checkpoints, metrics)
 
 
 class Steps(NamedTuple):
@@ -133,14 +137,11 @@ def _jitted_steps(
 
 
 def _loop(
-    run: RunConfig, data: Data, mesh: Mesh, state: TrainState, steps: Steps, checkpoints: RunCheckpoints, metrics: MetricsWriter
-) -> None:
+    run: RunConfig, data: Data, mesh: Mesh, state: TrainState, steps: Steps, stream: Iterator[TrainBatch],
+    checkpoints: RunCheckpoints, metrics: MetricsWriter,
+) -> None:  # fmt: skip
     start = int(state.step)
     schedule = learning_rate(run)
-    stream = batches.train_batches(
-        data.mixture, data.batcher, batch_size=run.batch_size, start=start, stop=run.steps,
-        threads=run.loader_threads, prefetch=run.prefetch_batches,
-    )  # fmt: skip
     clock = _Clock()
     for done in tqdm(range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0):
         with clock.waiting():
