@@ -25,7 +25,6 @@ setup(
         "flax>=0.12",
         "fsspec>=2024.6",
         "google-crc32c>=1.7",
-        "grain>=0.2.12",
         "jax>=0.10",
         "matplotlib>=3.9",
         "ml-collections>=1.1",

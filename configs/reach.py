@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
     c.datasets = ("reach_arm3", "reach_arm4")
     c.weights = (1.0, 1.0)
     c.frames_power = 0.0  # the weights are the shares
+    c.order = "uniform"  # or "local", for slow or remote storage, in this many lanes:
+    c.lanes = 8
+    c.lane_megabytes = 512
     c.statistics_only = ("reach_arm5",)
     c.normalization = "zscore"
     c.normalization_clip = 0.0  # none

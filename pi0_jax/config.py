@@ -32,6 +32,9 @@ class RunConfig:
     datasets: tuple[str, ...]
     weights: tuple[float, ...]  # one per dataset: its share is in proportion to weight x frames^frames_power
     frames_power: float  # 0: weights are shares; 1: they multiply frames; 0.43: the paper's
+    order: Literal["uniform", "local"]  # local: whole records are read, for slow disks and remote storage; see data/lanes.py
+    lanes: int  # of the local order: divides the batch, and the number of hosts divides it
+    lane_megabytes: int  # of the local order: encoded bytes that each lane may hold
     statistics_only: tuple[str, ...]  # never trained on; their statistics travel with the checkpoint, for robots that are held out
     normalization: Literal["zscore", "quantile"]
     normalization_clip: float  # model units: states and targets are cut to this size; 0: they are not
@@ -179,8 +182,8 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check(run: RunConfig) -> None:
-    positive = ("loader_threads prefetch_batches action_dim horizon max_tokens draws sampling_steps batch_size steps learning_rate "
-                "eps clip_norm log_every validate_every validation_frames save_every keep_checkpoints").split()  # fmt: skip
+    positive = ("lanes lane_megabytes loader_threads prefetch_batches action_dim horizon max_tokens draws sampling_steps batch_size steps "
+                "learning_rate eps clip_norm log_every validate_every validation_frames save_every keep_checkpoints").split()  # fmt: skip
     for name, value in to_json(run).items():
         if name in positive and value <= 0:
             raise InputError(f"config.{name} is {value}; expected a positive number")

@@ -53,7 +53,6 @@ CONFINED = {
     "torch": (),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
-    "grain": ("pi0_jax/data/", "pi0_jax/train/"),
     "google_crc32c": ("pi0_jax/data/",),
     "fsspec": ("pi0_jax/data/",),
     "aiohttp": ("pi0_jax/data/",),
@@ -179,7 +178,7 @@ def test_tensorflow_is_imported_only_when_it_is_called(package):
 def test_opening_and_training_a_model_needs_no_heavy_package():
     """Not through any library either: a machine without TensorFlow can train on arrays, sample and serve."""
     modules = ("pi0_jax.policy", "pi0_jax.flow", "pi0_jax.models.pi0", "pi0_jax.train.step")
-    absent = ("tensorflow", "torch", "mujoco", "grain")
+    absent = ("tensorflow", "torch", "mujoco")
     code = f"import sys, {', '.join(modules)}; print([name for name in {absent} if name in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"

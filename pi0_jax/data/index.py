@@ -5,6 +5,7 @@ Nothing is loaded: columns are mapped, images are read by byte range when their 
 
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class Index:
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])  # bool[A]
         self._flipped = np.array([dim.one_means == "closed" for dim in row.embodiment.actions])  # bool[A]
+        self._view_choices = math.prod(len(camera.views) for camera in row.cameras.values())
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
 
     @property
@@ -159,7 +161,8 @@ class Index:
     def observation(self, frame: int, choice: int = 0, *, read: Reader | None = None) -> RawObservation:
         """What the robot saw at `frame`: images read and decoded now, state float32[S], prompt.
 
-        `choice`, any number from 0 on, picks a view of each camera and one of the prompts, where there are several.
+        `choice`, any number from 0 on, picks a view of each camera and one of the prompts, where there are several: counting
+        up goes through all combinations, so that of a large random number every pick is independent of the others.
         `read` gives encoded images from elsewhere than the files.
 
         Raises InputError if the file has changed or an image does not decode.
@@ -171,12 +174,15 @@ class Index:
     def prompt(self, frame: int, choice: int = 0) -> str:
         """One of the prompts at `frame`; "" if it has none."""
         said = [number for number in self._prompt_number[frame].tolist() if number >= 0]
-        return self.prompts[said[choice % len(said)]] if said else ""
+        return self.prompts[said[choice // self._view_choices % len(said)]] if said else ""
 
     def view(self, camera: str, choice: int = 0) -> str:
         """One of the camera's views: the path of its image field."""
-        views = self.row.cameras[camera].views
-        return views[choice % len(views)]
+        for name, field in self.row.cameras.items():
+            choice, place = divmod(choice, len(field.views))
+            if name == camera:
+                return field.views[place]
+        raise InputError(f"dataset {self.name}: expected camera {' or '.join(self.row.cameras)}, found {camera!r}")
 
     def read_encoded(self, frame: int, view: str) -> bytes:
         """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""

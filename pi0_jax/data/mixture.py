@@ -1,51 +1,76 @@
-"""Which frame comes next: a pure function of (seed, position), over any number of datasets.
+"""Samples from several datasets, and the uniform order: which frame comes next, a pure function of (seed, position).
 
     position     0  1  2  3  4  5 ...            row r of step s has position s * batch + r, whoever asks
     dataset      a  b  a  a  b  a ...            each dataset's share of every stretch of positions follows its weight
     draw         0  0  1  2  1  3 ...            within a dataset draws count up: epoch = draw // kept frames,
     frame       17  4  2 30  9 11 ...            and each epoch is a new permutation, so that no frame repeats within it
 
-There is no buffer and no state: to resume is to go on at the next position. Grain gives the permutations and the
-interleaving.
+There is no buffer and no state: to resume is to go on at the next step. Datasets are interleaved evenly, not drawn by
+lot: after any number of positions a dataset's count is within a few samples of its share, so that even one that makes up a
+hundred-thousandth of the mixture gets its part. lanes.py has the other order, for slow disks and remote storage.
 """
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-import grain
 import numpy as np
 
-from pi0_jax.data.index import Index
+from pi0_jax.data.index import Index, Reader
+from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, Sample
 
+PERIOD = 1 << 30  # weights are whole numbers that add up to this; a product of two such numbers fits into int64
+_SMALLEST_SHARE = 1e-7  # a hundred of PERIOD: rounding changes a share by at most 0.5%
 
-class _KeptFrames:
-    """A Grain source: the kept frames of one dataset, as (place in the mixture, frame)."""
 
-    def __init__(self, dataset: int, frames: np.ndarray) -> None:
-        self._dataset = dataset
-        self._frames = frames  # int64[kept], mapped
+class Frames(NamedTuple):
+    """Which frames the rows of a batch show."""
 
-    def __len__(self) -> int:
-        return len(self._frames)
+    dataset: np.ndarray  # int64[n]: place in the mixture
+    frame: np.ndarray  # int64[n]: number in the dataset's index
 
-    def __getitem__(self, i: int) -> tuple[int, int]:
-        return self._dataset, int(self._frames[i])
 
-    def __repr__(self) -> str:
-        return f"_KeptFrames(dataset={self._dataset}, frames={len(self)})"
+class Draw(NamedTuple):
+    """One row of a batch, still to be read and decoded."""
+
+    dataset: int
+    frame: int
+    choice: int  # decides which view and which prompt, where there are several: Index.observation
+    read: Reader | None = None  # gives the encoded images; None: the index reads them from the files
+
+
+class Order(Protocol):
+    """Decides which frames make the global batch of a step: a pure function of (seed, step).
+
+    `rows` are the rows of the global batch that are wanted, ascending; all of them, or those of one host.
+    """
+
+    mixture: "Mixture"
+    batch_size: int
+
+    def rows(self, host: int, hosts: int) -> range:
+        """The rows of one of `hosts` hosts. Raises InputError where the batch cannot be shared by so many."""
+        ...
+
+    def frames(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[Frames]:
+        """The frames of steps start .. stop - 1; reads no file of the dataset."""
+        ...
+
+    def draws(self, start: int, stop: int, rows: Sequence[int]) -> Generator[list[Draw], None, None]:
+        """The same rows, to be read. Closing the generator stops what it reads ahead."""
+        ...
 
 
 class Mixture:
-    """Samples of one split of several datasets, by position. All methods are thread safe."""
+    """One split of several datasets with weights. All methods are thread safe."""
 
     def __init__(self, indices: Sequence[Index], weights: Mapping[str, float], *, split: str, horizon: int, seed: int) -> None:
-        """`weights`: dataset name -> share of the samples, up to a common factor. Grain keeps a share to 1% of itself.
+        """`weights`: dataset name -> share of the samples, up to a common factor.
 
         Raises InputError: no datasets, two of one name, a weight for no dataset or none for one, a weight not
-        positive, a dataset without kept frames in `split`.
+        positive, a share below 1e-7, a dataset without kept frames in `split`.
         """
         _check_weights([index.name for index in indices], weights)
         for index in indices:
@@ -55,28 +80,101 @@ class Mixture:
         total = math.fsum(weights.values())
         self.indices = tuple(indices)
         self.shares = {index.name: weights[index.name] / total for index in indices}
+        self.weights = _whole_weights(self.shares)  # int64[datasets], in the order of `indices`
+        self.split = split
         self.horizon = horizon
-        self._order = _order(self.indices, self.shares, split, seed)
+        self.seed = seed
 
-    def sample(self, position: int) -> Sample:
-        """The sample at `position` >= 0: reads and decodes its images. Raises InputError as Index.observation does."""
-        dataset, frame = self._order[position]
-        index = self.indices[dataset]
-        episode = int(index.episode_of(np.int64(frame)))
-        actions, valid = index.chunk(frame, self.horizon)
-        step = frame - int(index.episodes["start"][episode])
-        return Sample(index.observation(frame), actions, valid, dataset=dataset, episode=episode, step=step)
+    def sample(self, draw: Draw) -> Sample:
+        """Reads and decodes the images of `draw`. Raises InputError as Index.observation does."""
+        index = self.indices[draw.dataset]
+        observation = index.observation(draw.frame, draw.choice, read=draw.read)
+        actions, valid = index.chunk(draw.frame, self.horizon)
+        episode = int(index.episode_of(np.int64(draw.frame)))
+        return Sample(observation, actions, valid, draw.dataset, episode, step=draw.frame - int(index.episodes["start"][episode]))
 
-    def frame_ids(self, positions: np.ndarray) -> FrameId:
-        """Dataset, episode and step, each int32 of the shape of int64[n] `positions`, without reading an image."""
-        drawn = np.array([self._order[int(position)] for position in positions], np.int64).reshape(-1, 2)
-        dataset, frame = drawn[:, 0], drawn[:, 1]
-        episode, step = np.zeros_like(frame), np.zeros_like(frame)
+    def choices(self, positions: np.ndarray) -> np.ndarray:
+        """int64[n] in [0, 2^63): the `choice` of the sample at each of int64[n] `positions`."""
+        return (hashes(key(self.seed, "choice"), positions) >> np.uint64(1)).astype(np.int64)
+
+    def frame_ids(self, frames: Frames) -> FrameId:
+        """Dataset, episode and step, each int32[n]."""
+        episode, step = np.zeros_like(frames.frame), np.zeros_like(frames.frame)
+        for number in np.unique(frames.dataset):
+            rows = frames.dataset == number
+            own = frames.frame[rows]
+            episode[rows], step[rows] = self.indices[number].episode_of(own), self.indices[number].step_of(own)
+        return FrameId(frames.dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32))
+
+
+class UniformOrder:
+    """Every frame of a dataset is as likely to come next as any other: for disks that read at random. An `Order`.
+
+    Any number of hosts that divides the batch; each reads only the images of its rows.
+    """
+
+    def __init__(self, mixture: Mixture, batch_size: int) -> None:
+        self.mixture = mixture
+        self.batch_size = batch_size
+        self._tree = _tree(mixture.weights)
+        self._frames = [index.frames(mixture.split) for index in mixture.indices]
+        self._sizes = np.array([len(frames) for frames in self._frames])  # int64[datasets]
+        # By name: the order within a dataset does not depend on what else is in the mixture.
+        self._keys = np.array([key(mixture.seed, "frames", index.name) for index in mixture.indices], np.uint64)
+
+    def rows(self, host: int, hosts: int) -> range:
+        return host_rows(self.batch_size, host, hosts)
+
+    def frames(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[Frames]:
+        for step in range(start, stop):
+            yield self._at(step * self.batch_size + np.asarray(rows, np.int64))
+
+    def draws(self, start: int, stop: int, rows: Sequence[int]) -> Generator[list[Draw], None, None]:
+        for step in range(start, stop):
+            positions = step * self.batch_size + np.asarray(rows, np.int64)
+            dataset, frame = self._at(positions)
+            yield [Draw(*row) for row in zip(dataset.tolist(), frame.tolist(), self.mixture.choices(positions).tolist(), strict=True)]
+
+    def _at(self, positions: np.ndarray) -> Frames:
+        dataset, draw = _interleave(self._tree, positions)
+        sizes = self._sizes[dataset]
+        epoch, place = np.divmod(draw, sizes)
+        place = permute(place, sizes, hashes(self._keys[dataset], epoch))
+        frame = np.empty_like(place)
         for number in np.unique(dataset):
-            rows = dataset == number
-            index = self.indices[number]
-            episode[rows], step[rows] = index.episode_of(frame[rows]), index.step_of(frame[rows])
-        return FrameId(dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32))
+            own = dataset == number
+            frame[own] = self._frames[number][place[own]]
+        return Frames(dataset, frame)
+
+
+class Mixing(NamedTuple):
+    """How well an order mixes, over some steps."""
+
+    episodes: float  # distinct episodes in a batch, mean
+    datasets: float  # distinct datasets in a batch, mean
+    share_error: float  # largest relative deviation of a dataset's share of all samples from its weight
+
+
+def mixing(order: Order, start: int, stop: int) -> Mixing:
+    """Of the global batches of steps start .. stop - 1; reads no file of the datasets."""
+    mixture = order.mixture
+    counts = np.zeros(len(mixture.indices), np.int64)
+    episodes = datasets = 0
+    for frames in order.frames(start, stop, range(order.batch_size)):
+        ids = mixture.frame_ids(frames)
+        episodes += len(np.unique(np.stack([ids.dataset, ids.episode]), axis=1).T)
+        datasets += len(np.unique(ids.dataset))
+        counts += np.bincount(frames.dataset, minlength=len(counts))
+    error = np.abs(counts / counts.sum() / np.array(list(mixture.shares.values())) - 1).max()
+    return Mixing(episodes / (stop - start), datasets / (stop - start), float(error))
+
+
+def host_rows(batch_size: int, host: int, hosts: int) -> range:
+    """Consecutive rows of the global batch: those of one of `hosts` hosts."""
+    if not 0 <= host < hosts or batch_size % hosts:
+        raise InputError(f"host {host} of {hosts}: expected a host below a number of hosts that divides the batch of {batch_size} rows")
+    count = batch_size // hosts
+    return range(host * count, (host + 1) * count)
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
@@ -94,16 +192,38 @@ def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
             raise InputError(f"mixture: weight of {name}: expected a positive number, found {weight}")
 
 
-def _order(indices: Sequence[Index], shares: Mapping[str, float], split: str, seed: int) -> grain.MapDataset:
-    """position -> (dataset, frame)."""
-    datasets = [
-        grain.MapDataset.source(_KeptFrames(number, index.frames(split))).shuffle(seed=_dataset_seed(seed, index.name)).repeat()
-        for number, index in enumerate(indices)
-    ]
-    smallest = min(shares.values())  # Grain makes whole numbers of weights, 100 for the smallest: 1.0 keeps that one exact
-    return grain.MapDataset.mix(datasets, [shares[index.name] / smallest for index in indices])
+def _whole_weights(shares: Mapping[str, float]) -> np.ndarray:
+    """int64[datasets] > 0 with the sum PERIOD."""
+    for name, share in shares.items():
+        if share < _SMALLEST_SHARE:
+            raise InputError(f"mixture: weight of {name}: expected a share of the samples of at least {_SMALLEST_SHARE}, found {share}")
+    weights = np.array([round(share * PERIOD) for share in shares.values()])
+    weights[weights.argmax()] += PERIOD - weights.sum()
+    return weights
 
 
-def _dataset_seed(seed: int, name: str) -> int:
-    """uint32: different for each dataset, and the same whatever else is in the mixture."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).digest(), "big")
+def _tree(weights: np.ndarray) -> np.ndarray:
+    """int64[2 * leaves]: a binary tree of sums, node v above 2 v and 2 v + 1; its leaves are the weights and zeros."""
+    leaves = 1 << (len(weights) - 1).bit_length()
+    tree = np.zeros(2 * leaves, np.int64)
+    tree[leaves : leaves + len(weights)] = weights
+    for node in range(leaves - 1, 0, -1):
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+    return tree
+
+
+def _interleave(tree: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64[n] dataset at each of `positions`, and int64[n] how many positions before it have the same dataset.
+
+    At a node with weights a and b below, floor(p a / (a + b)) of the first p positions go left, the others right.
+    """
+    leaves = len(tree) // 2
+    rounds, place = np.divmod(positions, PERIOD)
+    node = np.ones_like(place)
+    for _ in range(leaves.bit_length() - 1):
+        total, left = tree[node], tree[2 * node]
+        before = place * left // total  # of the positions before `place`, those that went left
+        goes_left = (place + 1) * left // total > before
+        place = np.where(goes_left, before, place - before)
+        node = 2 * node + ~goes_left
+    return node - leaves, rounds * tree[node] + place

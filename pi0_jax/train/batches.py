@@ -1,16 +1,20 @@
 """From indices to global batches: rows of a step, preprocessing, prefetch."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
-import grain
 import numpy as np
 
 from pi0_jax import preprocess
 from pi0_jax.data.index import Index
-from pi0_jax.data.mixture import Mixture
+from pi0_jax.data.mixture import Draw, Mixture, Order
 from pi0_jax.observation import FrameId, Sample, TrainBatch
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
+
+_GROUP = 8  # samples that one thread makes at a time
 
 
 def canvas(indices: Sequence[Index]) -> tuple[int, int]:
@@ -40,16 +44,32 @@ class Batcher:
 
 
 def train_batches(
-    mixture: Mixture, batcher: Batcher, *, batch_size: int, start: int, stop: int, threads: int, prefetch: int
-) -> Iterator[TrainBatch]:
-    """The batches of steps start .. stop - 1, prepared ahead by `threads` threads."""
-    rows = range(batch_size)
+    order: Order, batcher: Batcher, *, rows: Sequence[int], start: int, stop: int, threads: int, prefetch: int
+) -> Generator[TrainBatch, None, None]:
+    """`rows` of the global batches of steps start .. stop - 1, made ahead by `threads` threads.
 
-    def batch(step: int) -> TrainBatch:
-        return batcher.assemble([mixture.sample(step * batch_size + row) for row in rows], rows)
+    Beside the batch handed out, at most `prefetch` batches are ready or in the making. Closing the generator, or its end,
+    waits for the threads to stop. Raises what reading raises, at the latest at the batch that it concerns.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batch")
+    with contextlib.closing(order.draws(start, stop, rows)) as steps:
+        try:
+            ahead: deque[Future[TrainBatch]] = deque()
+            for draws in steps:
+                ahead.append(_submit(pool, order.mixture, batcher, draws, rows))
+                if len(ahead) > prefetch:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    steps = grain.MapDataset.range(start, stop).map(batch)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
+
+def _submit(pool: Executor, mixture: Mixture, batcher: Batcher, draws: Sequence[Draw], rows: Sequence[int]) -> Future[TrainBatch]:
+    """Samples are made in groups, by any thread. The batch is queued behind them, so a thread that waits for them never holds them up."""
+    groups = [draws[i : i + _GROUP] for i in range(0, len(draws), _GROUP)]
+    made = [pool.submit(lambda group: [mixture.sample(draw) for draw in group], group) for group in groups]
+    return pool.submit(lambda: batcher.assemble([sample for samples in made for sample in samples.result()], rows))
 
 
 def held_out_samples(indices: Sequence[Index], *, per_dataset: int, horizon: int) -> list[Sample]:

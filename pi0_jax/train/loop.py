@@ -28,7 +28,8 @@ from pi0_jax.checkpoints import Description, RunCheckpoints
 from pi0_jax.config import RunConfig, differing_fields, layout, model_config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.mixture import Mixture
+from pi0_jax.data.lanes import LocalOrder
+from pi0_jax.data.mixture import Mixture, Order, UniformOrder
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import Sample, TrainBatch
@@ -47,7 +48,7 @@ TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.A
 
 
 class Data(NamedTuple):
-    mixture: Mixture
+    order: Order
     batcher: batches.Batcher
     held_out: list[Sample]
     robots: dict[str, Robot]  # of the mixture's datasets, then of those that only lend their statistics
@@ -76,7 +77,13 @@ def prepare_data(run: RunConfig) -> Data:
         check_robot(robot, layout(run, slots))
     batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvas(indices))
     held_out = batches.held_out_samples(indices, per_dataset=run.validation_frames, horizon=run.horizon)
-    return Data(mixture, batcher, held_out, robots, tokenizer)
+    return Data(_order(run, mixture), batcher, held_out, robots, tokenizer)
+
+
+def _order(run: RunConfig, mixture: Mixture) -> Order:
+    if run.order == "uniform":
+        return UniformOrder(mixture, run.batch_size)
+    return LocalOrder(mixture, run.batch_size, lanes=run.lanes, pool_bytes=run.lane_megabytes << 20)
 
 
 def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: str) -> None:
@@ -116,7 +123,11 @@ def train(run: RunConfig, workdir: str | Path) -> None:
         state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
         steps = _jitted_steps(run, data.batcher.layout, model, optimizer, shardings, mesh)
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=int(state.step))))
-        _loop(run, data, mesh, state, steps, checkpoints, metrics)
+        stream = batches.train_batches(
+            data.order, data.batcher, rows=range(run.batch_size), start=int(state.step), stop=run.steps,
+            threads=run.loader_threads, prefetch=run.prefetch_batches,
+        )  # fmt: skip
+        _loop(run, data, mesh, state, steps, closing.enter_context(contextlib.closing(stream)), checkpoints, metrics)
 
 
 class Steps(NamedTuple):
@@ -135,14 +146,11 @@ def _jitted_steps(
 
 
 def _loop(
-    run: RunConfig, data: Data, mesh: Mesh, state: TrainState, steps: Steps, checkpoints: RunCheckpoints, metrics: MetricsWriter
-) -> None:
+    run: RunConfig, data: Data, mesh: Mesh, state: TrainState, steps: Steps, stream: Iterator[TrainBatch],
+    checkpoints: RunCheckpoints, metrics: MetricsWriter,
+) -> None:  # fmt: skip
     start = int(state.step)
     schedule = learning_rate(run)
-    stream = batches.train_batches(
-        data.mixture, data.batcher, batch_size=run.batch_size, start=start, stop=run.steps,
-        threads=run.loader_threads, prefetch=run.prefetch_batches,
-    )  # fmt: skip
     clock = _Clock()
     for done in tqdm(range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0):
         with clock.waiting():
@@ -239,10 +247,10 @@ class _Clock:
 def _summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
     """What is about to be trained on, and on what."""
     lines = [f"mesh {dict(mesh.shape)}, batch {run.batch_size}, {run.draws} draws, variant {run.variant}"]
-    for name, share in data.mixture.shares.items():
-        index = data.mixture.indices[run.datasets.index(name)]
+    mixture = data.order.mixture
+    for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
         training, held_out = len(index.frames("train")), len(index.frames("val"))
-        lines.append(f"  {name}: {100 * share:.1f}% of samples, {training:,} training frames, {held_out:,} held out")
+        lines.append(f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out")
     for name, robot in data.robots.items():
         lines += [f"  {line}" for line in constant_dimensions(name, robot, run.normalization)]
     return "\n".join(lines)

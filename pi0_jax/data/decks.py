@@ -1,0 +1,105 @@
+"""One dataset's episodes in the lanes of the local order (lanes.py): which lane has which, and when each is due.
+
+    a lane's deck of a dataset, endlessly          epoch 0             epoch 1
+    episodes, each epoch shuffled                | c7  | c2 | c5    | c5    | c7  | c2 | ...
+    their kept frames, end to end                0     6    10      18      26    32   36
+    due when so many frames of the dataset are   . x   . x  .  x    .  x    . x   . x           x: a third of the way
+
+"Due" is the point at which the even flow of frames that the dataset's weight asks for reaches a fixed fraction of the episode.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from pi0_jax.data.build import SPLITS
+from pi0_jax.data.index import Index
+from pi0_jax.data.permutation import hashes, key, permute
+
+_MOST_UNEVEN = 1.05  # the largest deck's frames over the smallest's
+_ONE = 1 << 32
+
+
+class Dealt(NamedTuple):
+    """One dataset's episodes with kept frames, as decks."""
+
+    episodes: np.ndarray  # int32[E], deck after deck
+    ends: np.ndarray  # int64[decks]: where each deck ends
+    longest: int  # kept frames of an episode, at most
+    largest_record: int  # bytes
+    bytes_per_frame: float  # bytes of records over kept frames
+
+
+def deal(index: Index, split: str, seed: int, lanes: int) -> Dealt:
+    """As many decks as divide the lanes and are even. Episodes are dealt from the longest to the shortest, to and fro."""
+    columns = index.episodes
+    episodes = np.flatnonzero((columns["split"] == SPLITS.index(split)) & (columns["kept"] > 0))
+    kept, sizes = columns["kept"][episodes], columns["bytes"][episodes]
+    order = np.lexsort((hashes(key(seed, "deal", index.name), episodes), -kept))
+    for decks in (count for count in range(lanes, 0, -1) if lanes % count == 0):
+        turn = np.arange(len(order)) % (2 * decks)
+        deck = np.minimum(turn, 2 * decks - 1 - turn)  # 0 1 2 2 1 0 0 1 2 ...
+        frames = np.bincount(deck, kept[order], decks)
+        if frames.max() <= _MOST_UNEVEN * frames.min():
+            break
+    grouped = np.argsort(deck, kind="stable")
+    ends = np.cumsum(np.bincount(deck, minlength=decks))
+    return Dealt(episodes[order][grouped].astype(np.int32), ends, int(kept.max()), int(sizes.max()), float(sizes.sum() / kept.sum()))
+
+
+class Due(NamedTuple):
+    """m episodes of one deck, in the order in which they come."""
+
+    episode: np.ndarray  # int64[m]
+    epoch: np.ndarray  # int64[m]
+    before: np.ndarray  # int64[m]: the deck's kept frames before each, those of earlier epochs included
+
+
+class Deck:
+    """One dataset's episodes in one lane: an endless row of frames, cut into episodes, of which each epoch is a shuffle."""
+
+    def __init__(self, index: Index, dealt: Dealt, seed: int, lane: int, lanes: int) -> None:
+        """Neighbouring lanes share a deck where there are fewer decks than lanes."""
+        number = lane * len(dealt.ends) // lanes
+        self.longest = dealt.longest
+        self._episodes = dealt.episodes[dealt.ends[number - 1] if number else 0 : dealt.ends[number]]  # int32[e]
+        self._kept = index.episodes["kept"]  # int32[all episodes], mapped
+        self._frames = int(self._kept[self._episodes].sum())
+        self._key = key(seed, "deck", index.name, lane)
+        # Lanes take turns: their fractions are evenly spread, so that rare datasets are due in one lane after the other.
+        turn = int(permute(np.array([lane]), lanes, np.uint64(key(seed, "turn", index.name)))[0])
+        self._fraction = (turn * _ONE + key(seed, "fraction", index.name) % _ONE) // lanes  # of _ONE
+        self._epoch = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def due(self, now: int, then: int) -> Due:
+        """The episodes that are due in [now, then)."""
+        (first_epoch, first), (last_epoch, last) = self._place(now), self._place(then)
+        parts = []
+        for epoch in range(first_epoch, last_epoch + 1):
+            order, starts = self._epoch(epoch)
+            chosen = np.arange(first if epoch == first_epoch else 0, last if epoch == last_epoch else len(order))
+            parts.append(Due(order[chosen].astype(np.int64), np.full(len(chosen), epoch), epoch * self._frames + starts[chosen]))
+        return Due(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def frames_before(self, now: int) -> int:
+        """The frames of the episodes that are due before `now`; within `longest` of it."""
+        epoch, place = self._place(now)
+        return epoch * self._frames + int(self._epoch(epoch)[1][place])
+
+    def when(self, due: Due) -> np.ndarray:
+        """int64[m]: when each episode is due."""
+        return due.before + (self._kept[due.episode].astype(np.int64) * self._fraction >> 32)
+
+    def _place(self, now: int) -> tuple[int, int]:
+        """The epoch in which frame `now` lies, and how many of its episodes are due before that."""
+        epoch, rest = divmod(now, self._frames)
+        starts = self._epoch(epoch)[1]
+        place = int(np.searchsorted(starts, rest, side="right")) - 1
+        start, end = starts[place : place + 2].tolist()
+        return epoch, place + (start + ((end - start) * self._fraction >> 32) < rest)
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """int32[e]: the episodes in the order of this epoch; int64[e + 1]: the frames before each, and all."""
+        order = self._episodes[np.argsort(hashes(key(self._key, epoch), self._episodes), kind="stable")]
+        return order, np.concatenate([[0], np.cumsum(self._kept[order], dtype=np.int64)])
