@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 from pi0_jax.errors import InputError
 
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 17  # what lies in a buffer is copied twice: large reads should pass it by
 
 
 def open_stream(path: str | os.PathLike[str]) -> BinaryIO:

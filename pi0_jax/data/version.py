@@ -10,7 +10,7 @@ from pi0_jax.data.episodes import METADATA_FILES
 from pi0_jax.data.rows import DatasetRow, row_version
 from pi0_jax.errors import InputError
 
-INDEX_FORMAT = 2  # raised when the files of an index, or the package's own part in their content, change
+INDEX_FORMAT = 3  # raised when the files of an index, or the package's own part in their content, change
 _ENDS_BYTES = 4096
 
 
@@ -45,12 +45,13 @@ def _fingerprint(directory: Path) -> dict[str, list[Any]]:
     """File name -> [size in bytes, hash]."""
     try:
         names = [name for name in sorted(os.listdir(directory)) if ".tfrecord" in name or name in METADATA_FILES]
-        return {name: _file_fingerprint(directory / name) for name in names}
+        return {name: file_fingerprint(directory / name) for name in names}
     except OSError as error:
         raise InputError(f"{error.filename}: expected a readable file or directory, found: {error.strerror}") from error
 
 
-def _file_fingerprint(path: Path) -> list[Any]:
+def file_fingerprint(path: Path) -> list[Any]:
+    """[size in bytes, hash] of one file, as `index_version` has it."""
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if path.name in METADATA_FILES:
