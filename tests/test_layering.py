@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
+    "benchmark": "data embodiments",
     "report": "data embodiments errors observation policy train.batches train.metrics",
 }
 
@@ -51,7 +52,9 @@ CONFINED = {
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
     "grain": ("pi0_jax/data/", "pi0_jax/train/"),
-    "google_crc32c": ("pi0_jax/data/",),
+    "google_crc32c": ("pi0_jax/data/", "pi0_jax/benchmark/"),
+    "loky": ("pi0_jax/data/", "pi0_jax/benchmark/"),
+    "cloudpickle": ("pi0_jax/data/",),
     "orbax": ("pi0_jax/checkpoints.py",),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
