@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     # Data: one TFDS dataset per arm, mixed evenly. The third arm is never trained on; its statistics let the policy try it.
     c.data_dir = "runs/reach/data"
     c.index_dir = ""  # the sidecar index lies beside each dataset
+    c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
     c.datasets = ("reach_arm3", "reach_arm4")
     c.weights = (1.0, 1.0)

@@ -8,16 +8,18 @@ from absl import app, flags, logging
 from pi0_jax.errors import InputError
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses flags, runs `main`, exits with what it returns (None: 0)."""
+def run(main: Callable[..., int | None], *, command: str = "") -> None:
+    """Parses flags, runs `main`, exits with what it returns (None: 0). With `command`, says what it is, main gets the one argument."""
 
     def guarded(argv: Sequence[str]) -> int | None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument: {argv[1]}")
+        if command and len(argv) < 2:
+            raise app.UsageError(f"expected {command}")
+        if len(argv) > 1 + bool(command):
+            raise app.UsageError(f"unexpected argument: {argv[1 + bool(command)]}")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # progress is the script's to show; --verbosity=0 shows the libraries' too
         try:
-            return main()
+            return main(*argv[1:])
         except InputError as error:
             return _fail(error)
 

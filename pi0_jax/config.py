@@ -28,6 +28,7 @@ class RunConfig:
     # Data.
     data_dir: str  # holds one folder per TFDS dataset
     index_dir: str  # where sidecar indices go; empty: beside each dataset
+    skip_bad_episodes: int  # of a dataset, that its index may leave out
     own_datasets: Mapping[str, Any]  # name -> a row of one's own as plain data (data/rows.py: row_from_mapping)
     datasets: tuple[str, ...]
     weights: tuple[float, ...]  # one per dataset: its share is in proportion to weight x frames^frames_power
@@ -78,7 +79,7 @@ class RunConfig:
 
 # Fields that may differ between the run that wrote a checkpoint and the one that resumes it: they change no number (the mesh: to rounding).
 FREE_FIELDS = frozenset(
-    "data_dir index_dir loader_threads prefetch_batches mesh log_every validate_every save_every keep_checkpoints".split()
+    "data_dir index_dir skip_bad_episodes loader_threads prefetch_batches mesh log_every validate_every save_every keep_checkpoints".split()
 )
 
 
@@ -187,7 +188,7 @@ def _check(run: RunConfig) -> None:
     for name, value in to_json(run).items():
         if name in positive and value <= 0:
             raise InputError(f"config.{name} is {value}; expected a positive number")
-        if name in ("end_learning_rate", "weight_decay", "frames_power", "normalization_clip") and value < 0:
+        if name in ("end_learning_rate", "weight_decay", "skip_bad_episodes", "frames_power", "normalization_clip") and value < 0:
             raise InputError(f"config.{name} is {value}; expected a number of at least 0")
         if name in ("b1", "b2", "ema_decay") and not 0 <= value < 1:
             raise InputError(f"config.{name} is {value}; expected a number in [0, 1)")

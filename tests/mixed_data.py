@@ -20,7 +20,7 @@ def write_mixed(data_dir: Path) -> list[Path]:
         episodes = reach_episodes(lengths)
         for step in (step for episode in episodes for step in episode["steps"]):
             step["observation"]["state"] = np.resize(step["observation"]["state"], joints)
-            step["action"] = np.resize(step["action"], joints)
+            step["action"] = np.resize(step["action"], joints) / 100  # rad: no robot turns a joint by as many as there are episodes
         vector = ArrayFeature((joints,), np.float32)
         steps = {**REACH_STEPS, "observation": {**REACH_STEPS["observation"], "state": vector}, "action": vector}
         directories.append(write_reach(data_dir, name=name, steps=steps, episodes=episodes, per_shard=50))

@@ -333,6 +333,6 @@ def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
     fresh = card_of(ROWS["reach_arm3"], tmp_path / "data")
     for shard in shard_files(tmp_path / "data" / "reach_arm3" / "1.0.0"):
         shard.unlink()
-    with pytest.raises(InputError, match="expected a readable shard file"):
+    with pytest.raises(InputError, match="expected a readable file"):
         write_cards([fresh], tmp_path / "cards")
     assert page.read_bytes() == written and [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

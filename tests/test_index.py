@@ -1,7 +1,6 @@
-"""The index of a dataset: what it holds, when it is stale, what it refuses, what a killed build leaves."""
+"""The index of a dataset: what it holds, when it is stale. How it is built: test_build.py."""
 
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -225,57 +224,6 @@ def test_a_changed_file_makes_the_index_stale(tmp_path):
     last.write_bytes(last.read_bytes() + b"more")
     with pytest.raises(InputError, match=f"found a stale one: file {last.name} changed since"):
         open_index(ROW, tmp_path)
-
-
-# ---- killed and concurrent builds
-
-DYING = """
-import dataclasses, os, signal, sys
-from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.index import build_or_open
-from pi0_jax.data.rows import as_recorded
-
-def die_at_the_third_episode(columns):
-    if columns["steps/observation/state"][0, 0] == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return as_recorded(columns)
-
-row = dataclasses.replace(ROWS["reach_arm3"], standardise=die_at_the_third_episode)
-build_or_open(row, sys.argv[1], progress=False)
-"""
-
-
-def test_a_killed_build_leaves_nothing_that_is_taken_for_an_index(tmp_path):
-    write_reach(tmp_path / "data")
-    (tmp_path / "dying.py").write_text(DYING)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    killed = subprocess.run([sys.executable, tmp_path / "dying.py", tmp_path / "data"], env=environment, timeout=60)
-    assert killed.returncode == -9
-    root = tmp_path / "data" / "reach_arm3" / "1.0.0" / "pi0_index"
-    (left,) = root.iterdir()
-    assert left.name.startswith(".building-")
-    with pytest.raises(InputError, match="found none"):
-        open_index(ROW, tmp_path / "data")
-    after = build(tmp_path / "data")
-    undisturbed = build(tmp_path / "data", index_dir=tmp_path / "undisturbed")
-    assert contents(after.path) == contents(undisturbed.path)
-
-    for file in (left, *left.iterdir()):
-        os.utime(file, (0, 0))  # long ago
-    build(tmp_path / "data", dataclasses.replace(ROW, revision=2))
-    assert not left.exists()
-
-
-def test_two_processes_may_build_at_once(tmp_path):
-    write_reach(tmp_path, (30,) * 40)
-    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3"]
-    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(3)]
-    for builder in builders:
-        output, _ = builder.communicate(timeout=120)
-        assert builder.returncode == 0
-        assert output.startswith("reach_arm3: 40 episodes, 1,200 steps, kept frames 1,140 train, 60 val, 2 prompts, ")
-    (path,) = (tmp_path / "reach_arm3" / "1.0.0" / "pi0_index").iterdir()
-    assert open_index(ROW, tmp_path).path == path
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):

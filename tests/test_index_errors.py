@@ -10,8 +10,9 @@ from PIL import Image
 
 from pi0_jax.data.datasets import ROWS, find_row
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.rows import CameraField
+from pi0_jax.data.rows import CameraField, RawField, as_recorded
 from pi0_jax.data.write import ArrayFeature
+from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
 from tests.tiny_data import (
     REACH_STEPS,
@@ -32,7 +33,7 @@ def refuses(tmp_path, message, row=ROW):
     with pytest.raises(InputError, match=message) as caught:
         build(tmp_path, row)
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("*/*/pi0_index/*"))  # nothing is left
+    assert not list(tmp_path.glob("*/*/pi0_index/*/index.json"))
 
 
 def encoded(mode, format):
@@ -61,15 +62,39 @@ def test_an_image_that_is_not_8_bit_rgb(tmp_path, image, found):
     refuses(tmp_path, f"{place}: field steps/observation/wrist: expected an 8-bit RGB JPEG or PNG, found .*{found}")
 
 
+def test_images_of_several_sizes_and_kinds(tmp_path):
+    """Headers that differ are read one by one; those that are alike need it once."""
+    sizes = [(24, 16), (24, 16), (32, 8), (24, 16), (40, 20), (8, 48)]
+    episodes = reach_episodes((3, 3))
+    for number, (size, format) in enumerate(zip(sizes, ("JPEG", "PNG", "JPEG", "JPEG", "JPEG", "PNG"), strict=True)):
+        file = io.BytesIO()
+        Image.new("RGB", size).save(file, format)
+        episodes[number // 3]["steps"][number % 3]["observation"]["base"] = file.getvalue()
+    write_reach(tmp_path, episodes=episodes)
+    index = build(tmp_path)
+    assert index.image_sizes["steps/observation/base"] == {"min": [8, 8], "max": [48, 40]}
+    assert index.image_sizes["steps/observation/wrist"] == {"min": [16, 24], "max": [16, 24]}
+    assert [index.observation(frame)["images"]["base"].shape[1::-1] for frame in range(6)] == sizes
+
+
 def test_an_image_cut_short(tmp_path):
-    """A sampled image is decoded when the index is built, every other one when it is drawn."""
-    whole = encoded("RGB", "JPEG")
-    for step, act in ((0, lambda: build(tmp_path / "0")), (1, lambda: build(tmp_path / "1").observation(1))):
+    """A sampled image is decoded when the index is built, all with decode_all, and every one when it is drawn."""
+    for step in (0, 1):
         episodes = reach_episodes((3,))
-        episodes[0]["steps"][step]["observation"]["base"] = whole[:-20]
+        episodes[0]["steps"][step]["observation"]["base"] = encoded("RGB", "JPEG")[:-20]
         write_reach(tmp_path / str(step), episodes=episodes)
-        with pytest.raises(InputError, match=f"record 0.*: step {step}: field steps/observation/base: .* do not decode"):
-            act()
+    message = "split train episode 0 .*record 0.*: step {}: field steps/observation/base: .* do not decode"
+    with pytest.raises(InputError, match=message.format(0)):
+        build(tmp_path / "0")
+    with pytest.raises(InputError, match=message.format(1)):
+        build_or_open(ROW, tmp_path / "1", progress=False, decode_all=True)
+    index = build(tmp_path / "1")
+    with pytest.raises(InputError, match="record 0: step 1: field steps/observation/base: .* do not decode"):
+        index.observation(1)
+    with pytest.raises(
+        InputError, match=f"expected an index for which all images were decoded, found {index.path}; delete it to build one"
+    ):
+        build_or_open(ROW, tmp_path / "1", progress=False, decode_all=True)
 
 
 @pytest.mark.parametrize(("field", "value"), [("state", np.nan), ("action", np.inf)])
@@ -83,6 +108,66 @@ def test_a_number_that_is_not_finite(tmp_path, field, value):
         tmp_path,
         rf"1 \(.* record 1\): step 1: field steps/.*{field} dimension 2: expected a finite number, found {value}$",
     )
+
+
+def test_a_quaternion_that_is_not_of_unit_length(tmp_path):
+    pose = "steps/observation/pose"
+    steps = {**REACH_STEPS, "observation": {**REACH_STEPS["observation"], "pose": ArrayFeature((7,), np.float32)}}
+    row = dataclasses.replace(ROW, fields={**ROW.fields, pose: RawField((7,), "float32", quaternions=(3,))})
+    for name, last in (("rounded", 0.8004), ("wrong", 0.9)):
+        episodes = reach_episodes((2, 3))
+        for step in (step for episode in episodes for step in episode["steps"]):
+            step["observation"]["pose"] = np.array([7, 8, 9, 0, 0, 0.6, 0.8], np.float32)
+        episodes[1]["steps"][2]["observation"]["pose"][6] = last
+        write_reach(tmp_path / name, steps=steps, episodes=episodes)
+    assert build(tmp_path / "rounded", row).steps == 5
+    message = f"episode 1 .* record 1.: step 2: field {pose} dimensions 3 to 6: expected a quaternion of unit length, found length 1.08167$"
+    refuses(tmp_path / "wrong", message, row)
+
+
+@pytest.mark.parametrize(
+    ("dim", "right", "wrong", "expected"),
+    [
+        (ActionDim("gripper", "1", "absolute", low=0.0, high=1.0), 1.00005, 1.01, "at least 0 and at most 1"),
+        (ActionDim("gripper", "1", "absolute", low=0.0, high=1.0), -0.00005, -0.01, "at least 0 and at most 1"),
+        (ActionDim("height", "m", "absolute", low=0.0), 9.9, -0.1, "at least 0 and at most 10 m"),
+        (ActionDim("force", "N", "absolute", low=0.0), 1e9, -1.0, "at least 0 N"),
+        (ActionDim("dx", "m", "relative"), -1.0, -1.1, "a plausible magnitude of at most 1 m"),
+        (ActionDim("x", "m", "absolute"), 10.0, 11.0, "a plausible magnitude of at most 10 m"),
+        (ActionDim("dyaw", "rad", "relative"), np.pi, 180.0, "a plausible magnitude of at most 3.14159 rad"),
+        (ActionDim("joint", "rad", "absolute"), 12.0, 90.0, "a plausible magnitude of at most 12.5664 rad"),
+        (ActionDim("vx", "m/s", "relative"), 5.0, -6.0, "a plausible magnitude of at most 5 m/s"),
+        (ActionDim("vyaw", "rad/s", "relative"), 10.0, 11.0, "a plausible magnitude of at most 10 rad/s"),
+    ],
+)
+def test_an_action_out_of_its_range(tmp_path, dim, right, wrong, expected):
+    free = ActionDim("free", "1", "absolute")
+    row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ROW.embodiment, actions=(free, free, dim)))
+    for name, value in (("right", right), ("wrong", wrong)):
+        episodes = reach_episodes((2, 3))
+        for step in (step for episode in episodes for step in episode["steps"]):
+            step["action"] = np.array([1e6, 0, 0], np.float32)
+        episodes[1]["steps"][1]["action"][2] = value
+        write_reach(tmp_path / name, episodes=episodes)
+    assert build(tmp_path / "right", row).steps == 5
+    refuses(
+        tmp_path / "wrong",
+        rf"episode 1 .* record 1\): step 1: action dimension 2 \({dim.name}\): expected {expected}, found {wrong:g}$",
+        row,
+    )
+
+
+def test_a_state_out_of_its_range(tmp_path):
+    """Refused where a step may be drawn; what a rule drops may be dropped for being so."""
+    state = (StateDim("joint_0", "rad"), StateDim("joint_1", "rad", low=-1.0, high=1.0), StateDim("joint_2", "rad"))
+    row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ROW.embodiment, state=state))
+    write_reach(tmp_path)
+    refuses(tmp_path, r"episode 0 .* step 2: state dimension 1 \(joint_1\): expected at least -1 and at most 1 rad, found 2$", row)
+    assert build(tmp_path, dataclasses.replace(row, standardise=nothing_kept)).steps == 12
+
+
+def nothing_kept(columns):
+    return as_recorded(columns)._replace(keep=np.zeros(len(columns["steps/action"]), bool), success=False)
 
 
 def test_an_episode_without_steps(tmp_path):
@@ -163,5 +248,5 @@ def test_a_shard_that_shrank_after_it_was_indexed(tmp_path):
 
 
 def test_an_unknown_dataset():
-    with pytest.raises(InputError, match="dataset 'bridge' is unknown; expected one of bridge_dataset, reach_arm3"):
-        find_row("bridge")
+    with pytest.raises(InputError, match="dataset 'nonesuch' is unknown; expected one of .*bridge_dataset.*reach_arm3"):
+        find_row("nonesuch")

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
-    "benchmark": "",
+    "benchmark": "data embodiments preprocess statistics tokenizer train.batches",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 
@@ -53,7 +53,9 @@ CONFINED = {
     "torch": (),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
-    "google_crc32c": ("pi0_jax/data/",),
+    "google_crc32c": ("pi0_jax/data/", "pi0_jax/benchmark/"),
+    "loky": ("pi0_jax/data/", "pi0_jax/benchmark/"),
+    "cloudpickle": ("pi0_jax/data/",),
     "fsspec": ("pi0_jax/data/",),
     "aiohttp": ("pi0_jax/data/",),
     "orbax": ("pi0_jax/checkpoints.py",),

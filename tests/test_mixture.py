@@ -141,7 +141,7 @@ def test_a_sample_is_the_frame_that_it_names(indices):
             assert state[:2].tolist() == [sample.episode, sample.step]
             assert len(state) == 3 + sample.dataset and sample.actions.shape == (4, 3 + sample.dataset)
             length = mixture.indices[sample.dataset].episodes["length"][sample.episode]
-            np.testing.assert_array_equal(sample.actions[:, 1], np.minimum(sample.step + np.arange(4), length - 1) + 0.5)
+            np.testing.assert_allclose(sample.actions[:, 1], (np.minimum(sample.step + np.arange(4), length - 1) + 0.5) / 100)
             assert sample.action_valid.tolist() == (sample.step + np.arange(4) < length).tolist()
             colour = sample.observation["images"]["base"][0, 0].astype(int)
             assert np.abs(colour - (10 * sample.episode % 256, 20 * sample.step % 256, 200)).max() <= 3

@@ -27,10 +27,10 @@ ARM = Embodiment(
     name="arm",
     robot="an arm",
     cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
-    state=(StateDim("x", "m"), StateDim("y", "m"), StateDim("opening", "1", one_means="open")),
+    state=(StateDim("x", "mm"), StateDim("y", "mm"), StateDim("opening", "1", one_means="open")),
     actions=(
-        ActionDim("x", "m", "absolute", delta=True),
-        ActionDim("dy", "m", "relative"),
+        ActionDim("x", "mm", "absolute", delta=True),
+        ActionDim("dy", "mm", "relative"),
         ActionDim("gripper", "1", "absolute", one_means="closed"),
     ),
     control_hz=5.0,
@@ -219,7 +219,7 @@ def test_dimensions_that_hardly_vary_are_reported_with_their_value():
     state = np.stack([np.linspace(0, 1, 1000), np.full(1000, 0.25), np.linspace(0, 1, 1000)], axis=1)
     actions = np.stack([np.linspace(-1, 1, 1000), np.linspace(0, 3, 1000), np.r_[np.zeros(5), np.ones(995)]], axis=1)
     robot = Robot(ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])))
-    still = "state y hardly varies (mean 0.25 m, standard deviation 0"
+    still = "state y hardly varies (mean 0.25 mm, standard deviation 0"
     assert constant_dimensions("my_arm", robot, "zscore") == [f"my_arm: {still}); it is centred, not scaled"]
     assert constant_dimensions("my_arm", robot, "quantile") == [
         f"my_arm: {still}, 98% within 0.25 to 0.25); it is centred, not scaled",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pi0_jax.data.example import ByteRanges, decode_varints, parse_example
-from pi0_jax.data.tfrecord import read_records
+from pi0_jax.data.tfrecord import read_records, scan_records
 from pi0_jax.errors import InputError
 
 PAYLOADS = [b"first", b"", b"x" * 3_000_000]
@@ -48,6 +48,18 @@ def test_a_flipped_bit_is_found_and_placed(record_file, place, problem):
         list(read_records(record_file))
 
 
+def test_records_after_a_damaged_payload_are_found(record_file):
+    data = bytearray(record_file.read_bytes())
+    data[14] ^= 1
+    record_file.write_bytes(data)
+    found = [(record.number, record.offset, bytes(record.payload), record.damage[:42]) for record in scan_records(record_file)]
+    assert found == [
+        (0, 12, b"fi" + bytes([b"r"[0] ^ 1]) + b"st", "record 0 at byte 0: corrupted payload: exp"),
+        (1, 33, b"", ""),
+        (2, 49, PAYLOADS[2], ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("size", "problem"),
     [
@@ -83,6 +95,8 @@ def test_example_equals_the_protobuf_parse():
         "steps/state": tf.train.Feature(float_list=tf.train.FloatList(value=floats)),
         "steps/count": tf.train.Feature(int64_list=tf.train.Int64List(value=integers)),
         "steps/image": tf.train.Feature(bytes_list=tf.train.BytesList(value=images)),
+        "steps/said": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"pick it up"] * 50)),
+        "steps/empty": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""] * 3)),
         "steps/one": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"])),
         "steps/none": tf.train.Feature(float_list=tf.train.FloatList()),
         "steps/unset": tf.train.Feature(),
@@ -99,6 +113,10 @@ def test_example_equals_the_protobuf_parse():
     ranges = found["steps/image"]
     assert isinstance(ranges, ByteRanges)
     assert [payload[o : o + n] for o, n in zip(ranges.offsets, ranges.lengths, strict=True)] == images
+    assert not ranges.equal
+    for name, values in (("steps/said", [b"pick it up"] * 50), ("steps/empty", [b""] * 3)):
+        said = found[name]
+        assert said.equal and [payload[o : o + n] for o, n in zip(said.offsets, said.lengths, strict=True)] == values
     assert found["steps/none"].size == 0
     assert found["steps/unset"] is None
 

@@ -1,7 +1,7 @@
 """Builds the index of one dataset: one pass over its files, every record verified, every episode validated.
 
     <index root>/<digest of the version>/
-        index.json                    what it was made for, counts, shards, image sizes
+        index.json                    what it was made for, counts, shards, image sizes, episodes left out
         state, action                 float32[N, S], float32[N, A]        N steps of all episodes, one after the other
         image_offset, image_length    int64[N, V], uint32[N, V]           where each view's bytes lie in the shard
         prompt                        int32[N, P]                         for each language field a prompt, -1 for an empty one
@@ -9,8 +9,13 @@
         frames_train, frames_val      int64[kept]                         the steps that may be drawn
         prompt_text, prompt_end       uint8[bytes], int64[p]              the distinct prompts, one after the other
 
-The directory appears by one rename, whole. Its name is its version's, so that processes that build at the same time
-make the same directory, and a job that reads an older version is not disturbed.
+Beside the columns of states and actions a frame takes 12 bytes a view, 4 a language field, 8 in the list of kept frames, and its share of
+its episode's 46 and of a new prompt's text. That is 24 bytes for one camera and one language field, and less than 64 bytes a frame and
+camera where episodes have three steps or more and every one an instruction of 70 letters of its own.
+
+Shards are indexed one by one, by one process or by several, into parts (parts.py); the parts are merged in the order of the shards, so
+the index does not depend on who made them. The directory appears by one rename, whole. Its name is its version's, so that processes that
+build at the same time make the same directory, and a job that reads an older version is not disturbed.
 """
 
 import errno
@@ -20,104 +25,124 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pi0_jax.data import storage
-from pi0_jax.data.columns import ColumnWriters
-from pi0_jax.data.encoded_images import BadImageError, decode_image, image_sizes
-from pi0_jax.data.episodes import RawEpisode, Shard, open_shards, read_shard
-from pi0_jax.data.rows import STEPS, DatasetRow, Standardised
-from pi0_jax.data.tfrecord import FRAMING_BYTES
+from pi0_jax.data.columns import SPLITS, ColumnWriters, index_columns
+from pi0_jax.data.encoded_images import SizeRange
+from pi0_jax.data.episodes import Shard, open_shards
+from pi0_jax.data.parts import Part, PartTask, check_skipped, load_part, load_skipped
+from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.storage import Location
 from pi0_jax.data.version import index_version, version_digest
+from pi0_jax.data.workers import make_parts
 from pi0_jax.errors import InputError
 
-SPLITS = ("train", "val")
 VALIDATION_SPLITS = ("val", "validation", "test")  # a dataset's own names for what is not trained on
-EPISODE_COLUMNS = {
-    "start": "int64",  # number of its first step in the index
-    "length": "int32",
-    "stop": "int32",  # steps [0, stop) have an action
-    "split": "uint8",  # place in SPLITS
-    "shard": "int32",
-    "record": "int32",  # within the shard
-    "offset": "int64",  # of the record's payload within the shard
-    "bytes": "int64",  # of the payload
-    "success": "int8",  # 1 or 0, -1 where the dataset does not say
-    "kept": "int32",  # steps that may be drawn
-}
 INDEX_FILE = "index.json"
 _BUILDING = ".building-"
+_PARTS = ".parts-"
 _ABANDONED_AFTER_S = 24 * 3600
-_DECODE_EVERY = 64  # episodes; one step of each of these is decoded whole, every image's header is always read
 
 
-class _Episode(NamedTuple):
-    """What the index keeps of one episode."""
-
-    standardised: Standardised
-    offsets: np.ndarray  # int64[T, V], within the shard file
-    lengths: np.ndarray  # int64[T, V]
-    sizes: np.ndarray  # int32[T, V, 2]: height, width
-
-
-def build_index(row: DatasetRow, directory: Path, root: Path, *, progress: bool) -> Path:
+def build_index(
+    row: DatasetRow, directory: Location, root: Path, *, progress: bool, workers: int, decode_all: bool, skip_bad_episodes: int
+) -> Path:
     """Builds the index of the dataset in `directory` below `root` and gives its path: another process's, if that won.
 
-    Raises InputError: see episodes.py for files and fields, `_index_episode` for their contents; root not writable.
+    A build that was killed goes on from the shards that it had finished, and so does one that was refused.
+    Raises InputError: see episodes.py for files and fields, validate.py for their contents; root not writable.
     """
     version = index_version(row, directory)
     target = root / version_digest(version)
-    with _temporary_sibling(row, root) as building:
-        counts = _write_index(row, open_shards(row, directory), building, progress=progress)
-        if index_version(row, directory) != version:
-            raise InputError(f"dataset {row.name}: files in {directory} changed while they were indexed")
-        _write_json(building / INDEX_FILE, {"version": version, "dataset_version": directory.name, **counts})
-        _publish(building, target)
+    parts = root / f"{_PARTS}{target.name}{'-decoded' if decode_all else ''}"
+    tasks = _tasks(row, open_shards(row, directory), version, parts, decode_all=decode_all, skip=skip_bad_episodes)
+    with _temporary_sibling(row, root, parts) as building:
+        try:
+            _make_all(row, tasks, workers, skip_bad_episodes, progress=progress)
+            counts = _merge(row, tasks, building)
+        except FileNotFoundError:  # another process made the same index first and removed the parts
+            if not (target / INDEX_FILE).is_file():
+                raise
+        else:
+            if index_version(row, directory) != version:
+                raise InputError(f"dataset {row.name}: files in {directory} changed while they were indexed")
+            about = {"version": version, "dataset_version": directory.name, "decode_all": decode_all}
+            _write_json(building / INDEX_FILE, about | counts)
+            _publish(building, target)
+    shutil.rmtree(parts, ignore_errors=True)
     return target
 
 
-def _write_index(row: DatasetRow, shards: list[Shard], directory: Path, *, progress: bool) -> dict[str, Any]:
-    held_out = _held_out(row, shards)
+def _tasks(row: DatasetRow, shards: list[Shard], version: dict[str, Any], parts: Path, *, decode_all: bool, skip: int) -> list[PartTask]:
+    return [PartTask(row, shard, number, version["files"][shard.path.name], parts, decode_all, skip) for number, shard in enumerate(shards)]
+
+
+def _make_all(row: DatasetRow, tasks: list[PartTask], workers: int, skip: int, *, progress: bool) -> None:
+    """The bar counts bytes, which is what takes the time; what an earlier build has done does not count for its speed."""
+    made: list[PartTask] = []
+    missing: list[PartTask] = []
+    for task in tasks:
+        (made if task.path.exists() else missing).append(task)
+    skipped = [problem for task in made for problem in load_skipped(task.path)]
+    check_skipped(skipped, skip)
+    total, done = (sum(task.size for task in some) for some in (tasks, made))
+    bar = tqdm(total=total, initial=done, desc=f"index {row.name}", unit="B", unit_scale=True, disable=not progress)
+    with bar, closing(make_parts(missing, workers, bar)) as results:
+        for found in results:
+            skipped += found
+            check_skipped(skipped, skip)
+
+
+def _merge(row: DatasetRow, tasks: list[PartTask], directory: Path) -> dict[str, Any]:
+    """Writes the columns from the parts, one part after the other; gives what index.json says of them."""
+    held_out = _held_out(row, [task.shard for task in tasks])
     prompts: dict[str, int] = {}
-    image_range: dict[str, dict[str, list[int]] | None] = dict.fromkeys(row.views)
-    start, episodes = 0, 0
-    with ColumnWriters(directory, _layout(row)) as columns:
-        for shard_number, raw in _read_all(row, shards, progress=progress):
-            episode = _index_episode(row, raw, decode=episodes % _DECODE_EVERY == 0)
-            split = _split_of(raw, shards[shard_number], held_out)
-            frames = start + np.flatnonzero(episode.standardised.keep)
-            columns.append(**_step_columns(episode), prompt=_number_prompts(raw, prompts), **{f"frames_{SPLITS[split]}": frames})
-            place = (split, shard_number, raw.record, raw.offset, len(raw.payload))
-            success = -1 if episode.standardised.success is None else int(episode.standardised.success)
-            columns.append(**_episode_columns((start, raw.steps, episode.standardised.stop, *place, success, len(frames))))
-            image_range = {view: _widen(image_range[view], episode.sizes[:, v]) for v, view in enumerate(row.views)}
-            start, episodes = start + raw.steps, episodes + 1
+    sizes: list[SizeRange | None] = [None] * len(row.views)
+    skipped: list[str] = []
+    steps, episodes = 0, 0
+    with ColumnWriters(directory, index_columns(row)) as columns:
+        for task in tasks:
+            part = load_part(task.path)
+            columns.append(**_placed(part, task.number, steps, held_out[task.number], prompts))
+            sizes = [_union(*pair) for pair in zip(sizes, part.image_sizes, strict=True)]
+            skipped += part.skipped
+            steps, episodes = steps + len(part.steps["state"]), episodes + len(part.episodes["start"])
         columns.append(**_prompt_columns(list(prompts)))
-    files = [shard.path.name for shard in shards]
-    counts = {"steps": start, "episodes": episodes, "prompts": len(prompts)}
-    return {**counts, "views": list(row.views), "shards": files, "image_sizes": image_range}
+    counts = {"steps": steps, "episodes": episodes, "prompts": len(prompts), "skipped": skipped}
+    image_sizes = {view: size and {"min": size.low, "max": size.high} for view, size in zip(row.views, sizes, strict=True)}
+    return counts | {"views": list(row.views), "shards": [task.shard.path.name for task in tasks], "image_sizes": image_sizes}
 
 
-def _step_columns(episode: _Episode) -> dict[str, np.ndarray]:
-    state, action = episode.standardised.state, episode.standardised.action
-    return {"state": state, "action": action, "image_offset": episode.offsets, "image_length": episode.lengths}
+def _placed(part: Part, shard: int, start: int, held_out: np.ndarray, prompts: dict[str, int]) -> dict[str, np.ndarray]:
+    """The part's columns as they stand in the index from step `start` on; `held_out` is bool[episodes of the shard].
+
+    Adds what is new to `prompts`.
+    """
+    known = np.array([*(prompts.setdefault(text, len(prompts)) for text in part.prompts), -1], np.int32)
+    split = held_out[part.episodes["record"]].astype(np.uint8)
+    split_of_step = np.repeat(split, part.episodes["length"])
+    frames = {f"frames_{name}": start + part.frames[split_of_step[part.frames] == i] for i, name in enumerate(SPLITS)}
+    table = part.episodes | {
+        "start": start + part.episodes["start"],
+        "split": split,
+        "shard": np.full(len(split), shard),
+    }
+    return {
+        **part.steps,
+        "prompt": known[part.steps["prompt"]],  # -1 stays -1
+        **frames,
+        **{f"episode_{name}": column for name, column in table.items()},
+    }
 
 
-def _number_prompts(raw: RawEpisode, known: dict[str, int]) -> np.ndarray:
-    """int32[T, P]; adds what is new to `known`."""
-    numbers = [[known.setdefault(text, len(known)) if text else -1 for text in texts] for texts in raw.prompts]
-    return np.stack([np.broadcast_to(np.array(column, np.int32), raw.steps) for column in numbers], axis=1)
-
-
-def _episode_columns(values: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """One entry for each of EPISODE_COLUMNS, from values in its order."""
-    return {f"episode_{name}": np.array([value]) for name, value in zip(EPISODE_COLUMNS, values, strict=True)}
+def _union(one: SizeRange | None, other: SizeRange | None) -> SizeRange | None:
+    return one.union(other) if one and other else one or other
 
 
 def _prompt_columns(prompts: list[str]) -> dict[str, np.ndarray]:
@@ -126,141 +151,50 @@ def _prompt_columns(prompts: list[str]) -> dict[str, np.ndarray]:
     return {"prompt_text": np.frombuffer(b"".join(encoded), np.uint8), "prompt_end": ends}
 
 
-def _layout(row: DatasetRow) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Column -> dtype and shape of a row. What index.py opens."""
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {
-        "state": ("float32", (len(row.embodiment.state),)),
-        "action": ("float32", (len(row.embodiment.actions),)),
-        "image_offset": ("int64", (len(row.views),)),
-        "image_length": ("uint32", (len(row.views),)),
-        "prompt": ("int32", (len(row.language.paths),)),
-        "prompt_text": ("uint8", ()),
-        "prompt_end": ("int64", ()),
-    }
-    layout |= {f"frames_{split}": ("int64", ()) for split in SPLITS}
-    return layout | {f"episode_{name}": (dtype, ()) for name, dtype in EPISODE_COLUMNS.items()}
+def _held_out(row: DatasetRow, shards: list[Shard]) -> list[np.ndarray]:
+    """Of each shard bool[episodes]: whether an episode is held out.
 
-
-def _read_all(row: DatasetRow, shards: list[Shard], *, progress: bool) -> Iterator[tuple[int, RawEpisode]]:
-    """Every episode with its shard's number, in order; the bar counts bytes, which is what takes the time."""
-    total = sum(storage.size(shard.path) for shard in shards)
-    with tqdm(total=total, desc=f"index {row.name}", unit="B", unit_scale=True, disable=not progress) as bar:
-        for number, shard in enumerate(shards):
-            for raw in read_shard(row, shard):
-                yield number, raw
-                bar.update(len(raw.payload) + FRAMING_BYTES)
-
-
-def _index_episode(row: DatasetRow, raw: RawEpisode, *, decode: bool) -> _Episode:
-    """Standardises and validates.
-
-    Raises InputError: NaN or infinity, an image that is not 8-bit RGB, a rule's result that does not fit the robot.
+    These are a validation split's; without one those of the smallest hashes of the number that the dataset gives them, so that an
+    episode which is left out changes no other's place.
     """
-    for path, column in raw.columns.items():
-        _check_finite(column, raw, f"field {path}", per_step=path.startswith(STEPS))
-    result = row.standardise(raw.columns)
-    standardised = result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
-    _check_standardised(row, raw, standardised)
-    keep = standardised.keep & (_has_prompt(raw) | row.keep_empty_language)
-    offsets = np.stack([ranges.offsets for ranges in raw.images.values()], axis=1) + raw.offset
-    lengths = np.stack([ranges.lengths for ranges in raw.images.values()], axis=1)
-    sizes = np.stack(
-        [_check_images(row, raw, camera, view, decode=decode) for camera in row.cameras for view in row.cameras[camera].views], axis=1
-    )
-    return _Episode(standardised._replace(keep=keep), offsets, lengths, sizes)
-
-
-def _has_prompt(raw: RawEpisode) -> np.ndarray:
-    """bool[T]: whether any language field says something."""
-    return np.any([np.broadcast_to([bool(text) for text in texts], raw.steps) for texts in raw.prompts], axis=0)
-
-
-def _check_standardised(row: DatasetRow, raw: RawEpisode, result: Standardised) -> None:
-    for name, values, dims in (
-        ("state", result.state, row.embodiment.state),
-        ("action", result.action, row.embodiment.actions),
-    ):
-        if values.shape != (raw.steps, len(dims)):
-            raise InputError(
-                f"{raw.where}: {name}: expected {raw.steps} steps of {len(dims)} dimensions"
-                f" as embodiment {row.embodiment.name} declares, found {list(values.shape)}"
-            )
-        _check_finite(values, raw, name, per_step=True)
-    if not 0 <= result.stop <= raw.steps or result.keep.shape != (raw.steps,) or result.keep[result.stop :].any():
-        raise InputError(
-            f"{raw.where}: the rule of row {row.name}: expected kept steps below {result.stop} of {raw.steps},"
-            f" found {np.flatnonzero(result.keep).tolist()}"
-        )
-
-
-def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: bool) -> None:
-    if not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all():
-        return
-    place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-    step, dimension = (f"step {place[0]}: ", place[1:]) if per_step else ("", place)
-    where = f"{name} dimension {', '.join(map(str, dimension))}" if dimension else name
-    raise InputError(f"{raw.where}: {step}{where}: expected a finite number, found {values[place]}")
-
-
-def _check_images(row: DatasetRow, raw: RawEpisode, camera: str, view: str, *, decode: bool) -> np.ndarray:
-    """int32[T, 2]: height and width."""
-    ranges = raw.images[view]
-    try:
-        sizes = image_sizes(raw.payload, ranges)
-        if decode:
-            decode_image(raw.payload[ranges.offsets[0] : ranges.offsets[0] + ranges.lengths[0]], row.cameras[camera].order)
-    except BadImageError as error:
-        raise InputError(f"{raw.where}: step {error.number}: field {view}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
-    return sizes
-
-
-def _widen(known: dict[str, list[int]] | None, sizes: np.ndarray) -> dict[str, list[int]]:
-    """Smallest and largest height and width so far; `sizes` is int32[T, 2]."""
-    low, high = sizes.min(axis=0), sizes.max(axis=0)
-    if known is not None:
-        low, high = np.minimum(low, known["min"]), np.maximum(high, known["max"])
-    return {"min": low.tolist(), "max": high.tolist()}
-
-
-def _split_of(raw: RawEpisode, shard: Shard, held_out: frozenset[tuple[str, int]]) -> int:
-    validation = shard.split in VALIDATION_SPLITS or (shard.split, raw.number) in held_out
-    return SPLITS.index("val" if validation else "train")
-
-
-def _held_out(row: DatasetRow, shards: list[Shard]) -> frozenset[tuple[str, int]]:
-    """(split, episode) of the episodes held out: those of the smallest hashes; none if there is a validation split."""
     if row.held_out == 0 or any(shard.split in VALIDATION_SPLITS for shard in shards):
-        return frozenset()
-    episodes = [(shard.split, shard.first + i) for shard in shards for i in range(shard.episodes)]
-    count = max(1, round(row.held_out * len(episodes))) if len(episodes) > 1 else 0
-    return frozenset(_smallest_hashes(row.name, episodes, count))
+        return [np.full(shard.episodes, shard.split in VALIDATION_SPLITS) for shard in shards]
+    hashes = [_hash(row.name, shard.split, shard.first + i) for shard in shards for i in range(shard.episodes)]
+    count = max(1, round(row.held_out * len(hashes))) if len(hashes) > 1 else 0
+    chosen = np.zeros(len(hashes), bool)
+    chosen[np.argsort(np.array(hashes, np.uint64), kind="stable")[:count]] = True
+    return np.split(chosen, np.cumsum([shard.episodes for shard in shards])[:-1])
 
 
-def _smallest_hashes(name: str, episodes: Iterable[tuple[str, int]], count: int) -> list[tuple[str, int]]:
-    return sorted(episodes, key=lambda e: hashlib.blake2b(f"{name}/{e[0]}/{e[1]}".encode(), digest_size=8).digest())[:count]
+def _hash(name: str, split: str, episode: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{name}/{split}/{episode}".encode(), digest_size=8).digest(), "big")
 
 
 @contextmanager
-def _temporary_sibling(row: DatasetRow, root: Path) -> Iterator[Path]:
-    """A fresh directory in `root`, removed at the end unless renamed. What builds killed long ago left goes too."""
+def _temporary_sibling(row: DatasetRow, root: Path, parts: Path) -> Iterator[Path]:
+    """A fresh directory in `root`, removed at the end unless renamed, beside `parts`, which stays.
+
+    What builds of other versions left that were killed long ago goes.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
+        parts.mkdir(exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=root))
     except OSError as error:
         raise InputError(f"dataset {row.name}: cannot write an index to {root} ({error.strerror}); give another index_dir") from error
     try:
-        for path in root.glob(f"{_BUILDING}*"):
-            if _is_abandoned(path):
+        for path in (*root.glob(f"{_BUILDING}*"), *root.glob(f"{_PARTS}*")):
+            if path != parts and _is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
         yield building
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _is_abandoned(building: Path) -> bool:
+def _is_abandoned(folder: Path) -> bool:
     """True if nothing below was written for a day: a build writes all the time."""
     try:
-        newest = max(path.stat().st_mtime for path in (building, *building.iterdir()))
+        newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:  # its own process has just renamed or removed it
         return False
     return time.time() - newest > _ABANDONED_AFTER_S

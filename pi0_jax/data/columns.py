@@ -1,4 +1,4 @@
-"""Arrays on disk: .npy files that grow while an index is built and are mapped when it is read."""
+"""The columns of an index: which there are, and .npy files that grow while it is built and are mapped when it is read."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,41 @@ from typing import Any
 
 import numpy as np
 
+from pi0_jax.data.rows import DatasetRow
 from pi0_jax.errors import InputError
+
+SPLITS = ("train", "val")
+EPISODE_COLUMNS = {
+    "start": "int64",  # number of its first step in the index
+    "length": "int32",
+    "stop": "int32",  # steps [0, stop) have an action
+    "split": "uint8",  # place in SPLITS
+    "shard": "int32",
+    "record": "int32",  # within the shard
+    "offset": "int64",  # of the record's payload within the shard
+    "bytes": "int64",  # of the payload
+    "success": "int8",  # 1 or 0, -1 where the dataset does not say
+    "kept": "int32",  # steps that may be drawn
+}
+Layout = dict[str, tuple[str, tuple[int, ...]]]  # column -> dtype and shape of a row
+
+
+def step_columns(row: DatasetRow) -> Layout:
+    """Columns that have one entry a step."""
+    return {
+        "state": ("float32", (len(row.embodiment.state),)),
+        "action": ("float32", (len(row.embodiment.actions),)),
+        "image_offset": ("int64", (len(row.views),)),
+        "image_length": ("uint32", (len(row.views),)),
+        "prompt": ("int32", (len(row.language.paths),)),
+    }
+
+
+def index_columns(row: DatasetRow) -> Layout:
+    """All columns: those of the steps, of the episodes, kept frames and prompts."""
+    layout = step_columns(row) | {f"frames_{split}": ("int64", ()) for split in SPLITS}
+    layout |= {f"episode_{name}": (dtype, ()) for name, dtype in EPISODE_COLUMNS.items()}
+    return layout | {"prompt_text": ("uint8", ()), "prompt_end": ("int64", ())}
 
 
 class ColumnWriter:
@@ -49,7 +83,7 @@ class ColumnWriter:
 class ColumnWriters:
     """The columns of one directory; also a context manager that closes them all."""
 
-    def __init__(self, directory: Path, columns: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    def __init__(self, directory: Path, columns: Layout) -> None:
         self._writers = {name: ColumnWriter(column_path(directory, name), *layout) for name, layout in columns.items()}
 
     def __enter__(self) -> "ColumnWriters":

@@ -4,16 +4,16 @@ An episode is one tf.train.Example. TFDS flattens the feature structure into nam
 lays the values of all steps one after the other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.example import ByteRanges, Feature, parse_example
+from pi0_jax.data.example import ByteRanges, Feature, Payload, parse_example
 from pi0_jax.data.metadata import Shard, list_shards, local_metadata, read_metadata
 from pi0_jax.data.rows import STEPS, DatasetRow, RawField
 from pi0_jax.data.storage import Location
-from pi0_jax.data.tfrecord import Record, read_records
+from pi0_jax.data.tfrecord import Record
 from pi0_jax.errors import InputError
 
 
@@ -27,7 +27,7 @@ class RawEpisode(NamedTuple):
     columns: Mapping[str, np.ndarray]  # path -> [T, *shape], or [*shape] for a field of the episode
     images: Mapping[str, ByteRanges]  # path of a view -> T ranges of encoded bytes within the payload
     prompts: list[list[str]]  # for each of the row's language fields one for every step, or one for the episode
-    payload: bytes
+    payload: Payload  # there until the next record is read
     offset: int  # of the payload within the file
 
 
@@ -68,20 +68,6 @@ def open_shards(row: DatasetRow, directory: Location) -> list[Shard]:
     return list_shards(row, directory, metadata)
 
 
-def read_shard(row: DatasetRow, shard: Shard) -> Iterator[RawEpisode]:
-    """The episodes of one shard in order.
-
-    Raises InputError: corrupted record, a field that does not fit its declaration, another number of records than said.
-    """
-    count = 0
-    for record in read_records(shard.path):
-        if count < shard.episodes:
-            yield _raw_episode(row, shard, record)
-        count += 1
-    if count != shard.episodes:
-        raise InputError(f"{shard.path}: expected {shard.episodes} records as dataset_info.json says, found {count}")
-
-
 def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Declared]:
     """Every leaf of the feature structure below `path`, by path. Sequences other than the steps are leaves."""
     if isinstance(feature, tfds.features.FeaturesDict):
@@ -120,7 +106,8 @@ def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
             raise InputError(f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}")
 
 
-def _raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
+def raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
+    """The episode that a record of `shard` holds. Raises InputError: a field that does not fit its declaration, no step."""
     number = shard.first + record.number
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
     try:
@@ -151,11 +138,11 @@ def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRange
     return value
 
 
-def _column(features: Mapping[str, Feature], payload: bytes, path: str, field: RawField, where: str) -> np.ndarray:
+def _column(features: Mapping[str, Feature], payload: Payload, path: str, field: RawField, where: str) -> np.ndarray:
     """[T, *shape] in the declared dtype (bytes objects for "string"), or [*shape] for a field of the episode."""
     if field.dtype == "string":
         ranges = _ranges(features, path, where)
-        flat = np.array([payload[o : o + n] for o, n in zip(ranges.offsets, ranges.lengths, strict=True)], object)
+        flat = np.array([bytes(payload[o : o + n]) for o, n in zip(ranges.offsets, ranges.lengths, strict=True)], object)
     else:
         value = _value(features, path, where)
         flat = np.empty(0) if value is None else value
@@ -179,7 +166,7 @@ def _common_length(lengths: Mapping[str, int], where: str) -> int:
     return steps
 
 
-def _prompts(features: Mapping[str, Feature], payload: bytes, path: str, encoding: str, steps: int, where: str) -> list[str]:
+def _prompts(features: Mapping[str, Feature], payload: Payload, path: str, encoding: str, steps: int, where: str) -> list[str]:
     """The instruction at every step, or one if it never changes, without surrounding white space."""
     if encoding == "code points":
         value = _value(features, path, where)
@@ -190,9 +177,10 @@ def _prompts(features: Mapping[str, Feature], payload: bytes, path: str, encodin
         distinct = rows[:1] if (rows == rows[0]).all() else rows
         return [_from_code_points(row, f"{where}: field {path}") for row in distinct]
     ranges = _ranges(features, path, where)
-    values = [payload[o : o + n] for o, n in zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True)]
-    if len(values) != (steps if path.startswith(STEPS) else 1):
-        raise InputError(f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(values)}")
+    if len(ranges.offsets) != (steps if path.startswith(STEPS) else 1):
+        raise InputError(f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(ranges.offsets)}")
+    count = 1 if ranges.equal else None
+    values = [bytes(payload[o : o + n]) for o, n in zip(ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True)]
     distinct = values[:1] if values.count(values[0]) == len(values) else values
     try:
         return [value.decode("utf-8").strip() for value in distinct]

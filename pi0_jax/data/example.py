@@ -7,6 +7,7 @@
 Images are never copied: a range says where their encoded bytes lie. A protobuf library would copy all of them.
 """
 
+from array import array
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ import numpy as np
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_FIRST, _SECOND = 1 << 3 | _DELIMITED, 2 << 3 | _DELIMITED  # tags of fields 1 and 2
+
+Payload = bytes | memoryview
 
 
 class ByteRanges(NamedTuple):
@@ -21,13 +25,14 @@ class ByteRanges(NamedTuple):
 
     offsets: np.ndarray  # int64[n]
     lengths: np.ndarray  # int64[n]
+    equal: bool = False  # True where all values are known to be the same bytes
 
 
 # float32[n] (a view into the payload where it can be), int64[n], ranges, or None for a feature that holds no list.
 Feature = np.ndarray | ByteRanges | None
 
 
-def parse_example(payload: bytes, names: Collection[str]) -> dict[str, Feature]:
+def parse_example(payload: Payload, names: Collection[str]) -> dict[str, Feature]:
     """The features called `names` that a serialised tf.train.Example holds; others are skipped unread.
 
     Raises ValueError where the bytes are not a tf.train.Example.
@@ -35,8 +40,7 @@ def parse_example(payload: bytes, names: Collection[str]) -> dict[str, Feature]:
     found: dict[str, Feature] = {}
     try:
         for _, _, start, end in _fields(payload, 0, len(payload)):
-            for _, _, entry_start, entry_end in _fields(payload, start, end):
-                name, value_start, value_end = _map_entry(payload, entry_start, entry_end)
+            for name, value_start, value_end in _entries(payload, start, end):
                 if name in names:
                     found[name] = _feature(payload, value_start, value_end)
     except IndexError as error:
@@ -44,7 +48,7 @@ def parse_example(payload: bytes, names: Collection[str]) -> dict[str, Feature]:
     return found
 
 
-def _varint(buffer: bytes, position: int) -> tuple[int, int]:
+def _varint(buffer: Payload, position: int) -> tuple[int, int]:
     """The number at `position` and the position after it."""
     value, shift = 0, 0
     while True:
@@ -56,13 +60,17 @@ def _varint(buffer: bytes, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _fields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(buffer: Payload, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """(field number, wire type, start, end) of each field of the message in buffer[position:end]."""
     while position < end:
-        tag, position = _varint(buffer, position)
+        tag, position = buffer[position], position + 1
+        if tag >= 0x80:
+            tag, position = _varint(buffer, position - 1)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == _DELIMITED:
-            length, position = _varint(buffer, position)
+            length, position = buffer[position], position + 1
+            if length >= 0x80:
+                length, position = _varint(buffer, position - 1)
         elif wire_type == _VARINT:
             length = _varint(buffer, position)[1] - position
         elif wire_type in (_FIXED32, _FIXED64):
@@ -75,18 +83,45 @@ def _fields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, 
         position += length
 
 
-def _map_entry(buffer: bytes, position: int, end: int) -> tuple[str, int, int]:
+def _entries(buffer: Payload, position: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """Name of each feature of a Features message, and where its Feature message starts and ends. `_fields` unrolled for two levels."""
+    while position < end:
+        if buffer[position] != _FIRST:
+            raise ValueError(f"a map of features holds tag {buffer[position]} at byte {position}")
+        length, start = buffer[position + 1], position + 2
+        if length >= 0x80:
+            length, start = _varint(buffer, position + 1)
+        position = start + length
+        if position > end:
+            raise ValueError(f"a feature at byte {start} needs {length} bytes, {end - start} are left")
+        yield _name_and_value(buffer, start, position)
+
+
+def _name_and_value(buffer: Payload, start: int, end: int) -> tuple[str, int, int]:
+    if start + 2 < end and buffer[start] == _FIRST:
+        name_start = start + 2
+        name_end = name_start + buffer[start + 1]
+        if name_end - name_start < 0x80 and name_end + 1 < end and buffer[name_end] == _SECOND:
+            length, value_start = buffer[name_end + 1], name_end + 2
+            if length >= 0x80:
+                length, value_start = _varint(buffer, name_end + 1)
+            if value_start + length == end:  # as writers lay an entry out: a short name, then the value
+                return str(buffer[name_start:name_end], "utf-8"), value_start, end
+    return _map_entry(buffer, start, end)
+
+
+def _map_entry(buffer: Payload, position: int, end: int) -> tuple[str, int, int]:
     """Name of a feature, and where its Feature message starts and ends."""
     name, value = "", (end, end)
     for number, _, start, stop in _fields(buffer, position, end):
         if number == 1:
-            name = buffer[start:stop].decode("utf-8")
+            name = str(buffer[start:stop], "utf-8")
         elif number == 2:
             value = (start, stop)
     return name, *value
 
 
-def _feature(buffer: bytes, position: int, end: int) -> Feature:
+def _feature(buffer: Payload, position: int, end: int) -> Feature:
     value: Feature = None
     for number, _, start, stop in _fields(buffer, position, end):
         if number == _BYTES_LIST:
@@ -98,39 +133,54 @@ def _feature(buffer: bytes, position: int, end: int) -> Feature:
     return value
 
 
-def _byte_ranges(buffer: bytes, position: int, end: int) -> ByteRanges:
+def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
+    if position == end:
+        return ByteRanges(np.empty(0, np.int64), np.empty(0, np.int64), equal=True)
+    length, start = _varint(buffer, position + 1)
+    field = start + length - position  # bytes of the first value with what precedes it
+    count, rest = divmod(end - position, field)
+    alike = count > 1 and not rest and bytes(buffer[position:end]) == bytes(buffer[position : position + field]) * count
+    if alike and buffer[position] == _FIRST:
+        return ByteRanges(start + field * np.arange(count), np.full(count, length), equal=True)  # an instruction said at every step
+    return _walk(buffer, position, end)
+
+
+def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
     """One pass over a bytes_list: `_fields` unrolled, because this runs once for every image of a dataset."""
-    offsets: list[int] = []
-    lengths: list[int] = []
+    offsets, lengths = array("q"), array("q")
     while position < end:
-        if buffer[position] != (1 << 3 | _DELIMITED):
+        if buffer[position] != _FIRST:
             raise ValueError(f"a bytes_list holds tag {buffer[position]} at byte {position}")
         length = buffer[position + 1]
         position += 2
         if length >= 0x80:
-            rest, position = _varint(buffer, position)
-            length = length & 0x7F | rest << 7
+            more = buffer[position]
+            position += 1
+            length += (more << 7) - 0x80
+            if more >= 0x80:
+                rest, position = _varint(buffer, position)
+                length += (rest << 14) - (0x80 << 7)
         offsets.append(position)
         lengths.append(length)
         position += length
     if position != end:
         raise ValueError(f"a bytes_list ends at byte {position}, its message at {end}")
-    return ByteRanges(np.array(offsets, np.int64), np.array(lengths, np.int64))
+    return ByteRanges(np.frombuffer(offsets, np.int64), np.frombuffer(lengths, np.int64))
 
 
-def _floats(buffer: bytes, position: int, end: int) -> np.ndarray:
+def _floats(buffer: Payload, position: int, end: int) -> np.ndarray:
     """float32[n]. Writers pack a list into one field; the format also allows one field for each value."""
     parts = [_float_part(buffer, start, stop) for _, _, start, stop in _fields(buffer, position, end)]
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
 
-def _float_part(buffer: bytes, start: int, stop: int) -> np.ndarray:
+def _float_part(buffer: Payload, start: int, stop: int) -> np.ndarray:
     if (stop - start) % 4:
         raise ValueError(f"a float_list of {stop - start} bytes at byte {start}")
     return np.frombuffer(buffer, "<f4", (stop - start) // 4, start)
 
 
-def _integers(buffer: bytes, position: int, end: int) -> np.ndarray:
+def _integers(buffer: Payload, position: int, end: int) -> np.ndarray:
     """int64[n]; each field is a packed run of varints or one varint."""
     parts = [decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start)) for _, _, start, stop in _fields(buffer, position, end)]
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
@@ -141,10 +191,12 @@ def decode_varints(data: np.ndarray) -> np.ndarray:
 
     Raises ValueError where the last number is cut off or a number is longer than 10 bytes.
     """
+    if data.max(initial=0) < 0x80:  # one byte a number: flags, small counts, ASCII
+        return data.astype(np.int64)
     ends = np.flatnonzero(data < 0x80) + 1  # int64[n]
     if len(data) != (ends[-1] if len(ends) else 0):
         raise ValueError("an int64_list ends within a number")
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    starts = np.concatenate([[0], ends[:-1]])
     sizes = ends - starts
     longest = int(sizes.max(initial=0))
     if longest > 10:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.build import EPISODE_COLUMNS, INDEX_FILE, SPLITS, build_index
-from pi0_jax.data.columns import open_column
+from pi0_jax.data.build import INDEX_FILE, build_index
+from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.rows import DatasetRow
@@ -33,19 +33,41 @@ def build_or_open(
     index_dir: AnyPath | None = None,
     *,
     progress: bool = True,
+    workers: int = 1,
+    decode_all: bool = False,
+    skip_bad_episodes: int = 0,
 ) -> "Index":
     """Opens the index of data_dir/<tfds_name>/<version>; builds it first if there is none for these files and this row.
 
     data_dir may be a URL. The index lies in index_dir/<row name>/<version>; without index_dir in pi0_index/ in the
     dataset's directory, or for a remote dataset in the cache (storage.cache_folder). Any number of processes may call
-    this at once. Raises InputError for whatever is wrong with the dataset, and where an index cannot be written.
+    this at once.
+
+    Args:
+        progress: show how far a build is.
+        workers: processes that build; 1 builds in this one.
+        decode_all: every image is decoded once; otherwise every header is read and one step of each 64th episode is decoded.
+        skip_bad_episodes: how many episodes may be left out because something is wrong with them; see Index.skipped.
+
+    Raises InputError for whatever is wrong with the dataset, where an index cannot be written, and if there is an index that leaves out
+    more, or has seen less decoded, than is asked for.
     """
     directory = dataset_directory(row, data_dir)
     root = _index_root(row, directory, index_dir)
     path = root / version_digest(index_version(row, directory))
     if not (path / INDEX_FILE).is_file():
-        path = build_index(row, directory, root, progress=progress)
-    return Index(row, directory, path)
+        path = build_index(
+            row, directory, root, progress=progress, workers=workers, decode_all=decode_all, skip_bad_episodes=skip_bad_episodes
+        )
+    index = Index(row, directory, path)
+    if len(index.skipped) > skip_bad_episodes:
+        raise InputError(
+            f"dataset {row.name}: expected an index that leaves out at most {skip_bad_episodes} bad episodes, found {len(index.skipped)}"
+            f" left out in {path}; allow as many with skip_bad_episodes, or delete the index and mend the files"
+        )
+    if decode_all and not index.decoded_all:
+        raise InputError(f"dataset {row.name}: expected an index for which all images were decoded, found {path}; delete it to build one")
+    return index
 
 
 def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
@@ -55,7 +77,7 @@ def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = N
     version = index_version(row, directory)
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
-        stale = sorted(root.glob(f"*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
+        stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
         found = f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}" if stale else "none"
         raise InputError(f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index")
     return Index(row, directory, path)
@@ -84,6 +106,8 @@ class Index:
         self.path = path
         self.digest = version_digest(record["version"])  # names the files and the rule that it was made for
         self.views: tuple[str, ...] = tuple(views)  # paths of image fields
+        self.skipped: list[str] = record["skipped"]  # for each episode that was left out, what is wrong with it
+        self.decoded_all: bool = record["decode_all"]  # or only one step of each 64th episode
         # view -> "min" and "max" -> (height, width) as found in the files
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
         self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))

@@ -107,6 +107,8 @@ class DatasetRow:
                 raise InputError(
                     f"dataset row {self.name}: camera {camera}: expected a field of the steps in RGB or BGR order, found {raw}"
                 )
+        if len(set(self.views)) < len(self.views):
+            raise InputError(f"dataset row {self.name}: expected every image field once, found {', '.join(self.views)}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
 

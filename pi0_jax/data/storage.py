@@ -21,7 +21,7 @@ R = TypeVar("R")
 Location: TypeAlias = Path | RemotePath  # both have `/`, `name` and a text for messages
 AnyPath: TypeAlias = str | os.PathLike[str] | RemotePath
 
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 17  # what lies in a buffer is copied twice: large reads should pass it by
 _ENDS_BYTES = 4096
 _AT_ONCE = 32  # requests for small things
 # What a storage says of a file's content, the surest first. No time of change: copies of a file differ in it, and the ends are cheap.

@@ -94,7 +94,7 @@ def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: s
 
 
 def _index(run: RunConfig, name: str) -> Index:
-    return build_or_open(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None)
+    return build_or_open(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None, skip_bad_episodes=run.skip_bad_episodes)
 
 
 def train(run: RunConfig, workdir: str | Path) -> None:

@@ -1,0 +1,62 @@
+"""One episode of an index: standardised, validated, its images located."""
+
+import functools
+import operator
+from typing import NamedTuple
+
+import numpy as np
+
+from pi0_jax.data.encoded_images import SizeRange
+from pi0_jax.data.episodes import RawEpisode
+from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.validate import Validator
+
+_DECODE_EVERY = 64  # episodes; one step of each of these is decoded whole
+
+
+class IndexedEpisode(NamedTuple):
+    """What the index keeps of an episode of T steps. V views; S state and A action dimensions."""
+
+    state: np.ndarray  # float32[T, S]
+    action: np.ndarray  # float32[T, A]
+    keep: np.ndarray  # bool[T]
+    stop: int
+    success: int  # 1 or 0, -1 where the dataset does not say
+    image_offsets: list[np.ndarray]  # V times int64[T], within the shard file
+    image_lengths: list[np.ndarray]  # V times int64[T]
+    image_sizes: tuple[SizeRange, ...]  # V
+
+
+def index_episode(row: DatasetRow, raw: RawEpisode, validator: Validator, *, decode_all: bool) -> IndexedEpisode:
+    """Standardises and validates. Nothing of the result lies in the record's memory.
+
+    Raises InputError: see validate.py.
+    """
+    validator.check_raw(raw)
+    result = row.standardise(raw.columns)
+    result = result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
+    validator.check_standardised(raw, result)
+    sizes = validator.check_images(raw, _steps_to_decode(raw, decode_all=decode_all))
+    return IndexedEpisode(
+        result.state,
+        result.action,
+        result.keep if row.keep_empty_language else result.keep & _has_prompt(raw),
+        result.stop,
+        -1 if result.success is None else int(result.success),
+        [ranges.offsets + raw.offset for ranges in raw.images.values()],
+        [ranges.lengths for ranges in raw.images.values()],
+        sizes,
+    )
+
+
+def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:
+    if decode_all:
+        return range(raw.steps)
+    step = raw.number // _DECODE_EVERY % raw.steps
+    return range(step, step + 1) if raw.number % _DECODE_EVERY == 0 else range(0)
+
+
+def _has_prompt(raw: RawEpisode) -> np.ndarray | bool:
+    """bool[T], or one bool where the instructions never change: whether any language field says something."""
+    said = [bool(texts[0]) if len(texts) == 1 else np.array([bool(text) for text in texts]) for texts in raw.prompts]
+    return functools.reduce(operator.or_, said, False)

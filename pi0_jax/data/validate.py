@@ -1,0 +1,161 @@
+"""What an episode may hold: the checks that decide whether an index is built, each naming dataset, episode, step and field.
+
+What a dataset's own embodiment does not declare is held to what no robot exceeds: a value beyond it means degrees for radians,
+millimetres for metres, or a pose where a change was meant.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pi0_jax.data.encoded_images import BadImageError, ImageHeader, SizeRange, decode_image, read_sizes
+from pi0_jax.data.episodes import RawEpisode
+from pi0_jax.data.rows import STEPS, DatasetRow, Standardised
+from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.errors import InputError
+
+# (unit, kind) -> largest plausible magnitude of an action. Other units, "1" among them, have the dimension's own low and high only.
+PLAUSIBLE_ACTION = {
+    ("m", "relative"): 1.0,
+    ("m", "absolute"): 10.0,
+    ("rad", "relative"): np.pi,
+    ("rad", "absolute"): 4 * np.pi,
+    ("m/s", "relative"): 5.0,
+    ("m/s", "absolute"): 5.0,
+    ("rad/s", "relative"): 10.0,
+    ("rad/s", "absolute"): 10.0,
+}
+ROUNDING = 1e-4  # how far a value may lie outside its range, as a share of the range or, if that is less, of max(|bound|, 1)
+QUATERNION_TOLERANCE = 1e-3  # of its length; what was rounded to four decimals passes, what was never normalised does not
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class Limits(NamedTuple):
+    """Range of each of D dimensions, rounding allowed for; an unlimited one has that of float32, so that infinity lies outside."""
+
+    low: np.ndarray  # float32[D]
+    high: np.ndarray  # float32[D]
+
+
+class Validator:
+    """Checks episodes of one dataset. Faster for what it remembers of earlier ones; what it decides does not depend on them."""
+
+    def __init__(self, row: DatasetRow) -> None:
+        self._row = row
+        self._state = _limits(row.embodiment.state)
+        self._action = _limits(row.embodiment.actions)
+        self._order = {view: camera.order for camera in row.cameras.values() for view in camera.views}
+        self._headers: dict[str, ImageHeader | None] = dict.fromkeys(row.views)
+
+    def check_raw(self, raw: RawEpisode) -> None:
+        """Raises InputError: NaN or infinity, a quaternion that is not of unit length."""
+        for path, column in raw.columns.items():
+            _check_finite(column, raw, f"field {path}", per_step=path.startswith(STEPS))
+            for start in self._row.fields[path].quaternions:
+                _check_quaternion(column, start, raw, path)
+
+    def check_standardised(self, raw: RawEpisode, result: Standardised) -> None:
+        """Raises InputError: a result that does not fit the embodiment, NaN or infinity, a value outside its range.
+
+        Ranges hold for episodes of which a step may be drawn: what a rule has dropped may be dropped for what it is.
+        """
+        robot, steps = self._row.embodiment, raw.steps
+        for name, values, dims in (("state", result.state, robot.state), ("action", result.action, robot.actions)):
+            if values.shape != (steps, len(dims)):
+                raise InputError(
+                    f"{raw.where}: {name}: expected {steps} steps of {len(dims)} dimensions"
+                    f" as embodiment {robot.name} declares, found {list(values.shape)}"
+                )
+        if not 0 <= result.stop <= steps or result.keep.shape != (steps,) or result.keep[result.stop :].any():
+            raise InputError(
+                f"{raw.where}: the rule of row {self._row.name}: expected kept steps below {result.stop} of {steps},"
+                f" found {np.flatnonzero(result.keep).tolist()}"
+            )
+        _check_values(result.state, "state", raw, robot.state, self._state, result.keep, steps)
+        _check_values(result.action, "action", raw, robot.actions, self._action, result.keep, result.stop)
+
+    def check_images(self, raw: RawEpisode, decode: Iterable[int]) -> tuple[SizeRange, ...]:
+        """Of each view, the range of its images' sizes. Every header is read; the images of the steps `decode` are decoded.
+
+        Raises InputError: an image that is not an 8-bit RGB JPEG or PNG, or does not decode.
+        """
+        return tuple(self._check_view(raw, view, decode) for view in raw.images)
+
+    def _check_view(self, raw: RawEpisode, view: str, decode: Iterable[int]) -> SizeRange:
+        ranges, step = raw.images[view], 0
+        try:
+            sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])
+            for step in decode:
+                offset = int(ranges.offsets[step])
+                decode_image(raw.payload[offset : offset + int(ranges.lengths[step])], self._order[view])
+        except BadImageError as error:
+            where = f"{raw.where}: step {step + error.number}: field {view}"
+            raise InputError(f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
+        return sizes
+
+
+def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
+    low, high = np.array([_range(dim) for dim in dims], np.float64).reshape(-1, 2).T
+    widened = (low - ROUNDING * np.fmin(high - low, np.fmax(abs(low), 1)), high + ROUNDING * np.fmin(high - low, np.fmax(abs(high), 1)))
+    return Limits(*np.clip(widened, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32))
+
+
+def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
+    """Where values lie: as declared, otherwise as is plausible."""
+    most = _plausible(dim)
+    return -most if dim.low is None else dim.low, most if dim.high is None else dim.high
+
+
+def _plausible(dim: StateDim | ActionDim) -> float:
+    key = (dim.unit, dim.kind) if isinstance(dim, ActionDim) else None
+    return PLAUSIBLE_ACTION[key] if key in PLAUSIBLE_ACTION else _FLOAT32_MAX
+
+
+def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: bool) -> None:
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+    step, dimension = (f"step {place[0]}: ", place[1:]) if per_step else ("", place)
+    where = f"{name} dimension {', '.join(map(str, dimension))}" if dimension else name
+    raise InputError(f"{raw.where}: {step}{where}: expected a finite number, found {values[place]}")
+
+
+def _check_quaternion(column: np.ndarray, start: int, raw: RawEpisode, path: str) -> None:
+    quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)  # [T, 4], or [1, 4] for a field of the episode
+    lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
+    wrong = np.abs(lengths - 1) > QUATERNION_TOLERANCE
+    if wrong.any():
+        step = int(wrong.argmax())
+        where = f"{raw.where}: {f'step {step}: ' if path.startswith(STEPS) else ''}field {path} dimensions {start} to {start + 3}"
+        raise InputError(f"{where}: expected a quaternion of unit length, found length {lengths[step]:.6g}")
+
+
+def _check_values(
+    values: np.ndarray,
+    name: str,
+    raw: RawEpisode,
+    dims: Sequence[StateDim | ActionDim],
+    limits: Limits,
+    keep: np.ndarray,
+    end: int,
+) -> None:
+    if ((values >= limits.low) & (values <= limits.high)).all():  # NaN is in no range
+        return
+    _check_finite(values, raw, name, per_step=True)
+    read = values[:end] if keep.any() else values[:0]
+    outside = (read < limits.low) | (read > limits.high)
+    if outside.any():
+        step, number = (int(i) for i in np.argwhere(outside)[0])
+        dim = dims[number]
+        where = f"{raw.where}: step {step}: {name} dimension {number} ({dim.name})"
+        raise InputError(f"{where}: expected {_expected(dim)}, found {read[step, number]:.6g}")
+
+
+def _expected(dim: StateDim | ActionDim) -> str:
+    low, high = _range(dim)
+    unit = "" if dim.unit == "1" else f" {dim.unit}"
+    if dim.low is None and dim.high is None:
+        return f"a plausible magnitude of at most {high:.6g}{unit}"
+    bounds = [f"at least {low:.6g}"] * (low > -_FLOAT32_MAX) + [f"at most {high:.6g}"] * (high < _FLOAT32_MAX)
+    return f"{' and '.join(bounds)}{unit}"

@@ -1,0 +1,102 @@
+"""Processes that make the parts of an index, and how far they are.
+
+Workers are fresh interpreters (loky), never forks of a process in which JAX or TensorFlow may run threads. They import what reads records
+and nothing of TensorFlow or JAX. A row's rule reaches them by value if it is not the package's own: a config file has no name to import.
+"""
+
+import contextlib
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+from loky import ProcessPoolExecutor, cpu_count
+from loky.process_executor import TerminatedWorkerError
+from tqdm import tqdm
+
+from pi0_jax.data.parts import PartTask, make_part
+from pi0_jax.data.rows import DatasetRow
+from pi0_jax.errors import InputError
+
+_PROGRESS_FILE = "progress"  # bytes read so far of every shard, uint64 each, at the place of the shard's number
+_POLL_S = 0.5
+_IDLE_S = 10  # a worker that has nothing to do, because its parent was killed perhaps, ends after this
+
+
+def default_workers() -> int:
+    """The processors that this process may use, as its container limits them."""
+    return cpu_count()
+
+
+def make_parts(tasks: Sequence[PartTask], workers: int, bar: tqdm) -> Iterator[list[str]]:
+    """Makes every task's part and yields what it skipped, in any order; `bar` counts bytes.
+
+    With one worker all happens in this process. Raises what `make_part` raises; InputError if a worker is killed.
+    """
+    if workers == 1 or len(tasks) < 2:
+        return _make_here(tasks, bar)
+    return _make_in_processes(tasks, min(workers, len(tasks)), bar)
+
+
+def _make_here(tasks: Sequence[PartTask], bar: tqdm) -> Iterator[list[str]]:
+    for task in tasks:
+        before = bar.n
+        yield make_part(task, lambda read, before=before: bar.update(before + read - bar.n))
+
+
+def _make_in_processes(tasks: Sequence[PartTask], workers: int, bar: tqdm) -> Iterator[list[str]]:
+    row, before = tasks[0].row, bar.n
+    progress = tasks[0].folder / _PROGRESS_FILE
+    _clear_progress(progress, tasks)
+    executor = ProcessPoolExecutor(workers, timeout=_IDLE_S)
+    try:
+        with _by_value(row):
+            pending = {executor.submit(_run, cloudpickle.dumps(task)) for task in tasks}
+        while pending:
+            finished, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            bar.update(before + _bytes_read(progress, tasks) - bar.n)
+            yield from [future.result() for future in finished]
+    except TerminatedWorkerError as error:
+        raise InputError(
+            f"dataset {row.name}: a worker process was killed, for its memory perhaps; build again, with fewer workers:"
+            " the shards that are done are kept"
+        ) from error
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def _run(pickled: bytes) -> list[str]:
+    """In a worker."""
+    task: PartTask = pickle.loads(pickled)
+    with open(task.folder / _PROGRESS_FILE, "r+b", buffering=0) as file:
+        return make_part(task, lambda read: os.pwrite(file.fileno(), read.to_bytes(8, sys.byteorder), 8 * task.number))
+
+
+def _clear_progress(path: Path, tasks: Sequence[PartTask]) -> None:
+    """Nothing is read of the tasks' shards yet. Another process that builds the same index may share the file."""
+    path.touch()
+    with open(path, "r+b", buffering=0) as file:
+        for task in tasks:
+            os.pwrite(file.fileno(), bytes(8), 8 * task.number)
+
+
+def _bytes_read(path: Path, tasks: Sequence[PartTask]) -> int:
+    return int(np.fromfile(path, np.uint64)[[task.number for task in tasks]].sum())
+
+
+@contextlib.contextmanager
+def _by_value(row: DatasetRow) -> Iterator[None]:
+    """Within, functions of the module that defines the row's rule are pickled by value, unless it is one of the package."""
+    name = row.standardise.__module__
+    if name.startswith("pi0_jax.") or name not in sys.modules or name in cloudpickle.list_registry_pickle_by_value():
+        yield
+        return
+    cloudpickle.register_pickle_by_value(sys.modules[name])
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[name])
