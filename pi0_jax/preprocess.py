@@ -5,7 +5,7 @@ device  RawBatch -> Observation: resized, scaled, in training augmented (jitted)
 back    model units -> robot units
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,12 +44,12 @@ def host(
     robots: Sequence[Robot],
     layout: Layout,
     tokenizer: Tokenizer,
-    canvas: tuple[int, int] | None = None,
+    canvases: Mapping[str, tuple[int, int]] | None = None,
 ) -> RawBatch:
     """Observations in robot units, one per robot -> one RawBatch.
 
     Args:
-        canvas: height and width of every slot's canvas; None takes the smallest that holds these images.
+        canvases: height and width of each slot's canvas; None takes the smallest that holds these images.
 
     Raises:
         InputError naming the field: no observations, a camera missing or not declared, an image that is not uint8 RGB, a state of another
@@ -60,15 +60,15 @@ def host(
         raise InputError("no observations: expected at least one")
     for row, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         _check(observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})")
-    if canvas is None:
-        canvas = canvas_for([image.shape[:2] for observation in observations for image in observation["images"].values()])
     pixels, sizes, masks = {}, {}, {}
     for slot in layout.slots:
+        masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
+        seen = {i: observations[i]["images"][robots[i].embodiment.cameras[slot]] for i in np.flatnonzero(masks[slot])}
+        canvas = canvas_for([image.shape[:2] for image in seen.values()]) if canvases is None else canvases[slot]
         pixels[slot] = np.zeros((batch, *canvas, 3), np.uint8)
         sizes[slot] = np.ones((batch, 2), np.int32)
-        masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
-        for i in np.flatnonzero(masks[slot]):
-            image = fit(observations[i]["images"][robots[i].embodiment.cameras[slot]], canvas)
+        for i, whole in seen.items():
+            image = fit(whole, canvas)
             sizes[slot][i] = image.shape[:2]
             pixels[slot][i, : image.shape[0], : image.shape[1]] = image
     tokens, token_mask = zip(*(tokenizer.encode(o["prompt"], layout.max_tokens) for o in observations), strict=True)

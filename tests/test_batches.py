@@ -1,6 +1,7 @@
 """Batches made ahead: what the order says, for any number of threads; errors reach the consumer, threads stop."""
 
 import contextlib
+import copy
 import shutil
 import threading
 import time
@@ -15,7 +16,7 @@ from pi0_jax.data.mixture import Mixture, UniformOrder
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
-from pi0_jax.train.batches import Batcher, canvas, train_batches
+from pi0_jax.train.batches import Batcher, canvases, train_batches
 from tests.mixed_data import CountingIndex, Ledger, open_mixed, write_mixed
 
 BATCH = 16
@@ -45,7 +46,7 @@ def batcher(indices):
     unit = [normalize.accumulate([np.outer([-1.0, 1.0], np.ones(n))]) for n in (3, 4, 5)]
     robots = [Robot(index.embodiment, normalize.Statistics(one, one)) for index, one in zip(indices, unit, strict=True)]
     slots = ("base_0_rgb", "left_wrist_0_rgb")
-    return Batcher(robots, Layout(slots, 32, 6, 12, "zscore", 0.0), Tokenizer.open("small"), canvas(indices))
+    return Batcher(robots, Layout(slots, 32, 6, 12, "zscore", 0.0), Tokenizer.open("small"), canvases(indices))
 
 
 def batches(order, *, start=0, stop=20, threads=3, prefetch=2, rows=None):
@@ -122,3 +123,11 @@ def test_a_failing_read_reaches_the_consumer(kind, data_dir, tmp_path):
 def test_wrong_rows_are_refused_at_the_first_batch(indices):
     with pytest.raises(InputError, match=r"rows \[0\]: expected whole lanes of 2 rows each, ascending"):
         next(batches(make("local", indices), rows=range(1)))
+
+
+def test_each_slot_has_a_canvas_of_its_own(indices):
+    """Base images of 16 x 24 pixels; in one dataset wrist images that need a larger canvas."""
+    other = copy.copy(indices[1])
+    other.image_sizes = other.image_sizes | {"steps/observation/wrist": {"min": [16, 24], "max": [250, 330]}}
+    assert canvases([indices[0], indices[1]]) == {"base_0_rgb": (64, 64), "left_wrist_0_rgb": (64, 64)}
+    assert canvases([indices[0], other]) == {"base_0_rgb": (64, 64), "left_wrist_0_rgb": (256, 480)}

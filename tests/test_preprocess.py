@@ -58,7 +58,7 @@ def sample(robot: Robot, seed: int = 0) -> Sample:
 
 
 def host(observations, robots, layout: Layout = LAYOUT, canvas: tuple[int, int] = CANVAS):
-    return preprocess.host(observations, robots, layout, TOKENIZER, canvas)
+    return preprocess.host(observations, robots, layout, TOKENIZER, dict.fromkeys(layout.slots, canvas))
 
 
 device = jax.jit(partial(preprocess.device, layout=LAYOUT))

@@ -161,7 +161,7 @@ def _stream(order: Order, real: Index) -> Iterator[Any]:
     slots = preprocess.used_slots([real.embodiment])
     layout = Layout(slots, image_size=224, action_dim=32, max_tokens=48, normalization="zscore", normalization_clip=0.0)
     robot = Robot(real.embodiment, index_statistics(real, HORIZON))
-    batcher = batches.Batcher([robot], layout, Tokenizer.open("small"), batches.canvas([real]))
+    batcher = batches.Batcher([robot], layout, Tokenizer.open("small"), batches.canvases([real]))
     return batches.train_batches(order, batcher, rows=range(BATCH), start=0, stop=1 << 40, threads=2, prefetch=4)
 
 

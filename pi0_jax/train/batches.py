@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
@@ -17,26 +17,31 @@ from pi0_jax.tokenizer import Tokenizer
 _GROUP = 8  # samples that one thread makes at a time
 
 
-def canvas(indices: Sequence[Index]) -> tuple[int, int]:
-    """The canvas that holds every image of these datasets: one shape, so one compilation for the run."""
-    return preprocess.canvas_for([tuple(sizes["max"]) for index in indices for sizes in index.image_sizes.values()])
+def canvases(indices: Sequence[Index]) -> dict[str, tuple[int, int]]:
+    """For each slot that these datasets fill the canvas that holds all its images: one shape, so one compilation for the run."""
+
+    def sizes(slot: str) -> list[tuple[int, int]]:
+        robots = [(index, index.embodiment.cameras[slot]) for index in indices if slot in index.embodiment.cameras]
+        return [tuple(index.image_sizes[view]["max"]) for index, camera in robots for view in index.row.cameras[camera].views]
+
+    return {slot: preprocess.canvas_for(sizes(slot)) for slot in preprocess.used_slots([index.embodiment for index in indices])}
 
 
 class Batcher:
     """Samples -> TrainBatch, for robots in the order of a mixture's datasets."""
 
-    def __init__(self, robots: Sequence[Robot], layout: Layout, tokenizer: Tokenizer, canvas: tuple[int, int]) -> None:
+    def __init__(self, robots: Sequence[Robot], layout: Layout, tokenizer: Tokenizer, canvases: Mapping[str, tuple[int, int]]) -> None:
         self.robots = tuple(robots)
         self.layout = layout
         self._tokenizer = tokenizer
-        self._canvas = canvas
+        self._canvases = canvases
 
     def assemble(self, samples: Sequence[Sample], rows: Sequence[int]) -> TrainBatch:
         """`rows` are the samples' numbers in the global batch."""
         robots = [self.robots[sample.dataset] for sample in samples]
         observations = [sample.observation for sample in samples]
         return TrainBatch(
-            observation=preprocess.host(observations, robots, self.layout, self._tokenizer, self._canvas),
+            observation=preprocess.host(observations, robots, self.layout, self._tokenizer, self._canvases),
             targets=preprocess.host_actions(samples, robots, self.layout),
             frames=FrameId(*np.array([(s.dataset, s.episode, s.step) for s in samples], np.int32).T),
             rows=np.asarray(rows, np.int32),

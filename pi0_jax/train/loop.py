@@ -75,7 +75,7 @@ def prepare_data(run: RunConfig) -> Data:
     slots = used_slots([index.embodiment for index in indices])
     for robot in robots.values():
         check_robot(robot, layout(run, slots))
-    batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvas(indices))
+    batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvases(indices))
     held_out = batches.held_out_samples(indices, per_dataset=run.validation_frames, horizon=run.horizon)
     return Data(_order(run, mixture), batcher, held_out, robots, tokenizer)
 
