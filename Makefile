@@ -5,10 +5,6 @@ VENV ?= .venv/$(shell $(PYTHON) -c "import platform; print(platform.python_versi
 RUN ?= runs/reach
 SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# On a CPU, a training step allocates a few hundred MB and frees them again; keeping the pages saves the kernel 0.1 s a step.
-export MALLOC_ARENA_MAX ?= 1
-export MALLOC_MMAP_MAX_ ?= 0
-export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 PY := $(VENV)/bin/python
 
 .PHONY: demo test install gl

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from pi0_jax.errors import InputError
+from pi0_jax.freed_memory import keep_freed_memory
 
 
 def run(main: Callable[..., int | None], *, command: str = "") -> None:
@@ -18,6 +19,7 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
             raise app.UsageError(f"unexpected argument: {argv[1 + bool(command)]}")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # progress is the script's to show; --verbosity=0 shows the libraries' too
+        keep_freed_memory()
         try:
             return main(*argv[1:])
         except InputError as error:

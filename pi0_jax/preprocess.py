@@ -39,6 +39,9 @@ class Layout(NamedTuple):
     normalization_clip: float  # states and target actions are cut off at ± this many model units; 0: nowhere
 
 
+_NOTHING = np.empty((0, 0, 3), np.uint8)  # where a robot has no such camera
+
+
 def host(
     observations: Sequence[RawObservation],
     robots: Sequence[Robot],
@@ -65,12 +68,12 @@ def host(
         masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
         seen = {i: observations[i]["images"][robots[i].embodiment.cameras[slot]] for i in np.flatnonzero(masks[slot])}
         canvas = canvas_for([image.shape[:2] for image in seen.values()]) if canvases is None else canvases[slot]
-        pixels[slot] = np.zeros((batch, *canvas, 3), np.uint8)
-        sizes[slot] = np.ones((batch, 2), np.int32)
-        for i, whole in seen.items():
-            image = fit(whole, canvas)
-            sizes[slot][i] = image.shape[:2]
-            pixels[slot][i, : image.shape[0], : image.shape[1]] = image
+        pixels[slot] = np.empty((batch, *canvas, 3), np.uint8)
+        sizes[slot] = np.empty((batch, 2), np.int32)
+        for i in range(batch):
+            image = fit(seen[i], canvas) if i in seen else _NOTHING
+            sizes[slot][i] = np.maximum(image.shape[:2], 1)
+            _place(image, pixels[slot][i])
     tokens, token_mask = zip(*(tokenizer.encode(o["prompt"], layout.max_tokens) for o in observations), strict=True)
     state = np.zeros((batch, layout.action_dim), np.float32)
     for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
@@ -78,6 +81,14 @@ def host(
             np.asarray(observation["state"], np.float32), robot.statistics.state, layout.normalization, layout.normalization_clip
         )
     return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
+
+
+def _place(image: np.ndarray, canvas: np.ndarray) -> None:
+    """Copies an image into the upper left corner of a canvas and blackens the rest."""
+    height, width = image.shape[:2]
+    canvas[:height, :width] = image
+    canvas[:height, width:] = 0
+    canvas[height:] = 0
 
 
 def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:

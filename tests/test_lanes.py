@@ -109,7 +109,7 @@ def test_samples_are_the_frames_that_the_order_names(indices):
         for draws, frames in zip(steps, order.frames(40, 50, range(BATCH)), strict=True):
             ids = order.mixture.frame_ids(frames)
             for draw, *named in zip(draws, *(column.tolist() for column in ids), strict=True):
-                sample = order.mixture.sample(draw)
+                (sample,) = order.mixture.samples([draw])
                 assert [sample.dataset, sample.episode, sample.step] == named
                 colour = sample.observation["images"]["base"][0, 0].astype(int)
                 assert np.abs(colour - (10 * sample.episode % 256, 20 * sample.step % 256, 200)).max() <= 3

@@ -20,6 +20,7 @@ FILES = sorted(file for folder in ("pi0_jax", "launch", "configs") for file in (
 MAY_IMPORT = {
     # Leaves.
     "errors": "",
+    "freed_memory": "",
     "observation": "",
     "flow": "",
     "images": "",
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
-    "benchmark": "data embodiments preprocess statistics tokenizer train.batches",
+    "benchmark": "data embodiments freed_memory preprocess statistics tokenizer train.batches",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 

@@ -123,7 +123,7 @@ def test_any_thread_and_any_step(indices):
         samples = list(pool.map(mixture.sample, draws))
     again = mix(indices)
     for draw, sample in zip(draws, samples, strict=True):
-        same = again.sample(draw)
+        (same,) = again.samples([draw])
         assert (sample.dataset, sample.episode, sample.step) == (same.dataset, same.episode, same.step)
         np.testing.assert_array_equal(sample.observation["images"]["base"], same.observation["images"]["base"])
     far = 10**12
@@ -134,7 +134,7 @@ def test_a_sample_is_the_frame_that_it_names(indices):
     mixture = mix(indices, horizon=4)
     order = UniformOrder(mixture, BATCH)
     for draws, frames in zip(order.draws(0, 6, range(BATCH)), order.frames(0, 6, range(BATCH)), strict=True):
-        samples, ids = [mixture.sample(draw) for draw in draws], mixture.frame_ids(frames)
+        samples, ids = mixture.samples(draws), mixture.frame_ids(frames)
         assert [(s.dataset, s.episode, s.step) for s in samples] == list(zip(*(column.tolist() for column in ids), strict=True))
         for sample in samples:
             state = sample.observation["state"]
@@ -173,7 +173,7 @@ def test_views_and_instructions_are_drawn_independently(tmp_path):
     write_reach(tmp_path, steps=steps, episodes=episodes)
     mixture = mix([build_or_open(row, tmp_path, progress=False)], {"reach_arm3": 1.0})
     order = UniformOrder(mixture, 1200)
-    samples = [mixture.sample(draw) for draw in next(order.draws(0, 1, range(1200)))]
+    samples = mixture.samples(next(order.draws(0, 1, range(1200))))
     pairs = Counter((bool(s.observation["images"]["base"][0, 0, 0] > 150), s.observation["prompt"] == "other") for s in samples)
     assert len(pairs) == 4 and all(250 < count < 350 for count in pairs.values())  # 300, a deviation of 15
     choices = [draw.choice for draw in next(order.draws(0, 1, range(600, 1200)))]

@@ -85,13 +85,20 @@ class Mixture:
         self.horizon = horizon
         self.seed = seed
 
-    def sample(self, draw: Draw) -> Sample:
-        """Reads and decodes the images of `draw`. Raises InputError as Index.observation does."""
-        index = self.indices[draw.dataset]
-        observation = index.observation(draw.frame, draw.choice, read=draw.read)
-        actions, valid = index.chunk(draw.frame, self.horizon)
-        episode = int(index.episode_of(np.int64(draw.frame)))
-        return Sample(observation, actions, valid, draw.dataset, episode, step=draw.frame - int(index.episodes["start"][episode]))
+    def samples(self, draws: Sequence[Draw]) -> list[Sample]:
+        """Reads and decodes the images of `draws`. Raises InputError as Index.observation does."""
+        samples: dict[int, Sample] = {}
+        for dataset in {draw.dataset for draw in draws}:
+            index = self.indices[dataset]
+            rows = [i for i, draw in enumerate(draws) if draw.dataset == dataset]
+            frames = np.array([draws[i].frame for i in rows], np.int64)
+            episodes = index.episode_of(frames)
+            steps = frames - index.episodes["start"][episodes]
+            for i, *rest in zip(rows, *index.chunks(frames, self.horizon), episodes.tolist(), steps.tolist(), strict=True):
+                actions, valid, episode, step = rest
+                observation = index.observation(draws[i].frame, draws[i].choice, read=draws[i].read)
+                samples[i] = Sample(observation, actions, valid, dataset, episode, step)
+        return [samples[i] for i in range(len(draws))]
 
     def choices(self, positions: np.ndarray) -> np.ndarray:
         """int64[n] in [0, 2^63): the `choice` of the sample at each of int64[n] `positions`."""

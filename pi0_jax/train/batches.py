@@ -73,7 +73,7 @@ def train_batches(
 def _submit(pool: Executor, mixture: Mixture, batcher: Batcher, draws: Sequence[Draw], rows: Sequence[int]) -> Future[TrainBatch]:
     """Samples are made in groups, by any thread. The batch is queued behind them, so a thread that waits for them never holds them up."""
     groups = [draws[i : i + _GROUP] for i in range(0, len(draws), _GROUP)]
-    made = [pool.submit(lambda group: [mixture.sample(draw) for draw in group], group) for group in groups]
+    made = [pool.submit(mixture.samples, group) for group in groups]
     return pool.submit(lambda: batcher.assemble([sample for samples in made for sample in samples.result()], rows))
 
 
