@@ -120,7 +120,7 @@ def test_any_thread_and_any_step(indices):
     order = UniformOrder(mixture, BATCH)
     draws = [draw for batch in order.draws(7, 17, range(BATCH)) for draw in batch]
     with ThreadPoolExecutor(8) as pool:
-        samples = list(pool.map(mixture.sample, draws))
+        samples = [sample for (sample,) in pool.map(lambda draw: mixture.samples([draw]), draws)]
     again = mix(indices)
     for draw, sample in zip(draws, samples, strict=True):
         (same,) = again.samples([draw])

@@ -191,7 +191,7 @@ class Index:
 
         Raises InputError if the file has changed or an image does not decode.
         """
-        read = read or self._reader(frame)
+        read = read or self.read_encoded
         images = {camera: self._image(frame, camera, choice, read) for camera in self.row.cameras}
         return RawObservation(images=images, state=self.state[frame].copy(), prompt=self.prompt(frame, choice))
 
@@ -210,12 +210,8 @@ class Index:
 
     def read_encoded(self, frame: int, view: str) -> bytes:
         """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
-        return self._reader(frame)(frame, view)
-
-    def _reader(self, frame: int) -> Reader:
-        """Reads encoded images of the frame, and of others of its shard."""
-        shard = self._shard(int(self.episode_of(np.int64(frame))))
-        return lambda frame, view: shard.read(*self.image_range(frame, view))
+        offset, length = self.image_range(frame, view)
+        return self._shard(int(self.episode_of(np.int64(frame)))).read(offset, length)
 
     def image_range(self, frame: int, view: str) -> tuple[int, int]:
         """Offset within the shard and length, in bytes."""
