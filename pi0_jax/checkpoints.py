@@ -13,13 +13,16 @@ DIR is a folder or a gs:// URL. A step's folder appears under its name only when
 import base64
 import contextlib
 import dataclasses
+import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 
 from pi0_jax import config, normalize
@@ -32,6 +35,7 @@ FORMAT = 2
 FOLDER = "checkpoints"
 _ITEMS = ("params", "ema", "optimizer", "description")
 _REMOTE = ("gs://", "s3://")
+_OTHERS_SECONDS = 1.0  # in which the other writes of a save that has failed do too, and TensorStore prints it: our line comes last
 _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
 
 
@@ -70,6 +74,16 @@ class Description:
         return cls(config.from_mapping(record["config"]), robots, tokenizer, record["position"], record["digests"])
 
 
+class _RaisedAnyway(logging.Filter):
+    """Drops the tracebacks that Orbax logs, from several threads, of an error that it also raises."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+
+_RAISED_ANYWAY = _RaisedAnyway()
+
+
 class _Best:
     """Orbax preservation policy: the `count` checkpoints with the lowest `metric`, among those that have it."""
 
@@ -88,6 +102,7 @@ class RunCheckpoints:
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int, keep_every: int = 0, keep_best: int = 0, metric: str = "") -> None:
         """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
+        absl_logging.get_absl_logger().addFilter(_RAISED_ANYWAY)
         self._directory = locate(workdir) / FOLDER
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
@@ -171,6 +186,7 @@ class RunCheckpoints:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
                 raise
+            time.sleep(_OTHERS_SECONDS)
             whole = "no checkpoint is whole yet" if self._whole is None else f"the checkpoint of step {self._whole} is whole"
             raise InputError(f"{self._directory}: saving step {self._saving} failed, {whole}; found: {_brief(str(error))}") from error
 

@@ -30,7 +30,7 @@ from pi0_jax.errors import InputError
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 40.0  # of a process, after which the others give it up
 _BACKSTOP_SECONDS = 55  # the same by JAX itself, which aborts
-_LEAVE_SECONDS = 5.0  # for the others to read why a process ends
+_LEAVE_SECONDS = 5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
 _NO_LIMIT_MS = 7 * 24 * 3600 * 1000  # one process may index for hours; who waits for a dead one is ended
 
 
@@ -168,8 +168,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                 self._client.key_value_set(f"{self._prefix}/alive/{self.index}", str(beat), allow_overwrite=True)
                 if self._over.wait(_BEAT_SECONDS):
                     return
-                for _, text in self._client.key_value_dir_get(f"{self._prefix}/failed/"):
-                    self._client.key_value_set(f"{self._prefix}/read/{self.index}", "read")
+                failed = self._client.key_value_dir_get(f"{self._prefix}/failed/")
+                if self._over.is_set():
+                    return
+                for _, text in failed:
                     self._end(**json.loads(text))
                 for key, text in self._client.key_value_dir_get(f"{self._prefix}/alive/"):
                     if key not in heard or heard[key][0] != text:
@@ -188,17 +190,20 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             message, status = f"{type(error).__name__}: {error}", 1
         if isinstance(error, jax.errors.JaxRuntimeError):  # most often another one's death: then the watch knows more in a moment
             time.sleep(_SILENCE_SECONDS + 3 * _BEAT_SECONDS)
+        self._over.set()
         told: dict[str, Any] = {"message": f"{self.name(self.index)}: {message}", "status": status}
         self._client.key_value_set(f"{self._prefix}/failed/{self.index}", json.dumps(told))
-        deadline = time.monotonic() + _LEAVE_SECONDS
-        while len(self._client.key_value_dir_get(f"{self._prefix}/read/")) < self.count - 1 and time.monotonic() < deadline:
-            time.sleep(0.1)
         self._end(message, status)
 
     def _end(self, message: str, status: int) -> None:
         sys.stdout.flush()
         sys.stderr.write(f"error: {_one_line(message)}\n")
         sys.stderr.flush()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be gone, and the key-value store with it
+            self._client.key_value_set(f"{self._prefix}/left/{self.index}", "left")
+            deadline = time.monotonic() + _LEAVE_SECONDS
+            while self.first and time.monotonic() < deadline and len(self._client.key_value_dir_get(f"{self._prefix}/left/")) < self.count:
+                time.sleep(0.1)
         os._exit(status)
 
 

@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -56,6 +56,7 @@ class _Context(NamedTuple):
     metrics: MetricsWriter | NoMetrics
     tracer: Tracer
     stop: StopSignal
+    progress: Iterable[int]  # numbers of the steps to come, from 1
 
 
 def train(run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile | None = None) -> None:
@@ -90,32 +91,36 @@ def train(run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile |
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
         tracer = closing.enter_context(Tracer(profile, workdir))
         stop = closing.enter_context(StopSignal(processes))
-        ctx = _Context(
-            run, workdir, data, mesh, local_rows(mesh, run.batch_size), steps, processes, checkpoints, metrics, tracer, stop
+        start = int(state.step)
+        progress = closing.enter_context(  # ends its line before an error is printed
+            tqdm(
+                range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
+                disable=not processes.first,
+            )
         )  # fmt: skip
+        rows = local_rows(mesh, run.batch_size)
+        ctx = _Context(run, workdir, data, mesh, rows, steps, processes, checkpoints, metrics, tracer, stop, progress)
         if missed:
-            metrics.write(int(state.step), _validate(ctx, state))
-        _loop(ctx, state)
+            metrics.write(start, _validate(ctx, state))
+        done = _loop(ctx, state)
+        if processes.first and done < run.steps:
+            progress.close()
+            print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
 
 
-def _loop(ctx: _Context, state: TrainState) -> None:
-    run, data, mesh, rows, steps, processes, checkpoints, metrics = (
-        ctx.run, ctx.data, ctx.mesh, ctx.rows, ctx.steps, ctx.processes,
-        ctx.checkpoints, ctx.metrics,
-    )  # fmt: skip
-    start = int(state.step)
+def _loop(ctx: _Context, state: TrainState) -> int:
+    """Returns the steps done, all of them saved."""
+    run, checkpoints, metrics = ctx.run, ctx.checkpoints, ctx.metrics
+    start = done = int(state.step)
     schedule = learning_rate(run)
-    stream = _batches(run, data, rows, start)
+    stream = _batches(run, ctx.data, ctx.rows, start)
     clock = _Clock()
     unchecked: dict[int, tuple[FrameId, Mapping[str, jax.Array]]] = {}  # batch -> its frames and what its step said
-    for done in tqdm(
-        range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
-        disable=not processes.first,
-    ):  # fmt: skip
+    for done in ctx.progress:
         ctx.tracer.before(done - 1)
         with clock.waiting():
-            batch = sharding.place_batch(next(stream), mesh)
-        state, values = steps.train(state, batch)
+            batch = sharding.place_batch(next(stream), ctx.mesh)
+        state, values = ctx.steps.train(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
         last = done == run.steps
@@ -140,11 +145,9 @@ def _loop(ctx: _Context, state: TrainState) -> None:
             if saving or stopping:
                 _save(ctx, state, done, validation)
         if stopping:
-            checkpoints.wait()
-            if processes.first:
-                print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
-            return
+            break
     checkpoints.wait()
+    return done
 
 
 def _batches(run: RunConfig, data: Data, rows: list[int], start: int) -> Iterator[TrainBatch]:
