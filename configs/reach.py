@@ -61,4 +61,8 @@ def get_config() -> ConfigDict:
     c.validation_frames = 128
     c.save_every = 500
     c.keep_checkpoints = 2
+    c.keep_every = 0  # none for good
+    c.keep_best = 0
+    c.keep_best_metric = "validation/loss"
+    c.skip_nonfinite = 0  # a loss that is not finite stops the run
     return c

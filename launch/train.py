@@ -1,4 +1,8 @@
-"""Trains π0, or goes on where the workdir stopped: python -m launch.train --config=configs/reach.py --workdir=DIR."""
+"""Trains π0, or goes on where the workdir stopped: python -m launch.train --config=configs/reach.py --workdir=DIR.
+
+SIGTERM saves and ends with status 0; a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each
+process gets the flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+"""
 
 from absl import flags
 from ml_collections import config_flags
@@ -6,10 +10,16 @@ from ml_collections import config_flags
 from launch import app
 from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
+from pi0_jax.train import distributed
 from pi0_jax.train.loop import train
+from pi0_jax.train.profile import Profile
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; single fields by --config.field=value.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// URL of the run: checkpoints, metrics.")
+_PROFILE = flags.DEFINE_string("profile", None, "START:STEPS: a trace of STEPS steps, after START, in workdir/profile.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, on which nothing else listens.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "1: alone, without looking for others.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0.", lower_bound=0)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -18,7 +28,10 @@ def main() -> None:
         config = _CONFIG.value.to_dict()
     except OSError as error:  # a file that is not there or does not load; ml_collections says so on access
         raise InputError(str(error.__cause__ or error)) from error
-    train(from_mapping(config), _WORKDIR.value)
+    run = from_mapping(config)
+    profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    train(run, _WORKDIR.value, profile=profile)
 
 
 if __name__ == "__main__":

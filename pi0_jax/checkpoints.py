@@ -2,20 +2,27 @@
 
     DIR/checkpoints/<step>/params        the trained parameters, in the published tree
                            ema           their moving average: what a policy runs
-                           optimizer     optimizer state and step
-                           description   JSON: config, robots (embodiment and statistics by dataset), tokenizer, data position
+                           optimizer     optimizer state, step, batches passed over
+                           description   JSON: config, robots (embodiment and statistics by dataset), tokenizer, data position,
+                                         digests of the datasets' indices
+                           metrics       JSON: the validation of this step, where it was validated
 
-A step's folder appears under its name only when it is whole.
+DIR is a folder or a gs:// URL. A step's folder appears under its name only when it is whole.
 """
 
 import base64
+import contextlib
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 
 from pi0_jax import config, normalize
@@ -24,9 +31,12 @@ from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Robot
 from pi0_jax.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 _ITEMS = ("params", "ema", "optimizer", "description")
+_REMOTE = ("gs://", "s3://")
+_OTHERS_SECONDS = 1.0  # in which the other writes of a save that has failed do too, and TensorStore prints it: our line comes last
+_STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Description:
     robots: Mapping[str, Robot]  # by dataset name; those of run.datasets first
     tokenizer: Tokenizer
     position: int  # steps done, which is the number of the next batch
+    digests: Mapping[str, str]  # dataset name -> Index.digest: which files and which rule; for every one of `robots`
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +59,7 @@ class Description:
             },
             "tokenizer": base64.b64encode(self.tokenizer.model).decode(),
             "position": self.position,
+            "digests": dict(self.digests),
         }
 
     @classmethod
@@ -59,31 +71,80 @@ class Description:
             for name, robot in record["robots"].items()
         }
         tokenizer = Tokenizer(base64.b64decode(record["tokenizer"]), source)
-        return cls(config.from_mapping(record["config"]), robots, tokenizer, record["position"])
+        return cls(config.from_mapping(record["config"]), robots, tokenizer, record["position"], record["digests"])
+
+
+class _RaisedAnyway(logging.Filter):
+    """Drops the tracebacks that Orbax logs, from several threads, of an error that it also raises."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+
+_RAISED_ANYWAY = _RaisedAnyway()
+
+
+class _Best:
+    """Orbax preservation policy: the `count` checkpoints with the lowest `metric`, among those that have it."""
+
+    def __init__(self, count: int, metric: str) -> None:
+        self._count = count
+        self._metric = metric
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> Sequence[bool]:
+        known = [info for info in checkpoints if info.metrics and self._metric in info.metrics]
+        best = {info.step for info in sorted(known, key=lambda info: info.metrics[self._metric])[: self._count]}
+        return [info.step in best for info in checkpoints]
 
 
 class RunCheckpoints:
-    """The checkpoints of one training run."""
+    """The checkpoints of one training run. Several processes make the same calls at the same steps."""
 
-    def __init__(self, workdir: str | Path, *, keep: int) -> None:
-        self._directory = epath.Path(workdir).absolute() / FOLDER
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
-
-    def latest(self) -> int | None:
-        return self._manager.latest_step()
-
-    def save(self, state: Any, description: Description) -> None:
-        """Starts saving a TrainState in the background; the arrays are copied before this returns."""
-        self._manager.save(
-            description.position,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                ema=ocp.args.StandardSave(state.ema),
-                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-                description=ocp.args.JsonSave(description.to_json()),
-            ),
+    def __init__(self, workdir: str | os.PathLike[str], *, keep: int, keep_every: int = 0, keep_best: int = 0, metric: str = "") -> None:
+        """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
+        absl_logging.get_absl_logger().addFilter(_RAISED_ANYWAY)
+        self._directory = locate(workdir) / FOLDER
+        policies = ocp.checkpoint_managers
+        kept: list[Any] = [policies.LatestN(keep)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        if keep_best:
+            kept.append(_Best(keep_best, metric))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=len,  # decides nothing beside a policy; without one no metrics are stored
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+        self._whole = self._manager.latest_step()
+        self._saving: int | None = None
+
+    def save(self, state: Any, description: Description, metrics: Mapping[str, float]) -> None:
+        """Starts saving a TrainState in the background; the arrays are copied before this returns. Nothing if the step is there.
+
+        Raises InputError as `check` does, for the save before this one too.
+        """
+        if description.position in (self._saving, self._whole):
+            return
+        with self._named_errors():
+            self._settle()
+            self._saving = description.position
+            self._manager.save(
+                description.position,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    ema=ocp.args.StandardSave(state.ema),
+                    optimizer=ocp.args.StandardSave(_optimizer_item(state)),
+                    description=ocp.args.JsonSave(description.to_json()),
+                ),
+                metrics=dict(metrics),
+            )
+
+    def check(self) -> None:
+        """Raises InputError if the save in the background has failed: no space, no permission, a storage that is gone."""
+        with self._named_errors():
+            self._manager.check_for_errors()
 
     def description(self, step: int) -> Description:
         return read_description(self._directory / str(step))
@@ -97,37 +158,84 @@ class RunCheckpoints:
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract.params),
                 ema=ocp.args.StandardRestore(abstract.ema),
-                optimizer=ocp.args.StandardRestore({"step": abstract.step, "opt_state": abstract.opt_state}),
+                optimizer=ocp.args.StandardRestore(_optimizer_item(abstract)),
             ),
         )
         return abstract._replace(params=restored["params"], ema=restored["ema"], **restored["optimizer"])
 
+    def wait(self) -> None:
+        """Until the save in progress is whole. Raises InputError as `check` does."""
+        with self._named_errors():
+            self._settle()
+
     def close(self) -> None:
-        """Waits for a save in progress."""
-        self._manager.wait_until_finished()
+        """Waits for a save in progress, whole or failed."""
+        with contextlib.suppress(InputError):  # raised by `check` or `wait` before, or less than what ends the run now
+            self.wait()
         self._manager.close()
 
+    def _settle(self) -> None:
+        self._manager.wait_until_finished()
+        if self._saving is not None:
+            self._whole, self._saving = self._saving, None
 
-def find(directory: str | Path) -> epath.Path:
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
+                raise
+            time.sleep(_OTHERS_SECONDS)
+            whole = "no checkpoint is whole yet" if self._whole is None else f"the checkpoint of step {self._whole} is whole"
+            raise InputError(f"{self._directory}: saving step {self._saving} failed, {whole}; found: {_brief(str(error))}") from error
+
+
+def _optimizer_item(state: Any) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+
+
+def _brief(message: str) -> str:
+    """The system's own words at the end of a long message of a storage, or its beginning."""
+    system = re.search(r"\[(?:OS error|Error code)[^\]]*\]|No space left on device|Disk quota exceeded|File too large", message)
+    return system.group() if system else " ".join(message.split())[:200]
+
+
+def locate(directory: str | os.PathLike[str]) -> epath.Path:
+    """A local folder, made absolute, or the place that a URL names. Raises InputError for a URL that cannot hold checkpoints."""
+    text = os.fspath(directory)
+    if "://" not in text:
+        return epath.Path(text).absolute()  # of a URL it would make a local folder
+    if not text.startswith(_REMOTE):
+        raise InputError(f"{text}: expected a local folder or a URL that begins with {' or '.join(_REMOTE)}")
+    return epath.Path(text)
+
+
+def latest_step(workdir: str | os.PathLike[str]) -> int | None:
+    """The step of the run's latest whole checkpoint."""
+    root = locate(workdir) / FOLDER
+    return max(ocp.utils.checkpoint_steps(root), default=None) if root.is_dir() else None
+
+
+def find(directory: str | os.PathLike[str]) -> epath.Path:
     """The step folder that `directory` names: itself, or the latest one of a run."""
-    directory = epath.Path(directory).absolute()
+    directory = locate(directory)
     if (directory / "description").exists():
         return directory
     root = directory / FOLDER if (directory / FOLDER).exists() else directory
-    folders = root.iterdir() if root.is_dir() else ()
-    steps = sorted(int(path.name) for path in folders if path.name.isdigit() and (path / "description").exists())
+    steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     if not steps:
         raise InputError(f"no checkpoint in {directory}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}")
-    return root / str(steps[-1])
+    return root / str(max(steps))
 
 
-def read_description(step_directory: str | Path) -> Description:
+def read_description(step_directory: str | os.PathLike[str]) -> Description:
     path = epath.Path(step_directory)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         return Description.from_json(checkpointer.restore(path / "description"), str(path))
 
 
-def read_params(step_directory: str | Path, item: str, abstract: Any) -> Any:
+def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
     """The "ema" or "params" of a step, like `abstract`."""
     path = epath.Path(step_directory)
     check_leaves(path, item, abstract)

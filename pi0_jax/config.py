@@ -74,12 +74,19 @@ class RunConfig:
     validate_every: int
     validation_frames: int
     save_every: int
-    keep_checkpoints: int
+    keep_checkpoints: int  # the latest ones
+    keep_every: int  # checkpoints of these steps stay for good; 0: of none
+    keep_best: int  # how many of the lowest keep_best_metric stay; 0: none
+    keep_best_metric: str  # as in metrics.jsonl: validation/loss, validation/<dataset>/loss, ...
+    skip_nonfinite: int  # batches of the run whose loss or gradient may be not finite; they change nothing; one more stops the run
 
 
 # Fields that may differ between the run that wrote a checkpoint and the one that resumes it: they change no number (the mesh: to rounding).
 FREE_FIELDS = frozenset(
-    "data_dir index_dir skip_bad_episodes loader_threads prefetch_batches mesh log_every validate_every save_every keep_checkpoints".split()
+    (
+        "data_dir index_dir skip_bad_episodes loader_threads prefetch_batches mesh log_every validate_every save_every"
+        " keep_checkpoints keep_every keep_best keep_best_metric skip_nonfinite"
+    ).split()
 )
 
 
@@ -185,10 +192,12 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
 def _check(run: RunConfig) -> None:
     positive = ("lanes lane_megabytes loader_threads prefetch_batches action_dim horizon max_tokens draws sampling_steps batch_size steps "
                 "learning_rate eps clip_norm log_every validate_every validation_frames save_every keep_checkpoints").split()  # fmt: skip
+    not_negative = ("end_learning_rate weight_decay skip_bad_episodes frames_power normalization_clip keep_every keep_best "
+                    "skip_nonfinite").split()  # fmt: skip
     for name, value in to_json(run).items():
         if name in positive and value <= 0:
             raise InputError(f"config.{name} is {value}; expected a positive number")
-        if name in ("end_learning_rate", "weight_decay", "skip_bad_episodes", "frames_power", "normalization_clip") and value < 0:
+        if name in not_negative and value < 0:
             raise InputError(f"config.{name} is {value}; expected a number of at least 0")
         if name in ("b1", "b2", "ema_decay") and not 0 <= value < 1:
             raise InputError(f"config.{name} is {value}; expected a number in [0, 1)")
@@ -200,4 +209,11 @@ def _check(run: RunConfig) -> None:
         raise InputError(f"config.weights is {run.weights}; expected positive numbers")
     if not 0 <= run.warmup_steps < run.steps:
         raise InputError(f"config.warmup_steps is {run.warmup_steps}; expected at least 0 and less than steps ({run.steps})")
+    if run.keep_every % run.save_every:
+        raise InputError(f"config.keep_every is {run.keep_every}; expected a multiple of save_every ({run.save_every}), or 0")
+    if run.keep_best and run.validate_every % run.save_every:
+        raise InputError(
+            f"config.validate_every is {run.validate_every}; expected a multiple of save_every ({run.save_every}):"
+            " keep_best chooses among checkpoints of steps that are validated"
+        )
     model_config(run)

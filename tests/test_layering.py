@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
-    "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
+    "train": "checkpoints config data errors flow models normalize observation preprocess sharding statistics tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
     "benchmark": "data embodiments freed_memory preprocess statistics tokenizer train.batches",

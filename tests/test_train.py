@@ -161,7 +161,7 @@ def test_a_workdir_of_another_config_is_refused(data_dir, finished):
 
 def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):
     write_reach(tmp_path, lengths=(7,) * 8)
-    with pytest.raises(InputError, match="dataset reach_arm3: embodiment or statistics differ .* since step 12"):
+    with pytest.raises(InputError, match="dataset reach_arm3: the digest of its index is .* in the checkpoint of step 12"):
         train(tiny_config(tmp_path), finished)
 
 

@@ -1,217 +1,210 @@
 """The training loop, plain.
 
-    prepare   indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored
+    prepare   the checkpoint to go on from; indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored
     repeat    wait for the batch -> step -> every log_every: write metrics
-                                         -> every save_every: start saving
                                          -> every validate_every: validate the EMA
-    end       save, wait for the save
+                                         -> every save_every, and on SIGTERM: start saving
+              at each of these: has a loss or gradient not been finite? has a save failed?
+    end       wait for the save
 
-The workdir is the run: the same call starts it or goes on from its latest checkpoint.
+The workdir is the run: the same call starts it or goes on from its latest checkpoint. Several processes (distributed.py) make the same
+calls, each with its own rows of the batch; process 0 prints and writes metrics.
 """
 
 import contextlib
+import json
+import os
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from pi0_jax import sharding
-from pi0_jax.checkpoints import Description, RunCheckpoints
-from pi0_jax.config import RunConfig, differing_fields, layout, model_config
-from pi0_jax.data.datasets import find_row
-from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.lanes import LocalOrder
-from pi0_jax.data.mixture import Mixture, Order, UniformOrder
+from pi0_jax.checkpoints import FOLDER, Description, RunCheckpoints, latest_step, locate, read_description
+from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0
-from pi0_jax.observation import Sample, TrainBatch
-from pi0_jax.preprocess import Layout, Robot, check_robot, used_slots
-from pi0_jax.statistics import constant_dimensions, index_statistics
-from pi0_jax.tokenizer import Tokenizer
-from pi0_jax.train import batches
-from pi0_jax.train.metrics import MetricsWriter
-from pi0_jax.train.optimizer import learning_rate, make_optimizer
-from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step, validation_step
-from pi0_jax.train.validate import ValidationStep, validate
-
-VALIDATION_DRAWS = 4
-
-TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
+from pi0_jax.observation import FrameId, TrainBatch
+from pi0_jax.train import batches, nonfinite
+from pi0_jax.train.distributed import Processes
+from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
+from pi0_jax.train.optimizer import learning_rate
+from pi0_jax.train.prepare import Data, prepare_data, summary
+from pi0_jax.train.profile import Profile, Tracer
+from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows, make_model, run_mesh
+from pi0_jax.train.step import TrainState
+from pi0_jax.train.stopping import StopSignal
+from pi0_jax.train.validate import metric_names, validate
 
 
-class Data(NamedTuple):
-    order: Order
-    batcher: batches.Batcher
-    held_out: list[Sample]
-    robots: dict[str, Robot]  # of the mixture's datasets, then of those that only lend their statistics
-    tokenizer: Tokenizer
+class _Context(NamedTuple):
+    """What the loop needs beside the state."""
+
+    run: RunConfig
+    workdir: epath.Path
+    data: Data
+    mesh: Mesh
+    rows: list[int]  # of the global batch, this process's
+    stream: Iterator[TrainBatch]  # these rows of the batches to come
+    steps: Steps
+    processes: Processes
+    checkpoints: RunCheckpoints
+    metrics: MetricsWriter | NoMetrics
+    tracer: Tracer
+    stop: StopSignal
+    progress: Iterable[int]  # numbers of the steps to come, from 1
 
 
-def prepare_data(run: RunConfig) -> Data:
-    """Opens (or builds) the indices and everything that follows from them."""
-    tokenizer = Tokenizer.open(run.tokenizer)
-    vocabulary = model_config(run).gemma.vocab_size
-    if tokenizer.vocab_size > vocabulary:
-        raise InputError(f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}")
-    indices = [_index(run, name) for name in run.datasets]
-    weights = {i.name: weight * len(i.frames("train")) ** run.frames_power for i, weight in zip(indices, run.weights, strict=True)}
-    mixture = Mixture(indices, weights, split="train", horizon=run.horizon, seed=run.seed)
-    everything = [*indices, *(_index(run, name) for name in run.statistics_only)]
-    for index in everything:
-        for prompt in index.prompts:
-            _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
-    robots = {index.name: Robot(index.embodiment, index_statistics(index, run.horizon)) for index in everything}
-    for index in indices:
-        if not len(index.frames("val")):
-            raise InputError(f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames")
-    slots = used_slots([index.embodiment for index in indices])
-    for robot in robots.values():
-        check_robot(robot, layout(run, slots))
-    batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvases(indices))
-    held_out = batches.held_out_samples(indices, per_dataset=run.validation_frames, horizon=run.horizon)
-    return Data(_order(run, mixture), batcher, held_out, robots, tokenizer)
+def train(run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile | None = None) -> None:
+    """Runs or resumes the training that `workdir` (a folder or URL) holds, up to run.steps, or until SIGTERM.
 
-
-def _order(run: RunConfig, mixture: Mixture) -> Order:
-    if run.order == "uniform":
-        return UniformOrder(mixture, run.batch_size)
-    return LocalOrder(mixture, run.batch_size, lanes=run.lanes, pool_bytes=run.lane_megabytes << 20)
-
-
-def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: str) -> None:
-    """A prompt over the limit is refused before the run, not when its batch comes up."""
-    count = len(tokenizer.pieces(prompt))
-    if count > max_tokens:
-        raise InputError(f"dataset {dataset}: a prompt has {count} tokens, config.max_tokens is {max_tokens}: {prompt!r}")
-
-
-def _index(run: RunConfig, name: str) -> Index:
-    return build_or_open(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None, skip_bad_episodes=run.skip_bad_episodes)
-
-
-def train(run: RunConfig, workdir: str | Path) -> None:
-    """Runs or resumes the training that `workdir` holds, up to run.steps.
+    Where jax.distributed is initialised every process calls this; see Processes for how they end when one fails.
 
     Raises:
-        InputError for wrong data or config, and for a workdir whose checkpoint was written by another config (the fields are listed).
+        InputError for wrong data or config; for a workdir whose checkpoint was written by another config (the fields are listed) or
+        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written.
     """
-    if "://" in str(workdir):
-        raise InputError(f"workdir {workdir}: expected a local folder; remote ones are not supported yet")
-    if jax.process_count() > 1:
-        raise InputError(f"{jax.process_count()} processes: expected one; training on several is not supported yet")
-    workdir = Path(workdir)
-    mesh = sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if run.batch_size % shards:
-        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
-    data = prepare_data(run)
-    print(_summary(run, data, mesh))
+    workdir = locate(workdir)
+    with Processes() as processes, contextlib.ExitStack() as closing:
+        mesh = run_mesh(run)
+        processes.check_shared(workdir)
+        latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
+        stored = None if latest is None else read_description(workdir / FOLDER / str(latest))
+        data = prepare_data(run, processes, stored)
+        _check_keep_best(run, data)
+        if processes.first:
+            print(f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data)}")
+            workdir.mkdir(parents=True, exist_ok=True)
 
-    model = Pi0(model_config(run), jnp.dtype(run.dtype), run.scan_layers, run.remat, sharding.constrain_on(mesh))
-    optimizer = make_optimizer(run)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as closing:  # also after an error: a save in progress is finished
-        checkpoints = closing.enter_context(contextlib.closing(RunCheckpoints(workdir, keep=run.keep_checkpoints)))
-        state, shardings = _initial_state(run, data, model, optimizer, mesh, checkpoints)
-        steps = _jitted_steps(run, data.batcher.layout, model, optimizer, shardings, mesh)
-        metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=int(state.step))))
-        stream = batches.train_batches(
-            data.order, data.batcher, rows=range(run.batch_size), start=int(state.step), stop=run.steps,
-            threads=run.loader_threads, prefetch=run.prefetch_batches,
-        )  # fmt: skip
-        _loop(run, data, mesh, state, steps, closing.enter_context(contextlib.closing(stream)), checkpoints, metrics)
-
-
-class Steps(NamedTuple):
-    train: TrainStep
-    validation: ValidationStep
-
-
-def _jitted_steps(
-    run: RunConfig, layout: Layout, model: Pi0, optimizer: optax.GradientTransformation, shardings: TrainState, mesh: Mesh
-) -> Steps:
-    options = StepOptions(run.seed, layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay)
-    whole = sharding.replicated(mesh)
-    train = partial(train_step, model=model, optimizer=optimizer, options=options)
-    validation = partial(validation_step, model=model, options=options, draws=VALIDATION_DRAWS, num_steps=run.sampling_steps)
-    return Steps(jax.jit(train, donate_argnums=0, out_shardings=(shardings, whole)), jax.jit(validation, out_shardings=whole))
-
-
-def _loop(
-    run: RunConfig, data: Data, mesh: Mesh, state: TrainState, steps: Steps, stream: Iterator[TrainBatch],
-    checkpoints: RunCheckpoints, metrics: MetricsWriter,
-) -> None:  # fmt: skip
-    start = int(state.step)
-    schedule = learning_rate(run)
-    clock = _Clock()
-    for done in tqdm(range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0):
-        with clock.waiting():
-            batch = next(stream)
-        state, values = steps.train(state, sharding.place_batch(batch, mesh))
-        if done % run.log_every == 0 or done == run.steps:
-            values = {name: float(value) for name, value in jax.device_get(values).items()}  # waits for the step
-            metrics.write(done, values | {"learning_rate": float(schedule(done - 1))} | clock.rates(done - start, run.batch_size))
-        saving, validating = (done % every == 0 or done == run.steps for every in (run.save_every, run.validate_every))
-        if saving or validating:
-            jax.block_until_ready(state)  # so that the clock gives this time to the steps
-        with clock.outside():
-            if saving:
-                checkpoints.save(state, Description(run, data.robots, data.tokenizer, position=done))
-            if validating:
-                metrics.write(done, validate(steps.validation, state.ema, data.held_out, run.datasets, data.batcher, run.batch_size, mesh))
-
-
-def _initial_state(
-    run: RunConfig, data: Data, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, checkpoints: RunCheckpoints
-) -> tuple[TrainState, TrainState]:
-    """A fresh state, or the latest checkpoint's, and its shardings; created where it will live."""
-    create = partial(init_state, model=model, optimizer=optimizer)
-    key = jax.random.key(run.seed)
-    abstract = jax.eval_shape(create, key)
-    shardings = state_shardings(abstract, optimizer, mesh)
-    latest = checkpoints.latest()
-    if latest is None:
-        return jax.jit(create, out_shardings=shardings)(key), shardings
-    _check_same_run(Description(run, data.robots, data.tokenizer, latest), checkpoints.description(latest))
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    return checkpoints.restore(latest, abstract), shardings
-
-
-def _check_same_run(now: Description, stored: Description) -> None:
-    """A run goes on only with the config, the data and the tokenizer that it began with."""
-    if different := differing_fields(now.run, stored.run):
-        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
-    for name, robot in now.robots.items():
-        if not _same_robot(robot, stored.robots[name]):
-            raise InputError(
-                f"dataset {name}: embodiment or statistics differ from the checkpoint's; the data have changed since step {now.position}"
+        model = make_model(run, mesh)
+        checkpoints = RunCheckpoints(
+            workdir, keep=run.keep_checkpoints, keep_every=run.keep_every, keep_best=run.keep_best, metric=run.keep_best_metric
+        )
+        closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
+        state, shardings = initial_state(run, model, mesh, checkpoints, latest)
+        steps = jitted_steps(run, data.batcher.layout, model, shardings, mesh)
+        missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
+        metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
+        tracer = closing.enter_context(Tracer(profile, workdir))
+        stop = closing.enter_context(StopSignal(processes))
+        start = int(state.step)
+        progress = closing.enter_context(  # ends its line before an error is printed
+            tqdm(
+                range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
+                disable=not processes.first,
             )
-    if now.tokenizer.model != stored.tokenizer.model:
-        raise InputError(f"config.tokenizer {now.run.tokenizer}: the model differs from the checkpoint's")
+        )  # fmt: skip
+        rows = local_rows(mesh, run.batch_size)
+        stream = batches.train_batches(
+            data.order, data.batcher, rows=rows, start=start, stop=run.steps, threads=run.loader_threads, prefetch=run.prefetch_batches
+        )
+        closing.enter_context(contextlib.closing(stream))
+        ctx = _Context(run, workdir, data, mesh, rows, stream, steps, processes, checkpoints, metrics, tracer, stop, progress)
+        if missed:
+            metrics.write(start, _validate(ctx, state))
+        done = _loop(ctx, state)
+        if processes.first and done < run.steps:
+            progress.close()
+            print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
 
 
-def _same_robot(ours: Robot, theirs: Robot) -> bool:
-    """Statistics may differ by what another CPU or NumPy rounds otherwise."""
-    pairs = zip(jax.tree.leaves(ours.statistics), jax.tree.leaves(theirs.statistics), strict=True)
-    return ours.embodiment == theirs.embodiment and all(a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in pairs)
+def _loop(ctx: _Context, state: TrainState) -> int:
+    """Returns the steps done, all of them saved."""
+    run, checkpoints, metrics = ctx.run, ctx.checkpoints, ctx.metrics
+    start = done = int(state.step)
+    schedule = learning_rate(run)
+    stream = ctx.stream
+    clock = _Clock()
+    unchecked: dict[int, tuple[FrameId, Mapping[str, jax.Array]]] = {}  # batch -> its frames and what its step said
+    for done in ctx.progress:
+        ctx.tracer.before(done - 1)
+        with clock.waiting():
+            batch = sharding.place_batch(next(stream), ctx.mesh)
+        state, values = ctx.steps.train(state, batch)
+        unchecked[done - 1] = batch.frames, values
+        ctx.tracer.after(done, state)
+        last = done == run.steps
+        stopping = ctx.stop.reached(done) and not last
+        logging, saving, validating = (done % every == 0 or last for every in (run.log_every, run.save_every, run.validate_every))
+        if not (logging or saving or validating or stopping):
+            continue
+        jax.block_until_ready(state)  # so that the clock gives this time to the steps
+        checkpoints.check()
+        if values["halted"]:
+            _halt(ctx, state, unchecked)
+        unchecked.clear()
+        if logging:
+            values = _scalars(run, jax.device_get(values))
+            updates = done - 1 - values["skipped"]
+            metrics.write(done, values | {"learning_rate": float(schedule(updates))} | clock.rates(done - start, run.batch_size))
+        with clock.outside():
+            validation: dict[str, float] = {}
+            if validating and not stopping:  # before saving: a checkpoint's validation is never lost, and the best are known
+                validation = _validate(ctx, state)
+                metrics.write(done, validation)
+            if saving or stopping:
+                _save(ctx, state, done, validation)
+        if stopping:
+            break
+    checkpoints.wait()
+    return done
 
 
-def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Parameters, EMA and optimizer moments by the parameter rules; counters whole."""
-    params = sharding.parameter_shardings(abstract.params, mesh)
-    whole = sharding.replicated(mesh)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, where: where, abstract.opt_state, params, transform_non_params=lambda _: whole
+def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, float]) -> None:
+    data = ctx.data
+    ctx.metrics.flush()  # what the checkpoint's resumption will not do again
+    description = Description(ctx.run, data.robots, data.tokenizer, position=done, digests=data.digests)
+    ctx.checkpoints.save(state, description, finite(validation))
+
+
+def _validate(ctx: _Context, state: TrainState) -> dict[str, float]:
+    run, data = ctx.run, ctx.data
+    return validate(
+        ctx.steps.validation, state.ema, data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
+    )  # fmt: skip
+
+
+def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) -> bool:
+    """Whether the checkpoint's step was to be validated and was not, as when SIGTERM came."""
+    if latest is None or (latest % run.validate_every and latest != run.steps):
+        return False
+    lines = read_metrics(workdir) if (workdir / METRICS_FILE).exists() else []
+    return not any(line["step"] == latest and "validation/loss" in line for line in lines)
+
+
+def _halt(ctx: _Context, state: TrainState, unchecked: Mapping[int, tuple[FrameId, Mapping[str, jax.Array]]]) -> NoReturn:
+    """The state is that before the batch that was one too many; it is saved, and what the batch held is written down."""
+    run, workdir = ctx.run, ctx.workdir
+    number = int(state.step)
+    frames, values = unchecked[number]
+    frames = FrameId(*multihost_utils.process_allgather(tuple(frames), tiled=True))
+    path = workdir / nonfinite.FOLDER / f"step_{number}.jsonl"
+    if ctx.processes.first:
+        nonfinite.write_frames(path, ctx.data, frames, np.asarray(values["row_loss"]))
+    _save(ctx, state._replace(skipped=state.skipped - 1), number, {})
+    ctx.checkpoints.wait()
+    raise InputError(
+        f"batch {number}: loss {float(values['loss'])}, gradient norm {float(values['gradient_norm'])}, after {run.skip_nonfinite} such"
+        f" batches that config.skip_nonfinite allows; no parameter was changed, and the state before this batch is saved."
+        f" Look at its frames, the most suspicious first: head {path}"
     )
-    return TrainState(whole, params, params, moments)
+
+
+def _check_keep_best(run: RunConfig, data: Data) -> None:
+    known = metric_names(run.datasets, data.batcher.robots)
+    if run.keep_best and run.keep_best_metric not in known:
+        raise InputError(f"config.keep_best_metric is {run.keep_best_metric!r}; expected one of {', '.join(known)}")
+
+
+def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
+    """Of what a step returns; a dataset that is not in the batch has NaN for a loss."""
+    named = {name: float(values[name]) for name in ("loss", "gradient_norm", "parameter_norm", "skipped")}
+    return named | {f"loss/{name}": float(loss) for name, loss in zip(run.datasets, values["dataset_loss"], strict=True)}
 
 
 class _Clock:
@@ -242,15 +235,3 @@ class _Clock:
         result = {"steps_per_second": rate, "samples_per_second": rate * batch_size, "data_wait_share": self._waited / elapsed}
         self._mark, self._done, self._waited, self._paused = now, done, 0.0, 0.0
         return result
-
-
-def _summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
-    """What is about to be trained on, and on what."""
-    lines = [f"mesh {dict(mesh.shape)}, batch {run.batch_size}, {run.draws} draws, variant {run.variant}"]
-    mixture = data.order.mixture
-    for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
-        training, held_out = len(index.frames("train")), len(index.frames("val"))
-        lines.append(f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out")
-    for name, robot in data.robots.items():
-        lines += [f"  {line}" for line in constant_dimensions(name, robot, run.normalization)]
-    return "\n".join(lines)

@@ -1,46 +1,115 @@
-"""Metrics to JSON lines and TensorBoard."""
+"""Metrics to JSON lines and TensorBoard, in a workdir on a disk or behind a URL."""
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import tensorboardX
+from etils import epath
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from pi0_jax.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
+_TENSORBOARD = "tensorboard"
+_COPY_SECONDS = 60.0
 
 
 class MetricsWriter:
-    """Appends to workdir/metrics.jsonl and workdir/tensorboard. What a resumed run will do again is taken off first."""
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard. What a resumed run will do again is taken off first.
 
-    def __init__(self, workdir: Path, *, start: int) -> None:
-        path = workdir / METRICS_FILE
-        kept = [line for line in read_metrics(workdir) if line["step"] <= start] if path.exists() else []
+    An object store cannot append: for a workdir behind a URL the files are written to a local folder and copied there whole,
+    at most every minute and at every `flush`.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, start: int) -> None:
+        self._workdir = epath.Path(workdir)
+        self._remote = tempfile.TemporaryDirectory(prefix="pi0_jax_metrics_") if "://" in os.fspath(workdir) else None
+        self._local = Path(self._remote.name if self._remote else workdir)
+        self._copied = time.monotonic()
+        lines = read_metrics(self._workdir) if (self._workdir / METRICS_FILE).exists() else []
+        path = self._local / METRICS_FILE
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
-        self._file = path.open("a")
-        # The suffix keeps a run that resumes within the same second from overwriting the file of the one before.
-        self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, filename_suffix=f".{start}")
+        with _named_errors(self._workdir):
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start))
+            os.replace(temporary, path)
+            self._file = path.open("a")
+            (self._local / _TENSORBOARD).mkdir(exist_ok=True)
+            # Written at once, unlike SummaryWriter's thread, which a full disk kills and its caller then waits for. The suffix keeps a
+            # run that resumes within the same second from overwriting the file of the one before.
+            self._events = EventsWriter(str(self._local / _TENSORBOARD / "events"), filename_suffix=f".{start}")
+            self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """`step` counts steps done: the first update's metrics have step 1."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        """`step` counts steps done: the first update's metrics have step 1.
+
+        Values that are not finite are left out: JSON has no word for them. Raises InputError if the files cannot be written.
+        """
+        values = finite(values)
+        with _named_errors(self._workdir):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._events.flush()
+        if time.monotonic() - self._copied > _COPY_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Everything written is in the workdir afterwards."""
+        if self._remote is None:
+            return
+        with _named_errors(self._workdir):
+            for file in (self._local / METRICS_FILE, *(self._local / _TENSORBOARD).iterdir()):
+                target = self._workdir / file.relative_to(self._local).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+        self._copied = time.monotonic()
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError):  # every write is flushed: what is left is what a full disk has refused before
+            self._file.close()
+            self._events.close()
+        self.flush()
+        if self._remote is not None:
+            self._remote.cleanup()
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
+class NoMetrics:
+    """Of the processes that do not write."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
     """The lines of a run's metrics file. A last line that a killed run left unfinished is dropped."""
-    path = workdir / METRICS_FILE
+    path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         raise InputError(f"{path}: no metrics there; launch.train writes them to its workdir")
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@contextlib.contextmanager
+def _named_errors(workdir: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{workdir}: expected to write metrics there, found: {error.strerror or error}") from error

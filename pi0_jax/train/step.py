@@ -4,6 +4,7 @@ Randomness is keyed by (seed, step, row): the same row of the same step draws th
 Axes: B batch, K draws, H horizon, D action dimension.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ class TrainState(NamedTuple):
     params: Any
     ema: Any  # exponential moving average of params
     opt_state: Any
+    skipped: jax.Array  # int32[]: batches passed over since their loss or gradient was not finite; one over the limit halts the state
 
 
 class StepOptions(NamedTuple):
@@ -34,11 +36,13 @@ class StepOptions(NamedTuple):
     real_dims_only: bool
     mask_past_end: bool
     ema_decay: float
+    datasets: int = 1  # of the mixture
+    skip_nonfinite: int = 0  # batches of which the loss or gradient may be not finite
 
 
 def init_state(key: jax.Array, model: Pi0, optimizer: optax.GradientTransformation) -> TrainState:
     params = model.init(key, method="declare")["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def row_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
@@ -81,19 +85,50 @@ def sample_losses(
 def train_step(
     state: TrainState, batch: TrainBatch, *, model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. Metrics: loss, gradient norm, parameter norm, float32[] each."""
+    """One update, or none: a loss or gradient that is not finite changes no parameter.
+
+    batch        0  1  2  3  4  5  6            options.skip_nonfinite = 1; batches 2 and 5 are not finite
+    state.step   1  2  3  4  5  5  5            steps done after it: at one too many the state halts, and stays as it is,
+    skipped      0  0  1  1  1  2  2            whatever comes, so that nobody needs to look at once
+
+    Metrics, float32[] each but for the rows: loss, gradient_norm, parameter_norm; row_loss float32[B]; dataset_loss
+    float32[datasets], NaN where the batch holds none of a dataset; skipped int32[] and halted bool[], as they are after the step.
+    """
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, state.step, batch.rows))
     observation = preprocess.device(batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None)
 
-    def mean_loss(params: Any) -> jax.Array:
-        return jnp.mean(sample_losses(params, batch, observation, keys[:, 0], model=model, options=options, draws=options.draws))
+    def mean_loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        losses = sample_losses(params, batch, observation, keys[:, 0], model=model, options=options, draws=options.draws)
+        return jnp.mean(losses), jnp.mean(losses, axis=1)
 
-    loss, gradient = jax.value_and_grad(mean_loss)(state.params)
+    (loss, row_loss), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    gradient_norm = optax.global_norm(gradient)
+    running = state.skipped <= options.skip_nonfinite
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    skipped = state.skipped + (running & ~finite)
+    halted = skipped > options.skip_nonfinite
+
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = optax.incremental_update(params, state.ema, 1.0 - options.ema_decay)
-    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient), "parameter_norm": optax.global_norm(params)}
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    before = (state.params, state.ema, state.opt_state)
+    params, ema, opt_state = jax.tree.map(partial(jnp.where, running & finite), (params, ema, opt_state), before)
+    metrics = {
+        "loss": loss,
+        "gradient_norm": gradient_norm,
+        "parameter_norm": optax.global_norm(params),
+        "row_loss": row_loss,
+        "dataset_loss": _mean_by_dataset(row_loss, batch.frames.dataset, options.datasets),
+        "skipped": skipped,
+        "halted": halted,
+    }
+    return TrainState(state.step + ~halted, params, ema, opt_state, skipped), metrics
+
+
+def _mean_by_dataset(losses: jax.Array, dataset: jax.Array, datasets: int) -> jax.Array:
+    """float32[datasets] means of float32[B] `losses` of the rows of each dataset; NaN without any."""
+    sums, counts = (jax.ops.segment_sum(values, dataset, datasets) for values in (losses, jnp.ones_like(losses)))
+    return sums / counts
 
 
 def validation_step(

@@ -9,16 +9,25 @@ from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
 from pi0_jax.observation import Sample
+from pi0_jax.preprocess import Robot
 from pi0_jax.train.batches import Batcher
 
 # (params, TrainBatch on devices) -> {"loss": float32[B], "actions": float32[B, H, D]}
 ValidationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
 
 
+def metric_names(names: Sequence[str], robots: Sequence[Robot]) -> list[str]:
+    """What `validate` returns for datasets with these names and robots."""
+    losses = ["validation/loss", *(f"validation/{name}/loss" for name in names)]
+    robots_by_name = zip(names, robots, strict=True)
+    return losses + [f"validation/{name}/error/{dim.name}" for name, robot in robots_by_name for dim in robot.embodiment.actions]
+
+
 def validate(
-    step: ValidationStep, params: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, batch_size: int, mesh: Mesh
-) -> dict[str, float]:
-    """Runs all samples through `step`.
+    step: ValidationStep, params: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, batch_size: int, mesh: Mesh,
+    rows: Sequence[int],
+) -> dict[str, float]:  # fmt: skip
+    """Runs all samples through `step`; this process prepares `rows` of every batch.
 
     Returns:
         Metrics: validation/loss; for every dataset validation/<name>/loss and, for every action dimension,
@@ -28,7 +37,7 @@ def validate(
     for start in range(0, len(samples), batch_size):
         part = list(samples[start : start + batch_size])
         padded = part + [part[-1]] * (batch_size - len(part))
-        batch = batcher.assemble(padded, range(start, start + batch_size))
+        batch = batcher.assemble([padded[row] for row in rows], [start + row for row in rows])
         result = jax.device_get(step(params, sharding.place_batch(batch, mesh)))
         losses.extend(result["loss"][: len(part)])
         for sample, actions in zip(part, result["actions"][: len(part)], strict=True):

@@ -1,0 +1,211 @@
+"""Several processes that train as one: they find, hear and end each other. A process alone exchanges nothing.
+
+    initialize   before any other use of JAX: joins the processes that flags, the environment, SLURM or a TPU pod name
+    Processes    short texts between them; when one ends with an error or goes silent, all end, with a line that says which
+
+Texts go through the key-value store of jax.distributed, not through devices, so a process that has failed is heard by those
+that are waiting for it in a computation.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from etils import epath
+from jax._src import distributed as jax_distributed  # the key-value store has no public name
+
+from pi0_jax.errors import InputError
+
+_BEAT_SECONDS = 1.0
+_SILENCE_SECONDS = 40.0  # of a process, after which the others give it up
+_BACKSTOP_SECONDS = 55  # the same by JAX itself, which aborts
+_LEAVE_SECONDS = 5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
+_NO_LIMIT_MS = 7 * 24 * 3600 * 1000  # one process may index for hours; who waits for a dead one is ended
+
+
+def initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes of the run, where there are any. Call it before anything else that uses JAX.
+
+    What is None is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; without any of the three JAX looks
+    for a TPU pod, SLURM or Open MPI, and where it finds none the process is alone. `num_processes` 1: alone without looking.
+    Raises InputError if only some of the three are there.
+    """
+    address = coordinator_address or _environment("JAX_COORDINATOR_ADDRESS")
+    count = _number("num_processes", num_processes, "JAX_NUM_PROCESSES")
+    index = _number("process_id", process_id, "JAX_PROCESS_ID")
+    if count == 1:
+        return
+    given = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < 3:
+        raise InputError(f"{' and '.join(missing)}: expected coordinator_address, num_processes and process_id together, or none of them")
+    if count is not None and index is not None and not 0 <= index < count:
+        raise InputError(f"process_id is {index}; expected a number from 0 to {count - 1} of {count} processes")
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: stopping.py
+    try:
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=_BACKSTOP_SECONDS, shutdown_timeout_seconds=int(_SILENCE_SECONDS)
+        )  # fmt: skip
+    except ValueError as error:
+        if missing and "coordinator_address should be defined" in str(error):
+            return  # no cluster found
+        raise InputError(f"processes of the run: {error}") from error
+
+
+def _environment(name: str) -> str | None:
+    return os.environ[name] if name in os.environ else None
+
+
+def _number(flag: str, value: int | None, variable: str) -> int | None:
+    text = _environment(variable)
+    if value is not None or text is None:
+        return value
+    if not text.isdigit():
+        raise InputError(f"{variable} is {text!r}; expected a number, as of --{flag}")
+    return int(text)
+
+
+class Processes(contextlib.AbstractContextManager["Processes"]):
+    """This process among those of the run: `index` of `count`. All make the same calls with the same names; a name is used once.
+
+    Leaving it without an error waits for all. With one, the process tells the others, and all of them end with its line and
+    status (2 for an InputError, else 1), since JAX's own shutdown would wait for those who wait for us. A process alone just
+    lets the error through.
+    """
+
+    def __init__(self) -> None:
+        self.index, self.count = jax.process_index(), jax.process_count()
+        self.first = self.index == 0  # the one that prints and writes
+        if self.count == 1:
+            return
+        self._client = jax_distributed.global_state.client
+        self._prefix = f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
+        self._hosts = self.gather("host", socket.gethostname())
+        self._over = threading.Event()
+        self._watching = threading.Thread(target=self._watch, name="processes", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self.count > 1:
+            self._watching.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.count == 1:
+            return
+        if error is not None:
+            self._fail(error)
+        self.gather("over", "over")
+        self._over.set()
+        self._watching.join()
+
+    def name(self, index: int) -> str:
+        return f"process {index} ({self._hosts[index]})"
+
+    def gather(self, name: str, text: str) -> list[str]:
+        """The text of every process, in order. Waits for all."""
+        if self.count == 1:
+            return [text]
+        self._client.key_value_set(f"{self._prefix}/{name}/{self.index}", text)
+        return [self._client.blocking_key_value_get(f"{self._prefix}/{name}/{i}", _NO_LIMIT_MS) for i in range(self.count)]
+
+    def broadcast(self, name: str, text: str) -> str:
+        """The text of process 0."""
+        if self.count == 1:
+            return text
+        if self.first:
+            self._client.key_value_set(f"{self._prefix}/{name}/0", text)
+        return self._client.blocking_key_value_get(f"{self._prefix}/{name}/0", _NO_LIMIT_MS)
+
+    def check_same(self, name: str, facts: Mapping[str, str]) -> None:
+        """Raises InputError, on every process, that names the first process of which a fact is not that of process 0, and the fact."""
+        everyone = [json.loads(text) for text in self.gather(name, json.dumps(dict(facts)))]
+        for index, theirs in enumerate(everyone):
+            for fact in everyone[0] | theirs:
+                ours, found = (record[fact] if fact in record else "none" for record in (everyone[0], theirs))
+                if found != ours:
+                    raise InputError(f"{self.name(index)}: {fact} is {found}; expected that of process 0, {ours}")
+
+    def check_shared(self, folder: epath.Path) -> None:
+        """Makes the folder. Raises InputError, on every process, if one does not see what process 0 wrote there."""
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+        if self.count == 1:
+            return
+        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
+        if self.first:
+            mark.write_text("")
+        self.gather("marked", "marked")
+        seen = any(mark.exists() or time.sleep(1) for _ in range(5))  # network file systems remember for a while what was not there
+        everyone = self.gather("mark seen", str(seen))
+        if self.first:
+            mark.unlink()
+        if "False" in everyone:
+            raise InputError(f"workdir {folder}: expected a folder that all processes share; {self.name(everyone.index('False'))} does not")
+
+    def publish(self, name: str) -> None:
+        """Says something to all, once or again, without waiting."""
+        if self.count > 1:
+            self._client.key_value_set(f"{self._prefix}/{name}/said", "yes", allow_overwrite=True)
+
+    def published(self, name: str) -> bool:
+        return self.count > 1 and bool(self._client.key_value_dir_get(f"{self._prefix}/{name}/"))
+
+    def _watch(self) -> None:
+        heard: dict[str, tuple[str, float]] = {}  # key of a process -> its last beat, and when it was new
+        try:
+            for beat in itertools.count():
+                self._client.key_value_set(f"{self._prefix}/alive/{self.index}", str(beat), allow_overwrite=True)
+                if self._over.wait(_BEAT_SECONDS):
+                    return
+                failed = self._client.key_value_dir_get(f"{self._prefix}/failed/")
+                if self._over.is_set():
+                    return
+                for _, text in failed:
+                    self._end(**json.loads(text))
+                for key, text in self._client.key_value_dir_get(f"{self._prefix}/alive/"):
+                    if key not in heard or heard[key][0] != text:
+                        heard[key] = text, time.monotonic()
+                    if time.monotonic() - heard[key][1] > _SILENCE_SECONDS:
+                        self._end(f"{self.name(int(key.rsplit('/', 1)[1]))} has died or cannot be reached; "
+                                  "what was saved is whole, and the same command goes on from there", 1)  # fmt: skip
+        except jax.errors.JaxRuntimeError as error:
+            self._end(f"{self.name(0)}, which the others talk through, has died or cannot be reached: {_one_line(error)}", 1)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, InputError):
+            message, status = str(error), 2
+        else:
+            traceback.print_exception(error)
+            message, status = f"{type(error).__name__}: {error}", 1
+        if isinstance(error, jax.errors.JaxRuntimeError):  # most often another one's death: then the watch knows more in a moment
+            time.sleep(_SILENCE_SECONDS + 3 * _BEAT_SECONDS)
+        self._over.set()
+        told: dict[str, Any] = {"message": f"{self.name(self.index)}: {message}", "status": status}
+        self._client.key_value_set(f"{self._prefix}/failed/{self.index}", json.dumps(told))
+        self._end(message, status)
+
+    def _end(self, message: str, status: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {_one_line(message)}\n")
+        sys.stderr.flush()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be gone, and the key-value store with it
+            self._client.key_value_set(f"{self._prefix}/left/{self.index}", "left")
+            deadline = time.monotonic() + _LEAVE_SECONDS
+            while self.first and time.monotonic() < deadline and len(self._client.key_value_dir_get(f"{self._prefix}/left/")) < self.count:
+                time.sleep(0.1)
+        os._exit(status)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:2000]

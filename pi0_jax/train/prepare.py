@@ -1,0 +1,129 @@
+"""Before the first step: what a run trains on. Indices, statistics and tokenizer, opened, checked, and the same on every process."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from pi0_jax import normalize
+from pi0_jax.checkpoints import Description
+from pi0_jax.config import RunConfig, differing_fields, layout, model_config, to_json
+from pi0_jax.data.datasets import find_row
+from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.data.lanes import LocalOrder
+from pi0_jax.data.mixture import Mixture, Order, UniformOrder
+from pi0_jax.errors import InputError
+from pi0_jax.observation import Sample
+from pi0_jax.preprocess import Robot, check_robot, used_slots
+from pi0_jax.statistics import constant_dimensions, index_statistics
+from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.train import batches
+from pi0_jax.train.distributed import Processes
+
+_LOCAL_FIELDS = ("data_dir", "index_dir", "loader_threads", "prefetch_batches")  # may differ between the processes of a run
+
+
+class Data(NamedTuple):
+    order: Order
+    batcher: batches.Batcher
+    held_out: list[Sample]
+    robots: dict[str, Robot]  # of the mixture's datasets, then of those that only lend their statistics
+    tokenizer: Tokenizer
+    digests: dict[str, str]  # dataset name -> Index.digest, for every one of `robots`
+
+
+def prepare_data(run: RunConfig, processes: Processes, stored: Description | None) -> Data:
+    """Opens (or builds) the indices and everything that follows from them; statistics are the checkpoint's, if the run has one.
+
+    Raises InputError for what is wrong with data or config, for what differs from `stored`, and for what differs between processes.
+    """
+    if stored is not None and (different := differing_fields(run, stored.run)):
+        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
+    tokenizer = _tokenizer(run)
+    indices = [_index(run, name, processes) for name in run.datasets]
+    everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]
+    processes.check_same("data", _fingerprints(run, tokenizer, everything))
+    if stored is not None:
+        _check_same_data(tokenizer, everything, stored)
+    for index in indices:
+        if not len(index.frames("val")):
+            raise InputError(f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames")
+    weights = {i.name: weight * len(i.frames("train")) ** run.frames_power for i, weight in zip(indices, run.weights, strict=True)}
+    mixture = Mixture(indices, weights, split="train", horizon=run.horizon, seed=run.seed)
+    for index in everything:
+        for prompt in index.prompts:
+            _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
+    robots = dict(stored.robots) if stored is not None else _robots(run, everything, processes)
+    slots = used_slots([index.embodiment for index in indices])
+    for robot in robots.values():
+        check_robot(robot, layout(run, slots))
+    batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvases(indices))
+    held_out = batches.held_out_samples(indices, per_dataset=run.validation_frames, horizon=run.horizon)
+    return Data(_order(run, mixture), batcher, held_out, robots, tokenizer, {index.name: index.digest for index in everything})
+
+
+def _order(run: RunConfig, mixture: Mixture) -> Order:
+    if run.order == "uniform":
+        return UniformOrder(mixture, run.batch_size)
+    return LocalOrder(mixture, run.batch_size, lanes=run.lanes, pool_bytes=run.lane_megabytes << 20)
+
+
+def summary(run: RunConfig, data: Data) -> str:
+    """What is about to be trained on."""
+    lines = [f"batch {run.batch_size}, {run.draws} draws, variant {run.variant}"]
+    mixture = data.order.mixture
+    for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
+        training, held_out = len(index.frames("train")), len(index.frames("val"))
+        lines.append(f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out")
+    for name, robot in data.robots.items():
+        lines += [f"  {line}" for line in constant_dimensions(name, robot, run.normalization)]
+    return "\n".join(lines)
+
+
+def _tokenizer(run: RunConfig) -> Tokenizer:
+    tokenizer = Tokenizer.open(run.tokenizer)
+    vocabulary = model_config(run).gemma.vocab_size
+    if tokenizer.vocab_size > vocabulary:
+        raise InputError(f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}")
+    return tokenizer
+
+
+def _index(run: RunConfig, name: str, processes: Processes) -> Index:
+    return build_or_open(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None, progress=processes.first,
+                         skip_bad_episodes=run.skip_bad_episodes)  # fmt: skip
+
+
+def _robots(run: RunConfig, indices: list[Index], processes: Processes) -> dict[str, Robot]:
+    """With statistics that process 0 computes for all: another CPU might round them otherwise."""
+    statistics = {index.name: index_statistics(index, run.horizon) for index in indices} if processes.first else {}
+    text = processes.broadcast("statistics", json.dumps({name: normalize.to_json(value) for name, value in statistics.items()}))
+    if not processes.first:
+        statistics = {name: normalize.from_json(record, "statistics of process 0") for name, record in json.loads(text).items()}
+    return {index.name: Robot(index.embodiment, statistics[index.name]) for index in indices}
+
+
+def _fingerprints(run: RunConfig, tokenizer: Tokenizer, indices: list[Index]) -> dict[str, str]:
+    fields = {f"config.{name}": repr(value) for name, value in to_json(run).items() if name not in _LOCAL_FIELDS}
+    digests = {f"dataset {index.name}: digest of the index": index.digest for index in indices}
+    return fields | digests | {"config.tokenizer: hash of the model": hashlib.sha256(tokenizer.model).hexdigest()[:16]}
+
+
+def _check_same_data(tokenizer: Tokenizer, indices: list[Index], stored: Description) -> None:
+    """A run goes on only with the data and the tokenizer that it began with."""
+    if tokenizer.model != stored.tokenizer.model:
+        raise InputError(f"config.tokenizer {stored.run.tokenizer}: the model differs from the checkpoint's")
+    for index in indices:
+        if index.embodiment != stored.robots[index.name].embodiment:
+            raise InputError(f"dataset {index.name}: its embodiment differs from that of the checkpoint of step {stored.position}")
+        if index.digest != stored.digests[index.name]:
+            raise InputError(
+                f"dataset {index.name}: the digest of its index is {index.digest}, in the checkpoint of step {stored.position}"
+                f" {stored.digests[index.name]}: files or rule have changed since, or lie elsewhere"
+                " (behind a URL a digest is made of the storage's own checksums, so it is not that of the same files on a disk)"
+            )
+
+
+def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: str) -> None:
+    """A prompt over the limit is refused before the run, not when its batch comes up."""
+    count = len(tokenizer.pieces(prompt))
+    if count > max_tokens:
+        raise InputError(f"dataset {dataset}: a prompt has {count} tokens, config.max_tokens is {max_tokens}: {prompt!r}")

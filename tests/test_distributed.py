@@ -1,0 +1,137 @@
+"""Several processes on loopback, the real command: they agree with one, go on from each other's checkpoints, and end together."""
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_data import write_reach
+from tests.training import arrays, finish, losses, saved_steps, start, start_two, validations
+
+LONGER = dict(steps=20, save_every=10, validate_every=10)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    write_reach(path, lengths=(6,) * 8)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir, compiled, tmp_path_factory) -> Path:
+    """The workdir of one process with one device."""
+    workdir = tmp_path_factory.mktemp("run") / "alone"
+    finish(start(data_dir, workdir, compiled=compiled, **LONGER))
+    return workdir
+
+
+def assert_close(workdir: Path, other: Path) -> None:
+    """Losses, parameters and EMA after 20 steps to 1e-5 of the largest in each array. A key bias has no gradient in exact arithmetic: a
+    softmax does not see what is added to all keys. So Adam walks it along the rounding."""
+    ours, theirs = losses(workdir), losses(other)
+    assert list(ours) == list(theirs) == list(range(1, 21))
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+    for item in ("params", "ema"):
+        a, b = arrays(workdir, 20, item), arrays(other, 20, item)
+        assert a.keys() == b.keys()
+        far = [path for path in b if np.max(np.abs(a[path] - b[path])) > 1e-5 * np.max(np.abs(b[path]))]
+        assert [path for path in far if not path.endswith("key/bias")] == []
+    for a, b in zip(validations(workdir), validations(other), strict=True):
+        assert a.keys() == b.keys() and list(a.values()) == pytest.approx(list(b.values()), rel=1e-4, abs=1e-5)
+
+
+def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
+    """Each prepares half of every batch; the first one writes metrics, once."""
+    workdir = tmp_path / "run"
+    processes = start_two([data_dir, data_dir], workdir, compiled=compiled, devices=1, **LONGER)
+    finish(*processes)
+    assert_close(workdir, alone)
+    assert "2 processes" in processes[0].text
+    assert [line for line in processes[1].text.splitlines() if "Gloo" not in line] == []
+    assert len(list(workdir.glob("tensorboard/*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [dict(data=1, fsdp=8, tensor=1), dict(data=4, fsdp=1, tensor=2), dict(data=1, fsdp=1, tensor=8)], ids=str)
+def test_two_processes_of_four_devices_agree_with_one(data_dir, compiled, alone, tmp_path, mesh):
+    """In the last mesh both processes hold, and prepare, all rows."""
+    workdir = tmp_path / "run"
+    axes = {f"mesh.{axis}": size for axis, size in mesh.items()}
+    finish(*start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER, **axes))
+    assert_close(workdir, alone)
+
+
+@pytest.mark.slow
+def test_from_two_processes_to_one_and_back(data_dir, compiled, alone, tmp_path):
+    """SIGTERM goes to one of two processes, and both save and end at the same step; then one process goes on; then two again."""
+    workdir = tmp_path / "run"
+
+    def stop(processes) -> int:
+        before = max(saved_steps(workdir), default=0) if (workdir / "checkpoints").exists() else 0
+        processes[0].wait_for(lambda: (workdir / "metrics.jsonl").exists() and max(losses(workdir), default=0) > before)
+        processes[-1].send(signal.SIGTERM)
+        finish(*processes)
+        return max(saved_steps(workdir))
+
+    stops = [stop(start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER))]
+    stops += [stop([start(data_dir, workdir, compiled=compiled, **LONGER)])]
+    finish(*start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER))
+    assert 1 <= stops[0] < stops[1] < 20
+    assert_close(workdir, alone)
+
+
+def test_what_one_host_finds_wrong_ends_both(data_dir, compiled, tmp_path):
+    """Within seconds, not when a timeout comes, with the same line."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    processes = start_two([data_dir, empty], tmp_path / "run", compiled=compiled, devices=1)
+    assert [process.wait(60) for process in processes] == [2, 2]
+    found = f"dataset reach_arm3: expected a readable directory {empty}/reach_arm3, found: No such file or directory"
+    assert processes[1].last_line == f"error: {found}"
+    assert processes[0].last_line.startswith("error: process 1 (") and processes[0].last_line.endswith(f"): {found}")
+
+
+def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
+    write_reach(tmp_path, lengths=(7,) * 8)
+    processes = start_two([data_dir, tmp_path], tmp_path / "run", compiled=compiled, devices=1)
+    assert [process.wait(60) for process in processes] == [2, 2]
+    for process in processes:
+        assert "process 1 (" in process.last_line
+        assert "dataset reach_arm3: digest of the index is" in process.last_line and "expected that of process 0" in process.last_line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [1, 0])
+def test_a_dead_process_ends_the_other_within_a_minute(data_dir, compiled, tmp_path, dead):
+    workdir = tmp_path / "run"
+    processes = start_two([data_dir, data_dir], workdir, compiled=compiled, devices=1, steps=10_000, warmup_steps=2)
+    processes[0].wait_for(lambda: (workdir / "checkpoints" / "4" / "params").exists())
+    processes[dead].send(signal.SIGKILL)
+    began = time.monotonic()
+    other = processes[1 - dead]
+    assert other.wait(timeout=60) != 0
+    assert time.monotonic() - began < 60
+    named = "error: process 1 (" if dead == 1 else "the leader"  # who has the key-value store is missed by JAX, and at once
+    assert named in other.text, other.text
+    assert 4 in saved_steps(workdir) or max(saved_steps(workdir)) > 4
+
+
+def test_flags_that_do_not_fit_together(data_dir, tmp_path):
+    for flags, message in [
+        (
+            ["--num_processes=2", "--process_id=0"],
+            "coordinator_address: expected coordinator_address, num_processes and process_id together",
+        ),
+        (["--num_processes=2", "--process_id=2", "--coordinator_address=localhost:1"], "process_id is 2; expected a number from 0 to 1"),
+    ]:
+        process = start(data_dir, tmp_path / "run", *flags, compiled=None)
+        assert process.wait() == 2 and process.last_line.startswith(f"error: {message}")

@@ -1,0 +1,191 @@
+"""Never lose a run: killed, stopped, out of space or numbers, the same command goes on, to the bit, or says why not."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_data import reach_step, write_reach
+from tests.training import arrays, assert_same, finish, losses, saved_steps, start, validations
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    write_reach(path, lengths=(6,) * 8)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, compiled, tmp_path_factory) -> Path:
+    """The workdir of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("run") / "finished"
+    finish(start(data_dir, workdir, compiled=compiled))
+    return workdir
+
+
+def test_killed_while_compiling_saving_and_training(data_dir, compiled, finished, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(data_dir, workdir, compiled=None)  # compiles anew
+    process.wait_for(lambda: "mesh" in process.text)
+    time.sleep(2)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not workdir.exists() or not saved_steps(workdir)
+
+    for moment in (lambda: list(workdir.glob("checkpoints/4.orbax*")), lambda: max(losses(workdir), default=0) >= 9):
+        process = start(data_dir, workdir, compiled=compiled)
+        process.wait_for(moment)
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert max(saved_steps(workdir)) < 12
+    finish(start(data_dir, workdir, compiled=compiled))
+    assert list(losses(workdir)) == list(range(1, 13))
+    assert_same(workdir, finished, 12)
+    assert [path.name for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name] == []
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(data_dir, compiled, tmp_path):
+    """Of a longer run; each life is long enough to reach the first step, or not."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    finish(start(data_dir, whole, compiled=compiled, steps=60, save_every=2, validate_every=20))
+    life = time.monotonic() - began
+    rng = random.Random(0)
+    reached = []
+    for _ in range(10):
+        process = start(data_dir, killed, compiled=compiled, steps=60, save_every=2, validate_every=20)
+        time.sleep(rng.uniform(0.1, 0.8) * life)
+        process.send(signal.SIGKILL)
+        process.wait()
+        reached.append(max(saved_steps(killed), default=0) if (killed / "checkpoints").exists() else 0)
+    finish(start(data_dir, killed, compiled=compiled, steps=60, save_every=2, validate_every=20))
+    assert reached == sorted(reached) and reached[-1] > 0
+    assert list(losses(killed)) == list(range(1, 61))
+    assert_same(killed, whole, 60)
+
+
+def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
+    """At a step that is neither saved nor validated otherwise, and at one that is to be validated: that is made up for."""
+    workdir = tmp_path / "run"
+    process = start(data_dir, workdir, compiled=compiled)
+    process.wait_for((workdir / "metrics.jsonl").exists)
+    process.wait_for(lambda: bool(losses(workdir)))
+    process.send(signal.SIGTERM)
+    assert process.wait() == 0
+    stopped = max(saved_steps(workdir))
+    assert 1 <= stopped < 12 and list(losses(workdir)) == list(range(1, stopped + 1))
+    assert process.last_line == f"SIGTERM: stopped after step {stopped}, which is saved; the same command goes on from there"
+    metrics = workdir / "metrics.jsonl"
+    lines = [line for line in metrics.read_text().splitlines() if "validation/loss" not in line]
+    metrics.write_text("\n".join(lines) + "\n")
+    finish(start(data_dir, workdir, compiled=compiled))
+    made_up = validations(finished)[1:] if stopped > 6 else validations(finished)
+    assert validations(workdir) == made_up
+    assert losses(workdir) == losses(finished)
+    ours, theirs = arrays(workdir, 12, "ema"), arrays(finished, 12, "ema")
+    assert all(np.array_equal(ours[path], theirs[path]) for path in theirs)
+
+
+def test_a_second_sigterm_ends_at_once(data_dir, tmp_path):
+    """Even while XLA compiles, which a signal does not interrupt."""
+    process = start(data_dir, tmp_path / "run", compiled=None)
+    process.wait_for(lambda: "train:" in process.text)
+    time.sleep(0.5)
+    process.send(signal.SIGTERM)
+    time.sleep(1)
+    assert not process.ended()
+    process.send(signal.SIGTERM)
+    assert process.wait(timeout=5) == 128 + signal.SIGTERM
+
+
+def test_best_and_regular_checkpoints_stay(data_dir, compiled, tmp_path):
+    workdir = tmp_path / "run"
+    changes = dict(
+        save_every=1, validate_every=1, keep_checkpoints=1, keep_every=5, keep_best=2, keep_best_metric="validation/reach_arm3/loss"
+    )
+    finish(start(data_dir, workdir, compiled=compiled, steps=8, **changes))
+    finish(start(data_dir, workdir, compiled=compiled, steps=8, **changes))
+    validated = {line["step"]: line["validation/reach_arm3/loss"] for line in validations(workdir)}
+    best = sorted(validated, key=validated.__getitem__)[:2]
+    assert saved_steps(workdir) == sorted({8, 5, *best})
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
+    """One frame has an action beyond the quantiles, and so large that its loss is not finite. The batch's frames are named, it first."""
+
+    def steps(episode: int) -> list[dict]:
+        made = [reach_step(episode, step) for step in range(6)]
+        if episode == 2:
+            made[0]["action"] = np.float32([3e38, 0, 0])
+        return made
+
+    write_reach(tmp_path, episodes=[{"steps": steps(episode)} for episode in range(8)])
+    workdir = tmp_path / "run"
+    process = start(tmp_path, workdir, compiled=compiled, normalization="quantile")
+    assert process.wait() == 2
+    found = re.fullmatch(
+        r"error: batch (\d+): loss (nan|inf), gradient norm \S+, after 0 such batches .* Look .*: head (\S+)", process.last_line
+    )
+    assert found, process.last_line
+    number = int(found[1])
+    assert saved_steps(workdir)[-1] == number
+    assert list(losses(workdir)) == list(range(1, number + 1))
+    lines = [json.loads(line) for line in Path(found[3]).read_text().splitlines()]
+    assert len(lines) == 8 and sorted(line["row"] for line in lines) == list(range(8))
+    assert lines[0]["loss"] is None and lines[0]["dataset"] == "reach_arm3" and lines[0]["episode"] == 2
+    assert lines[0]["prompt"] == "reach block 0" and lines[0]["record"] == 0 and "train.tfrecord-00001-of-00004" in lines[0]["file"]
+    assert lines[0]["step"] == 0 and lines[0]["actions"][0][0] == pytest.approx(3e38)
+
+    again = start(tmp_path, workdir, compiled=compiled, normalization="quantile")  # comes to the same batch, and leaves the same behind
+    assert again.wait() == 2 and again.last_line == process.last_line
+    assert saved_steps(workdir)[-1] == number
+
+    finish(start(tmp_path, workdir, compiled=compiled, normalization="quantile", skip_nonfinite=12))
+    assert number + 1 not in losses(workdir) and max(losses(workdir)) <= 12
+    assert all(np.isfinite(leaf).all() for leaf in arrays(workdir, 12, "params").values())
+
+
+def test_no_space_left(data_dir, compiled, finished, tmp_path):
+    """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(file.stat().st_size for file in (finished / "checkpoints" / "12").rglob("*") if file.is_file())
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1.5 * size)}", "tmpfs", disk], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"mounting a small file system is not permitted here: {mount.stderr.strip()}")
+    try:
+        workdir = disk / "run"
+        process = start(data_dir, workdir, compiled=compiled, log=tmp_path / "log")
+        assert process.wait() == 2, process.text
+        saving = "/checkpoints: saving step 8 failed, the checkpoint of step 4 is whole; found: "
+        metrics = ": expected to write metrics there, found: "  # whichever comes first
+        assert re.fullmatch(rf"error: {workdir}({saving}|{metrics})No space left on device", process.last_line)
+        assert saved_steps(workdir) == [4]
+        subprocess.run(["mount", "-o", f"remount,size={10 * size}", disk], check=True)
+        finish(start(data_dir, workdir, compiled=compiled, log=tmp_path / "log"))
+        assert_same(workdir, finished, 12)
+        shutil.rmtree(workdir)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_trace_of_some_steps(data_dir, compiled, tmp_path):
+    workdir = tmp_path / "run"
+    finish(start(data_dir, workdir, "--profile=1:2", compiled=compiled, steps=4))
+    assert list(workdir.glob("profile/**/*.xplane.pb"))
+    wrong = start(data_dir, tmp_path / "wrong", "--profile=3", compiled=compiled)
+    assert wrong.wait() == 2 and wrong.last_line == "error: --profile=3: expected START:STEPS, as in 20:5"

@@ -1,0 +1,137 @@
+"""Runs of the real training command on tiny data, in processes of their own: started, killed, read."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pi0_jax import checkpoints
+from pi0_jax.train.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+TINY = dict(
+    seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=5, max_tokens=12,
+    draws=2, batch_size=8, steps=12, warmup_steps=2, log_every=1, validate_every=6, validation_frames=3, save_every=4,
+)  # fmt: skip
+
+
+def command(data_dir: Path, workdir: Path, *flags: str, **changes: Any) -> list[str]:
+    fields = {**TINY, "data_dir": data_dir, **changes}
+    config = [f"--config.{name}={repr(value) if isinstance(value, tuple) else value}" for name, value in fields.items()]
+    return [sys.executable, "-m", "launch.train", "--config=configs/reach.py", f"--workdir={workdir}", *config, *flags]
+
+
+def environment(devices: int, compiled: Path | None) -> dict[str, str]:
+    """`devices` virtual ones, quick compilation, which `compiled` keeps for the next run."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    kept = {} if compiled is None else {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1", **kept}
+
+
+class Process:
+    """One process of a run, its output in workdir's sibling <name>.log."""
+
+    def __init__(self, run: list[str], env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("a") as file:
+            self._process = subprocess.Popen(run, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
+
+    def wait(self, timeout: float = 300) -> int:
+        return self._process.wait(timeout)
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 300
+        while not what():
+            assert self._process.poll() is None, self.text
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.001)
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text().replace("\r", "\n")
+
+    @property
+    def last_line(self) -> str:
+        return self.text.strip().splitlines()[-1]
+
+
+def start(
+    data_dir: Path, workdir: Path, *flags: str, compiled: Path | None, devices: int = 1, log: Path | None = None, **changes: Any
+) -> Process:
+    run, env = command(data_dir, workdir, *flags, **changes), environment(devices, compiled)
+    return Process(run, env, log or workdir.with_suffix(".log"))
+
+
+def start_two(data_dirs: list[Path], workdir: Path, *, compiled: Path, devices: int, **changes: Any) -> list[Process]:
+    """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        Process(
+            command(data_dir, workdir, f"--coordinator_address={address}", "--num_processes=2", f"--process_id={i}", **changes),
+            environment(devices, compiled),
+            workdir.with_suffix(f".{i}.log"),
+        )
+        for i, data_dir in enumerate(data_dirs)
+    ]
+
+
+def finish(*processes: Process) -> None:
+    for process in processes:
+        assert process.wait() == 0, process.text
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    lines = [line for line in read_metrics(workdir) if "loss" in line]
+    assert len({line["step"] for line in lines}) == len(lines)
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def validations(workdir: Path) -> list[dict[str, float]]:
+    return [line for line in read_metrics(workdir) if "validation/loss" in line]
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / checkpoints.FOLDER).iterdir() if path.name.isdigit())
+
+
+def arrays(workdir: Path, step: int, item: str) -> dict[str, np.ndarray]:
+    """The "params" or "ema" of a checkpoint, by path, whatever devices it was written from."""
+    folder = workdir / checkpoints.FOLDER / str(step)
+    tree = checkpoints.read_params(folder, item, abstract(folder, item))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def abstract(folder: Path, item: str) -> Any:
+    import orbax.checkpoint as ocp
+
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(folder / item).item_metadata
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), dict(metadata))
+
+
+def assert_same(workdir: Path, other: Path, step: int) -> None:
+    """To the bit: losses, validations, parameters, EMA."""
+    assert losses(workdir) == losses(other)
+    assert validations(workdir) == validations(other)
+    for item in ("params", "ema"):
+        ours, theirs = arrays(workdir, step, item), arrays(other, step, item)
+        assert ours.keys() == theirs.keys()
+        assert [path for path in ours if not np.array_equal(ours[path], theirs[path])] == []
