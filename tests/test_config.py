@@ -83,6 +83,9 @@ def test_missing_fields_are_named(values):
         ("weight_decay", -1.0, "config.weight_decay is -1.0; expected a number of at least 0"),
         ("b2", 1.0, "config.b2 is 1.0; expected a number in [0, 1)"),
         ("ema_decay", 1.0, "config.ema_decay is 1.0; expected a number in [0, 1)"),
+        ("keep_every", 700, "config.keep_every is 700; expected a multiple of save_every (500), or 0"),
+        ("keep_best", -1, "config.keep_best is -1; expected a number of at least 0"),
+        ("skip_nonfinite", -1, "config.skip_nonfinite is -1; expected a number of at least 0"),
         *(
             (field, 0, f"config.{field} is 0")
             for field in (
@@ -97,6 +100,12 @@ def test_a_wrong_value_is_named(values, field, value, message):
     with pytest.raises(InputError) as error:
         config.from_mapping(values | {field: value})
     assert str(error.value).startswith(message)
+
+
+def test_the_best_are_chosen_among_what_is_saved(values):
+    with pytest.raises(InputError, match=r"^config\.validate_every is 100; expected a multiple of save_every \(500\): keep_best chooses"):
+        config.from_mapping(values | {"keep_best": 1, "validate_every": 100})
+    assert config.from_mapping(values | {"keep_best": 1, "validate_every": 1000}).keep_best == 1
 
 
 def test_whole_numbers_do_for_floats_and_lists_for_tuples(values):

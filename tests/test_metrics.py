@@ -1,8 +1,13 @@
 """Metrics files: what is written is read back, and a resumed run writes no step twice."""
 
 import json
+from typing import ClassVar
 
+import fsspec
 import pytest
+from etils import epath
+from etils.epath import gpath
+from fsspec.implementations.memory import MemoryFileSystem
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pi0_jax.data.tfrecord import read_records
@@ -54,6 +59,49 @@ def test_tensorboard_is_told_to_drop_what_is_done_again(tmp_path):
     write(tmp_path, [3], start=2)
     starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
     assert starts == [1, 3]
+
+
+def test_values_that_are_not_finite_are_left_out(tmp_path):
+    """So that every line is JSON for every reader."""
+    writer = MetricsWriter(tmp_path, start=0)
+    writer.write(1, {"loss": float("nan"), "gradient_norm": float("inf"), "skipped": 1.0})
+    writer.close()
+    assert (tmp_path / METRICS_FILE).read_text() == '{"step": 1, "skipped": 1.0}\n'
+
+
+class Bucket(MemoryFileSystem):
+    """An object store as Google's: objects are written whole, none is appended to."""
+
+    protocol = ("gs", "gcs")
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("gs://").removeprefix("gcs://").strip("/")
+
+    def _open(self, path, mode="rb", **kwargs):
+        assert mode in ("rb", "wb"), f"an object store cannot open with mode {mode}"
+        return super()._open(path, mode, **kwargs)
+
+
+def test_a_workdir_behind_a_url(monkeypatch):
+    """What is flushed with a checkpoint is there for the run that goes on from it, on another machine."""
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # else it reads gs:// with TensorFlow, not with fsspec
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    url = "gs://bucket/run"
+    first = MetricsWriter(url, start=0)
+    for step in (1, 2, 3):
+        first.write(step, {"loss": 1.0 / step})
+    assert not epath.Path(url, METRICS_FILE).exists()
+    first.flush()
+    first.write(4, {"loss": 0.25})  # lost with the machine
+    assert [line["step"] for line in read_metrics(url)] == [1, 2, 3]
+    second = MetricsWriter(url, start=2)
+    second.write(3, {"loss": 0.5})
+    second.close()
+    assert read_metrics(url) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
+    assert len(list(epath.Path(url, "tensorboard").iterdir())) == 2
 
 
 def test_a_line_that_a_killed_run_left_unfinished_is_dropped(tmp_path):

@@ -1,11 +1,9 @@
-"""Training end to end on real TFDS files: resume to the bit after SIGKILL, a policy from the directory alone, refusals."""
+"""Training end to end on real TFDS files: what the workdir holds, a policy from the directory alone, refusals."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +18,13 @@ from pi0_jax.report.page import write_report
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from tests.tiny_data import write_reach
-
-TINY = dict(
-    seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=5, max_tokens=12,
-    draws=2, batch_size=8, steps=12, warmup_steps=2, log_every=1, validate_every=6, validation_frames=3, save_every=4,
-)  # fmt: skip
+from tests.training import TINY, command
 
 
 def tiny_config(data: Path, **changes) -> RunConfig:
     from configs.reach import get_config
 
     return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data), **changes})
-
-
-def command(data_dir: Path, workdir: Path, **changes) -> list[str]:
-    fields = {**TINY, "data_dir": data_dir, **changes}
-    flags = [f"--config.{name}={value if not isinstance(value, tuple) else repr(value)}" for name, value in fields.items()]
-    return [sys.executable, "-m", "launch.train", "--config=configs/reach.py", f"--workdir={workdir}", *flags]
-
-
-def losses(workdir: Path) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in read_metrics(workdir) if "loss" in line}
 
 
 @pytest.fixture(scope="module")
@@ -58,38 +42,11 @@ def finished(data_dir, tmp_path_factory) -> Path:
     return workdir
 
 
-def test_a_killed_run_resumes_to_the_bit(data_dir, finished, tmp_path):
-    """SIGKILL after the first checkpoint; the same command then gives the uninterrupted run's losses and parameters, bit for bit."""
-    run = command(data_dir, tmp_path)
-    root = Path(__file__).parents[1]
-    process = subprocess.Popen(run, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "checkpoints" / "4" / "params").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "checkpoints" / "12").exists()
-    done_before = max(losses(tmp_path))
-    subprocess.run(run, check=True, capture_output=True, cwd=root)
-
-    assert losses(tmp_path) == losses(finished)
-    assert sorted(losses(tmp_path)) == list(range(1, 13)) and done_before < 12
-    held_out = [[line for line in read_metrics(w) if "validation/loss" in line][-1] for w in (tmp_path, finished)]
-    assert held_out[0] == held_out[1]
-    ours, theirs = (Policy.open(w / "checkpoints" / "12").params for w in (tmp_path, finished))
-    assert all(np.array_equal(a, b) for a, b in zip(leaves(ours), leaves(theirs), strict=True))
-
-
-def leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)
-
-
 def test_the_workdir_says_what_happened(finished):
     lines = read_metrics(finished)
-    assert {"loss", "gradient_norm", "learning_rate", "steps_per_second", "data_wait_share"} <= set(lines[0])
+    assert {"loss", "loss/reach_arm3", "gradient_norm", "parameter_norm", "skipped", "learning_rate"} <= set(lines[0])
+    assert {"steps_per_second", "samples_per_second", "data_wait_share"} <= set(lines[0])
+    assert lines[0]["loss/reach_arm3"] == pytest.approx(lines[0]["loss"], rel=1e-6)
     last = [line for line in lines if "validation/loss" in line][-1]
     assert {f"validation/reach_arm3/error/joint_{i}" for i in range(3)} <= set(last)
     assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
@@ -204,6 +161,10 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
         (dict(max_tokens=4), "dataset reach_arm3: a prompt has . tokens, config.max_tokens is 4: 'reach block"),
         (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
         (dict(data_dir="/nowhere"), "/nowhere"),
+        (
+            dict(keep_best=1, save_every=6, keep_best_metric="loss"),
+            "keep_best_metric is 'loss'; expected one of validation/loss, validation/r",
+        ),
     ],
     ids=lambda x: str(x)[:40],
 )

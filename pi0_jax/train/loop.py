@@ -34,9 +34,10 @@ from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.distributed import Processes
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
+from pi0_jax.train.placement import make_model
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
-from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows, make_model, run_mesh
+from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows, run_mesh
 from pi0_jax.train.step import TrainState
 from pi0_jax.train.stopping import StopSignal
 from pi0_jax.train.validate import metric_names, validate
@@ -86,8 +87,8 @@ def train(run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile |
             workdir, keep=run.keep_checkpoints, keep_every=run.keep_every, keep_best=run.keep_best, metric=run.keep_best_metric
         )
         closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
-        state, shardings = initial_state(run, model, mesh, checkpoints, latest)
-        steps = jitted_steps(run, data.batcher.layout, model, shardings, mesh)
+        state = initial_state(run, model, mesh, checkpoints, latest)
+        steps = jitted_steps(run, data.batcher.layout, model, mesh)
         missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
         tracer = closing.enter_context(Tracer(profile, workdir))

@@ -1,0 +1,87 @@
+"""Which checkpoints stay, where they lie, and what their reader refuses."""
+
+import json
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from configs.reach import get_config
+from pi0_jax import checkpoints, config
+from pi0_jax.checkpoints import Description, RunCheckpoints
+from pi0_jax.errors import InputError
+from pi0_jax.tokenizer import Tokenizer
+
+
+class State(NamedTuple):
+    """Of a model with two parameters."""
+
+    step: jnp.ndarray
+    params: dict
+    ema: dict
+    opt_state: dict
+    skipped: jnp.ndarray
+
+
+def state_at(step: int) -> State:
+    weights = {"w": jnp.full(2, step, jnp.float32)}
+    return State(jnp.int32(step), weights, weights, {"momentum": jnp.float32(0.5)}, jnp.int32(1))
+
+
+def description_at(step: int) -> Description:
+    return Description(config.from_mapping(get_config().to_dict()), {}, Tokenizer.open("small"), step, {"reach_arm3": "0123456789abcdef"})
+
+
+def save(manager: RunCheckpoints, losses: dict[int, float | None]) -> None:
+    for step, loss in losses.items():
+        manager.save(state_at(step), description_at(step), {} if loss is None else {"validation/loss": loss})
+
+
+def steps(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_the_latest_the_regular_and_the_best_stay(tmp_path):
+    """Across two lives of the run. Step 5 was saved and not validated, as on SIGTERM."""
+    kept = dict(keep=2, keep_every=4, keep_best=2, metric="validation/loss")
+    first = RunCheckpoints(tmp_path, **kept)
+    save(first, {1: 0.5, 2: 0.3, 3: 0.9, 4: 0.8, 5: None})
+    first.close()
+    assert steps(tmp_path) == [1, 2, 4, 5]
+    second = RunCheckpoints(tmp_path, **kept)
+    save(second, {6: 0.4, 7: 0.7, 8: 0.6, 9: 0.7, 10: 0.7})
+    second.close()
+    assert steps(tmp_path) == [2, 4, 6, 8, 9, 10]
+    assert checkpoints.latest_step(tmp_path) == 10 and checkpoints.find(tmp_path).name == "10"
+    metrics = json.loads((tmp_path / "checkpoints" / "6" / "metrics" / "metrics").read_text())
+    assert metrics == {"validation/loss": 0.4}
+
+
+def test_only_the_latest_by_default(tmp_path):
+    manager = RunCheckpoints(tmp_path, keep=1)
+    save(manager, {1: 0.1, 2: 0.2})
+    save(manager, {2: 0.3})  # is there already
+    manager.wait()
+    assert steps(tmp_path) == [2]
+    restored = manager.restore(2, state_at(0))
+    manager.close()
+    assert int(restored.step) == 2 and int(restored.skipped) == 1 and float(restored.opt_state["momentum"]) == 0.5
+    np.testing.assert_array_equal(restored.ema["w"], [2, 2])
+    assert checkpoints.read_description(tmp_path / "checkpoints" / "2").digests == {"reach_arm3": "0123456789abcdef"}
+
+
+def test_a_checkpoint_of_another_format_is_refused():
+    record = description_at(1).to_json() | {"format": 1}
+    with pytest.raises(InputError, match="^run/1: checkpoint format 1; this version reads format 2$"):
+        Description.from_json(record, "run/1")
+
+
+def test_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoints.locate("run") == epath.Path(tmp_path / "run")
+    assert str(checkpoints.locate("gs://bucket/run") / "checkpoints") == "gs://bucket/run/checkpoints"
+    with pytest.raises(InputError, match="^https://server/run: expected a local folder or a URL that begins with gs:// or s3://$"):
+        checkpoints.locate("https://server/run")
+    assert checkpoints.latest_step(tmp_path / "nothing") is None
