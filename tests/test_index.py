@@ -65,6 +65,13 @@ def test_one_episode_in_three_is_held_out_by_hash(index):
         index.frames("test")
 
 
+def test_rows_of_the_same_files_hold_out_the_same_episodes(index, tmp_path):
+    """As DROID's three action spaces: what one row trains on, no other validates on."""
+    other = build(index.path.parents[3], dataclasses.replace(ROW, name="reach_arm3_by_velocity"), tmp_path)
+    np.testing.assert_array_equal(other.episodes["split"], index.episodes["split"])
+    assert other.path.name != index.path.name
+
+
 def test_an_instruction_may_change_within_an_episode(tmp_path):
     episodes = reach_episodes((3,))
     episodes[0]["steps"][1]["language_instruction"] = ""
@@ -197,9 +204,12 @@ def test_a_stale_index_is_refused_by_open_and_replaced_by_build(tmp_path):
     with pytest.raises(InputError, match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index"):
         open_index(ROW, tmp_path)
     old = build(tmp_path)
+    state, actions = ([dataclasses.replace(dim, unit="1") for dim in dims] for dims in (ROW.embodiment.state, ROW.embodiment.actions))
+    without_units = dataclasses.replace(ROW.embodiment, state=tuple(state), actions=tuple(actions))  # so other values are plausible
     for row, reason in (
         (dataclasses.replace(ROW, revision=2), "the row's revision changed since"),
         (dataclasses.replace(ROW, standardise=another_rule), "the row's rule changed since"),
+        (dataclasses.replace(ROW, embodiment=without_units), "the row's state changed since"),
     ):
         with pytest.raises(InputError, match=f"found a stale one: {reason}"):
             open_index(row, tmp_path)

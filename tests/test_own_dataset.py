@@ -10,6 +10,7 @@ from pi0_jax import config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open, open_index
 from pi0_jax.data.rows import row_from_mapping
+from pi0_jax.data.rule_source import source_hash
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.errors import InputError
 from tests.tiny_data import solid
@@ -87,6 +88,45 @@ def test_a_changed_rule_is_another_run(record):
     )
     (difference,) = config.differing_fields(after, before)
     assert difference.startswith("own_datasets: ")
+
+
+RULES = """
+import numpy as np
+
+GAINS = [1.0, 2.0]
+TABLE = {"gripper": np.zeros(2)}
+
+def with_globals(columns):
+    return GAINS[0] * TABLE["gripper"]
+
+def with_default(columns, gain=GAINS[0]):
+    return gain
+
+def scaled(gain):
+    def rule(columns):
+        return gain * columns["steps/action"]
+    return rule
+
+RULES = [with_globals, with_default, scaled(GAINS[0])]
+"""
+
+
+@pytest.mark.parametrize("rule", [0, 1, 2])
+@pytest.mark.parametrize(("old", "new"), [("[1.0, 2.0]", "[1.5, 2.0]"), ("np.zeros(2)", "np.array([0, 0.5])")])
+def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
+    """Lists, dicts and arrays of its file; defaults; values that a surrounding function bound."""
+
+    def written(folder: str, text: str) -> str:
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "config.py"
+        path.write_text(text)
+        names: dict = {}
+        exec(compile(text, str(path), "exec"), names)
+        return source_hash(names["RULES"][rule], "row")
+
+    before = written("before", RULES)
+    assert written("same", RULES) == before
+    assert (written("changed", RULES.replace(old, new)) != before) == (rule == 0 or "zeros" not in old)
 
 
 @pytest.mark.parametrize(

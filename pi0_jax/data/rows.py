@@ -153,16 +153,16 @@ def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
 
 def row_version(row: DatasetRow) -> dict[str, Any]:
     """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
-    limits = [[dim.low, dim.high] for dim in (*row.embodiment.state, *row.embodiment.actions)]
     return {
         "row": row.name,
         "revision": row.revision,
         "rule": source_hash(row.standardise, f"dataset row {row.name}"),
         "fields": [[path, list(field.shape), field.dtype, list(field.quaternions)] for path, field in row.fields.items()],
-        "cameras": {camera: list(field.views) for camera, field in sorted(row.cameras.items())},
+        "views": list(row.views),  # in the order of the columns; by what name a camera goes, and its colour order, are for reading
         "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,
-        "dimensions": [len(row.embodiment.state), len(row.embodiment.actions)],
-        "limits": limits,
+        # What values may be: an index was checked against these.
+        "state": [[dim.unit, dim.low, dim.high] for dim in row.embodiment.state],
+        "actions": [[dim.unit, dim.kind, dim.low, dim.high] for dim in row.embodiment.actions],
     }
