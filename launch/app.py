@@ -10,7 +10,10 @@ from pi0_jax.freed_memory import keep_freed_memory
 
 
 def run(main: Callable[..., int | None], *, command: str = "") -> None:
-    """Parses flags, runs `main`, exits with what it returns (None: 0). With `command`, says what it is, main gets the one argument."""
+    """Parses flags, runs `main`, exits with what it returns (None: 0). With `command`, says what it is, main gets the one argument.
+
+    Stopped with Ctrl-C it says so and exits with 130, as shells have it.
+    """
 
     def guarded(argv: Sequence[str]) -> int | None:
         if command and len(argv) < 2:
@@ -24,6 +27,9 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
             return main(*argv[1:])
         except InputError as error:
             return _fail(error)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
 
     app.run(guarded, flags_parser=_parse)
 

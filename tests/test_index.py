@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,29 @@ def test_frames_without_an_instruction_are_not_drawn(tmp_path):
         3,
         4,
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists a process's open files")
+def test_few_shards_stay_open(tmp_path):
+    """Dozens of datasets of a thousand shards are mixed, and a process may have 1024 files open."""
+    write_reach(tmp_path, episodes=[*reach_episodes((1,) * 10)] * 4, per_shard=1)
+    index = build(tmp_path)
+    for frame in range(index.steps):
+        index.observation(frame)
+    opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    assert 0 < sum(file.startswith(str(tmp_path)) and "tfrecord" in file for file in opened) <= 8
+    assert sum(file.startswith(str(tmp_path)) for file in opened) <= 30
+
+
+def test_a_reader_is_quiet_when_the_interpreter_ends(tmp_path):
+    write_reach(tmp_path)
+    build(tmp_path)
+    program = (
+        "import sys; from pi0_jax.data.datasets import ROWS; from pi0_jax.data.index import open_index\n"
+        f"sys.keep = open_index(ROWS['reach_arm3'], {str(tmp_path)!r}); sys.keep.observation(0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_reading_an_index_needs_no_tensorflow(tmp_path):
