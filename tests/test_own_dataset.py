@@ -9,7 +9,7 @@ import pytest
 from pi0_jax import config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open, open_index
-from pi0_jax.data.rows import row_from_mapping
+from pi0_jax.data.rows import Standardised, as_recorded, row_from_mapping
 from pi0_jax.data.rule_source import source_hash
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.errors import InputError
@@ -139,11 +139,44 @@ def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
             r"expected cameras \['front', 'wrist'\] as embodiment my_robot declares",
         ),
         ({"language": {"path": "steps/text"}}, "dataset row my_robot: .*path"),
+        ({"language": {"paths": "steps/text"}}, "dataset row my_robot: expected several values, found the text 'steps/text'"),
+        ({"versions": "1.0.0"}, "dataset row my_robot: expected several values, found the text '1.0.0'"),
+        ({"versions": ()}, "dataset row my_robot: expected at least one version"),
+        (
+            {"standardise": as_recorded, "fields": {"gripper": {"shape": (), "dtype": "int64"}}},
+            "expected fields of the steps, found gripper$",
+        ),
     ],
 )
 def test_mistakes_are_named(record, change, message):
     with pytest.raises(InputError, match=message):
         row_from_mapping("my_robot", {**record, **change})
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (lambda columns: columns["steps/action"], "expected a Standardised, found ndarray$"),
+        (lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13), 13), r"expected keep as bool\[13\], found int64\[13\]$"),
+    ],
+)
+def test_what_a_rule_gives_is_checked(record, data_dir, tmp_path, rule, expected):
+    where = r"split train episode 0 \(my_robot-train.* record 0\): the rule of row my_robot: "
+    with pytest.raises(InputError, match=where + expected):
+        build_or_open(row_from_mapping("my_robot", {**record, "standardise": rule}), data_dir, tmp_path, progress=False)
+
+
+def test_what_a_rule_raises_says_where(record, data_dir, tmp_path):
+    def rule(columns):
+        return columns["steps/stat"]
+
+    row = row_from_mapping("my_robot", {**record, "standardise": rule})
+    with pytest.raises(KeyError, match="steps/stat") as raised:
+        build_or_open(row, data_dir, tmp_path, progress=False)
+    (note,) = raised.value.__notes__
+    assert note.startswith("dataset my_robot: split train episode 0 (my_robot-train") and note.endswith(
+        "raised by the rule of row my_robot"
+    )
 
 
 def test_missing_parts_are_named():

@@ -67,7 +67,12 @@ class Validator:
                     f"{raw.where}: {name}: expected {steps} steps of {len(dims)} dimensions"
                     f" as embodiment {robot.name} declares, found {list(values.shape)}"
                 )
-        if not 0 <= result.stop <= steps or result.keep.shape != (steps,) or result.keep[result.stop :].any():
+        if result.keep.dtype != bool or result.keep.shape != (steps,):
+            raise InputError(
+                f"{raw.where}: the rule of row {self._row.name}: expected keep as bool[{steps}],"
+                f" found {result.keep.dtype}{list(result.keep.shape)}"
+            )
+        if not 0 <= result.stop <= steps or result.keep[result.stop :].any():
             raise InputError(
                 f"{raw.where}: the rule of row {self._row.name}: expected kept steps below {result.stop} of {steps},"
                 f" found {np.flatnonzero(result.keep).tolist()}"
