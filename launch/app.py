@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -32,6 +33,14 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
             return 130
 
     app.run(guarded, flags_parser=_parse)
+
+
+def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
+    """The fields of a flag that names a config file. Raises InputError for a file that is not there or does not load."""
+    try:
+        return flag.value.to_dict()
+    except OSError as error:  # ml_collections says so on access
+        raise InputError(str(error.__cause__ or error)) from error
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ from ml_collections import config_flags
 
 from launch import app
 from pi0_jax.config import from_mapping
-from pi0_jax.errors import InputError
 from pi0_jax.train.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; single fields by --config.field=value.")
@@ -14,11 +13,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    try:
-        config = _CONFIG.value.to_dict()
-    except OSError as error:  # a file that is not there or does not load; ml_collections says so on access
-        raise InputError(str(error.__cause__ or error)) from error
-    train(from_mapping(config), _WORKDIR.value)
+    train(from_mapping(app.config_mapping(_CONFIG)), _WORKDIR.value)
 
 
 if __name__ == "__main__":

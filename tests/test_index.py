@@ -265,3 +265,11 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith("error: dataset reach_arm3: expected a readable directory ")
+
+
+def test_a_missing_dataset_is_said_before_another_is_built(tmp_path):
+    directory = write_reach(tmp_path)
+    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3,reach_arm4"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "error: dataset reach_arm4: expected a readable directory" in failed.stderr
+    assert not (directory / "pi0_index").exists()

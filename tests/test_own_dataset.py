@@ -1,6 +1,8 @@
 """A user's own robot and dataset: the README's example, run as it stands there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,20 @@ def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(re
     assert open_index(row, data_dir).path == index.path  # enough to open the index that the rule made
     with pytest.raises(InputError, match="rule without_homing is known by its hash alone"):
         build_or_open(row, data_dir, data_dir / "elsewhere", progress=False)
+
+
+def test_the_command_takes_a_config(data_dir, tmp_path):
+    """It indexes what a run of that config reads, by its own rule, and cards say the shares."""
+    block = next(code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) if "MY_ROBOT" in code)
+    own = 'c.own_datasets = {"my_robot": MY_ROBOT}'
+    chosen = f'    {own}; c.datasets = c.statistics_only = ("my_robot",); c.weights = (2.0,)\n    return c'
+    config_file = tmp_path / "mine.py"
+    config_file.write_text(f"{block}\n\n{(ROOT / 'configs' / 'reach.py').read_text().replace('    return c', chosen)}")
+    flags = [f"--config={config_file}", f"--config.data_dir={data_dir}", f"--config.index_dir={tmp_path / 'index'}"]
+    command = [sys.executable, "-m", "launch.index", *flags, f"--report={tmp_path / 'cards'}"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert lines[0].startswith("my_robot: 1 episodes, 13 steps, kept frames 3 train, 0 val")
+    assert "100.00%" in (tmp_path / "cards" / "my_robot" / "index.html").read_text()
 
 
 def test_a_changed_rule_is_another_run(record):
