@@ -12,7 +12,7 @@ import pytest
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
 from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField, Standardised, as_recorded
-from pi0_jax.data.write import ArrayFeature, ImageFeature
+from pi0_jax.data.write import ArrayFeature, ImageFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from tests.tiny_data import (
@@ -146,6 +146,15 @@ def own_row(name, robot):
         standardise=own_rule,
         revision=1,
     )
+
+
+def test_an_instruction_of_the_episode_as_code_points(tmp_path):
+    """Six numbers for an episode of three steps are one instruction, not three."""
+    episode = {**reach_episodes((3,))[0], "words": np.array([*map(ord, "push"), 0, 0], np.int32)}
+    features = {"words": ArrayFeature((6,), np.int32)}
+    write_rlds(tmp_path, "reach_arm3", "1.0.0", steps=REACH_STEPS, metadata={}, episode=features, splits={"train": [episode]})
+    index = build(tmp_path, dataclasses.replace(ROW, language=Language(("words",), encoding="code points")))
+    assert [index.prompt(frame) for frame in range(3)] == ["push"] * 3
 
 
 def test_frames_without_an_instruction_are_not_drawn(tmp_path):
