@@ -102,7 +102,8 @@ def test_chunks_repeat_the_last_absolute_action(index):
     np.testing.assert_array_equal(one_valid, valid[1])
 
 
-def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(tmp_path):
+@pytest.mark.parametrize("split", ["val", "validation", "test"])
+def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(tmp_path, split):
     """A row and a rule in the user's own file: no change to the package."""
     steps = {**REACH_STEPS, "observation": {"front": ImageFeature(16, 24), "pose": ArrayFeature((2,), np.float64)}}
     steps["action"] = ArrayFeature((), np.int64)
@@ -116,7 +117,7 @@ def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation
             for i in range(4)
         ]
     }
-    write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split="validation")
+    write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split=split)
     robot = Embodiment("mine", "an arm", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1)
     index = build(tmp_path, own_row("mine", robot))
     np.testing.assert_array_equal(index.state, [[0], [1], [2], [3]])
