@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -10,7 +11,10 @@ from pi0_jax.freed_memory import keep_freed_memory
 
 
 def run(main: Callable[..., int | None], *, command: str = "") -> None:
-    """Parses flags, runs `main`, exits with what it returns (None: 0). With `command`, says what it is, main gets the one argument."""
+    """Parses flags, runs `main`, exits with what it returns (None: 0). With `command`, says what it is, main gets the one argument.
+
+    Stopped with Ctrl-C it says so and exits with 130, as shells have it.
+    """
 
     def guarded(argv: Sequence[str]) -> int | None:
         if command and len(argv) < 2:
@@ -24,8 +28,19 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
             return main(*argv[1:])
         except InputError as error:
             return _fail(error)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
 
     app.run(guarded, flags_parser=_parse)
+
+
+def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
+    """The fields of a flag that names a config file. Raises InputError for a file that is not there or does not load."""
+    try:
+        return flag.value.to_dict()
+    except OSError as error:  # ml_collections says so on access
+        raise InputError(str(error.__cause__ or error)) from error
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

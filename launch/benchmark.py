@@ -20,7 +20,7 @@ _SECONDS = flags.DEFINE_float("seconds", 30.0, "How long each contender reads.",
 def _data() -> None:
     from pi0_jax.benchmark import data
 
-    folder = Path(_FOLDER.value)
+    folder = Path(_FOLDER.value, f"{_FRAMES.value}-frames")  # of another size, another dataset
     print(data.table(data.benchmark_data(folder, frames=_FRAMES.value, seconds=_SECONDS.value)))
     print()
     print(data.mixing_table(folder))

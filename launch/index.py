@@ -1,6 +1,7 @@
 """Builds or opens the indices of RLDS datasets and says what they hold.
 
 python -m launch.index --data_dir=DIR [--datasets=bridge_dataset,reach_arm3] [--index_dir=DIR] [--workers=8] [--report=DIR]
+python -m launch.index --config=FILE [--report=DIR]       what a run will read, datasets of its own included, with their shares
 
 A build that is stopped goes on where it was when the command is given again.
 """
@@ -9,62 +10,63 @@ import time
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
-from launch.app import run
-from pi0_jax.data import storage
-from pi0_jax.data.datasets import ROWS, find_row
-from pi0_jax.data.index import build_or_open
+from launch import app
+from pi0_jax.config import from_mapping
+from pi0_jax.data.datasets import datasets_in, find_row
+from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.data.metadata import dataset_directory
+from pi0_jax.data.mixture import shares_by_frames
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.statistics import index_statistics
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder or URL that holds the datasets: DIR/<name>/<version>/.", required=True)
-_DATASETS = flags.DEFINE_list("datasets", None, "Names of datasets; by default every known one that is in data_dir.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A run's config, which says what no flag says.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder or URL that holds the datasets: DIR/<name>/<version>/.")
+_DATASETS = flags.DEFINE_list("datasets", None, "Names of datasets; by default the config's, or every known one that is in data_dir.")
 _INDEX_DIR = flags.DEFINE_string("index_dir", None, "Where indices go; by default each lies in its dataset's folder.")
 _WORKERS = flags.DEFINE_integer("workers", default_workers(), "Processes that read and check, a shard each at a time.", lower_bound=1)
 _DECODE_ALL = flags.DEFINE_bool("decode_all", False, "Decode every image once; by default one step of each 64th episode.")
 _SKIP = flags.DEFINE_integer("skip_bad_episodes", 0, "Bad episodes of a dataset that may be left out; each is listed.", lower_bound=0)
 _REPORT = flags.DEFINE_string("report", None, "Folder for a page about each dataset, with pictures.")
-_HORIZON = flags.DEFINE_integer("horizon", 50, "Steps of the action chunks that the report's statistics are taken over.", lower_bound=1)
+_HORIZON = flags.DEFINE_integer("horizon", None, "Steps of the report's action chunks; the config's, or 50.", lower_bound=1)
 
 
-def _names() -> list[str]:
-    if _DATASETS.value is not None:
-        return _DATASETS.value
-    place = storage.locate(_DATA_DIR.value)
-    if not isinstance(place, Path):
-        raise InputError(f"--data_dir={place}: expected --datasets, since a URL is not searched for datasets")
-    names = [row.name for row in ROWS.values() if (place / row.tfds_name).is_dir()]
-    if not names:
-        raise InputError(f"--data_dir={place}: expected a folder of one of {', '.join(sorted(ROWS))}, found none")
-    return names
+def _describe(index: Index, seconds: float) -> None:
+    for problem in index.skipped:
+        print(f"left out: {problem}")
+    frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in ("train", "val"))
+    counts = f"{len(index.episodes['start']):,} episodes, {index.steps:,} steps, kept frames {frames}, {len(index.prompts):,} prompts"
+    print(f"{index.name}: {counts}, {index.size_bytes:,} bytes, {seconds:.1f} s")
 
 
 def main() -> None:
+    """What a flag says holds, then what the config says."""
+    run = from_mapping(app.config_mapping(_CONFIG)) if _CONFIG.present else None
+    data_dir = _DATA_DIR.value or (run.data_dir if run else "")
+    if not data_dir:
+        raise InputError("expected --data_dir or --config, found neither")
+    names = dict.fromkeys(_DATASETS.value or ([*run.datasets, *run.statistics_only] if run else datasets_in(data_dir)))
+    rows = [find_row(name, run.own_datasets if run else {}) for name in names]
+    for row in rows:
+        dataset_directory(row, data_dir)  # what is missing is said at once, not after hours of building the others
+    index_dir = _INDEX_DIR.value or (run.index_dir if run else "") or None
+    skip = _SKIP.value if _SKIP.present or not run else run.skip_bad_episodes
+    options = {"workers": _WORKERS.value, "decode_all": _DECODE_ALL.value, "skip_bad_episodes": skip}
     indices = []
-    for row in [find_row(name) for name in _names()]:
+    for row in rows:
         start = time.monotonic()
-        index = build_or_open(
-            row,
-            _DATA_DIR.value,
-            _INDEX_DIR.value,
-            workers=_WORKERS.value,
-            decode_all=_DECODE_ALL.value,
-            skip_bad_episodes=_SKIP.value,
-        )
-        for problem in index.skipped:
-            print(f"left out: {problem}")
-        frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in ("train", "val"))
-        print(
-            f"{row.name}: {len(index.episodes['start']):,} episodes, {index.steps:,} steps, kept frames {frames},"
-            f" {len(index.prompts):,} prompts, {index.size_bytes:,} bytes, {time.monotonic() - start:.1f} s"
-        )
-        indices.append(index)
+        indices.append(build_or_open(row, data_dir, index_dir, **options))
+        _describe(indices[-1], time.monotonic() - start)
     if _REPORT.value:
-        cards = [Card(index, index_statistics(index, _HORIZON.value), _HORIZON.value) for index in indices]
+        horizon = _HORIZON.value or (run.horizon if run else 50)
+        mixed = indices[: len(run.datasets)] if run and not _DATASETS.value else []
+        shares = shares_by_frames(mixed, run.weights, run.frames_power) if mixed else {}
+        cards = [Card(index, index_statistics(index, horizon), horizon, shares.get(index.name)) for index in indices]
         print(f"report: {write_cards(cards, Path(_REPORT.value))}")
 
 
 if __name__ == "__main__":
-    run(main)
+    app.run(main)

@@ -9,7 +9,6 @@ from ml_collections import config_flags
 
 from launch import app
 from pi0_jax.config import from_mapping
-from pi0_jax.errors import InputError
 from pi0_jax.train import distributed
 from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
@@ -24,11 +23,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    try:
-        config = _CONFIG.value.to_dict()
-    except OSError as error:  # a file that is not there or does not load; ml_collections says so on access
-        raise InputError(str(error.__cause__ or error)) from error
-    run = from_mapping(config)
+    run = from_mapping(app.config_mapping(_CONFIG))
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     train(run, _WORKDIR.value, profile=profile)

@@ -118,6 +118,10 @@ def _with_mixture(config: Mapping[str, Any]) -> Mapping[str, Any]:
             raise InputError(
                 f"config.mixture is {name!r}, which has its own {field}; expected config.{field} to be empty, found {rest[field]}"
             )
+    if "frames_power" in rest and rest["frames_power"] not in (0, soup.frames_power):
+        raise InputError(
+            f"config.mixture is {name!r}, which has its own frames_power; expected config.frames_power 0, found {rest['frames_power']!r}"
+        )
     return rest | {"datasets": tuple(soup.weights), "weights": tuple(soup.weights.values()), "frames_power": soup.frames_power}
 
 

@@ -180,6 +180,18 @@ def test_what_was_abandoned_long_ago_goes(data_dir, tmp_path):
     assert not any(path.exists() for path in old) and all(path.exists() for path in recent)
 
 
+def test_parts_of_a_row_with_its_cameras_in_another_order_are_not_taken(data_dir, tmp_path, monkeypatch):
+    """The columns of its images stand the other way round."""
+    monkeypatch.setattr(build_module, "_merge", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(data_dir, tmp_path)
+    monkeypatch.undo()
+    index = build(data_dir, tmp_path, dataclasses.replace(ROW, cameras=dict(reversed(ROW.cameras.items()))))
+    images, expected = (some.observation(0)["images"] for some in (index, build(data_dir, tmp_path / "alone")))
+    for camera in ROW.cameras:
+        np.testing.assert_array_equal(images[camera], expected[camera])
+
+
 def test_a_damaged_part_is_refused(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "_merge", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -6,6 +6,7 @@ import pytest
 from pi0_jax import preprocess
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.report import card_facts
 from tests.spec_data import index_from_spec, write_from_spec
 
 OBSERVATION, COMMAND = "steps/observation", "steps/action_dict"
@@ -149,6 +150,14 @@ def test_views_and_instructions_are_drawn_and_an_empty_instruction_is_not(data_d
         said.add(observation["prompt"])
     assert seen == {0, 1}  # red and green
     assert said == {"move the cup", "put the cup away"}
+
+
+def test_a_card_counts_all_three_instructions(tmp_path):
+    said = dict(zip(INSTRUCTIONS, ("move the cup", "the cup, move it", "put the cup away"), strict=True))
+    index = index_from_spec(ROWS["droid"], tmp_path, [episode("." * 20, **said), episode("." * 20, **dict.fromkeys(INSTRUCTIONS, ""))])
+    prompts = card_facts.count_prompts(index)
+    assert prompts.counts == [(text, 1) for text in said.values()]
+    assert (prompts.episodes, prompts.empty) == (2, 1)
 
 
 def test_an_episode_without_any_instruction_is_not_drawn(data_dir):

@@ -76,6 +76,25 @@ def test_an_unknown_kind_of_action_is_named():
 
 
 @pytest.mark.parametrize(
+    "gripper",
+    [
+        ActionDim("gripper", "1", "relative", one_means="closed"),  # 1 minus a change
+        ActionDim("gripper", "m", "absolute", one_means="closed"),  # 1 minus metres
+        ActionDim("gripper", "1", "absolute", low=-1.0, high=1.0, one_means="closed"),
+    ],
+)
+def test_a_gripper_that_is_turned_round_counts_from_0_to_1(gripper):
+    with pytest.raises(InputError, match="embodiment arm: action 'gripper' can have one_means closed only if it is absolute, of unit 1"):
+        embodiment(actions=(gripper,))
+
+
+@pytest.mark.parametrize("field", ["control_hz", "execute_steps"])
+def test_rates_are_positive(field):
+    with pytest.raises(InputError, match=f"embodiment arm: expected a positive control_hz and at least 1 of execute_steps, .*{field} 0"):
+        dataclasses.replace(embodiment(), **{field: 0})
+
+
+@pytest.mark.parametrize(
     "actions",
     [
         (ActionDim("joint_0", "rad", "relative", delta=True),),  # a change already

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
 from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField, Standardised, as_recorded
-from pi0_jax.data.write import ArrayFeature, ImageFeature
+from pi0_jax.data.write import ArrayFeature, ImageFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from tests.tiny_data import (
@@ -65,6 +66,13 @@ def test_one_episode_in_three_is_held_out_by_hash(index):
         index.frames("test")
 
 
+def test_rows_of_the_same_files_hold_out_the_same_episodes(index, tmp_path):
+    """As DROID's three action spaces: what one row trains on, no other validates on."""
+    other = build(index.path.parents[3], dataclasses.replace(ROW, name="reach_arm3_by_velocity"), tmp_path)
+    np.testing.assert_array_equal(other.episodes["split"], index.episodes["split"])
+    assert other.path.name != index.path.name
+
+
 def test_an_instruction_may_change_within_an_episode(tmp_path):
     episodes = reach_episodes((3,))
     episodes[0]["steps"][1]["language_instruction"] = ""
@@ -94,7 +102,8 @@ def test_chunks_repeat_the_last_absolute_action(index):
     np.testing.assert_array_equal(one_valid, valid[1])
 
 
-def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(tmp_path):
+@pytest.mark.parametrize("split", ["val", "validation", "test"])
+def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(tmp_path, split):
     """A row and a rule in the user's own file: no change to the package."""
     steps = {**REACH_STEPS, "observation": {"front": ImageFeature(16, 24), "pose": ArrayFeature((2,), np.float64)}}
     steps["action"] = ArrayFeature((), np.int64)
@@ -108,7 +117,7 @@ def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation
             for i in range(4)
         ]
     }
-    write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split="validation")
+    write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split=split)
     robot = Embodiment("mine", "an arm", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1)
     index = build(tmp_path, own_row("mine", robot))
     np.testing.assert_array_equal(index.state, [[0], [1], [2], [3]])
@@ -140,6 +149,15 @@ def own_row(name, robot):
     )
 
 
+def test_an_instruction_of_the_episode_as_code_points(tmp_path):
+    """Six numbers for an episode of three steps are one instruction, not three."""
+    episode = {**reach_episodes((3,))[0], "words": np.array([*map(ord, "push"), 0, 0], np.int32)}
+    features = {"words": ArrayFeature((6,), np.int32)}
+    write_rlds(tmp_path, "reach_arm3", "1.0.0", steps=REACH_STEPS, metadata={}, episode=features, splits={"train": [episode]})
+    index = build(tmp_path, dataclasses.replace(ROW, language=Language(("words",), encoding="code points")))
+    assert [index.prompt(frame) for frame in range(3)] == ["push"] * 3
+
+
 def test_frames_without_an_instruction_are_not_drawn(tmp_path):
     episodes = reach_episodes((2, 3))
     for step in episodes[1]["steps"]:
@@ -155,6 +173,29 @@ def test_frames_without_an_instruction_are_not_drawn(tmp_path):
         3,
         4,
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists a process's open files")
+def test_few_shards_stay_open(tmp_path):
+    """Dozens of datasets of a thousand shards are mixed, and a process may have 1024 files open."""
+    write_reach(tmp_path, episodes=[*reach_episodes((1,) * 10)] * 4, per_shard=1)
+    index = build(tmp_path)
+    for frame in range(index.steps):
+        index.observation(frame)
+    opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    assert 0 < sum(file.startswith(str(tmp_path)) and "tfrecord" in file for file in opened) <= 8
+    assert sum(file.startswith(str(tmp_path)) for file in opened) <= 30
+
+
+def test_a_reader_is_quiet_when_the_interpreter_ends(tmp_path):
+    write_reach(tmp_path)
+    build(tmp_path)
+    program = (
+        "import sys; from pi0_jax.data.datasets import ROWS; from pi0_jax.data.index import open_index\n"
+        f"sys.keep = open_index(ROWS['reach_arm3'], {str(tmp_path)!r}); sys.keep.observation(0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_reading_an_index_needs_no_tensorflow(tmp_path):
@@ -197,9 +238,12 @@ def test_a_stale_index_is_refused_by_open_and_replaced_by_build(tmp_path):
     with pytest.raises(InputError, match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index"):
         open_index(ROW, tmp_path)
     old = build(tmp_path)
+    state, actions = ([dataclasses.replace(dim, unit="1") for dim in dims] for dims in (ROW.embodiment.state, ROW.embodiment.actions))
+    without_units = dataclasses.replace(ROW.embodiment, state=tuple(state), actions=tuple(actions))  # so other values are plausible
     for row, reason in (
         (dataclasses.replace(ROW, revision=2), "the row's revision changed since"),
         (dataclasses.replace(ROW, standardise=another_rule), "the row's rule changed since"),
+        (dataclasses.replace(ROW, embodiment=without_units), "the row's state changed since"),
     ):
         with pytest.raises(InputError, match=f"found a stale one: {reason}"):
             open_index(row, tmp_path)
@@ -231,3 +275,11 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith("error: dataset reach_arm3: expected a readable directory ")
+
+
+def test_a_missing_dataset_is_said_before_another_is_built(tmp_path):
+    directory = write_reach(tmp_path)
+    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3,reach_arm4"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "error: dataset reach_arm4: expected a readable directory" in failed.stderr
+    assert not (directory / "pi0_index").exists()

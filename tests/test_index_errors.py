@@ -130,6 +130,7 @@ def test_a_quaternion_that_is_not_of_unit_length(tmp_path):
     [
         (ActionDim("gripper", "1", "absolute", low=0.0, high=1.0), 1.00005, 1.01, "at least 0 and at most 1"),
         (ActionDim("gripper", "1", "absolute", low=0.0, high=1.0), -0.00005, -0.01, "at least 0 and at most 1"),
+        (ActionDim("gripper", "1", "absolute", one_means="open"), 1.0, -1.0, "at least 0 and at most 1"),
         (ActionDim("height", "m", "absolute", low=0.0), 9.9, -0.1, "at least 0 and at most 10 m"),
         (ActionDim("force", "N", "absolute", low=0.0), 1e9, -1.0, "at least 0 N"),
         (ActionDim("dx", "m", "relative"), -1.0, -1.1, "a plausible magnitude of at most 1 m"),

@@ -1,6 +1,8 @@
 """A user's own robot and dataset: the README's example, run as it stands there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from pi0_jax import config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open, open_index
-from pi0_jax.data.rows import row_from_mapping
+from pi0_jax.data.rows import Standardised, as_recorded, row_from_mapping
+from pi0_jax.data.rule_source import source_hash
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.errors import InputError
 from tests.tiny_data import solid
@@ -77,6 +80,20 @@ def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(re
         build_or_open(row, data_dir, data_dir / "elsewhere", progress=False)
 
 
+def test_the_command_takes_a_config(data_dir, tmp_path):
+    """It indexes what a run of that config reads, by its own rule, and cards say the shares."""
+    block = next(code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) if "MY_ROBOT" in code)
+    own = 'c.own_datasets = {"my_robot": MY_ROBOT}'
+    chosen = f'    {own}; c.datasets = c.statistics_only = ("my_robot",); c.weights = (2.0,)\n    return c'
+    config_file = tmp_path / "mine.py"
+    config_file.write_text(f"{block}\n\n{(ROOT / 'configs' / 'reach.py').read_text().replace('    return c', chosen)}")
+    flags = [f"--config={config_file}", f"--config.data_dir={data_dir}", f"--config.index_dir={tmp_path / 'index'}"]
+    command = [sys.executable, "-m", "launch.index", *flags, f"--report={tmp_path / 'cards'}"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert lines[0].startswith("my_robot: 1 episodes, 13 steps, kept frames 3 train, 0 val")
+    assert "100.00%" in (tmp_path / "cards" / "my_robot" / "index.html").read_text()
+
+
 def test_a_changed_rule_is_another_run(record):
     def everything(columns):
         return record["standardise"](columns)._replace(keep=np.ones(13, bool))
@@ -89,6 +106,45 @@ def test_a_changed_rule_is_another_run(record):
     assert difference.startswith("own_datasets: ")
 
 
+RULES = """
+import numpy as np
+
+GAINS = [1.0, 2.0]
+TABLE = {"gripper": np.zeros(2)}
+
+def with_globals(columns):
+    return GAINS[0] * TABLE["gripper"]
+
+def with_default(columns, gain=GAINS[0]):
+    return gain
+
+def scaled(gain):
+    def rule(columns):
+        return gain * columns["steps/action"]
+    return rule
+
+RULES = [with_globals, with_default, scaled(GAINS[0])]
+"""
+
+
+@pytest.mark.parametrize("rule", [0, 1, 2])
+@pytest.mark.parametrize(("old", "new"), [("[1.0, 2.0]", "[1.5, 2.0]"), ("np.zeros(2)", "np.array([0, 0.5])")])
+def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
+    """Lists, dicts and arrays of its file; defaults; values that a surrounding function bound."""
+
+    def written(folder: str, text: str) -> str:
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "config.py"
+        path.write_text(text)
+        names: dict = {}
+        exec(compile(text, str(path), "exec"), names)
+        return source_hash(names["RULES"][rule], "row")
+
+    before = written("before", RULES)
+    assert written("same", RULES) == before
+    assert (written("changed", RULES.replace(old, new)) != before) == (rule == 0 or "zeros" not in old)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -99,11 +155,44 @@ def test_a_changed_rule_is_another_run(record):
             r"expected cameras \['front', 'wrist'\] as embodiment my_robot declares",
         ),
         ({"language": {"path": "steps/text"}}, "dataset row my_robot: .*path"),
+        ({"language": {"paths": "steps/text"}}, "dataset row my_robot: expected several values, found the text 'steps/text'"),
+        ({"versions": "1.0.0"}, "dataset row my_robot: expected several values, found the text '1.0.0'"),
+        ({"versions": ()}, "dataset row my_robot: expected at least one version"),
+        (
+            {"standardise": as_recorded, "fields": {"gripper": {"shape": (), "dtype": "int64"}}},
+            "expected fields of the steps, found gripper$",
+        ),
     ],
 )
 def test_mistakes_are_named(record, change, message):
     with pytest.raises(InputError, match=message):
         row_from_mapping("my_robot", {**record, **change})
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (lambda columns: columns["steps/action"], "expected a Standardised, found ndarray$"),
+        (lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13), 13), r"expected keep as bool\[13\], found int64\[13\]$"),
+    ],
+)
+def test_what_a_rule_gives_is_checked(record, data_dir, tmp_path, rule, expected):
+    where = r"split train episode 0 \(my_robot-train.* record 0\): the rule of row my_robot: "
+    with pytest.raises(InputError, match=where + expected):
+        build_or_open(row_from_mapping("my_robot", {**record, "standardise": rule}), data_dir, tmp_path, progress=False)
+
+
+def test_what_a_rule_raises_says_where(record, data_dir, tmp_path):
+    def rule(columns):
+        return columns["steps/stat"]
+
+    row = row_from_mapping("my_robot", {**record, "standardise": rule})
+    with pytest.raises(KeyError, match="steps/stat") as raised:
+        build_or_open(row, data_dir, tmp_path, progress=False)
+    (note,) = raised.value.__notes__
+    assert note.startswith("dataset my_robot: split train episode 0 (my_robot-train") and note.endswith(
+        "raised by the rule of row my_robot"
+    )
 
 
 def test_missing_parts_are_named():

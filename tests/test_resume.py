@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,34 @@ def test_a_second_sigterm_ends_at_once(data_dir, tmp_path):
     assert process.wait(timeout=5) == 128 + signal.SIGTERM
 
 
+UNCHECKED = """
+from configs.reach import get_config as reach
+
+JOINTS = [dict(name=f"joint_{i}", unit="1") for i in range(3)]
+STATE, ACTION = "steps/observation/state", "steps/action"
+
+def get_config():
+    c = reach()
+    c.own_datasets.unchecked = dict(
+        tfds_name="reach_arm3",
+        versions=("1.0.0",),
+        embodiment=dict(
+            robot="an arm", cameras=dict(base_0_rgb="base", left_wrist_0_rgb="wrist"), state=JOINTS,
+            actions=[dict(joint, kind="absolute", delta=True) for joint in JOINTS], control_hz=10.0, execute_steps=5,
+        ),
+        cameras={name: dict(path=f"steps/observation/{name}") for name in ("base", "wrist")},
+        fields={path: dict(shape=(3,), dtype="float32") for path in (STATE, ACTION)},
+        language=dict(paths=("steps/language_instruction",)),
+    )
+    return c
+"""
+
+
 def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
-    """One frame has an action beyond the quantiles, and so large that its loss is not finite. The batch's frames are named, it first."""
+    """One frame has an action beyond the quantiles, and so large that its loss is not finite. The batch's frames are named, it first.
+
+    The row gives no unit: of an angle the index would have refused as much.
+    """
 
     def steps(episode: int) -> list[dict]:
         made = [reach_step(episode, step) for step in range(6)]
@@ -127,8 +154,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
         return made
 
     write_reach(tmp_path, episodes=[{"steps": steps(episode)} for episode in range(8)])
-    workdir = tmp_path / "run"
-    process = start(tmp_path, workdir, compiled=compiled, normalization="quantile")
+    workdir, config = tmp_path / "run", tmp_path / "unchecked.py"
+    config.write_text(UNCHECKED)
+    run = partial(start, tmp_path, workdir, file=config, compiled=compiled, normalization="quantile", datasets=("unchecked",))
+    process = run()
     assert process.wait() == 2
     found = re.fullmatch(
         r"error: batch (\d+): loss (nan|inf), gradient norm \S+, after 0 such batches .* Look .*: head (\S+)", process.last_line
@@ -139,15 +168,15 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     assert list(losses(workdir)) == list(range(1, number + 1))
     lines = [json.loads(line) for line in Path(found[3]).read_text().splitlines()]
     assert len(lines) == 8 and sorted(line["row"] for line in lines) == list(range(8))
-    assert lines[0]["loss"] is None and lines[0]["dataset"] == "reach_arm3" and lines[0]["episode"] == 2
+    assert lines[0]["loss"] is None and lines[0]["dataset"] == "unchecked" and lines[0]["episode"] == 2
     assert lines[0]["prompt"] == "reach block 0" and lines[0]["record"] == 0 and "train.tfrecord-00001-of-00004" in lines[0]["file"]
     assert lines[0]["step"] == 0 and lines[0]["actions"][0][0] == pytest.approx(3e38)
 
-    again = start(tmp_path, workdir, compiled=compiled, normalization="quantile")  # comes to the same batch, and leaves the same behind
+    again = run()  # comes to the same batch, and leaves the same behind
     assert again.wait() == 2 and again.last_line == process.last_line
     assert saved_steps(workdir)[-1] == number
 
-    finish(start(tmp_path, workdir, compiled=compiled, normalization="quantile", skip_nonfinite=12))
+    finish(run(skip_nonfinite=12))
     assert number + 1 not in losses(workdir) and max(losses(workdir)) <= 12
     assert all(np.isfinite(leaf).all() for leaf in arrays(workdir, 12, "params").values())
 

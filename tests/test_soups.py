@@ -79,6 +79,10 @@ def test_a_mixture_by_name_stands_for_its_datasets_and_weights():
     [
         ({"mixture": "magic"}, "mixture 'magic' is unknown; expected one of oxe_magic_soup, "),
         ({"mixture": "pi0_open"}, "config.mixture is 'pi0_open', which has its own datasets; expected config.datasets to be empty"),
+        (
+            {"mixture": "oxe_magic_soup", "datasets": (), "weights": (), "frames_power": 0.43},
+            "config.mixture is 'oxe_magic_soup', which has its own frames_power; expected config.frames_power 0, found 0.43",
+        ),
         ({"frames_power": -1.0}, "config.frames_power is -1.0; expected a number of at least 0"),
     ],
 )

@@ -102,6 +102,8 @@ def many(tmp_path_factory):
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 31, 20)
     states, actions = ([rng.normal(50, 2, (length, 3)).astype(np.float32) for length in lengths] for _ in range(2))
+    for action in actions:
+        action[:, 2] = rng.random(len(action))  # the gripper
     keep = [(rng.random(length) < 0.6) & (np.arange(length) < length - 1) for length in lengths]
     keep[7][:] = False
     return make_index(tmp_path_factory.mktemp("data"), states, actions, keep), states, actions, keep

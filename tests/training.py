@@ -22,10 +22,10 @@ TINY = dict(
 )  # fmt: skip
 
 
-def command(data_dir: Path, workdir: Path, *flags: str, **changes: Any) -> list[str]:
+def command(data_dir: Path, workdir: Path, *flags: str, file: str | Path = "configs/reach.py", **changes: Any) -> list[str]:
     fields = {**TINY, "data_dir": data_dir, **changes}
     config = [f"--config.{name}={repr(value) if isinstance(value, tuple) else value}" for name, value in fields.items()]
-    return [sys.executable, "-m", "launch.train", "--config=configs/reach.py", f"--workdir={workdir}", *config, *flags]
+    return [sys.executable, "-m", "launch.train", f"--config={file}", f"--workdir={workdir}", *config, *flags]
 
 
 def environment(devices: int, compiled: Path | None) -> dict[str, str]:

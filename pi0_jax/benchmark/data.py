@@ -7,6 +7,8 @@ the page cache. Frames per second depend on what else the machine does, processo
 
 import io
 import multiprocessing
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,9 +158,11 @@ def _synthetic(folder: Path, frames: int) -> Index:
     Its columns are brought into the page cache, where they come to lie in a long run: what is compared is not the disk.
     """
     template = _open(folder)
-    directory, path = dataset_directory(template.row, folder), folder / f"synthetic-{frames}"
+    directory, path = dataset_directory(template.row, folder), folder / f"synthetic-{frames}-{template.path.name}"
     if not path.exists():
-        synthetic_index(template, directory, path, frames, sparse=False)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            synthetic_index(template, directory, Path(unfinished, "index"), frames, sparse=False)
+            os.rename(Path(unfinished, "index"), path)
     for column in path.glob("*.npy"):
         with open(column, "rb", buffering=0) as file:
             while file.read(1 << 24):

@@ -23,6 +23,7 @@ import numpy as np
 from loky import ProcessPoolExecutor
 from PIL import Image
 
+from pi0_jax.benchmark.memory import anonymous_bytes
 from pi0_jax.benchmark.synthetic_index import synthetic_index
 from pi0_jax.data.build import build_index
 from pi0_jax.data.episodes import open_shards
@@ -129,7 +130,7 @@ def benchmark_opening(directory: Path, frames: int = 100_000_000) -> Opening:
 
 
 def _open_and_draw(row: DatasetRow, dataset: Path, path: Path) -> Opening:
-    before, start = _anonymous_bytes(), time.perf_counter()
+    before, start = anonymous_bytes(), time.perf_counter()
     index = Index(row, dataset, path)
     seconds = time.perf_counter() - start
     kept = index.frames("train")
@@ -137,12 +138,7 @@ def _open_and_draw(row: DatasetRow, dataset: Path, path: Path) -> Opening:
     for batch in np.split(frames, _DRAWS // 256):
         index.chunks(batch, horizon=50)
         index.step_of(batch)
-    return Opening(index.steps, seconds, _anonymous_bytes() - before)
-
-
-def _anonymous_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+    return Opening(index.steps, seconds, anonymous_bytes() - before)
 
 
 def table(results: list[Result]) -> str:

@@ -159,7 +159,8 @@ def _held_out(row: DatasetRow, shards: list[Shard]) -> list[np.ndarray]:
     """
     if row.held_out == 0 or any(shard.split in VALIDATION_SPLITS for shard in shards):
         return [np.full(shard.episodes, shard.split in VALIDATION_SPLITS) for shard in shards]
-    hashes = [_hash(row.name, shard.split, shard.first + i) for shard in shards for i in range(shard.episodes)]
+    # By the files' name: rows of the same files hold out the same episodes, so that none trains on what another validates on.
+    hashes = [_hash(row.tfds_name, shard.split, shard.first + i) for shard in shards for i in range(shard.episodes)]
     count = max(1, round(row.held_out * len(hashes))) if len(hashes) > 1 else 0
     chosen = np.zeros(len(hashes), bool)
     chosen[np.argsort(np.array(hashes, np.uint64), kind="stable")[:count]] = True

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pi0_jax.data import storage
 from pi0_jax.data.oxe.aloha import ALOHA
 from pi0_jax.data.oxe.arms import ARMS
 from pi0_jax.data.oxe.austin import AUSTIN
@@ -16,6 +18,7 @@ from pi0_jax.data.oxe.libero import LIBERO
 from pi0_jax.data.oxe.rtx import RTX
 from pi0_jax.data.reach import REACH
 from pi0_jax.data.rows import DatasetRow, row_from_mapping
+from pi0_jax.data.storage import AnyPath
 from pi0_jax.errors import InputError
 
 
@@ -42,6 +45,16 @@ ROWS = by_name(
     FRANKA,
     LIBERO,
 )
+
+
+def datasets_in(data_dir: AnyPath) -> list[str]:
+    """The rows of the package whose folder is in `data_dir`. Raises InputError: none, or a URL, which is not searched."""
+    place = storage.locate(data_dir)
+    if not isinstance(place, Path):
+        raise InputError(f"{place}: expected datasets by name (--datasets), since a URL is not searched for them")
+    if not (names := [row.name for row in ROWS.values() if (place / row.tfds_name).is_dir()]):
+        raise InputError(f"{place}: expected a folder of one of {', '.join(sorted(ROWS))}, found none")
+    return names
 
 
 def find_row(name: str, own: Mapping[str, Any] = MappingProxyType({})) -> DatasetRow:

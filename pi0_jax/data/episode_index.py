@@ -8,9 +8,11 @@ import numpy as np
 
 from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episodes import RawEpisode
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import DatasetRow, Standardised
 from pi0_jax.data.validate import Validator
+from pi0_jax.errors import InputError
 
+_MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)  # in a rule
 _DECODE_EVERY = 64  # episodes; one step of each of these is decoded whole
 
 
@@ -30,10 +32,16 @@ class IndexedEpisode(NamedTuple):
 def index_episode(row: DatasetRow, raw: RawEpisode, validator: Validator, *, decode_all: bool) -> IndexedEpisode:
     """Standardises and validates. Nothing of the result lies in the record's memory.
 
-    Raises InputError: see validate.py.
+    Raises InputError: see validate.py. What the row's rule raises says of which episode.
     """
     validator.check_raw(raw)
-    result = row.standardise(raw.columns)
+    try:
+        result = row.standardise(raw.columns)
+    except _MISTAKES as error:  # of a user's own code the traceback is worth more than our words
+        error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
+        raise
+    if not isinstance(result, Standardised):
+        raise InputError(f"{raw.where}: the rule of row {row.name}: expected a Standardised, found {type(result).__name__}")
     result = result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
     validator.check_standardised(raw, result)
     sizes = validator.check_images(raw, _steps_to_decode(raw, decode_all=decode_all))

@@ -171,9 +171,10 @@ def _prompts(features: Mapping[str, Feature], payload: Payload, path: str, encod
     if encoding == "code points":
         value = _value(features, path, where)
         codes = np.empty(0, np.int64) if value is None or isinstance(value, ByteRanges) else value
-        if not codes.size or codes.size % steps:
-            raise InputError(f"{where}: field {path}: expected code points for {steps} steps, found {codes.size} numbers")
-        rows = codes.reshape(steps, -1)
+        said = steps if path.startswith(STEPS) else 1
+        if not codes.size or codes.size % said:
+            raise InputError(f"{where}: field {path}: expected code points for {said} steps, found {codes.size} numbers")
+        rows = codes.reshape(said, -1)
         distinct = rows[:1] if (rows == rows[0]).all() else rows
         return [_from_code_points(row, f"{where}: field {path}") for row in distinct]
     ranges = _ranges(features, path, where)

@@ -114,6 +114,13 @@ class Mixture:
         return FrameId(frames.dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32))
 
 
+def shares_by_frames(indices: Sequence[Index], weights: Sequence[float], power: float) -> dict[str, float]:
+    """Dataset -> its share, in proportion to weight x n^power, n its training frames. `indices` in the order of `weights`."""
+    amounts = {index.name: weight * len(index.frames("train")) ** power for index, weight in zip(indices, weights, strict=True)}
+    total = math.fsum(amounts.values())
+    return {name: amount / total for name, amount in amounts.items()}
+
+
 class UniformOrder:
     """Every frame of a dataset is as likely to come next as any other: for disks that read at random. An `Order`.
 

@@ -109,6 +109,13 @@ class DatasetRow:
                 )
         if len(set(self.views)) < len(self.views):
             raise InputError(f"dataset row {self.name}: expected every image field once, found {', '.join(self.views)}")
+        if self.standardise is as_recorded and [path.startswith(STEPS) for path in self.fields][:2] != [True, True]:
+            raise InputError(
+                f"dataset row {self.name}: without a rule its first two fields are state and action: expected fields of the steps,"
+                f" found {', '.join(self.fields) or 'none'}"
+            )
+        if not self.versions or not self.language.paths:
+            raise InputError(f"dataset row {self.name}: expected at least one version and one path of a language field, found none")
         if not 0 <= self.held_out < 1:
             raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
 
@@ -132,15 +139,28 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
         return DatasetRow(
             **given
             | {
-                "versions": tuple(record["versions"]),
+                "versions": _several(record["versions"]),
                 "embodiment": _embodiment(name, record["embodiment"]),
-                "cameras": {camera: CameraField(**field) for camera, field in record["cameras"].items()},
-                "fields": {path: RawField(**{**field, "shape": tuple(field["shape"])}) for path, field in record["fields"].items()},
-                "language": Language(**{**record["language"], "paths": tuple(record["language"]["paths"])}),
+                "cameras": {camera: CameraField(**_tupled(field, "alternatives")) for camera, field in record["cameras"].items()},
+                "fields": {path: RawField(**_tupled(field, "shape", "quaternions")) for path, field in record["fields"].items()},
+                "language": Language(**_tupled(record["language"], "paths")),
+                "notes": _several(record["notes"]) if "notes" in record else (),
             }
         )
     except (TypeError, KeyError, AttributeError) as error:  # a record with other keys than its class has
         raise InputError(f"{where}: {error}") from error
+
+
+def _tupled(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """`record` with tuples in those of the fields that it has."""
+    return {name: _several(value) if name in names else value for name, value in record.items()}
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """A comma that is missing in ("1.0.0",) leaves a string, which is a sequence too: of letters."""
+    if isinstance(value, str):
+        raise TypeError(f"expected several values, found the text {value!r}; of one value a tuple is (value,)")
+    return tuple(value)
 
 
 def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
@@ -153,16 +173,16 @@ def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
 
 def row_version(row: DatasetRow) -> dict[str, Any]:
     """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
-    limits = [[dim.low, dim.high] for dim in (*row.embodiment.state, *row.embodiment.actions)]
     return {
         "row": row.name,
         "revision": row.revision,
         "rule": source_hash(row.standardise, f"dataset row {row.name}"),
         "fields": [[path, list(field.shape), field.dtype, list(field.quaternions)] for path, field in row.fields.items()],
-        "cameras": {camera: list(field.views) for camera, field in sorted(row.cameras.items())},
+        "views": list(row.views),  # in the order of the columns; by what name a camera goes, and its colour order, are for reading
         "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,
-        "dimensions": [len(row.embodiment.state), len(row.embodiment.actions)],
-        "limits": limits,
+        # What values may be: an index was checked against these.
+        "state": [[dim.unit, dim.low, dim.high] for dim in row.embodiment.state],
+        "actions": [[dim.unit, dim.kind, dim.low, dim.high] for dim in row.embodiment.actions],
     }

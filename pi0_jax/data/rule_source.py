@@ -2,8 +2,11 @@
 
 import hashlib
 import inspect
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
 
 from pi0_jax.errors import InputError
 
@@ -23,7 +26,11 @@ def record_rule(rule: FunctionType, where: str) -> dict[str, str]:
 
 
 def source_hash(rule: Any, where: str) -> str:
-    """SHA-256 of the sources of a function and of the functions that it names, and of its constants.
+    """SHA-256 of the sources of a function and of the functions that it names, and of the plain data that they use.
+
+    Plain data are numbers, strings, arrays, and tuples, lists, sets and dicts of these: globals, values that a surrounding function
+    bound, default arguments. What is reached through a module or an object (`lab.scale(x)`) is not followed: import such a function by
+    its name.
 
     Raises InputError, beginning with `where`: not a plain function, or one without a source file.
     """
@@ -41,13 +48,39 @@ def source_hash(rule: Any, where: str) -> str:
 def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
     seen.append(function)
     parts = [inspect.getsource(function)]
-    for name in sorted(_names(function.__code__)):
-        value = function.__globals__[name] if name in function.__globals__ else None
-        if isinstance(value, FunctionType) and value not in seen:
-            parts += _sources(value, seen)
-        elif isinstance(value, int | float | str | tuple):
-            parts.append(f"{name} = {value!r}")
+    for name, value in _values(function):
+        parts += _described(name, value, seen)
     return parts
+
+
+def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
+    """What of `value` decides a rule's result: a function's sources, plain data as text, nothing of other things."""
+    match value:
+        case FunctionType():
+            return [] if value in seen else _sources(value, seen)
+        case int() | float() | complex() | str() | bytes():
+            return [f"{name} = {value!r}"]
+        case np.ndarray() | np.generic():
+            return [f"{name} = {value.dtype}{list(value.shape)} {np.asarray(value).tolist()!r}"]
+        case Mapping():
+            return [part for key, item in value.items() for part in _described(f"{name}[{key!r}]", item, seen)]
+        case set() | frozenset():
+            return [f"{name} = {sorted(map(repr, value))}"]
+        case tuple() | list():
+            return [part for i, item in enumerate(value) for part in _described(f"{name}[{i}]", item, seen)]
+        case _:
+            return []
+
+
+def _values(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Globals, values bound by a surrounding function and default arguments, with names."""
+    for name in sorted(_names(function.__code__)):
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield name, cell.cell_contents
+    yield "defaults", function.__defaults__ or ()
+    yield "keyword defaults", function.__kwdefaults__ or {}
 
 
 def _names(code: CodeType) -> set[str]:

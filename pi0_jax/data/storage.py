@@ -6,6 +6,7 @@ A local file is opened by its path as any other. For a URL (http://, gs://, s3:/
 import hashlib
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,7 +116,6 @@ class RangeReader:
     """A file open for reading at any place by any thread; closed when nobody holds it any more."""
 
     def __init__(self, path: AnyPath) -> None:
-        self._descriptor = -1
         self._path = locate(path)
         if isinstance(self._path, RemotePath):
             return
@@ -123,10 +123,8 @@ class RangeReader:
             self._descriptor = os.open(self._path, os.O_RDONLY)
         except OSError as error:
             raise _unreadable(self._path, error) from error
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        # Not __del__, which may run when the interpreter has taken `os` down already. At exit the system closes it.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def read(self, offset: int, length: int) -> bytes:
         """Raises InputError if the file does not have these bytes, or they cannot be had."""

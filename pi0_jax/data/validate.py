@@ -67,7 +67,12 @@ class Validator:
                     f"{raw.where}: {name}: expected {steps} steps of {len(dims)} dimensions"
                     f" as embodiment {robot.name} declares, found {list(values.shape)}"
                 )
-        if not 0 <= result.stop <= steps or result.keep.shape != (steps,) or result.keep[result.stop :].any():
+        if result.keep.dtype != bool or result.keep.shape != (steps,):
+            raise InputError(
+                f"{raw.where}: the rule of row {self._row.name}: expected keep as bool[{steps}],"
+                f" found {result.keep.dtype}{list(result.keep.shape)}"
+            )
+        if not 0 <= result.stop <= steps or result.keep[result.stop :].any():
             raise InputError(
                 f"{raw.where}: the rule of row {self._row.name}: expected kept steps below {result.stop} of {steps},"
                 f" found {np.flatnonzero(result.keep).tolist()}"
@@ -102,9 +107,10 @@ def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
 
 
 def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
-    """Where values lie: as declared, otherwise as is plausible."""
+    """Where values lie: as declared, otherwise as is plausible; a gripper action that says what 1 means, in [0, 1]."""
     most = _plausible(dim)
-    return -most if dim.low is None else dim.low, most if dim.high is None else dim.high
+    least, most = (0.0, 1.0) if isinstance(dim, ActionDim) and dim.one_means and dim.unit == "1" else (-most, most)
+    return least if dim.low is None else dim.low, most if dim.high is None else dim.high
 
 
 def _plausible(dim: StateDim | ActionDim) -> float:
@@ -155,7 +161,7 @@ def _check_values(
 def _expected(dim: StateDim | ActionDim) -> str:
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
-    if dim.low is None and dim.high is None:
+    if dim.low is None and dim.high is None and not dim.one_means:
         return f"a plausible magnitude of at most {high:.6g}{unit}"
     bounds = [f"at least {low:.6g}"] * (low > -_FLOAT32_MAX) + [f"at most {high:.6g}"] * (high < _FLOAT32_MAX)
     return f"{' and '.join(bounds)}{unit}"

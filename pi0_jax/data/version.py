@@ -10,7 +10,7 @@ from pi0_jax.data.rows import DatasetRow, row_version
 from pi0_jax.data.storage import Location, MissingFileError
 from pi0_jax.errors import InputError
 
-INDEX_FORMAT = 3  # raised when the files of an index, or the package's own part in their content, change
+INDEX_FORMAT = 4  # raised when the files of an index, or the package's own part in their content, change
 
 
 def index_version(row: DatasetRow, directory: Location) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class ActionDim:
     delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
     low: float | None = None
     high: float | None = None
-    one_means: Literal["", "open", "closed"] = ""  # of a gripper: the robot's convention (datasets are indexed with 1 = open)
+    # Of a gripper in [0, 1]: the robot's convention. Datasets are indexed with 1 = open, and "closed" turns that round.
+    one_means: Literal["", "open", "closed"] = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,16 @@ class Embodiment:
         for dim in (*self.state, *self.actions):
             if dim.one_means not in ("", "open", "closed"):
                 raise InputError(f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing")
+        if not self.control_hz > 0 or self.execute_steps < 1:
+            found = f"control_hz {self.control_hz}, execute_steps {self.execute_steps}"
+            raise InputError(f"embodiment {self.name}: expected a positive control_hz and at least 1 of execute_steps, found {found}")
         for i, dim in enumerate(self.actions):
             if dim.kind not in ("absolute", "relative"):
                 raise InputError(f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative")
+            if dim.one_means == "closed" and ((dim.kind, dim.unit) != ("absolute", "1") or not {dim.low, dim.high} <= {None, 0, 1}):
+                raise InputError(
+                    f"embodiment {self.name}: action {dim.name!r} can have one_means closed only if it is absolute, of unit 1 and in [0, 1]"
+                )
             if dim.delta and (dim.kind != "absolute" or i >= len(self.state) or self.state[i].unit != dim.unit):
                 raise InputError(
                     f"embodiment {self.name}: action {dim.name!r} can be a delta only if it is absolute "

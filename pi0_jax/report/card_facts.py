@@ -101,10 +101,9 @@ def count_prompts(index: Index) -> Prompts:
     """Counts what evenly spaced episodes begin with; an episode with several instructions counts for each."""
     starts = index.episodes["start"]
     chosen = starts[evenly(len(starts), _SAMPLED_EPISODES)].tolist()
-    choices = range(len(index.row.language.paths))
-    counts = Counter(prompt for frame in chosen for prompt in {index.prompt(frame, choice) for choice in choices})
-    empty = counts.pop("", 0)
-    return Prompts(len(chosen), counts.most_common(), len(index.prompts), empty)
+    said = [dict.fromkeys(index.prompts_at(frame)) for frame in chosen]
+    counts = Counter(prompt for prompts in said for prompt in prompts)
+    return Prompts(len(chosen), counts.most_common(), len(index.prompts), sum(not prompts for prompts in said))
 
 
 def is_gripper(dim: StateDim | ActionDim) -> bool:
