@@ -53,17 +53,18 @@ class Folder:
         return record
 
 
-def is_file(path: Location) -> bool:
-    if isinstance(path, Path):
-        return path.is_file()
-    return bool(Path(path.name).suffix) and storage.exists(path)
-
-
-def _listed(place: Location) -> Iterator[str]:
+def is_file(place: Location) -> bool:
     if isinstance(place, Path):
-        return iter(os.listdir(place))
+        return place.is_file()
     files, root = fsspec.core.url_to_fs(place.url)
-    return (entry.rstrip("/").rpartition("/")[2] for entry in files.ls(root, detail=False))
+    return files.isfile(root)
+
+
+def _listed(place: Location) -> list[str]:
+    if isinstance(place, Path):
+        return os.listdir(place)
+    files, root = fsspec.core.url_to_fs(place.url)
+    return [entry.rstrip("/").rpartition("/")[2] for entry in files.ls(root, detail=False)]
 
 
 def check_absent(output: str | os.PathLike[str]) -> None:

@@ -5,9 +5,11 @@ convert(input, output, to, options)       streamed, one layer or one unstacked l
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,8 +113,17 @@ def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
     return Merged(tensors, merge_lora, path) if names else tensors
 
 
-def convert(path: str, output: str, to: str, options: Options = DEFAULTS) -> list[str]:
-    """Writes the checkpoint at `path` as another format; returns what the user should know.
+class Report(NamedTuple):
+    source: Source  # what was written
+    notes: list[str]  # what the user should know
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(leaf.shape) for leaf in self.source.leaves.values())
+
+
+def convert(path: str, output: str, to: str, options: Options = DEFAULTS) -> Report:
+    """Writes the checkpoint at `path` as another format.
 
     Raises:
         InputError: what `open_checkpoint` raises; an output that exists; statistics, an embodiment or a tokenizer that the format wants
@@ -128,7 +139,7 @@ def convert(path: str, output: str, to: str, options: Options = DEFAULTS) -> lis
             record = dataclasses.replace(source.metadata, sizes=source.sizes).to_json()
             normalize.write_json(folder / FILE, record)
             notes.append(f"beside, in {FILE}, what {to} has no room for: {elsewhere}")
-    return notes
+    return Report(source, notes)
 
 
 _WRITERS: Mapping[str, Callable[[Source, Path], list[str]]] = {

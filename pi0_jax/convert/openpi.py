@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pi0_jax.convert import norm_stats, orbax_arrays, safetensors_file, shards, tree
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, is_file
 from pi0_jax.convert.metadata import Metadata, RobotRecord, with_beside
 from pi0_jax.convert.orbax_arrays import OrbaxArrays
 from pi0_jax.convert.ports import PUBLISHED_PORT_VARIANTS, heads, is_published, pi0_rules
@@ -89,7 +89,7 @@ def _robots(folder: Folder) -> dict[str, RobotRecord]:
 def _assets(folder: Folder, prefix: str) -> Iterator[tuple[str, Folder]]:
     """Asset ids, which may have slashes in them, and their folders."""
     for name in sorted(folder.names):
-        if "." in name:  # a file
+        if is_file(folder.file(name)):
             continue
         asset = folder.folder(name)
         if "norm_stats.json" in asset:

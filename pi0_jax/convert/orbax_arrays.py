@@ -112,7 +112,7 @@ class OrbaxWriter:
             (store if entry is None else store[entry]).write(array).result()
         self._tree[str(keys)] = {
             "key_metadata": [{"key": key, "key_type": _DICT_KEY} for key in keys],
-            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": list(leaf.shape)},
+            "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False, "write_shape": list(leaf.shape)},
         }
 
     def close(self) -> None:

@@ -92,7 +92,7 @@ def describe(source: Source) -> Description:
     """The description of a checkpoint with these weights."""
     metadata, where = source.metadata, source.path
     if not metadata.robots:
-        raise InputError(f"{where}: no robot's statistics, so no policy; expected some (or --to=openpi_jax, which holds weights alone)")
+        raise InputError(f"{where}: expected a robot's statistics, found none, so no policy; --to=openpi_jax can hold weights alone")
     if metadata.tokenizer is None:
         raise InputError(f"{where}: carries no tokenizer; name its SentencePiece model with --tokenizer=PATH")
     model = tree.model_config(source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens)

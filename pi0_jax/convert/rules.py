@@ -146,8 +146,7 @@ def plan(rules: Sequence[Rule], shapes: Mapping[str, Shape], wanted: Mapping[str
     _check_complete(rules, pieces, wanted, source)
     used = {piece.name: (piece.layout, path) for path, places in pieces.items() for piece in places.values()}
     used |= {name: (matches[name].rule.layout, path) for name, path in copies.items()}
-    sizes = _bind(used, shapes, wanted, given, source)
-    sizes = _depths(pieces, wanted) | sizes
+    sizes = _bind(used, shapes, wanted, _depths(pieces, wanted), given, source)
     unused = tuple(name for name, found in matches.items() if found.rule.role == "unused")
     return Plan(pieces, copies, unused, sizes)
 
@@ -162,12 +161,13 @@ def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: 
 def _check_complete(
     rules: Sequence[Rule], pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str], source: str
 ) -> None:
-    depth = _depths(pieces, wanted)
+    depths = _depths(pieces, wanted)
     missing = []
     for candidate in rules:
         if candidate.role != "weight" or "{path}" in candidate.ours or candidate.ours not in wanted:
             continue
-        layers = range(depth[wanted[candidate.ours][0]]) if "layer" in candidate.index else (0,)
+        stack = wanted[candidate.ours][0]
+        layers = range(depths[stack] if stack in depths else 1) if "layer" in candidate.index else (0,)
         for layer in layers:
             place = tuple(layer if entry == "layer" else int(entry) for entry in candidate.index)
             if place not in pieces.setdefault(candidate.ours, {}):
@@ -178,20 +178,26 @@ def _check_complete(
 
 
 def _depths(pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str]) -> dict[str, int]:
-    """Layers of each stack, from the tensors that are one layer's; 1 where there are none."""
-    depths = {"I": 1, "L": 1}
+    """Layers of each stack of which tensors are one layer's."""
+    depths: dict[str, int] = {}
     for path, places in pieces.items():
         stack = wanted[path][0]
-        if stack in depths:
-            depths[stack] = max(depths[stack], *(place[0] + 1 for place in places if place), 1)
+        if stack in "IL" and places and () not in places:
+            depths[stack] = max(depths[stack] if stack in depths else 1, *(place[0] + 1 for place in places))
     return depths
 
 
 def _bind(
-    used: Mapping[str, tuple[str, str]], shapes: Mapping[str, Shape], wanted: Mapping[str, str], given: Sizes, source: str
+    used: Mapping[str, tuple[str, str]],
+    shapes: Mapping[str, Shape],
+    wanted: Mapping[str, str],
+    depths: Sizes,
+    given: Sizes,
+    source: str,
 ) -> dict[str, int]:
     """Sizes of all axes, from tensors and from what is given."""
     binding = Binding()
+    binding.sizes.update(depths)
     products: list[tuple[str, tuple[str, ...], int]] = []  # tensor, axes that are flattened in one of its axes, their product
     for name, (text, path) in used.items():
         shape = shapes[name]
