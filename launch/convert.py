@@ -13,7 +13,7 @@ from absl import flags
 
 from launch import app
 from pi0_jax import convert
-from pi0_jax.convert import check
+from pi0_jax.convert import check, lerobot, parity
 from pi0_jax.errors import InputError
 
 _INPUT = flags.DEFINE_string("input", None, "A checkpoint of any format: directory, npz or safetensors file; gs:// too.", required=True)
@@ -47,6 +47,8 @@ def main() -> int:
     failures = _verify(report.source) if _VERIFY.value else 0
     unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB")
+    if _VERIFY.value and _TO.value == lerobot.NAME:
+        print(parity.run_lerobot(report.source, _OUTPUT.value))
     return 1 if failures else 0
 
 

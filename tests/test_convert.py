@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import flax
 import jax
@@ -14,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from pi0_jax import convert, verify
-from pi0_jax.convert import check, lerobot, lerobot_files, openpi, rules, tree
+from pi0_jax.convert import check, lerobot, lerobot_files, openpi, page, rules, tree
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
@@ -220,3 +221,12 @@ def test_the_command_converts_verifies_and_says_what_it_assumed(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
     assert again.stderr.strip() == f"error: {tmp_path / 'out'}: exists; expected a new path to write to"
+
+
+def test_the_page_of_formats_is_up_to_date():
+    """But for the measured errors, which change with the machine."""
+    made = page.page({}, "")
+    before, _, after = made.partition("## Measured")
+    _, _, rest = after.partition("## Our leaves")
+    written = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
+    assert written.startswith(before) and written.endswith(rest)

@@ -130,10 +130,13 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         if len(shapes) != 1 or len(shapes[0]) != 1:
             raise InputError(f"{where}: {group}: expected one {kind} vector, found shapes {shapes}")
         dims[kind] = shapes[0][0]
-    relative = bool(shards.optional(config, "use_relative_actions"))
-    names = shards.optional(config, "action_feature_names") or [f"action_{i}" for i in range(dims["ACTION"])]
-    excluded = shards.optional(config, "relative_exclude_joints") or []
-    deltas = lerobot_files.relative_mask(names, excluded) if relative else [False] * len(names)
+    named = shards.optional(config, "action_feature_names")
+    if named is not None and len(named) != dims["ACTION"]:
+        raise InputError(f"{where}: action_feature_names: expected {dims['ACTION']} names, found {len(named)}")
+    names = named or [f"action_{i}" for i in range(dims["ACTION"])]
+    deltas = [bool(shards.optional(config, "use_relative_actions"))] * len(names)
+    if any(deltas) and named:  # without names LeRobot excludes none
+        deltas = lerobot_files.relative_mask(names, shards.optional(config, "relative_exclude_joints") or [])
     return Embodiment(
         name=folder.place.name,
         robot="of a LeRobot policy directory, which names no units",

@@ -48,14 +48,21 @@ def _features(image_size: int, embodiment: Embodiment) -> Mapping[str, Record]:
 
 def _relative(embodiment: Embodiment) -> Record:
     """Which actions are learnt relative to the state."""
-    if not any(dim.delta for dim in embodiment.actions):
+    deltas = [dim.delta for dim in embodiment.actions]
+    if not any(deltas):
         return {"enabled": False, "exclude_joints": ["gripper"], "action_names": None}
-    excluded = [dim.name for dim in embodiment.actions if not dim.delta]
-    return {"enabled": True, "exclude_joints": excluded, "action_names": [dim.name for dim in embodiment.actions]}
+    names = [dim.name for dim in embodiment.actions]
+    if relative_mask(names, _absolute(names, deltas)) != deltas:  # joint_1 would take joint_10 along
+        names = [f"{i:02d}:{name}" for i, name in enumerate(names)]
+    return {"enabled": True, "exclude_joints": _absolute(names, deltas), "action_names": names}
+
+
+def _absolute(names: Sequence[str], deltas: Sequence[bool]) -> list[str]:
+    return [name for name, delta in zip(names, deltas, strict=True) if not delta]
 
 
 def relative_mask(names: Sequence[str], excluded: Sequence[str]) -> list[bool]:
-    """Per action dimension, whether it is learnt relative to the state: not if its name has an excluded one in it."""
+    """Per action dimension, whether LeRobot learns it relative to the state: not if an excluded name is part of its own (a or A)."""
     return [not any(part.lower() in name.lower() for part in excluded) for name in names]
 
 

@@ -25,10 +25,16 @@ from pi0_jax.errors import InputError
 
 BIG_VISION, HUGGING_FACE = "big_vision", "hugging_face"
 NPZ_RULES: list[Rule] = [rule("params/img/{path}", "PaliGemma/img/{path}"), rule("params/llm/{path}", "PaliGemma/llm/{path}")]
-# Names as published on the Hub; as transformers 4.52 and later save them; as 5 may.
-_HUB = Prefixes("vision_tower.vision_model.", "multi_modal_projector.", "language_model.model.", "language_model.lm_head.")
-_NOW = Prefixes("model.vision_tower.vision_model.", "model.multi_modal_projector.", "model.language_model.", "lm_head.")
-HUGGING_FACE_RULES: tuple[list[Rule], ...] = (paligemma_rules(_HUB), paligemma_rules(_NOW))
+# transformers has changed what it calls the parts in memory and on disk, and since version 5 there is no vision_model.
+_PREFIXES = [
+    Prefixes(f"{base}vision_tower.{vision}", f"{base}multi_modal_projector.", language, head)
+    for base, language, head in (
+        ("", "language_model.model.", "language_model.lm_head."),
+        ("model.", "model.language_model.", "lm_head."),
+    )
+    for vision in ("vision_model.", "")
+]
+HUGGING_FACE_RULES: list[list[Rule]] = [paligemma_rules(prefixes) for prefixes in _PREFIXES]
 
 
 class Npz:

@@ -112,7 +112,7 @@ def pi0_rules(prefix: str) -> list[Rule]:
 
 PUBLISHED_PORT_VARIANTS = ("gemma_2b", "gemma_300m")
 _PUBLISHED = sizes_of_config(VARIANTS["pi0"])
-_WIDTHS = {"vision_model.post_layernorm.weight": "X", "language_model.norm.weight": "D", "language_model.model.norm.weight": "D"}
+_WIDTHS = {"post_layernorm.weight": "X", "language_model.norm.weight": "D", "language_model.model.norm.weight": "D"}
 _HIDDEN = ("H", "M")  # head_dim, image_heads
 
 
