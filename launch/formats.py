@@ -1,9 +1,7 @@
 """Writes docs/formats.md: formats, rules and measured errors. Needs the extra torch: python -m launch.formats [--lerobot=DIR]."""
 
-import platform
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from launch import app
@@ -19,20 +17,12 @@ def main() -> None:
     measured["transformers' PaliGemma, toy size"] = parity.compare_with_transformers()
     if _LEROBOT.value is not None:
         measured["LeRobot's π0, full size, random weights"] = parity.compare_with_lerobot(convert.open(_LEROBOT.value), _LEROBOT.value)
-    environment = f"float32 on a CPU, Python {platform.python_version()}, JAX {jax.__version__}, {_torch_versions()}."
-    Path(_OUTPUT.value).write_text(page.page(measured, environment), encoding="utf-8")
+    Path(_OUTPUT.value).write_text(page.page(measured, parity.environment()), encoding="utf-8")
 
 
 def _vectors() -> list[parity.Comparison]:
     comparisons = verify.compare(verify.load_vectors(verify.SHIPPED_VECTORS), "float32")
     return [parity.Comparison(c.name, c.absolute, c.relative) for c in comparisons if not c.name.startswith("grad_norm/")]
-
-
-def _torch_versions() -> str:
-    import torch
-    import transformers
-
-    return f"torch {torch.__version__}, transformers {transformers.__version__}"
 
 
 if __name__ == "__main__":

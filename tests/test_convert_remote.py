@@ -1,11 +1,13 @@
 """Checkpoints behind URLs, here in fsspec's memory:// in place of gs:// or s3://."""
 
 import fsspec
+import numpy as np
 import pytest
 
 from pi0_jax import convert
+from pi0_jax.convert import tree
 from pi0_jax.errors import InputError
-from tests.checkpoints_of_others import GOLDEN
+from tests.checkpoints_of_others import GOLDEN, UNEVEN, random_parameters
 
 
 @pytest.fixture
@@ -33,6 +35,14 @@ def test_a_file_behind_a_url_is_read(bucket):
     fsspec.filesystem("memory").put_file(str(GOLDEN / "lerobot_toy.safetensors"), "/bucket/toy.safetensors")
     source = convert.open(f"{bucket}/toy.safetensors", convert.Options(sizes={"head_dim": 8, "image_heads": 2}))
     assert source.read("state_proj/kernel").shape == (8, 16)
+
+
+def test_an_npz_behind_a_url_is_read(bucket, tmp_path):
+    flat = random_parameters(UNEVEN)
+    np.savez(tmp_path / "pt.npz", **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES})
+    fsspec.filesystem("memory").put_file(str(tmp_path / "pt.npz"), "/bucket/pt.npz")
+    source = convert.open(f"{bucket}/pt.npz")
+    np.testing.assert_array_equal(source.read("PaliGemma/img/head/kernel"), flat["PaliGemma/img/head/kernel"])
 
 
 def test_nothing_behind_a_url_is_named(bucket):

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "statistics": "data errors normalize preprocess",
     "config": "data.oxe.soups data.rule_source errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
-    "convert": "checkpoints config data.storage embodiments errors models normalize observation preprocess tokenizer",
+    "convert": "checkpoints config data.faults data.storage embodiments errors models normalize observation preprocess tokenizer",
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
     "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",

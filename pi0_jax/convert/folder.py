@@ -1,38 +1,43 @@
 """A checkpoint's directory, on this machine or behind a URL that fsspec knows (gs://, s3://): what is in it, and publishing one."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
 from pi0_jax.data import storage
-from pi0_jax.data.storage import Location, RemotePath
+from pi0_jax.data.faults import diagnose, errors, without_secrets
+from pi0_jax.data.storage import Location, RangeReader, RemotePath
 from pi0_jax.errors import InputError
+
+_REMOTE_BUFFER = 8 << 20
 
 
 class Folder:
-    """A directory, or one file in it; listed once, when it is opened."""
+    """A directory, listed once, when it is opened."""
 
     def __init__(self, path: str | os.PathLike[str] | Location) -> None:
         """Raises InputError where there is nothing, or nothing that can be listed."""
         self.place = storage.locate(path)
-        try:
-            self.names = frozenset(_listed(self.place))
-        except (OSError, ImportError, ValueError) as error:
-            found = "nothing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-            raise InputError(f"{self.place}: expected a checkpoint, found {found}") from error
+        self.names = frozenset(_listed(self.place))
 
     def __str__(self) -> str:
         return str(self.place)
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
+
+    @property
+    def url(self) -> str:
+        """For libraries; messages name the folder itself, since a URL may hold secrets."""
+        return str(self.place.absolute()) if isinstance(self.place, Path) else self.place.url
 
     def file(self, name: str) -> Location:
         return self.place / name
@@ -42,11 +47,10 @@ class Folder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises InputError if the file is not a JSON object."""
+        data = storage.read_all(self.file(name))
         try:
-            record = json.loads(storage.read_all(self.file(name)).decode())
+            record = json.loads(data.decode())
         except ValueError as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"{self.file(name)}: expected JSON, found: {error}") from error
         if not isinstance(record, dict):
             raise InputError(f"{self.file(name)}: expected a JSON object, found {type(record).__name__}")
@@ -56,23 +60,72 @@ class Folder:
 def is_file(place: Location) -> bool:
     if isinstance(place, Path):
         return place.is_file()
-    files, root = fsspec.core.url_to_fs(place.url)
-    return files.isfile(root)
+    with _remote_files(place) as (files, name):
+        return files.isfile(name)
 
 
 def _listed(place: Location) -> list[str]:
-    if isinstance(place, Path):
+    if isinstance(place, RemotePath):
+        with _remote_files(place) as (files, name):
+            return [entry.rstrip("/").rpartition("/")[2] for entry in files.ls(name, detail=False)]
+    try:
         return os.listdir(place)
-    files, root = fsspec.core.url_to_fs(place.url)
-    return [entry.rstrip("/").rpartition("/")[2] for entry in files.ls(root, detail=False)]
+    except OSError as error:
+        found = "nothing" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{place}: expected a checkpoint, found {found}") from error
+
+
+@contextlib.contextmanager
+def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """The file system of a URL and the name there; what goes wrong with it in the block becomes an InputError."""
+    try:
+        files, name = fsspec.core.url_to_fs(place.url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{place}: expected a URL that fsspec reads, found: {without_secrets(str(error))}") from None
+    try:
+        yield files, name.rstrip("/")
+    except errors(place.protocol) as error:
+        found = diagnose(error, place.protocol).found
+        raise InputError(f"{place}: expected a checkpoint, found {'nothing' if found == 'none' else found}") from None
+
+
+def open_file(place: Location) -> BinaryIO:
+    """A file, open for reading anywhere in it. Raises InputError or OSError if it cannot be read."""
+    return open(place, "rb") if isinstance(place, Path) else io.BufferedReader(_RemoteFile(place), _REMOTE_BUFFER)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file behind a URL, by its byte ranges."""
+
+    def __init__(self, place: RemotePath) -> None:
+        self._reader, self._size, self._at = RangeReader(place), storage.size(place), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._reader.read(self._at, max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+# ---- publishing
 
 
 def check_absent(output: str | os.PathLike[str]) -> None:
     """InputError where a conversion would write over something."""
     place = storage.locate(output)
     if isinstance(place, RemotePath):
-        files, root = fsspec.core.url_to_fs(place.url)
-        taken = files.exists(root)
+        with _remote_files(place) as (files, name):
+            taken = files.exists(name)
     else:
         taken = os.path.lexists(place)
     if taken:
@@ -105,9 +158,9 @@ def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
 
 
 def _upload(folder: Path, place: RemotePath, last: str) -> None:
-    files, root = fsspec.core.url_to_fs(place.url)
     names = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
-    for name in sorted(names, key=lambda name: (name.parts[0] == last, name)):
-        target = f"{root.rstrip('/')}/{name.as_posix()}"
-        files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        files.put_file(str(folder / name), target)
+    with _remote_files(place) as (files, root):
+        for name in sorted(names, key=lambda name: (name.parts[0] == last, name)):
+            target = f"{root}/{name.as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(folder / name), target)

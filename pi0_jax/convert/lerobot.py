@@ -53,7 +53,10 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
 
 
 def _metadata(folder: Folder) -> Metadata:
-    own, beside = read_metadata(folder), read_beside(folder)
+    try:
+        own, beside = read_metadata(folder), read_beside(folder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: {CONFIG}, {PREPROCESSOR} or {POSTPROCESSOR} is not LeRobot's: found no {error}") from error
     if beside is not None and len(beside.robots) == len(own.robots) == 1:  # the directory does not say what its robot is called
         own = dataclasses.replace(own, robots=dict(zip(beside.robots, own.robots.values(), strict=True)))
     return with_beside(own, folder, lambda statistics, mode: as_written(statistics, mode)[0])

@@ -26,6 +26,7 @@ _FORMAT = 1
 PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
 PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
 PUBLISHED_VOCABULARY = 257_152
+_FIELDS = ("robots", "horizon", "max_tokens", "normalization", "tokenizer", "run", "position", "sizes")
 _ROUNDING = 1e-6  # statistics in float32, relative
 
 
@@ -70,6 +71,9 @@ class Metadata:
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
         if "format" not in record or record["format"] != _FORMAT:
             raise InputError(f"{source}: expected format {_FORMAT}, found {record['format'] if 'format' in record else 'none'}")
+        missing = [field for field in _FIELDS if field not in record]
+        if missing:
+            raise InputError(f"{source}: lacks {', '.join(missing)}")
         robots = {
             name: RobotRecord(
                 normalize.from_json(robot["statistics"], source),

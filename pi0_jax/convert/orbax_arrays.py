@@ -74,8 +74,8 @@ class OrbaxArrays:
 
 
 def _url(folder: Folder) -> str:
-    place = folder.place
-    return f"file://{place.absolute()}/" if isinstance(place, Path) else f"{place.url.rstrip('/')}/"
+    url = folder.url.rstrip("/")
+    return f"file://{url}/" if isinstance(folder.place, Path) else f"{url}/"
 
 
 def _keys(record: Mapping[str, Any], source: str) -> Iterator[list[str]]:

@@ -51,7 +51,7 @@ def recognise(folder: Folder) -> bool:
 
 def read(folder: Folder, weights: str) -> Source:
     """The latest step, or the one that the path names; `weights`: "ema" or "params"."""
-    step = Folder(str(checkpoints.find(str(folder.place))))
+    step = Folder(str(checkpoints.find(folder.url)))
     if weights not in step:
         raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
     metadata = read_metadata(step)
@@ -125,4 +125,5 @@ def variant(model: Pi0Config) -> str | Mapping[str, Any]:
     for name, known in VARIANTS.items():
         if dataclasses.replace(known, **shown) == model:
             return name
-    return {"vision": dataclasses.asdict(model.vision), "gemma": dataclasses.asdict(model.gemma)}
+    experts = [dataclasses.asdict(expert) for expert in model.gemma.experts]
+    return {"vision": dataclasses.asdict(model.vision), "gemma": {**dataclasses.asdict(model.gemma), "experts": experts}}

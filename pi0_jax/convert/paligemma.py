@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from pi0_jax.convert import shards
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, open_file
 from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata
 from pi0_jax.convert.ports import Prefixes, heads, paligemma_rules
 from pi0_jax.convert.rules import Rule, match, rule
@@ -44,7 +44,7 @@ class Npz:
         """Raises InputError: truncated, or no npz."""
         self._file = file
         try:
-            self._archive = zipfile.ZipFile(str(file))
+            self._archive = zipfile.ZipFile(open_file(file))
             self.infos = {name.removesuffix(".npy"): self._info(name) for name in self._archive.namelist()}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{file}: expected an npz, whole, found: {' '.join(str(error).split())}") from error

@@ -4,6 +4,7 @@ LeRobot reports a file that does not fit and goes on with random weights, so eve
 """
 
 import gc
+import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,15 @@ def _compare(output: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
     assert ours.shape == theirs.shape, (output, ours.shape, theirs.shape)
     error = float(np.abs(ours - theirs).max())
     return Comparison(output, error, error / float(np.abs(theirs).max()))
+
+
+def environment() -> str:
+    """What the comparisons ran on, in a sentence."""
+    import torch
+    import transformers
+
+    versions = f"JAX {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"float32 on a CPU, Python {platform.python_version()}, {versions}."
 
 
 # ---- Hugging Face's PaliGemma, at toy size
