@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +55,11 @@ class Folder:
         if not isinstance(record, dict):
             raise InputError(f"{self.file(name)}: expected a JSON object, found {type(record).__name__}")
         return record
+
+
+def optional(record: Mapping[str, Any], name: str) -> Any:
+    """A field, or None where there is none."""
+    return record[name] if name in record else None
 
 
 def is_file(place: Location) -> bool:

@@ -1,7 +1,7 @@
 """Which format a checkpoint has, opening it, and writing it as another.
 
-open_checkpoint(path) -> Source           any format, nothing read yet
-convert(input, output, to, options)       streamed, one layer or one unstacked leaf at a time; the output appears when it is whole
+`open_checkpoint(path)` finds the format from the files and reads no array yet. `convert(path, output, to, options)` streams: one layer, or
+one leaf without layers, at a time; the output appears when it is whole.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards, tree
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
 from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata, RobotRecord, choose_robot, read_beside, with_beside
 from pi0_jax.convert.ports import heads, is_published, pi0_rules
@@ -102,7 +102,7 @@ def _statistics(folder: Folder) -> Statistics:
 
 def _state_file(folder: Folder, description: str, kind: str) -> dict[str, np.ndarray]:
     record = folder.read_json(description)
-    files = [step["state_file"] for step in record["steps"] if "state_file" in step and shards.optional(step, "registry_name") == kind]
+    files = [step["state_file"] for step in record["steps"] if "state_file" in step and optional(step, "registry_name") == kind]
     if len(files) != 1 or files[0] not in folder:
         found = ", ".join(files) or "none"
         raise InputError(f"{folder.file(description)}: expected one {kind} with its statistics beside it, found {found}")
@@ -133,13 +133,13 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         if len(shapes) != 1 or len(shapes[0]) != 1:
             raise InputError(f"{where}: {group}: expected one {kind} vector, found shapes {shapes}")
         dims[kind] = shapes[0][0]
-    named = shards.optional(config, "action_feature_names")
+    named = optional(config, "action_feature_names")
     if named is not None and len(named) != dims["ACTION"]:
         raise InputError(f"{where}: action_feature_names: expected {dims['ACTION']} names, found {len(named)}")
     names = named or [f"action_{i}" for i in range(dims["ACTION"])]
-    deltas = [bool(shards.optional(config, "use_relative_actions"))] * len(names)
+    deltas = [bool(optional(config, "use_relative_actions"))] * len(names)
     if any(deltas) and named:  # without names LeRobot excludes none
-        deltas = lerobot_files.relative_mask(names, shards.optional(config, "relative_exclude_joints") or [])
+        deltas = lerobot_files.relative_mask(names, optional(config, "relative_exclude_joints") or [])
     return Embodiment(
         name=folder.place.name,
         robot="of a LeRobot policy directory, which names no units",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pi0_jax.convert import norm_stats, orbax_arrays, safetensors_file, shards, tree
-from pi0_jax.convert.folder import Folder, is_file
+from pi0_jax.convert.folder import Folder, is_file, optional
 from pi0_jax.convert.metadata import Metadata, RobotRecord, with_beside
 from pi0_jax.convert.orbax_arrays import OrbaxArrays
 from pi0_jax.convert.ports import PUBLISHED_PORT_VARIANTS, heads, is_published, pi0_rules
@@ -46,7 +46,7 @@ def read_torch(folder: Folder | None, path: str, tensors: SafetensorsFiles, size
     metadata, config = Metadata(), {}
     if folder is not None:
         config = folder.read_json(CONFIG)
-        own = Metadata(robots=_robots(folder), horizon=shards.optional(config, "action_horizon"), normalization="zscore")
+        own = Metadata(robots=_robots(folder), horizon=optional(config, "action_horizon"), normalization="zscore")
         metadata = with_beside(own, folder)
     given = heads(tensors.infos, metadata.sizes, sizes)
     source = mapped(tensors, TORCH_RULES, format=PYTORCH, path=path, given=given, metadata=metadata)

@@ -12,8 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from pi0_jax.convert import shards
-from pi0_jax.convert.folder import Folder, open_file
+from pi0_jax.convert.folder import Folder, open_file, optional
 from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata
 from pi0_jax.convert.ports import Prefixes, heads, paligemma_rules
 from pi0_jax.convert.rules import Rule, match, rule
@@ -121,6 +120,6 @@ def read_hugging_face(folder: Folder | None, path: str, tensors: SafetensorsFile
 
 def _heads_in(config: Mapping[str, Any]) -> dict[str, int]:
     """Letters of tree.py; a config.json names only what is not its model type's default."""
-    vision, text = shards.optional(config, "vision_config") or {}, shards.optional(config, "text_config") or {}
-    found = {"M": shards.optional(vision, "num_attention_heads"), "H": shards.optional(text, "head_dim")}
+    vision, text = optional(config, "vision_config") or {}, optional(config, "text_config") or {}
+    found = {"M": optional(vision, "num_attention_heads"), "H": optional(text, "head_dim")}
     return {letter: size for letter, size in found.items() if size is not None}

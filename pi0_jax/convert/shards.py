@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
@@ -52,11 +51,6 @@ def _weight_map(folder: Folder) -> Mapping[str, str]:
     if "weight_map" not in record or not isinstance(record["weight_map"], dict):
         raise InputError(f"{folder.file(INDEX)}: expected a weight_map, found {', '.join(record)}")
     return record["weight_map"]
-
-
-def optional(record: Mapping[str, Any], name: str) -> Any:
-    """A field, or None where there is none."""
-    return record[name] if name in record else None
 
 
 def one_dtype(leaves: Mapping[str, Leaf]) -> str:
