@@ -261,3 +261,18 @@ def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
     written = safetensors.numpy.load_file(tmp_path / "o" / "policy_preprocessor_step_6_normalizer_processor.safetensors")
     assert written["observation.state.std"][2] == 1.0
     assert convert.open(tmp_path / "o").metadata.robots["droid"].statistics.state.std[2] == 0.0  # our own is beside
+
+
+def test_percentiles_travel_and_a_port_without_them_is_warned_of(tmp_path, tensors):
+    folder = policy_directory(tmp_path, tensors, normalization_mapping={"STATE": "QUANTILES", "ACTION": "QUANTILES"})
+    for file in folder.glob("*normalizer_processor.safetensors"):
+        values = safetensors.numpy.load_file(file)
+        for part in ("action", "observation.state"):
+            values |= {f"{part}.q01": np.full(8, -2, np.float32), f"{part}.q99": np.full(8, 3, np.float32)}
+        safetensors.numpy.save_file(values, file)
+    report = convert.convert(folder, tmp_path / "openpi", "openpi_jax", OPTIONS)
+    assert "warning: normalised by percentiles; openpi's π0 takes mean and standard deviation" in report.notes
+    convert.convert(tmp_path / "openpi", tmp_path / "again", "lerobot")
+    again = convert.open(tmp_path / "again").metadata
+    ((statistics, robot),) = again.robots.values()
+    assert again.normalization == "quantile" and robot.name == "policy" and statistics.actions.q99.tolist() == [3.0] * 8

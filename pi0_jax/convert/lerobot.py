@@ -17,7 +17,7 @@ from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards, tree
 from pi0_jax.convert.folder import Folder, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
-from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata, RobotRecord, choose_robot, read_beside, with_beside
+from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata, RobotRecord, choose_robot, differences, read_beside, with_beside
 from pi0_jax.convert.ports import heads, is_published, pi0_rules
 from pi0_jax.convert.rules import Rule
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
@@ -30,6 +30,7 @@ from pi0_jax.normalize import Mode, Statistics, VectorStatistics
 from pi0_jax.observation import CAMERA_SLOTS
 
 NAME = "lerobot"
+_EMPTY_CAMERA = "empty_camera_"  # how LeRobot names the masked ones that it adds itself
 FIRST_NAME = "model.paligemma_with_expert."
 RULES: list[Rule] = pi0_rules("model.")
 MODES: Mapping[str, Mode] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}
@@ -124,7 +125,8 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
     It names no units and no control rate: 0 Hz is what stands for that.
     """
     where = str(folder.file(CONFIG))
-    cameras = [name.removeprefix(IMAGES) for name, feature in config["input_features"].items() if feature["type"] == "VISUAL"]
+    images = [name.removeprefix(IMAGES) for name, feature in config["input_features"].items() if feature["type"] == "VISUAL"]
+    cameras = [name for name in images if not name.startswith(_EMPTY_CAMERA)]
     if len(cameras) > len(CAMERA_SLOTS):
         raise InputError(f"{where}: expected at most {len(CAMERA_SLOTS)} cameras, found {', '.join(cameras)}")
     dims = {}
@@ -209,9 +211,4 @@ def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str
         notes.append(f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6")
     if list(embodiment.cameras) != list(CAMERA_SLOTS[: len(embodiment.cameras)]):
         notes.append(f"cameras keep the order of their slots ({', '.join(embodiment.cameras)}); which those are is only in pi0_jax.json")
-    run = source.metadata.run
-    if run is not None and run["loss_dims"] == "real":
-        notes.append("warning: trained on real dimensions only; LeRobot lets noise into the others, so its actions will differ")
-    if run is not None and run["normalization_clip"]:
-        notes.append(f"warning: states were clipped to ±{run['normalization_clip']} model units; LeRobot does not clip")
-    return notes
+    return notes + differences(source.metadata, "LeRobot")

@@ -168,3 +168,13 @@ def find_embodiment(name: str) -> Embodiment:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name}: expected an embodiment's fields, found: {error}") from error
+
+
+def differences(metadata: Metadata, port: str) -> list[str]:
+    """What the run did that the port will not do."""
+    run, notes = metadata.run, []
+    if run is not None and run["loss_dims"] == "real":
+        notes.append(f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ")
+    if run is not None and run["normalization_clip"]:
+        notes.append(f"warning: states were clipped to ±{run['normalization_clip']} model units; {port} does not clip")
+    return notes

@@ -12,7 +12,7 @@ from typing import Any
 
 from pi0_jax.convert import norm_stats, orbax_arrays, safetensors_file, shards, tree
 from pi0_jax.convert.folder import Folder, is_file, optional
-from pi0_jax.convert.metadata import Metadata, RobotRecord, with_beside
+from pi0_jax.convert.metadata import Metadata, RobotRecord, differences, with_beside
 from pi0_jax.convert.orbax_arrays import OrbaxArrays
 from pi0_jax.convert.ports import PUBLISHED_PORT_VARIANTS, heads, is_published, pi0_rules
 from pi0_jax.convert.rules import Rule, rule
@@ -37,7 +37,7 @@ def arrays(folder: Folder) -> OrbaxArrays:
 
 
 def read_jax(folder: Folder, tensors: Tensors) -> Source:
-    metadata = with_beside(Metadata(robots=_robots(folder), normalization="zscore"), folder)
+    metadata = with_beside(Metadata(robots=_robots(folder)), folder)
     return mapped(tensors, JAX_RULES, format=JAX, path=str(folder), given={}, metadata=metadata)
 
 
@@ -46,7 +46,7 @@ def read_torch(folder: Folder | None, path: str, tensors: SafetensorsFiles, size
     metadata, config = Metadata(), {}
     if folder is not None:
         config = folder.read_json(CONFIG)
-        own = Metadata(robots=_robots(folder), horizon=optional(config, "action_horizon"), normalization="zscore")
+        own = Metadata(robots=_robots(folder), horizon=optional(config, "action_horizon"))
         metadata = with_beside(own, folder)
     given = heads(tensors.infos, metadata.sizes, sizes)
     source = mapped(tensors, TORCH_RULES, format=PYTORCH, path=path, given=given, metadata=metadata)
@@ -58,7 +58,7 @@ def read_torch(folder: Folder | None, path: str, tensors: SafetensorsFiles, size
 def write_jax(source: Source, folder: Path) -> list[str]:
     orbax_arrays.write_leaves(source, folder / "params", prefix="params/")
     _write_assets(source.metadata.robots, folder)
-    return []
+    return _notes(source)
 
 
 def write_torch(source: Source, folder: Path) -> list[str]:
@@ -66,7 +66,17 @@ def write_torch(source: Source, folder: Path) -> list[str]:
     safetensors_file.write(folder / shards.SINGLE, leaves, arrays)
     _write_assets(source.metadata.robots, folder)
     (folder / CONFIG).write_text(json.dumps(_config(source, shards.one_dtype(leaves)), indent=2))
-    return [] if is_published(source.sizes) else [f"config.json names the variants {' and '.join(PUBLISHED_PORT_VARIANTS)}, of other sizes"]
+    sizes = (
+        [] if is_published(source.sizes) else [f"warning: {CONFIG} can only name {' and '.join(PUBLISHED_PORT_VARIANTS)}, of other sizes"]
+    )
+    return [*sizes, *_notes(source)]
+
+
+def _notes(source: Source) -> list[str]:
+    notes = differences(source.metadata, "openpi")
+    if source.metadata.normalization == "quantile":
+        notes.append("warning: normalised by percentiles; openpi's π0 takes mean and standard deviation")
+    return notes
 
 
 def _config(source: Source, dtype: str) -> dict[str, Any]:
