@@ -26,7 +26,6 @@ MAY_IMPORT = {
     "images": "",
     "embodiments": "errors observation",
     "normalize": "errors",
-    "norm_stats": "errors normalize",
     "tokenizer": "errors",
     "sharding": "errors",
     # The model knows arrays only.
@@ -38,6 +37,7 @@ MAY_IMPORT = {
     "statistics": "data errors normalize preprocess",
     "config": "data.oxe.soups data.rule_source errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
+    "convert": "checkpoints config data.faults data.storage embodiments errors models normalize observation preprocess tokenizer",
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding statistics tokenizer",
@@ -51,19 +51,22 @@ MAY_IMPORT = {
 CONFINED = {
     "tensorflow": ("pi0_jax/data/", "pi0_jax/benchmark/tfdata.py"),
     "tensorflow_datasets": ("pi0_jax/data/", "pi0_jax/benchmark/tfdata.py"),
-    "torch": (),
+    "torch": ("pi0_jax/convert/",),
+    "lerobot": ("pi0_jax/convert/",),
+    "safetensors": (),  # the format is read and written by us: its library holds whole files
+    "tensorstore": ("pi0_jax/convert/",),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
     "google_crc32c": ("pi0_jax/data/", "pi0_jax/benchmark/"),
     "loky": ("pi0_jax/data/", "pi0_jax/benchmark/"),
     "cloudpickle": ("pi0_jax/data/",),
-    "fsspec": ("pi0_jax/data/",),
+    "fsspec": ("pi0_jax/data/", "pi0_jax/convert/"),
     "aiohttp": ("pi0_jax/data/",),
-    "orbax": ("pi0_jax/checkpoints.py",),
+    "orbax": ("pi0_jax/checkpoints.py", "pi0_jax/convert/"),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
 }
-ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp")
+ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp", "torch", "lerobot")
 MAY_PRINT = ("launch/", "pi0_jax/train/loop.py")
 MOST_LINES = {"pi0_jax": 400, "configs": 400, "launch": 79}
 

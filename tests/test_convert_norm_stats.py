@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pi0_jax import norm_stats, normalize
+from pi0_jax import normalize
+from pi0_jax.convert import norm_stats
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Layout, Robot, check_robot

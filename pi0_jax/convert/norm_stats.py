@@ -6,7 +6,9 @@
 It knows no minimum and maximum, and its vectors may be padded to the model's dimension.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pi0_jax import normalize
 from pi0_jax.errors import InputError
@@ -27,25 +29,39 @@ def save(file: Path, statistics: Statistics) -> None:
     normalize.write_json(file, {"norm_stats": parts})
 
 
-def load(file: Path, *, state_dims: int, action_dims: int) -> Statistics:
-    """The robot's dimensions; minimum and maximum are None, and so are q01 and q99 if the file has none.
+def load(file: Path, *, state_dims: int | None = None, action_dims: int | None = None) -> Statistics:
+    """The robot's dimensions, or all with None; minimum and maximum are None, and so are q01 and q99 if the file has none.
 
-    Raises InputError: no such file, another format, fewer dimensions than the robot has, or further ones that are not padding: those
-    have mean 0 and standard deviation 0 or 1, to 1e-6.
+    Raises InputError: no such file, or what `from_record` and `without_padding` raise.
     """
     try:
         record = normalize.read_json(file)
     except FileNotFoundError as error:
         raise InputError(f"{file}: expected openpi's norm_stats.json, found no such file") from error
+    statistics = from_record(record, str(file))
+    return without_padding(statistics, len(statistics.state.mean) if state_dims is None else state_dims,
+                           len(statistics.actions.mean) if action_dims is None else action_dims, str(file))  # fmt: skip
+
+
+def from_record(record: Mapping[str, Any], source: str) -> Statistics:
+    """The content of a norm_stats.json, padding included. Raises InputError: another format."""
     parts = record["norm_stats"] if "norm_stats" in record else None
     if not isinstance(parts, dict):
-        raise InputError(f"{file}: expected an object norm_stats with state and actions, found {', '.join(record) or 'nothing'}")
+        raise InputError(f"{source}: expected an object norm_stats with state and actions, found {', '.join(record) or 'nothing'}")
     absent = dict.fromkeys(normalize.FIELDS)
     complete = {part: absent | vector if isinstance(vector, dict) else vector for part, vector in parts.items()}
-    whole = normalize.from_json(complete, str(file))
+    return normalize.from_json(complete, source)
+
+
+def without_padding(statistics: Statistics, state_dims: int, action_dims: int, source: str) -> Statistics:
+    """The robot's own dimensions.
+
+    Raises InputError: fewer dimensions than the robot has, or further ones that are not padding: those have mean 0 and standard deviation
+    0 or 1, to 1e-6.
+    """
     return Statistics(
-        state=_without_padding(whole.state, state_dims, f"{file}: state"),
-        actions=_without_padding(whole.actions, action_dims, f"{file}: actions"),
+        state=_without_padding(statistics.state, state_dims, f"{source}: state"),
+        actions=_without_padding(statistics.actions, action_dims, f"{source}: actions"),
     )
 
 

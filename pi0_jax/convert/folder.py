@@ -1,0 +1,171 @@
+"""A checkpoint's directory, on this machine or behind a URL that fsspec knows (gs://, s3://): what is in it, and publishing one."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+from pi0_jax.data import storage
+from pi0_jax.data.faults import diagnose, errors, without_secrets
+from pi0_jax.data.storage import Location, RangeReader, RemotePath
+from pi0_jax.errors import InputError
+
+_REMOTE_BUFFER = 8 << 20
+
+
+class Folder:
+    """A directory, listed once, when it is opened."""
+
+    def __init__(self, path: str | os.PathLike[str] | Location) -> None:
+        """Raises InputError where there is nothing, or nothing that can be listed."""
+        self.place = storage.locate(path)
+        self.names = frozenset(_listed(self.place))
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    @property
+    def url(self) -> str:
+        """For libraries; messages name the folder itself, since a URL may hold secrets."""
+        return str(self.place.absolute()) if isinstance(self.place, Path) else self.place.url
+
+    def file(self, name: str) -> Location:
+        return self.place / name
+
+    def folder(self, name: str) -> "Folder":
+        return Folder(self.place / name)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Raises InputError if the file is not a JSON object."""
+        data = storage.read_all(self.file(name))
+        try:
+            record = json.loads(data.decode())
+        except ValueError as error:
+            raise InputError(f"{self.file(name)}: expected JSON, found: {error}") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{self.file(name)}: expected a JSON object, found {type(record).__name__}")
+        return record
+
+
+def optional(record: Mapping[str, Any], name: str) -> Any:
+    """A field, or None where there is none."""
+    return record[name] if name in record else None
+
+
+def is_file(place: Location) -> bool:
+    if isinstance(place, Path):
+        return place.is_file()
+    with _remote_files(place) as (files, name):
+        return files.isfile(name)
+
+
+def _listed(place: Location) -> list[str]:
+    if isinstance(place, RemotePath):
+        with _remote_files(place) as (files, name):
+            return [entry.rstrip("/").rpartition("/")[2] for entry in files.ls(name, detail=False)]
+    try:
+        return os.listdir(place)
+    except OSError as error:
+        found = "nothing" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{place}: expected a checkpoint, found {found}") from error
+
+
+@contextlib.contextmanager
+def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """The file system of a URL and the name there; what goes wrong with it in the block becomes an InputError."""
+    try:
+        files, name = fsspec.core.url_to_fs(place.url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{place}: expected a URL that fsspec reads, found: {without_secrets(str(error))}") from None
+    try:
+        yield files, name.rstrip("/")
+    except errors(place.protocol) as error:
+        found = diagnose(error, place.protocol).found
+        raise InputError(f"{place}: expected a checkpoint, found {'nothing' if found == 'none' else found}") from None
+
+
+def open_file(place: Location) -> BinaryIO:
+    """A file, open for reading anywhere in it. Raises InputError or OSError if it cannot be read."""
+    return open(place, "rb") if isinstance(place, Path) else io.BufferedReader(_RemoteFile(place), _REMOTE_BUFFER)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file behind a URL, by its byte ranges."""
+
+    def __init__(self, place: RemotePath) -> None:
+        self._reader, self._size, self._at = RangeReader(place), storage.size(place), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._reader.read(self._at, max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+# ---- publishing
+
+
+def check_absent(output: str | os.PathLike[str]) -> None:
+    """InputError where a conversion would write over something."""
+    place = storage.locate(output)
+    if isinstance(place, RemotePath):
+        with _remote_files(place) as (files, name):
+            taken = files.exists(name)
+    else:
+        taken = os.path.lexists(place)
+    if taken:
+        raise InputError(f"{place}: exists; expected a new path to write to")
+
+
+@contextlib.contextmanager
+def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
+    """A local directory to fill, which appears at `output` when the block ends without an error; else nothing does.
+
+    To a URL it is then copied, with `last` (a file or folder without which the format is not recognised) at the end.
+    """
+    check_absent(output)
+    place = storage.locate(output)
+    parent = None
+    if isinstance(place, Path):
+        parent = place.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-unfinished-", dir=parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's is for its user alone
+        if isinstance(place, Path):
+            check_absent(place)
+            os.rename(temporary, place)
+        else:
+            _upload(temporary, place, last)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _upload(folder: Path, place: RemotePath, last: str) -> None:
+    names = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    with _remote_files(place) as (files, root):
+        for name in sorted(names, key=lambda name: (name.parts[0] == last, name)):
+            target = f"{root}/{name.as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(folder / name), target)

@@ -1,0 +1,202 @@
+"""Which format a checkpoint has, opening it, and writing it as another.
+
+`open_checkpoint(path)` finds the format from the files and reads no array yet. `convert(path, output, to, options)` streams: one layer, or
+one leaf without layers, at a time; the output appears when it is whole.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pi0_jax import normalize
+from pi0_jax.convert import lerobot, norm_stats, openpi, ours, paligemma, shards, tree
+from pi0_jax.convert.folder import Folder, check_absent, is_file, new_folder
+from pi0_jax.convert.fresh import with_fresh_leaves
+from pi0_jax.convert.lora import Merged, lora_names
+from pi0_jax.convert.metadata import (
+    FILE,
+    PUBLISHED_HORIZON,
+    PUBLISHED_MAX_TOKENS,
+    Metadata,
+    RobotRecord,
+    choose_robot,
+    find_embodiment,
+)
+from pi0_jax.convert.safetensors_file import SafetensorsFiles
+from pi0_jax.convert.source import Source, Tensors, cast
+from pi0_jax.data import storage
+from pi0_jax.errors import InputError
+from pi0_jax.tokenizer import Tokenizer
+
+# Format -> what is written last, without which nobody takes a directory for one of it; and what has no room in the format's own files.
+OUTPUTS = {
+    ours.NAME: ("checkpoints", ""),
+    openpi.JAX: ("params", "minimum and maximum, embodiment, horizon, tokenizer, config"),
+    openpi.PYTORCH: ("config.json", "minimum and maximum, embodiment, sizes of heads, tokenizer, config"),
+    lerobot.NAME: ("config.json", "float64 statistics, units, control rate, sizes of heads, tokenizer, config"),
+}
+INITIAL_WEIGHTS = (paligemma.BIG_VISION, paligemma.HUGGING_FACE)
+_SHOWN_NOWHERE = ("horizon", "max_tokens")
+_ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm_1/Dense_0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user says and the files may not."""
+
+    robot: str | None = None  # of several; None: all that there are
+    embodiment: str | None = None  # name of a record, or a JSON file with one, for statistics that come without
+    tokenizer: str | None = None  # path of a SentencePiece model
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the names of tree.py; and horizon, max_tokens
+    weights: str = "ema"  # of our own checkpoints: or "params"
+    merge_lora: float | None = None  # alpha / rank
+    weights_only: bool = False
+    dtype: np.dtype | None = None  # None keeps each leaf's
+    seed: int = 0  # of leaves that initial weights lack
+
+
+DEFAULTS = Options()
+
+
+def open_checkpoint(path: str, options: Options = DEFAULTS) -> Source:
+    """A checkpoint of any format that we read.
+
+    Raises:
+        InputError: no or several formats there, π0.5, a missing or truncated file, tensors that are missing, unknown or contradict
+            each other.
+    """
+    given = _letters(options.sizes)
+    place = storage.locate(path)
+    if is_file(place):
+        if place.name.endswith(".npz"):
+            return paligemma.read_npz(place, given)
+        if place.name.endswith(".safetensors"):
+            return _read_safetensors(None, str(place), SafetensorsFiles([place]), given)
+        raise InputError(f"{place}: expected a directory, an npz or a safetensors file")
+    folder = Folder(place)
+    if ours.recognise(folder):
+        return ours.read(folder, options.weights)
+    orbax, torch = openpi.recognise_jax(folder), shards.present(folder)
+    if orbax and torch:
+        raise InputError(f"{folder}: expected a checkpoint of one format, found an Orbax checkpoint and safetensors")
+    if not orbax and not torch:
+        raise InputError(f"{folder}: expected a checkpoint of a known format, found {', '.join(sorted(folder.names)[:5]) or 'nothing'}")
+    if torch:
+        return _read_safetensors(folder, str(folder), shards.read(folder), given)
+    return openpi.read_jax(folder, _screened(openpi.arrays(folder), str(folder), options.merge_lora))
+
+
+def _read_safetensors(folder: Folder | None, path: str, tensors: SafetensorsFiles, given: tree.Sizes) -> Source:
+    _screened(tensors, path, None)
+    names = list(tensors.infos)
+    if any(name.startswith(lerobot.FIRST_NAME) for name in names):
+        return lerobot.read(folder, path, tensors, given)
+    if any(name.startswith(openpi.FIRST_NAME) for name in names):
+        return openpi.read_torch(folder, path, tensors, given)
+    if paligemma.is_hugging_face(names):
+        return paligemma.read_hugging_face(folder, path, tensors, given)
+    raise InputError(f"{path}: expected the tensors of a π0 or a PaliGemma, found {', '.join(sorted(names)[:3]) or 'none'}")
+
+
+def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
+    """Refuses by name what is not a plain π0; LoRA leaves are merged where asked for."""
+    if adarms := sorted(name for name in tensors.infos if _ADARMS.search(name)):
+        raise InputError(f"{path}: {adarms[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers")
+    names = lora_names(tensors)
+    if names and merge_lora is None:
+        raise InputError(f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK")
+    return Merged(tensors, merge_lora, path) if names else tensors
+
+
+class Report(NamedTuple):
+    source: Source  # what was written
+    notes: list[str]  # what the user should know
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(leaf.shape) for leaf in self.source.leaves.values())
+
+
+def convert(path: str, output: str, to: str, options: Options = DEFAULTS) -> Report:
+    """Writes the checkpoint at `path` as another format.
+
+    Raises:
+        InputError: what `open_checkpoint` raises; an output that exists; statistics, an embodiment or a tokenizer that the format wants
+            and nobody gave.
+    """
+    check_absent(output)
+    source, notes = prepared(path, to, options)
+    notes += [f"{name} differs from the embedding that it is tied to, and is left out" for name in source.differing_copies()]
+    last, elsewhere = OUTPUTS[to]
+    with new_folder(output, last) as folder:
+        notes += _WRITERS[to](source, folder)
+        if to != ours.NAME:
+            record = dataclasses.replace(source.metadata, sizes=source.sizes).to_json()
+            normalize.write_json(folder / FILE, record)
+            notes.append(f"beside, in {FILE}, what {to} has no room for: {elsewhere}")
+    return Report(source, notes)
+
+
+_WRITERS: Mapping[str, Callable[[Source, Path], list[str]]] = {
+    ours.NAME: ours.write,
+    openpi.JAX: openpi.write_jax,
+    openpi.PYTORCH: openpi.write_torch,
+    lerobot.NAME: lerobot.write,
+}
+
+
+def prepared(path: str, to: str, options: Options) -> tuple[Source, list[str]]:
+    """The opened checkpoint as it will be written: every leaf there, in the wanted dtype, metadata completed; and notes."""
+    source = open_checkpoint(path, options)
+    initial = source.format in INITIAL_WEIGHTS
+    if initial:
+        source = with_fresh_leaves(source, _letters(options.sizes), options.seed)
+    metadata, notes = _completed(source.metadata, options, source.path)
+    if not metadata.robots and to in (openpi.JAX, openpi.PYTORCH) and not (initial or options.weights_only):
+        raise InputError(f"{source.path}: expected a robot's statistics, found none; --weights_only converts without them")
+    if not metadata.robots:
+        notes.append("no statistics: weights alone, to start training from")
+    return cast(dataclasses.replace(source, metadata=metadata), options.dtype), [*source.notes, *notes]
+
+
+def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metadata, list[str]]:
+    notes, tokens = [], metadata.max_tokens
+    for name, known, published in (("horizon", metadata.horizon, PUBLISHED_HORIZON), ("max_tokens", tokens, PUBLISHED_MAX_TOKENS)):
+        if name in options.sizes and known is not None and known != options.sizes[name]:
+            raise InputError(f"{source}: {name} is {known}; found --sizes={name}={options.sizes[name]}")
+        if known is None:
+            value = options.sizes[name] if name in options.sizes else published
+            metadata = dataclasses.replace(metadata, **{name: value})
+            if name not in options.sizes:
+                notes.append(f"{name} shows in no file of this format: {published}, as published (--sizes={name}=...)")
+    robots = {} if options.weights_only else dict(metadata.robots)
+    if robots and (options.robot is not None or options.embodiment is not None):
+        name, record = choose_robot(metadata, options.robot, source)
+        if options.embodiment is not None:
+            record = record._replace(embodiment=find_embodiment(options.embodiment))
+        if left := [other for other in robots if other != name]:
+            notes.append(f"left out: the statistics of {', '.join(left)}")
+        robots = {name: record}
+    robots = {name: _without_padding(record, f"{source}: {name}") for name, record in robots.items()}
+    tokenizer = metadata.tokenizer if options.tokenizer is None else Tokenizer.open(options.tokenizer).model
+    mode = metadata.normalization or "zscore"
+    return dataclasses.replace(metadata, robots=robots, tokenizer=tokenizer, normalization=mode), notes
+
+
+def _without_padding(record: RobotRecord, where: str) -> RobotRecord:
+    if record.embodiment is None:
+        return record
+    dims = len(record.embodiment.state), len(record.embodiment.actions)
+    return record._replace(statistics=norm_stats.without_padding(record.statistics, *dims, where))
+
+
+def _letters(sizes: Mapping[str, int]) -> dict[str, int]:
+    unknown = [name for name in sizes if name not in tree.LETTERS and name not in _SHOWN_NOWHERE]
+    if unknown:
+        raise InputError(f"--sizes: {unknown[0]} is unknown; the sizes are {', '.join((*tree.LETTERS, *_SHOWN_NOWHERE))}")
+    return {tree.LETTERS[name]: size for name, size in sizes.items() if name in tree.LETTERS}

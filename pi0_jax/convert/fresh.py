@@ -1,0 +1,46 @@
+"""Leaves that a PaliGemma does not hold, newly initialised."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax
+import jax
+import numpy as np
+
+from pi0_jax.convert import tree
+from pi0_jax.convert.metadata import PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS
+from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.models.pi0 import VARIANTS, Pi0
+
+_EXPERT = "EGA"  # sizes that the backbone does not show
+
+
+def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
+    """All of π0: what the source lacks is initialised as for a training from scratch, in float32.
+
+    `given`: sizes of the action expert; the published model's where it has none.
+    """
+    published = tree.sizes_of_config(VARIANTS["pi0"])
+    expert = {letter: given[letter] if letter in given else published[letter] for letter in _EXPERT}
+    sizes = {**source.sizes, **expert, "T": 2 * expert["E"]}
+    shapes = tree.expected_shapes(sizes)
+    missing = [path for path in tree.AXES if path not in source.leaves]
+    model = Pi0(tree.model_config(sizes, horizon=PUBLISHED_HORIZON, max_tokens=PUBLISHED_MAX_TOKENS))
+
+    @jax.jit
+    def initialise(key: jax.Array) -> Mapping[str, jax.Array]:
+        flat = flax.traverse_util.flatten_dict(model.init(key, method="declare")["params"], sep="/")
+        return {path: flat[path] for path in missing}  # the compiler leaves out the rest
+
+    held: list[Mapping[str, np.ndarray]] = []
+
+    def fetch(path: str, layer: int | None) -> np.ndarray:
+        if path in source.leaves:
+            return source.fetch(path, layer)
+        if not held:
+            held.append(jax.tree.map(np.asarray, initialise(jax.random.key(seed))))
+        return held[0][path] if layer is None else held[0][path][layer]
+
+    leaves = {path: source.leaves[path] if path in source.leaves else Leaf(shapes[path], np.dtype(np.float32)) for path in tree.AXES}
+    note = f"not in the input, freshly initialised with seed {seed}: {', '.join(missing)}"
+    return dataclasses.replace(source, leaves=leaves, sizes=sizes, fetch=fetch, notes=(*source.notes, note))

@@ -1,0 +1,180 @@
+"""What travels beside the weights: statistics and embodiment of each robot, tokenizer, what shows in no tensor, and the training run.
+
+Each format holds some of it in its own files. All of it also goes into pi0_jax.json, beside them, which nobody else reads; so what comes
+back from another format is what left for it.
+"""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pi0_jax import normalize
+from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.tree import LETTERS, NAMES, Sizes
+from pi0_jax.data import storage
+from pi0_jax.embodiments import EMBODIMENTS, Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.normalize import Mode, Statistics
+from pi0_jax.observation import CAMERA_SLOTS
+
+FILE = "pi0_jax.json"
+_FORMAT = 1
+PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
+PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
+PUBLISHED_VOCABULARY = 257_152
+_FIELDS = ("robots", "horizon", "max_tokens", "normalization", "tokenizer", "run", "position", "sizes")
+_ROUNDING = 1e-6  # statistics in float32, relative
+
+
+class RobotRecord(NamedTuple):
+    statistics: Statistics  # of openpi's files: possibly padded to the model's dimension, where no embodiment says how many are real
+    embodiment: Embodiment | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """None, or nothing, is what the checkpoint does not say."""
+
+    robots: Mapping[str, RobotRecord] = dataclasses.field(default_factory=dict)
+    horizon: int | None = None
+    max_tokens: int | None = None
+    normalization: Mode | None = None
+    tokenizer: bytes | None = None  # a SentencePiece model
+    run: Mapping[str, Any] | None = None  # the config that trained it, as plain data
+    position: int = 0  # steps trained
+    sizes: Sizes = dataclasses.field(default_factory=dict)  # letters of tree.py
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "robots": {
+                name: {
+                    "statistics": normalize.to_json(robot.statistics),
+                    "embodiment": None if robot.embodiment is None else robot.embodiment.to_json(),
+                }
+                for name, robot in self.robots.items()
+            },
+            "horizon": self.horizon,
+            "max_tokens": self.max_tokens,
+            "normalization": self.normalization,
+            "tokenizer": None if self.tokenizer is None else base64.b64encode(self.tokenizer).decode(),
+            "run": self.run,
+            "position": self.position,
+            "sizes": {NAMES[letter]: size for letter, size in self.sizes.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
+        if "format" not in record or record["format"] != _FORMAT:
+            raise InputError(f"{source}: expected format {_FORMAT}, found {record['format'] if 'format' in record else 'none'}")
+        missing = [field for field in _FIELDS if field not in record]
+        if missing:
+            raise InputError(f"{source}: lacks {', '.join(missing)}")
+        robots = {
+            name: RobotRecord(
+                normalize.from_json(robot["statistics"], source),
+                None if robot["embodiment"] is None else Embodiment.from_json(robot["embodiment"]),
+            )
+            for name, robot in record["robots"].items()
+        }
+        tokenizer = None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
+        sizes = {LETTERS[name]: size for name, size in record["sizes"].items()}
+        fields = {name: record[name] for name in ("horizon", "max_tokens", "normalization", "run", "position")}
+        return cls(robots=robots, tokenizer=tokenizer, sizes=sizes, **fields)
+
+
+def read_beside(folder: Folder) -> Metadata | None:
+    """What an export of ours left in pi0_jax.json."""
+    return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE))) if FILE in folder else None
+
+
+def _as_they_are(statistics: Statistics, mode: Mode) -> Statistics:
+    del mode
+    return statistics
+
+
+def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mode], Statistics] = _as_they_are) -> Metadata:
+    """What pi0_jax.json says, where there is one; what the format's own files say, where there is none.
+
+    Args:
+        own: from the format's own files. written: what becomes of statistics in those.
+
+    Raises:
+        InputError where the two contradict each other.
+    """
+    beside = read_beside(folder)
+    if beside is None:
+        return own
+    where = str(folder.file(FILE))
+    for name, ours, theirs in (
+        ("horizon", own.horizon, beside.horizon),
+        ("max_tokens", own.max_tokens, beside.max_tokens),
+        ("normalization", own.normalization, beside.normalization),
+    ):
+        if ours is not None and ours != theirs:
+            raise InputError(f"{where}: {name} is {theirs}, {ours} by the checkpoint's other files")
+    if set(own.robots) != set(beside.robots):
+        theirs, ours = (", ".join(metadata.robots) or "none" for metadata in (beside, own))
+        raise InputError(f"{where}: robots: {theirs}; the checkpoint's other files have {ours}")
+    for name, robot in own.robots.items():
+        _check_robot(robot, beside.robots[name], f"{where}: {name}", lambda statistics: written(statistics, beside.normalization))
+    return beside
+
+
+def _check_robot(own: RobotRecord, beside: RobotRecord, where: str, written: Callable[[Statistics], Statistics]) -> None:
+    for part, theirs, ours in zip(Statistics._fields, written(beside.statistics), own.statistics, strict=True):
+        for field, kept, found in zip(ours._fields, theirs, ours, strict=True):
+            if found is not None and kept is not None and not _equal(kept, found):
+                raise InputError(f"{where}: {part}.{field} is not that of the checkpoint's other files")
+    if own.embodiment is not None and beside.embodiment is not None and _traits(own.embodiment) != _traits(beside.embodiment):
+        raise InputError(f"{where}: the embodiment's cameras or dimensions are not those of the checkpoint's other files")
+
+
+def _traits(embodiment: Embodiment) -> tuple[Any, ...]:
+    cameras = [embodiment.cameras[slot] for slot in CAMERA_SLOTS if slot in embodiment.cameras]
+    return cameras, len(embodiment.state), [dim.delta for dim in embodiment.actions]
+
+
+def _equal(kept: np.ndarray, found: np.ndarray) -> bool:
+    """To the rounding of float32; `found` may be padded."""
+    count = len(kept)
+    return len(found) >= count and np.allclose(kept, found[:count], rtol=_ROUNDING, atol=_ROUNDING * max(1.0, np.abs(kept).max(initial=0)))
+
+
+def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str, RobotRecord]:
+    """The named robot; None where there is only one."""
+    if not metadata.robots:
+        raise InputError(f"{source}: expected a robot's statistics, found none")
+    if name is None and len(metadata.robots) == 1:
+        return next(iter(metadata.robots.items()))
+    if name not in metadata.robots:
+        raise InputError(f"{source}: robot {name}: expected one of {', '.join(metadata.robots)}, chosen with --robot")
+    return name, metadata.robots[name]
+
+
+def find_embodiment(name: str) -> Embodiment:
+    """A record of ours by its name, or one of yours from a JSON file."""
+    if not name.endswith(".json"):
+        if name not in EMBODIMENTS:
+            raise InputError(f"embodiment {name!r} is unknown; the embodiments are {', '.join(EMBODIMENTS)} (or a .json file of your own)")
+        return EMBODIMENTS[name]
+    try:
+        return Embodiment.from_json(json.loads(storage.read_all(name)))
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: expected an embodiment's fields, found: {error}") from error
+
+
+def differences(metadata: Metadata, port: str) -> list[str]:
+    """What the run did that the port will not do."""
+    run, notes = metadata.run, []
+    if run is not None and run["loss_dims"] == "real":
+        notes.append(f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ")
+    if run is not None and run["normalization_clip"]:
+        notes.append(f"warning: states were clipped to ±{run['normalization_clip']} model units; {port} does not clip")
+    return notes

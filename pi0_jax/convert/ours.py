@@ -1,0 +1,129 @@
+"""Our own checkpoint directory (checkpoints.py): a run's, or what a conversion wrote.
+
+What a conversion writes has the moving average alone, which is what a policy runs and what starts a training; no optimizer.
+"""
+
+import base64
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from pi0_jax import checkpoints, config, normalize
+from pi0_jax.checkpoints import Description
+from pi0_jax.convert import norm_stats, tree
+from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.metadata import Metadata, RobotRecord
+from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
+from pi0_jax.convert.rules import rule
+from pi0_jax.convert.source import Source, mapped
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.preprocess import Robot, check_robot, used_slots
+from pi0_jax.tokenizer import Tokenizer
+
+NAME = "ours"
+RULES = [rule("{path}", "{path}")]
+WEIGHTS = ("ema", "params")  # a policy runs the first
+
+# A config for what was not trained here: the published settings for fine-tuning (AdamW, cosine decay), to start from. A policy reads the
+# model, the normalisation and the number of Euler steps only.
+_RUN = {
+    "seed": 0, "data_dir": "", "index_dir": "", "own_datasets": {}, "frames_power": 0.0, "statistics_only": [], "normalization_clip": 0.0,
+    "augment": True, "loader_threads": 2, "prefetch_batches": 8,
+    "dtype": "bfloat16", "scan_layers": True, "remat": "full",
+    "draws": 1, "loss_dims": "padded", "mask_past_end": False, "sampling_steps": 10,
+    "batch_size": 32, "steps": 30_000, "learning_rate": 2.5e-5, "end_learning_rate": 2.5e-6, "warmup_steps": 1000,
+    "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-10, "clip_norm": 1.0, "ema_decay": 0.99,
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    "log_every": 100, "validate_every": 1000, "validation_frames": 128, "save_every": 1000, "keep_checkpoints": 2,
+}  # fmt: skip
+
+
+def recognise(folder: Folder) -> bool:
+    if "description" in folder or checkpoints.FOLDER in folder:
+        return True
+    return any(name.isdigit() and "description" in folder.folder(name) for name in folder.names)
+
+
+def read(folder: Folder, weights: str) -> Source:
+    """The latest step, or the one that the path names; `weights`: "ema" or "params"."""
+    step = Folder(str(checkpoints.find(folder.url)))
+    if weights not in step:
+        raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
+    metadata = read_metadata(step)
+    arrays = OrbaxArrays(step.folder(weights))
+    return mapped(arrays, RULES, format=NAME, path=f"{step}/{weights}", given={}, metadata=metadata)
+
+
+def read_metadata(step: Folder) -> Metadata:
+    record = step.folder("description").read_json("metadata")
+    if record["format"] != checkpoints.FORMAT:
+        raise InputError(f"{step}: checkpoint format {record['format']}; this version reads format {checkpoints.FORMAT}")
+    run = record["config"]
+    robots = {
+        name: RobotRecord(normalize.from_json(robot["statistics"], str(step)), Embodiment.from_json(robot["embodiment"]))
+        for name, robot in record["robots"].items()
+    }
+    return Metadata(
+        robots=robots, horizon=run["horizon"], max_tokens=run["max_tokens"], normalization=run["normalization"],
+        tokenizer=base64.b64decode(record["tokenizer"]), run=run, position=record["position"],
+    )  # fmt: skip
+
+
+def write(source: Source, folder: Path) -> list[str]:
+    """Writes checkpoints/<step>/ema and description. Raises InputError where the source has no robot, or lacks what a policy needs."""
+    description = describe(source)
+    step = folder / checkpoints.FOLDER / str(description.position)
+    step.mkdir(parents=True)
+    write_leaves(source, step / WEIGHTS[0], prefix="")
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
+    notes = ["the moving average alone, without an optimizer: for a policy, or to start training from"]
+    if source.metadata.run is None:
+        notes.append("the config's training fields are the published settings for fine-tuning: no run is known")
+    return notes
+
+
+def describe(source: Source) -> Description:
+    """The description of a checkpoint with these weights."""
+    metadata, where = source.metadata, source.path
+    if not metadata.robots:
+        raise InputError(f"{where}: expected a robot's statistics, found none, so no policy; --to=openpi_jax can hold weights alone")
+    if metadata.tokenizer is None:
+        raise InputError(f"{where}: carries no tokenizer; name its SentencePiece model with --tokenizer=PATH")
+    model = tree.model_config(source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens)
+    run = config.from_mapping(_run(metadata, model))
+    robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
+    for robot in robots.values():
+        check_robot(robot, config.layout(run, used_slots([robot.embodiment])))
+    return Description(run, robots, Tokenizer(metadata.tokenizer, f"{where}: tokenizer"), metadata.position)
+
+
+def _robot(name: str, record: RobotRecord, where: str) -> Robot:
+    if record.embodiment is None:
+        raise InputError(f"{where}: robot {name}: expected its embodiment, found none; name a record with --embodiment")
+    dims = len(record.embodiment.state), len(record.embodiment.actions)
+    return Robot(record.embodiment, norm_stats.without_padding(record.statistics, *dims, f"{where}: {name}"))
+
+
+def _run(metadata: Metadata, model: Pi0Config) -> dict[str, Any]:
+    shown = {"variant": variant(model), "action_dim": model.action_dim, "horizon": model.horizon, "max_tokens": model.max_tokens}
+    if metadata.run is not None:
+        return {**metadata.run, **shown}
+    names = list(metadata.robots)
+    data = {"datasets": names, "weights": [1.0] * len(names), "normalization": metadata.normalization, "tokenizer": ""}
+    return {**_RUN, **data, **shown}
+
+
+def variant(model: Pi0Config) -> str | Mapping[str, Any]:
+    """The name of a variant of these sizes, or the sizes themselves where none has them."""
+    shown = {"action_dim": model.action_dim, "horizon": model.horizon, "max_tokens": model.max_tokens}
+    for name, known in VARIANTS.items():
+        if dataclasses.replace(known, **shown) == model:
+            return name
+    experts = [dataclasses.asdict(expert) for expert in model.gemma.experts]
+    return {"vision": dataclasses.asdict(model.vision), "gemma": {**dataclasses.asdict(model.gemma), "experts": experts}}

@@ -1,0 +1,274 @@
+"""Rules between the tensors of another format and the leaves of ours; each serves both directions.
+
+    foreign                                          ours                                              layout
+    ...layers.{layer}.self_attn.k_proj.weight        PaliGemma/llm/layers/attn/kv_einsum/w[layer,0]    (K H) D -> K D H
+
+A foreign tensor is one entry of our leaf along the leading axes in brackets. The layout names the axes on both sides, so that forward
+(foreign to ours) and inverse follow from it; an axis in parentheses is several of ours flattened. The letters are those of tree.py.
+The first rule that matches a name counts. A name that no rule matches, and a leaf that no tensor fills, is an error.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from pi0_jax.convert.tree import NAMES, Binding, Shape, Sizes
+from pi0_jax.errors import InputError
+
+# weight: holds the leaf. copy: holds it once more (a tied embedding); written, and read where the weight itself was left out.
+# unused: no part of π0; written as zeros where a layout is given, never read.
+Role = Literal["weight", "copy", "unused"]
+SAME = "same"  # the layout of a tensor that is our leaf as it is
+
+
+class Rule(NamedTuple):
+    foreign: str  # a name with at most one {layer} or {path}
+    ours: str  # our path, or {path} in it
+    index: tuple[str, ...]  # leading axes: "layer" or a number
+    layout: str
+    role: Role
+
+
+def rule(foreign: str, ours: str, layout: str = SAME, role: Role = "weight") -> Rule:
+    path, _, index = ours.removesuffix("]").partition("[")
+    return Rule(foreign, path, tuple(index.split(",")) if index else (), layout, role)
+
+
+# ---- layouts
+
+
+class Layout(NamedTuple):
+    groups: tuple[tuple[str, ...], ...]  # per axis of the foreign tensor, the axes of ours that are flattened in it
+    ours: tuple[str, ...]
+
+    def forward(self, x: np.ndarray, sizes: Sizes) -> np.ndarray:
+        """Foreign -> ours."""
+        flat = [axis for group in self.groups for axis in group]
+        split = [size for size, group in zip(x.shape, self.groups, strict=True)
+                 for size in ((size,) if len(group) == 1 else (sizes[axis] for axis in group))]  # fmt: skip
+        return x.reshape(split).transpose([flat.index(axis) for axis in self.ours])
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        """Ours -> foreign."""
+        flat = [axis for group in self.groups for axis in group]
+        return x.transpose([self.ours.index(axis) for axis in flat]).reshape(self.foreign_shape(dict(zip(self.ours, x.shape, strict=True))))
+
+    def foreign_shape(self, sizes: Sizes) -> Shape:
+        return tuple(math.prod(sizes[axis] for axis in group) for group in self.groups)
+
+
+@lru_cache
+def parse_layout(text: str) -> Layout:
+    """ "(N H) D -> N D H"; an axis that a tensor has twice is told apart by a prime: "X C Q Q'"."""
+    foreign, _, ours = text.partition(" -> ")
+    groups = tuple(tuple(match.strip("()").split()) for match in re.findall(r"\([^)]*\)|\S+", foreign))
+    return Layout(groups, tuple(ours.split()))
+
+
+# ---- names
+
+
+class Match(NamedTuple):
+    rule: Rule
+    path: str  # ours
+    layer: int | None
+
+
+@lru_cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)").replace(r"\{path\}", r"(?P<path>.+)"))
+
+
+def match(name: str, rules: Iterable[Rule]) -> Match | None:
+    """The first rule that covers a foreign name."""
+    for candidate in rules:
+        found = _pattern(candidate.foreign).fullmatch(name)
+        if found is not None:
+            groups = found.groupdict()
+            layer = int(groups["layer"]) if "layer" in groups else None
+            return Match(candidate, candidate.ours.format(**groups) if candidate.ours else "", layer)
+    return None
+
+
+# ---- foreign to ours
+
+
+class Piece(NamedTuple):
+    """A foreign tensor's place in our leaf."""
+
+    name: str
+    layout: str
+
+
+class Plan(NamedTuple):
+    """How foreign tensors make our leaves."""
+
+    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]]  # path -> place along the leading axes -> tensor
+    copies: Mapping[str, str]  # foreign name -> the path that it holds once more
+    unused: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+
+def plan(rules: Sequence[Rule], shapes: Mapping[str, Shape], wanted: Mapping[str, str], given: Sizes, source: str) -> Plan:
+    """Places every foreign tensor.
+
+    Args:
+        shapes: of the foreign tensors, by name. wanted: the leaves that they must fill, with their axes.
+        given: sizes that the tensors do not show (letters of tree.py).
+
+    Raises:
+        InputError: a tensor that no rule covers, a leaf with a missing tensor, shapes that contradict each other.
+    """
+    matches = {name: match(name, rules) for name in shapes}
+    unknown = sorted(name for name, found in matches.items() if found is None)
+    if unknown:
+        raise InputError(f"{source}: {_some(unknown)}: no rule covers {'it' if len(unknown) == 1 else 'them'}")
+    pieces: dict[str, dict[tuple[int, ...], Piece]] = {}
+    for name, found in matches.items():
+        if found.rule.role == "weight":
+            _put(pieces.setdefault(found.path, {}), found, name, source)
+    copies = {}
+    for name, found in matches.items():
+        if found.rule.role != "copy":
+            continue
+        if found.path in pieces:
+            copies[name] = found.path
+        else:  # the tied tensor was saved under its other name only
+            _put(pieces.setdefault(found.path, {}), found, name, source)
+    strangers = sorted(path for path in pieces if path not in wanted)
+    if strangers:
+        raise InputError(f"{source}: {_some(strangers)}: no leaf of π0")
+    _check_complete(rules, pieces, wanted, source)
+    used = {piece.name: (piece.layout, path) for path, places in pieces.items() for piece in places.values()}
+    used |= {name: (matches[name].rule.layout, path) for name, path in copies.items()}
+    sizes = _bind(used, shapes, wanted, _depths(pieces, wanted), given, source)
+    unused = tuple(name for name, found in matches.items() if found.rule.role == "unused")
+    return Plan(pieces, copies, unused, sizes)
+
+
+def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: str) -> None:
+    place = tuple(found.layer if entry == "layer" else int(entry) for entry in found.rule.index)
+    if place in places:
+        raise InputError(f"{source}: {places[place].name} and {name} both hold {found.path}{list(place)}")
+    places[place] = Piece(name, found.rule.layout)
+
+
+def _check_complete(
+    rules: Sequence[Rule], pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str], source: str
+) -> None:
+    depths = _depths(pieces, wanted)
+    missing = []
+    for candidate in rules:
+        if candidate.role != "weight" or "{path}" in candidate.ours or candidate.ours not in wanted:
+            continue
+        stack = wanted[candidate.ours][0]
+        layers = range(depths[stack] if stack in depths else 1) if "layer" in candidate.index else (0,)
+        for layer in layers:
+            place = tuple(layer if entry == "layer" else int(entry) for entry in candidate.index)
+            if place not in pieces.setdefault(candidate.ours, {}):
+                missing.append(candidate.foreign.format(layer=layer))
+    missing = missing or [path for path in wanted if not pieces.get(path)]
+    if missing:
+        raise InputError(f"{source}: {_some(missing)}: missing")
+
+
+def _depths(pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str]) -> dict[str, int]:
+    """Layers of each stack of which tensors are one layer's."""
+    depths: dict[str, int] = {}
+    for path, places in pieces.items():
+        stack = wanted[path][0]
+        if stack in "IL" and places and () not in places:
+            depths[stack] = max(depths[stack] if stack in depths else 1, *(place[0] + 1 for place in places))
+    return depths
+
+
+def _bind(
+    used: Mapping[str, tuple[str, str]],
+    shapes: Mapping[str, Shape],
+    wanted: Mapping[str, str],
+    depths: Sizes,
+    given: Sizes,
+    source: str,
+) -> dict[str, int]:
+    """Sizes of all axes, from tensors and from what is given."""
+    binding = Binding()
+    binding.sizes.update(depths)
+    products: list[tuple[str, tuple[str, ...], int]] = []  # tensor, axes that are flattened in one of its axes, their product
+    for name, (text, path) in used.items():
+        shape = shapes[name]
+        if text == SAME:
+            binding.add(name, shape, wanted[path].split(), source)
+            continue
+        groups = parse_layout(text).groups
+        if len(shape) != len(groups):
+            raise InputError(f"{source}: {name}: expected {len(groups)} axes, found shape {list(shape)}")
+        single = [i for i, group in enumerate(groups) if len(group) == 1]
+        binding.add(name, tuple(shape[i] for i in single), [groups[i][0].rstrip("'") for i in single], source)
+        products += [(name, group, shape[i]) for i, group in enumerate(groups) if len(group) > 1]
+    for axis, size in given.items():
+        if binding.sizes.setdefault(axis, size) != size:
+            raise InputError(f"{source}: {NAMES[axis]} is {binding.sizes[axis]} by the tensors, {size} as given")
+    for name, group, product in products:
+        open_axes = [axis for axis in group if axis not in binding.sizes]
+        if len(open_axes) > 1:
+            names = " x ".join(NAMES[axis] for axis in group)
+            raise InputError(f"{source}: {name} shows only {names} = {product}; give one, as in --sizes={NAMES[group[-1]]}=...")
+        known = math.prod(binding.sizes[axis] for axis in group if axis in binding.sizes)
+        if product % known or (not open_axes and product != known):
+            implied = " x ".join(f"{NAMES[axis]} {binding.sizes[axis]}" if axis in binding.sizes else NAMES[axis] for axis in group)
+            raise InputError(f"{source}: shapes contradict each other: {name} has {product} rows or columns, expected {implied}")
+        if open_axes:
+            binding.add(name, (product // known,), open_axes, source)
+    binding.check_relations(source)
+    return binding.sizes
+
+
+# ---- ours to foreign
+
+
+class Entry(NamedTuple):
+    """A foreign tensor to write."""
+
+    name: str
+    path: str  # ours; "" where it is zeros
+    place: tuple[int, ...]  # along our leaf's leading axes
+    layout: str
+    shape: Shape
+
+
+def entries(rules: Sequence[Rule], shapes: Mapping[str, Shape], sizes: Sizes, source: str) -> list[Entry]:
+    """The foreign tensors that our leaves make, those of one leaf together, its layers in order.
+
+    Raises InputError: a leaf that no rule covers, or not all of.
+    """
+    result: list[Entry] = []
+    for path, shape in shapes.items():
+        filled = [entry for candidate in rules if candidate.ours == path and candidate.role != "unused"
+                  for entry in _entries(candidate, path, shape)]  # fmt: skip
+        places = {entry.place for entry in filled}
+        leading = len(next(iter(places), ()))
+        if places != set(itertools.product(*map(range, shape[:leading]))):
+            raise InputError(f"{source}: {path} {list(shape)}: no rule covers it, or not all of it")
+        result += sorted(filled, key=lambda entry: entry.place)
+    for candidate in rules:
+        if candidate.role == "unused" and candidate.layout != SAME:
+            result.append(Entry(candidate.foreign, "", (), SAME, parse_layout(candidate.layout).foreign_shape(sizes)))
+    return result
+
+
+def _entries(candidate: Rule, path: str, shape: Shape) -> Iterator[Entry]:
+    for layer in range(shape[0]) if "layer" in candidate.index else (0,):
+        place = tuple(layer if entry == "layer" else int(entry) for entry in candidate.index)
+        layout = parse_layout(candidate.layout)
+        foreign = layout.foreign_shape(dict(zip(layout.ours, shape[len(place) :], strict=True)))
+        yield Entry(candidate.foreign.format(layer=layer), path, place, candidate.layout, foreign)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

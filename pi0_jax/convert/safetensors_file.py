@@ -1,0 +1,113 @@
+"""safetensors: read by tensor, written one tensor after another; never a whole file in memory, and no pages mapped.
+
+8 bytes: length n of the header | n bytes: JSON, name -> dtype, shape, [first, last) byte of the data | the data
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from pi0_jax.convert.source import Leaf
+from pi0_jax.data import storage
+from pi0_jax.data.storage import Location, RangeReader
+from pi0_jax.errors import InputError
+
+DTYPES = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LONGEST_HEADER = 100 << 20  # as the format says
+_READ_BYTES = 256 << 20
+
+
+class _Span(NamedTuple):
+    file: int
+    first: int  # byte in the file
+    length: int
+
+
+class SafetensorsFiles:
+    """One file, or the shards of one model."""
+
+    def __init__(self, files: Sequence[Location]) -> None:
+        """Raises InputError: a file that is truncated or no safetensors, a dtype that no parameter has, a name in two files."""
+        self.infos: dict[str, Leaf] = {}
+        self._spans: dict[str, _Span] = {}
+        self._readers = [RangeReader(file) for file in files]
+        for number, file in enumerate(files):
+            header, start = _header(file, self._readers[number])
+            for name, entry in header.items():
+                if name in self.infos:
+                    raise InputError(f"{file}: {name} is in {files[self._spans[name].file]} too")
+                self.infos[name], first = _info(file, name, entry)
+                self._spans[name] = _Span(number, start + first, _bytes(self.infos[name]))
+
+    def read(self, name: str, entry: int | None = None) -> np.ndarray:
+        """The tensor, or its `entry` along the first axis."""
+        info, span = self.infos[name], self._spans[name]
+        shape, first, length = info.shape, span.first, span.length
+        if entry is not None:
+            shape, length = shape[1:], length // shape[0]
+            first += entry * length
+        data = bytearray(length)
+        for at in range(0, length, _READ_BYTES):
+            count = min(_READ_BYTES, length - at)
+            data[at : at + count] = self._readers[span.file].read(first + at, count)
+        return np.frombuffer(data, info.dtype).reshape(shape)
+
+
+def _bytes(leaf: Leaf) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+def _header(file: Location, reader: RangeReader) -> tuple[dict[str, Any], int]:
+    """The entries of a file, checked against its size, and the byte where data begin."""
+    size = storage.size(file)
+    if size < 8:
+        raise InputError(f"{file}: expected a safetensors file, found {size} bytes")
+    length = int.from_bytes(reader.read(0, 8), "little")
+    if length > _LONGEST_HEADER:
+        raise InputError(f"{file}: expected a safetensors file, found another format")
+    if 8 + length > size:
+        raise InputError(f"{file}: truncated: expected a header of {length} bytes, found {size - 8}")
+    try:
+        header = json.loads(reader.read(8, length).decode())
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{file}: expected a safetensors header, found: {' '.join(str(error).split())}") from error
+    if 8 + length + end != size:
+        raise InputError(f"{file}: {'truncated: ' if size < 8 + length + end else ''}expected {8 + length + end} bytes, found {size}")
+    return header, 8 + length
+
+
+def _info(file: Location, name: str, entry: Mapping[str, Any]) -> tuple[Leaf, int]:
+    if entry["dtype"] not in DTYPES:
+        raise InputError(f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, found {entry['dtype']}")
+    leaf = Leaf(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+    first, end = entry["data_offsets"]
+    if end - first != _bytes(leaf):
+        raise InputError(f"{file}: {name}: shape {list(leaf.shape)} of {entry['dtype']} is {_bytes(leaf)} bytes, found {end - first}")
+    return leaf, first
+
+
+def write(file: Path, leaves: Mapping[str, Leaf], arrays: Iterable[np.ndarray]) -> None:
+    """Writes tensors in the order of `leaves`; `arrays` gives them in that order, each held only while it is written."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it, Hugging Face's loaders refuse the file
+    end = 0
+    for name, leaf in leaves.items():
+        first, end = end, end + _bytes(leaf)
+        header[name] = {"dtype": _NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [first, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data are aligned to 8 bytes
+    with open(file, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for (name, leaf), array in zip(leaves.items(), arrays, strict=True):
+            assert array.shape == leaf.shape and array.dtype == leaf.dtype, (name, array.shape, array.dtype, leaf)
+            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

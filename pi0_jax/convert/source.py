@@ -1,0 +1,143 @@
+"""Parameters of some checkpoint under our names, read leaf by leaf, or layer by layer, when they are asked for."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import flax
+import numpy as np
+
+from pi0_jax.convert import rules, tree
+from pi0_jax.convert.metadata import Metadata
+from pi0_jax.convert.rules import SAME, Plan, parse_layout
+from pi0_jax.errors import InputError
+
+
+class Leaf(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Tensors(Protocol):
+    """The arrays of a foreign checkpoint, unread."""
+
+    infos: Mapping[str, Leaf]
+
+    def read(self, name: str, entry: int | None = None) -> np.ndarray:
+        """The tensor, or its `entry` along the first axis."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint of any format.
+
+    `leaves` are in the published tree, whole or, of a PaliGemma, its backbone; `sizes` are by the letters of tree.py.
+    """
+
+    format: str
+    path: str
+    leaves: Mapping[str, Leaf]
+    sizes: Mapping[str, int]
+    fetch: Callable[[str, int | None], np.ndarray]
+    metadata: Metadata
+    notes: tuple[str, ...] = ()  # what the user should know of this input
+    differing_copies: Callable[[], list[str]] = list  # tied tensors that are not equal; reads them
+
+    def read(self, path: str) -> np.ndarray:
+        """A leaf, whole."""
+        return self.fetch(path, None)
+
+    def layer(self, path: str, layer: int) -> np.ndarray:
+        """One entry of a stacked leaf."""
+        return self.fetch(path, layer)
+
+    def parts(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
+        """A stacked leaf's layers with their numbers; any other leaf whole, with None."""
+        if not is_stacked(path):
+            yield None, self.read(path)
+            return
+        for layer in range(self.leaves[path].shape[0]):
+            yield layer, self.layer(path, layer)
+
+    def tree(self) -> dict[str, Any]:
+        """All of it at once, nested."""
+        return flax.traverse_util.unflatten_dict({path: self.read(path) for path in self.leaves}, sep="/")
+
+
+def is_stacked(path: str) -> bool:
+    """Whether a leaf has a layer axis."""
+    return tree.AXES[path][0] in "IL"
+
+
+def mapped(
+    tensors: Tensors,
+    table: list[rules.Rule],
+    *,
+    format: str,
+    path: str,
+    wanted: Mapping[str, str] = tree.AXES,
+    given: tree.Sizes,
+    metadata: Metadata,
+    notes: tuple[str, ...] = (),
+) -> Source:
+    """A foreign checkpoint through its rules. Raises InputError as rules.plan does."""
+    plan = rules.plan(table, {name: info.shape for name, info in tensors.infos.items()}, wanted, given, path)
+    shapes = tree.expected_shapes(plan.sizes, wanted)
+    leaves = {leaf: Leaf(shapes[leaf], _dtype(plan, tensors, leaf, path)) for leaf in wanted}
+
+    def fetch(leaf: str, layer: int | None) -> np.ndarray:
+        return _fetch(plan, tensors, leaves[leaf], leaf, layer)
+
+    def differing() -> list[str]:
+        return [name for name, leaf in plan.copies.items() if not _same_bits(tensors.read(name), _foreign(plan, tensors, leaf))]
+
+    if plan.unused:
+        notes = (*notes, f"not part of π0, left out: {', '.join(plan.unused[:3])}" + (" ..." if len(plan.unused) > 3 else ""))
+    return Source(format, path, leaves, plan.sizes, fetch, metadata, notes, differing)
+
+
+def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
+    names = [piece.name for piece in plan.pieces[leaf].values()]
+    first = tensors.infos[names[0]].dtype
+    for name in names:
+        if (found := tensors.infos[name].dtype) != first:
+            raise InputError(f"{path}: {names[0]} is {first}, {name} is {found}; expected one dtype for {leaf}")
+    return first
+
+
+def _foreign(plan: Plan, tensors: Tensors, leaf: str) -> np.ndarray:
+    (piece,) = plan.pieces[leaf].values()
+    return tensors.read(piece.name)
+
+
+def _fetch(plan: Plan, tensors: Tensors, info: Leaf, leaf: str, layer: int | None) -> np.ndarray:
+    places = plan.pieces[leaf]
+    if () in places:
+        piece = places[()]
+        if piece.layout == SAME:
+            return tensors.read(piece.name, layer)
+        whole = parse_layout(piece.layout).forward(tensors.read(piece.name), plan.sizes)
+        return whole if layer is None else whole[layer]
+    result = np.empty(info.shape if layer is None else info.shape[1:], info.dtype)
+    for place, piece in places.items():
+        if layer is None or place[0] == layer:
+            result[place if layer is None else place[1:]] = parse_layout(piece.layout).forward(tensors.read(piece.name), plan.sizes)
+    return result
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
+
+
+def bits(x: np.ndarray) -> np.ndarray:
+    """The array's bytes as unsigned integers, so that equal means equal: NaN, signed zero and all."""
+    return np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}")
+
+
+def cast(source: Source, dtype: np.dtype | None) -> Source:
+    """The same in another dtype, rounded to nearest; None keeps each leaf's own."""
+    if dtype is None:
+        return source
+    leaves = {path: Leaf(leaf.shape, dtype) for path, leaf in source.leaves.items()}
+    return dataclasses.replace(source, leaves=leaves, fetch=lambda path, layer: source.fetch(path, layer).astype(dtype, copy=False))

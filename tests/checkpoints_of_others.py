@@ -1,0 +1,60 @@
+"""Checkpoints for tests: random parameters of a model whose sizes are all different, as openpi would have written them."""
+
+import json
+from pathlib import Path
+
+import flax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
+from pi0_jax.models.pi0 import Pi0Config, parameter_shapes
+from pi0_jax.models.siglip import VisionConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# No two sizes that a layout could mix up are the same.
+UNEVEN = Pi0Config(
+    vision=VisionConfig(image_size=42, patch_size=14, width=20, depth=2, mlp_dim=28, num_heads=4),
+    gemma=GemmaConfig(
+        experts=(ExpertConfig(width=24, mlp_dim=36), ExpertConfig(width=16, mlp_dim=44)),
+        depth=3, num_heads=6, num_kv_heads=2, head_dim=8, vocab_size=66,
+    ),
+    action_dim=10, horizon=7, max_tokens=11,
+)  # fmt: skip
+
+ROBOT = EMBODIMENTS["droid"]  # 8 dimensions, the first 7 learnt relative to the state
+
+
+def random_parameters(config: Pi0Config, seed: int = 0) -> dict[str, np.ndarray]:
+    """float32, by path."""
+    rng = np.random.default_rng(seed)
+    shapes = flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/")
+    return {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}
+
+
+def nested(flat: dict[str, np.ndarray]) -> dict:
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def norm_stats(dims: int, seed: int = 1) -> dict:
+    rng = np.random.default_rng(seed)
+    return {
+        part: {
+            "mean": rng.normal(size=dims).tolist(), "std": rng.uniform(0.5, 2, dims).tolist(),
+            "q01": rng.uniform(-3, -2, dims).tolist(), "q99": rng.uniform(2, 3, dims).tolist(),
+        }
+        for part in ("state", "actions")
+    }  # fmt: skip
+
+
+def write_openpi(folder: Path, flat: dict[str, np.ndarray], *, value_level: bool = False, asset: str = "droid", dims: int = 8) -> Path:
+    """As openpi's JAX training writes it; with `value_level`, as it saves it in training."""
+    tree = nested({f"{path}/value": array for path, array in flat.items()} if value_level else flat)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder / "params", {"params": tree})
+    assets = folder / "assets" / asset
+    assets.mkdir(parents=True)
+    (assets / "norm_stats.json").write_text(json.dumps({"norm_stats": norm_stats(dims)}))
+    return folder
