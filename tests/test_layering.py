@@ -38,6 +38,7 @@ MAY_IMPORT = {
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding tokenizer",
+    "ahead": "config data.datasets errors models observation policy preprocess sharding train",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
     "benchmark": "data errors normalize observation preprocess statistics tokenizer train",

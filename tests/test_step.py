@@ -12,7 +12,7 @@ from pi0_jax import sharding
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
-from pi0_jax.train.loop import state_shardings
+from pi0_jax.train.placement import state_shardings
 from pi0_jax.train.step import StepOptions, init_state, row_keys, train_step
 
 CONFIG = VARIANTS["pico"]

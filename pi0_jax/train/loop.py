@@ -37,6 +37,7 @@ from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.metrics import MetricsWriter
 from pi0_jax.train.optimizer import learning_rate, make_optimizer
+from pi0_jax.train.placement import state_shardings
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step, validation_step
 from pi0_jax.train.validate import ValidationStep, validate
 
@@ -193,16 +194,6 @@ def _same_robot(ours: Robot, theirs: Robot) -> bool:
     """Statistics may differ by what another CPU or NumPy rounds otherwise."""
     pairs = zip(jax.tree.leaves(ours.statistics), jax.tree.leaves(theirs.statistics), strict=True)
     return ours.embodiment == theirs.embodiment and all(a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in pairs)
-
-
-def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Parameters, EMA and optimizer moments by the parameter rules; counters whole."""
-    params = sharding.parameter_shardings(abstract.params, mesh)
-    whole = sharding.replicated(mesh)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, where: where, abstract.opt_state, params, transform_non_params=lambda _: whole
-    )
-    return TrainState(whole, params, params, moments)
 
 
 class _Clock:

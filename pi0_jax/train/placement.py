@@ -1,0 +1,58 @@
+"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead.py compiles it elsewhere."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from pi0_jax import sharding
+from pi0_jax.config import RunConfig, model_config
+from pi0_jax.models.pi0 import Pi0
+from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
+
+
+def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
+    """The run's model: activations split over the mesh, weights gathered where they are used."""
+    return Pi0(
+        model_config(run),
+        jnp.dtype(run.dtype),
+        scan_layers=run.scan_layers,
+        remat=run.remat,
+        constrain=sharding.constrain_on(mesh),
+        gather=sharding.gather_on(mesh),
+    )
+
+
+def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Parameters, EMA and optimizer moments by the parameter rules; counters whole."""
+    params = sharding.parameter_shardings(abstract.params, mesh)
+    whole = sharding.replicated(mesh)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, where: where, abstract.opt_state, params, transform_non_params=lambda _: whole
+    )
+    return TrainState(whole, params, params, moments)
+
+
+def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
+    shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer), jax.random.key(0))
+    return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh))
+
+
+def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """key -> TrainState, every part created where it will live."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    return jax.jit(partial(init_state, model=model, optimizer=optimizer), out_shardings=shardings)
+
+
+def jit_train_step(model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh) -> Any:
+    """(TrainState, TrainBatch) -> (TrainState, metrics); the state that goes in is given up."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    return jax.jit(
+        partial(train_step, model=model, optimizer=optimizer, options=options),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
+    )
