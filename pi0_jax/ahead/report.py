@@ -46,13 +46,16 @@ def _report(title: str, make: Callable[[], Compiled]) -> Report:
         compiled = make()
     except DoesNotFit as error:
         return Report(f"{title}\n  does not fit: {error}", False)
-    fits = compiled.used <= compiled.chip.hbm_bytes
-    return Report("\n".join([title, *_memory(compiled, fits), *_traffic(compiled), *_prediction(compiled)]), fits)
+    return Report("\n".join([title, *_memory(compiled), *_traffic(compiled), *_prediction(compiled)]), fits(compiled))
 
 
-def _memory(compiled: Compiled, fits: bool) -> list[str]:
+def fits(compiled: Compiled) -> bool:
+    return compiled.used <= compiled.chip.hbm_bytes
+
+
+def _memory(compiled: Compiled) -> list[str]:
     parts = f"{compiled.arguments / GB:.2f} arguments + {compiled.outputs / GB:.2f} outputs + {compiled.temporaries / GB:.2f} temporaries"
-    verdict = "fits" if fits else "does not fit"
+    verdict = "fits" if fits(compiled) else "does not fit"
     return [f"  GB a chip     {parts} = {compiled.used / GB:.2f} of {compiled.chip.hbm_bytes / GB:.2f}: {verdict}"]
 
 

@@ -103,9 +103,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 
 def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """GELU-gated MLP: [B, T, D] -> [B, T, D]."""
-    gate_up = layers.dense(x, params["gating_einsum"].transpose(1, 0, 2))  # [B, T, 2, F]
-    gate_up = constrain(gate_up, ("batch", "tokens", None, "mlp"))
-    return layers.dense(jax.nn.gelu(gate_up[:, :, 0], approximate=True) * gate_up[:, :, 1], params["linear"])
+    # Two products, not one: their gradients would be put together and taken apart again, at the size of F times all tokens.
+    gate, up = (constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"])  # [B, T, F]
+    return layers.dense(jax.nn.gelu(gate, approximate=True) * up, params["linear"])
 
 
 def layer(
