@@ -222,7 +222,7 @@ def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
     [
         ("v5e:3x4", {}, "topology 'v5e:3x4': INVALID_ARGUMENT"),
         ("v4:2x2x1", {}, "topology 'v4:2x2x1': expected chips v5e, v5p, v6e, found TPU v4"),
-        ("v5e:2x2", dict(mesh=dict(data=-1, fsdp=3, tensor=1)), "mesh data=1 fsdp=3 tensor=1 does not fit 4 devices"),
+        ("v5e:2x2", dict(mesh=dict(data=-1, fsdp=3, tensor=1)), "mesh data=-1 fsdp=3 tensor=1 does not fit 4 devices"),
         ("v5e:2x2", dict(batch_size=6), "config.batch_size 6 is not a multiple of data x fsdp = 4"),
     ],
 )
@@ -232,6 +232,7 @@ def test_what_cannot_be_compiled_is_refused(topology, changes, message):
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_a_small_model_fits_one_chip():
     reports = list(compile_only(config(variant="pico", action_dim=6, horizon=4, max_tokens=12), "v5e:1x1"))
     assert [report.fits for report in reports] == [True, True]

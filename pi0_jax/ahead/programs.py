@@ -29,6 +29,13 @@ from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import StepOptions
 
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # any: topologies are asked for by name
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 
 class DoesNotFit(Exception):
     """XLA's word that a program needs more memory than a chip has."""
@@ -63,9 +70,9 @@ class Compiled(NamedTuple):
 
 def topology_devices(name: str) -> list[jax.Device]:
     """The devices of a slice such as "v5e:4x4", which nothing can run on. A slice smaller than a host is cut from one: "v5e:1x1"."""
-    # No TPU is looked for, neither by JAX nor by libtpu, and other processes may compile too.
+    # Neither JAX nor libtpu is to look for a TPU, or for its host's name and kind; and other processes may compile too.
     jax.config.update("jax_platforms", "cpu")
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_MIN_LOG_LEVEL="3", TPU_STDERR_LOG_LEVEL="3")
+    os.environ.update(_NO_TPU)
     sides = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
     small = {"chips_per_host_bounds": (*(min(side, 2) for side in sides), 1, 1)[:3]} if 1 in sides[:2] else {}
     try:
