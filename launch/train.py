@@ -2,13 +2,16 @@
 
 SIGTERM saves and ends with status 0; a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each
 process gets the flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU slice, on any machine: bytes, collectives, predicted time.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
 from launch import app
-from pi0_jax.config import from_mapping
+from pi0_jax.ahead.report import compile_only
+from pi0_jax.config import RunConfig, from_mapping
+from pi0_jax.errors import InputError
 from pi0_jax.train import distributed
 from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
@@ -19,14 +22,29 @@ _PROFILE = flags.DEFINE_string("profile", None, "START:STEPS: a trace of STEPS s
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, on which nothing else listens.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "1: alone, without looking for others.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0.", lower_bound=0)
-flags.mark_flags_as_required(["config", "workdir"])
+_COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Compile step and sampler for --topology; status 1 if they do not fit.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4, v6e:8x8, v5p:4x4x4; a single chip: v5e:1x1, v5p:1x1x1.")
+flags.mark_flags_as_required(["config"])
 
 
-def main() -> None:
+def main() -> int | None:
     run = from_mapping(app.config_mapping(_CONFIG))
+    needed = _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR
+    if needed.value is None:
+        raise InputError(f"flag --{needed.name} is missing")
+    if _COMPILE_ONLY.value:
+        return _compile_only(run)
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    train(run, _WORKDIR.value, profile=profile)
+    return train(run, _WORKDIR.value, profile=profile)
+
+
+def _compile_only(run: RunConfig) -> int:
+    fits = True
+    for report in compile_only(run, _TOPOLOGY.value):
+        print(report.text, flush=True)
+        fits = fits and report.fits
+    return 0 if fits else 1
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Policy:
         self._num_steps = run.sampling_steps if num_steps is None else num_steps
         model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=run.scan_layers)
         self._sample = jax.jit(
-            partial(_sample, model=model, num_steps=self._num_steps, real_dims_only=run.loss_dims == "real"),
+            partial(sample, model=model, num_steps=self._num_steps, real_dims_only=run.loss_dims == "real"),
             static_argnames="layout",
         )
 
@@ -107,8 +107,9 @@ def _noise(seeds: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
 
 
-def _sample(
+def sample(
     params: Any, batch: RawBatch, dims: jax.Array, noise: jax.Array, *, layout: Layout, model: Pi0, num_steps: int, real_dims_only: bool
 ) -> jax.Array:
+    """What a policy runs: actions float32[B, H, D] in model units, from noise of that shape; `dims` bool[B, D], those that a robot has."""
     observation = preprocess.device(batch, layout)
     return sample_actions(params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims if real_dims_only else None)

@@ -8,9 +8,11 @@ The batch is split over data and fsdp; parameters, optimizer state and EMA over 
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -48,6 +50,9 @@ ACTIVATION_MESH: Mapping[str, str | tuple[str, ...] | None] = {
     "embed": None,
     "vision_embed": None,
     "heads": "tensor",
+    "mlp": "tensor",
+    "lookup": "data",  # rows of the embedding table as they are read, before they go to the devices that hold their batch rows
+    "table_columns": "fsdp",
 }
 
 
@@ -74,14 +79,24 @@ def logical_axes(path: str) -> tuple[str | None, ...]:
 
 def parameter_shardings(shapes: Any, mesh: Mesh) -> Any:
     """A tree of shardings for a tree of parameter shapes. An axis that its mesh axis does not divide stays whole."""
+    return jax.tree_util.tree_map_with_path(lambda key, leaf: NamedSharding(mesh, _parameter_spec(_path(key), leaf.shape, mesh)), shapes)
 
-    def place(key_path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
-        axes = [PARAMETER_MESH[name] if name else None for name in logical_axes(path)]
-        axes = [axis if axis and leaf.shape[i] % mesh.shape[axis] == 0 else None for i, axis in enumerate(axes)]
-        return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree_util.tree_map_with_path(place, shapes)
+def _path(key: Any) -> str:
+    return jax.tree_util.keystr(key, simple=True, separator="/")
+
+
+def _parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    axes = logical_axes(path)
+    if axes[:1] == ("layers",):  # also for a single layer, without its axis
+        axes = axes[len(axes) - len(shape) :]
+    places = [PARAMETER_MESH[name] if name else None for name in axes]
+    return PartitionSpec(*(place if place and shape[i] % mesh.shape[place] == 0 else None for i, place in enumerate(places)))
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """The same shapes and dtypes, as ShapeDtypeStructs that say where they are held."""
+    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -110,3 +125,42 @@ def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], ja
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*parts)))
 
     return constrain
+
+
+def gather_on(mesh: Mesh) -> Callable[[Any, tuple[str, ...], Any], Any]:
+    """The `gather` that models call on weights where they are used, such as one layer's.
+
+    Each weight is cast to the compute dtype on the devices that hold it, so that the narrower type travels, and gathered over fsdp. Its
+    gradient goes back the same way: summed over the devices' rows in the compute dtype, each device keeping its part. Without this the
+    compiler may as well split activations, and sum those.
+    """
+
+    def gather(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
+        prefix = "/".join(path)
+
+        def one(key: Any, w: jax.Array) -> jax.Array:
+            spec = _parameter_spec(f"{prefix}/{_path(key)}", w.shape, mesh)
+            if "fsdp" not in spec or mesh.shape["fsdp"] == 1:
+                return w
+            whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+            return _gather(w, dtype, NamedSharding(mesh, spec), NamedSharding(mesh, whole))
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    return gather
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(w.astype(dtype), split), whole)
+
+
+def _gather_forward(w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding) -> tuple[jax.Array, jax.Array]:
+    return _gather(w, dtype, split, whole), jnp.zeros((0,), w.dtype)
+
+
+def _gather_backward(dtype: Any, split: NamedSharding, whole: NamedSharding, like: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, split).astype(like.dtype),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

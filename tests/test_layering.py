@@ -41,6 +41,7 @@ MAY_IMPORT = {
     # What runs.
     "policy": "checkpoints config errors models observation preprocess tokenizer",
     "train": "checkpoints config data errors flow models normalize observation preprocess sharding statistics tokenizer",
+    "ahead": "config data.datasets errors models observation policy preprocess sharding train",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
     "benchmark": "data embodiments freed_memory preprocess statistics tokenizer train.batches",

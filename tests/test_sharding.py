@@ -129,3 +129,35 @@ def test_constrain_leaves_axes_that_do_not_divide_to_the_compiler():
     np.testing.assert_array_equal(jax.jit(lambda x: constrain(x, ("batch", "heads")))(x), x)
     with pytest.raises(KeyError, match="bach"):
         constrain(x, ("bach", None))
+
+
+def test_gather_brings_one_layers_weights_together_in_the_compute_dtype():
+    """Over fsdp, not over tensor; vectors, which every device holds, stay as they are. Gradients go back to where the weights are held."""
+    mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
+    stacked = {
+        "mlp": {"gating_einsum": jnp.arange(3 * 2 * 8 * 16, dtype=jnp.float32).reshape(3, 2, 8, 16)},
+        "pre_ffw_norm": {"scale": jnp.ones((3, 8))},
+    }
+    path = ("PaliGemma", "llm", "layers")
+    held = sharding.parameter_shardings({"PaliGemma": {"llm": {"layers": stacked}}}, mesh)["PaliGemma"]["llm"]["layers"]
+    stacked = jax.device_put(stacked, held)
+
+    def layer(params):
+        return sharding.gather_on(mesh)(jax.tree.map(lambda w: w[1], params), path, jnp.bfloat16)
+
+    used = jax.jit(layer)(stacked)
+    gating = used["mlp"]["gating_einsum"]
+    assert gating.sharding.shard_shape(gating.shape) == (2, 8, 8) and gating.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gating, stacked["mlp"]["gating_einsum"][1].astype(jnp.bfloat16))
+    assert used["pre_ffw_norm"]["scale"].dtype == jnp.float32
+
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(3.0 * layer(p)["mlp"]["gating_einsum"]).astype(jnp.float32)))(stacked)
+    gating = gradient["mlp"]["gating_einsum"]
+    assert gating.dtype == jnp.float32 and gating.sharding.shard_shape(gating.shape) == (3, 2, 2, 8)
+    np.testing.assert_array_equal(gating, 3.0 * (np.arange(3) == 1)[:, None, None, None] * np.ones((3, 2, 8, 16)))
+
+
+def test_without_fsdp_weights_are_used_where_they_are():
+    gather = sharding.gather_on(sharding.make_mesh(data=8, fsdp=1, tensor=1))
+    params = {"kernel": jnp.ones((4, 6))}
+    assert gather(params, ("state_proj",), jnp.bfloat16)["kernel"] is params["kernel"]

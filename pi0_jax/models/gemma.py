@@ -6,7 +6,7 @@ Sources: Gemma report (2024); π0, section IV and appendix B. Parameter names ar
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -101,10 +101,11 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(batch, tokens, heads, head_dim)
 
 
-def mlp(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """GELU-gated MLP: [B, T, D] -> [B, T, D]."""
-    gate_up = layers.dense(x, params["gating_einsum"].transpose(1, 0, 2))  # [B, T, 2, F]
-    return layers.dense(jax.nn.gelu(gate_up[:, :, 0], approximate=True) * gate_up[:, :, 1], params["linear"])
+    # Two products, not one: their gradients would be put together and taken apart again, at the size of F times all tokens.
+    gate, up = (constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"])  # [B, T, F]
+    return layers.dense(jax.nn.gelu(gate, approximate=True) * up, params["linear"])
 
 
 def layer(
@@ -115,6 +116,7 @@ def layer(
     mask: jax.Array,
     read: Sequence[bool],
     constrain: layers.Constrain,
+    gather: Callable[[Any], Any],
 ) -> tuple[tuple[jax.Array | None, ...], KVCache]:
     """One layer for all streams.
 
@@ -123,11 +125,12 @@ def layer(
         inputs: this layer's parameters, and cached keys and values [B, S, K, H] that every token may attend to, or None.
         positions: int32[B, sum T_i]. mask: bool[B, sum T_i, S + sum T_i]; both over the streams side by side.
         read: whether anyone reads expert i's output. Where not, the expert stops at its keys and values.
+        gather: makes the layer's parameters ready for use.
 
     Returns:
         The streams after this layer (None where not read) and the new keys and values [B, sum T_i, K, H].
     """
-    params, cache = inputs
+    params, cache = gather(inputs[0]), inputs[1]
     attn = params["attn"]
     present = [i for i, x in enumerate(xs) if x is not None]
     ends, total = {}, 0
@@ -139,7 +142,7 @@ def layer(
     normed = {i: rms_norm(xs[i], params[suffixed("pre_attention_norm", i)]["scale"]) for i in present}
     # Weights [2, K, D, H]: keys and values.
     kv = [layers.dense(x, attn[suffixed("kv_einsum", i)]["w"].transpose(2, 0, 1, 3)) for i, x in normed.items()]
-    kv = jnp.concatenate(kv, axis=1)  # [B, sum T_i, 2, K, H]
+    kv = constrain(jnp.concatenate(kv, axis=1), ("batch", "tokens", None, None, None))  # [B, sum T_i, 2, K, H]
     new = KVCache(rope(kv[:, :, 0], positions), kv[:, :, 1])
     if not readers:
         return tuple(None for _ in xs), new
@@ -156,7 +159,7 @@ def layer(
     for i in readers:
         x, end = xs[i], start + xs[i].shape[1]
         x = x + layers.dense(mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2)
-        x = x + mlp(params[suffixed("mlp", i)], rms_norm(x, params[suffixed("pre_ffw_norm", i)]["scale"]))
+        x = x + mlp(params[suffixed("mlp", i)], rms_norm(x, params[suffixed("pre_ffw_norm", i)]["scale"]), constrain)
         ys[i] = constrain(x, ("batch", "tokens", "embed"))
         start = end
     return tuple(ys), new
@@ -168,6 +171,7 @@ class Gemma(nn.Module):
     scan_layers: bool = True
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
+    gather: layers.Gather = layers.ungathered
 
     @nn.compact
     def params(self) -> dict[str, Any]:
@@ -176,7 +180,10 @@ class Gemma(nn.Module):
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int32[B, T] -> dtype[B, T, D] of expert 0, scaled by sqrt(D)."""
         table = self.params()["embedder"]["input_embedding"]
-        return (table[tokens] * jnp.sqrt(jnp.float32(table.shape[1]))).astype(self.dtype)
+        # The table is too large to gather: each device reads all tokens' rows from its own columns, then rows change hands.
+        x = (table[tokens] * jnp.sqrt(jnp.float32(table.shape[1]))).astype(self.dtype)
+        x = self.constrain(x, ("lookup", "tokens", "table_columns"))
+        return self.constrain(x, ("batch", "tokens", "embed"))
 
     def __call__(
         self,
@@ -196,7 +203,8 @@ class Gemma(nn.Module):
         """
         params = self.params()
         everyone = tuple(True for _ in xs)
-        step = partial(layer, positions=positions, mask=mask, constrain=self.constrain)
+        gather = partial(self.gather, path=(*self.path, "layers"), dtype=self.dtype)
+        step = partial(layer, positions=positions, mask=mask, constrain=self.constrain, gather=gather)
         ys, pieces = layers.run(
             layers.rematerialise(partial(step, read=everyone), self.remat),
             tuple(None if x is None else x.astype(self.dtype) for x in xs),

@@ -5,15 +5,24 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 Remat = Literal["none", "dots", "full"]
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+# (parameters, their path in the model, dtype of their matrix products) -> the parameters as they are used
+Gather = Callable[[Any, tuple[str, ...], Any], Any]
 
 
 def unconstrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """The default `constrain`: activations are placed wherever the compiler likes."""
     del axes
     return x
+
+
+def ungathered(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
+    """The default `gather`: every device holds the parameters whole."""
+    del path, dtype
+    return params
 
 
 def dense(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
@@ -28,7 +37,8 @@ def dense(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
 
 
 def rematerialise(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
-    """none: keep every activation; dots: keep matrix products without a batch axis; full: keep only the layer's input."""
+    """none: keep every activation, and every weight that was gathered; dots: keep matrix products without a batch axis; full: keep only
+    the layer's input."""
     if remat == "none":
         return layer
     policy = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[remat]
@@ -40,7 +50,7 @@ def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[.
 
     Args:
         stacked: pytree of arrays [layers, ...]: the layers' parameters and per-layer inputs.
-        scan: one jax.lax.scan (compiles once) or unrolled (no slicing of stacked weights at run time).
+        scan: one jax.lax.scan (compiles once) or unrolled.
 
     Returns:
         The final carry and the outputs as a list of pytrees, each [layers in this piece, ...]: concatenated by the caller if wanted.
@@ -48,7 +58,8 @@ def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[.
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
     if scan and depth > 1:
-        carry, output = jax.lax.scan(layer, carry, jax.tree.map(lambda w: w[:-1], stacked))
+        # Over the layers' numbers: scanning the arrays themselves would first copy all layers but the last.
+        carry, output = jax.lax.scan(lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1))
         outputs.append(output)
     else:
         for i in range(depth - 1):
@@ -57,3 +68,7 @@ def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[.
     carry, output = last(carry, jax.tree.map(lambda w: w[-1], stacked))
     outputs.append(jax.tree.map(lambda y: y[None], output))
     return carry, outputs
+
+
+def _pick(stacked: Any, i: jax.Array) -> Any:
+    return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False, allow_negative_indices=False), stacked)

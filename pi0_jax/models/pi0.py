@@ -19,6 +19,7 @@ import numpy as np
 from pi0_jax import flow
 from pi0_jax.models import layers, masks
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig, KVCache
+from pi0_jax.models.params import Param, declare, zeros
 from pi0_jax.models.siglip import SigLIP, VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -75,9 +76,10 @@ class PaliGemma(nn.Module):
     scan_layers: bool
     remat: layers.Remat
     constrain: layers.Constrain
+    gather: layers.Gather
 
     def setup(self) -> None:
-        how = dict(dtype=self.dtype, scan_layers=self.scan_layers, remat=self.remat, constrain=self.constrain)
+        how = dict(dtype=self.dtype, scan_layers=self.scan_layers, remat=self.remat, constrain=self.constrain, gather=self.gather)
         self.img = SigLIP(self.config.vision, output_width=self.config.gemma.experts[0].width, **how)
         self.llm = Gemma(self.config.gemma, **how)
 
@@ -88,26 +90,26 @@ class Pi0(nn.Module):
     scan_layers: bool = True
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
+    gather: layers.Gather = layers.ungathered
 
     def setup(self) -> None:
-        width = self.config.gemma.experts[1].width
-        self.PaliGemma = PaliGemma(self.config, self.dtype, self.scan_layers, self.remat, self.constrain)
-        self.state_proj = nn.Dense(width, dtype=self.dtype)
-        self.action_in_proj = nn.Dense(width, dtype=self.dtype)
-        self.action_time_mlp_in = nn.Dense(width, dtype=self.dtype)
-        self.action_time_mlp_out = nn.Dense(width, dtype=self.dtype)
-        self.action_out_proj = nn.Dense(self.config.action_dim, dtype=jnp.float32)
+        self.PaliGemma = PaliGemma(self.config, self.dtype, self.scan_layers, self.remat, self.constrain, self.gather)
+
+    @nn.compact
+    def projections(self) -> dict[str, Any]:
+        """Of state, actions and time into and out of the action expert."""
+        return declare(self, projection_table(self.config))
+
+    def project(self, name: str, x: jax.Array, dtype: Any) -> jax.Array:
+        """[..., in] -> dtype[..., out] by the named projection."""
+        params = self.gather(self.projections()[name], path=(*self.path, name), dtype=dtype)
+        return layers.dense(x.astype(dtype), params["kernel"]) + params["bias"].astype(dtype)
 
     def declare(self) -> None:
         """Declares every parameter, no forward pass: `model.init(key, method="declare")`."""
-        width = self.config.gemma.experts[1].width
         self.PaliGemma.img.params()
         self.PaliGemma.llm.params()
-        self.state_proj(jnp.zeros((1, self.config.action_dim)))
-        self.action_in_proj(jnp.zeros((1, self.config.action_dim)))
-        self.action_time_mlp_in(jnp.zeros((1, 2 * width)))
-        self.action_time_mlp_out(jnp.zeros((1, width)))
-        self.action_out_proj(jnp.zeros((1, width)))
+        self.projections()
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """float32[B, S, S, 3] in [-1, 1] -> dtype[B, patches, width of expert 0]."""
@@ -120,12 +122,12 @@ class Pi0(nn.Module):
         batch = tokens.shape[0]
         if not slots:
             return tokens, observation.token_mask
-        # One encoder call for all cameras: the batch axis holds slot after slot.
-        images = self.PaliGemma.img(jnp.concatenate([observation.images[slot] for slot in slots]))
-        patches = images.shape[1]
-        embeddings = [images[i * batch : (i + 1) * batch] for i in range(len(slots))]
-        valid = [jnp.broadcast_to(observation.image_masks[slot][:, None], (batch, patches)) for slot in slots]
-        return jnp.concatenate([*embeddings, tokens], axis=1), jnp.concatenate([*valid, observation.token_mask], axis=1)
+        # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so that no device needs another's images.
+        images = jnp.stack([observation.images[slot] for slot in slots], axis=1)  # [B, slots, S, S, 3]
+        patches = self.PaliGemma.img(images.reshape(-1, *images.shape[2:])).reshape(batch, -1, tokens.shape[2])  # [B, slots * P, W]
+        seen = jnp.stack([observation.image_masks[slot] for slot in slots], axis=1)  # [B, slots]
+        valid = jnp.concatenate([jnp.repeat(seen, patches.shape[1] // len(slots), axis=1), observation.token_mask], axis=1)
+        return self.constrain(jnp.concatenate([patches, tokens], axis=1), ("batch", "tokens", "embed")), valid
 
     def embed_suffix(self, state: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """State float32[B, D], noisy actions float32[B, K, H, D], times float32[B, K] -> dtype[B, 1 + K*H, W].
@@ -133,12 +135,13 @@ class Pi0(nn.Module):
         An action token is W3 swish(W2 [W1 a, code(t)]) (paper, appendix B), with biases.
         """
         batch, draws, horizon, _ = x_t.shape
-        actions = self.action_in_proj(x_t)  # [B, K, H, W]
+        actions = self.project("action_in_proj", x_t, self.dtype)  # [B, K, H, W]
         time = time_code(t, actions.shape[-1]).astype(self.dtype)
         time = jnp.broadcast_to(time[:, :, None, :], actions.shape)
-        hidden = jax.nn.swish(self.action_time_mlp_in(jnp.concatenate([actions, time], axis=-1)))
-        actions = self.action_time_mlp_out(hidden).reshape(batch, draws * horizon, -1)
-        return jnp.concatenate([self.state_proj(state)[:, None, :], actions], axis=1)
+        hidden = jax.nn.swish(self.project("action_time_mlp_in", jnp.concatenate([actions, time], axis=-1), self.dtype))
+        actions = self.project("action_time_mlp_out", hidden, self.dtype).reshape(batch, draws * horizon, -1)
+        state = self.project("state_proj", state, self.dtype)[:, None, :]
+        return self.constrain(jnp.concatenate([state, actions], axis=1), ("batch", "tokens", "embed"))
 
     def velocity(self, observation: Observation, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """The full forward pass, for training: x_t float32[B, K, H, D], t float32[B, K] -> velocity float32[B, K, H, D]."""
@@ -167,7 +170,23 @@ class Pi0(nn.Module):
 
     def decode(self, out: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The action tokens' outputs, linearly: dtype[B, 1 + K*H, W] -> float32[B, K, H, D]."""
-        return self.action_out_proj(out[:, 1:].astype(jnp.float32)).reshape(shape)
+        return self.project("action_out_proj", out[:, 1:], jnp.float32).reshape(shape)
+
+
+def projection_table(config: Pi0Config) -> dict[str, Any]:
+    """Shapes and initialisers of the projections, under the published names."""
+    width, action_dim = config.gemma.experts[1].width, config.action_dim
+
+    def projection(inputs: int, outputs: int) -> dict[str, Param]:
+        return {"kernel": Param((inputs, outputs), jax.nn.initializers.lecun_normal()), "bias": Param((outputs,), zeros)}
+
+    return {
+        "state_proj": projection(action_dim, width),
+        "action_in_proj": projection(action_dim, width),
+        "action_time_mlp_in": projection(2 * width, width),
+        "action_time_mlp_out": projection(width, width),
+        "action_out_proj": projection(width, action_dim),
+    }
 
 
 def parameter_shapes(config: Pi0Config) -> Any:

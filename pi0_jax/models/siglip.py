@@ -5,7 +5,7 @@ Source: Zhai et al. 2023 (SigLIP); So400m/14 as in PaliGemma. Parameter names ar
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -107,10 +107,11 @@ def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
     return (y * params["scale"] + params["bias"]).astype(x.dtype)
 
 
-def attention(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+def attention(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """Every patch attends to every patch: [B, P, D] -> [B, P, D]."""
     q, k, v = (
-        layers.dense(x, params[name]["kernel"]) + params[name]["bias"].astype(x.dtype) for name in ("query", "key", "value")
+        constrain(layers.dense(x, params[name]["kernel"]) + params[name]["bias"].astype(x.dtype), ("batch", "patches", "heads", None))
+        for name in ("query", "key", "value")
     )  # [B, P, N, H]
     q = q * (q.shape[-1] ** -0.5)
     logits = jnp.einsum("BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32)  # Q: patches as keys
@@ -119,16 +120,19 @@ def attention(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     return layers.dense(mixed, params["out"]["kernel"], contract=2) + params["out"]["bias"].astype(x.dtype)
 
 
-def mlp(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+def mlp(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """[B, P, D] -> [B, P, D] through a tanh-approximated GELU of width F."""
     first, second = params["Dense_0"], params["Dense_1"]
-    hidden = jax.nn.gelu(layers.dense(x, first["kernel"]) + first["bias"].astype(x.dtype), approximate=True)  # [B, P, F]
-    return layers.dense(hidden, second["kernel"]) + second["bias"].astype(x.dtype)
+    hidden = constrain(layers.dense(x, first["kernel"]) + first["bias"].astype(x.dtype), ("batch", "patches", "mlp"))  # [B, P, F]
+    return layers.dense(jax.nn.gelu(hidden, approximate=True), second["kernel"]) + second["bias"].astype(x.dtype)
 
 
-def encoder_block(x: jax.Array, params: Mapping[str, Any], *, constrain: layers.Constrain) -> tuple[jax.Array, None]:
-    x = x + attention(params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x))
-    x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x))
+def encoder_block(
+    x: jax.Array, params: Mapping[str, Any], *, constrain: layers.Constrain, gather: Callable[[Any], Any]
+) -> tuple[jax.Array, None]:
+    params = gather(params)
+    x = x + attention(params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x), constrain)
+    x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x), constrain)
     return constrain(x, ("batch", "patches", "vision_embed")), None
 
 
@@ -139,6 +143,7 @@ class SigLIP(nn.Module):
     scan_layers: bool = True
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
+    gather: layers.Gather = layers.ungathered
 
     @nn.compact
     def params(self) -> dict[str, Any]:
@@ -147,18 +152,20 @@ class SigLIP(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """float32[B, S, S, 3] in [-1, 1] -> dtype[B, P, O], patches in row-major order."""
         config, params = self.config, self.params()
+        ends = self.gather({name: params[name] for name in ("embedding", "pos_embedding", "head")}, path=self.path, dtype=self.dtype)
         batch, side, patch = images.shape[0], config.image_size // config.patch_size, config.patch_size
         assert images.shape == (batch, config.image_size, config.image_size, 3), images.shape
         # A convolution with stride = kernel is a matrix product over flattened patches.
         x = images.astype(self.dtype).reshape(batch, side, patch, side, patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, patch * patch * 3)
-        kernel = params["embedding"]["kernel"].reshape(-1, config.width)
-        x = layers.dense(x, kernel) + params["embedding"]["bias"].astype(self.dtype)
-        x = x + params["pos_embedding"].astype(self.dtype)  # [B, P, D]
+        kernel = ends["embedding"]["kernel"].reshape(-1, config.width)
+        x = layers.dense(x, kernel) + ends["embedding"]["bias"].astype(self.dtype)
+        x = x + ends["pos_embedding"].astype(self.dtype)  # [B, P, D]
         x = self.constrain(x, ("batch", "patches", "vision_embed"))
 
-        block = layers.rematerialise(partial(encoder_block, constrain=self.constrain), self.remat)
+        gather = partial(self.gather, path=(*self.path, "Transformer", "encoderblock"), dtype=self.dtype)
+        block = layers.rematerialise(partial(encoder_block, constrain=self.constrain, gather=gather), self.remat)
         x, _ = layers.run(block, x, params["Transformer"]["encoderblock"], last=block, scan=self.scan_layers)
         x = layer_norm(params["Transformer"]["encoder_norm"], x)
-        head = params["head"]
-        return layers.dense(x, head["kernel"]) + head["bias"].astype(x.dtype)
+        x = layers.dense(x, ends["head"]["kernel"]) + ends["head"]["bias"].astype(x.dtype)
+        return self.constrain(x, ("batch", "patches", "embed"))

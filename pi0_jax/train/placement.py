@@ -1,4 +1,4 @@
-"""A run's model, state and step on a mesh: who holds what, and what is compiled. Nothing is run."""
+"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead.py compiles it elsewhere."""
 
 from functools import partial
 from typing import Any
@@ -15,8 +15,15 @@ from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
 
 
 def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
-    """The run's model: activations split over the mesh."""
-    return Pi0(model_config(run), jnp.dtype(run.dtype), run.scan_layers, run.remat, sharding.constrain_on(mesh))
+    """The run's model: activations split over the mesh, weights gathered where they are used."""
+    return Pi0(
+        model_config(run),
+        jnp.dtype(run.dtype),
+        scan_layers=run.scan_layers,
+        remat=run.remat,
+        constrain=sharding.constrain_on(mesh),
+        gather=sharding.gather_on(mesh),
+    )
 
 
 def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -32,8 +39,7 @@ def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformatio
 def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
     shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer), jax.random.key(0))
-    shardings = state_shardings(shapes, optimizer, mesh)
-    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
+    return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh))
 
 
 def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:

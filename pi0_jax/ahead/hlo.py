@@ -1,0 +1,263 @@
+"""What a compiled program does to memory and interconnect, read from XLA's text (`compiled.as_text()`).
+
+A loop's body counts as often as it runs: XLA's own cost analysis counts it once on TPUs, and sees no collective that was fused with
+something else. All sizes are those of one device.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_ON_CHIP = re.compile(r"S\([1-9]\)")  # a TPU's memory spaces other than its HBM
+_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
+_ROLE = re.compile(r"(body|condition|calls|to_apply)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_COLLECTIVE = re.compile(r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?$")
+_SLICES = ("dynamic-slice", "slice", "gather")
+# Inside a fusion: what only passes through. Custom calls there begin and end collectives.
+_HANDED_ON = ("parameter", "tuple", "custom-call")
+# What touches no memory by itself: names for what is there, loops (their bodies count), and the ends of what a -start began.
+_FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id iota opt-barrier".split()
+)
+
+
+class Instruction(NamedTuple):
+    name: str
+    shape: str
+    opcode: str
+    arguments: str
+    attributes: str
+    is_root: bool
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.-]+)", self.arguments)
+
+
+Computation = Mapping[str, Instruction]  # by name, in order
+
+
+class Program(NamedTuple):
+    entry: str
+    computations: Mapping[str, Computation]
+    devices: int
+
+
+class Collective(NamedTuple):
+    """One collective operation. Of a matrix product that XLA cut into steps, which pass parts around a ring, each passing is one."""
+
+    kind: str  # as in HLO, or "ring all-gather", "ring reduce-scatter"
+    bytes: int  # of an all-gather's result, of any other's operands
+    group: int  # devices that take part together
+    count: int  # how often it runs in one call of the program
+    shape: str
+    source: str  # JAX's name of what it serves
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one device sends in one call, in a ring."""
+        rounds = {"all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-all": 1.0}
+        share = rounds[self.kind] * (self.group - 1) / self.group if self.kind in rounds else 1.0
+        return self.bytes * share * self.count
+
+
+def parse(text: str) -> Program:
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", {}
+    for line in text.splitlines():
+        if line.startswith("  ") and " = " in line:
+            instruction = _instruction(line)
+            current[instruction.name] = instruction
+        elif header := _HEADER.match(line):
+            current = computations[header[2]] = {}
+            entry = header[2] if header[1] else entry
+    partitions = re.search(r"num_partitions=(\d+)", text[: text.index("\n")])
+    return Program(entry, computations, int(partitions[1]) if partitions else 1)
+
+
+def _instruction(line: str) -> Instruction:
+    name, _, rest = line.strip().partition(" = ")
+    end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    start = rest.index("(")
+    end = _closing(rest, start)
+    return Instruction(
+        name.removeprefix("ROOT ").lstrip("%"), shape, rest[:start], rest[start + 1 : end - 1], rest[end:], name.startswith("ROOT ")
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    """Just past the parenthesis that closes the one at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if not depth:
+            return match.end()
+    raise ValueError(f"no closing parenthesis in {text[:80]!r}")
+
+
+def size(shape: str, *, hbm_only: bool = False) -> int:
+    """Bytes of an array, or of all of a tuple's arrays; `hbm_only` leaves out what lies in a TPU's on-chip memory."""
+    return sum(
+        _BYTES.get(dtype, 0) * math.prod(int(d) for d in dims.split(",") if d)  # tokens have no bytes
+        for dtype, dims, layout in _ARRAY.findall(shape)
+        if not (hbm_only and _ON_CHIP.search(layout))
+    )
+
+
+def runs(program: Program) -> dict[str, int]:
+    """How often each computation runs in one call of the program. What reductions apply to elements is not listed."""
+    result: dict[str, int] = {}
+
+    def visit(name: str, times: int) -> None:
+        result[name] = result.get(name, 0) + times
+        for instruction in program.computations[name].values():
+            loops = trip_count(program, instruction) if instruction.opcode == "while" else 1
+            for called in _called(instruction):
+                visit(called, times * loops)
+
+    visit(program.entry, 1)
+    return result
+
+
+def _called(instruction: Instruction) -> Iterator[str]:
+    for role, name in _ROLE.findall(instruction.attributes):
+        if role in ("body", "calls") or (role == "to_apply" and instruction.opcode == "call"):
+            yield name
+    for names in _BRANCHES.findall(instruction.attributes):
+        yield from re.findall(r"[\w.-]+", names)
+
+
+def trip_count(program: Program, loop: Instruction) -> int:
+    """How often a while loop's body runs: XLA's own word, or else the limit of its counter, which begins at 0, over the step."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(known[1])
+    condition, body = (program.computations[dict(_ROLE.findall(loop.attributes))[role]] for role in ("condition", "body"))
+    compare = _root(condition)
+    if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
+        raise ValueError(f"cannot read how often {loop.name} runs: {compare}")
+    counter, limit = (condition[name] for name in compare.operands)
+    place = int(re.search(r"index=(\d+)", counter.attributes)[1])
+    step = body[_root(body).operands[place]]
+    (increment,) = (int(body[name].arguments) for name in step.operands if body[name].opcode == "constant")
+    return math.ceil(int(limit.arguments) / increment)
+
+
+def _root(computation: Computation) -> Instruction:
+    return next(instruction for instruction in computation.values() if instruction.is_root)
+
+
+def collectives(program: Program) -> list[Collective]:
+    """Every collective once, also one that an asynchronous fusion has spread over several computations."""
+    seen: dict[tuple[str, str], Collective] = {}
+    for name, times in runs(program).items():
+        computation = program.computations[name]
+        for instruction in computation.values():
+            if match := _COLLECTIVE.match(instruction.opcode):
+                channel = re.search(r"channel_id=\d+", instruction.attributes)
+                key = match[1], channel[0] if channel else f"{name} {instruction.name}"
+                seen.setdefault(key, _collective(match[1], instruction, name, computation, times, program.devices))
+    return list(seen.values())
+
+
+def _collective(opcode: str, instruction: Instruction, where: str, computation: Computation, count: int, devices: int) -> Collective:
+    group = _group_size(instruction.attributes, devices)
+    operands = [computation[name].shape for name in instruction.operands]
+    kind = opcode
+    if where.startswith("all-reduce-scatter"):  # how TPUs' XLA writes it: an all-reduce of which each device computes its part
+        kind = "reduce-scatter"
+    elif opcode == "collective-permute" and (ring := re.search(r"windowed_dot_general_body_(ag|rs)", where)):
+        kind = {"ag": "ring all-gather", "rs": "ring reduce-scatter"}[ring[1]]
+    source = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    total = sum(map(size, operands)) * (group if opcode == "all-gather" else 1)
+    shapes = ", ".join(re.sub(r"\{.*?\}", "", shape) for shape in operands)
+    return Collective(kind, total, group, count, shapes, source[1] if source else "")
+
+
+def _group_size(attributes: str, devices: int) -> int:
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(listed[1].split(","))
+    if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(tiled[1])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('axis[^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in parts)
+    return devices
+
+
+def hbm_traffic(program: Program) -> int:
+    """Bytes read from and written to a TPU's HBM in one call: operands and results of every operation that is not part of a fusion.
+
+    Of an array that a fusion only slices, or updates in one place, that part counts; of one that it only hands on, nothing. Collectives
+    count their array once.
+    """
+    fused = {
+        called for c in program.computations.values() for i in c.values() if i.opcode in ("fusion", "custom-call") for called in _called(i)
+    }
+    return sum(c.count * c.bytes for c in collectives(program)) + sum(
+        times * sum(_traffic(program, instruction, computation) for instruction in computation.values())
+        for name, times in runs(program).items()
+        if name not in fused
+        for computation in [program.computations[name]]
+    )
+
+
+def _traffic(program: Program, instruction: Instruction, computation: Computation) -> int:
+    if instruction.opcode in _FREE or instruction.opcode.endswith("-done") or _COLLECTIVE.match(instruction.opcode):
+        return 0
+    operands = [computation[name].shape for name in instruction.operands]
+    if instruction.opcode == "slice-start":  # a part of an array, from HBM to the chip
+        _, part, *_ = _ARRAY.finditer(instruction.shape)
+        return size(part[0])
+    if instruction.opcode.endswith("-start"):  # the result is a tuple of what goes in and what comes out
+        return size(instruction.shape, hbm_only=True)
+    if instruction.opcode in _SLICES:
+        return 2 * size(instruction.shape, hbm_only=True)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * size(operands[1], hbm_only=True)
+    whole = [size(shape, hbm_only=True) for shape in operands]
+    if instruction.opcode != "fusion":
+        return sum(whole) + size(instruction.shape, hbm_only=True)
+    (called,) = _called(instruction)
+    inside = program.computations[called]
+    return sum(map(min, whole, _parameter_reads(inside))) + min(size(instruction.shape, hbm_only=True), _written(inside))
+
+
+def _parameter_reads(fusion: Computation) -> list[int]:
+    """Bytes that a fusion reads of each of its parameters."""
+    reads: dict[int, int] = {}
+    for parameter in fusion.values():
+        if parameter.opcode == "parameter":
+            users = [i for i in fusion.values() if parameter.name in i.operands]
+            reads[int(parameter.arguments)] = sum(_read(parameter, user, fusion) for user in users)
+    return [reads[number] for number in sorted(reads)]
+
+
+def _read(parameter: Instruction, user: Instruction, fusion: Computation) -> int:
+    if user.opcode in _SLICES:
+        return size(user.shape)
+    updated = user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+    if updated or user.opcode in _HANDED_ON or _COLLECTIVE.match(user.opcode):
+        return 0
+    return size(parameter.shape)
+
+
+def _written(fusion: Computation) -> int:
+    """Bytes that a fusion writes: of an array that it updates in one place, that part."""
+
+    def written(name: str) -> int:
+        instruction = fusion[name]
+        if instruction.opcode in ("tuple", "bitcast", "get-tuple-element"):
+            return sum(map(written, instruction.operands))
+        if instruction.opcode in _HANDED_ON or _COLLECTIVE.match(instruction.opcode):
+            return 0
+        if instruction.opcode == "dynamic-update-slice":
+            return size(fusion[instruction.operands[1]].shape)
+        return size(instruction.shape)
+
+    return written(_root(fusion).name)

@@ -1,0 +1,90 @@
+"""A page of what fits which TPU slice: one row per compiled program, with its command."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from pi0_jax.ahead import programs
+from pi0_jax.ahead.programs import Compiled, DoesNotFit
+from pi0_jax.ahead.report import GB, fits
+from pi0_jax.config import MeshConfig, RunConfig
+from pi0_jax.errors import InputError
+
+_HEAD = """# What fits which TPU slice
+
+Made by `{command}`: every row is compiled by XLA for that slice (libtpu {libtpu}, JAX {jax}), on a machine without a TPU.
+
+With `{variables}`, a row's command is `python -m launch.train $RUN --compile_only` and the flags in its last column. It also lists every
+kind of collective, and ends with status 1 where the program does not fit.
+
+- GB are 10⁹ bytes on one chip: arguments (for a training step the state: parameters, EMA, two moments) + temporaries, of what XLA has.
+- ms are a prediction, not a measurement: the longest of three times at the chip's peak rates (all overlap) to their sum (nothing does).
+  The three: matrix products, counted in the traced program with what is computed again in the backward pass; bytes through HBM, counted in
+  the compiled program; bytes that a chip sends, counted there too, around a ring along one axis of the torus.
+- Utilisation counts the model's own products only, against peak bfloat16 rate; at the slower and at the faster prediction.
+- Gathered, scattered and summed are GB of weights and gradients a chip takes part in, per step.
+
+| slice | chips | batch | mesh data x fsdp x tensor | GB a chip | of | gathered | scattered | summed | ms | utilisation | flags |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """TOPOLOGY/BATCH/DATAxFSDPxTENSOR, a training step; TOPOLOGY/sampler, the sampler on one of its chips."""
+
+    topology: str
+    batch: int | None
+    mesh: MeshConfig | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Row":
+        try:
+            topology, *rest = text.split("/")
+            if rest == ["sampler"]:
+                return cls(topology, None, None)
+            batch, sizes = rest
+            return cls(topology, int(batch), MeshConfig(*map(int, sizes.split("x"))))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler") from error
+
+    def line(self, run: RunConfig) -> str:
+        """Compiles the program: minutes at full size."""
+        devices = programs.topology_devices(self.topology)
+        if self.mesh is None:
+            what = [f"one chip of {self.topology}: sampler", "1", "1", "–"]
+            return _line(what, partial(programs.sampler, run, devices[0]), f"--topology={self.topology}")
+        run = dataclasses.replace(run, batch_size=self.batch, mesh=self.mesh)
+        sizes = dataclasses.asdict(self.mesh)
+        flags = [f"--topology={self.topology}", f"--config.batch_size={self.batch}"]
+        flags += [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+        what = [self.topology, str(len(devices)), str(self.batch), " x ".join(map(str, sizes.values()))]
+        return _line(what, partial(programs.train_step, run, devices), " ".join(flags))
+
+
+def _line(what: Sequence[str], make: Callable[[], Compiled], flags: str) -> str:
+    try:
+        return " | ".join(["", *what, *_cells(make()), f"`{flags}`", ""]).strip()
+    except DoesNotFit as error:
+        return " | ".join(["", *what, f"does not fit: {error}", *[""] * 6, f"`{flags}`", ""]).strip()
+
+
+def _cells(compiled: Compiled) -> list[str]:
+    def total(*kinds: str) -> str:
+        return f"{sum(c.count * c.bytes for c in compiled.collectives if c.kind in kinds) / GB:.1f}"
+
+    times = compiled.roofline
+    verdict = "" if fits(compiled) else " (does not fit)"
+    return [
+        f"{compiled.arguments / GB:.1f} + {(compiled.temporaries + compiled.outputs) / GB:.1f}",
+        f"{compiled.chip.hbm_bytes / GB:.1f}{verdict}",
+        total("all-gather", "ring all-gather"),
+        total("reduce-scatter", "ring reduce-scatter"),
+        total("all-reduce"),
+        f"{times.fastest * 1e3:.0f} to {times.slowest * 1e3:.0f}",
+        f"{compiled.utilisation(times.slowest):.0%} to {compiled.utilisation(times.fastest):.0%}",
+    ]
+
+
+def markdown(lines: Sequence[str], *, command: str, run_flags: str, jax: str, libtpu: str) -> str:
+    return _HEAD.format(command=command, variables=f'RUN="{run_flags}"', jax=jax, libtpu=libtpu) + "\n".join(lines) + "\n"

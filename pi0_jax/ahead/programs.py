@@ -1,0 +1,181 @@
+"""Compiles a run's train step and sampler for TPU slices that are not there. Needs libtpu (extra `tpu`), and no TPU.
+
+Nothing is allocated: arguments are shapes with shardings. The data are not read either: cameras are those of the config's datasets, images
+stand on the canvas of the model's own size.
+"""
+
+import os
+import re
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from pi0_jax import preprocess, sharding
+from pi0_jax.ahead import hlo
+from pi0_jax.ahead.chips import CHIPS, Chip, Roofline, roofline
+from pi0_jax.config import RunConfig, layout, model_config
+from pi0_jax.data.datasets import find_row
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0, parameter_shapes
+from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
+from pi0_jax.policy import sample
+from pi0_jax.train import placement
+from pi0_jax.train.flops import matmul_flops
+from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.step import StepOptions
+
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # any: topologies are asked for by name
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+class DoesNotFit(Exception):
+    """XLA's word that a program needs more memory than a chip has."""
+
+
+class Compiled(NamedTuple):
+    """A program as XLA compiled it. Bytes are those of one chip."""
+
+    chip: Chip
+    devices: int
+    arguments: int
+    outputs: int  # without those that take an argument's place
+    temporaries: int
+    flops: float  # of matrix products, on all chips, with what is computed again in the backward pass
+    model_flops: float  # without
+    hbm_traffic: int
+    collectives: tuple[hlo.Collective, ...]
+
+    @property
+    def used(self) -> int:
+        return self.arguments + self.outputs + self.temporaries
+
+    @property
+    def roofline(self) -> Roofline:
+        sent = sum(collective.sent for collective in self.collectives)
+        return roofline(self.chip, flops=self.flops / self.devices, hbm_traffic=self.hbm_traffic, ici_sent=sent)
+
+    def utilisation(self, seconds: float) -> float:
+        """The model's operations over what the chips could do in that time."""
+        return self.model_flops / (self.devices * self.chip.flops * seconds)
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+    """The devices of a slice such as "v5e:4x4", which nothing can run on. A slice smaller than a host is cut from one: "v5e:1x1"."""
+    # Neither JAX nor libtpu is to look for a TPU, or for its host's name and kind; and other processes may compile too.
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.update(_NO_TPU)
+    sides = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
+    small = {"chips_per_host_bounds": (*(min(side, 2) for side in sides), 1, 1)[:3]} if 1 in sides[:2] else {}
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **small).devices
+    except RuntimeError as error:  # no libtpu, or no such slice
+        raise InputError(f"topology {name!r}: {' '.join(str(error).split())}") from error
+    if devices[0].device_kind not in CHIPS:
+        raise InputError(f"topology {name!r}: expected chips {', '.join(c.name for c in CHIPS.values())}, found {devices[0].device_kind}")
+    return list(devices)
+
+
+def cameras(run: RunConfig) -> tuple[str, ...]:
+    return preprocess.used_slots([find_row(name, run.own_datasets).embodiment for name in run.datasets])
+
+
+def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
+    """The shapes of a global batch, split over the mesh."""
+    size, config = run.batch_size, model_config(run)
+    where = sharding.batch_sharding(mesh)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=where)
+
+    return TrainBatch(
+        observation=_raw_batch(run, slots, array),
+        targets=ActionBatch(
+            array(np.float32, config.horizon, config.action_dim), array(bool, config.horizon), array(bool, config.action_dim)
+        ),
+        frames=FrameId(*(array(np.int32) for _ in FrameId._fields)),
+        rows=array(np.int32),
+    )
+
+
+def _raw_batch(run: RunConfig, slots: tuple[str, ...], array: Any) -> RawBatch:
+    config = model_config(run)
+    canvas = preprocess.canvas_for([(config.vision.image_size, config.vision.image_size)])
+    return RawBatch(
+        images={slot: array(np.uint8, *canvas, 3) for slot in slots},
+        image_sizes={slot: array(np.int32, 2) for slot in slots},
+        image_masks={slot: array(bool) for slot in slots},
+        tokens=array(np.int32, config.max_tokens),
+        token_mask=array(bool, config.max_tokens),
+        state=array(np.float32, config.action_dim),
+    )
+
+
+def make_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
+    return sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor, devices=devices)
+
+
+def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
+    """Raises DoesNotFit."""
+    mesh = make_mesh(run, devices)
+    slots = cameras(run)
+    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
+    arguments = placement.abstract_state(model, optimizer, mesh), abstract_batch(run, slots, mesh)
+    options = step_options(run, slots)
+
+    def step(model: Pi0) -> Any:
+        return placement.jit_train_step(model, optimizer, options, mesh).trace(*arguments)
+
+    return _compile(step(model), devices, model_flops=matmul_flops(step(model.clone(remat="none")).jaxpr))
+
+
+def step_options(run: RunConfig, slots: tuple[str, ...]) -> StepOptions:
+    return StepOptions(
+        seed=run.seed, layout=layout(run, slots), draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
+        mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
+    )  # fmt: skip
+
+
+def sampler(run: RunConfig, device: jax.Device) -> Compiled:
+    """A policy's function for one observation on one chip, with all of the config's cameras. Raises DoesNotFit."""
+    where = jax.sharding.SingleDeviceSharding(device)
+    slots, config = cameras(run), model_config(run)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *shape), dtype, sharding=where)
+
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), parameter_shapes(config))
+    model = Pi0(config, jnp.dtype(run.dtype), scan_layers=run.scan_layers)
+    function = partial(sample, layout=layout(run, slots), model=model, num_steps=run.sampling_steps, real_dims_only=run.loss_dims == "real")
+    noise = array(np.float32, config.horizon, config.action_dim)
+    return _compile(jax.jit(function).trace(params, _raw_batch(run, slots, array), array(bool, config.action_dim), noise), [device])
+
+
+def _compile(traced: Any, devices: list[jax.Device], *, model_flops: int | None = None) -> Compiled:
+    flops = matmul_flops(traced.jaxpr)
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(" ".join(str(error).split("\n")[0].split())) from error
+    memory, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+    return Compiled(
+        chip=CHIPS[devices[0].device_kind],
+        devices=len(devices),
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        flops=flops,
+        model_flops=flops if model_flops is None else model_flops,
+        hbm_traffic=hlo.hbm_traffic(program),
+        collectives=tuple(hlo.collectives(program)),
+    )
