@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "norm_stats": "errors normalize",
     "tokenizer": "errors",
     "sharding": "errors",
+    "execution": "errors",
     # The model knows arrays only.
     "models": "flow observation",
     "verify": "errors flow models observation",
