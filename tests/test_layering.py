@@ -39,7 +39,9 @@ MAY_IMPORT = {
     "config": "data.oxe.soups data.rule_source errors models preprocess",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
     # What runs.
-    "policy": "checkpoints config errors models observation preprocess tokenizer",
+    "sampling": "flow models observation",
+    "export": "embodiments errors normalize observation preprocess tokenizer",
+    "policy": "checkpoints config errors export models observation preprocess sampling tokenizer",
     "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
@@ -62,6 +64,7 @@ CONFINED = {
     "orbax": ("pi0_jax/checkpoints.py",),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
+    "safetensors": ("pi0_jax/export.py",),
 }
 ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp")
 MAY_PRINT = ("launch/", "pi0_jax/train/loop.py")
