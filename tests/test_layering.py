@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "export": "embodiments errors normalize observation preprocess tokenizer",
     "policy": "checkpoints config errors export models observation preprocess sampling tokenizer",
     "train": "checkpoints config data errors flow models observation preprocess sharding statistics tokenizer",
+    # A server knows act(observation), and what a robot's clients send.
+    "serve": "embodiments errors execution observation",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
     "benchmark": "data embodiments preprocess statistics tokenizer train.batches",
@@ -64,7 +66,9 @@ CONFINED = {
     "orbax": ("pi0_jax/checkpoints.py",),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
+    "msgpack": ("pi0_jax/serve/",),
     "safetensors": ("pi0_jax/export.py",),
+    "websockets": ("pi0_jax/serve/",),
 }
 ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp")
 MAY_PRINT = ("launch/", "pi0_jax/train/loop.py")
