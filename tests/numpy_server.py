@@ -1,4 +1,4 @@
-"""A policy server whose policy is arithmetic, so that a test knows every answer and no model is compiled.
+"""Servers in processes of their own. Here is one whose policy is arithmetic, so that a test knows every answer and no model is compiled.
 
 python -m tests.numpy_server '{"robot": "droid", "port": 0}'
 
@@ -64,6 +64,23 @@ def wait_for(process: subprocess.Popen, state: str) -> str:
         if f": {state} on ws://" in line:
             return line.strip().rpartition("ws://")[2]
     raise AssertionError(f"the server ended: {process.stderr.read()}")
+
+
+class serving:
+    """launch.serve in a process of its own."""
+
+    def __init__(self, checkpoint: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "launch.serve", f"--checkpoint={checkpoint}", "--port=0", *flags]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+
+    def __enter__(self) -> str:
+        return wait_for(self._process, "warm")
+
+    def __exit__(self, *error) -> None:
+        self._process.terminate()
+        out, log = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0 and out.endswith("stopped\n"), log
 
 
 def main(given: str) -> None:

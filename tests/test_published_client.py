@@ -7,14 +7,13 @@ in .venv/openpi_client.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pi0_jax.policy import Policy
 from tests import policies
-from tests.numpy_server import ROOT, wait_for
+from tests.numpy_server import ROOT, serving
 
 REQUIREMENTS = ("openpi-client==0.1.2", "typing_extensions")  # it imports the second without saying so
 DISTINCT, INFERENCES = 10, 100
@@ -111,19 +110,3 @@ def test_a_hundred_inferences_are_those_of_the_policy_in_this_process(layout, cl
     received = np.load(tmp_path / "actions.npy")
     assert received.dtype == np.float32
     np.testing.assert_array_equal(received, np.concatenate([expected] * (INFERENCES // DISTINCT)))
-
-
-class serving:
-    """launch.serve in a process of its own."""
-
-    def __init__(self, checkpoint: Path, *flags: str) -> None:
-        command = [sys.executable, "-m", "launch.serve", f"--checkpoint={checkpoint}", "--port=0", *flags]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> str:
-        return wait_for(self._process, "warm")
-
-    def __exit__(self, *error) -> None:
-        self._process.terminate()
-        out, log = self._process.communicate(timeout=60)
-        assert self._process.returncode == 0 and out.endswith("stopped\n"), log
