@@ -9,6 +9,8 @@ DATA = [
     "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
 REMOTE = ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"]  # datasets behind http(s)://, gs:// and s3://
+SERVE = ["msgpack>=1.1", "safetensors>=0.5", "websockets>=15.0"]
+TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
 setup(
@@ -42,9 +44,22 @@ setup(
     extras_require={
         "data": DATA,
         "remote": REMOTE,
+        "serve": SERVE,
         "sim": SIM,
+        "torch": TORCH,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "dev": [*DATA, *SIM, "aiohttp>=3.10", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "scipy>=1.14"],
+        "dev": [
+            *DATA,
+            *SIM,
+            *SERVE,
+            "aiohttp>=3.10",
+            "hypothesis>=6.100",
+            "libtpu>=0.0.40; sys_platform == 'linux'",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "scipy>=1.14",
+        ],
     },
 )

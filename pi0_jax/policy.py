@@ -1,65 +1,101 @@
 """A policy from a checkpoint directory and nothing else: raw observations in, action chunks in the robot's units out.
 
 policy = Policy.open("runs/reach/train")
-chunks = policy.act([observation], robot="reach_arm3")     # float32[1, H, A]
+policy.warm_up(robot="reach_arm3", image_sizes=((64, 64),))
+policy(observation, robot="reach_arm3")["actions"]         # float32[H, A]
+policy.act([observation] * 8, robot="reach_arm3")          # float32[8, H, A]
 """
 
+import dataclasses
+import itertools
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0_jax import checkpoints, preprocess
+from pi0_jax import checkpoints, export, preprocess, sampling
 from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0, parameter_shapes, sample_actions
+from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import RawBatch, RawObservation
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
+# A prompt is padded to the first of these lengths that holds it, or to the run's max_tokens: few shapes, so few compilations.
+PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
+
+
+class Prediction(TypedDict):
+    actions: np.ndarray  # float32[H, A], in the robot's units
+    policy_timing: dict[str, float]  # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
+
 
 class Policy:
-    """Compiled once for each robot, number of observations and image canvas."""
+    """Compiled once for each combination of robot, number of observations, image canvases and prompt length."""
 
     def __init__(
-        self, run: RunConfig, robots: Mapping[str, Robot], tokenizer: Tokenizer, params: Any, *, num_steps: int | None = None
+        self,
+        run: RunConfig,
+        robots: Mapping[str, Robot],
+        tokenizer: Tokenizer,
+        params: Any,
+        *,
+        num_steps: int | None = None,
+        unroll_steps: bool = False,
     ) -> None:
-        """`params`: the published tree, float32. `num_steps`: Euler steps; None takes the run's."""
+        """
+        Args:
+            params: the published tree; kept in the run's compute dtype, but for what the model computes in float32.
+            num_steps: Euler steps; None takes the run's.
+            unroll_steps: see sampling.sample.
+        """
         self.run = run
         self.robots = dict(robots)
-        self.params = params
-        self._tokenizer = tokenizer
-        self._num_steps = run.sampling_steps if num_steps is None else num_steps
-        model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=run.scan_layers)
-        self._sample = jax.jit(
-            partial(sample, model=model, num_steps=self._num_steps, real_dims_only=run.loss_dims == "real"),
-            static_argnames="layout",
-        )
+        self.tokenizer = tokenizer
+        self.num_steps = run.sampling_steps if num_steps is None else num_steps
+        self.weights = jax.jit(partial(sampling.pack, dtype=run.dtype))(params)
+        model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=False)
+        how = partial(sampling.sample, model=model, num_steps=self.num_steps, unroll_steps=unroll_steps)
+        self._sample = jax.jit(partial(sample, sampler=how, real_dims_only=run.loss_dims == "real"), static_argnames="layout")
 
     @classmethod
-    def open(cls, directory: str | Path, *, num_steps: int | None = None) -> "Policy":
+    def open(cls, directory: str | Path, *, num_steps: int | None = None, dtype: str | None = None, unroll_steps: bool = False) -> "Policy":
         """Opens the moving average of a run's latest checkpoint, or of one step's folder.
+
+        Args:
+            dtype: "float32" or "bfloat16" to compute in; None takes the run's.
 
         Raises:
             InputError: no checkpoint there, or its arrays are not those of the variant that it names.
         """
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
+        run = description.run if dtype is None else dataclasses.replace(description.run, dtype=dtype)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        params = checkpoints.read_params(step, "ema", jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), parameter_shapes(model_config(description.run))
-        ))  # fmt: skip
-        return cls(description.run, description.robots, description.tokenizer, params, num_steps=num_steps)
+        shapes = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
+        abstract = {
+            path: jax.ShapeDtypeStruct(leaf.shape, sampling.storage_dtype(path, run.dtype), sharding=device)
+            for path, leaf in shapes.items()
+        }
+        params = checkpoints.read_params(step, "ema", flax.traverse_util.unflatten_dict(abstract, sep="/"))
+        return cls(run, description.robots, description.tokenizer, params, num_steps=num_steps, unroll_steps=unroll_steps)
+
+    @property
+    def params(self) -> Any:
+        """The published tree, made anew at each use."""
+        return sampling.unpack(self.weights)
 
     def untrained(self, seed: int) -> "Policy":
         """The same policy with freshly initialised parameters: a control."""
         model = Pi0(model_config(self.run))
         params = jax.jit(lambda key: model.init(key, method="declare")["params"])(jax.random.key(seed))
-        return Policy(self.run, self.robots, self._tokenizer, params, num_steps=self._num_steps)
+        return Policy(self.run, self.robots, self.tokenizer, params, num_steps=self.num_steps)
 
     def robot(self, name: str | None) -> Robot:
         """The named robot (a dataset's name); None where there is only one."""
@@ -68,6 +104,16 @@ class Policy:
         if name not in self.robots:
             raise InputError(f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}")
         return self.robots[name]
+
+    def __call__(
+        self, observation: RawObservation, *, seed: int = 0, robot: str | None = None, noise: np.ndarray | None = None
+    ) -> Prediction:
+        """The action chunk for one observation. `noise`: float32[H, D] to start from instead of the seed's. Raises as `act`."""
+        start = time.perf_counter()
+        actions, host_done = self._act([observation], [seed], self.robot(robot), None if noise is None else noise[None])
+        end = time.perf_counter()
+        timing = {"host_ms": 1e3 * (host_done - start), "device_ms": 1e3 * (end - host_done), "infer_ms": 1e3 * (end - start)}
+        return {"actions": actions[0], "policy_timing": timing}
 
     def act(
         self,
@@ -86,20 +132,81 @@ class Policy:
         Raises:
             InputError: see preprocess.host.
         """
+        return self._act(observations, seeds, self.robot(robot), noise)[0]
+
+    def warm_up(
+        self, *, robot: str | None = None, image_sizes: Sequence[tuple[int, int]] = ((224, 224),), batch_sizes: Sequence[int] = (1,)
+    ) -> None:
+        """Compiles for all prompt lengths, for cameras of each of these sizes (height, width; all cameras alike) and numbers of rows."""
         record = self.robot(robot)
-        wanted = layout(self.run, preprocess.used_slots([record.embodiment]))  # an absent camera is not encoded
-        batch = preprocess.host(observations, [record] * len(observations), wanted, self._tokenizer)
-        dims = preprocess.dimension_masks([record] * len(observations), wanted.action_dim)
-        shape = (len(observations), self.run.horizon, wanted.action_dim)
-        if seeds is not None and len(seeds) != len(observations):
-            raise InputError(f"{len(seeds)} seeds for {len(observations)} observations; expected one each")
+        embodiment = record.embodiment
+        for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
+            images = {camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()}
+            observation: RawObservation = {"images": images, "state": np.zeros(len(embodiment.state), np.float32), "prompt": ""}
+            self._act([observation] * batch, None, record, None, tokens=tokens)
+
+    @property
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """The numbers of tokens to which prompts are padded."""
+        longest = self.run.max_tokens
+        return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
+
+    def layout(self, record: Robot) -> Layout:
+        """An absent camera has no slot: it is not encoded."""
+        return layout(self.run, preprocess.used_slots([record.embodiment]))
+
+    def export(self, directory: str | Path, *, robot: str | None = None, image_size: tuple[int, int] = (224, 224), batch: int = 1) -> None:
+        """Writes a folder that runs with JAX alone, on a CPU, an NVIDIA GPU or a TPU; see export.py.
+
+        Args:
+            image_size: height and width of every camera's image.
+
+        Raises:
+            InputError: the folder exists already.
+        """
+        record = self.robot(robot)
+        export.write(
+            Path(directory), weights=self.weights, sample=self._sample, layout=self.layout(record), robot=record, tokenizer=self.tokenizer,
+            horizon=self.run.horizon, image_size=image_size, batch=batch,
+        )  # fmt: skip
+
+    def _act(
+        self,
+        observations: Sequence[RawObservation],
+        seeds: Sequence[int] | np.ndarray | None,
+        record: Robot,
+        noise: np.ndarray | None,
+        tokens: int | None = None,
+    ) -> tuple[np.ndarray, float]:
+        """`act`, and when the host's half was done (time.perf_counter()). `tokens`: length of the prompts, if not as they need."""
+        count = len(observations)
+        wanted = self.layout(record)
+        wanted = wanted._replace(max_tokens=self._prompt_length(observations) if tokens is None else tokens)
+        batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer)
+        dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
+        shape = (count, self.run.horizon, wanted.action_dim)
+        if seeds is not None and len(seeds) != count:
+            raise InputError(f"{len(seeds)} seeds for {count} observations; expected one each")
         if noise is None:
-            noise = _noise(np.asarray(np.zeros(len(observations)) if seeds is None else seeds, np.uint32), shape[1:])
+            noise = _noise(np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:])
         elif noise.shape != shape:
             raise InputError(f"noise has shape {list(noise.shape)}; expected {list(shape)}")
-        actions = np.asarray(self._sample(self.params, batch, dims, noise, layout=wanted))
+        host_done = time.perf_counter()
+        actions = np.asarray(self._sample(self.weights, batch, dims, noise, layout=wanted))
         state = np.stack([observation["state"] for observation in observations])
-        return preprocess.to_robot(actions, state, record, wanted.normalization)
+        return preprocess.to_robot(actions, state, record, wanted.normalization), host_done
+
+    def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
+        """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""
+        prompts = [o["prompt"] for o in observations if "prompt" in o and isinstance(o["prompt"], str)]
+        needed = max((len(self.tokenizer.pieces(prompt)) for prompt in prompts), default=0)
+        return next((length for length in self.prompt_lengths if needed <= length), self.run.max_tokens)
+
+
+def use_compilation_cache(directory: str | Path) -> None:
+    """Keeps every compilation of this process in a folder, and takes those that are there. A folder to be trusted: it holds programs."""
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -108,8 +215,8 @@ def _noise(seeds: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 def sample(
-    params: Any, batch: RawBatch, dims: jax.Array, noise: jax.Array, *, layout: Layout, model: Pi0, num_steps: int, real_dims_only: bool
+    weights: sampling.Packed, batch: RawBatch, dims: jax.Array, noise: jax.Array, *, layout: Layout, sampler: Any, real_dims_only: bool
 ) -> jax.Array:
     """What a policy runs: actions float32[B, H, D] in model units, from noise of that shape; `dims` bool[B, D], those that a robot has."""
     observation = preprocess.device(batch, layout)
-    return sample_actions(params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims if real_dims_only else None)
+    return sampler(weights, observation, noise, dim_mask=dims if real_dims_only else None)

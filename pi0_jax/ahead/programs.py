@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from pi0_jax import preprocess, sharding
+from pi0_jax import preprocess, sampling, sharding
 from pi0_jax.ahead import hlo
 from pi0_jax.ahead.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.config import RunConfig, layout, model_config
@@ -152,11 +152,13 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *shape), dtype, sharding=where)
 
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), parameter_shapes(config))
-    model = Pi0(config, jnp.dtype(run.dtype), scan_layers=run.scan_layers)
-    function = partial(sample, layout=layout(run, slots), model=model, num_steps=run.sampling_steps, real_dims_only=run.loss_dims == "real")
+    packed = jax.eval_shape(partial(sampling.pack, dtype=run.dtype), parameter_shapes(config))
+    weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), packed)
+    model = Pi0(config, jnp.dtype(run.dtype), scan_layers=False)
+    sampler = partial(sampling.sample, model=model, num_steps=run.sampling_steps)
+    function = partial(sample, layout=layout(run, slots), sampler=sampler, real_dims_only=run.loss_dims == "real")
     noise = array(np.float32, config.horizon, config.action_dim)
-    return _compile(jax.jit(function).trace(params, _raw_batch(run, slots, array), array(bool, config.action_dim), noise), [device])
+    return _compile(jax.jit(function).trace(weights, _raw_batch(run, slots, array), array(bool, config.action_dim), noise), [device])
 
 
 def _compile(traced: Any, devices: list[jax.Device], *, model_flops: int | None = None) -> Compiled:

@@ -1,4 +1,4 @@
-"""Mobile ALOHA: two arms of six joints, a gripper each, and in the action the velocity of the base; 50 Hz.
+"""ALOHA: two arms of six joints, a gripper each, and on wheels in the action the velocity of the base; 50 Hz.
 
 state and action   0-5 left arm   6 left gripper   7-12 right arm   13 right gripper
 action only       14-15 base: forward, turning
@@ -7,7 +7,7 @@ action only       14-15 base: forward, turning
 import dataclasses
 
 from pi0_jax.embodiments.dims import gripper
-from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
+from pi0_jax.embodiments.record import ActionDim, ClientKeys, Embodiment, StateDim
 
 _SIDES = ("left", "right")
 
@@ -24,18 +24,50 @@ def _arm_actions(side: str) -> tuple[ActionDim, ...]:
     )
 
 
+def _client_keys(*cameras: str) -> ClientKeys:
+    """Of four cameras the clients send those that they have; the model has no slot for the low one."""
+    unread = {"cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"} - set(cameras)
+    return ClientKeys(
+        cameras={camera: f"images/{camera}" for camera in cameras},
+        state=(("state", 14),),
+        channel_first=True,
+        unread=tuple(f"images/{camera}" for camera in sorted(unread)),
+    )
+
+
+_CAMERAS = {"base_0_rgb": "cam_high", "left_wrist_0_rgb": "cam_left_wrist", "right_wrist_0_rgb": "cam_right_wrist"}
+_STATE = tuple(dim for side in _SIDES for dim in _arm_state(side))
+_ACTIONS = tuple(dim for side in _SIDES for dim in _arm_actions(side))
+
 ALOHA = (
+    Embodiment(
+        name="aloha",
+        robot="ALOHA",
+        cameras=_CAMERAS,
+        state=_STATE,
+        actions=_ACTIONS,
+        control_hz=50.0,
+        execute_steps=25,
+        client_keys=_client_keys(*_CAMERAS.values()),
+    ),
+    Embodiment(
+        name="aloha_sim",
+        robot="simulated ALOHA with one camera",
+        cameras={"base_0_rgb": "cam_high"},
+        state=_STATE,
+        actions=_ACTIONS,
+        control_hz=50.0,
+        execute_steps=25,
+        client_keys=_client_keys("cam_high"),
+    ),
     Embodiment(
         name="mobile_aloha",
         robot="Mobile ALOHA",
-        cameras={"base_0_rgb": "cam_high", "left_wrist_0_rgb": "cam_left_wrist", "right_wrist_0_rgb": "cam_right_wrist"},
-        state=tuple(dim for side in _SIDES for dim in _arm_state(side)),
-        actions=(
-            *(dim for side in _SIDES for dim in _arm_actions(side)),
-            ActionDim("base_forward", "m/s", "relative"),
-            ActionDim("base_turn", "rad/s", "relative"),
-        ),
+        cameras=_CAMERAS,
+        state=_STATE,
+        actions=(*_ACTIONS, ActionDim("base_forward", "m/s", "relative"), ActionDim("base_turn", "rad/s", "relative")),
         control_hz=50.0,
         execute_steps=25,
+        client_keys=_client_keys(*_CAMERAS.values()),
     ),
 )

@@ -1,7 +1,7 @@
 """The simulated Panda of LIBERO: operational-space commands 20 times a second."""
 
 from pi0_jax.embodiments.dims import AXIS_ANGLE, COMMAND, POSITION, gripper
-from pi0_jax.embodiments.record import Embodiment, StateDim
+from pi0_jax.embodiments.record import ClientKeys, Embodiment, StateDim
 
 LIBERO = (
     Embodiment(
@@ -13,5 +13,8 @@ LIBERO = (
         actions=(*COMMAND, gripper("open")),
         control_hz=20.0,
         execute_steps=5,
+        client_keys=ClientKeys(
+            cameras={"base": "observation/image", "wrist": "observation/wrist_image"}, state=(("observation/state", 8),)
+        ),
     ),
 )

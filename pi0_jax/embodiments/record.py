@@ -35,6 +35,23 @@ class ActionDim:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClientKeys:
+    """How the clients of this robot name the parts of an observation that they send; the prompt is always `prompt`.
+
+    A mapping inside the observation counts as keys joined by "/".
+    """
+
+    cameras: Mapping[str, str]  # the robot's name for the camera -> key
+    state: tuple[tuple[str, int], ...]  # key and number of values; side by side they are the state
+    channel_first: bool = False  # images come as uint8[3, height, width]
+    unread: tuple[str, ...] = ()  # keys that may come and are not read
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "ClientKeys":
+        return cls(**{**record, "state": tuple((key, count) for key, count in record["state"]), "unread": tuple(record["unread"])})
+
+
+@dataclasses.dataclass(frozen=True)
 class Embodiment:
     name: str
     robot: str  # what it is, for people
@@ -43,8 +60,11 @@ class Embodiment:
     actions: tuple[ActionDim, ...]
     control_hz: float  # actions per second
     execute_steps: int  # steps of a chunk that are executed before the next is asked for
+    client_keys: ClientKeys | None = None  # None: images/<the robot's name for the camera> and state
 
     def __post_init__(self) -> None:
+        if self.client_keys is not None:
+            self._check_keys(self.client_keys)
         for slot in self.cameras:
             if slot not in CAMERA_SLOTS:
                 raise InputError(f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}")
@@ -67,6 +87,25 @@ class Embodiment:
                     f"and state dimension {i} has its unit"
                 )
 
+    def _check_keys(self, keys: ClientKeys) -> None:
+        if set(keys.cameras) != set(self.cameras.values()):
+            raise InputError(
+                f"embodiment {self.name}: client keys: expected cameras {sorted(self.cameras.values())}, found {sorted(keys.cameras)}"
+            )
+        if (found := sum(count for _, count in keys.state)) != len(self.state):
+            raise InputError(f"embodiment {self.name}: client keys: expected {len(self.state)} values of state, found {found}")
+        used = [*keys.cameras.values(), *(key for key, _ in keys.state), *keys.unread, "prompt"]
+        if len(set(used)) < len(used):
+            raise InputError(f"embodiment {self.name}: client keys: expected keys that differ, found {', '.join(used)}")
+
+    @property
+    def keys(self) -> ClientKeys:
+        """`client_keys`, or where the record has none those of a RawObservation."""
+        if self.client_keys is not None:
+            return self.client_keys
+        cameras = {camera: f"images/{camera}" for camera in self.cameras.values()}
+        return ClientKeys(cameras, (("state", len(self.state)),) if self.state else ())
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -75,6 +114,8 @@ class Embodiment:
         fields = dict(record)
         fields["state"] = tuple(StateDim(**dim) for dim in record["state"])
         fields["actions"] = tuple(ActionDim(**dim) for dim in record["actions"])
+        if "client_keys" in record and record["client_keys"] is not None:  # records of older checkpoints lack it
+            fields["client_keys"] = ClientKeys.from_json(record["client_keys"])
         return cls(**fields)
 
 

@@ -1,0 +1,80 @@
+"""What a robot does with action chunks: an action for every control tick out of chunks that were predicted at some ticks.
+
+    tick                0    1    2    3    4
+    chunk of tick 0    [a0   a1   a2   a3]
+    chunk of tick 2              [b0   b1   b2   b3]
+
+    OpenLoop(2)         a0   a1   b0   b1   ...              a new chunk every 2 ticks, and the first 2 actions of each
+    TemporalEnsemble    a chunk at every tick, and the weighted mean of all actions that were predicted for now
+
+A strategy is a value that never changes: `step` returns the action and the strategy for the next tick. One with no chunks in it, as it
+is made, begins an episode.
+"""
+
+import dataclasses
+from typing import Protocol, Self
+
+import numpy as np
+
+from pi0_jax.errors import InputError
+
+
+class Execution(Protocol):
+    def wants_chunk(self) -> bool:
+        """Whether the next `step` needs a chunk, predicted from the observation of that tick."""
+
+    def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, Self]:
+        """One control tick.
+
+        Args:
+            chunk: float[H, A] that begins now, if it was wanted, else None.
+
+        Returns:
+            The action float[A] of this tick, and the strategy for the next one.
+        """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenLoop:
+    """Executes the first `steps` actions of a chunk, then asks for the next one.
+
+    An embodiment's `execute_steps` is its default; the paper's robots execute 16 of 50 at 20 Hz and 25 of 50 at 50 Hz (appendix D).
+    """
+
+    steps: int
+    pending: tuple[np.ndarray, ...] = ()  # float[A] each, the next one first
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"open loop: expected at least 1 step of a chunk, found {self.steps}")
+
+    def wants_chunk(self) -> bool:
+        return not self.pending
+
+    def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, "OpenLoop"]:
+        pending = self.pending
+        if chunk is not None:
+            if len(chunk) < self.steps:
+                raise InputError(f"open loop: expected chunks of at least {self.steps} actions, found {len(chunk)}")
+            pending = tuple(chunk[: self.steps])
+        return pending[0], dataclasses.replace(self, pending=pending[1:])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TemporalEnsemble:
+    """Averages, at every tick, what all chunks so far say about it, the i-th oldest with weight exp(-decay * i).
+
+    Source: ACT (Zhao et al. 2023, arXiv 2304.13705), section IV: i = 0 is the oldest, decay (there m) 0.01, weights normalised.
+    """
+
+    decay: float = 0.01
+    chunks: tuple[np.ndarray, ...] = ()  # float[remaining, A] each, cut to what they say from the next tick on; the oldest first
+
+    def wants_chunk(self) -> bool:
+        return True
+
+    def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, "TemporalEnsemble"]:
+        chunks = self.chunks if chunk is None else (*self.chunks, chunk)
+        weights = np.exp(-self.decay * np.arange(len(chunks)))
+        action = np.average([c[0] for c in chunks], axis=0, weights=weights).astype(chunks[-1].dtype)
+        return action, dataclasses.replace(self, chunks=tuple(c[1:] for c in chunks if len(c) > 1))

@@ -1,0 +1,118 @@
+"""From the keys that a robot's clients send to a RawObservation, and back; which keys is the embodiment's to say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.embodiments.record import ClientKeys
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+from pi0_jax.serve.wire import shortened
+
+PROMPT = "prompt"
+MOST_PIXELS = 4096  # of an image's height or width
+MOST_CHARACTERS = 2000  # of a prompt
+
+
+def to_observation(message: Any, embodiment: Embodiment, default_prompt: str | None = None) -> RawObservation:
+    """An observation as a client sent it, checked.
+
+    Args:
+        default_prompt: for messages that carry none.
+
+    Raises:
+        InputError, naming the key: missing, not expected, of another type, dtype, shape or range, not finite.
+    """
+    keys, values = embodiment.keys, flat(message)
+    if PROMPT not in values and default_prompt is not None:
+        values[PROMPT] = default_prompt
+    wanted = [*keys.cameras.values(), *(key for key, _ in keys.state), PROMPT]
+    for key in wanted:
+        if key not in values:
+            raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}")
+    for key in values:
+        if key not in wanted and key not in keys.unread:
+            raise InputError(f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}")
+    return {
+        "images": {camera: _image(values[key], key, keys.channel_first) for camera, key in keys.cameras.items()},
+        "state": _state(values, embodiment),
+        "prompt": _prompt(values[PROMPT]),
+    }
+
+
+def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
+    """What a client sends for an observation: `to_observation`'s inverse."""
+    images = {
+        key: np.moveaxis(observation["images"][camera], -1, 0) if keys.channel_first else observation["images"][camera]
+        for camera, key in keys.cameras.items()
+    }
+    counts = [count for _, count in keys.state]
+    parts = np.split(np.asarray(observation["state"], np.float32), np.cumsum(counts)[:-1]) if counts else []
+    return images | {key: part for (key, _), part in zip(keys.state, parts, strict=True)} | {PROMPT: observation["prompt"]}
+
+
+def flat(message: Any, prefix: str = "") -> dict[str, Any]:
+    """Maps within maps as one, with keys joined by "/"."""
+    if not isinstance(message, Mapping):
+        raise InputError(f"expected an observation, a map, found {_kind(message)}")
+    result: dict[str, Any] = {}
+    for key, value in message.items():
+        if not isinstance(key, str):
+            raise InputError(f"expected keys that are text, found {shortened(repr(key))}")
+        inner = flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+        for name in inner:
+            if name in result:
+                raise InputError(f"{shortened(repr(name))} comes twice")
+        result |= inner
+    return result
+
+
+def _image(value: Any, key: str, channel_first: bool) -> np.ndarray:
+    """uint8[height, width, 3]."""
+    expected = "uint8[3, height, width]" if channel_first else "uint8[height, width, 3]"
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[0 if channel_first else 2] != 3:
+        raise InputError(f"{key!r}: expected {expected} RGB, found {_kind(value)}")
+    image = np.moveaxis(value, 0, -1) if channel_first else value
+    if min(image.shape[:2]) < 1 or max(image.shape[:2]) > MOST_PIXELS:
+        raise InputError(f"{key!r}: expected {expected} of 1 to {MOST_PIXELS} pixels a side, found {_kind(value)}")
+    return image
+
+
+def _state(values: Mapping[str, Any], embodiment: Embodiment) -> np.ndarray:
+    """float32[n]: the state's parts side by side."""
+    parts, start = [], 0
+    for key, count in embodiment.keys.state:
+        part = _numbers(values[key], key, count)
+        for dim, number in zip(embodiment.state[start : start + count], part, strict=True):
+            if not abs(number) <= np.finfo(np.float32).max:
+                raise InputError(f"{key!r}: expected finite float32 numbers, found {number} for {dim.name}")
+        parts.append(part.astype(np.float32))
+        start += count
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _numbers(value: Any, key: str, count: int) -> np.ndarray:
+    """float64[count]."""
+    if isinstance(value, list) and all(isinstance(item, int | float | np.number) and not isinstance(item, bool) for item in value):
+        value = np.array([float(item) for item in value])
+    elif count == 1 and isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        value = np.array([float(value)])
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.shape not in ((count,), () if count == 1 else (count,)):
+        raise InputError(f"{key!r}: expected float32[{count}], found {_kind(value)}")
+    return value.astype(np.float64).reshape(count)
+
+
+def _prompt(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"'{PROMPT}': expected text, found {_kind(value)}")
+    if not value.strip():
+        raise InputError(f"'{PROMPT}': expected an instruction, found empty text")
+    if len(value) > MOST_CHARACTERS:
+        raise InputError(f"'{PROMPT}': expected at most {MOST_CHARACTERS} characters, found {len(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray | np.generic) else type(value).__name__

@@ -1,0 +1,190 @@
+"""The websocket server.
+
+    event loop   handshakes, pings, /healthz, one conversation per client
+    one thread   warm-up, then every request in turn: unpack, policy, pack
+
+    client   ->  connect (Authorization: Api-Key ..., where one is asked for)
+             <-  metadata, as soon as the policy is warm
+             ->  observation      a binary frame
+             <-  actions          a binary frame; or what was wrong with the observation, a text frame: the connection stays open
+
+A conversation holds at most one request, and requests run in the order in which they came: between two of one client every other client
+that waits has its turn. A message over the limit closes its connection with code 1009.
+"""
+
+import asyncio
+import dataclasses
+import hmac
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from pi0_jax.errors import InputError
+from pi0_jax.serve import wire
+from pi0_jax.serve.service import Service
+
+HEALTH_PATH = "/healthz"
+SEND_SECONDS = 20.0  # a client that does not take its answer by then is dropped
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any that is free
+    api_key: str | None = None
+    max_message_bytes: int = 16 * 2**20
+
+
+def run(
+    service: Service, warm_up: Callable[[], None], options: Options, on_state: Callable[[str, int], None] = lambda state, port: None
+) -> None:
+    """Serves until SIGTERM or SIGINT; then finishes the requests that it has and returns.
+
+    Args:
+        warm_up: called once, before the first request.
+        on_state: told "listening" and "warm", with the port.
+
+    Raises:
+        InputError: the address cannot be bound; whatever `warm_up` raises.
+    """
+    asyncio.run(_PolicyServer(service, options).run(warm_up, on_state))
+
+
+class _PolicyServer:
+    def __init__(self, service: Service, options: Options) -> None:
+        self._service, self._options = service, options
+        self._warm, self._stopping = asyncio.Event(), asyncio.Event()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
+
+    async def run(self, warm_up: Callable[[], None], on_state: Callable[[str, int], None]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            server = await self._listen()
+        except OSError as error:
+            place = f"{self._options.host}:{self._options.port}"
+            # asyncio's own text repeats the address; errors in host names have negative numbers.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise InputError(f"cannot listen on {place}: {reason}") from error
+        port = next(iter(server.sockets)).getsockname()[1]
+        on_state("listening", port)
+        with self._worker:
+            try:
+                await loop.run_in_executor(self._worker, warm_up)
+                for stop in (signal.SIGTERM, signal.SIGINT):  # before this they end the process at once
+                    loop.add_signal_handler(stop, self._stopping.set)
+                self._warm.set()
+                on_state("warm", port)
+                await self._stopping.wait()
+            finally:
+                self._stopping.set()
+                server.close(close_connections=False)
+                await server.wait_closed()
+
+    async def _listen(self) -> Server:
+        quiet = logging.getLogger(f"{__name__}.connections")
+        quiet.addFilter(_one_line)
+        return await serve(
+            self._converse,
+            self._options.host,
+            self._options.port,
+            process_request=self._check_request,
+            origins=[None],  # browsers name one: no web page may talk to a robot's policy
+            compression=None,
+            max_size=self._options.max_message_bytes,
+            max_queue=1,
+            server_header=None,
+            logger=quiet,
+        )
+
+    def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == HEALTH_PATH:
+            if self._warm.is_set() and not self._stopping.is_set():
+                return connection.respond(HTTPStatus.OK, "OK\n")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
+        key = self._options.api_key
+        if key is not None:
+            given = request.headers.get_all("Authorization")
+            if len(given) != 1 or not hmac.compare_digest(_bytes(given[0]), _bytes(f"Api-Key {key}")):
+                logger.warning("%s: refused: wrong API key", _name(connection))
+                return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong API key\n")
+        return None
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        logger.info("%s: connected", _name(connection))
+        try:
+            if not await self._before_stop(self._warm.wait()):
+                return
+            await self._send(connection, wire.pack(self._service.metadata))
+            while (message := await self._before_stop(connection.recv())) is not None:
+                reply = await self._reply(connection, message)
+                if reply is None:
+                    break
+                await self._send(connection, reply)
+            if self._stopping.is_set():
+                await connection.close(CloseCode.GOING_AWAY, "the server stops")
+        except ConnectionClosed as error:
+            logger.info("%s: %s", _name(connection), error)
+        except TimeoutError:
+            logger.warning("%s: dropped: did not take its answer within %g s", _name(connection), SEND_SECONDS)
+
+    async def _before_stop(self, wanted: Coroutine[Any, Any, T]) -> T | None:
+        """What `wanted` gives, or None if the server stops first."""
+        task, stop = asyncio.ensure_future(wanted), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            stop.cancel()
+            task.cancel()
+
+    async def _reply(self, connection: ServerConnection, message: bytes | str) -> bytes | str | None:
+        """The answer, what is wrong as text, or None if the client has gone."""
+        if isinstance(message, str):
+            return "expected a binary frame with msgpack, found text"
+        work = asyncio.get_running_loop().run_in_executor(self._worker, self._service.answer, message, time.perf_counter())
+        gone = asyncio.ensure_future(connection.wait_closed())
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not work.done():
+            work.cancel()  # runs no more if it had not begun
+            return None
+        error = work.exception()
+        if error is None:
+            return work.result()
+        if isinstance(error, InputError):
+            logger.info("%s: bad request: %s", _name(connection), error)
+            return str(error)
+        logger.error("%s: request failed", _name(connection), exc_info=error)
+        return "internal error: the request could not be answered; the server's log says why"
+
+    async def _send(self, connection: ServerConnection, reply: bytes | str) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            await connection.send(reply)
+
+
+def _bytes(header: str) -> bytes:
+    return header.encode("utf-8", "surrogateescape")  # a header may hold any bytes
+
+
+def _name(connection: ServerConnection) -> str:
+    address = connection.remote_address
+    return f"{address[0]}:{address[1]}" if address else "a client"
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """What goes wrong in a handshake is the client's doing: its kind is told, without a traceback."""
+    if record.exc_info:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]!r}", (), None
+    return True

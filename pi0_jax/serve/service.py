@@ -1,0 +1,107 @@
+"""What a server answers: bytes in, bytes out, no sockets.
+
+    observation                                    -> {"actions": float32[H, A],    "policy_timing": {...}, "server_timing": {...}}
+    {"batch": [observation, ...], "seeds": [...]}  -> {"actions": float32[n, H, A], ...}
+
+An observation is a map of the robot's client keys (keys.py). It may also carry "seed", which keys the noise; without it the seed is 0, so
+that the same observation always gets the same actions. Times are in milliseconds.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+from pi0_jax.serve import wire
+from pi0_jax.serve.keys import to_observation
+
+# (observations, uint32[n] seeds) -> float32[n, H, A]: chunks of actions in robot units.
+Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
+
+SEED, SEEDS, BATCH = "seed", "seeds", "batch"
+
+
+class Service:
+    """One policy for one robot. Not for several threads at once."""
+
+    def __init__(
+        self,
+        act: Act,
+        embodiment: Embodiment,
+        *,
+        horizon: int,
+        batch_sizes: Sequence[int] = (1,),
+        default_prompt: str | None = None,
+    ) -> None:
+        """`batch_sizes`: the numbers of rows that `act` gets; fewer rows are padded to the next of them, more are refused."""
+        self._act, self._embodiment, self._default_prompt = act, embodiment, default_prompt
+        self._batch_sizes = tuple(sorted({1, *batch_sizes}))
+        keys = embodiment.keys
+        self.metadata: dict[str, Any] = {
+            "robot": embodiment.name,
+            "control_hz": embodiment.control_hz,
+            "execute_steps": embodiment.execute_steps,
+            "horizon": horizon,
+            "actions": [dim.name for dim in embodiment.actions],
+            "cameras": dict(keys.cameras),
+            "state": [list(part) for part in keys.state],
+            "channel_first": keys.channel_first,
+            "batch_sizes": list(self._batch_sizes),
+        }
+
+    def answer(self, message: bytes, received: float) -> bytes:
+        """The reply to a request that came at `received` (time.perf_counter()). Raises InputError, naming the field."""
+        start = time.perf_counter()
+        request = wire.unpack(message)
+        batched = isinstance(request, Mapping) and BATCH in request
+        observations, seeds = self._batch(request) if batched else self._single(request)
+        unpacked = time.perf_counter()
+        rows = next(size for size in self._batch_sizes if size >= len(observations))
+        missing = rows - len(observations)
+        actions = self._act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32))
+        acted = time.perf_counter()
+        return wire.pack(
+            {
+                "actions": actions[: len(observations)] if batched else actions[0],
+                "policy_timing": {"infer_ms": 1e3 * (acted - unpacked)},
+                "server_timing": {
+                    "queue_ms": 1e3 * (start - received),
+                    "unpack_ms": 1e3 * (unpacked - start),
+                    "infer_ms": 1e3 * (acted - unpacked),
+                },
+            }
+        )
+
+    def _single(self, request: Any) -> tuple[list[RawObservation], list[int]]:
+        fields = dict(request) if isinstance(request, Mapping) else request
+        seed = fields.pop(SEED) if isinstance(fields, dict) and SEED in fields else 0
+        return [to_observation(fields, self._embodiment, self._default_prompt)], [_seed(seed, SEED)]
+
+    def _batch(self, request: Mapping[str, Any]) -> tuple[list[RawObservation], list[int]]:
+        if extra := [key for key in request if key not in (BATCH, SEEDS)]:
+            raise InputError(f"{wire.shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}")
+        rows, most = request[BATCH], self._batch_sizes[-1]
+        if not isinstance(rows, list) or not 1 <= len(rows) <= most:
+            found = len(rows) if isinstance(rows, list) else type(rows).__name__
+            raise InputError(f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}")
+        seeds = request[SEEDS] if SEEDS in request else [0] * len(rows)
+        seeds = seeds.tolist() if isinstance(seeds, np.ndarray) else seeds
+        if not isinstance(seeds, list) or len(seeds) != len(rows):
+            raise InputError(f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {wire.shortened(seeds)}")
+        observations = []
+        for i, row in enumerate(rows):
+            try:
+                observations.append(to_observation(row, self._embodiment, self._default_prompt))
+            except InputError as error:
+                raise InputError(f"{BATCH!r}, observation {i}: {error}") from error
+        return observations, [_seed(seed, f"{SEEDS}/{i}") for i, seed in enumerate(seeds)]
+
+
+def _seed(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
+        raise InputError(f"{key!r}: expected a whole number in [0, 2^32), found {wire.shortened(repr(value))}")
+    return int(value)

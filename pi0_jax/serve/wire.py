@@ -1,0 +1,146 @@
+"""Messages: msgpack, with NumPy arrays as maps, as openpi-client 0.1.2 packs them.
+
+    array    {b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [10, 8]}      C order
+    scalar   {b"__npgeneric__": True, b"data": number, b"dtype": "<f4"}
+
+What comes in is not trusted: only numbers are made of it, never objects, and a message that holds more than an observation needs is refused
+before it costs time or memory.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from pi0_jax.errors import InputError
+
+MOST_VALUES = 10_000  # of a message, keys included
+MOST_LEVELS = 8
+MOST_DIMENSIONS = 8
+
+_ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
+_NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
+
+
+def pack(value: Any) -> bytes:
+    """Maps, lists, strings, numbers, None and NumPy arrays of numbers."""
+    return msgpack.packb(value, default=_pack_array)
+
+
+def unpack(message: bytes) -> Any:
+    """What was packed; arrays are views of the message, read-only.
+
+    Raises:
+        InputError, naming the place in the message: not msgpack, truncated, an array of anything but numbers, or too large in any way.
+    """
+    budget = _Budget()
+    try:
+        raw = msgpack.unpackb(
+            message,
+            object_pairs_hook=budget.map,
+            list_hook=budget.list,
+            max_array_len=MOST_VALUES,
+            max_map_len=MOST_VALUES,
+        )
+    except InputError:
+        raise
+    except (ValueError, msgpack.UnpackException) as error:  # msgpack raises several kinds of ValueError
+        raise InputError(f"message of {len(message)} bytes: expected msgpack: {shortened(error)}") from error
+    return _decode(raw, ())
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """One line for a message: what a client sent may be long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+class _Budget:
+    """Counts values while msgpack makes them, from the inside out."""
+
+    def __init__(self) -> None:
+        self._left = MOST_VALUES
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise InputError(f"message: expected at most {MOST_VALUES} values, found more; numbers travel as arrays")
+
+    def list(self, values: list[Any]) -> list[Any]:
+        self._spend(len(values))
+        return values
+
+    def map(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        pairs = list(pairs)
+        self._spend(2 * len(pairs))
+        result: dict[Any, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise InputError(f"message: expected every key once, found {shortened(repr(key))} twice")
+            result[key] = value
+        return result
+
+
+def _decode(value: Any, place: tuple[str, ...]) -> Any:
+    if len(place) > MOST_LEVELS:
+        raise InputError(f"{_name(place)}: expected at most {MOST_LEVELS} levels of maps and lists, found more")
+    if isinstance(value, list):
+        return [_decode(item, (*place, str(i))) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if _ARRAY in value:
+        return _array(value, _name(place))
+    if _SCALAR in value:
+        return _scalar(value, _name(place))
+    return {key: _decode(item, (*place, shortened(key))) for key, item in value.items()}
+
+
+def _name(place: tuple[str, ...]) -> str:
+    return repr("/".join(place)) if place else "message"
+
+
+def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
+    dtype = _dtype(record, name)
+    data, shape = _field(record, _DATA, name), _field(record, _SHAPE, name)
+    if not isinstance(data, bytes):
+        raise InputError(f"{name}: array data: expected bytes, found {type(data).__name__}")
+    sizes = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if not sizes or len(shape) > MOST_DIMENSIONS:
+        raise InputError(f"{name}: array shape: expected at most {MOST_DIMENSIONS} sizes, found {shortened(shape)}")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise InputError(f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}")
+    return np.ndarray(shape, dtype, data)
+
+
+def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
+    dtype, data = _dtype(record, name), _field(record, _DATA, name)
+    try:
+        return dtype.type(data)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{name}: expected a {dtype}, found {shortened(repr(data))}") from error
+
+
+def _dtype(record: Mapping[bytes, Any], name: str) -> np.dtype:
+    code = _field(record, _DTYPE, name)
+    if not isinstance(code, str) or not _NUMBER.fullmatch(code):
+        raise InputError(f"{name}: expected an array of numbers, found dtype {shortened(repr(code))}")
+    return np.dtype(code)
+
+
+def _field(record: Mapping[bytes, Any], field: bytes, name: str) -> Any:
+    if field not in record:
+        raise InputError(f"{name}: array without {field.decode()!r}")
+    return record[field]
+
+
+def _pack_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and not _NUMBER.fullmatch(value.dtype.str):
+        raise TypeError(f"cannot pack {value.dtype}: only arrays of numbers travel")
+    if isinstance(value, np.ndarray):
+        return {_ARRAY: True, _DATA: value.tobytes(), _DTYPE: value.dtype.str, _SHAPE: value.shape}
+    if isinstance(value, np.generic):
+        return {_SCALAR: True, _DATA: value.item(), _DTYPE: value.dtype.str}
+    raise TypeError(f"cannot pack {type(value).__name__}")

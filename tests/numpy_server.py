@@ -1,0 +1,100 @@
+"""Servers in processes of their own. Here is one whose policy is arithmetic, so that a test knows every answer and no model is compiled.
+
+python -m tests.numpy_server '{"robot": "droid", "port": 0}'
+
+Some prompts do something else: "sleep 2" and "work 2" take that many seconds, the second keeps the interpreter busy; "fail" raises.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.observation import RawObservation
+from pi0_jax.serve import server
+from pi0_jax.serve.service import Service
+
+ROOT = Path(__file__).parents[1]
+HORIZON, DIMS = 10, 8
+
+
+def answer(observation: RawObservation, seed: int = 0) -> np.ndarray:
+    """float32[10, 8]: the state's sum, plus the images' sums (mod 97), plus the seed; a step more at each step."""
+    pixels = sum(int(image.astype(np.int64).sum()) for image in observation["images"].values()) % 97
+    return (np.sum(observation["state"]) + pixels + seed + np.arange(HORIZON)[:, None] + np.zeros(DIMS)).astype(np.float32)
+
+
+def act(observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray:
+    for observation in observations:
+        what, _, seconds = observation["prompt"].partition(" ")
+        if what == "fail":
+            raise RuntimeError("secret in /home/robot/secret.txt")
+        if what == "sleep":
+            time.sleep(float(seconds))
+        end = time.monotonic() + (float(seconds) if what == "work" else 0)
+        while time.monotonic() < end:
+            sum(range(1000))
+    return np.stack([answer(observation, int(seed)) for observation, seed in zip(observations, seeds, strict=True)])
+
+
+@contextmanager
+def running(
+    robot: str = "droid", *, warm_seconds: float = 0.0, batch_sizes: tuple[int, ...] = (1,), wait: bool = True, **options
+) -> Iterator:
+    """A server in a process of its own: (its address host:port, the process). `options`: see server.Options."""
+    given = json.dumps({"robot": robot, "warm_seconds": warm_seconds, "batch_sizes": batch_sizes, "options": {"port": 0, **options}})
+    command = [sys.executable, "-m", "tests.numpy_server", given]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield wait_for(process, "warm" if wait else "listening"), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen, state: str) -> str:
+    """The address that a server prints once it is in that state."""
+    for line in process.stdout:
+        if f": {state} on ws://" in line:
+            return line.strip().rpartition("ws://")[2]
+    raise AssertionError(f"the server ended: {process.stderr.read()}")
+
+
+class serving:
+    """launch.serve in a process of its own."""
+
+    def __init__(self, checkpoint: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "launch.serve", f"--checkpoint={checkpoint}", "--port=0", *flags]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+
+    def __enter__(self) -> str:
+        return wait_for(self._process, "warm")
+
+    def __exit__(self, *error) -> None:
+        self._process.terminate()
+        out, log = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0 and out.endswith("stopped\n"), log
+
+
+def main(given: str) -> None:
+    given = json.loads(given)
+    embodiment = EMBODIMENTS[given["robot"]]
+    service = Service(act, embodiment, horizon=HORIZON, batch_sizes=given["batch_sizes"])
+    options = server.Options(**given["options"])
+    server.run(
+        service,
+        lambda: time.sleep(given["warm_seconds"]),
+        options,
+        lambda state, port: print(f"{embodiment.name}: {state} on ws://{options.host}:{port}", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

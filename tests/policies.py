@@ -1,0 +1,76 @@
+"""Tiny policies of known robots, with parameters and statistics drawn at random: in memory, and as a checkpoint on the disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from pi0_jax import normalize
+from pi0_jax.checkpoints import Description, RunCheckpoints
+from pi0_jax.config import RunConfig, from_mapping, model_config
+from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.observation import RawObservation
+from pi0_jax.policy import Policy
+from pi0_jax.preprocess import Robot
+from pi0_jax.tokenizer import Tokenizer
+
+PROMPT = "pick up the red block"
+TOKENIZER = Tokenizer.open("small")
+
+
+def run_config(**changes) -> RunConfig:
+    from configs.reach import get_config
+
+    sizes = dict(variant="pico", action_dim=16, horizon=10, max_tokens=24, loss_dims="padded")
+    return from_mapping({**get_config().to_dict(), **sizes, **changes})
+
+
+def robot(name: str) -> Robot:
+    """A record with statistics of no particular size."""
+    embodiment, rng = EMBODIMENTS[name], np.random.default_rng(len(name))
+    return Robot(embodiment, normalize.Statistics(*(
+        normalize.accumulate([rng.normal(rng.normal(size=len(dims)), rng.uniform(0.5, 2, len(dims)), (200, len(dims)))])
+        for dims in (embodiment.state, embodiment.actions)
+    )))  # fmt: skip
+
+
+def parameters(run: RunConfig, seed: int = 0):
+    """None of them zero or one."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.15, leaf.shape), jnp.float32), parameter_shapes(model_config(run)))
+
+
+def policy(*robots: str, num_steps: int | None = None, **changes) -> Policy:
+    run = run_config(**changes)
+    return Policy(run, {name: robot(name) for name in robots}, TOKENIZER, parameters(run), num_steps=num_steps)
+
+
+def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
+    """The workdir of a run that ended after one step; its policy is `policy(*robots)`."""
+    run = run_config(**changes)
+    params = parameters(run)
+    state = SimpleNamespace(params=params, ema=params, step=jnp.int32(1), opt_state={"count": jnp.int32(1)})
+    saved = RunCheckpoints(workdir, keep=1)
+    saved.save(state, Description(run, {name: robot(name) for name in robots}, TOKENIZER, position=1))
+    saved.close()
+    return workdir
+
+
+def picture(rng: np.random.Generator, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """uint8[height, width, 3], smooth as a camera's."""
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    return np.asarray(coarse.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def observation(name: str, seed: int = 0, size: tuple[int, int] = (48, 64), prompt: str = PROMPT) -> RawObservation:
+    rng, embodiment = np.random.default_rng(seed), EMBODIMENTS[name]
+    return {
+        "images": {camera: picture(rng, size) for camera in embodiment.cameras.values()},
+        "state": rng.normal(size=len(embodiment.state)).astype(np.float32),
+        "prompt": prompt,
+    }

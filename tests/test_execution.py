@@ -1,0 +1,75 @@
+"""Execution of chunks: which action comes at which tick."""
+
+import numpy as np
+import pytest
+
+from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.errors import InputError
+from pi0_jax.execution import OpenLoop, TemporalEnsemble
+
+
+def run(strategy, chunks):
+    """Actions of as many ticks as there are chunks, and the ticks at which a chunk was asked for; chunk t begins at tick t."""
+    actions, asked = [], []
+    for tick, chunk in enumerate(chunks):
+        wanted = strategy.wants_chunk()
+        asked += [tick] * wanted
+        action, strategy = strategy.step(chunk if wanted else None)
+        actions.append(action)
+    return np.array(actions), asked
+
+
+def numbered(ticks, horizon):
+    """float32[ticks, horizon, 1]: action j of the chunk of tick t is 100 t + j."""
+    return (100 * np.arange(ticks)[:, None] + np.arange(horizon)).astype(np.float32)[:, :, None]
+
+
+def test_open_loop_executes_the_first_steps_of_each_chunk():
+    actions, asked = run(OpenLoop(3), numbered(ticks=7, horizon=5))
+    assert actions[:, 0].tolist() == [0, 1, 2, 300, 301, 302, 600]
+    assert asked == [0, 3, 6]
+
+
+def test_open_loop_refuses_what_it_cannot_execute():
+    with pytest.raises(InputError, match="open loop: expected chunks of at least 6 actions, found 5"):
+        OpenLoop(6).step(np.zeros((5, 2)))
+    with pytest.raises(InputError, match="open loop: expected at least 1 step of a chunk, found 0"):
+        OpenLoop(0)
+
+
+def test_embodiments_say_how_much_of_a_chunk_is_executed():
+    """Appendix D: 16 of 50 actions at 20 Hz, 25 of 50 at 50 Hz."""
+    assert [(EMBODIMENTS[name].control_hz, EMBODIMENTS[name].execute_steps) for name in ("franka_osc", "mobile_aloha")] == [
+        (20, 16),
+        (50, 25),
+    ]
+
+
+def test_temporal_ensemble_weighs_the_oldest_most():
+    """Two chunks of two actions; at tick 1 the older says 0, the newer 1."""
+    chunks = np.array([[[5.0], [0.0]], [[1.0], [7.0]]])
+    actions, asked = run(TemporalEnsemble(decay=np.log(2)), chunks)
+    assert asked == [0, 1]
+    np.testing.assert_allclose(actions[:, 0], [5.0, 1 / 3])  # weights 1 and 1/2
+
+
+def test_temporal_ensemble_online_is_the_offline_average():
+    """ACT's table: row t holds the chunk of tick t at columns t ... t + H - 1; an action is the weighted mean of a column's filled part."""
+    ticks, horizon, dims = 60, 16, 7
+    chunks = np.random.default_rng(0).normal(size=(ticks, horizon, dims)).astype(np.float32)
+    table = np.full((ticks, ticks + horizon, dims), np.nan)
+    for t in range(ticks):
+        table[t, t : t + horizon] = chunks[t]
+    online, _ = run(TemporalEnsemble(), chunks)
+    for t in range(ticks):
+        filled = table[~np.isnan(table[:, t, 0]), t]
+        assert len(filled) == min(t + 1, horizon)
+        weights = np.exp(-0.01 * np.arange(len(filled)))
+        np.testing.assert_allclose(online[t], (weights[:, None] * filled).sum(0) / weights.sum(), atol=1e-6)
+    assert online.dtype == np.float32
+
+
+def test_an_episode_leaves_nothing_behind():
+    fresh = TemporalEnsemble()
+    _, used = fresh.step(np.ones((4, 2)))
+    assert fresh.chunks == () and len(used.chunks) == 1

@@ -1,0 +1,225 @@
+"""The policy: every shortcut gives the numbers of the plain path, nothing compiles after warm-up, an export runs with JAX alone."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pi0_jax import preprocess, sampling
+from pi0_jax.config import layout, model_config
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0, sample_actions
+from pi0_jax.observation import CAMERA_SLOTS
+from pi0_jax.policy import Policy
+from pi0_jax.preprocess import Robot
+from tests import policies
+from tests.policies import observation
+
+ROBOT = "droid"  # two cameras of three, joints learnt as deltas
+NUM_STEPS = 3
+SHORT, LONG = "lift it", "pick up the red block and then put the cup on the plate"  # of two lengths that prompts are padded to
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return policies.policy(ROBOT, num_steps=NUM_STEPS)
+
+
+@pytest.fixture(scope="module")
+def plain(policy):
+    return plain_path(policy)
+
+
+def plain_path(policy: Policy, dtype: str = "float32"):
+    """(observation, noise float32[H, D]) -> float32[H, A]: all three slots encoded, the absent one masked; the prompt padded to the
+    maximum; layers scanned; no shortcut."""
+    record, params = policy.robot(None), policies.parameters(policy.run)
+    wanted = layout(policy.run, CAMERA_SLOTS)
+    model = Pi0(model_config(policy.run), jnp.dtype(dtype), scan_layers=True)
+    dims = preprocess.dimension_masks([record], wanted.action_dim) if policy.run.loss_dims == "real" else None
+
+    @jax.jit
+    def sample(batch, noise):
+        return sample_actions(params, preprocess.device(batch, wanted), noise, model=model, num_steps=policy.num_steps, dim_mask=dims)
+
+    def act(seen, noise):
+        actions = sample(preprocess.host([seen], [record], wanted, policy.tokenizer), noise[None])
+        return preprocess.to_robot(np.asarray(actions), seen["state"][None], record, wanted.normalization)[0]
+
+    return act
+
+
+def noise_for(policy: Policy, seed: int = 0, rows: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, policy.run.horizon, policy.run.action_dim)).astype(np.float32)
+
+
+def test_shortcuts_give_the_numbers_of_the_plain_path(policy, plain):
+    """An absent camera dropped, prompts padded as needed, unrolled layers, cached state, tabulated time."""
+    (noise,) = noise_for(policy)
+    assert policy.prompt_lengths == (16, 24)
+    for prompt in (SHORT, LONG):
+        seen = observation(ROBOT, prompt=prompt)
+        found = policy(seen, noise=noise)["actions"]
+        assert found.shape == (10, 8) and found.dtype == np.float32 and np.ptp(found) > 1
+        np.testing.assert_allclose(found, plain(seen, noise), atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_steps", "unroll"), [(1, False), (3, True)])
+def test_one_step_and_unrolled_steps(num_steps, unroll):
+    run = policies.run_config(loss_dims="real")
+    policy = Policy(
+        run, {ROBOT: policies.robot(ROBOT)}, policies.TOKENIZER, policies.parameters(run), num_steps=num_steps, unroll_steps=unroll
+    )
+    seen, (noise,) = observation(ROBOT), noise_for(policy)
+    np.testing.assert_allclose(policy(seen, noise=noise)["actions"], plain_path(policy)(seen, noise), atol=1e-5)
+
+
+def test_rows_of_a_batch_are_what_they_are_alone(policy):
+    """Prompts of different lengths, images of different sizes on one canvas."""
+    rows = [observation(ROBOT, 0), observation(ROBOT, 1, size=(30, 60), prompt=LONG)]
+    noise = noise_for(policy, rows=2)
+    together = policy.act(rows, noise=noise)
+    for row, seen, own in zip(together, rows, noise, strict=True):
+        np.testing.assert_allclose(row, policy(seen, noise=own)["actions"], atol=1e-5)
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_plain_path(policy):
+    """Weights cast once give the numbers of weights cast at each use; a token's time part is summed in float32, not rounded first."""
+    run = policies.run_config(dtype="bfloat16")
+    rounded = Policy(run, policy.robots, policy.tokenizer, policies.parameters(run), num_steps=NUM_STEPS)
+    assert {weight.dtype for weight in rounded.weights.values()} == {jnp.dtype("float32"), jnp.dtype("bfloat16")}
+    plain, errors = plain_path(rounded, "bfloat16"), []
+    for seed in range(8):
+        seen, (noise,) = observation(ROBOT, seed), noise_for(policy, seed)
+        exact = policy(seen, noise=noise)["actions"]
+        errors.append([np.sqrt(np.mean((found - exact) ** 2)) for found in (rounded(seen, noise=noise)["actions"], plain(seen, noise))])
+    ours, theirs = np.mean(errors, axis=0)
+    assert 0 < ours < 1.2 * theirs
+
+
+def test_packed_weights_are_the_published_tree(policy):
+    params = policies.parameters(policy.run)
+    jax.tree.map(np.testing.assert_array_equal, policy.params, params)
+    assert policy.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (24, 2, 40)  # input axis first
+
+
+def test_no_weight_is_copied_when_the_policy_runs(policy):
+    """The compiled function holds no slice, transpose or stack of a layer's weights: what `unpack` says cancels out."""
+    wanted = policy.layout(policy.robot(None))
+    batch = preprocess.host([observation(ROBOT)], [policy.robot(None)], wanted, policy.tokenizer)
+    dims = preprocess.dimension_masks([policy.robot(None)], wanted.action_dim)
+    program = policy._sample.lower(policy.weights, batch, dims, noise_for(policy), layout=wanted).compile().as_text()
+    stacked = sampling.unpack(policy.weights)["PaliGemma"]["llm"]["layers"]
+    for weight in (stacked["mlp"]["gating_einsum"], stacked["attn"]["q_einsum_1"]["w"], stacked["mlp_1"]["linear"]):
+        stack = ",".join(map(str, weight.shape))
+        assert f"f32[{stack}]" not in program
+
+
+def test_the_same_key_gives_the_same_actions(policy):
+    seen = observation(ROBOT)
+    first = policy(seen, seed=3)
+    np.testing.assert_array_equal(first["actions"], policy(seen, seed=3)["actions"])
+    np.testing.assert_array_equal(first["actions"], policy.act([seen], [3])[0])
+    assert np.any(first["actions"] != policy(seen)["actions"])
+    timing = first["policy_timing"]
+    assert timing["infer_ms"] == pytest.approx(timing["host_ms"] + timing["device_ms"]) and min(timing.values()) > 0
+
+
+def test_nothing_compiles_after_warm_up():
+    fresh = policies.policy("google_robot", num_steps=1)
+    fresh.warm_up(image_sizes=((48, 64),), batch_sizes=(1, 2))
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, _seconds, **_: compiled.append(event))
+    fresh(observation("google_robot"), seed=5)
+    fresh(observation("google_robot", size=(20, 64), prompt=LONG))
+    fresh.act([observation("google_robot", i) for i in range(2)], [1, 2])
+    assert [event for event in compiled if "compile" in event] == []
+    fresh(observation("google_robot", size=(100, 100)))  # a size that was not named
+    assert [event for event in compiled if "backend_compile" in event]
+
+
+def test_wrong_input_is_named(policy):
+    seen = observation(ROBOT)
+    with pytest.raises(InputError, match=r"observation 0 \(droid\): state 'joint_2' is nan"):
+        policy({**seen, "state": np.float32([0, 0, np.nan, 0, 0, 0, 0, 0])})
+    with pytest.raises(InputError, match=r"field 'prompt' is missing"):
+        policy({"images": seen["images"], "state": seen["state"]})
+    with pytest.raises(InputError, match=r"prompt has \d+ tokens, the limit is 24"):
+        policy({**seen, "prompt": "lift the block " * 50})
+    with pytest.raises(InputError, match=r"noise has shape \[1, 10, 15\]; expected \[1, 10, 16\]"):
+        policy(seen, noise=np.zeros((10, 15), np.float32))
+    with pytest.raises(InputError, match="no observations"):
+        policy.act([])
+
+
+def test_a_checkpoint_opens_in_another_dtype(tmp_path):
+    directory = policies.write_checkpoint(tmp_path / "run", [ROBOT])
+    opened = Policy.open(directory, dtype="bfloat16", num_steps=2)
+    expected = Policy(opened.run, opened.robots, opened.tokenizer, policies.parameters(opened.run), num_steps=2)
+    jax.tree.map(np.testing.assert_array_equal, dict(opened.weights), dict(expected.weights))
+    assert np.isfinite(opened(observation(ROBOT))["actions"]).all()
+
+
+def test_compilations_are_kept_for_the_next_process(tmp_path):
+    code = (
+        "import jax; from pi0_jax.policy import use_compilation_cache; from tests import policies;"
+        f"use_compilation_cache({str(tmp_path)!r}); events = [];"
+        "jax.monitoring.register_event_listener(lambda event, **_: events.append(event.split('/')[-1]));"
+        "policies.policy('google_robot', num_steps=1, max_tokens=16).warm_up(image_sizes=((48, 64),));"
+        "print(events.count('cache_hits'), events.count('cache_misses'))"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    (_, missed), (hit, missed_again) = (map(int, run.stdout.split()) for run in runs)
+    assert missed > 0 and missed_again == 0 and hit >= missed
+
+
+RUN_EXPORT = """
+import json, sys
+import jax, jax.export, numpy as np, safetensors.numpy
+folder = sys.argv[1]
+f = jax.export.deserialize(open(f"{folder}/policy.jax", "rb").read())
+params = safetensors.numpy.load_file(f"{folder}/weights.safetensors")
+given = np.load(f"{folder}/given.npz")
+images = {name.removeprefix("images/"): given[name] for name in given.files if name.startswith("images/")}
+actions = f.call(params, images, given["tokens"], given["state"], given["noise"])
+np.save(f"{folder}/actions.npy", np.asarray(actions))
+print(json.dumps([f.platforms, [name for name in ("pi0_jax", "flax", "orbax") if name in sys.modules]]))
+"""
+
+
+def test_an_export_runs_with_jax_alone(tmp_path):
+    policy = policies.policy(ROBOT, num_steps=2, normalization="quantile", normalization_clip=1.0, loss_dims="real")
+    folder = tmp_path / "exported"
+    policy.export(folder, image_size=(48, 64))
+    seen, noise = observation(ROBOT), noise_for(policy)
+    tokens, _ = policy.tokenizer.encode(seen["prompt"], policy.run.max_tokens)
+    cameras = policy.robot(None).embodiment.cameras
+    images = {f"images/{slot}": seen["images"][camera][None] for slot, camera in cameras.items()}
+    np.savez(folder / "given.npz", tokens=tokens[None], state=seen["state"][None], noise=noise, **images)
+    process = subprocess.run([sys.executable, "-c", RUN_EXPORT, str(folder)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(process.stdout) == [["cpu", "cuda", "tpu"], []]
+    np.testing.assert_allclose(np.load(folder / "actions.npy"), policy.act([seen], noise=noise), atol=1e-5)
+
+    description = json.loads((folder / "policy.json").read_text())
+    assert description["inputs"]["images"]["base_0_rgb"] == {
+        "shape": [1, 48, 64, 3],
+        "dtype": "uint8",
+        "camera": "exterior",
+        "order": "RGB",
+    }
+    assert description["actions"]["shape"] == [1, 10, 8] and description["actions"]["dimensions"][7] == ["gripper", "1"]
+    assert (folder / "tokenizer.model").read_bytes() == policy.tokenizer.model
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exported"]
+    with pytest.raises(InputError, match="expected nothing there to export to, found something"):
+        policy.export(folder)
+
+
+def test_a_robot_must_be_named_where_there_are_several():
+    both = policies.policy("droid", "libero")
+    assert isinstance(both.robot("libero"), Robot)
+    with pytest.raises(InputError, match="robot None: the checkpoint has statistics for droid, libero"):
+        both(observation("droid"))

@@ -1,0 +1,320 @@
+"""The server and our client over real sockets, the server in a process of its own. Its policy is arithmetic: see numpy_server.py."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.errors import InputError
+from pi0_jax.execution import TemporalEnsemble
+from pi0_jax.serve import wire
+from pi0_jax.serve.client import Client, Controller, ServerError
+from pi0_jax.serve.keys import to_message
+from tests import numpy_server
+from tests.numpy_server import HORIZON, answer, running
+
+DROID = EMBODIMENTS["droid"]
+
+
+def observation(seed: int = 0, prompt: str = "pick up the cup"):
+    rng = np.random.default_rng(seed)
+    images = {camera: rng.integers(0, 256, (8, 8, 3), np.uint8) for camera in ("exterior", "wrist")}
+    return {"images": images, "state": rng.integers(-8, 8, 8).astype(np.float32), "prompt": prompt}
+
+
+def message(number: int = 0, **changes):
+    return to_message(observation(number), DROID.keys) | changes
+
+
+@contextmanager
+def conversation(address, **headers):
+    """A bare websocket after the greeting: what any client sees."""
+    with connect(f"ws://{address}", compression=None, additional_headers=headers, open_timeout=30) as connection:
+        wire.unpack(connection.recv())
+        yield connection
+
+
+def ask(connection, request, timeout=30):
+    """A reply: a map of arrays, or text."""
+    connection.send(request if isinstance(request, bytes | str) else wire.pack(request))
+    reply = connection.recv(timeout=timeout)
+    return reply if isinstance(reply, str) else wire.unpack(reply)
+
+
+def health(address):
+    host, port = address.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", "/healthz")
+    return connection.getresponse().status
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running(batch_sizes=(1, 4)) as (address, _):
+        yield address
+
+
+# ---- the protocol
+
+
+def test_metadata_come_first_then_an_answer_for_every_observation(server):
+    with connect(f"ws://{server}", compression=None) as connection:
+        metadata = wire.unpack(connection.recv())
+        assert (metadata["robot"], metadata["control_hz"], metadata["execute_steps"], metadata["horizon"]) == ("droid", 15.0, 8, 10)
+        assert metadata["actions"][-1] == "gripper" and metadata["batch_sizes"] == [1, 4]
+        for seed in range(3):
+            reply = ask(connection, message(seed))
+            np.testing.assert_array_equal(reply["actions"], answer(observation(seed)))
+            assert set(reply["server_timing"]) == {"queue_ms", "unpack_ms", "infer_ms"} and reply["policy_timing"]["infer_ms"] > 0
+
+
+def test_seeds_and_batches(server):
+    with conversation(server) as connection:
+        np.testing.assert_array_equal(ask(connection, message(1, seed=5))["actions"], answer(observation(1), 5))
+        reply = ask(connection, {"batch": [message(i) for i in range(3)], "seeds": np.array([7, 8, 9])})
+        assert reply["actions"].shape == (3, HORIZON, 8)  # the policy got 4 rows, one of them for nothing
+        np.testing.assert_array_equal(reply["actions"], [answer(observation(i), 7 + i) for i in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ("text", "expected a binary frame with msgpack, found text"),
+        (b"\xc1\x00", "message of 2 bytes: expected msgpack"),
+        (wire.pack(message())[:-50], "incomplete input"),
+        (wire.pack({"prompt": "x"}), "'observation/exterior_image_1_left' is missing"),
+        (wire.pack(message(action=1)), "'action' is not expected"),
+        (wire.pack(message(seed=-1)), "'seed': expected a whole number in [0, 2^32), found -1"),
+        (wire.pack({"batch": [], "seeds": []}), "'batch': expected a list of 1 to 4 observations, found 0"),
+        (wire.pack({"batch": [message()] * 5}), "'batch': expected a list of 1 to 4 observations, found 5"),
+        (wire.pack({"batch": [message(), 3]}), "'batch', observation 1: expected an observation, a map, found int"),
+        (wire.pack({"batch": [message()], "seeds": [1, 2]}), "'seeds': expected 1, one for each observation, found [1, 2]"),
+        (wire.pack({"batch": [message()], "prompt": "x"}), "'prompt' is not expected beside 'batch'"),
+        (wire.pack([]), "expected an observation, a map, found list"),
+    ],
+)
+def test_a_bad_message_is_answered_and_the_connection_stays(server, request_, said):
+    with conversation(server) as connection:
+        reply = ask(connection, request_)
+        assert isinstance(reply, str) and said in reply
+        np.testing.assert_array_equal(ask(connection, message(2))["actions"], answer(observation(2)))
+
+
+def test_nothing_of_the_server_leaks():
+    """An unforeseen error is told to the log, with its traceback, and not to the client."""
+    with running() as (address, process):
+        with conversation(address) as connection:
+            assert ask(connection, message(prompt="fail")) == "internal error: the request could not be answered; the server's log says why"
+            np.testing.assert_array_equal(ask(connection, message())["actions"], answer(observation()))
+        process.terminate()
+        log = process.communicate()[1]
+    assert "RuntimeError: secret in /home/robot/secret.txt" in log
+
+
+def test_a_message_over_the_limit_closes_only_its_own_connection():
+    with running(max_message_bytes=20_000) as (address, _), conversation(address) as other:
+        with conversation(address) as connection, pytest.raises(ConnectionClosed) as closed:
+            ask(connection, bytes(20_001))
+        assert closed.value.rcvd.code == 1009
+        np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
+        with Client(address) as client, pytest.raises(ServerError, match="request of .* bytes is over the server's limit"):
+            client.infer({"a": np.zeros(30_000, np.uint8)})
+
+
+# ---- who may connect, and when
+
+
+def test_an_api_key_is_asked_for():
+    with running(api_key="s3cret") as (address, _):
+        for headers in ({}, {"Authorization": "Api-Key wrong"}, {"Authorization": "Api-Key s3cret\u00e9"}, {"Authorization": "s3cret"}):
+            with pytest.raises(InvalidStatus) as refused, conversation(address, **headers):
+                pass
+            assert refused.value.response.status_code == 401
+        with pytest.raises(InputError, match="the server refuses the API key"), Client(address, api_key="wrong") as client:
+            client.infer(message())
+        with Client(address, api_key="s3cret") as client:
+            np.testing.assert_array_equal(client.infer(message())["actions"], answer(observation()))
+        assert health(address) == 200
+
+
+def test_a_web_page_may_not_connect(server):
+    with pytest.raises(InvalidStatus) as refused, conversation(server, Origin="https://example.com"):
+        pass
+    assert refused.value.response.status_code == 403
+
+
+def test_health_and_answers_begin_when_the_policy_is_warm():
+    with running(warm_seconds=1.5, wait=False) as (address, process):
+        assert health(address) == 503
+        with Client(address) as client:  # waits for the metadata
+            np.testing.assert_array_equal(client.infer(message())["actions"], answer(observation()))
+        assert numpy_server.wait_for(process, "warm") == address
+        assert health(address) == 200
+
+
+def test_what_is_no_websocket_is_told_in_one_line(server):
+    host, port = server.split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"\x00\xff not http\r\n\r\n")
+        raw.settimeout(10)
+        assert raw.recv(100).startswith(b"HTTP/1.1 400") or raw.recv(1) == b""
+    assert health(server) == 200
+
+
+def test_two_servers_on_one_port(server):
+    given = f'{{"robot": "droid", "warm_seconds": 0, "batch_sizes": [1], "options": {{"port": {server.split(":")[1]}}}}}'
+    command = [sys.executable, "-m", "tests.numpy_server", given]
+    process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True)
+    assert process.stderr.splitlines()[-1] == f"pi0_jax.errors.InputError: cannot listen on {server}: Address already in use"
+
+
+# ---- several clients
+
+
+def test_pings_and_health_checks_pass_while_a_slow_inference_runs(server):
+    with conversation(server) as slow, conversation(server) as other:
+        slow.send(wire.pack(message(prompt="work 1.5")))  # keeps the interpreter busy
+        time.sleep(0.1)
+        waits = []
+        for _ in range(20):
+            start = time.perf_counter()
+            assert other.ping().wait(timeout=5)
+            waits.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        assert health(server) == 200
+        waits.append(time.perf_counter() - start)
+        with pytest.raises(TimeoutError):
+            slow.recv(timeout=0)
+        assert wire.unpack(slow.recv())["server_timing"]["infer_ms"] > 1400
+        assert np.median(waits) < 0.05
+
+
+def test_clients_take_turns(server):
+    """One that always has the next request ready waits for the others: they are not served after all of its requests."""
+    order = []
+
+    def converse(name, requests):
+        with conversation(server) as connection:
+            started.wait()
+            for _ in range(requests):
+                ask(connection, message(prompt="sleep 0.05"))
+                order.append(name)
+
+    started = threading.Barrier(3)
+    threads = [threading.Thread(target=converse, args=(name, 6)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(set(order[i : i + 3]) == set("abc") for i in (3, 6, 9, 12))
+
+
+def test_a_client_that_vanishes_harms_nobody(server):
+    for _ in range(3):
+        with conversation(server) as vanishing:
+            vanishing.send(wire.pack(message(prompt="sleep 0.3")))
+            time.sleep(0.05)
+            vanishing.socket.shutdown(socket.SHUT_RDWR)
+    with conversation(server) as connection:
+        start = time.perf_counter()
+        np.testing.assert_array_equal(ask(connection, message(4))["actions"], answer(observation(4)))
+        assert time.perf_counter() - start < 1.5
+
+
+def test_sigterm_finishes_the_request_in_flight():
+    with running() as (address, process), conversation(address) as idle, conversation(address) as busy:
+        busy.send(wire.pack(message(3, prompt="sleep 0.7")))
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        np.testing.assert_array_equal(wire.unpack(busy.recv(timeout=10))["actions"], answer(observation(3)))
+        for connection in (busy, idle):
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(timeout=10)
+            assert closed.value.rcvd.code == 1001
+        with pytest.raises(OSError):
+            connect(f"ws://{address}", open_timeout=5)
+        assert process.wait(timeout=10) == 0
+
+
+# ---- our client
+
+
+def test_our_client_acts_like_a_policy(server):
+    with Client(server) as client:
+        seen = [observation(i) for i in range(6)]  # more than the server takes at once
+        np.testing.assert_array_equal(client.act(seen, np.arange(6)), [answer(o, i) for i, o in enumerate(seen)])
+        np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
+        with pytest.raises(ServerError, match="'prompt': expected an instruction, found empty text"):
+            client.act([observation(prompt="")])
+        np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
+
+
+def test_our_client_reconnects():
+    """The server is killed, and another one comes to its place while the client tries."""
+    with running() as (address, process), Client(address, timeout=60) as client:
+        client.infer(message())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(client.infer(message(1))["actions"]))
+        thread.start()
+        time.sleep(0.5)
+        assert not answers
+        with running(port=int(address.split(":")[1])):
+            thread.join(timeout=60)
+    np.testing.assert_array_equal(answers, [answer(observation(1))])
+
+
+def test_a_call_has_a_timeout_and_a_late_answer_is_not_taken_for_another():
+    with running() as (address, process), Client(address) as client:
+        client.infer(message())
+        process.send_signal(signal.SIGSTOP)
+        start = time.perf_counter()
+        with pytest.raises(TimeoutError, match="no answer in time"):
+            client.infer(message(1), timeout=0.3)
+        assert time.perf_counter() - start < 2
+        process.send_signal(signal.SIGCONT)
+        np.testing.assert_array_equal(client.infer(message(2))["actions"], answer(observation(2)))
+
+
+def test_an_address_where_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Client(f"127.0.0.1:{port}", start_timeout=0.3) as client, pytest.raises(TimeoutError, match="cannot connect"):
+        client.infer(message())
+    with Client("http://nowhere") as client, pytest.raises(InputError, match="expected an address like ws://host:port"):
+        client.infer(message())
+
+
+def test_a_controller_asks_as_often_as_the_robot_executes(server):
+    asked = []
+
+    def observe():
+        asked.append(observation(len(asked)))
+        return asked[-1]
+
+    with Client(server) as client:
+        controller = Controller(client)
+        actions = [controller.action(observe) for _ in range(20)]
+        assert len(asked) == 3  # DROID executes 8 steps
+        np.testing.assert_array_equal(actions[9], answer(asked[1])[1])
+        controller.reset()
+        np.testing.assert_array_equal(controller.action(observe), answer(asked[3])[0])
+
+        asked.clear()
+        controller = Controller(client, TemporalEnsemble())
+        controller.action(observe)
+        weights = np.array([1, np.exp(-0.01)])
+        expected = weights @ np.stack([answer(observation(0))[1], answer(observation(1))[0]]) / weights.sum()
+        np.testing.assert_allclose(controller.action(observe), expected, rtol=1e-6)
