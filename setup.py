@@ -55,7 +55,6 @@ setup(
             *SERVE,
             "aiohttp>=3.10",
             "hypothesis>=6.100",
-            "libtpu>=0.0.40; sys_platform == 'linux'",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
