@@ -270,6 +270,15 @@ def test_a_changed_file_makes_the_index_stale(tmp_path):
         open_index(ROW, tmp_path)
 
 
+def test_changed_metadata_make_the_index_stale(tmp_path):
+    directory = write_reach(tmp_path)
+    build(tmp_path)
+    features = directory / "features.json"
+    features.write_text(features.read_text() + " ")
+    with pytest.raises(InputError, match="found a stale one: file features.json changed since"):
+        open_index(ROW, tmp_path)
+
+
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3"]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=60)

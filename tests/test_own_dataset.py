@@ -174,6 +174,10 @@ def test_mistakes_are_named(record, change, message):
     [
         (lambda columns: columns["steps/action"], "expected a Standardised, found ndarray$"),
         (lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13), 13), r"expected keep as bool\[13\], found int64\[13\]$"),
+        (
+            lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13) > 10, stop=12),
+            r"expected kept steps below 12 of 13, found \[11, 12\]$",
+        ),
     ],
 )
 def test_what_a_rule_gives_is_checked(record, data_dir, tmp_path, rule, expected):

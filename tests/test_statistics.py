@@ -159,17 +159,22 @@ def test_statistics_are_computed_once(many):
 
 def test_another_horizon_or_reading_of_the_actions_has_statistics_of_its_own(index):
     """The index is the same: what an embodiment does with its actions is decided when they are read."""
-    actions = (dataclasses.replace(ARM.actions[0], delta=False), ARM.actions[1], dataclasses.replace(ARM.actions[2], one_means="open"))
-    other = Index(dataclasses.replace(ROW, embodiment=dataclasses.replace(ARM, actions=actions)), index.path.parents[1], index.path)
+
+    def read_as(place: int, **change) -> Index:
+        actions = [*ARM.actions[:place], dataclasses.replace(ARM.actions[place], **change), *ARM.actions[place + 1 :]]
+        row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ARM, actions=tuple(actions)))
+        return Index(row, index.path.parents[1], index.path)
+
     by_hand = [
         (index, 1, [(10 + 19 + 33) / 3, 7 / 3, 1 / 3]),
         (index, 2, [(10 + 20 + 19 + 29 + 33 + 33) / 6, (1 + 2 + 2 + 3 + 4 + 0) / 6, (0 + 0 + 0 + 1 + 1 + 1) / 6]),
-        (other, 1, [(10 + 20 + 40) / 3, 7 / 3, 2 / 3]),
+        (read_as(0, delta=False), 1, [(10 + 20 + 40) / 3, 7 / 3, 1 / 3]),
+        (read_as(2, one_means="open"), 1, [(10 + 19 + 33) / 3, 7 / 3, 2 / 3]),
     ]
     for _ in range(2):
         for one, horizon, mean in by_hand:
             np.testing.assert_allclose(index_statistics(one, horizon, progress=False).actions.mean, mean, rtol=1e-12)
-    assert len(kept_files(index)) == 3
+    assert len(kept_files(index)) == 4
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:100], lambda text: "{}", lambda text: text.replace("10.0", "NaN")])
