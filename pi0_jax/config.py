@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import types
 import typing
 from collections.abc import Mapping
 from types import FunctionType
@@ -11,7 +12,9 @@ from typing import Any, Literal
 from pi0_jax.data.oxe.soups import find_soup
 from pi0_jax.data.rule_source import record_rule
 from pi0_jax.errors import InputError
+from pi0_jax.models.gemma import GemmaConfig
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.preprocess import Layout
 
 
@@ -43,7 +46,7 @@ class RunConfig:
     loader_threads: int
     prefetch_batches: int
     # Model.
-    variant: str
+    variant: str | Mapping[str, Any]  # a name, or the sizes themselves: {"vision": VisionConfig's fields, "gemma": GemmaConfig's}
     action_dim: int
     horizon: int
     max_tokens: int
@@ -136,9 +139,20 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def model_config(run: RunConfig) -> Pi0Config:
+    if not isinstance(run.variant, str):
+        sizes = _typed(_Sizes, run.variant, "config.variant")
+        return Pi0Config(sizes.vision, sizes.gemma, run.action_dim, run.horizon, run.max_tokens)
     if run.variant not in VARIANTS:
         raise InputError(f"config.variant {run.variant!r} is unknown; the variants are {', '.join(VARIANTS)}")
     return dataclasses.replace(VARIANTS[run.variant], action_dim=run.action_dim, horizon=run.horizon, max_tokens=run.max_tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """A variant without a name."""
+
+    vision: VisionConfig
+    gemma: GemmaConfig
 
 
 def layout(run: RunConfig, slots: tuple[str, ...]) -> Layout:
@@ -172,6 +186,9 @@ def _typed(schema: type, values: Mapping[str, Any], where: str) -> Any:
 def _cast(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _typed(kind, value, where)
+    if typing.get_origin(kind) is types.UnionType:
+        first, second = typing.get_args(kind)
+        return _cast(first if isinstance(value, first) else second, value, where)
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
             raise InputError(f"{where} is {value!r}; expected one of {', '.join(typing.get_args(kind))}")

@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 
 from pi0_jax import convert, verify
+from pi0_jax.config import model_config
 from pi0_jax.convert import check, lerobot, lerobot_files, openpi, page, rules, tree
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata
@@ -165,6 +166,14 @@ def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
     check_equal(convert.open(tmp_path / "out"), rounded)
     assert all(c.differing == 0 for c in check.compare(report.source, convert.open(tmp_path / "out")))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_sizes_that_no_variant_has_are_kept_in_the_config(uneven, theirs, tmp_path):
+    convert.convert(theirs, tmp_path / "ours", "ours", UNEVEN_OPTIONS)
+    assert model_config(Policy.open(tmp_path / "ours").run) == UNEVEN
+    convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
+    convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
+    check_equal(convert.open(tmp_path / "again"), uneven)
 
 
 @pytest.mark.slow

@@ -197,5 +197,5 @@ def _check_loaded(directory: Path, loaded: Mapping[str, Any]) -> None:
     if apart:
         raise InputError(f"{directory}: {', '.join(apart[:3])}: in the file or in LeRobot's model, not in both")
     for name in files.infos:
-        if not np.array_equal(bits(files.read(name).astype(np.float32)), bits(loaded[name].numpy())):
+        if not np.array_equal(bits(files.read(name).astype(np.float32, copy=False)), bits(loaded[name].numpy())):
             raise InputError(f"{directory}: {name}: LeRobot's model does not hold what the file has")
