@@ -88,10 +88,12 @@ def test_a_gripper_that_is_turned_round_counts_from_0_to_1(gripper):
         embodiment(actions=(gripper,))
 
 
-@pytest.mark.parametrize("field", ["control_hz", "execute_steps"])
-def test_rates_are_positive(field):
-    with pytest.raises(InputError, match=f"embodiment arm: expected a positive control_hz and at least 1 of execute_steps, .*{field} 0"):
-        dataclasses.replace(embodiment(), **{field: 0})
+@pytest.mark.parametrize(("field", "value"), [("control_hz", -1.0), ("execute_steps", 0)])
+def test_rates_are_positive(field, value):
+    with pytest.raises(
+        InputError, match=f"embodiment arm: expected control_hz of at least 0 and execute_steps of at least 1, .*{field} {value}"
+    ):
+        dataclasses.replace(embodiment(), **{field: value})
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,16 @@ WEIGHTS = ("ema", "params")  # a policy runs the first
 # A config for what was not trained here: the published settings for fine-tuning (AdamW, cosine decay), to start from. A policy reads the
 # model, the normalisation and the number of Euler steps only.
 _RUN = {
-    "seed": 0, "data_dir": "", "index_dir": "", "own_datasets": {}, "frames_power": 0.0, "statistics_only": [], "normalization_clip": 0.0,
+    "seed": 0, "data_dir": "", "index_dir": "", "own_datasets": {},
+    "skip_bad_episodes": 0, "frames_power": 0.0, "order": "uniform", "lanes": 1, "lane_megabytes": 1, "statistics_only": [], "normalization_clip": 0.0,
     "augment": True, "loader_threads": 2, "prefetch_batches": 8,
     "dtype": "bfloat16", "scan_layers": True, "remat": "full",
     "draws": 1, "loss_dims": "padded", "mask_past_end": False, "sampling_steps": 10,
     "batch_size": 32, "steps": 30_000, "learning_rate": 2.5e-5, "end_learning_rate": 2.5e-6, "warmup_steps": 1000,
     "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-10, "clip_norm": 1.0, "ema_decay": 0.99,
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-    "log_every": 100, "validate_every": 1000, "validation_frames": 128, "save_every": 1000, "keep_checkpoints": 2,
+    "log_every": 100, "validate_every": 1000, "validation_frames": 128, "save_every": 1000,
+    "keep_checkpoints": 2, "keep_every": 0, "keep_best": 0, "keep_best_metric": "validation/loss", "skip_nonfinite": 0,
 }  # fmt: skip
 
 

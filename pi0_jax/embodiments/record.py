@@ -58,7 +58,7 @@ class Embodiment:
     cameras: Mapping[str, str]  # slot -> the robot's name for the camera
     state: tuple[StateDim, ...]
     actions: tuple[ActionDim, ...]
-    control_hz: float  # actions per second
+    control_hz: float  # actions per second; 0: not known
     execute_steps: int  # steps of a chunk that are executed before the next is asked for
     client_keys: ClientKeys | None = None  # None: images/<the robot's name for the camera> and state
 
@@ -71,9 +71,9 @@ class Embodiment:
         for dim in (*self.state, *self.actions):
             if dim.one_means not in ("", "open", "closed"):
                 raise InputError(f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing")
-        if not self.control_hz > 0 or self.execute_steps < 1:
+        if not self.control_hz >= 0 or self.execute_steps < 1:
             found = f"control_hz {self.control_hz}, execute_steps {self.execute_steps}"
-            raise InputError(f"embodiment {self.name}: expected a positive control_hz and at least 1 of execute_steps, found {found}")
+            raise InputError(f"embodiment {self.name}: expected control_hz of at least 0 and execute_steps of at least 1, found {found}")
         for i, dim in enumerate(self.actions):
             if dim.kind not in ("absolute", "relative"):
                 raise InputError(f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative")

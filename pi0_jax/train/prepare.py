@@ -10,7 +10,8 @@ from pi0_jax.config import RunConfig, differing_fields, layout, model_config, to
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.lanes import LocalOrder
-from pi0_jax.data.mixture import Mixture, Order, UniformOrder
+from pi0_jax.data.metadata import dataset_directory
+from pi0_jax.data.mixture import Mixture, Order, UniformOrder, shares_by_frames
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
 from pi0_jax.preprocess import Robot, check_robot, used_slots
@@ -39,6 +40,8 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     if stored is not None and (different := differing_fields(run, stored.run)):
         raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
     tokenizer = _tokenizer(run)
+    for name in (*run.datasets, *run.statistics_only):  # a missing one is told before the first index is built
+        dataset_directory(find_row(name, run.own_datasets), run.data_dir)
     indices = [_index(run, name, processes) for name in run.datasets]
     everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]
     processes.check_same("data", _fingerprints(run, tokenizer, everything))
@@ -47,8 +50,8 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     for index in indices:
         if not len(index.frames("val")):
             raise InputError(f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames")
-    weights = {i.name: weight * len(i.frames("train")) ** run.frames_power for i, weight in zip(indices, run.weights, strict=True)}
-    mixture = Mixture(indices, weights, split="train", horizon=run.horizon, seed=run.seed)
+    shares = shares_by_frames(indices, run.weights, run.frames_power)
+    mixture = Mixture(indices, shares, split="train", horizon=run.horizon, seed=run.seed)
     for index in everything:
         for prompt in index.prompts:
             _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
