@@ -181,7 +181,7 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     """Actions are those of the parameters themselves; statistics, cameras and tokenizer came along."""
     flat = random_parameters(PICO)
     convert.convert(pico, tmp_path / "ours", "ours", PICO_OPTIONS)
-    policy = Policy.open(tmp_path / "ours")
+    policy = Policy.open(tmp_path / "ours", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, policy.params, nested(flat))
     assert policy.run.variant == "pico" and policy.run.action_dim == 9 and policy.robots.keys() == {"droid"}
     images = {camera: np.zeros((32, 32, 3), np.uint8) for camera in ROBOT.cameras.values()}
@@ -189,7 +189,7 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     assert chunk.shape == (1, 4, 8) and np.isfinite(chunk).all()
     convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
     convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
-    again = Policy.open(tmp_path / "again")
+    again = Policy.open(tmp_path / "again", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
     assert again.run == policy.run
     jax.tree.map(np.testing.assert_array_equal, again.robots["droid"].statistics, policy.robots["droid"].statistics)

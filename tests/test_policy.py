@@ -104,7 +104,8 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_path(policy):
 def test_packed_weights_are_the_published_tree(policy):
     params = policies.parameters(policy.run)
     jax.tree.map(np.testing.assert_array_equal, policy.params, params)
-    assert policy.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (24, 2, 40)  # input axis first
+    assert policy.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (2, 24, 40)
+    assert policy.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24  # input axis first
 
 
 def test_no_weight_is_copied_when_the_policy_runs(policy):

@@ -33,7 +33,8 @@ WEIGHTS = ("ema", "params")  # a policy runs the first
 # model, the normalisation and the number of Euler steps only.
 _RUN = {
     "seed": 0, "data_dir": "", "index_dir": "", "own_datasets": {},
-    "skip_bad_episodes": 0, "frames_power": 0.0, "order": "uniform", "lanes": 1, "lane_megabytes": 1, "statistics_only": [], "normalization_clip": 0.0,
+    "skip_bad_episodes": 0, "frames_power": 0.0, "order": "uniform", "lanes": 1, "lane_megabytes": 1,
+    "statistics_only": [], "normalization_clip": 0.0,
     "augment": True, "loader_threads": 2, "prefetch_batches": 8,
     "dtype": "bfloat16", "scan_layers": True, "remat": "full",
     "draws": 1, "loss_dims": "padded", "mask_past_end": False, "sampling_steps": 10,
@@ -102,7 +103,7 @@ def describe(source: Source) -> Description:
     robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
     for robot in robots.values():
         check_robot(robot, config.layout(run, used_slots([robot.embodiment])))
-    return Description(run, robots, Tokenizer(metadata.tokenizer, f"{where}: tokenizer"), metadata.position)
+    return Description(run, robots, Tokenizer(metadata.tokenizer, f"{where}: tokenizer"), metadata.position, digests={})
 
 
 def _robot(name: str, record: RobotRecord, where: str) -> Robot:
