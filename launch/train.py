@@ -24,6 +24,9 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "1: alone, without 
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0.", lower_bound=0)
 _COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Compile step and sampler for --topology; status 1 if they do not fit.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4, v6e:8x8, v5p:4x4x4; a single chip: v5e:1x1, v5p:1x1x1.")
+_SILENCE = flags.DEFINE_integer(
+    "silence_seconds", distributed.SILENCE_SECONDS, "After so long without a word from a process the others end.", lower_bound=5
+)
 flags.mark_flags_as_required(["config"])
 
 
@@ -35,8 +38,8 @@ def main() -> int | None:
     if _COMPILE_ONLY.value:
         return _compile_only(run)
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
-    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    return train(run, _WORKDIR.value, profile=profile)
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, silence_seconds=_SILENCE.value)
+    return train(run, _WORKDIR.value, profile=profile, silence_seconds=_SILENCE.value)
 
 
 def _compile_only(run: RunConfig) -> int:

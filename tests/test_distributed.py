@@ -1,5 +1,6 @@
 """Several processes on loopback, the real command: they agree with one, go on from each other's checkpoints, and end together."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_data import write_reach
-from tests.training import arrays, finish, losses, saved_steps, start, start_two, validations
+from tests.training import arrays, finish, losses, overflowing_data, saved_steps, start, start_two, validations
 
 # With its usual eps Adam divides the rounding noise of small gradients by itself; with this one it is nearly linear in the gradient.
 LONGER = dict(steps=20, save_every=10, validate_every=10, eps=1.0, learning_rate=0.02)
@@ -115,7 +116,7 @@ def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
 @pytest.mark.parametrize("dead", [1, 0])
 def test_a_dead_process_ends_the_other_within_a_minute(data_dir, compiled, tmp_path, dead):
     workdir = tmp_path / "run"
-    processes = start_two([data_dir, data_dir], workdir, compiled=compiled, devices=1, steps=10_000, warmup_steps=2)
+    processes = start_two([data_dir, data_dir], workdir, "--silence_seconds=40", compiled=compiled, devices=1, steps=10_000)
     processes[0].wait_for(lambda: (workdir / "checkpoints" / "4" / "params").exists())
     processes[dead].send(signal.SIGKILL)
     began = time.monotonic()
@@ -137,3 +138,18 @@ def test_flags_that_do_not_fit_together(data_dir, tmp_path):
     ]:
         process = start(data_dir, tmp_path / "run", *flags, compiled=None)
         assert process.wait() == 2 and process.last_line.startswith(f"error: {message}")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_both(compiled, tmp_path):
+    """Its frames, which the second process may have read, are gathered and written once."""
+    workdir = tmp_path / "run"
+    processes = start_two([tmp_path, tmp_path], workdir, compiled=compiled, devices=1, **overflowing_data(tmp_path))
+    assert [process.wait() for process in processes] == [2, 2]
+    (path,) = (workdir / "nonfinite").iterdir()
+    for process in processes:
+        assert "error: " in process.last_line and process.last_line.endswith(f"the most suspicious first: head {path}")
+    first, *others = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (first["episode"], first["step"], first["loss"]) == (2, 0, None)
+    assert sorted([first["row"], *(line["row"] for line in others)]) == list(range(8))
+    assert path.name == f"step_{max(saved_steps(workdir))}.jsonl"

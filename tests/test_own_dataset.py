@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pi0_jax import config
 from pi0_jax.data.datasets import find_row
@@ -62,6 +63,14 @@ def test_the_rule_decides_what_is_drawn_and_the_record_what_the_robot_gets(index
     np.testing.assert_allclose(chunk[:, 0], [0.10, 0.11, 0.12, 0.12], rtol=1e-6)
     assert chunk[:, 6].tolist() == [0, 1, 1, 1]  # the robot's own: 1 is closed
     assert valid.tolist() == [True, True, True, False]
+
+
+def test_without_a_rule_the_first_field_is_the_state_after_a_config_too(record, data_dir, tmp_path):
+    """A ConfigDict sorts the keys of mappings."""
+    plain = {field: value for field, value in record.items() if field != "standardise"}
+    own = ConfigDict({"own_datasets": {"my_robot": plain}}).to_dict()["own_datasets"]
+    index = build_or_open(find_row("my_robot", own), data_dir, tmp_path, progress=False)
+    assert not index.state.any() and index.action[12, 0] == np.float32(0.12)
 
 
 def test_colours_come_in_the_order_that_the_row_says(index):
@@ -159,9 +168,10 @@ def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
         ({"versions": "1.0.0"}, "dataset row my_robot: expected several values, found the text '1.0.0'"),
         ({"versions": ()}, "dataset row my_robot: expected at least one version"),
         (
-            {"standardise": as_recorded, "fields": {"gripper": {"shape": (), "dtype": "int64"}}},
+            {"standardise": as_recorded, "fields": [{"path": "gripper", "shape": (), "dtype": "int64"}]},
             "expected fields of the steps, found gripper$",
         ),
+        ({"fields": {"steps/action": {"shape": (7,), "dtype": "float32"}}}, "fields: expected a sequence of records, each with its path"),
     ],
 )
 def test_mistakes_are_named(record, change, message):
@@ -201,7 +211,7 @@ def test_what_a_rule_raises_says_where(record, data_dir, tmp_path):
 
 def test_missing_parts_are_named():
     with pytest.raises(InputError, match="expected versions, embodiment, cameras, fields, language, embodiment, cameras missing"):
-        row_from_mapping("mine", {"versions": ("1.0.0",), "fields": {}, "language": {"paths": ()}})
+        row_from_mapping("mine", {"versions": ("1.0.0",), "fields": [], "language": {"paths": ()}})
 
 
 def test_a_name_that_the_package_has_is_refused(record):

@@ -14,12 +14,49 @@ import numpy as np
 
 from pi0_jax import checkpoints
 from pi0_jax.train.metrics import read_metrics
+from tests.tiny_data import reach_episodes, write_reach
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(
     seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=5, max_tokens=12,
     draws=2, batch_size=8, steps=12, warmup_steps=2, log_every=1, validate_every=6, validation_frames=3, save_every=4,
 )  # fmt: skip
+
+
+UNCHECKED = """
+from configs.reach import get_config as reach
+
+JOINTS = [dict(name=f"joint_{i}", unit="1") for i in range(3)]
+STATE, ACTION = "steps/observation/state", "steps/action"
+
+def get_config():
+    c = reach()
+    c.own_datasets.unchecked = dict(
+        tfds_name="reach_arm3",
+        versions=("1.0.0",),
+        embodiment=dict(
+            robot="an arm", cameras=dict(base_0_rgb="base", left_wrist_0_rgb="wrist"), state=JOINTS,
+            actions=[dict(joint, kind="absolute", delta=True) for joint in JOINTS], control_hz=10.0, execute_steps=5,
+        ),
+        cameras={name: dict(path=f"steps/observation/{name}") for name in ("base", "wrist")},
+        fields=[dict(path=path, shape=(3,), dtype="float32") for path in (STATE, ACTION)],
+        language=dict(paths=("steps/language_instruction",)),
+    )
+    return c
+"""
+
+
+def overflowing_data(data_dir: Path) -> dict[str, Any]:
+    """Writes eight episodes of six steps. The first action of the third makes its loss not finite. Returns how to train on them.
+
+    The row gives no unit: of an angle the index would have refused as much.
+    """
+    episodes = reach_episodes((6,) * 8)
+    episodes[2]["steps"][0]["action"] = np.float32([3e38, 0, 0])
+    write_reach(data_dir, episodes=episodes)
+    config = data_dir / "unchecked.py"
+    config.write_text(UNCHECKED)
+    return dict(file=config, normalization="quantile", datasets=("unchecked",))
 
 
 def command(data_dir: Path, workdir: Path, *flags: str, file: str | Path = "configs/reach.py", **changes: Any) -> list[str]:
@@ -75,14 +112,18 @@ def start(
     return Process(run, env, log or workdir.with_suffix(".log"))
 
 
-def start_two(data_dirs: list[Path], workdir: Path, *, compiled: Path, devices: int, **changes: Any) -> list[Process]:
-    """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data."""
+def start_two(data_dirs: list[Path], workdir: Path, *flags: str, compiled: Path, devices: int, **changes: Any) -> list[Process]:
+    """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data.
+
+    A machine that does much else may keep one from speaking for long: without another flag they are patient with each other.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    joining = (f"--coordinator_address={address}", "--num_processes=2", "--silence_seconds=240")
     return [
         Process(
-            command(data_dir, workdir, f"--coordinator_address={address}", "--num_processes=2", f"--process_id={i}", **changes),
+            command(data_dir, workdir, *joining, f"--process_id={i}", *flags, **changes),
             environment(devices, compiled),
             workdir.with_suffix(f".{i}.log"),
         )

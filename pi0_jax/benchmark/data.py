@@ -53,7 +53,7 @@ ROW = {
         "execute_steps": 8,
     },
     "cameras": {camera: {"path": f"steps/observation/{camera}"} for camera in CAMERAS.values()},
-    "fields": {path: {"shape": (JOINTS,), "dtype": "float32"} for path in ("steps/observation/state", "steps/action")},
+    "fields": [{"path": path, "shape": (JOINTS,), "dtype": "float32"} for path in ("steps/observation/state", "steps/action")],
     "language": {"paths": ("steps/language_instruction",)},
 }
 

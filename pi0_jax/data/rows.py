@@ -123,6 +123,7 @@ class DatasetRow:
 def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
     """A row from plain data: DatasetRow's fields, with dicts for records, the folder's name being `name` if not given.
 
+    `fields` is a sequence of dicts, RawField's with a path, since their order counts: a config sorts the keys of a mapping.
     The embodiment is a record (see embodiments.py) or the name of a known one. Raises InputError, naming the field.
     """
     where = f"dataset row {name}"
@@ -142,13 +143,20 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
                 "versions": _several(record["versions"]),
                 "embodiment": _embodiment(name, record["embodiment"]),
                 "cameras": {camera: CameraField(**_tupled(field, "alternatives")) for camera, field in record["cameras"].items()},
-                "fields": {path: RawField(**_tupled(field, "shape", "quaternions")) for path, field in record["fields"].items()},
+                "fields": _fields(record["fields"]),
                 "language": Language(**_tupled(record["language"], "paths")),
                 "notes": _several(record["notes"]) if "notes" in record else (),
             }
         )
     except (TypeError, KeyError, AttributeError) as error:  # a record with other keys than its class has
         raise InputError(f"{where}: {error}") from error
+
+
+def _fields(records: Any) -> dict[str, RawField]:
+    if isinstance(records, Mapping):
+        raise TypeError("fields: expected a sequence of records, each with its path, found a mapping, of which a config sorts the keys")
+    fields = [_tupled(record, "shape", "quaternions") for record in records]
+    return {field["path"]: RawField(**{name: value for name, value in field.items() if name != "path"}) for field in fields}
 
 
 def _tupled(record: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -28,18 +28,20 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from pi0_jax.errors import InputError
 
 _BEAT_SECONDS = 1.0
-_SILENCE_SECONDS = 40.0  # of a process, after which the others give it up
-_BACKSTOP_SECONDS = 55  # the same by JAX itself, which aborts
+SILENCE_SECONDS = 40  # of a process, after which the others give it up
+_BACKSTOP_SECONDS = 15  # more, after which JAX itself does, and aborts
 _LEAVE_SECONDS = 5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
 _NO_LIMIT_MS = 7 * 24 * 3600 * 1000  # one process may index for hours; who waits for a dead one is ended
 
 
-def initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
+def initialize(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None, *, silence_seconds: int = SILENCE_SECONDS
+) -> None:
     """Joins the other processes of the run, where there are any. Call it before anything else that uses JAX.
 
     What is None is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; without any of the three JAX looks
     for a TPU pod, SLURM or Open MPI, and where it finds none the process is alone. `num_processes` 1: alone without looking.
-    Raises InputError if only some of the three are there.
+    `silence_seconds`: as of Processes. Raises InputError if only some of the three are there.
     """
     address = coordinator_address or _environment("JAX_COORDINATOR_ADDRESS")
     count = _number("num_processes", num_processes, "JAX_NUM_PROCESSES")
@@ -55,7 +57,7 @@ def initialize(coordinator_address: str | None, num_processes: int | None, proce
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: stopping.py
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=_BACKSTOP_SECONDS, shutdown_timeout_seconds=int(_SILENCE_SECONDS)
+            **given, heartbeat_timeout_seconds=silence_seconds + _BACKSTOP_SECONDS, shutdown_timeout_seconds=silence_seconds
         )  # fmt: skip
     except ValueError as error:
         if missing and "coordinator_address should be defined" in str(error):
@@ -80,11 +82,12 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
     """This process among those of the run: `index` of `count`. All make the same calls with the same names; a name is used once.
 
     Leaving it without an error waits for all. With one, the process tells the others, and all of them end with its line and
-    status (2 for an InputError, else 1), since JAX's own shutdown would wait for those who wait for us. A process alone just
-    lets the error through.
+    status (2 for an InputError, else 1), since JAX's own shutdown would wait for those who wait for us. A process that is silent
+    for `silence_seconds` is given up: the others end. A process alone just lets the error through.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silence_seconds: int = SILENCE_SECONDS) -> None:
+        self._silence_seconds = silence_seconds
         self.index, self.count = jax.process_index(), jax.process_count()
         self.first = self.index == 0  # the one that prints and writes
         if self.count == 1:
@@ -176,7 +179,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                 for key, text in self._client.key_value_dir_get(f"{self._prefix}/alive/"):
                     if key not in heard or heard[key][0] != text:
                         heard[key] = text, time.monotonic()
-                    if time.monotonic() - heard[key][1] > _SILENCE_SECONDS:
+                    if time.monotonic() - heard[key][1] > self._silence_seconds:
                         self._end(f"{self.name(int(key.rsplit('/', 1)[1]))} has died or cannot be reached; "
                                   "what was saved is whole, and the same command goes on from there", 1)  # fmt: skip
         except jax.errors.JaxRuntimeError as error:
@@ -189,7 +192,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             traceback.print_exception(error)
             message, status = f"{type(error).__name__}: {error}", 1
         if isinstance(error, jax.errors.JaxRuntimeError):  # most often another one's death: then the watch knows more in a moment
-            time.sleep(_SILENCE_SECONDS + 3 * _BEAT_SECONDS)
+            time.sleep(self._silence_seconds + 3 * _BEAT_SECONDS)
         self._over.set()
         told: dict[str, Any] = {"message": f"{self.name(self.index)}: {message}", "status": status}
         self._client.key_value_set(f"{self._prefix}/failed/{self.index}", json.dumps(told))

@@ -31,7 +31,7 @@ from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.train import batches, nonfinite
-from pi0_jax.train.distributed import Processes
+from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
 from pi0_jax.train.placement import make_model
@@ -61,7 +61,9 @@ class _Context(NamedTuple):
     progress: Iterable[int]  # numbers of the steps to come, from 1
 
 
-def train(run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile | None = None) -> None:
+def train(
+    run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile | None = None, silence_seconds: int = SILENCE_SECONDS
+) -> None:
     """Runs or resumes the training that `workdir` (a folder or URL) holds, up to run.steps, or until SIGTERM.
 
     Where jax.distributed is initialised every process calls this; see Processes for how they end when one fails.
@@ -71,7 +73,7 @@ def train(run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile |
         from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written.
     """
     workdir = locate(workdir)
-    with Processes() as processes, contextlib.ExitStack() as closing:
+    with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
         mesh = run_mesh(run)
         processes.check_shared(workdir)
         latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
