@@ -75,10 +75,12 @@ class Description:
 
 
 class _RaisedAnyway(logging.Filter):
-    """Drops the tracebacks that Orbax logs, from several threads, of an error that it also raises."""
+    """Drops the tracebacks that Orbax, and asyncio for its other writes, log from several threads of an error that is also raised."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in record.pathname)
+        logged_by_orbax = "orbax" in record.pathname
+        of_a_write = record.name == "asyncio" and record.exc_info is not None and _STORAGE_ERROR.match(str(record.exc_info[1]))
+        return not (record.exc_info and (logged_by_orbax or of_a_write))
 
 
 _RAISED_ANYWAY = _RaisedAnyway()
@@ -102,7 +104,8 @@ class RunCheckpoints:
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int, keep_every: int = 0, keep_best: int = 0, metric: str = "") -> None:
         """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
-        absl_logging.get_absl_logger().addFilter(_RAISED_ANYWAY)
+        for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
+            logger.addFilter(_RAISED_ANYWAY)
         self._directory = locate(workdir) / FOLDER
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]

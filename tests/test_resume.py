@@ -146,7 +146,6 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in arrays(workdir, 12, "params").values())
 
 
-@pytest.mark.xfail(strict=False, reason="on a loaded machine the traceback of a library's thread may follow the error's line")
 def test_no_space_left(data_dir, compiled, finished, tmp_path):
     """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""
     disk = tmp_path / "disk"

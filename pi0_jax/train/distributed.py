@@ -28,8 +28,8 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from pi0_jax.errors import InputError
 
 _BEAT_SECONDS = 1.0
-SILENCE_SECONDS = 40  # of a process, after which the others give it up
-_BACKSTOP_SECONDS = 15  # more, after which JAX itself does, and aborts
+SILENCE_SECONDS = 25  # of a process, after which the others give it up
+_BACKSTOP_SECONDS = 8  # beyond twice that, after which JAX itself does, and aborts; its own word may then be half as old when a process dies
 _LEAVE_SECONDS = 5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
 _NO_LIMIT_MS = 7 * 24 * 3600 * 1000  # one process may index for hours; who waits for a dead one is ended
 
@@ -57,7 +57,7 @@ def initialize(
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: stopping.py
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=silence_seconds + _BACKSTOP_SECONDS, shutdown_timeout_seconds=silence_seconds
+            **given, heartbeat_timeout_seconds=2 * silence_seconds + _BACKSTOP_SECONDS, shutdown_timeout_seconds=silence_seconds
         )  # fmt: skip
     except ValueError as error:
         if missing and "coordinator_address should be defined" in str(error):
