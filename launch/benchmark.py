@@ -2,6 +2,7 @@
 
 python -m launch.benchmark data [--folder=DIR] [--frames=20000] [--seconds=30]      reading batches, beside a tf.data pipeline
 python -m launch.benchmark index                                                    building and opening an index
+python -m launch.benchmark convert [--folder=DIR] [--to=lerobot] [--dtype=float32]  a full-size checkpoint to another format and back
 """
 
 import tempfile
@@ -14,6 +15,8 @@ from pi0_jax.errors import InputError
 
 _FOLDER = flags.DEFINE_string("folder", "/tmp/pi0_jax_benchmark", "Where datasets are made; about 15 GB with the large synthetic index.")
 _FRAMES = flags.DEFINE_integer("frames", 20_000, "Frames of the dataset.", lower_bound=1000)
+_TO = flags.DEFINE_string("to", "lerobot", "Format to convert to and back from.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "How long each contender reads.", lower_bound=1.0)
 
 
@@ -34,7 +37,16 @@ def _index() -> None:
         print(index.benchmark_opening(Path(folder)))
 
 
-_COMMANDS = {"data": _data, "index": _index}
+def _convert() -> None:
+    from pi0_jax.benchmark import convert
+
+    folder = Path(_FOLDER.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(convert.table(convert.benchmark_convert(folder, to=_TO.value, dtype=_DTYPE.value, variant="pi0")))
+    print("every leaf came back bit for bit")
+
+
+_COMMANDS = {"data": _data, "index": _index, "convert": _convert}
 
 
 def main(command: str) -> None:

@@ -29,7 +29,7 @@ from pi0_jax.errors import InputError
 
 _BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 25  # of a process, after which the others give it up
-_BACKSTOP_SECONDS = 8  # beyond twice that, after which JAX itself does, and aborts; its own word may then be half as old when a process dies
+_BACKSTOP_SECONDS = 8  # beyond twice that, after which JAX itself does, and aborts; its last word may be half as old when one dies
 _LEAVE_SECONDS = 5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
 _NO_LIMIT_MS = 7 * 24 * 3600 * 1000  # one process may index for hours; who waits for a dead one is ended
 
