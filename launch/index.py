@@ -49,7 +49,8 @@ def main() -> None:
     if not data_dir:
         raise InputError("expected --data_dir or --config, found neither")
     names = dict.fromkeys(_DATASETS.value or ([*run.datasets, *run.statistics_only] if run else datasets_in(data_dir)))
-    rows = [find_row(name, run.own_datasets if run else {}) for name in names]
+    kept = run.keep_empty_language if run else ()
+    rows = [find_row(name, run.own_datasets if run else {}, keep_empty_language=kept) for name in names]
     for row in rows:
         dataset_directory(row, data_dir)  # what is missing is said at once, not after hours of building the others
     index_dir = _INDEX_DIR.value or (run.index_dir if run else "") or None

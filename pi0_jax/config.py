@@ -36,6 +36,8 @@ class RunConfig:
     datasets: tuple[str, ...]
     weights: tuple[float, ...]  # one per dataset: its share is in proportion to weight x frames^frames_power
     frames_power: float  # 0: weights are shares; 1: they multiply frames; 0.43: the paper's
+    keep_empty_language: tuple[str, ...]  # datasets of which the frames without an instruction are drawn too
+    cut_prompts: bool  # a prompt over max_tokens loses its end, as in the published code; else the run is refused
     order: Literal["uniform", "local"]  # local: whole records are read, for slow disks and remote storage; see data/lanes.py
     lanes: int  # of the local order: divides the batch, and the number of hosts divides it
     lane_megabytes: int  # of the local order: encoded bytes that each lane may hold
@@ -156,7 +158,10 @@ class _Sizes:
 
 
 def layout(run: RunConfig, slots: tuple[str, ...]) -> Layout:
-    return Layout(slots, model_config(run).vision.image_size, run.action_dim, run.max_tokens, run.normalization, run.normalization_clip)
+    return Layout(
+        slots, model_config(run).vision.image_size, run.action_dim, run.max_tokens, run.normalization, run.normalization_clip,
+        run.cut_prompts,
+    )  # fmt: skip
 
 
 def differing_fields(ours: RunConfig, theirs: RunConfig) -> list[str]:
@@ -228,6 +233,8 @@ def _check(run: RunConfig) -> None:
         raise InputError(f"config.weights has {len(run.weights)} entries for {len(run.datasets)} datasets")
     if min(run.weights) <= 0:
         raise InputError(f"config.weights is {run.weights}; expected positive numbers")
+    if unknown := [name for name in run.keep_empty_language if name not in (*run.datasets, *run.statistics_only)]:
+        raise InputError(f"config.keep_empty_language has {unknown[0]!r}; expected some of config.datasets and statistics_only")
     if not 0 <= run.warmup_steps < run.steps:
         raise InputError(f"config.warmup_steps is {run.warmup_steps}; expected at least 0 and less than steps ({run.steps})")
     if run.keep_every % run.save_every:

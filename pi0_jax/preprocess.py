@@ -37,6 +37,7 @@ class Layout(NamedTuple):
     max_tokens: int
     normalization: normalize.Mode
     normalization_clip: float  # states and target actions are cut off at ± this many model units; 0: nowhere
+    cut_prompts: bool = False  # a prompt over max_tokens loses its end; else it is refused
 
 
 _NOTHING = np.empty((0, 0, 3), np.uint8)  # where a robot has no such camera
@@ -56,7 +57,7 @@ def host(
 
     Raises:
         InputError naming the field: no observations, a camera missing or not declared, an image that is not uint8 RGB, a state of another
-        size or not finite, a prompt over the token limit.
+        size or not finite, a prompt over the token limit that may not be cut.
     """
     batch = len(observations)
     if not batch:
@@ -74,7 +75,7 @@ def host(
             image = fit(seen[i], canvas) if i in seen else _NOTHING
             sizes[slot][i] = np.maximum(image.shape[:2], 1)
             _place(image, pixels[slot][i])
-    tokens, token_mask = zip(*(tokenizer.encode(o["prompt"], layout.max_tokens) for o in observations), strict=True)
+    tokens, token_mask = zip(*(tokenizer.encode(o["prompt"], layout.max_tokens, cut=layout.cut_prompts) for o in observations), strict=True)
     state = np.zeros((batch, layout.action_dim), np.float32)
     for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         state[i, : len(robot.embodiment.state)] = normalize.normalize(

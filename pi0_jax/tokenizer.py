@@ -49,9 +49,11 @@ class Tokenizer:
         text = prompt.replace("_", " ").replace("\n", " ").strip()
         return [BOS_ID, *self._pieces.encode(text), *self._pieces.encode("\n")]
 
-    def encode(self, prompt: str, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """int32[max_tokens] and bool[max_tokens] (False: padding). A longer prompt is an InputError, never cut."""
+    def encode(self, prompt: str, max_tokens: int, *, cut: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """int32[max_tokens] and bool[max_tokens] (False: padding). A longer prompt is an InputError, or loses its end where `cut`."""
         ids = self.pieces(prompt)
+        if cut:
+            ids = ids[:max_tokens]
         if len(ids) > max_tokens:
             raise InputError(f"prompt has {len(ids)} tokens, the limit is {max_tokens}: {prompt!r}")
         tokens = np.full(max_tokens, PAD_ID, np.int32)

@@ -336,3 +336,18 @@ def test_an_index_is_small(tmp_path):
     headers = 128 * len(list(index.path.glob("*.npy")))
     beside = index.size_bytes - index.state.nbytes - index.action.nbytes - headers - (index.path / "index.json").stat().st_size
     assert beside / index.steps / len(index.views) <= 64
+
+
+def test_a_full_disk_keeps_the_shards_that_are_done(data_dir, undisturbed, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(InputError, match=f"dataset reach_arm3: no space left for its index below {root(disk)}"):
+            build(data_dir, disk)
+        subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+        assert contents(build(data_dir, disk)) == undisturbed
+    finally:
+        subprocess.run(["umount", disk], check=True)

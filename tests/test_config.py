@@ -83,6 +83,7 @@ def test_missing_fields_are_named(values):
         ("weight_decay", -1.0, "config.weight_decay is -1.0; expected a number of at least 0"),
         ("b2", 1.0, "config.b2 is 1.0; expected a number in [0, 1)"),
         ("ema_decay", 1.0, "config.ema_decay is 1.0; expected a number in [0, 1)"),
+        ("keep_empty_language", ("bridge",), "config.keep_empty_language has 'bridge'; expected some of config.datasets and statistics_only"),
         ("keep_every", 700, "config.keep_every is 700; expected a multiple of save_every (500), or 0"),
         ("keep_best", -1, "config.keep_best is -1; expected a number of at least 0"),
         ("skip_nonfinite", -1, "config.skip_nonfinite is -1; expected a number of at least 0"),
@@ -121,7 +122,7 @@ def test_the_model_is_the_variant_at_the_runs_sizes(values):
     assert (model.action_dim, model.horizon, model.max_tokens) == (7, 3, 9)
     assert (model.vision, model.gemma) == (VARIANTS["pico"].vision, VARIANTS["pico"].gemma)
     layout = config.layout(run, ("base_0_rgb",))
-    assert layout == (("base_0_rgb",), VARIANTS["pico"].vision.image_size, 7, 9, "zscore", 0.0)
+    assert layout == (("base_0_rgb",), VARIANTS["pico"].vision.image_size, 7, 9, "zscore", 0.0, False)
 
 
 def test_differing_fields_are_those_that_decide_numbers(values):

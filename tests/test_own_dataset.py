@@ -73,6 +73,12 @@ def test_without_a_rule_the_first_field_is_the_state_after_a_config_too(record, 
     assert not index.state.any() and index.action[12, 0] == np.float32(0.12)
 
 
+def test_silent_frames_are_kept_where_the_config_says_so(record):
+    own = {"my_robot": record}
+    assert not find_row("my_robot", own).keep_empty_language
+    assert find_row("my_robot", own, keep_empty_language=("my_robot",)).keep_empty_language
+
+
 def test_colours_come_in_the_order_that_the_row_says(index):
     images = index.observation(10)["images"]
     assert np.abs(images["front"].astype(int) - (200, 0, 0)).max() < 4

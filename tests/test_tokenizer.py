@@ -72,6 +72,12 @@ def test_a_prompt_of_exactly_the_limit_fits_and_a_longer_one_is_an_error(small):
         small.encode("reach the red block", 5)
 
 
+def test_a_longer_prompt_loses_its_end_where_that_is_wanted(small):
+    whole, _ = small.encode("reach the red block", 6)
+    tokens, mask = small.encode("reach the red block", 4, cut=True)
+    assert tokens.tolist() == whole[:4].tolist() and mask.all()
+
+
 def test_the_model_travels_as_bytes(small):
     assert Tokenizer(small.model).pieces("touch the blue cup") == small.pieces("touch the blue cup")
 

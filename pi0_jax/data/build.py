@@ -43,7 +43,7 @@ from pi0_jax.data.version import index_version, version_digest
 from pi0_jax.data.workers import make_parts
 from pi0_jax.errors import InputError
 
-VALIDATION_SPLITS = ("val", "validation", "test")  # a dataset's own names for what is not trained on
+VALIDATION_SPLITS = ("val", "valid", "validation", "dev", "eval", "evaluation", "test")  # a dataset's own names for what is not trained on
 INDEX_FILE = "index.json"
 _BUILDING = ".building-"
 _PARTS = ".parts-"
@@ -56,7 +56,7 @@ def build_index(
     """Builds the index of the dataset in `directory` below `root` and gives its path: another process's, if that won.
 
     A build that was killed goes on from the shards that it had finished, and so does one that was refused.
-    Raises InputError: see episodes.py for files and fields, validate.py for their contents; root not writable.
+    Raises InputError: see episodes.py for files and fields, validate.py for their contents; root not writable, or full.
     """
     version = index_version(row, directory)
     target = root / version_digest(version)
@@ -69,6 +69,10 @@ def build_index(
         except FileNotFoundError:  # another process made the same index first and removed the parts
             if not (target / INDEX_FILE).is_file():
                 raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(f"dataset {row.name}: no space left for its index below {root}; the shards that are done are kept") from error
         else:
             if index_version(row, directory) != version:
                 raise InputError(f"dataset {row.name}: files in {directory} changed while they were indexed")

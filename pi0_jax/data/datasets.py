@@ -1,7 +1,8 @@
 """The datasets that the package knows, by name."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,11 +58,17 @@ def datasets_in(data_dir: AnyPath) -> list[str]:
     return names
 
 
-def find_row(name: str, own: Mapping[str, Any] = MappingProxyType({})) -> DatasetRow:
+def find_row(name: str, own: Mapping[str, Any] = MappingProxyType({}), *, keep_empty_language: Collection[str] = ()) -> DatasetRow:
     """The row called `name`, from the package or from `own` (name -> plain data, see row_from_mapping).
 
+    `keep_empty_language`: names of the rows of which frames without an instruction are drawn, whatever the row says.
     Raises InputError: no such row, or two of them.
     """
+    row = _row(name, own)
+    return dataclasses.replace(row, keep_empty_language=True) if name in keep_empty_language else row
+
+
+def _row(name: str, own: Mapping[str, Any]) -> DatasetRow:
     if name in own and name in ROWS:
         raise InputError(f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name")
     if name in own:

@@ -113,7 +113,10 @@ def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
 
 def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> str:
     run = dataclasses.replace(policy.run, data_dir=data_dir) if data_dir else policy.run
-    indices = [open_index(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None) for name in run.datasets]
+    indices = [
+        open_index(find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language), run.data_dir, run.index_dir or None)
+        for name in run.datasets
+    ]
     parts = []
     for i, sample in enumerate(held_out_samples(indices, per_dataset=frames, horizon=run.horizon)):
         name = run.datasets[sample.dataset]

@@ -12,6 +12,8 @@ from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import Mixture, Order, UniformOrder, shares_by_frames
+from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
 from pi0_jax.preprocess import Robot, check_robot, used_slots
@@ -41,7 +43,7 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
         raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
     tokenizer = _tokenizer(run)
     for name in (*run.datasets, *run.statistics_only):  # a missing one is told before the first index is built
-        dataset_directory(find_row(name, run.own_datasets), run.data_dir)
+        dataset_directory(_row(run, name), run.data_dir)
     indices = [_index(run, name, processes) for name in run.datasets]
     everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]
     processes.check_same("data", _fingerprints(run, tokenizer, everything))
@@ -53,8 +55,7 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     shares = shares_by_frames(indices, run.weights, run.frames_power)
     mixture = Mixture(indices, shares, split="train", horizon=run.horizon, seed=run.seed)
     for index in everything:
-        for prompt in index.prompts:
-            _check_prompt(tokenizer, prompt, run.max_tokens, index.name)
+        _check_prompts(tokenizer, index, run)
     robots = dict(stored.robots) if stored is not None else _robots(run, everything, processes)
     slots = used_slots([index.embodiment for index in indices])
     for robot in robots.values():
@@ -91,8 +92,12 @@ def _tokenizer(run: RunConfig) -> Tokenizer:
 
 
 def _index(run: RunConfig, name: str, processes: Processes) -> Index:
-    return build_or_open(find_row(name, run.own_datasets), run.data_dir, run.index_dir or None, progress=processes.first,
+    return build_or_open(_row(run, name), run.data_dir, run.index_dir or None, progress=processes.first, workers=default_workers(),
                          skip_bad_episodes=run.skip_bad_episodes)  # fmt: skip
+
+
+def _row(run: RunConfig, name: str) -> DatasetRow:
+    return find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language)
 
 
 def _robots(run: RunConfig, indices: list[Index], processes: Processes) -> dict[str, Robot]:
@@ -125,8 +130,13 @@ def _check_same_data(tokenizer: Tokenizer, indices: list[Index], stored: Descrip
             )
 
 
-def _check_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int, dataset: str) -> None:
+def _check_prompts(tokenizer: Tokenizer, index: Index, run: RunConfig) -> None:
     """A prompt over the limit is refused before the run, not when its batch comes up."""
-    count = len(tokenizer.pieces(prompt))
-    if count > max_tokens:
-        raise InputError(f"dataset {dataset}: a prompt has {count} tokens, config.max_tokens is {max_tokens}: {prompt!r}")
+    lengths = {prompt: len(tokenizer.pieces(prompt)) for prompt in index.prompts}
+    over = [prompt for prompt, length in lengths.items() if length > run.max_tokens]
+    if over and not run.cut_prompts:
+        longest = max(over, key=lengths.__getitem__)
+        raise InputError(
+            f"dataset {index.name}: {len(over)} of {len(lengths)} prompts have more tokens than config.max_tokens, {run.max_tokens};"
+            f" the longest has {lengths[longest]}: {longest!r}; raise it, or let prompts be cut with config.cut_prompts"
+        )
