@@ -45,7 +45,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     c.initial_weights = "gs://openpi-assets/checkpoints/pi0_base"  # O: the released base model; its statistics are not used
     c.initial_rules = ()  # all of it
 
-    # What is trained. full: every parameter. expert: the action expert and its projections, 311 million of 3.2 billion. lora: low-rank
+    # What is trained. full: every parameter. expert: the action expert and its projections, 315 million of 3.2 billion. lora: low-rank
     # updates of both experts, and the projections.
 
     # Flow matching.

@@ -24,6 +24,7 @@ from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_state, jit_init, make_model
 from pi0_jax.train.setup import run_mesh
 from tests.checkpoints_of_others import random_parameters, write_openpi
+from tests.test_config import load
 from tests.test_train import tiny_config
 from tests.tiny_data import write_reach
 from tests.training import ROOT, arrays, command
@@ -33,9 +34,7 @@ EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 
 
 def values() -> dict:
-    names: dict = {}
-    exec((ROOT / "configs" / "reach.py").read_text(), names)
-    return {**names["get_config"]().to_dict(), "variant": "pico", "action_dim": 6, "horizon": 4, "max_tokens": 12}
+    return {**load(ROOT / "configs" / "reach.py").to_dict(), "variant": "pico", "action_dim": 6, "horizon": 4, "max_tokens": 12}
 
 
 def run_config(weights: object, rules: tuple = (), **changes) -> RunConfig:
@@ -181,7 +180,7 @@ def test_every_mesh_gets_the_same_numbers_each_device_its_part(npz, parameters, 
             r"config.initial_weights .*pi0: action_in_proj/kernel: expected action_dim 8, found 6 \(shape \[6, 24\]\);"
             r" config.initial_rules may declare it fresh$",
         ),
-        ("nothing", {}, r"no checkpoint|expected|not there|No such"),
+        ("nothing", {}, r"nothing: expected a checkpoint, found nothing$"),
     ],
 )
 def test_a_leaf_that_no_rule_explains_is_named(npz, released, tmp_path, source, changes, message):

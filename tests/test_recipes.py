@@ -24,10 +24,10 @@ from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.spec_data import write_from_spec
 from tests.test_config import by_name, load
 from tests.tiny_data import REACH_STEPS, reach_episodes, write_reach
-from tests.training import saved_steps
+from tests.training import ROOT, saved_steps
 
 ARRAY = REACH_STEPS["action"]
-# Of the 26 datasets of π0's open mixture these stand for all; with their training frames below.
+# These stand for all 26 datasets of π0's open mixture.
 SOME = ("bridge_dataset", "droid", "toto")
 
 
@@ -74,12 +74,12 @@ PERCENT = {"bridge_dataset": 29.71, "droid": 53.92, "toto": 16.37}
 
 
 def shrunken(run: RunConfig, data_dir: Path, weights: Path) -> RunConfig:
-    """The run in every respect but size: of model, batch, chunk, prompt, and number of steps and datasets."""
+    """The run but for its size (of model, batch, chunk, prompt, numbers of steps and datasets) and bfloat16, slow to compile for CPUs."""
     mixed = len(run.datasets) > 3
     datasets = SOME if mixed else run.datasets
     few = dict(
         data_dir=str(data_dir), index_dir="", datasets=datasets, weights=(1.0,) * len(datasets), lanes=4, lane_megabytes=1,
-        loader_threads=1, prefetch_batches=1, variant="pico", action_dim=min(run.action_dim, 8), horizon=4, max_tokens=12,
+        loader_threads=1, prefetch_batches=1, dtype="float32", variant="pico", action_dim=min(run.action_dim, 8), horizon=4, max_tokens=12,
         tokenizer="small", draws=1, sampling_steps=2, batch_size=8, steps=3, warmup_steps=1, log_every=1, validate_every=3,
         validation_frames=2, save_every=3, keep_every=0, initial_weights="",
     )  # fmt: skip
@@ -124,7 +124,7 @@ def test_every_dataset_of_a_recipe_has_a_row(path, mode):
 
 
 def test_the_open_mixture_is_the_papers():
-    run = config.from_mapping(load(Path("configs/pi0_open_pretrain.py")).to_dict())
+    run = config.from_mapping(load(ROOT / "configs" / "pi0_open_pretrain.py").to_dict())
     assert run.frames_power == 0.43
     assert set(run.weights) == {1.0} and len(run.datasets) == 26
     assert set(SOUPS["oxe_magic_soup"].weights) | {"droid"} == set(run.datasets)

@@ -139,7 +139,8 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
                 parts[key][...] = array[index]
             elif key[0][0] <= layer < key[0][1]:
                 parts[key][layer - key[0][0]] = array[index[1:]]
-    return jax.make_array_from_callback(shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype)
+    placed = jax.make_array_from_callback(shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype)
+    return placed.block_until_ready()  # or the parts of further leaves would wait in memory for their way to the devices
 
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
