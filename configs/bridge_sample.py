@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
     c.dtype = "float32"  # faster than bfloat16 on CPUs
     c.scan_layers = False
     c.remat = "none"
+    c.initial_weights = ""  # from scratch
+    c.initial_rules = ()
 
     # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
     c.draws = 4

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -56,6 +57,8 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16"]
     scan_layers: bool
     remat: Literal["none", "dots", "full"]
+    initial_weights: str  # path or URL of a checkpoint of any format of convert/, with which a new run starts; empty: none
+    initial_rules: tuple[tuple[str, Literal["load", "fresh"]], ...]  # (regexp of a parameter's path, what to do), first match; else load
     # Flow matching.
     draws: int  # noise and time draws per observation, sharing one prefix pass
     loss_dims: Literal["padded", "real"]
@@ -205,7 +208,12 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where} is {value!r}; expected a tuple")
-        return tuple(_cast(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        kinds = typing.get_args(kind)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise InputError(f"{where} is {value!r}; expected {len(kinds)} entries")
+        return tuple(_cast(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -237,6 +245,8 @@ def _check(run: RunConfig) -> None:
         raise InputError(f"config.keep_empty_language has {unknown[0]!r}; expected some of config.datasets and statistics_only")
     if not 0 <= run.warmup_steps < run.steps:
         raise InputError(f"config.warmup_steps is {run.warmup_steps}; expected at least 0 and less than steps ({run.steps})")
+    for i, (pattern, _) in enumerate(run.initial_rules):
+        _check_pattern(pattern, f"config.initial_rules[{i}]")
     if run.keep_every % run.save_every:
         raise InputError(f"config.keep_every is {run.keep_every}; expected a multiple of save_every ({run.save_every}), or 0")
     if run.keep_best and run.validate_every % run.save_every:
@@ -245,3 +255,10 @@ def _check(run: RunConfig) -> None:
             " keep_best chooses among checkpoints of steps that are validated"
         )
     model_config(run)
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{where} is {pattern!r}; expected a regular expression: {error}") from error

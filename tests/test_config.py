@@ -16,8 +16,19 @@ from pi0_jax.models.pi0 import VARIANTS
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
-def load(path: Path) -> ConfigDict:
-    return runpy.run_path(str(path))["get_config"]()
+def modes(path: Path) -> tuple[str, ...]:
+    """What may follow the file's name and a colon; "" for nothing."""
+    names = runpy.run_path(str(path))
+    return names["MODES"] if "MODES" in names else ("",)
+
+
+RECIPES = [(path, mode) for path in CONFIGS for mode in modes(path)]
+by_name = pytest.mark.parametrize(("path", "mode"), RECIPES, ids=[f"{path.stem}:{mode}".rstrip(":") for path, mode in RECIPES])
+
+
+def load(path: Path, mode: str = "") -> ConfigDict:
+    get_config = runpy.run_path(str(path))["get_config"]
+    return get_config(mode) if mode else get_config()
 
 
 @pytest.fixture
@@ -25,13 +36,17 @@ def values() -> dict:
     return load(next(path for path in CONFIGS if path.name == "reach.py")).to_dict()
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_config_file_sets_every_field(path):
-    stated = load(path)
+@by_name
+def test_every_config_file_sets_every_field(path, mode):
+    """One that names a mixture leaves to it which datasets, at which weights."""
+    stated = load(path, mode)
     assert isinstance(stated, ConfigDict)
     run = config.from_mapping(stated.to_dict())
-    assert set(stated) == {field.name for field in dataclasses.fields(RunConfig)}
-    assert dataclasses.asdict(run) == stated.to_dict()
+    assert set(stated) - {"mixture"} == {field.name for field in dataclasses.fields(RunConfig)}
+    given = {"mixture", "datasets", "weights", "frames_power"} if "mixture" in stated else set()
+    assert {name: value for name, value in dataclasses.asdict(run).items() if name not in given} == {
+        name: value for name, value in stated.to_dict().items() if name not in given
+    }
 
 
 def test_a_run_survives_json(values):

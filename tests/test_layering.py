@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "sampling": "flow models observation",
     "export": "embodiments errors normalize observation preprocess tokenizer",
     "policy": "checkpoints config errors export models observation preprocess sampling tokenizer",
-    "train": "checkpoints config data errors flow models normalize observation preprocess sharding statistics tokenizer",
+    "train": "checkpoints config convert data errors flow models normalize observation preprocess sharding statistics tokenizer",
     "ahead": "config data.datasets errors models observation policy preprocess sampling sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation",
@@ -75,7 +75,7 @@ CONFINED = {
     "websockets": ("pi0_jax/serve/",),
 }
 ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp", "torch", "lerobot")
-MAY_PRINT = ("launch/", "pi0_jax/train/loop.py")
+MAY_PRINT = ("launch/", "pi0_jax/train/loop.py", "pi0_jax/train/initial.py")
 MOST_LINES = {"pi0_jax": 400, "configs": 400, "launch": 79}
 
 

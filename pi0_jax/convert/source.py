@@ -42,6 +42,7 @@ class Source:
     fetch: Callable[[str, int | None], np.ndarray]
     metadata: Metadata
     notes: tuple[str, ...] = ()  # what the user should know of this input
+    unused: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)  # tensors of the file that are no part of π0
     differing_copies: Callable[[], list[str]] = list  # tied tensors that are not equal; reads them
 
     def read(self, path: str) -> np.ndarray:
@@ -94,7 +95,8 @@ def mapped(
 
     if plan.unused:
         notes = (*notes, f"not part of π0, left out: {', '.join(plan.unused[:3])}" + (" ..." if len(plan.unused) > 3 else ""))
-    return Source(format, path, leaves, plan.sizes, fetch, metadata, notes, differing)
+    unused = {name: tensors.infos[name] for name in plan.unused}
+    return Source(format, path, leaves, plan.sizes, fetch, metadata, notes, unused, differing)
 
 
 def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:

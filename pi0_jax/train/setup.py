@@ -14,6 +14,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import TrainBatch
 from pi0_jax.preprocess import Layout
+from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_state, jit_init, jit_train_step
 from pi0_jax.train.step import StepOptions, TrainState, validation_step
@@ -56,7 +57,9 @@ def jitted_steps(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Step
 
 
 def initial_state(run: RunConfig, model: Pi0, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None) -> TrainState:
-    """A fresh state, or that of checkpoint `latest`; created where it will live."""
+    """A fresh state, with starting weights where the run has them, or that of checkpoint `latest`; created where it will live."""
+    if latest is None and run.initial_weights:
+        return state_from_weights(run, model, make_optimizer(run), mesh)
     if latest is None:
         return jit_init(model, make_optimizer(run), mesh)(jax.random.key(run.seed))
     return checkpoints.restore(latest, abstract_state(model, make_optimizer(run), mesh))

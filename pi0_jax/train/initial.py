@@ -1,0 +1,180 @@
+"""Starting weights: what a new run takes from a checkpoint of any format that convert/ reads, and what starts fresh.
+
+    config.initial_weights -> Source --config.initial_rules--> every leaf of the model: load | fresh, or an error
+    load     read layer by layer; each process keeps what its devices hold, and puts it straight onto them
+    fresh    as in a run without starting weights from the same seed: the same numbers; so is the optimizer's state
+    EMA      begins as a copy of the parameters
+
+Of one of our own checkpoints the EMA is taken, which is what its policy runs. Every process reads the whole file, a layer (of unstacked
+leaves: a leaf) at a time.
+
+Statistics in the file are not used: a run normalises by those of its own data, as published fine-tuning does for a new dataset. (For a
+robot of the pre-training it can also take over the released ones; those belong to the released order, units and deltas of the dimensions,
+which a dataset's row here need not share.) The report names what is left aside.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from pi0_jax.config import RunConfig
+from pi0_jax.convert import tree
+from pi0_jax.convert.formats import open_checkpoint
+from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0
+from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.train.placement import abstract_state
+from pi0_jax.train.step import TrainState, init_state
+
+Rules = Sequence[tuple[str, Literal["load", "fresh"]]]
+Leaves = Mapping[str, jax.ShapeDtypeStruct]  # of the model, by path
+
+
+class Choice(NamedTuple):
+    """Where each leaf comes from."""
+
+    load: tuple[str, ...]
+    fresh: tuple[str, ...]
+    ignored: Mapping[str, Leaf]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
+
+
+def state_from_weights(run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before step 0 of a run with initial_weights, every part where it will live. Process 0 prints what came from where.
+
+    Raises InputError: what `open_checkpoint` raises; a leaf that the file lacks and no rule declares fresh, or that has another shape; a
+    rule that is about no leaf.
+    """
+    source = open_checkpoint(run.initial_weights)
+    abstract = abstract_state(model, optimizer, mesh)
+    leaves = _flat(abstract.params)
+    choice = choose(source, leaves, run.initial_rules)
+    if jax.process_index() == 0:
+        print(report(source, leaves, choice, run))
+    loaded = frozenset(choice.load)
+    rest = _jit_rest(model, optimizer, abstract, loaded)(jax.random.key(run.seed))
+    params = {path: place(source, path, leaves[path]) for path in choice.load}
+    return rest._replace(
+        params=_nested({**rest.params, **params}), ema=_nested({**rest.ema, **_copies(params, _flat(abstract.ema))})
+    )  # fmt: skip
+
+
+def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
+    """Every leaf by the first rule whose pattern is found in its path; a leaf that none matches is to be loaded."""
+    for pattern, _ in rules:
+        if not any(re.search(pattern, path) for path in leaves):
+            raise InputError(f"config.initial_rules: {pattern!r} matches no parameter; expected part of a path such as {min(leaves)}")
+    actions = {path: next((action for pattern, action in rules if re.search(pattern, path)), "load") for path in leaves}
+    load = tuple(path for path, action in actions.items() if action == "load")
+    missing = [path for path in load if path not in source.leaves]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(
+            f"config.initial_weights {source.path}: {', '.join(missing[:3])}{more}: not in the file ({source.format});"
+            " expected all that config.initial_rules does not declare fresh"
+        )
+    for path in load:
+        if source.leaves[path].shape != leaves[path].shape:
+            raise InputError(f"config.initial_weights {source.path}: {_contradiction(path, source.leaves[path], leaves[path])}")
+    unread = {path: leaf for path, leaf in source.leaves.items() if path not in load}
+    return Choice(load, tuple(path for path in leaves if path not in load), {**unread, **source.unused})
+
+
+def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> str:
+    sizes = zip(tree.AXES[path].split(), expected.shape, found.shape, strict=True)
+    differences = " and ".join(f"{tree.NAMES[axis]} {ours}, found {theirs}" for axis, ours, theirs in sizes if ours != theirs)
+    return f"{path}: expected {differences} (shape {list(found.shape)}); config.initial_rules may declare it fresh"
+
+
+def report(source: Source, leaves: Leaves, choice: Choice, run: RunConfig) -> str:
+    """Every leaf with its shape and number of parameters, and what else of the file is left aside."""
+    shapes = {
+        "loaded": {path: leaves[path].shape for path in choice.load},
+        "fresh": {path: leaves[path].shape for path in choice.fresh},
+        "ignored": {path: leaf.shape for path, leaf in choice.ignored.items()},
+    }
+    counts = ", ".join(f"{kind} {len(group)} leaves ({_parameters(group.values()):,} parameters)" for kind, group in shapes.items())
+    lines = [f"starting weights: {source.format} {source.path}: {counts}"]
+    for kind, group in shapes.items():
+        lines += [f"  {kind:<7}  {_parameters([shape]):>13,}  {path} {list(shape)}" for path, shape in sorted(group.items())]
+    return "\n".join([*lines, *(f"  note: {note}" for note in _notes(source, run))])
+
+
+def _notes(source: Source, run: RunConfig) -> list[str]:
+    metadata = source.metadata
+    notes = list(source.notes)
+    if metadata.robots:
+        notes.append(f"not used: the statistics of {', '.join(metadata.robots)}; this run normalises by those of its own data")
+    if metadata.normalization not in (None, run.normalization):
+        notes.append(f"these weights learnt with {metadata.normalization} normalisation, this run uses {run.normalization}")
+    if metadata.tokenizer is not None and metadata.tokenizer != Tokenizer.open(run.tokenizer).model:
+        notes.append(f"these weights learnt with another tokenizer than {run.tokenizer}")
+    return notes
+
+
+def _parameters(shapes: Collection[tuple[int, ...]]) -> int:
+    return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
+
+
+def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """A leaf of the source in the dtype of `leaf`, on the devices of its sharding.
+
+    In memory at one time: the parts that this process's devices hold, once each, and one layer as the file has it.
+    """
+    sharding, shape = leaf.sharding, leaf.shape
+    part = sharding.shard_shape(shape)
+    indices = {_key(index, shape): index for index in sharding.addressable_devices_indices_map(shape).values()}
+    parts = {key: np.empty(part, leaf.dtype) for key in indices}
+    for layer, array in source.parts(path):
+        for key, index in indices.items():
+            if layer is None:
+                parts[key][...] = array[index]
+            elif key[0][0] <= layer < key[0][1]:
+                parts[key][layer - key[0][0]] = array[index[1:]]
+    placed = jax.make_array_from_callback(shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype)
+    return placed.block_until_ready()  # or the parts of further leaves would wait in memory for their way to the devices
+
+
+def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Start and end along every axis: equal for devices that hold the same part."""
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _jit_rest(
+    model: Pi0, optimizer: optax.GradientTransformation, abstract: TrainState, loaded: Collection[str]
+) -> Callable[[jax.Array], TrainState]:
+    """key -> a new state without what is loaded, which is never made; parameters and EMA flat, by path."""
+
+    def without(state: TrainState) -> TrainState:
+        params, ema = ({path: leaf for path, leaf in _flat(part).items() if path not in loaded} for part in (state.params, state.ema))
+        return state._replace(params=params, ema=ema)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, without(abstract))
+    create = partial(init_state, model=model, optimizer=optimizer)
+    return jax.jit(lambda key: without(create(key)), out_shardings=shardings)
+
+
+def _copies(params: Mapping[str, jax.Array], like: Leaves) -> Mapping[str, jax.Array]:
+    """In buffers of their own, since a step gives up those of its state one by one."""
+    held = {path: array for path, array in params.items() if path in like}
+    shardings = {path: like[path].sharding for path in held}
+    copy = jax.jit(
+        lambda arrays: {path: jnp.array(array, like[path].dtype, copy=True) for path, array in arrays.items()}, out_shardings=shardings
+    )
+    return copy(held)
+
+
+def _flat(params: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,148 @@
+"""Every recipe in configs/ runs: shrunken in size only, on tiny real datasets, from tiny starting weights, for three steps."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import flax
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from pi0_jax import config
+from pi0_jax.config import RunConfig, model_config
+from pi0_jax.convert import tree
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.oxe.soups import SOUPS
+from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.train.loop import train
+from pi0_jax.train.metrics import read_metrics
+from tests.checkpoints_of_others import random_parameters, write_openpi
+from tests.spec_data import write_from_spec
+from tests.test_config import by_name, load
+from tests.tiny_data import REACH_STEPS, reach_episodes, write_reach
+from tests.training import ROOT, saved_steps
+
+ARRAY = REACH_STEPS["action"]
+# These stand for all 26 datasets of π0's open mixture.
+SOME = ("bridge_dataset", "droid", "toto")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory) -> Iterator[None]:
+    """What recipes have in common is compiled once."""
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """Episodes of equal lengths, of which one is held out."""
+    folder = tmp_path_factory.mktemp("data")
+    moving = np.arange(7 * 26).reshape(26, 7).tolist()  # not idle; of 26 steps the last 10 are not drawn
+    droid = {"steps/action_dict/joint_velocity": np.sin(moving).tolist(), "episode_metadata/file_path": "a/success/b"}
+    for spec, name, version, episodes in (
+        ("bridge_orig", "bridge_dataset", "1.0.0", [{"steps/is_first": [True] + [False] * 8}] * 2),
+        ("droid", "droid", "1.0.1", [droid] * 3),
+        ("toto", "toto", "0.1.0", [{"steps/is_first": [True, False]}] * 2),
+        ("libero_10_no_noops", "libero_10_no_noops", "1.0.0", [{"steps/is_first": [True, False, False]}] * 2),
+    ):
+        assert version in ROWS[name].versions
+        write_from_spec(folder, spec, episodes, tfds_name=name, version=version)
+    for joints in (3, 4, 5):
+        episodes = reach_episodes((5, 5))
+        for step in (step for episode in episodes for step in episode["steps"]):
+            step["observation"]["state"] = np.resize(step["observation"]["state"], joints)
+            step["action"] = np.resize(step["action"], joints)
+        vector = dataclasses.replace(ARRAY, shape=(joints,))
+        steps = {**REACH_STEPS, "observation": {**REACH_STEPS["observation"], "state": vector}, "action": vector}
+        write_reach(folder, name=f"reach_arm{joints}", steps=steps, episodes=episodes)
+    return folder
+
+
+TRAINING_FRAMES = {"bridge_dataset": 8, "droid": 32, "toto": 2}
+# 8^0.43 = 2.445, 32^0.43 = 4.438, 2^0.43 = 1.347
+PERCENT = {"bridge_dataset": 29.71, "droid": 53.92, "toto": 16.37}
+
+
+def shrunken(run: RunConfig, data_dir: Path, weights: Path) -> RunConfig:
+    """The run but for its size (of model, batch, chunk, prompt, numbers of steps and datasets) and bfloat16, slow to compile for CPUs."""
+    mixed = len(run.datasets) > 3
+    datasets = SOME if mixed else run.datasets
+    few = dict(
+        data_dir=str(data_dir), index_dir="", datasets=datasets, weights=(1.0,) * len(datasets), lanes=4, lane_megabytes=1,
+        loader_threads=1, prefetch_batches=1, dtype="float32", variant="pico", action_dim=min(run.action_dim, 8), horizon=4, max_tokens=12,
+        tokenizer="small", draws=1, sampling_steps=2, batch_size=8, steps=3, warmup_steps=1, log_every=1, validate_every=3,
+        validation_frames=2, save_every=3, keep_every=0, initial_weights="",
+    )  # fmt: skip
+    small = config.from_mapping({**config.to_json(run), **few})
+    return dataclasses.replace(small, initial_weights=starting_weights(run, small, weights))
+
+
+def starting_weights(run: RunConfig, small: RunConfig, folder: Path) -> str:
+    """A file of the kind that the recipe names, of the small model."""
+    if not run.initial_weights:
+        return ""
+    flat = {path: 0.1 * array for path, array in random_parameters(model_config(small)).items()}
+    if not run.initial_weights.endswith(".npz"):
+        return str(write_openpi(folder / "pi0", flat))
+    np.savez(folder / "pt.npz", **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES})
+    return str(folder / "pt.npz")
+
+
+@by_name
+def test_a_recipe_runs(path, mode, data_dir, tmp_path, capsys):
+    run = config.from_mapping(load(path, mode).to_dict())
+    train(shrunken(run, data_dir, tmp_path), tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert all(math.isfinite(value) for line in lines for name, value in line.items() if name in ("loss", "validation/loss"))
+    assert saved_steps(tmp_path / "run") == [3]
+    text = capsys.readouterr().out
+    printed = {name: (float(share), int(frames)) for name, share, frames in re.findall(r"(\w+): ([\d.]+)% of samples, (\d+) train", text)}
+    if len(run.datasets) > 3:
+        assert printed == {name: (PERCENT[name], TRAINING_FRAMES[name]) for name in SOME}
+    else:
+        assert {name: share for name, (share, _) in printed.items()} == dict.fromkeys(run.datasets, 100 / len(run.datasets))
+    assert ("starting weights" in text) == bool(run.initial_weights)
+
+
+@by_name
+def test_every_dataset_of_a_recipe_has_a_row(path, mode):
+    run = config.from_mapping(load(path, mode).to_dict())
+    for name in (*run.datasets, *run.statistics_only):
+        robot = ROWS[name].embodiment
+        assert max(len(robot.state), len(robot.actions)) <= run.action_dim
+
+
+def test_the_open_mixture_is_the_papers():
+    run = config.from_mapping(load(ROOT / "configs" / "pi0_open_pretrain.py").to_dict())
+    assert run.frames_power == 0.43
+    assert set(run.weights) == {1.0} and len(run.datasets) == 26
+    assert set(SOUPS["oxe_magic_soup"].weights) | {"droid"} == set(run.datasets)
+    assert "bridge_dataset" in run.datasets  # counted once, though it is in the soup and named beside it
+
+
+@by_name
+def test_starting_weights_fit_the_full_model(path, mode):
+    """By shapes alone: what the recipe loads has the published shape, what it does not is the action expert."""
+    run = config.from_mapping(load(path, mode).to_dict())
+    if not run.initial_weights:
+        return
+    assert run.variant == "pi0"
+    found = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
+    fresh = {leaf for leaf in found if any(re.search(pattern, leaf) for pattern, action in run.initial_rules if action == "fresh")}
+    backbone_only = run.initial_weights.endswith(".npz")
+    assert fresh == (found.keys() - tree.BACKBONE_AXES.keys() if backbone_only else set())
+    published = tree.expected_shapes({**tree.sizes_of_config(model_config(run)), "A": 32})
+    assert all(found[leaf].shape == published[leaf] for leaf in found.keys() - fresh)
+    count = sum(math.prod(leaf.shape) for leaf in found.values())
+    assert count == 3_238_048_528 - (32 - run.action_dim) * (1024 * 3 + 1)  # of the published model, less unused dimensions
