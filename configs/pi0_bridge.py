@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     c.datasets = ("bridge_dataset",)
     c.weights = (1.0,)
     c.frames_power = 0.0  # the weights are the shares
+    c.keep_empty_language = ()  # frames without an instruction are not drawn
+    c.cut_prompts = True  # to max_tokens, as published
     c.order = "uniform"  # or "local", for slow or remote storage, in this many lanes:
     c.lanes = 32
     c.lane_megabytes = 512

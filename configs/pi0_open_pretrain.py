@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     c.datasets = ()  # the mixture's
     c.weights = ()
     c.frames_power = 0.0  # the mixture's, 0.43
+    c.keep_empty_language = ()  # frames without an instruction are not drawn
+    c.cut_prompts = True  # to max_tokens, as published
     c.order = "local"  # terabytes fit into no page cache: whole records are read, in lanes (data/lanes.py)
     c.lanes = 64  # at most 64 hosts
     c.lane_megabytes = 512  # 32 GB of encoded images over all hosts

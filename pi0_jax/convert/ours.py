@@ -33,7 +33,7 @@ WEIGHTS = ("ema", "params")  # a policy runs the first
 # model, the normalisation and the number of Euler steps only.
 _RUN = {
     "seed": 0, "data_dir": "", "index_dir": "", "own_datasets": {},
-    "skip_bad_episodes": 0, "keep_empty_language": [], "cut_prompts": False,
+    "skip_bad_episodes": 0, "keep_empty_language": [], "cut_prompts": False, "initial_weights": "", "initial_rules": [],
     "frames_power": 0.0, "order": "uniform", "lanes": 1, "lane_megabytes": 1,
     "statistics_only": [], "normalization_clip": 0.0,
     "augment": True, "loader_threads": 2, "prefetch_batches": 8,
