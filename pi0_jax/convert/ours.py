@@ -28,7 +28,7 @@ from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.preprocess import Robot, check_robot, used_slots
 from pi0_jax.tokenizer import Tokenizer
-from pi0_jax.trainable import EVERYTHING, Trainable
+from pi0_jax.trainable import Trainable
 
 NAME = "ours"
 RULES = [rule("{path}", "{path}")]
@@ -76,7 +76,7 @@ def _trainable(run: Mapping[str, Any], where: str) -> Trainable:
 def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
     """The published tree: of the moving average, what it lacks from the parameters."""
     arrays = OrbaxArrays(step.folder(weights))
-    if trainable == EVERYTHING:
+    if not (trainable.frozen or trainable.lora):
         return arrays
     if weights == "ema":
         return Completed(arrays, OrbaxArrays(step.folder("params")), arrays, trainable)

@@ -14,6 +14,7 @@ import optax
 
 from pi0_jax import flow, preprocess
 from pi0_jax.models import lora
+from pi0_jax.models.layers import Constrain
 from pi0_jax.models.pi0 import Pi0, sample_actions
 from pi0_jax.observation import Observation, TrainBatch
 from pi0_jax.trainable import EVERYTHING, Trainable, kept, like, put, select
@@ -164,26 +165,15 @@ def batch_gradient(
 def _accumulated(
     gradients: Callable[[TrainBatch], tuple[jax.Array, jax.Array, Any]], trained: Any, batch: TrainBatch, model: Pi0, options: StepOptions
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """`batch_gradient` of the whole batch, one part after the other; sums in float32.
-
-    Every device runs rows of its own in every part, so that none change hands. Eight rows on two devices in two parts:
-
-        device        0  0  0  0 | 1  1  1  1
-        row           0  1  2  3 | 4  5  6  7
-        part          0  1  0  1 | 0  1  0  1
-    """
+    """`batch_gradient` of the whole batch, one part after the other; sums in float32."""
     count = options.accumulate
-
-    def cut(x: jax.Array) -> jax.Array:
-        parts = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)  # [count, B / count, ...]
-        return model.constrain(parts, (None, "batch", *(None,) * (x.ndim - 1)))
 
     def add(sums: tuple[jax.Array, Any], part: TrainBatch) -> tuple[tuple[jax.Array, Any], jax.Array]:
         loss, row_loss, gradient = gradients(part)
         return jax.tree.map(jnp.add, sums, (loss, gradient)), row_loss
 
     zeros = jnp.zeros(()), jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), trained)
-    sums, row_losses = jax.lax.scan(add, zeros, jax.tree.map(cut, batch))
+    sums, row_losses = jax.lax.scan(add, zeros, in_parts(batch, count, model.constrain))
     loss, gradient = jax.tree.map(lambda total: total / count, sums)
     return loss, jnp.moveaxis(row_losses, 0, 1).reshape(-1), gradient
 
@@ -192,6 +182,21 @@ def _mean_by_dataset(losses: jax.Array, dataset: jax.Array, datasets: int) -> ja
     """float32[datasets] means of float32[B] `losses` of the rows of each dataset; NaN without any."""
     sums, counts = (jax.ops.segment_sum(values, dataset, datasets) for values in (losses, jnp.ones_like(losses)))
     return sums / counts
+
+
+def in_parts(batch: Any, count: int, constrain: Constrain) -> Any:
+    """[B, ...] -> [count, B / count, ...]. Every device has rows of its own in every part, so that none change hands:
+
+    device        0  0  0  0 | 1  1  1  1
+    row           0  1  2  3 | 4  5  6  7
+    part of two   0  1  0  1 | 0  1  0  1
+    """
+
+    def cut(x: jax.Array) -> jax.Array:
+        parts = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+        return constrain(parts, (None, "batch", *(None,) * (x.ndim - 1)))
+
+    return jax.tree.map(cut, batch)
 
 
 def validation_step(
