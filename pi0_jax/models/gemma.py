@@ -128,12 +128,12 @@ def layer(
             or None.
         positions: int32[B, sum T_i]. mask: bool[B, sum T_i, S + sum T_i]; both over the streams side by side.
         read: whether anyone reads expert i's output. Where not, the expert stops at its keys and values.
-        gather: makes the layer's parameters ready for use. merge: adds LoRA's products to them.
+        merge: adds LoRA's products to the layer's parameters. gather: makes the sums ready for use.
 
     Returns:
         The streams after this layer (None where not read) and the new keys and values [B, sum T_i, K, H].
     """
-    params, cache = merge(gather(inputs[0]), gather(inputs[1])), inputs[2]
+    params, cache = gather(merge(inputs[0], inputs[1])), inputs[2]
     attn = params["attn"]
     present = [i for i, x in enumerate(xs) if x is not None]
     ends, total = {}, 0

@@ -95,7 +95,10 @@ def add(w: jax.Array, a: jax.Array, b: jax.Array, *, rules: Sequence[LoraRule], 
 
 
 def merge_layer(params: Any, factors: Mapping[str, Any], *, rules: Sequence[LoraRule], path: Sequence[str], dtype: Any) -> Any:
-    """One layer's parameters (without the layer axis; at `path` in the model) with their factors of the second tree added."""
+    """One layer's parameters (without the layer axis; at `path` in the model) with their factors of the second tree added.
+
+    Before they are gathered: each device adds to its own part of a weight, and the gradient comes back to that part, as without LoRA.
+    """
     if not factors:
         return params
     flat = flax.traverse_util.flatten_dict(params, sep="/")

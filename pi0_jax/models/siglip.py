@@ -137,7 +137,7 @@ def encoder_block(
     merge: Callable[[Any, Any], Any],
 ) -> tuple[jax.Array, None]:
     """[B, P, D] -> [B, P, D]; `inputs`: this block's parameters, and LoRA's factors of some, or {}."""
-    params = merge(gather(inputs[0]), gather(inputs[1]))
+    params = gather(merge(inputs[0], inputs[1]))
     x = x + attention(params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x), constrain)
     x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x), constrain)
     return constrain(x, ("batch", "patches", "vision_embed")), None
