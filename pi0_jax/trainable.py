@@ -92,10 +92,9 @@ def _check_matches(pattern: str, paths: Mapping[str, Any], where: str) -> None:
 
 
 def _check_rank(rule: LoraRule, path: str, shape: tuple[int, ...], where: str) -> None:
-    subscripts = lora.product(path)
-    if subscripts is None:
+    if not lora.adaptable(path):
         raise InputError(f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only")
-    largest = min(lora.fans(subscripts, shape))
+    largest = min(lora.fans(lora.product(path), shape))
     if not 1 <= rule.rank <= largest:
         raise InputError(f"{where}.rank is {rule.rank}; expected 1 to {largest}, for {path} of shape {list(shape)}")
     if rule.alpha <= 0:

@@ -49,9 +49,16 @@ def find(rules: Sequence[LoraRule], path: str) -> LoraRule | None:
     return next((rule for rule in rules if re.search(rule.path, path)), None)
 
 
-def product(path: str) -> str | None:
-    """The subscripts of a weight's product, or None where it cannot be adapted."""
-    return next((subscripts for pattern, subscripts in PRODUCTS if re.search(pattern, path)), None)
+def adaptable(path: str) -> bool:
+    return any(re.search(pattern, path) for pattern, _ in PRODUCTS)
+
+
+def product(path: str) -> str:
+    """The subscripts of a weight's product. Raises ValueError where it has none."""
+    for pattern, subscripts in PRODUCTS:
+        if re.search(pattern, path):
+            return subscripts
+    raise ValueError(f"no rule of PRODUCTS covers the parameter {path!r}")
 
 
 def factor_shapes(subscripts: str, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -77,9 +84,10 @@ def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, An
     """The second tree for a published one (arrays, or their shapes), float32: a of variance 1 / inputs, b zero. {} without rules."""
     factors = {}
     for path, leaf in sorted(flax.traverse_util.flatten_dict(params, sep="/").items()):
-        rule, subscripts = find(rules, path), product(path)
-        if rule is None or subscripts is None:
+        rule = find(rules, path)
+        if rule is None:
             continue
+        subscripts = product(path)
         a, b = factor_shapes(subscripts, leaf.shape, rule.rank)
         key, mine = jax.random.split(key)
         factors[f"{path}/a"] = jax.random.normal(mine, a) * fans(subscripts, leaf.shape)[0] ** -0.5
