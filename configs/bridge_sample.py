@@ -45,8 +45,14 @@ def get_config() -> ConfigDict:
     c.mask_past_end = False
     c.sampling_steps = 10
 
+    # What trains: everything. Regular expressions on parameter paths freeze (as "PaliGemma/img/") or adapt parts.
+    c.frozen = ()
+    c.frozen_dtype = "float32"
+    c.lora = ()  # or dict(path="llm/layers/(attn|mlp)", rank=16, alpha=16.0), ...
+
     # Optimizer.
     c.batch_size = 64
+    c.accumulate = 1  # parts of the batch run one after the other
     c.steps = 300
     c.learning_rate = 2e-3
     c.end_learning_rate = 0.0
@@ -55,6 +61,8 @@ def get_config() -> ConfigDict:
     c.b2 = 0.95
     c.eps = 1e-8
     c.weight_decay = 1e-10
+    c.no_decay = ()  # everything decays, as in the published code; usual is (r"(bias|scale)$", r"embedding$")
+    c.first_moment_dtype = "float32"
     c.clip_norm = 1.0
     c.ema_decay = 0.99
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))

@@ -46,6 +46,11 @@ def get_config() -> ConfigDict:
         ("^(state|action)_", "fresh"),
     )
 
+    # What trains: everything.
+    c.frozen = ()
+    c.frozen_dtype = "float32"
+    c.lora = ()
+
     # Flow matching.
     c.draws = 1  # O
     c.loss_dims = "real"  # all 7
@@ -54,6 +59,7 @@ def get_config() -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 1024  # Z
+    c.accumulate = 1  # parts of the batch run one after the other, where memory is short
     c.steps = 19_000  # Z: about 9 epochs
     c.learning_rate = 5e-5  # ours: the expert is new, and the batch large (O, fine-tuning: 2.5e-5)
     c.end_learning_rate = 5e-6  # ours: a tenth, as O
@@ -62,6 +68,8 @@ def get_config() -> ConfigDict:
     c.b2 = 0.95
     c.eps = 1e-8
     c.weight_decay = 1e-10
+    c.no_decay = ()  # everything decays
+    c.first_moment_dtype = "float32"
     c.clip_norm = 1.0
     c.ema_decay = 0.99
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

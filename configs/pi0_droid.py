@@ -50,6 +50,11 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
     c.initial_weights = "gs://openpi-assets/checkpoints/pi0_base"  # O: the released base model; its statistics are not used
     c.initial_rules = ()  # all of it
 
+    # What trains: everything.
+    c.frozen = ()
+    c.frozen_dtype = "float32"
+    c.lora = ()
+
     # Flow matching.
     c.draws = 1  # O
     c.loss_dims = "padded"  # O: all 32
@@ -58,6 +63,7 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 256  # O
+    c.accumulate = 1  # parts of the batch run one after the other, where memory is short
     c.steps = 100_000  # O
     c.learning_rate = 2.5e-5  # O
     c.end_learning_rate = 2.5e-6  # O
@@ -66,6 +72,8 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
     c.b2 = 0.95
     c.eps = 1e-8
     c.weight_decay = 1e-10
+    c.no_decay = ()  # everything decays
+    c.first_moment_dtype = "float32"
     c.clip_norm = 1.0
     c.ema_decay = 0.99
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

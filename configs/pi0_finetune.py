@@ -47,8 +47,14 @@ def get_config(mode: str = "full") -> ConfigDict:
     c.initial_weights = "gs://openpi-assets/checkpoints/pi0_base"  # O: the released base model; its statistics are not used
     c.initial_rules = ()  # all of it
 
-    # What is trained. full: every parameter. expert: the action expert and its projections, 315 million of 3.2 billion. lora: low-rank
-    # updates of both experts, and the projections.
+    # What trains, by regular expressions on parameter paths. full: every parameter. expert: the action expert and its projections, 315
+    # million of 3.2 billion. lora: low-rank updates of both experts' layers, the expert's first, and the projections (ranks ours).
+    c.frozen = {"full": (), "expert": ("PaliGemma/img/", "PaliGemma/llm/(?!.*_1/)"), "lora": ("PaliGemma/(img|llm)/",)}[mode]
+    c.frozen_dtype = "float32" if mode == "full" else "bfloat16"
+    c.lora = ()
+    if mode == "lora":
+        expert, backbone = "llm/layers/(attn|mlp).*_1/", "llm/layers/(attn|mlp)"
+        c.lora = (dict(path=expert, rank=32, alpha=32.0), dict(path=backbone, rank=16, alpha=16.0))
 
     # Flow matching.
     c.draws = 1  # O
@@ -58,6 +64,7 @@ def get_config(mode: str = "full") -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 32  # O
+    c.accumulate = 1  # parts of the batch run one after the other, where memory is short
     c.steps = 30_000  # O
     c.learning_rate = 2.5e-5  # O
     c.end_learning_rate = 2.5e-6  # O
@@ -66,6 +73,8 @@ def get_config(mode: str = "full") -> ConfigDict:
     c.b2 = 0.95
     c.eps = 1e-8
     c.weight_decay = 1e-10
+    c.no_decay = ()  # everything decays
+    c.first_moment_dtype = "float32"
     c.clip_norm = 1.0
     c.ema_decay = 0.0 if mode == "lora" else 0.99  # off with LoRA
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

@@ -48,6 +48,11 @@ def get_config() -> ConfigDict:
         ("^(state|action)_", "fresh"),
     )
 
+    # What trains: everything.
+    c.frozen = ()
+    c.frozen_dtype = "float32"
+    c.lora = ()
+
     # Flow matching.
     c.draws = 1  # O
     c.loss_dims = "real"  # ours: public robots have 2 to 8 of the 32 dimensions; padding would drown them (O: padded)
@@ -56,6 +61,7 @@ def get_config() -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 256  # ours (O: 256 on DROID)
+    c.accumulate = 1  # parts of the batch run one after the other, where memory is short
     c.steps = 700_000  # P: the main run; 160,000 in the comparison at equal compute
     c.learning_rate = 5e-5  # ours: the expert is new (O, fine-tuning: 2.5e-5)
     c.end_learning_rate = 5e-6  # ours: a tenth, as O
@@ -64,6 +70,8 @@ def get_config() -> ConfigDict:
     c.b2 = 0.95
     c.eps = 1e-8
     c.weight_decay = 1e-10
+    c.no_decay = ()  # everything decays
+    c.first_moment_dtype = "float32"
     c.clip_norm = 1.0
     c.ema_decay = 0.999  # ours, for a long run (O, fine-tuning: 0.99)
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))

@@ -1,8 +1,10 @@
 """Checkpoints, saved and restored whole by Orbax; each describes itself.
 
-    DIR/checkpoints/<step>/params        the trained parameters, in the published tree
-                           ema           their moving average: what a policy runs
+    DIR/checkpoints/<step>/params        all parameters, trained or frozen, in the published tree
+                           ema           the moving average of what is trained, in the tree of trainable.py: with what is frozen, and
+                                         LoRA's products merged, it is what a policy runs
                            optimizer     optimizer state, step, batches passed over
+                           lora          LoRA's factors (models/lora.py), where a run has them
                            description   JSON: config, robots (embodiment and statistics by dataset), tokenizer, data position,
                                          digests of the datasets' indices
                            metrics       JSON: the validation of this step, where it was validated
@@ -34,6 +36,7 @@ from pi0_jax.tokenizer import Tokenizer
 FORMAT = 2
 FOLDER = "checkpoints"
 _ITEMS = ("params", "ema", "optimizer", "description")
+_LORA = "lora"
 _REMOTE = ("gs://", "s3://")
 _OTHERS_SECONDS = 1.0  # in which the other writes of a save that has failed do too, and TensorStore prints it: our line comes last
 _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
@@ -119,7 +122,7 @@ class RunCheckpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=(*_ITEMS, _LORA))
         self._whole = self._manager.latest_step()
         self._saving: int | None = None
 
@@ -140,6 +143,7 @@ class RunCheckpoints:
                     ema=ocp.args.StandardSave(state.ema),
                     optimizer=ocp.args.StandardSave(_optimizer_item(state)),
                     description=ocp.args.JsonSave(description.to_json()),
+                    **({_LORA: ocp.args.StandardSave(state.factors)} if state.factors else {}),
                 ),
                 metrics=dict(metrics),
             )
@@ -162,9 +166,11 @@ class RunCheckpoints:
                 params=ocp.args.StandardRestore(abstract.params),
                 ema=ocp.args.StandardRestore(abstract.ema),
                 optimizer=ocp.args.StandardRestore(_optimizer_item(abstract)),
+                **({_LORA: ocp.args.StandardRestore(abstract.factors)} if abstract.factors else {}),
             ),
         )
-        return abstract._replace(params=restored["params"], ema=restored["ema"], **restored["optimizer"])
+        factors = restored[_LORA] if abstract.factors else {}
+        return abstract._replace(params=restored["params"], ema=restored["ema"], factors=factors, **restored["optimizer"])
 
     def wait(self) -> None:
         """Until the save in progress is whole. Raises InputError as `check` does."""
@@ -246,13 +252,22 @@ def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any
         return checkpointer.restore(path / item, abstract)
 
 
-def check_leaves(step_directory: epath.Path, item: str, abstract: Any) -> None:
-    """InputError naming the first leaves that are missing, extra or of another shape: a checkpoint of another variant."""
+def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
+    """The leaves of a step's item that `abstract` has, like it; others are not read. Raises InputError as `read_params`."""
+    path = epath.Path(step_directory)
+    check_leaves(path, item, abstract, part=True)
+    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.restore(path / item, args=ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True))
+
+
+def check_leaves(step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False) -> None:
+    """InputError naming the first leaves that are missing, extra (unless `part`) or of another shape: a checkpoint of another variant."""
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
     stored = {_path(key): tuple(leaf.shape) for key, leaf in jax.tree_util.tree_leaves_with_path(dict(metadata))}
     wanted = {_path(key): leaf.shape for key, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
-    differing = [path for path in sorted(wanted | stored) if wanted.get(path) != stored.get(path)]
+    differing = [path for path in sorted(wanted if part else wanted | stored) if wanted.get(path) != stored.get(path)]
     problems = [f"{path}: expected {wanted.get(path, 'nothing')}, found {stored.get(path, 'nothing')}" for path in differing]
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""

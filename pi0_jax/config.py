@@ -14,9 +14,11 @@ from pi0_jax.data.oxe.soups import find_soup
 from pi0_jax.data.rule_source import record_rule
 from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import GemmaConfig
-from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.pi0 import VARIANTS, Pi0Config, parameter_shapes
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.preprocess import Layout
+from pi0_jax.trainable import Trainable, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,13 @@ class RunConfig:
     loss_dims: Literal["padded", "real"]
     mask_past_end: bool
     sampling_steps: int
+    # What trains; regular expressions, found anywhere in a parameter's published path. See trainable.py.
+    frozen: tuple[str, ...]
+    frozen_dtype: Literal["float32", "bfloat16"]  # of weights that are frozen or adapted
+    lora: tuple[LoraRule, ...]  # the first that matches a weight adapts it; see models/lora.py
     # Optimizer.
     batch_size: int
+    accumulate: int  # parts of the batch that are run one after the other, for memory
     steps: int
     learning_rate: float
     end_learning_rate: float
@@ -74,6 +81,8 @@ class RunConfig:
     b2: float
     eps: float
     weight_decay: float
+    no_decay: tuple[str, ...]  # parameters that weight decay leaves alone
+    first_moment_dtype: Literal["float32", "bfloat16"]  # of Adam's
     clip_norm: float
     ema_decay: float
     mesh: MeshConfig
@@ -89,10 +98,11 @@ class RunConfig:
     skip_nonfinite: int  # batches of the run whose loss or gradient may be not finite; they change nothing; one more stops the run
 
 
-# Fields that may differ between the run that wrote a checkpoint and the one that resumes it: they change no number (the mesh: to rounding).
+# Fields that may differ between the run that wrote a checkpoint and the one that resumes it: they change no number (mesh and accumulate:
+# to rounding).
 FREE_FIELDS = frozenset(
     (
-        "data_dir index_dir skip_bad_episodes loader_threads prefetch_batches mesh log_every validate_every save_every"
+        "data_dir index_dir skip_bad_episodes loader_threads prefetch_batches mesh accumulate log_every validate_every save_every"
         " keep_checkpoints keep_every keep_best keep_best_metric skip_nonfinite"
     ).split()
 )
@@ -160,6 +170,10 @@ class _Sizes:
     gemma: GemmaConfig
 
 
+def trainable_part(run: RunConfig) -> Trainable:
+    return Trainable(run.frozen, run.frozen_dtype, run.lora)
+
+
 def layout(run: RunConfig, slots: tuple[str, ...]) -> Layout:
     return Layout(
         slots, model_config(run).vision.image_size, run.action_dim, run.max_tokens, run.normalization, run.normalization_clip,
@@ -224,8 +238,9 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check(run: RunConfig) -> None:
-    positive = ("lanes lane_megabytes loader_threads prefetch_batches action_dim horizon max_tokens draws sampling_steps batch_size steps "
-                "learning_rate eps clip_norm log_every validate_every validation_frames save_every keep_checkpoints").split()  # fmt: skip
+    positive = ("lanes lane_megabytes loader_threads prefetch_batches action_dim horizon max_tokens draws sampling_steps batch_size "
+                "accumulate steps learning_rate eps clip_norm log_every validate_every validation_frames save_every "
+                "keep_checkpoints").split()  # fmt: skip
     not_negative = ("end_learning_rate weight_decay skip_bad_episodes frames_power normalization_clip keep_every keep_best "
                     "skip_nonfinite").split()  # fmt: skip
     for name, value in to_json(run).items():
@@ -254,7 +269,9 @@ def _check(run: RunConfig) -> None:
             f"config.validate_every is {run.validate_every}; expected a multiple of save_every ({run.save_every}):"
             " keep_best chooses among checkpoints of steps that are validated"
         )
-    model_config(run)
+    model = model_config(run)
+    if run.frozen or run.lora or run.no_decay:
+        check(trainable_part(run), run.no_decay, parameter_shapes(model))
 
 
 def _check_pattern(pattern: str, where: str) -> None:

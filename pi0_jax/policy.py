@@ -14,14 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pi0_jax import checkpoints, export, preprocess, sampling
-from pi0_jax.config import RunConfig, layout, model_config
+from pi0_jax.config import RunConfig, layout, model_config, trainable_part
 from pi0_jax.errors import InputError
+from pi0_jax.models import lora
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import RawBatch, RawObservation
 from pi0_jax.preprocess import Layout, Robot
@@ -77,13 +79,7 @@ class Policy:
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
         run = description.run if dtype is None else dataclasses.replace(description.run, dtype=dtype)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
-        abstract = {
-            path: jax.ShapeDtypeStruct(leaf.shape, sampling.storage_dtype(path, run.dtype), sharding=device)
-            for path, leaf in shapes.items()
-        }
-        params = checkpoints.read_params(step, "ema", flax.traverse_util.unflatten_dict(abstract, sep="/"))
+        params = _averaged(step, run)
         return cls(run, description.robots, description.tokenizer, params, num_steps=num_steps, unroll_steps=unroll_steps)
 
     @property
@@ -201,6 +197,31 @@ class Policy:
         prompts = [o["prompt"] for o in observations if "prompt" in o and isinstance(o["prompt"], str)]
         needed = max((len(self.tokenizer.pieces(prompt)) for prompt in prompts), default=0)
         return next((length for length in self.prompt_lengths if needed <= length), self.run.max_tokens)
+
+
+def _averaged(step: epath.Path, run: RunConfig) -> Any:
+    """A checkpoint's moving average as a published tree: what is frozen from the parameters, LoRA's products merged leaf by leaf."""
+    trainable, shapes = trainable_part(run), flatten_dict(parameter_shapes(model_config(run)), sep="/")
+    factor_shapes = jax.eval_shape(partial(lora.init, rules=run.lora), jax.random.key(0), unflatten_dict(shapes, sep="/"))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def held(path: str) -> jax.ShapeDtypeStruct:
+        """What a product is added to comes in float32: the sum is rounded once."""
+        dtype = jnp.float32 if lora.find(run.lora, path) else sampling.storage_dtype(path, run.dtype)
+        return jax.ShapeDtypeStruct(shapes[path].shape, dtype, sharding=device)
+
+    trained = {path: held(path) for path in shapes if trainable.trains(path)}
+    frozen = {path: held(path) for path in shapes if path not in trained}
+    for path, leaf in flatten_dict(factor_shapes, sep="/").items():
+        trained[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    read = flatten_dict(checkpoints.read_params(step, "ema", unflatten_dict(trained, sep="/")), sep="/")
+    if frozen:
+        read |= flatten_dict(checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/")
+    add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
+    for path in [path for path in frozen if lora.find(run.lora, path)]:
+        a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
+        read[path] = add(read[path], a, b, rules=run.lora, path=path, dtype=sampling.storage_dtype(path, run.dtype))
+    return unflatten_dict(read, sep="/")
 
 
 def use_compilation_cache(directory: str | Path) -> None:

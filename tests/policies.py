@@ -54,7 +54,8 @@ def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
     """The workdir of a run that ended after one step; its policy is `policy(*robots)`."""
     run = run_config(**changes)
     params = parameters(run)
-    state = SimpleNamespace(params=params, ema=params, step=jnp.int32(1), opt_state={"count": jnp.int32(1)}, skipped=jnp.int32(0))
+    counters = dict(step=jnp.int32(1), opt_state={"count": jnp.int32(1)}, skipped=jnp.int32(0))
+    state = SimpleNamespace(params=params, ema=params, factors={}, **counters)
     saved = RunCheckpoints(workdir, keep=1)
     saved.save(state, Description(run, {name: robot(name) for name in robots}, TOKENIZER, position=1, digests={}), {})
     saved.close()

@@ -23,11 +23,12 @@ class State(NamedTuple):
     ema: dict
     opt_state: dict
     skipped: jnp.ndarray
+    factors: dict
 
 
 def state_at(step: int) -> State:
     weights = {"w": jnp.full(2, step, jnp.float32)}
-    return State(jnp.int32(step), weights, weights, {"momentum": jnp.float32(0.5)}, jnp.int32(1))
+    return State(jnp.int32(step), weights, weights, {"momentum": jnp.float32(0.5)}, jnp.int32(1), {})
 
 
 def description_at(step: int) -> Description:

@@ -32,18 +32,19 @@ MAY_IMPORT = {
     # The model knows arrays only.
     "models": "flow observation",
     "verify": "errors flow models observation",
+    "trainable": "errors models",
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors observation",
     "preprocess": "embodiments errors images normalize observation tokenizer",
     "statistics": "data errors normalize preprocess",
-    "config": "data.oxe.soups data.rule_source errors models preprocess",
+    "config": "data.oxe.soups data.rule_source errors models preprocess trainable",
     "checkpoints": "config embodiments errors normalize preprocess tokenizer",
-    "convert": "checkpoints config data.faults data.storage embodiments errors models normalize observation preprocess tokenizer",
+    "convert": "checkpoints config data.faults data.storage embodiments errors models normalize observation preprocess tokenizer trainable",
     # What runs.
     "sampling": "flow models observation",
     "export": "embodiments errors normalize observation preprocess tokenizer",
     "policy": "checkpoints config errors export models observation preprocess sampling tokenizer",
-    "train": "checkpoints config convert data errors flow models normalize observation preprocess sharding statistics tokenizer",
+    "train": "checkpoints config convert data errors flow models normalize observation preprocess sharding statistics tokenizer trainable",
     "ahead": "config data.datasets errors models observation policy preprocess sampling sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation",

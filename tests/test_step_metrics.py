@@ -9,39 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from pi0_jax.models.pi0 import VARIANTS, Pi0
-from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
-from pi0_jax.preprocess import Layout
-from pi0_jax.train.step import StepOptions, init_state, train_step
+from pi0_jax.models.pi0 import Pi0
+from pi0_jax.train.step import init_state, train_step
+from tests import step_data
+from tests.step_data import CONFIG, B, make_batch
 
-CONFIG = VARIANTS["pico"]
-B, H, D, L = 4, CONFIG.horizon, CONFIG.action_dim, CONFIG.max_tokens
-SLOT = "base_0_rgb"
-OPTIONS = StepOptions(
-    seed=0, layout=Layout((SLOT,), CONFIG.vision.image_size, D, L, "zscore", 0.0), draws=1, augment=False, real_dims_only=False,
-    mask_past_end=False, ema_decay=0.9, datasets=3, skip_nonfinite=1,
-)  # fmt: skip
+OPTIONS = step_data.OPTIONS._replace(skip_nonfinite=1)
 MODEL, OPTIMIZER = Pi0(CONFIG, dtype=jnp.float32), optax.adam(1e-3)
 step = jax.jit(partial(train_step, model=MODEL, optimizer=OPTIMIZER, options=OPTIONS))
-
-
-def make_batch(number: int, *, action: float = 0.5) -> TrainBatch:
-    """Rows of datasets 0, 2, 2, 0; in row 1 the first action is `action`."""
-    actions = np.random.default_rng(number).normal(size=(B, H, D)).astype(np.float32)
-    actions[1, 0, 0] = action
-    return TrainBatch(
-        observation=RawBatch(
-            images={SLOT: np.full((B, 64, 64, 3), 10 * number, np.uint8)},
-            image_sizes={SLOT: np.full((B, 2), 64, np.int32)},
-            image_masks={SLOT: np.ones(B, bool)},
-            tokens=np.full((B, L), 7, np.int32),
-            token_mask=np.ones((B, L), bool),
-            state=np.zeros((B, D), np.float32),
-        ),
-        targets=ActionBatch(actions=actions, valid=np.ones((B, H), bool), dims=np.ones((B, D), bool)),
-        frames=FrameId(np.int32([0, 2, 2, 0]), np.zeros(B, np.int32), np.zeros(B, np.int32)),
-        rows=np.arange(B, dtype=np.int32),
-    )
 
 
 @pytest.fixture(scope="module")

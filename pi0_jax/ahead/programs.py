@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from pi0_jax import preprocess, sampling, sharding
 from pi0_jax.ahead import hlo
 from pi0_jax.ahead.chips import CHIPS, Chip, Roofline, roofline
-from pi0_jax.config import RunConfig, layout, model_config
+from pi0_jax.config import RunConfig, layout, model_config, trainable_part
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
@@ -128,11 +128,12 @@ def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
     mesh = make_mesh(run, devices)
     slots = cameras(run)
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    arguments = placement.abstract_state(model, optimizer, mesh), abstract_batch(run, slots, mesh)
+    trainable = trainable_part(run)
+    arguments = placement.abstract_state(model, optimizer, mesh, trainable), abstract_batch(run, slots, mesh)
     options = step_options(run, slots)
 
     def step(model: Pi0) -> Any:
-        return placement.jit_train_step(model, optimizer, options, mesh).trace(*arguments)
+        return placement.jit_train_step(model, optimizer, options, mesh, trainable).trace(*arguments)
 
     return _compile(step(model), devices, model_flops=matmul_flops(step(model.clone(remat="none")).jaxpr))
 
@@ -141,6 +142,7 @@ def step_options(run: RunConfig, slots: tuple[str, ...]) -> StepOptions:
     return StepOptions(
         seed=run.seed, layout=layout(run, slots), draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
         mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
+        accumulate=run.accumulate,
     )  # fmt: skip
 
 

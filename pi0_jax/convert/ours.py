@@ -1,5 +1,7 @@
 """Our own checkpoint directory (checkpoints.py): a run's, or what a conversion wrote.
 
+What a run froze comes out with the rest, what it adapted by LoRA merged.
+
 What a conversion writes has the moving average alone, which is what a policy runs and what starts a training; no optimizer.
 """
 
@@ -14,16 +16,19 @@ import orbax.checkpoint as ocp
 from pi0_jax import checkpoints, config, normalize
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats, tree
+from pi0_jax.convert.completed import Completed
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
 from pi0_jax.convert.rules import rule
-from pi0_jax.convert.source import Source, mapped
+from pi0_jax.convert.source import Source, Tensors, mapped
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.preprocess import Robot, check_robot, used_slots
 from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.trainable import Trainable
 
 NAME = "ours"
 RULES = [rule("{path}", "{path}")]
@@ -39,8 +44,10 @@ _RUN = {
     "augment": True, "loader_threads": 2, "prefetch_batches": 8,
     "dtype": "bfloat16", "scan_layers": True, "remat": "full",
     "draws": 1, "loss_dims": "padded", "mask_past_end": False, "sampling_steps": 10,
-    "batch_size": 32, "steps": 30_000, "learning_rate": 2.5e-5, "end_learning_rate": 2.5e-6, "warmup_steps": 1000,
-    "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-10, "clip_norm": 1.0, "ema_decay": 0.99,
+    "frozen": [], "frozen_dtype": "float32", "lora": [],
+    "batch_size": 32, "accumulate": 1, "steps": 30_000, "learning_rate": 2.5e-5, "end_learning_rate": 2.5e-6, "warmup_steps": 1000,
+    "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-10, "no_decay": [],
+    "first_moment_dtype": "float32", "clip_norm": 1.0, "ema_decay": 0.99,
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
     "log_every": 100, "validate_every": 1000, "validation_frames": 128, "save_every": 1000,
     "keep_checkpoints": 2, "keep_every": 0, "keep_best": 0, "keep_best_metric": "validation/loss", "skip_nonfinite": 0,
@@ -59,8 +66,22 @@ def read(folder: Folder, weights: str) -> Source:
     if weights not in step:
         raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
     metadata = read_metadata(step)
-    arrays = OrbaxArrays(step.folder(weights))
+    arrays = _weights(step, weights, _trainable(metadata.run, str(step)))
     return mapped(arrays, RULES, format=NAME, path=f"{step}/{weights}", given={}, metadata=metadata)
+
+
+def _trainable(run: Mapping[str, Any], where: str) -> Trainable:
+    return Trainable(tuple(run["frozen"]), run["frozen_dtype"], tuple(LoraRule(**rule) for rule in run["lora"]))
+
+
+def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
+    """The published tree: of the moving average, what it lacks from the parameters."""
+    arrays = OrbaxArrays(step.folder(weights))
+    if not (trainable.frozen or trainable.lora):
+        return arrays
+    if weights == "ema":
+        return Completed(arrays, OrbaxArrays(step.folder("params")), arrays, trainable)
+    return Completed(arrays, arrays, OrbaxArrays(step.folder("lora")) if trainable.lora else arrays, trainable)
 
 
 def read_metadata(step: Folder) -> Metadata:
@@ -117,7 +138,7 @@ def _robot(name: str, record: RobotRecord, where: str) -> Robot:
 def _run(metadata: Metadata, model: Pi0Config) -> dict[str, Any]:
     shown = {"variant": variant(model), "action_dim": model.action_dim, "horizon": model.horizon, "max_tokens": model.max_tokens}
     if metadata.run is not None:
-        return {**metadata.run, **shown}
+        return {**metadata.run, **shown, "frozen": [], "lora": []}  # what is written is whole and merged
     names = list(metadata.robots)
     data = {"datasets": names, "weights": [1.0] * len(names), "normalization": metadata.normalization, "tokenizer": ""}
     return {**_RUN, **data, **shown}

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pi0_jax.models import layers
+from pi0_jax.models.lora import LORA, LoraRule, merge_layer
 from pi0_jax.models.params import Param, declare, fan_in_normal, normal, zeros
 
 RMS_NORM_EPSILON = 1e-6
@@ -110,27 +111,29 @@ def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constra
 
 def layer(
     xs: Sequence[jax.Array | None],
-    inputs: tuple[Mapping[str, Any], KVCache | None],
+    inputs: tuple[Mapping[str, Any], Mapping[str, Any], KVCache | None],
     *,
     positions: jax.Array,
     mask: jax.Array,
     read: Sequence[bool],
     constrain: layers.Constrain,
     gather: Callable[[Any], Any],
+    merge: Callable[[Any, Any], Any],
 ) -> tuple[tuple[jax.Array | None, ...], KVCache]:
     """One layer for all streams.
 
     Args:
         xs: for each expert its tokens [B, T_i, D_i], or None where it takes no part.
-        inputs: this layer's parameters, and cached keys and values [B, S, K, H] that every token may attend to, or None.
+        inputs: this layer's parameters; LoRA's factors of some, or {}; cached keys and values [B, S, K, H] that every token may attend to,
+            or None.
         positions: int32[B, sum T_i]. mask: bool[B, sum T_i, S + sum T_i]; both over the streams side by side.
         read: whether anyone reads expert i's output. Where not, the expert stops at its keys and values.
-        gather: makes the layer's parameters ready for use.
+        merge: adds LoRA's products to the layer's parameters. gather: makes the sums ready for use.
 
     Returns:
         The streams after this layer (None where not read) and the new keys and values [B, sum T_i, K, H].
     """
-    params, cache = gather(inputs[0]), inputs[1]
+    params, cache = gather(merge(inputs[0], inputs[1])), inputs[2]
     attn = params["attn"]
     present = [i for i, x in enumerate(xs) if x is not None]
     ends, total = {}, 0
@@ -172,6 +175,7 @@ class Gemma(nn.Module):
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
     gather: layers.Gather = layers.ungathered
+    lora: tuple[LoraRule, ...] = ()
 
     @nn.compact
     def params(self) -> dict[str, Any]:
@@ -203,12 +207,13 @@ class Gemma(nn.Module):
         """
         params = self.params()
         everyone = tuple(True for _ in xs)
-        gather = partial(self.gather, path=(*self.path, "layers"), dtype=self.dtype)
-        step = partial(layer, positions=positions, mask=mask, constrain=self.constrain, gather=gather)
+        where = dict(path=(*self.path, "layers"), dtype=self.dtype)
+        gather, merge = partial(self.gather, **where), partial(merge_layer, rules=self.lora, **where)
+        step = partial(layer, positions=positions, mask=mask, constrain=self.constrain, gather=gather, merge=merge)
         ys, pieces = layers.run(
             layers.rematerialise(partial(step, read=everyone), self.remat),
             tuple(None if x is None else x.astype(self.dtype) for x in xs),
-            (params["layers"], cache),
+            (params["layers"], self.get_variable(LORA, "layers", {}), cache),
             last=layers.rematerialise(partial(step, read=tuple(read)), self.remat),
             scan=self.scan_layers,
         )

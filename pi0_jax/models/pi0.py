@@ -9,6 +9,7 @@ W width of the action expert. Source: π0 (arXiv 2410.24164), section IV and app
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ import numpy as np
 from pi0_jax import flow
 from pi0_jax.models import layers, masks
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig, KVCache
+from pi0_jax.models.lora import LoraRule, variables
 from pi0_jax.models.params import Param, declare, zeros
 from pi0_jax.models.siglip import SigLIP, VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
@@ -77,9 +79,12 @@ class PaliGemma(nn.Module):
     remat: layers.Remat
     constrain: layers.Constrain
     gather: layers.Gather
+    lora: tuple[LoraRule, ...]
 
     def setup(self) -> None:
-        how = dict(dtype=self.dtype, scan_layers=self.scan_layers, remat=self.remat, constrain=self.constrain, gather=self.gather)
+        how = dict(
+            dtype=self.dtype, scan_layers=self.scan_layers, remat=self.remat, constrain=self.constrain, gather=self.gather, lora=self.lora
+        )
         self.img = SigLIP(self.config.vision, output_width=self.config.gemma.experts[0].width, **how)
         self.llm = Gemma(self.config.gemma, **how)
 
@@ -91,9 +96,10 @@ class Pi0(nn.Module):
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
     gather: layers.Gather = layers.ungathered
+    lora: tuple[LoraRule, ...] = ()  # scales of the variables in collection "lora", where there are any; see lora.py
 
     def setup(self) -> None:
-        self.PaliGemma = PaliGemma(self.config, self.dtype, self.scan_layers, self.remat, self.constrain, self.gather)
+        self.PaliGemma = PaliGemma(self.config, self.dtype, self.scan_layers, self.remat, self.constrain, self.gather, self.lora)
 
     @nn.compact
     def projections(self) -> dict[str, Any]:
@@ -195,17 +201,25 @@ def parameter_shapes(config: Pi0Config) -> Any:
 
 
 def sample_actions(
-    params: Any, observation: Observation, noise: jax.Array, *, model: Pi0, num_steps: int, dim_mask: jax.Array | None = None
+    params: Any,
+    observation: Observation,
+    noise: jax.Array,
+    *,
+    model: Pi0,
+    num_steps: int,
+    dim_mask: jax.Array | None = None,
+    factors: Mapping[str, Any] | None = None,
 ) -> jax.Array:
     """Actions float32[B, H, D] in model units from noise of that shape: the prefix once, then `num_steps` Euler steps.
 
     `dim_mask`, bool[B, D], is for models trained on real dimensions only: the others hold zero all the way, as they did in training.
+    `factors`: LoRA's, if the weights are not merged.
     """
-    variables = {"params": params}
-    cache, valid = model.apply(variables, observation, method="prefill")
+    given = variables(params, factors)
+    cache, valid = model.apply(given, observation, method="prefill")
 
     def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        v = model.apply(variables, cache, valid, observation.state, x_t, t, method="cached_velocity")
+        v = model.apply(given, cache, valid, observation.state, x_t, t, method="cached_velocity")
         return v if dim_mask is None else flow.mask_dims(v, dim_mask)
 
     return flow.integrate(velocity, noise if dim_mask is None else flow.mask_dims(noise, dim_mask), num_steps)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from pi0_jax.models import layers
+from pi0_jax.models.lora import LORA, LoraRule, merge_layer
 from pi0_jax.models.params import Param, declare, normal, ones, zeros
 
 LAYER_NORM_EPSILON = 1e-6
@@ -128,9 +129,15 @@ def mlp(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) ->
 
 
 def encoder_block(
-    x: jax.Array, params: Mapping[str, Any], *, constrain: layers.Constrain, gather: Callable[[Any], Any]
+    x: jax.Array,
+    inputs: tuple[Mapping[str, Any], Mapping[str, Any]],
+    *,
+    constrain: layers.Constrain,
+    gather: Callable[[Any], Any],
+    merge: Callable[[Any, Any], Any],
 ) -> tuple[jax.Array, None]:
-    params = gather(params)
+    """[B, P, D] -> [B, P, D]; `inputs`: this block's parameters, and LoRA's factors of some, or {}."""
+    params = gather(merge(inputs[0], inputs[1]))
     x = x + attention(params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x), constrain)
     x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x), constrain)
     return constrain(x, ("batch", "patches", "vision_embed")), None
@@ -144,6 +151,7 @@ class SigLIP(nn.Module):
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
     gather: layers.Gather = layers.ungathered
+    lora: tuple[LoraRule, ...] = ()
 
     @nn.compact
     def params(self) -> dict[str, Any]:
@@ -163,9 +171,11 @@ class SigLIP(nn.Module):
         x = x + ends["pos_embedding"].astype(self.dtype)  # [B, P, D]
         x = self.constrain(x, ("batch", "patches", "vision_embed"))
 
-        gather = partial(self.gather, path=(*self.path, "Transformer", "encoderblock"), dtype=self.dtype)
-        block = layers.rematerialise(partial(encoder_block, constrain=self.constrain, gather=gather), self.remat)
-        x, _ = layers.run(block, x, params["Transformer"]["encoderblock"], last=block, scan=self.scan_layers)
+        where = dict(path=(*self.path, "Transformer", "encoderblock"), dtype=self.dtype)
+        gather, merge = partial(self.gather, **where), partial(merge_layer, rules=self.lora, **where)
+        block = layers.rematerialise(partial(encoder_block, constrain=self.constrain, gather=gather, merge=merge), self.remat)
+        factors = self.get_variable(LORA, "Transformer", {"encoderblock": {}})["encoderblock"]
+        x, _ = layers.run(block, x, (params["Transformer"]["encoderblock"], factors), last=block, scan=self.scan_layers)
         x = layer_norm(params["Transformer"]["encoder_norm"], x)
         x = layers.dense(x, ends["head"]["kernel"]) + ends["head"]["bias"].astype(x.dtype)
         return self.constrain(x, ("batch", "patches", "embed"))

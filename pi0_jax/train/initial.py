@@ -3,7 +3,7 @@
     config.initial_weights -> Source --config.initial_rules--> every leaf of the model: load | fresh, or an error
     load     read layer by layer; each process keeps what its devices hold, and puts it straight onto them
     fresh    as in a run without starting weights from the same seed: the same numbers; so is the optimizer's state
-    EMA      begins as a copy of the parameters
+    EMA      begins as a copy of the parameters that train; LoRA's factors are fresh
 
 Of one of our own checkpoints the EMA is taken, which is what its policy runs. Every process reads the whole file, a layer (of unstacked
 leaves: a leaf) at a time.
@@ -34,6 +34,7 @@ from pi0_jax.models.pi0 import Pi0
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train.placement import abstract_state
 from pi0_jax.train.step import TrainState, init_state
+from pi0_jax.trainable import Trainable
 
 Rules = Sequence[tuple[str, Literal["load", "fresh"]]]
 Leaves = Mapping[str, jax.ShapeDtypeStruct]  # of the model, by path
@@ -47,20 +48,21 @@ class Choice(NamedTuple):
     ignored: Mapping[str, Leaf]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
 
 
-def state_from_weights(run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_from_weights(run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable) -> TrainState:
     """The state before step 0 of a run with initial_weights, every part where it will live. Process 0 prints what came from where.
 
     Raises InputError: what `open_checkpoint` raises; a leaf that the file lacks and no rule declares fresh, or that has another shape; a
     rule that is about no leaf.
     """
     source = open_checkpoint(run.initial_weights)
-    abstract = abstract_state(model, optimizer, mesh)
+    abstract = abstract_state(model, optimizer, mesh, trainable)
     leaves = _flat(abstract.params)
     choice = choose(source, leaves, run.initial_rules)
     if jax.process_index() == 0:
         print(report(source, leaves, choice, run))
     loaded = frozenset(choice.load)
-    rest = _jit_rest(model, optimizer, abstract, loaded)(jax.random.key(run.seed))
+    create = partial(init_state, model=model, optimizer=optimizer, trainable=trainable)
+    rest = _jit_rest(create, abstract, loaded)(jax.random.key(run.seed))
     params = {path: place(source, path, leaves[path]) for path in choice.load}
     return rest._replace(
         params=_nested({**rest.params, **params}), ema=_nested({**rest.ema, **_copies(params, _flat(abstract.ema))})
@@ -149,7 +151,7 @@ def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, i
 
 
 def _jit_rest(
-    model: Pi0, optimizer: optax.GradientTransformation, abstract: TrainState, loaded: Collection[str]
+    create: Callable[[jax.Array], TrainState], abstract: TrainState, loaded: Collection[str]
 ) -> Callable[[jax.Array], TrainState]:
     """key -> a new state without what is loaded, which is never made; parameters and EMA flat, by path."""
 
@@ -158,7 +160,6 @@ def _jit_rest(
         return state._replace(params=params, ema=ema)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, without(abstract))
-    create = partial(init_state, model=model, optimizer=optimizer)
     return jax.jit(lambda key: without(create(key)), out_shardings=shardings)
 
 

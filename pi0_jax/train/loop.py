@@ -38,7 +38,7 @@ from pi0_jax.train.placement import make_model
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
 from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows, run_mesh
-from pi0_jax.train.step import TrainState
+from pi0_jax.train.step import TrainState, averaged
 from pi0_jax.train.stopping import StopSignal
 from pi0_jax.train.validate import metric_names, validate
 
@@ -81,7 +81,7 @@ def train(
         data = prepare_data(run, processes, stored)
         _check_keep_best(run, data)
         if processes.first:
-            print(f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data)}")
+            print(f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data, mesh)}")
             workdir.mkdir(parents=True, exist_ok=True)
 
         model = make_model(run, mesh)
@@ -168,7 +168,7 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
 def _validate(ctx: _Context, state: TrainState) -> dict[str, float]:
     run, data = ctx.run, ctx.data
     return validate(
-        ctx.steps.validation, state.ema, data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
+        ctx.steps.validation, averaged(state), data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
     )  # fmt: skip
 
 

@@ -1,5 +1,12 @@
 """AdamW with warm-up, cosine decay and clipping."""
 
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from pi0_jax.config import RunConfig
@@ -17,7 +24,25 @@ def learning_rate(run: RunConfig) -> optax.Schedule:
 
 
 def make_optimizer(run: RunConfig) -> optax.GradientTransformation:
+    """For the tree of what is trained (trainable.py): clipping, moments and decay see nothing else.
+
+    The first moment is kept in `run.first_moment_dtype`. The second stays float32: a step moves it by about 1 - b2 of
+    itself, which the 8 bits of bfloat16 round away where b2 is near 1.
+    """
     return optax.chain(
         optax.clip_by_global_norm(run.clip_norm),
-        optax.adamw(learning_rate(run), b1=run.b1, b2=run.b2, eps=run.eps, weight_decay=run.weight_decay),
-    )
+        optax.adamw(
+            learning_rate(run), b1=run.b1, b2=run.b2, eps=run.eps, mu_dtype=jnp.dtype(run.first_moment_dtype),
+            weight_decay=run.weight_decay, mask=partial(decays, run.no_decay),
+        ),
+    )  # fmt: skip
+
+
+def decays(no_decay: Sequence[str], params: Any) -> Any:
+    """bool for each leaf: whether weight decay moves it; not where one of the regular expressions is found in its path."""
+
+    def one(key: Any, _: Any) -> bool:
+        path = jax.tree_util.keystr(key, simple=True, separator="/")
+        return not any(re.search(pattern, path) for pattern in no_decay)
+
+    return jax.tree_util.tree_map_with_path(one, params)

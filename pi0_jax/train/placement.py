@@ -12,6 +12,7 @@ from pi0_jax import sharding
 from pi0_jax.config import RunConfig, model_config
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
+from pi0_jax.trainable import EVERYTHING, Trainable
 
 
 def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
@@ -23,34 +24,37 @@ def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
         remat=run.remat,
         constrain=sharding.constrain_on(mesh),
         gather=sharding.gather_on(mesh),
+        lora=run.lora,
     )
 
 
 def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Parameters, EMA and optimizer moments by the parameter rules; counters whole."""
-    params = sharding.parameter_shardings(abstract.params, mesh)
+    """Parameters, LoRA's factors, EMA and optimizer moments by the parameter rules; counters whole."""
+    params, trained, factors = (sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.ema, abstract.factors))
     whole = sharding.replicated(mesh)
     moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, where: where, abstract.opt_state, params, transform_non_params=lambda _: whole
+        optimizer, lambda _, where: where, abstract.opt_state, trained, transform_non_params=lambda _: whole
     )
-    return TrainState(whole, params, params, moments, skipped=whole)
+    return TrainState(whole, params, trained, moments, skipped=whole, factors=factors)
 
 
-def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> TrainState:
     """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
-    shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer), jax.random.key(0))
+    shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), jax.random.key(0))
     return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh))
 
 
-def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> Any:
     """key -> TrainState, every part created where it will live."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
-    return jax.jit(partial(init_state, model=model, optimizer=optimizer), out_shardings=shardings)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, trainable))
+    return jax.jit(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), out_shardings=shardings)
 
 
-def jit_train_step(model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh) -> Any:
+def jit_train_step(
+    model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh, trainable: Trainable = EVERYTHING
+) -> Any:
     """(TrainState, TrainBatch) -> (TrainState, metrics); the state that goes in is given up."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, trainable))
     return jax.jit(
         partial(train_step, model=model, optimizer=optimizer, options=options),
         donate_argnums=0,

@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import NamedTuple
 
+from jax.sharding import Mesh
+
 from pi0_jax import normalize
 from pi0_jax.checkpoints import Description
 from pi0_jax.config import RunConfig, differing_fields, layout, model_config, to_json
@@ -21,6 +23,7 @@ from pi0_jax.statistics import constant_dimensions, index_statistics
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.distributed import Processes
+from pi0_jax.train.footprint import footprint
 
 _LOCAL_FIELDS = ("data_dir", "index_dir", "loader_threads", "prefetch_batches")  # may differ between the processes of a run
 
@@ -71,9 +74,11 @@ def _order(run: RunConfig, mixture: Mixture) -> Order:
     return LocalOrder(mixture, run.batch_size, lanes=run.lanes, pool_bytes=run.lane_megabytes << 20)
 
 
-def summary(run: RunConfig, data: Data) -> str:
-    """What is about to be trained on."""
-    lines = [f"batch {run.batch_size}, {run.draws} draws, variant {run.variant}"]
+def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
+    """What is about to be trained, and on what."""
+    parts = "" if run.accumulate == 1 else f" in {run.accumulate} parts"
+    lines = [f"batch {run.batch_size}{parts}, {run.draws} draws, variant {run.variant}"]
+    lines += [f"  {line}" for line in footprint(run, mesh)]
     mixture = data.order.mixture
     for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
         training, held_out = len(index.frames("train")), len(index.frames("val"))

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from pi0_jax import sharding
 from pi0_jax.checkpoints import RunCheckpoints
-from pi0_jax.config import RunConfig
+from pi0_jax.config import RunConfig, trainable_part
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import TrainBatch
@@ -36,6 +36,9 @@ def run_mesh(run: RunConfig) -> Mesh:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if run.batch_size % shards:
         raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
+    if run.batch_size % (shards * run.accumulate):
+        parts = f"accumulate x data x fsdp = {run.accumulate} x {shards}"
+        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of {parts}")
     return mesh
 
 
@@ -48,18 +51,20 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 def jitted_steps(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Steps:
     options = StepOptions(
         run.seed, layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay,
-        datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
+        datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite, accumulate=run.accumulate,
     )  # fmt: skip
     validation = partial(validation_step, model=model, options=options, draws=VALIDATION_DRAWS, num_steps=run.sampling_steps)
     return Steps(
-        jit_train_step(model, make_optimizer(run), options, mesh), jax.jit(validation, out_shardings=sharding.replicated(mesh))
-    )  # fmt: skip
+        jit_train_step(model, make_optimizer(run), options, mesh, trainable_part(run)),
+        jax.jit(validation, out_shardings=sharding.replicated(mesh)),
+    )
 
 
 def initial_state(run: RunConfig, model: Pi0, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None) -> TrainState:
     """A fresh state, with starting weights where the run has them, or that of checkpoint `latest`; created where it will live."""
+    optimizer, trainable = make_optimizer(run), trainable_part(run)
     if latest is None and run.initial_weights:
-        return state_from_weights(run, model, make_optimizer(run), mesh)
+        return state_from_weights(run, model, optimizer, mesh, trainable)
     if latest is None:
-        return jit_init(model, make_optimizer(run), mesh)(jax.random.key(run.seed))
-    return checkpoints.restore(latest, abstract_state(model, make_optimizer(run), mesh))
+        return jit_init(model, optimizer, mesh, trainable)(jax.random.key(run.seed))
+    return checkpoints.restore(latest, abstract_state(model, optimizer, mesh, trainable))

@@ -4,6 +4,7 @@ Randomness is keyed by (seed, step, row): the same row of the same step draws th
 Axes: B batch, K draws, H horizon, D action dimension.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,18 +13,29 @@ import jax.numpy as jnp
 import optax
 
 from pi0_jax import flow, preprocess
+from pi0_jax.models import lora
+from pi0_jax.models.layers import Constrain
 from pi0_jax.models.pi0 import Pi0, sample_actions
 from pi0_jax.observation import Observation, TrainBatch
+from pi0_jax.trainable import EVERYTHING, Trainable, kept, like, put, select
 
 VALIDATION = 2**32 - 1  # in place of a step number, for randomness that is the same in every validation
 
 
 class TrainState(NamedTuple):
     step: jax.Array  # int32[]: steps done, and so the number of the next batch
-    params: Any
-    ema: Any  # exponential moving average of params
-    opt_state: Any
+    params: Any  # the published tree, whole
+    ema: Any  # exponential moving average of what is trained, and of nothing else; its paths are those of trainable.py
+    opt_state: Any  # of what is trained
     skipped: jax.Array  # int32[]: batches passed over since their loss or gradient was not finite; one over the limit halts the state
+    factors: Any  # LoRA's (models/lora.py), or {}
+
+
+class Weights(NamedTuple):
+    """What a model runs."""
+
+    params: Any  # the published tree
+    factors: Any  # LoRA's, or {}
 
 
 class StepOptions(NamedTuple):
@@ -38,11 +50,24 @@ class StepOptions(NamedTuple):
     ema_decay: float
     datasets: int = 1  # of the mixture
     skip_nonfinite: int = 0  # batches of which the loss or gradient may be not finite
+    accumulate: int = 1  # parts of the batch that are run one after the other; their gradients are summed
 
 
-def init_state(key: jax.Array, model: Pi0, optimizer: optax.GradientTransformation) -> TrainState:
-    params = model.init(key, method="declare")["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
+def init_state(key: jax.Array, model: Pi0, optimizer: optax.GradientTransformation, trainable: Trainable = EVERYTHING) -> TrainState:
+    return state_from(model.init(key, method="declare")["params"], key, optimizer, trainable)
+
+
+def state_from(params: Any, key: jax.Array, optimizer: optax.GradientTransformation, trainable: Trainable = EVERYTHING) -> TrainState:
+    """The state in which a run begins that starts from these parameters (the published tree, float32); `key` draws LoRA's factors."""
+    factors = lora.init(jax.random.fold_in(key, 1), params, trainable.lora)
+    trained = select(params, factors, trainable)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, kept(params, trainable), trained, optimizer.init(trained), zero, factors)
+
+
+def averaged(state: TrainState) -> Weights:
+    """The weights of the moving average: of what is trained, with the rest as it is."""
+    return Weights(*put(state.params, state.ema))
 
 
 def row_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
@@ -61,7 +86,7 @@ def draw_noise_and_time(keys: jax.Array, *, draws: int, horizon: int, action_dim
 
 
 def sample_losses(
-    params: Any, batch: TrainBatch, observation: Observation, keys: jax.Array, *, model: Pi0, options: StepOptions, draws: int
+    weights: Weights, batch: TrainBatch, observation: Observation, keys: jax.Array, *, model: Pi0, options: StepOptions, draws: int
 ) -> jax.Array:
     """float32[B, K]: the flow loss of every sample and draw; `keys` hold one key per row for noise and time."""
     actions, valid, dims = batch.targets
@@ -70,7 +95,7 @@ def sample_losses(
         noise = flow.mask_dims(noise, dims)
 
     def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model.apply({"params": params}, observation, x_t, t, method="velocity")
+        return model.apply(lora.variables(*weights), observation, x_t, t, method="velocity")
 
     return flow.loss(
         velocity,
@@ -91,38 +116,66 @@ def train_step(
     state.step   1  2  3  4  5  5  5            steps done after it: at one too many the state halts, and stays as it is,
     skipped      0  0  1  1  1  2  2            whatever comes, so that nobody needs to look at once
 
-    Metrics, float32[] each but for the rows: loss, gradient_norm, parameter_norm; row_loss float32[B]; dataset_loss
+    Metrics, float32[] each but for the rows: loss, gradient_norm and parameter_norm (of what is trained); row_loss float32[B]; dataset_loss
     float32[datasets], NaN where the batch holds none of a dataset; skipped int32[] and halted bool[], as they are after the step.
     """
-    keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, state.step, batch.rows))
-    observation = preprocess.device(batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None)
-
-    def mean_loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        losses = sample_losses(params, batch, observation, keys[:, 0], model=model, options=options, draws=options.draws)
-        return jnp.mean(losses), jnp.mean(losses, axis=1)
-
-    (loss, row_loss), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    trained = like(state.ema, state.params, state.factors)
+    gradients = partial(batch_gradient, trained, params=state.params, step=state.step, model=model, options=options)
+    loss, row_loss, gradient = gradients(batch) if options.accumulate == 1 else _accumulated(gradients, trained, batch, model, options)
     gradient_norm = optax.global_norm(gradient)
     running = state.skipped <= options.skip_nonfinite
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     skipped = state.skipped + (running & ~finite)
     halted = skipped > options.skip_nonfinite
 
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1.0 - options.ema_decay)
-    before = (state.params, state.ema, state.opt_state)
-    params, ema, opt_state = jax.tree.map(partial(jnp.where, running & finite), (params, ema, opt_state), before)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+    updated = optax.apply_updates(trained, updates)
+    ema = optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay)
+    before = (trained, state.ema, state.opt_state)
+    updated, ema, opt_state = jax.tree.map(partial(jnp.where, running & finite), (updated, ema, opt_state), before)
     metrics = {
         "loss": loss,
         "gradient_norm": gradient_norm,
-        "parameter_norm": optax.global_norm(params),
+        "parameter_norm": optax.global_norm(updated),
         "row_loss": row_loss,
         "dataset_loss": _mean_by_dataset(row_loss, batch.frames.dataset, options.datasets),
         "skipped": skipped,
         "halted": halted,
     }
-    return TrainState(state.step + ~halted, params, ema, opt_state, skipped), metrics
+    params, factors = put(state.params, updated)
+    return TrainState(state.step + ~halted, params, ema, opt_state, skipped, factors), metrics
+
+
+def batch_gradient(
+    trained: Any, batch: TrainBatch, *, params: Any, step: jax.Array, model: Pi0, options: StepOptions
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Mean loss float32[], loss of every row float32[B], and the mean loss's gradient by what is trained."""
+    keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, step, batch.rows))
+    observation = preprocess.device(batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None)
+
+    def mean_loss(trained: Any) -> tuple[jax.Array, jax.Array]:
+        weights = Weights(*put(params, trained))
+        losses = sample_losses(weights, batch, observation, keys[:, 0], model=model, options=options, draws=options.draws)
+        return jnp.mean(losses), jnp.mean(losses, axis=1)
+
+    (loss, row_loss), gradient = jax.value_and_grad(mean_loss, has_aux=True)(trained)
+    return loss, row_loss, gradient
+
+
+def _accumulated(
+    gradients: Callable[[TrainBatch], tuple[jax.Array, jax.Array, Any]], trained: Any, batch: TrainBatch, model: Pi0, options: StepOptions
+) -> tuple[jax.Array, jax.Array, Any]:
+    """`batch_gradient` of the whole batch, one part after the other; sums in float32."""
+    count = options.accumulate
+
+    def add(sums: tuple[jax.Array, Any], part: TrainBatch) -> tuple[tuple[jax.Array, Any], jax.Array]:
+        loss, row_loss, gradient = gradients(part)
+        return jax.tree.map(jnp.add, sums, (loss, gradient)), row_loss
+
+    zeros = jnp.zeros(()), jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), trained)
+    sums, row_losses = jax.lax.scan(add, zeros, in_parts(batch, count, model.constrain))
+    loss, gradient = jax.tree.map(lambda total: total / count, sums)
+    return loss, jnp.moveaxis(row_losses, 0, 1).reshape(-1), gradient
 
 
 def _mean_by_dataset(losses: jax.Array, dataset: jax.Array, datasets: int) -> jax.Array:
@@ -131,14 +184,29 @@ def _mean_by_dataset(losses: jax.Array, dataset: jax.Array, datasets: int) -> ja
     return sums / counts
 
 
+def in_parts(batch: Any, count: int, constrain: Constrain) -> Any:
+    """[B, ...] -> [count, B / count, ...]. Every device has rows of its own in every part, so that none change hands:
+
+    device        0  0  0  0 | 1  1  1  1
+    row           0  1  2  3 | 4  5  6  7
+    part of two   0  1  0  1 | 0  1  0  1
+    """
+
+    def cut(x: jax.Array) -> jax.Array:
+        parts = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+        return constrain(parts, (None, "batch", *(None,) * (x.ndim - 1)))
+
+    return jax.tree.map(cut, batch)
+
+
 def validation_step(
-    params: Any, batch: TrainBatch, *, model: Pi0, options: StepOptions, draws: int, num_steps: int
+    weights: Weights, batch: TrainBatch, *, model: Pi0, options: StepOptions, draws: int, num_steps: int
 ) -> dict[str, jax.Array]:
     """Flow loss at noise and times fixed per row, float32[B], and sampled actions in model units, float32[B, H, D]."""
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, jnp.uint32(VALIDATION), batch.rows))
     observation = preprocess.device(batch.observation, options.layout)
-    losses = sample_losses(params, batch, observation, keys[:, 0], model=model, options=options, draws=draws)
+    losses = sample_losses(weights, batch, observation, keys[:, 0], model=model, options=options, draws=draws)
     noise = jax.vmap(lambda key: jax.random.normal(key, batch.targets.actions.shape[1:]))(keys[:, 1])
     dims = batch.targets.dims if options.real_dims_only else None
-    actions = sample_actions(params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims)
+    actions = sample_actions(weights.params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims, factors=weights.factors)
     return {"loss": jnp.mean(losses, axis=1), "actions": actions}

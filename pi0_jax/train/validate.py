@@ -12,7 +12,7 @@ from pi0_jax.observation import Sample
 from pi0_jax.preprocess import Robot
 from pi0_jax.train.batches import Batcher
 
-# (params, TrainBatch on devices) -> {"loss": float32[B], "actions": float32[B, H, D]}
+# (Weights, TrainBatch on devices) -> {"loss": float32[B], "actions": float32[B, H, D]}
 ValidationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
 
 
@@ -24,7 +24,7 @@ def metric_names(names: Sequence[str], robots: Sequence[Robot]) -> list[str]:
 
 
 def validate(
-    step: ValidationStep, params: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, batch_size: int, mesh: Mesh,
+    step: ValidationStep, weights: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, batch_size: int, mesh: Mesh,
     rows: Sequence[int],
 ) -> dict[str, float]:  # fmt: skip
     """Runs all samples through `step`; this process prepares `rows` of every batch.
@@ -38,7 +38,7 @@ def validate(
         part = list(samples[start : start + batch_size])
         padded = part + [part[-1]] * (batch_size - len(part))
         batch = batcher.assemble([padded[row] for row in rows], [start + row for row in rows])
-        result = jax.device_get(step(params, sharding.place_batch(batch, mesh)))
+        result = jax.device_get(step(weights, sharding.place_batch(batch, mesh)))
         losses.extend(result["loss"][: len(part)])
         for sample, actions in zip(part, result["actions"][: len(part)], strict=True):
             robot = batcher.robots[sample.dataset]

@@ -1,0 +1,118 @@
+"""LoRA (Hu et al. 2021, section 4.1): a weight of a layer stays as it is, and a product of two narrow matrices is added to it.
+
+    w + (alpha / rank) * a b           a: random, b: zeros, so that training starts from the model as it is
+
+The leaves a and b make a second tree, under the path of the weight that they adapt:
+
+    params  {"PaliGemma": {"llm": {"layers": {"mlp": {"linear": float32[L, F, D]}}}}}
+    lora    {"PaliGemma": {"llm": {"layers": {"mlp": {"linear": {"a": float32[L, F, R], "b": float32[L, R, D]}}}}}}
+
+Axes: L layers, R rank; c keys and values, or gate and up; others as in gemma.py and siglip.py.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+LORA = "lora"  # the collection of the variables that a model is applied to, beside "params"
+
+# The weights that can be adapted -> how a and b make their product; first match wins. In the language model every head has its own pair,
+# and so have keys, values, gate and up, as in the published code. The image encoder, which that code does not adapt, has one pair a weight.
+PRODUCTS: tuple[tuple[str, str], ...] = (
+    (r"llm/layers/attn/q_einsum(_\d+)?/w$", "LNDR,LNRH->LNDH"),
+    (r"llm/layers/attn/kv_einsum(_\d+)?/w$", "LcKDR,LcKRH->LcKDH"),
+    (r"llm/layers/attn/attn_vec_einsum(_\d+)?/w$", "LNHR,LNRD->LNHD"),
+    (r"llm/layers/mlp(_\d+)?/gating_einsum$", "LcDR,LcRF->LcDF"),
+    (r"llm/layers/mlp(_\d+)?/linear$", "LFR,LRD->LFD"),
+    (r"encoderblock/MultiHeadDotProductAttention_0/(query|key|value)/kernel$", "LDR,LRNH->LDNH"),
+    (r"encoderblock/MultiHeadDotProductAttention_0/out/kernel$", "LNHR,LRD->LNHD"),
+    (r"encoderblock/MlpBlock_0/Dense_0/kernel$", "LDR,LRF->LDF"),
+    (r"encoderblock/MlpBlock_0/Dense_1/kernel$", "LFR,LRD->LFD"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraRule:
+    path: str  # a regular expression: the weights in whose path it is found
+    rank: int
+    alpha: float
+
+
+def find(rules: Sequence[LoraRule], path: str) -> LoraRule | None:
+    """The first rule that matches, or None: the weight is not adapted."""
+    return next((rule for rule in rules if re.search(rule.path, path)), None)
+
+
+def adaptable(path: str) -> bool:
+    return any(re.search(pattern, path) for pattern, _ in PRODUCTS)
+
+
+def product(path: str) -> str:
+    """The subscripts of a weight's product. Raises ValueError where it has none."""
+    for pattern, subscripts in PRODUCTS:
+        if re.search(pattern, path):
+            return subscripts
+    raise ValueError(f"no rule of PRODUCTS covers the parameter {path!r}")
+
+
+def factor_shapes(subscripts: str, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a and b for a weight of this shape."""
+    a, b, w = re.split("->|,", subscripts)
+    sizes = dict(zip(w, shape, strict=True)) | {"R": rank}
+    return tuple(sizes[axis] for axis in a), tuple(sizes[axis] for axis in b)
+
+
+def fans(subscripts: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Inputs and outputs of one pair: the axes that a and b do not share."""
+    a, b, w = re.split("->|,", subscripts)
+    sizes = dict(zip(w, shape, strict=True))
+    return math.prod(sizes[axis] for axis in a if axis not in b), math.prod(sizes[axis] for axis in b if axis not in a)
+
+
+def variables(params: Any, factors: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a model is applied to: a published tree, and the second tree, where there is one."""
+    return {"params": params, LORA: factors} if factors else {"params": params}
+
+
+def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, Any]:
+    """The second tree for a published one (arrays, or their shapes), float32: a of variance 1 / inputs, b zero. {} without rules."""
+    factors = {}
+    for path, leaf in sorted(flax.traverse_util.flatten_dict(params, sep="/").items()):
+        rule = find(rules, path)
+        if rule is None:
+            continue
+        subscripts = product(path)
+        a, b = factor_shapes(subscripts, leaf.shape, rule.rank)
+        key, mine = jax.random.split(key)
+        factors[f"{path}/a"] = jax.random.normal(mine, a) * fans(subscripts, leaf.shape)[0] ** -0.5
+        factors[f"{path}/b"] = jnp.zeros(b)
+    return flax.traverse_util.unflatten_dict(factors, sep="/")
+
+
+def add(w: jax.Array, a: jax.Array, b: jax.Array, *, rules: Sequence[LoraRule], path: str, dtype: Any) -> jax.Array:
+    """w + (alpha / rank) a b for a stack of layers, or a part of one: summed in float32, rounded once to `dtype`."""
+    rule = find(rules, path)
+    update = jnp.einsum(product(path), a, b, preferred_element_type=jnp.float32)
+    return (w.astype(jnp.float32) + (rule.alpha / rule.rank) * update).astype(dtype)
+
+
+def merge_layer(params: Any, factors: Mapping[str, Any], *, rules: Sequence[LoraRule], path: Sequence[str], dtype: Any) -> Any:
+    """One layer's parameters (without the layer axis; at `path` in the model) with their factors of the second tree added.
+
+    Before they are gathered: each device adds to its own part of a weight, and the gradient comes back to that part, as without LoRA.
+    """
+    if not factors:
+        return params
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    pairs = flax.traverse_util.flatten_dict(factors, sep="/")
+    for name in (name.removesuffix("/a") for name in pairs if name.endswith("/a")):
+        # A stack of one layer: as products with a batch axis they are computed again, not kept, in the backward pass under remat "dots".
+        stacks = (x[None] for x in (flat[name], pairs[f"{name}/a"], pairs[f"{name}/b"]))
+        flat[name] = add(*stacks, rules=rules, path="/".join((*path, name)), dtype=dtype)[0]
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

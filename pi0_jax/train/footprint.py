@@ -1,0 +1,40 @@
+"""How large a run's state is, before anything is allocated."""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from pi0_jax.config import RunConfig, trainable_part
+from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.placement import abstract_state, make_model
+
+
+def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
+    """Lines: parameters, total and trained; bytes per device of parameters, gradients, optimizer state and moving average.
+
+    Gradients are float32 like what is trained; where the batch is run in parts there are two: the sum, and that of the part.
+    """
+    state = abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
+    weights, trained = (state.params, state.factors), state.ema
+    copies = 1 if run.accumulate == 1 else 2
+    parts = {
+        "parameters": bytes_per_device(weights),
+        "gradients": copies * bytes_per_device(trained),
+        "optimizer": bytes_per_device(state.opt_state),
+        "moving average": bytes_per_device(trained),
+    }
+    return [
+        f"{_count(weights):,} parameters, of which {_count(trained):,} are trained",
+        f"MB per device: {', '.join(f'{name} {size / 1e6:,.1f}' for name, size in parts.items())}; {sum(parts.values()) / 1e6:,.1f} in all",
+    ]
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of ShapeDtypeStructs with shardings: the bytes that one device holds."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

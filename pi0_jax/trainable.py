@@ -1,0 +1,101 @@
+"""Which parameters a run trains, by regular expressions over parameter paths; a path in which one is found is meant.
+
+    published tree  --frozen-->   values alone: no gradient, no moments, no moving average
+                    --lora------> frozen too; the factors a and b train instead (models/lora.py)
+                    --else------> trained
+
+The tree of what is trained is one tree: the published paths, without frozen weights; the factors stand under the weight that they adapt.
+
+    trained     {... "mlp_1": {"linear": float32[L, F, D]}}
+    frozen      {... "mlp_1": {}}, and so not there
+    adapted     {... "mlp_1": {"linear": {"a": float32[L, F, R], "b": float32[L, R, D]}}}
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from pi0_jax.errors import InputError
+from pi0_jax.models import lora
+from pi0_jax.models.lora import LoraRule
+
+
+class Trainable(NamedTuple):
+    frozen: tuple[str, ...] = ()
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # in which weights that are not trained are kept
+    lora: tuple[LoraRule, ...] = ()
+
+    def trains(self, path: str) -> bool:
+        """Whether the weight of a published path is trained itself."""
+        return not any(re.search(pattern, path) for pattern in self.frozen) and lora.find(self.lora, path) is None
+
+
+EVERYTHING = Trainable()
+
+
+def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
+    """A published tree as a run keeps it: what is not trained in `frozen_dtype`."""
+    flat = flatten_dict(params, sep="/")
+    dtype = jnp.dtype(trainable.frozen_dtype)
+    return unflatten_dict({path: w if trainable.trains(path) else w.astype(dtype) for path, w in flat.items()}, sep="/")
+
+
+def select(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
+    """The tree of what is trained, out of a published tree and LoRA's factors."""
+    flat = flatten_dict(params, sep="/")
+    trained = {path: w for path, w in flat.items() if trainable.trains(path)}
+    return unflatten_dict(trained | flatten_dict(factors, sep="/"), sep="/")
+
+
+def like(trained: Any, params: Any, factors: Any) -> dict[str, Any]:
+    """A published tree's and factors' leaves at the paths of a tree of what is trained."""
+    flat = flatten_dict(params) | flatten_dict(factors)
+    return unflatten_dict({path: flat[path] for path in flatten_dict(trained)})
+
+
+def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The published tree with its trained leaves replaced, and the factors: `select` undone."""
+    flat, leaves = flatten_dict(params), flatten_dict(trained)
+    factors = {path: leaf for path, leaf in leaves.items() if path not in flat}
+    return unflatten_dict({path: leaves[path] if path in leaves else leaf for path, leaf in flat.items()}), unflatten_dict(factors)
+
+
+def check(trainable: Trainable, no_decay: Sequence[str], shapes: Any) -> None:
+    """Every expression must mean something. `shapes`: the published tree's.
+
+    Raises InputError: no regular expression; one that matches no parameter; a rank or alpha that fits no such weight; nothing to train.
+    """
+    flat: Mapping[str, Any] = flatten_dict(shapes, sep="/")
+    for field, patterns in (("frozen", trainable.frozen), ("no_decay", no_decay), ("lora", [rule.path for rule in trainable.lora])):
+        for i, pattern in enumerate(patterns):
+            _check_matches(pattern, flat, f"config.{field}[{i}]")
+    for i, rule in enumerate(trainable.lora):
+        mine = [path for path in flat if lora.find(trainable.lora, path) is rule]
+        if not mine:
+            raise InputError(f"config.lora[{i}].path {rule.path!r}: rules before it match all its parameters; expected one that is left")
+        for path in mine:
+            _check_rank(rule, path, flat[path].shape, f"config.lora[{i}]")
+    if not trainable.lora and not any(trainable.trains(path) for path in flat):
+        raise InputError(f"config.frozen is {trainable.frozen}: all {len(flat)} parameters match; expected one that is left to train")
+
+
+def _check_matches(pattern: str, paths: Mapping[str, Any], where: str) -> None:
+    try:
+        found = any(re.search(pattern, path) for path in paths)
+    except re.error as error:
+        raise InputError(f"{where} {pattern!r}: expected a regular expression, found: {error}") from error
+    if not found:
+        raise InputError(f"{where} {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}")
+
+
+def _check_rank(rule: LoraRule, path: str, shape: tuple[int, ...], where: str) -> None:
+    if not lora.adaptable(path):
+        raise InputError(f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only")
+    largest = min(lora.fans(lora.product(path), shape))
+    if not 1 <= rule.rank <= largest:
+        raise InputError(f"{where}.rank is {rule.rank}; expected 1 to {largest}, for {path} of shape {list(shape)}")
+    if rule.alpha <= 0:
+        raise InputError(f"{where}.alpha is {rule.alpha}; expected a positive number")

@@ -1,0 +1,70 @@
+"""A batch that is run in parts gives the numbers of the batch, and every device keeps its rows."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from pi0_jax import sharding
+from pi0_jax.config import from_mapping
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0
+from pi0_jax.train import placement
+from pi0_jax.train.setup import run_mesh
+from pi0_jax.train.step import in_parts
+from tests.step_data import CONFIG, OPTIONS, make_batch
+
+ROWS = 8
+DESCENT = optax.sgd(1e-2)  # the parameters then show the gradient itself
+
+
+def step(accumulate: int, *, devices: int, fsdp: int, remat: str):
+    mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=1, devices=jax.devices()[:devices])
+    model = Pi0(CONFIG, jnp.float32, remat=remat, constrain=sharding.constrain_on(mesh), gather=sharding.gather_on(mesh))
+    state = placement.jit_init(model, DESCENT, mesh)(jax.random.key(0))
+    run = placement.jit_train_step(model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), mesh)
+    return run(state, sharding.place_batch(make_batch(1, rows=ROWS), mesh))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return step(1, devices=1, fsdp=1, remat="none")
+
+
+@pytest.mark.parametrize(("accumulate", "mesh"), [(4, dict(devices=1, fsdp=1, remat="none")), (2, dict(devices=4, fsdp=2, remat="full"))])
+def test_parts_sum_to_the_batch(whole, accumulate, mesh):
+    """Losses row by row, the gradient's norm, and every parameter after one step of plain descent."""
+    state, metrics = step(accumulate, **mesh)
+    expected_state, expected = whole
+    for name in ("loss", "gradient_norm", "row_loss", "dataset_loss"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6 if accumulate == 4 else 1e-5, err_msg=name)
+    assert len(set(np.asarray(expected["row_loss"]).tolist())) == ROWS
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(expected_state.params), strict=True):
+        assert np.max(np.abs(np.asarray(a) - np.asarray(b))) <= 1e-6 * np.max(np.abs(b)) + 1e-7, path
+
+
+def test_every_device_cuts_its_own_rows():
+    """Nothing travels: the compiled cut has no collective."""
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=1, devices=jax.devices()[:4])
+    rows = sharding.place_batch(np.arange(8, dtype=np.int32), mesh)
+    cut = jax.jit(partial(in_parts, count=2, constrain=sharding.constrain_on(mesh)))
+    parts = cut(rows)
+    np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
+    assert parts.sharding.spec == PartitionSpec(None, ("data", "fsdp"))
+    text = cut.lower(rows).compile().as_text()
+    assert not any(name in text for name in ("all-", "collective", "reduce-scatter"))
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused():
+    from configs.reach import get_config
+
+    values = get_config().to_dict() | {"batch_size": 16, "mesh": dict(data=4, fsdp=2, tensor=1)}
+    assert dict(run_mesh(from_mapping(values | {"accumulate": 2})).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    with pytest.raises(InputError, match=r"^config\.batch_size 16 is not a multiple of accumulate x data x fsdp = 3 x 8$"):
+        run_mesh(from_mapping(values | {"accumulate": 3}))
+    with pytest.raises(InputError, match=r"^config\.accumulate is 0; expected a positive number$"):
+        from_mapping(values | {"accumulate": 0})

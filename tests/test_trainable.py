@@ -1,0 +1,172 @@
+"""What trains, what decays, in which dtypes: by expressions over parameter paths."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pi0_jax import config, sharding, trainable
+from pi0_jax.config import RunConfig
+from pi0_jax.errors import InputError
+from pi0_jax.models.lora import LoraRule
+from pi0_jax.train import placement
+from pi0_jax.train.footprint import bytes_per_device, footprint
+from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.step import averaged
+from pi0_jax.trainable import Trainable
+from tests.step_data import CONFIG, OPTIONS, make_batch
+
+IMAGES = "PaliGemma/img/"
+NOT_THE_EXPERT = (IMAGES, r"PaliGemma/llm/(?!.*_1/)")
+
+
+def run_config(**changes) -> RunConfig:
+    from configs.reach import get_config
+
+    small = dict(variant="pico", action_dim=6, horizon=4, max_tokens=12, warmup_steps=0, steps=100, learning_rate=1e-2)
+    return config.from_mapping({**get_config().to_dict(), **small, **changes})
+
+
+def paths(tree) -> set[str]:
+    return {jax.tree_util.keystr(key, simple=True, separator="/") for key, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+# ---- the trees
+
+
+def test_one_tree_of_what_is_trained():
+    """head is trained, body frozen, layers/w adapted."""
+    params = {"head": np.float32([1, 2]), "body": np.float32([3, 4]), "layers": {"w": np.float32([5, 6])}}
+    factors = {"layers": {"w": {"a": np.float32([7]), "b": np.float32([8])}}}
+    part = Trainable(("^body",), "bfloat16", (LoraRule("layers/", 1, 1.0),))
+    trained = trainable.select(params, factors, part)
+    assert paths(trained) == {"head", "layers/w/a", "layers/w/b"}
+    assert jax.tree.map(lambda w: str(w.dtype), trainable.kept(params, part)) == {
+        "head": "float32", "body": "bfloat16", "layers": {"w": "bfloat16"}
+    }  # fmt: skip
+    doubled = jax.tree.map(lambda w: 2 * w, trained)
+    weights, products = trainable.put(params, doubled)
+    assert (weights["head"].tolist(), weights["body"].tolist(), weights["layers"]["w"].tolist()) == ([2, 4], [3, 4], [5, 6])
+    assert products == {"layers": {"w": {"a": [14], "b": [16]}}}
+    assert trainable.like(trained, weights, products) == doubled
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(frozen=("img", "imgs/")), r"config\.frozen\[1\] 'imgs/': matches no parameter; expected one such as \S+"),
+        (dict(frozen=("img[",)), r"config\.frozen\[0\] 'img\[': expected a regular expression, found: unterminated character set.*"),
+        (dict(frozen=(".",)), r"config\.frozen is \('\.',\): all 50 parameters match; expected one that is left to train"),
+        (dict(no_decay=("biases$",)), r"config\.no_decay\[0\] 'biases\$': matches no parameter; expected one such as \S+"),
+        (dict(frozen_dtype="float16"), r"config\.frozen_dtype is 'float16'; expected one of float32, bfloat16"),
+        (
+            dict(lora=(dict(path="mlp_2/", rank=2, alpha=2.0),)),
+            r"config\.lora\[0\] 'mlp_2/': matches no parameter; expected one such as \S+",
+        ),
+        (
+            dict(lora=(dict(path="llm/layers/.*_1", rank=2, alpha=2.0),)),
+            r"config\.lora\[0\]\.path 'llm/layers/\.\*_1' matches \S+norm_1/scale; expected matrices of the layers only",
+        ),
+        (
+            dict(lora=(dict(path="mlp_1/linear", rank=25, alpha=2.0),)),
+            r"config\.lora\[0\]\.rank is 25; expected 1 to 24, for PaliGemma/llm/layers/mlp_1/linear of shape \[3, 40, 24\]",
+        ),
+        (dict(lora=(dict(path="attn/q_einsum/", rank=0, alpha=2.0),)), r"config\.lora\[0\]\.rank is 0; expected 1 to 8, .*"),
+        (dict(lora=(dict(path="mlp/linear", rank=2, alpha=-1.0),)), r"config\.lora\[0\]\.alpha is -1\.0; expected a positive number"),
+        (dict(lora=(dict(path="mlp/linear", rank=2),)), r"config\.lora\[0\] lacks alpha"),
+        (
+            dict(lora=(dict(path="layers/mlp", rank=2, alpha=2.0), dict(path="mlp_1/linear", rank=4, alpha=4.0))),
+            r"config\.lora\[1\]\.path 'mlp_1/linear': rules before it match all its parameters; expected one that is left",
+        ),
+    ],
+)
+def test_expressions_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        run_config(**changes)
+
+
+def test_what_changes_numbers_is_not_free():
+    ours = run_config()
+    theirs = dataclasses.replace(ours, accumulate=2, frozen=(IMAGES,), first_moment_dtype="bfloat16")
+    assert config.differing_fields(ours, theirs) == [
+        f"frozen: () now, ('{IMAGES}',) in the checkpoint",
+        "first_moment_dtype: 'float32' now, 'bfloat16' in the checkpoint",
+    ]
+
+
+# ---- the optimizer
+
+
+def test_decay_leaves_alone_what_it_is_told_to():
+    """Without a gradient a step of size 0.01 shrinks by 0.01 x 0.5."""
+    run = run_config(weight_decay=0.5, no_decay=(r"(bias|scale)$", r"embedding$"))
+    params = {"norm": {"scale": jnp.ones(2)}, "embedder": {"input_embedding": jnp.ones(2)}, "mlp": {"linear": jnp.ones(2)}}
+    optimizer = make_optimizer(run)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["mlp"]["linear"], [-0.005, -0.005], rtol=1e-6)
+    assert not np.any(updates["norm"]["scale"]) and not np.any(updates["embedder"]["input_embedding"])
+
+
+def test_the_first_moment_may_be_bfloat16():
+    params = {"w": jnp.ones(3)}
+    optimizer = make_optimizer(run_config(first_moment_dtype="bfloat16"))
+    _, state = optimizer.update({"w": jnp.full(3, 0.1)}, optimizer.init(params), params)
+    adam = state[1][0]
+    assert (adam.mu["w"].dtype, adam.nu["w"].dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(np.float32(adam.mu["w"]), 0.01, rtol=4e-3)  # a tenth of the gradient
+
+
+# ---- the step
+
+
+def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
+    """The expert and the projections train; PaliGemma is frozen in bfloat16."""
+    run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16")
+    part = config.trainable_part(run)
+    mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
+    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
+    state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))
+    trained = paths(state.ema)
+    assert {path.split("/")[0] for path in trained if not path.startswith("PaliGemma/llm/")} == {
+        "state_proj", "action_in_proj", "action_time_mlp_in", "action_time_mlp_out", "action_out_proj"
+    }  # fmt: skip
+    assert all("_1/" in path for path in trained if path.startswith("PaliGemma"))
+    assert paths(state.opt_state[1][0].mu) == trained
+    assert {str(w.dtype) for w in jax.tree.leaves(state.params["PaliGemma"]["img"])} == {"bfloat16"}
+
+    before = jax.device_get(state.params)
+    step = placement.jit_train_step(model, optimizer, OPTIONS, mesh, part)
+    losses = []
+    for _ in range(8):
+        state, metrics = step(state, sharding.place_batch(make_batch(1), mesh))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    after = jax.device_get(state.params)
+    same = jax.tree.map(np.array_equal, before, after)
+    assert {path for path in paths(before) if not at(same, path)} == trained - {"state_proj/kernel"}  # the batch's states are zero
+    assert not np.array_equal(averaged(state).params["action_in_proj"]["kernel"], after["action_in_proj"]["kernel"])
+    images = (tree["PaliGemma"]["img"]["head"]["kernel"] for tree in (averaged(state).params, state.params))
+    assert next(images) is next(images)
+
+
+def at(tree, path: str):
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
+
+
+def test_the_footprint_counts_what_a_device_holds():
+    """Pico on fsdp 2, the expert alone trained: by hand from the shapes."""
+    run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16", first_moment_dtype="bfloat16", accumulate=2, batch_size=4)
+    mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
+    state = placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    table = {"table": state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]}
+    assert bytes_per_device(table) == CONFIG.gemma.vocab_size * CONFIG.gemma.experts[0].width // 2 * 2  # half the columns, 2 bytes each
+    lines = footprint(run, mesh)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.ema))
+    everything = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert lines[0] == f"{everything:,} parameters, of which {trained:,} are trained"
+    held = bytes_per_device(state.ema) / 1e6
+    assert f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average {held:.1f}; " in lines[1]
