@@ -2,10 +2,15 @@
 
 python -m launch.benchmark data [--folder=DIR] [--frames=20000] [--seconds=30]      reading batches, beside a tf.data pipeline
 python -m launch.benchmark index                                                    building and opening an index
+python -m launch.benchmark policy [--variant=mid] [--dtype=float32] [--json=FILE]   latency of a policy's parts; cold and warm start
+python -m launch.benchmark serve [--variant=mid] [--dtype=float32] [--json=FILE]    what the server adds to a call
 """
 
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -15,6 +20,11 @@ from pi0_jax.errors import InputError
 _FOLDER = flags.DEFINE_string("folder", "/tmp/pi0_jax_benchmark", "Where datasets are made; about 15 GB with the large synthetic index.")
 _FRAMES = flags.DEFINE_integer("frames", 20_000, "Frames of the dataset.", lower_bound=1000)
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "How long each contender reads.", lower_bound=1.0)
+_VARIANT = flags.DEFINE_enum("variant", "mid", ["nano", "mid", "pi0"], "Of a policy: with random weights; mid has 80 million.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "In which a policy computes; bfloat16 is for accelerators.")
+_CALLS = flags.DEFINE_integer("calls", 20, "Calls of each part of a policy, and requests to a server.", lower_bound=1)
+_UNROLL = flags.DEFINE_bool("unroll_steps", False, "Compile each Euler step of a policy by itself instead of a loop.")
+_JSON = flags.DEFINE_string("json", None, "File for the numbers of policy or serve.")
 
 
 def _data() -> None:
@@ -34,7 +44,25 @@ def _index() -> None:
         print(index.benchmark_opening(Path(folder)))
 
 
-_COMMANDS = {"data": _data, "index": _index}
+def _policy() -> None:
+    from pi0_jax.benchmark import policy
+
+    _show(*policy.report(_VARIANT.value, _DTYPE.value, calls=_CALLS.value, unroll_steps=_UNROLL.value))
+
+
+def _serve() -> None:
+    from pi0_jax.benchmark import serving
+
+    _show(*serving.report(_VARIANT.value, _DTYPE.value, calls=_CALLS.value))
+
+
+def _show(text: str, record: Mapping[str, Any]) -> None:
+    print(text)
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(record, indent=1))
+
+
+_COMMANDS = {"data": _data, "index": _index, "policy": _policy, "serve": _serve}
 
 
 def main(command: str) -> None:

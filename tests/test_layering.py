@@ -49,7 +49,8 @@ MAY_IMPORT = {
     "serve": "embodiments errors execution observation",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
-    "benchmark": "data embodiments freed_memory preprocess statistics tokenizer train.batches",
+    "benchmark": "convert data embodiments freed_memory models normalize observation policy preprocess sampling serve statistics tokenizer"
+    " train.batches train.flops",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 

@@ -107,6 +107,16 @@ class Client:
             chunks.append(self.infer({"batch": rows, "seeds": numbers[start : start + most]})["actions"])
         return np.concatenate(chunks)
 
+    def ping(self) -> float:
+        """Seconds until a ping is answered, whatever the server is working at. Raises as `infer`."""
+        assert self.metadata is not None  # the first connection may take longer than a call
+        connection = self._connect(time.monotonic() + self._timeout)
+        start = time.perf_counter()
+        if not connection.ping().wait(self._timeout):
+            self._drop()
+            raise TimeoutError(f"{self._address}: no answer to a ping in time")
+        return time.perf_counter() - start
+
     def _keys(self) -> ClientKeys:
         data = self.metadata
         return ClientKeys(data["cameras"], tuple((key, count) for key, count in data["state"]), data["channel_first"])
