@@ -25,10 +25,10 @@ import numpy as np
 
 from pi0_jax.benchmark import arm, random_checkpoint
 from pi0_jax.benchmark.policy import PERCENTILES, Report
+from pi0_jax.observation_keys import to_message
 from pi0_jax.policy import Policy
 from pi0_jax.serve import server, wire
 from pi0_jax.serve.client import Client
-from pi0_jax.serve.keys import to_message
 from pi0_jax.serve.service import Service
 
 CAMERAS = 3

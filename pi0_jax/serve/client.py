@@ -22,8 +22,8 @@ from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import wire
-from pi0_jax.serve.keys import to_message
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is twice the one before
 
