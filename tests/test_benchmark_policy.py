@@ -85,7 +85,7 @@ def test_rates_of_this_machine_are_plausible():
 
 
 def test_a_process_starts_cold_and_warm(checkpoint, monkeypatch):
-    monkeypatch.setattr(first_action, "WARM_RUNS", 1)
+    monkeypatch.setattr(first_action, "ROUNDS", 1)
     starts = first_action.benchmark_starts(checkpoint, "float32", cameras=1)
     for start in starts:
         assert 0 < start.imported < start.opened < start.acted

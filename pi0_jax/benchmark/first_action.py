@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WARM_RUNS = 3
+ROUNDS = 3
 
 
 class Start(NamedTuple):
@@ -25,7 +25,7 @@ class Start(NamedTuple):
 
 class Starts(NamedTuple):
     cold: Start
-    warm: Start  # the median of several, by `acted`
+    warm: Start
 
     @property
     def ratio(self) -> float:
@@ -34,10 +34,11 @@ class Starts(NamedTuple):
 
 def benchmark_starts(checkpoint: Path, dtype: str, cameras: int = 3) -> Starts:
     """Starts processes that open the checkpoint of random_checkpoint and ask it for one chunk."""
-    with tempfile.TemporaryDirectory() as cache:
-        cold = _start(checkpoint, dtype, cache, cameras)
-        warm = sorted((_start(checkpoint, dtype, cache, cameras) for _ in range(WARM_RUNS)), key=lambda start: start.acted)
-    return Starts(cold, warm[WARM_RUNS // 2])
+    rounds = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as cache:
+            rounds.append([_start(checkpoint, dtype, cache, cameras) for _ in Starts._fields])
+    return Starts(*(min(starts, key=lambda start: start.acted) for starts in zip(*rounds, strict=True)))
 
 
 def _start(checkpoint: Path, dtype: str, cache: str, cameras: int) -> Start:
