@@ -20,7 +20,7 @@ from pi0_jax.errors import InputError
 _FOLDER = flags.DEFINE_string("folder", "/tmp/pi0_jax_benchmark", "Where datasets are made; about 15 GB with the large synthetic index.")
 _FRAMES = flags.DEFINE_integer("frames", 20_000, "Frames of the dataset.", lower_bound=1000)
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "How long each contender reads.", lower_bound=1.0)
-_VARIANT = flags.DEFINE_enum("variant", "mid", ["nano", "mid", "pi0"], "Of a policy: with random weights; mid has 80 million.")
+_VARIANT = flags.DEFINE_enum("variant", "mid", ["nano", "mid", "pi0"], "Of a policy: with random weights; mid has 61 million parameters.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "In which a policy computes; bfloat16 is for accelerators.")
 _CALLS = flags.DEFINE_integer("calls", 20, "Calls of each part of a policy, and requests to a server.", lower_bound=1)
 _UNROLL = flags.DEFINE_bool("unroll_steps", False, "Compile each Euler step of a policy by itself instead of a loop.")
