@@ -210,7 +210,7 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
         process = subprocess.run(
             [*command, "--episodes=2", "--parallel=2", "--record=1"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-    assert "reach_arm3 right      all" in process.stdout
+    assert "reach_arm3   right      all" in process.stdout
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["checkpoint"] == address and record["rows"][0]["episodes"] == 2
     assert [path.name for path in (tmp_path / "out" / "rollouts").iterdir()] == ["reach_arm3-right-0.gif"]

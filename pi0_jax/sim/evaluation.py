@@ -97,8 +97,8 @@ def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    robots, groups = (max(len(name) for name in names) for names in (["robot", *(r.case.robot for r in rows)], [r.group for r in rows]))
-    groups = max(groups, len("group"))
+    robots = max(12, *(len(row.case.robot) for row in rows))
+    groups = max(6, *(len(row.group) for row in rows))
     lines = [f"{'robot':<{robots}} {'condition':<10} {'group':<{groups}} {'success':>9} {'rate':>7}  95% Wilson interval"]
     for row in rows:
         low, high = row.interval
