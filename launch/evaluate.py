@@ -1,59 +1,66 @@
-"""Rolls a checkpoint out in closed loop: python -m launch.evaluate --checkpoint=DIR --env=reach --output=DIR."""
+"""Rolls a policy out in closed loop, in the reach world or any Gymnasium environment, from a checkpoint or through a server.
 
-import json
-import shutil
+python -m launch.evaluate --checkpoint=DIR --output=DIR
+python -m launch.evaluate --server=HOST:PORT --env=module:Env-v0 --output=DIR
+"""
+
 import time
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from absl import flags
 
 from launch import app
 from pi0_jax.checkpoints import find
+from pi0_jax.contestants import opened, served
+from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.policy import Policy
-from pi0_jax.sim.evaluation import CONDITIONS, Case, evaluate, table, to_json
+from pi0_jax.serve.client import Client
+from pi0_jax.sim.evaluation import CONDITIONS, evaluate, save, table
+from pi0_jax.sim.gym_rollouts import TERMINATED, gym_setting
 from pi0_jax.sim.reach import HELD_OUT_ROBOT, ROBOTS
+from pi0_jax.sim.reach_rollouts import reach_setting
+from pi0_jax.sim.rollouts import Setting
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.", required=True)
-_ENV = flags.DEFINE_enum("env", "reach", ["reach"], "The world.")
-_ROBOTS = flags.DEFINE_list("robots", [*ROBOTS, HELD_OUT_ROBOT], "Robots to try.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.")
+_SERVER = flags.DEFINE_string("server", None, "HOST:PORT of launch.serve, instead of a checkpoint.")
+_ENV = flags.DEFINE_string("env", "reach", "reach, or a Gymnasium ID; see pi0_jax/sim/gym_rollouts.py.")
+_ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
+_EMBODIMENT = flags.DEFINE_string("embodiment", None, "Record of the robot in --env, a name or a .json file; the policy's if not given.")
+_SUCCESS = flags.DEFINE_string("success", "success", f"Key of an environment's info, or {TERMINATED}.")
+_PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where an environment's observations carry none.")
+_ROBOTS = flags.DEFINE_list("robots", None, "Robots to try; of the reach world all, elsewhere the policy's only one, if not given.")
 _CONDITIONS = flags.DEFINE_list("conditions", ["right"], f"Of {', '.join(CONDITIONS)}.")
 _EPISODES = flags.DEFINE_integer("episodes", 200, "Episodes of each robot and condition.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Keys blocks, starts, prompts and the policy's noise.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Keys the episodes' seeds, and the policy's noise.", lower_bound=0)
 _PARALLEL = flags.DEFINE_integer("parallel", 50, "Environments, and rows of a policy call.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not given.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps of a checkpoint's policy; the run's if not given.", lower_bound=1)
 _RECORD = flags.DEFINE_integer("record", 2, "Episodes of each case to save as GIF.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for evaluation.json and rollouts/; what it holds of them is replaced.", required=True)
 
 
+def _setting(record: Embodiment) -> AbstractContextManager[Setting]:
+    if _ENV.value == "reach":
+        return reach_setting(record)
+    return gym_setting(record, env=_ENV.value, arguments=_ENV_ARGS.value, success=_SUCCESS.value, prompt=_PROMPT.value)
+
+
 def main() -> None:
-    for condition in _CONDITIONS.value:
-        if condition not in CONDITIONS:
-            raise InputError(f"--conditions: {condition!r} is unknown; expected some of {', '.join(CONDITIONS)}")
-    if not (_CONDITIONS.value and _ROBOTS.value):
-        raise InputError("--conditions and --robots: expected at least one each")
-    trained = Policy.open(_CHECKPOINT.value, num_steps=_STEPS.value)
-    untrained = trained.untrained(_SEED.value) if "untrained" in _CONDITIONS.value else None
-    acts = {}
-    for case in (Case(robot, condition) for condition in _CONDITIONS.value for robot in _ROBOTS.value):
-        policy = untrained if case.condition == "untrained" else trained
-        policy.robot(case.robot)  # an unknown robot is refused before anything runs
-        acts[case] = partial(policy.act, robot=case.robot)
-    output = Path(_OUTPUT.value)
-    shutil.rmtree(output / "rollouts", ignore_errors=True)
-    (output / "evaluation.json").unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    rows = evaluate(
-        acts, episodes=_EPISODES.value, seed=_SEED.value, parallel=_PARALLEL.value, record=_RECORD.value, directory=output,
-        execute_steps={robot: trained.robot(robot).embodiment.execute_steps for robot in _ROBOTS.value},
-    )  # fmt: skip
+    if not _CONDITIONS.value or bool(_CHECKPOINT.value) == bool(_SERVER.value):
+        raise InputError("expected --conditions, and either --checkpoint or --server")
+    output, start = Path(_OUTPUT.value), time.perf_counter()
+    what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
+    with Client(_SERVER.value or "", timeout=600.0) as client:  # connects when it is used
+        if _SERVER.value:
+            some, source = served(client, **what), _SERVER.value
+        else:
+            robots = _ROBOTS.value or ([*ROBOTS, HELD_OUT_ROBOT] if _ENV.value == "reach" else [None])
+            some = opened(_CHECKPOINT.value, robots=robots, num_steps=_STEPS.value, seed=_SEED.value, **what)
+            source = str(find(_CHECKPOINT.value))
+        how = dict(episodes=_EPISODES.value, seed=_SEED.value, parallel=_PARALLEL.value, record=_RECORD.value)
+        rows = evaluate(some, _setting, **how, directory=output)
     print(table(rows))
-    record = {"checkpoint": str(find(_CHECKPOINT.value)), "seed": _SEED.value, "rows": to_json(rows)}
-    temporary = output / "evaluation.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    temporary.replace(output / "evaluation.json")
+    save(output, rows, checkpoint=source, seed=_SEED.value)
     print(f"{time.perf_counter() - start:.0f} s; written to {output}")
 
 

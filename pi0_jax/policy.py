@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,15 @@ PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 class Prediction(TypedDict):
     actions: np.ndarray  # float32[H, A], in the robot's units
     policy_timing: dict[str, float]  # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
+
+
+class Prepared(NamedTuple):
+    """The host's half of a call: what the compiled function takes beside the weights."""
+
+    batch: RawBatch
+    dims: np.ndarray  # bool[B, D]: the dimensions that the robot has
+    noise: Any  # float32[B, H, D]
+    layout: Layout  # static
 
 
 class Policy:
@@ -62,8 +71,8 @@ class Policy:
         self.tokenizer = tokenizer
         self.num_steps = run.sampling_steps if num_steps is None else num_steps
         self.weights = jax.jit(partial(sampling.pack, dtype=run.dtype))(params)
-        model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=False)
-        how = partial(sampling.sample, model=model, num_steps=self.num_steps, unroll_steps=unroll_steps)
+        self.model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=False)
+        how = partial(sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps)
         self._sample = jax.jit(partial(sample, sampler=how, real_dims_only=run.loss_dims == "real"), static_argnames="layout")
 
     @classmethod
@@ -106,7 +115,9 @@ class Policy:
     ) -> Prediction:
         """The action chunk for one observation. `noise`: float32[H, D] to start from instead of the seed's. Raises as `act`."""
         start = time.perf_counter()
-        actions, host_done = self._act([observation], [seed], self.robot(robot), None if noise is None else noise[None])
+        prepared = self.prepare([observation], [seed], robot=robot, noise=None if noise is None else noise[None])
+        host_done = time.perf_counter()
+        actions = self._act([observation], prepared, robot)
         end = time.perf_counter()
         timing = {"host_ms": 1e3 * (host_done - start), "device_ms": 1e3 * (end - host_done), "infer_ms": 1e3 * (end - start)}
         return {"actions": actions[0], "policy_timing": timing}
@@ -128,18 +139,17 @@ class Policy:
         Raises:
             InputError: see preprocess.host.
         """
-        return self._act(observations, seeds, self.robot(robot), noise)[0]
+        return self._act(observations, self.prepare(observations, seeds, robot=robot, noise=noise), robot)
 
     def warm_up(
         self, *, robot: str | None = None, image_sizes: Sequence[tuple[int, int]] = ((224, 224),), batch_sizes: Sequence[int] = (1,)
     ) -> None:
         """Compiles for all prompt lengths, for cameras of each of these sizes (height, width; all cameras alike) and numbers of rows."""
-        record = self.robot(robot)
-        embodiment = record.embodiment
+        embodiment = self.robot(robot).embodiment
         for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
             images = {camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()}
             observation: RawObservation = {"images": images, "state": np.zeros(len(embodiment.state), np.float32), "prompt": ""}
-            self._act([observation] * batch, None, record, None, tokens=tokens)
+            self._act([observation] * batch, self.prepare([observation] * batch, robot=robot, tokens=tokens), robot)
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
@@ -166,16 +176,21 @@ class Policy:
             horizon=self.run.horizon, image_size=image_size, batch=batch,
         )  # fmt: skip
 
-    def _act(
+    def prepare(
         self,
         observations: Sequence[RawObservation],
-        seeds: Sequence[int] | np.ndarray | None,
-        record: Robot,
-        noise: np.ndarray | None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        *,
+        robot: str | None = None,
+        noise: np.ndarray | None = None,
         tokens: int | None = None,
-    ) -> tuple[np.ndarray, float]:
-        """`act`, and when the host's half was done (time.perf_counter()). `tokens`: length of the prompts, if not as they need."""
-        count = len(observations)
+    ) -> Prepared:
+        """The host's half of `act`, whose arguments it takes.
+
+        Args:
+            tokens: to which length prompts are padded; None takes the first of `prompt_lengths` that holds them.
+        """
+        count, record = len(observations), self.robot(robot)
         wanted = self.layout(record)
         wanted = wanted._replace(max_tokens=self._prompt_length(observations) if tokens is None else tokens)
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer)
@@ -187,10 +202,15 @@ class Policy:
             noise = _noise(np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:])
         elif noise.shape != shape:
             raise InputError(f"noise has shape {list(noise.shape)}; expected {list(shape)}")
-        host_done = time.perf_counter()
-        actions = np.asarray(self._sample(self.weights, batch, dims, noise, layout=wanted))
+        return Prepared(batch, dims, noise, wanted)
+
+    def compute(self, prepared: Prepared) -> jax.Array:
+        """The device's half of `act`, which is not waited for: float32[B, H, D] in model units."""
+        return self._sample(self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout)
+
+    def _act(self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None) -> np.ndarray:
         state = np.stack([observation["state"] for observation in observations])
-        return preprocess.to_robot(actions, state, record, wanted.normalization), host_done
+        return preprocess.to_robot(np.asarray(self.compute(prepared)), state, self.robot(robot), prepared.layout.normalization)
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""

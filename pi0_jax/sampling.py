@@ -87,28 +87,58 @@ def sample(
         packed: `pack`ed weights. model: with scan_layers=False, or every layer's weights are copied into a stack.
         unroll_steps: compile each Euler step by itself instead of a loop: takes longer to compile.
     """
+    tokens, valid = encode(packed, observation, model=model)
+    cache = prefill(packed, tokens, valid, model=model)
+    return integrate(
+        packed, cache, valid, observation.state, noise, model=model, num_steps=num_steps, dim_mask=dim_mask, unroll_steps=unroll_steps
+    )
 
-    def apply(method: Any, *args: Any) -> Any:
-        # Unpacked at each use: a stack that came into the Euler loop from outside would really be made.
-        return model.apply({"params": unpack(packed)}, *args, method=method)
+
+def encode(packed: Packed, observation: Observation, *, model: Pi0) -> tuple[jax.Array, jax.Array]:
+    """The prefix's tokens, of images and prompt, dtype[B, P, width of expert 0], and which of them are real, bool[B, P]."""
+    return _apply(model, packed, "embed_prefix", observation)
+
+
+def prefill(packed: Packed, tokens: jax.Array, valid: jax.Array, *, model: Pi0) -> KVCache:
+    """The keys and values of `encode`'s tokens in every layer."""
+    return _apply(model, packed, _prefill, tokens, valid)
+
+
+def integrate(
+    packed: Packed,
+    cache: KVCache,
+    valid: jax.Array,
+    state: jax.Array,
+    noise: jax.Array,
+    *,
+    model: Pi0,
+    num_steps: int,
+    dim_mask: jax.Array | None = None,
+    unroll_steps: bool = False,
+) -> jax.Array:
+    """The Euler steps of `sample`, from the prefix's cache, state float32[B, D] and noise float32[B, H, D]."""
 
     def masked(x: jax.Array) -> jax.Array:
         return x if dim_mask is None else flow.mask_dims(x, dim_mask)
 
     times = euler_times(num_steps)
-    cache, valid = apply("prefill", observation)
-    time_parts = apply(_time_parts, jnp.asarray(times))  # [N, W]
+    time_parts = _apply(model, packed, _time_parts, jnp.asarray(times))  # [N, W]
     x = masked(noise.astype(jnp.float32))
-    v, state_cache = apply(_first_velocity, cache, valid, observation.state, x, time_parts[0])
+    v, state_cache = _apply(model, packed, _first_velocity, cache, valid, state, x, time_parts[0])
     cache = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=2), cache, state_cache)
     dt = np.float32(-1.0 / num_steps)
     x = x + dt * masked(v)
 
     def euler(x: jax.Array, time_part: jax.Array) -> tuple[jax.Array, None]:
-        return x + dt * masked(apply(_next_velocity, cache, valid, x, time_part)), None
+        return x + dt * masked(_apply(model, packed, _next_velocity, cache, valid, x, time_part)), None
 
     x, _ = jax.lax.scan(euler, x, time_parts[1:], unroll=max(num_steps - 1, 1) if unroll_steps else 1)
     return x
+
+
+def _apply(model: Pi0, packed: Packed, method: Any, *args: Any) -> Any:
+    # Unpacked at each use: a stack that came into the Euler loop from outside would really be made.
+    return model.apply({"params": unpack(packed)}, *args, method=method)
 
 
 def euler_times(num_steps: int) -> np.ndarray:
@@ -121,6 +151,11 @@ def euler_times(num_steps: int) -> np.ndarray:
 
 # What follows runs inside `model.apply`. An action token is W3 swish(W2 [W1 a, code(t)]) (Pi0.embed_suffix); W2's columns for the time
 # make a vector per Euler step that does not depend on the actions.
+
+
+def _prefill(model: Pi0, tokens: jax.Array, valid: jax.Array) -> KVCache:
+    _, cache = model.PaliGemma.llm((tokens, None), masks.prefix_positions(valid), masks.prefix_mask(valid), read=(False, False))
+    return cache
 
 
 def _time_parts(model: Pi0, times: jax.Array) -> jax.Array:

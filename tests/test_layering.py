@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "tokenizer": "errors",
     "sharding": "errors",
     "execution": "errors",
+    "observation_keys": "embodiments errors observation",
     # The model knows arrays only.
     "models": "flow observation",
     "verify": "errors flow models observation",
@@ -47,10 +48,13 @@ MAY_IMPORT = {
     "train": "checkpoints config convert data errors flow models normalize observation preprocess sharding statistics tokenizer trainable",
     "ahead": "config data.datasets errors models observation policy preprocess sampling sharding train",
     # A server knows act(observation), and what a robot's clients send.
-    "serve": "embodiments errors execution observation",
-    # The simulator knows act(observation), and how to write a dataset.
-    "sim": "data.write errors observation",
-    "benchmark": "convert data embodiments models.pi0 normalize freed_memory preprocess statistics tokenizer train.batches",
+    "serve": "embodiments errors execution observation observation_keys",
+    # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.
+    "sim": "data.write embodiments errors observation observation_keys",
+    # Policies in simulators.
+    "contestants": "convert.metadata errors policy serve.client sim.evaluation",
+    "benchmark": "convert data embodiments freed_memory models normalize observation observation_keys policy preprocess sampling serve"
+    " statistics tokenizer train.batches train.flops",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 

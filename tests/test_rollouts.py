@@ -6,7 +6,8 @@ from PIL import Image
 
 from pi0_jax.errors import InputError
 from pi0_jax.sim import expert, video
-from pi0_jax.sim.reach import COLORS, EPISODE_TICKS, ReachEnv
+from pi0_jax.sim.reach import COLORS, EPISODE_TICKS
+from pi0_jax.sim.reach_rollouts import ReachWorld, pictures
 from pi0_jax.sim.rollouts import rollout, wilson_interval
 from pi0_jax.sim.scene import ReachScene
 
@@ -20,11 +21,15 @@ class Oracle:
     """
 
     def __init__(self, scene):
-        self.scene, self.envs, self.calls = scene, [], []
+        self.scene, self.worlds, self.calls = scene, [], []
 
-    def make_env(self):
-        self.envs.append(ReachEnv(self.scene.arm.name, side=self.scene.side, scene=self.scene))
-        return self.envs[-1]
+    @property
+    def envs(self):
+        return [world._env for world in self.worlds]
+
+    def make_world(self):
+        self.worlds.append(ReachWorld(self.scene))
+        return self.worlds[-1]
 
     def __call__(self, observations, seeds):
         self.calls.append((len(observations), seeds))
@@ -52,28 +57,28 @@ def oracle(scene):
 
 
 def outcomes(result):
-    return [(r.episode, r.seed, r.prompt, r.color, r.success, r.ticks) for r in result.episodes]
+    return [(r.episode, r.seed, r.prompt, r.group, r.success, r.ticks) for r in result.episodes]
 
 
 # ---- rollouts
 
 
 def test_expert_as_policy_succeeds(oracle):
-    result = rollout(oracle.make_env, oracle, episodes=60, seed=0, parallel=20)
+    result = rollout(oracle.make_world, oracle, episodes=60, seed=0, parallel=20)
     assert [r.episode for r in result.episodes] == list(range(60))
     assert result.successes >= 0.95 * 60
-    assert all(r.color in r.prompt and r.robot == oracle.scene.arm.name for r in result.episodes)
+    assert all(r.group in r.prompt and r.robot == oracle.scene.arm.name for r in result.episodes)
     assert len({r.seed for r in result.episodes}) == 60
     assert all(5 <= r.ticks < EPISODE_TICKS for r in result.episodes if r.success)
 
 
 def test_shuffled_prompts_leave_luck(oracle):
     """Success is measured for the episode's own block; a policy that does as it is told gets there 1 time in 3."""
-    right = rollout(oracle.make_env, oracle, episodes=90, seed=0, parallel=30)
-    shuffled = rollout(oracle.make_env, oracle, episodes=90, seed=0, parallel=30, prompts="shuffled")
-    assert [(r.seed, r.color) for r in shuffled.episodes] == [(r.seed, r.color) for r in right.episodes]
+    right = rollout(oracle.make_world, oracle, episodes=90, seed=0, parallel=30)
+    shuffled = rollout(oracle.make_world, oracle, episodes=90, seed=0, parallel=30, prompts="shuffled")
+    assert [(r.seed, r.group) for r in shuffled.episodes] == [(r.seed, r.group) for r in right.episodes]
     assert sorted(r.prompt for r in shuffled.episodes) == sorted(r.prompt for r in right.episodes)
-    assert [r.success for r in shuffled.episodes] == [r.color in r.prompt for r in shuffled.episodes]
+    assert [r.success for r in shuffled.episodes] == [r.group in r.prompt for r in shuffled.episodes]
     assert 0.2 < shuffled.successes / 90 < 0.5
     assert all(r.ticks == EPISODE_TICKS for r in shuffled.episodes if not r.success)
 
@@ -81,33 +86,33 @@ def test_shuffled_prompts_leave_luck(oracle):
 @pytest.mark.parametrize("prompts", ["right", "shuffled"])
 def test_episodes_do_not_depend_on_how_many_run_at_once(oracle, prompts):
     options = {"episodes": 7, "seed": 1, "prompts": prompts, "record": 2}
-    together = rollout(oracle.make_env, oracle, parallel=7, **options)
+    together = rollout(oracle.make_world, oracle, parallel=7, **options)
     for parallel in (1, 3, 50):
-        other = rollout(oracle.make_env, oracle, parallel=parallel, **options)
+        other = rollout(oracle.make_world, oracle, parallel=parallel, **options)
         assert outcomes(other) == outcomes(together)
         for mine, theirs in zip(other.recordings, together.recordings, strict=True):
-            np.testing.assert_array_equal(mine.joints, theirs.joints)
+            np.testing.assert_array_equal([s.joints for s in mine.snapshots], [s.joints for s in theirs.snapshots])
             np.testing.assert_array_equal(mine.chunks, theirs.chunks)
 
 
 def test_every_call_has_the_same_number_of_rows_and_every_row_its_own_seed(oracle):
-    rollout(oracle.make_env, oracle, episodes=8, seed=0, parallel=3)
+    rollout(oracle.make_world, oracle, episodes=8, seed=0, parallel=3)
     assert {rows for rows, _ in oracle.calls} == {3}
     first = oracle.calls[0][1]
     assert first.dtype == np.uint32 and len(set(first)) == 3
     together = {seed for _, seeds in oracle.calls for seed in seeds}
     oracle.calls.clear()
-    rollout(oracle.make_env, oracle, episodes=8, seed=0, parallel=8)
+    rollout(oracle.make_world, oracle, episodes=8, seed=0, parallel=8)
     assert {seed for _, seeds in oracle.calls for seed in seeds} == together
 
 
 def test_recordings_hold_what_was_predicted_and_done(oracle):
-    result = rollout(oracle.make_env, oracle, episodes=4, seed=0, parallel=2, execute_steps=3, record=2)
+    result = rollout(oracle.make_world, oracle, episodes=4, seed=0, parallel=2, execute_steps=3, record=2)
     assert [recording.result.episode for recording in result.recordings] == [0, 1]
     for recording in result.recordings:
         ticks, joints = recording.result.ticks, oracle.envs[0].action_space.shape[0]
         assert recording.result == result.episodes[recording.result.episode]
-        assert recording.joints.shape == (ticks + 1, joints)
+        assert len(recording.snapshots) == ticks + 1 and recording.snapshots[0].joints.shape == (joints,)
         assert recording.chunk_ticks == tuple(range(0, ticks, 3))
         assert recording.chunks.shape == (len(recording.chunk_ticks), HORIZON, joints)
 
@@ -121,7 +126,7 @@ def test_recordings_hold_what_was_predicted_and_done(oracle):
         ),
         (lambda n, a: np.zeros((n, 4, a), np.float32), r"expected float\[2, H >= 5, .\], found float32\[2, 4, .\]"),
         (lambda n, a: np.zeros((n, a), np.float32), r"expected float\[2, H >= 5, .\], found float32\[2, .\]"),
-        (lambda n, a: np.full((n, 8, a), np.nan), "episode 0, tick 0, chunk step 0, joint_0: expected a finite target"),
+        (lambda n, a: np.full((n, 8, a), np.nan), "episode 0, tick 0, chunk step 0, joint_0: expected a finite number, found nan"),
     ],
 )
 def test_bad_answers_of_a_policy_are_named(oracle, answer, message):
@@ -129,12 +134,12 @@ def test_bad_answers_of_a_policy_are_named(oracle, answer, message):
         return answer(len(observations), oracle.envs[0].action_space.shape[0])
 
     with pytest.raises(InputError, match=message):
-        rollout(oracle.make_env, act, episodes=2, seed=0, parallel=2)
+        rollout(oracle.make_world, act, episodes=2, seed=0, parallel=2)
 
 
 def test_unknown_prompts_are_named(oracle):
     with pytest.raises(InputError, match="prompts: expected right or shuffled, found 'wrong'"):
-        rollout(oracle.make_env, oracle, episodes=1, seed=0, prompts="wrong")
+        rollout(oracle.make_world, oracle, episodes=1, seed=0, prompts="wrong")
 
 
 # ---- statistics
@@ -165,12 +170,12 @@ def test_wilson_interval(successes, trials, low, high):
 
 
 def test_gif_shows_every_tick_and_the_predicted_path(oracle, tmp_path):
-    recording = rollout(oracle.make_env, oracle, episodes=1, seed=0, parallel=1, record=1).recordings[0]
+    recording = rollout(oracle.make_world, oracle, episodes=1, seed=0, parallel=1, record=1).recordings[0]
     path = tmp_path / "rollouts" / "0.gif"
-    video.save_gif(path, recording, side=96)
+    video.save_gif(path, recording, pictures(recording, side=96), tick_seconds=0.1)
     with Image.open(path) as gif:
         assert gif.n_frames == recording.result.ticks + 1 and gif.size[0] == 96
     assert [file.name for file in path.parent.iterdir()] == ["0.gif"]
-    first = next(video.draw(recording, side=96)).astype(int)
+    first = next(video.frame_by_frame(recording, pictures(recording, side=96))).astype(int)
     orange = (np.abs(first - (255, 120, 0)).max(axis=-1) < 10).sum()
     assert orange > 20  # pixels

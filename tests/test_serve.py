@@ -18,9 +18,9 @@ from websockets.sync.client import connect
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
 from pi0_jax.execution import TemporalEnsemble
+from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import wire
 from pi0_jax.serve.client import Client, Controller, ServerError
-from pi0_jax.serve.keys import to_message
 from tests import numpy_server
 from tests.numpy_server import HORIZON, answer, running
 

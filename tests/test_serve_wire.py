@@ -9,8 +9,8 @@ import pytest
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
+from pi0_jax.observation_keys import to_message, to_observation
 from pi0_jax.serve import wire
-from pi0_jax.serve.keys import to_message, to_observation
 
 ARRAY = {b"__ndarray__": True, b"data": bytes(8), b"dtype": "<f4", b"shape": [2]}
 

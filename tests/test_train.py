@@ -86,7 +86,7 @@ def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
     process = subprocess.run([*run, *flags], capture_output=True, text=True, cwd=root, check=True)
     assert "reach_arm3   untrained  all" in process.stdout
     rows = json.loads((evaluation / "evaluation.json").read_text())["rows"]
-    assert [row["episodes"] for row in rows if row["block"] == "all"] == [3, 3]
+    assert [row["episodes"] for row in rows if row["group"] == "all"] == [3, 3]
 
     page = write_report(finished, evaluation, report, data_dir=str(data_dir), frames=2)
     text = page.read_text()

@@ -78,9 +78,9 @@ def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
 
 def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(
-        ("robot", "condition", "block", "success", "rate", "95% Wilson interval"),
+        ("robot", "condition", "group", "success", "rate", "95% Wilson interval"),
         [
-            (r["robot"], r["condition"], r["block"], f"{r['successes']}/{r['episodes']}", f"{100 * r['successes'] / r['episodes']:.1f}%",
+            (r["robot"], r["condition"], r["group"], f"{r['successes']}/{r['episodes']}", f"{100 * r['successes'] / r['episodes']:.1f}%",
              f"{100 * r['interval'][0]:.1f}% to {100 * r['interval'][1]:.1f}%")
             for r in rows if r["episodes"]
         ],

@@ -22,8 +22,8 @@ from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import wire
-from pi0_jax.serve.keys import to_message
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is twice the one before
 
@@ -106,6 +106,16 @@ class Client:
             rows = [to_message(observation, keys) for observation in observations[start : start + most]]
             chunks.append(self.infer({"batch": rows, "seeds": numbers[start : start + most]})["actions"])
         return np.concatenate(chunks)
+
+    def ping(self) -> float:
+        """Seconds until a ping is answered, whatever the server is working at. Raises as `infer`."""
+        assert self.metadata is not None  # the first connection may take longer than a call
+        connection = self._connect(time.monotonic() + self._timeout)
+        start = time.perf_counter()
+        if not connection.ping().wait(self._timeout):
+            self._drop()
+            raise TimeoutError(f"{self._address}: no answer to a ping in time")
+        return time.perf_counter() - start
 
     def _keys(self) -> ClientKeys:
         data = self.metadata

@@ -16,8 +16,8 @@ import numpy as np
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import shortened, to_observation
 from pi0_jax.serve import wire
-from pi0_jax.serve.keys import to_observation
 
 # (observations, uint32[n] seeds) -> float32[n, H, A]: chunks of actions in robot units.
 Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
@@ -83,7 +83,7 @@ class Service:
 
     def _batch(self, request: Mapping[str, Any]) -> tuple[list[RawObservation], list[int]]:
         if extra := [key for key in request if key not in (BATCH, SEEDS)]:
-            raise InputError(f"{wire.shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}")
+            raise InputError(f"{shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}")
         rows, most = request[BATCH], self._batch_sizes[-1]
         if not isinstance(rows, list) or not 1 <= len(rows) <= most:
             found = len(rows) if isinstance(rows, list) else type(rows).__name__
@@ -91,7 +91,7 @@ class Service:
         seeds = request[SEEDS] if SEEDS in request else [0] * len(rows)
         seeds = seeds.tolist() if isinstance(seeds, np.ndarray) else seeds
         if not isinstance(seeds, list) or len(seeds) != len(rows):
-            raise InputError(f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {wire.shortened(seeds)}")
+            raise InputError(f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {shortened(seeds)}")
         observations = []
         for i, row in enumerate(rows):
             try:
@@ -103,5 +103,5 @@ class Service:
 
 def _seed(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
-        raise InputError(f"{key!r}: expected a whole number in [0, 2^32), found {wire.shortened(repr(value))}")
+        raise InputError(f"{key!r}: expected a whole number in [0, 2^32), found {shortened(repr(value))}")
     return int(value)

@@ -16,6 +16,7 @@ import msgpack
 import numpy as np
 
 from pi0_jax.errors import InputError
+from pi0_jax.observation_keys import shortened
 
 MOST_VALUES = 10_000  # of a message, keys included
 MOST_LEVELS = 8
@@ -50,12 +51,6 @@ def unpack(message: bytes) -> Any:
     except (ValueError, msgpack.UnpackException) as error:  # msgpack raises several kinds of ValueError
         raise InputError(f"message of {len(message)} bytes: expected msgpack: {shortened(error)}") from error
     return _decode(raw, ())
-
-
-def shortened(value: object, most: int = 80) -> str:
-    """One line for a message: what a client sent may be long."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class _Budget:

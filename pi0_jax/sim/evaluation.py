@@ -1,17 +1,22 @@
-"""Closed-loop evaluation in the reach world: which cases to run, and the table of what came out."""
+"""Closed-loop evaluation: which cases to run, and the table of what came out."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pi0_jax.sim.reach import COLORS, ReachEnv
-from pi0_jax.sim.rollouts import Act, EpisodeResult, rollout, wilson_interval
-from pi0_jax.sim.scene import ReachScene
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.sim.rollouts import Act, EpisodeResult, Setting, rollout, wilson_interval
 from pi0_jax.sim.video import save_gif
 
 Condition = Literal["right", "shuffled", "untrained"]
 CONDITIONS: tuple[Condition, ...] = ("right", "shuffled", "untrained")
+ALL = "all"
+FILE = "evaluation.json"
+UNKNOWN_HZ = 10.0  # of GIFs, where a record does not know its robot's control rate
 
 
 class Case(NamedTuple):
@@ -21,9 +26,15 @@ class Case(NamedTuple):
     condition: Condition
 
 
+class Contestant(NamedTuple):
+    case: Case
+    act: Act
+    embodiment: Embodiment  # of the robot as its world has it
+
+
 class Row(NamedTuple):
     case: Case
-    block: str  # the colour that the episode's own prompt named, or "all"
+    group: str  # of episodes, by the world's own names (the reach world's: the block that counts), or "all"
     successes: int
     episodes: int
 
@@ -33,51 +44,67 @@ class Row(NamedTuple):
 
 
 def evaluate(
-    acts: Mapping[Case, Act],
+    contestants: Sequence[Contestant],
+    setting: Callable[[Embodiment], AbstractContextManager[Setting]],
     *,
     episodes: int,
     seed: int,
     parallel: int,
-    execute_steps: Mapping[str, int],
     record: int,
     directory: Path,
 ) -> list[Row]:
-    """Runs `episodes` episodes of every case and saves the first `record` of each as GIF in `directory`/rollouts.
+    """Runs `episodes` episodes of every case and saves the first `record` of each as GIF in `directory`/rollouts, which it empties.
 
     Args:
-        acts: the policy of every case.
-        execute_steps: by robot, steps of a chunk that are executed before the next is asked for.
+        setting: opens the worlds of a robot.
 
     Returns:
-        For every case a row over all episodes, then one per block that the episodes' own prompts named.
+        For every case a row over all episodes, then one for each group if there are several.
     """
+    clear(directory)
     rows = []
-    for case, act in acts.items():
-        with ReachScene(case.robot) as scene:
+    for case, act, embodiment in contestants:
+        with setting(embodiment) as (make_world, pictures):
             result = rollout(
-                partial(ReachEnv, case.robot, scene=scene), act, episodes=episodes, seed=seed, parallel=parallel,
-                execute_steps=execute_steps[case.robot], prompts="shuffled" if case.condition == "shuffled" else "right", record=record,
+                make_world, act, episodes=episodes, seed=seed, parallel=parallel, execute_steps=embodiment.execute_steps,
+                prompts="shuffled" if case.condition == "shuffled" else "right", record=record,
             )  # fmt: skip
         rows += count(case, result.episodes)
         for recording in result.recordings:
-            save_gif(directory / "rollouts" / f"{case.robot}-{case.condition}-{recording.result.episode}.gif", recording)
+            path = directory / "rollouts" / f"{case.robot}-{case.condition}-{recording.result.episode}.gif"
+            save_gif(path, recording, pictures(recording), tick_seconds=1 / (embodiment.control_hz or UNKNOWN_HZ))
     return rows
 
 
+def clear(directory: Path) -> None:
+    """Makes the folder of an evaluation, without what an earlier one left there."""
+    shutil.rmtree(directory / "rollouts", ignore_errors=True)
+    (directory / FILE).unlink(missing_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) -> None:
+    """Writes evaluation.json. `checkpoint`: the folder or the server's address that the policy came from."""
+    temporary = directory / f".{FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps({"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}, indent=1))
+    temporary.replace(directory / FILE)
+
+
 def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
-    groups = [("all", results)] + [(color, [r for r in results if r.color == color]) for color in COLORS]
-    return [Row(case, block, sum(r.success for r in group), len(group)) for block, group in groups]
+    names = sorted({result.group for result in results})
+    groups = [(name, [result for result in results if result.group == name]) for name in names] if len(names) > 1 else []
+    return [Row(case, name, sum(r.success for r in group), len(group)) for name, group in [(ALL, results), *groups]]
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [f"{'robot':<12} {'condition':<10} {'block':<6} {'success':>9} {'rate':>7}  95% Wilson interval"]
+    robots = max(12, *(len(row.case.robot) for row in rows))
+    groups = max(6, *(len(row.group) for row in rows))
+    lines = [f"{'robot':<{robots}} {'condition':<10} {'group':<{groups}} {'success':>9} {'rate':>7}  95% Wilson interval"]
     for row in rows:
         low, high = row.interval
-        rate = f"{100 * row.successes / row.episodes:6.1f}%" if row.episodes else "      -"
-        score = f"{row.successes}/{row.episodes}"
-        lines.append(
-            f"{row.case.robot:<12} {row.case.condition:<10} {row.block:<6} {score:>9} {rate}  {100 * low:.1f}% to {100 * high:.1f}%"
-        )
+        score, rate = f"{row.successes}/{row.episodes}", 100 * row.successes / row.episodes
+        names = f"{row.case.robot:<{robots}} {row.case.condition:<10} {row.group:<{groups}}"
+        lines.append(f"{names} {score:>9} {rate:6.1f}%  {100 * low:.1f}% to {100 * high:.1f}%")
     return "\n".join(lines)
 
 
@@ -85,7 +112,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             **row.case._asdict(),
-            "block": row.block,
+            "group": row.group,
             "successes": row.successes,
             "episodes": row.episodes,
             "interval": row.interval,

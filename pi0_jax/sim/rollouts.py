@@ -3,28 +3,49 @@
     tick     0    1    2    3    4    5    6 ...
     slot 0   [act, execute_steps of it ][act ...          an episode per slot; one that ends frees its slot,
     slot 1   [act, execute_steps of it ][act ...          and the next episode begins there at the next replan
-             ^ render, one call for all ^
+             ^ observe, one call for all ^
 
-A policy is a function of observations and seeds; nothing more is known of it here. What an episode looks like depends
-on the rollout's seed and the episode's number, never on `parallel`, if a policy's rows do not depend on each other.
+A policy is a function of observations and seeds, an environment a World; nothing more is known of them here. What an episode looks like
+depends on the rollout's seed and the episode's number, never on `parallel`, if a policy's rows do not depend on each other.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import tqdm
+from PIL import Image
 
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.sim.reach import ReachEnv
 
 # (observations, uint32[n] seeds, one for the noise of each row) -> float[n, H, A]: chunks of actions in robot units.
 Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
 
 _STREAM = 0x5EED  # keeps the episodes apart from those of demonstrations that were made with the same seed
+
+
+class World(Protocol):
+    """One environment as a rollout drives it."""
+
+    robot: str
+    action_names: Sequence[str]
+    prompt: str  # of the episode
+    group: str  # in which the episode is counted
+
+    def begin(self, seed: int) -> None:
+        """A new episode, which the seed decides."""
+
+    def observe(self) -> RawObservation:
+        """What the policy sees now. Called only when it is going to look: rendering costs more than physics."""
+
+    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
+        """One tick with float32[A]: whether the episode has succeeded, and whether it has ended."""
+
+    def snapshot(self) -> Any:
+        """What is kept of a tick to draw it later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +54,18 @@ class EpisodeResult:
     robot: str
     seed: int
     prompt: str  # what the policy read
-    color: str  # the block that the episode's own prompt named, and that success is measured for
+    group: str  # of the episode itself, for which success is measured
     success: bool
     ticks: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What is needed to draw an episode again at any size."""
+    """What is needed to draw an episode."""
 
     result: EpisodeResult
-    blocks: np.ndarray  # float64[3, 3], m
-    joints: np.ndarray  # float64[ticks + 1, n], rad
-    chunks: np.ndarray  # float32[replans, H, n], rad: as predicted
+    snapshots: tuple[Any, ...]  # World.snapshot() before every tick, and at the end
+    chunks: np.ndarray  # float32[replans, H, A]: as predicted
     chunk_ticks: tuple[int, ...]  # when each chunk was predicted
 
 
@@ -59,25 +79,39 @@ class Rollout:
         return sum(result.success for result in self.episodes)
 
 
+class Setting(NamedTuple):
+    """A kind of World, and how its recordings are drawn."""
+
+    make_world: Callable[[], World]
+    pictures: Callable[[Recording], Iterable[Image.Image]]  # one for each snapshot, all of one size
+
+
 @dataclasses.dataclass(frozen=True)
 class _Task:
     episode: int
     seed: int
-    prompt: str
-    color: str
+    prompt: str | None  # None: the episode's own
 
 
 class _Running:
     """One episode in its slot."""
 
-    def __init__(self, env: ReachEnv, task: _Task) -> None:
-        self.env, self.task = env, task
+    def __init__(self, world: World, task: _Task, record: bool) -> None:
+        self.world, self.task, self._record = world, task, record
         self.ticks, self.done, self.success = 0, False, False
-        self.joints: list[np.ndarray] = []
+        self.snapshots: list[Any] = []
         self.chunks: list[np.ndarray] = []
         self.chunk_ticks: list[int] = []
-        env.begin(seed=task.seed, options={"prompt_color": task.color, "prompt": task.prompt})
-        self.joints.append(env.joints)
+        world.begin(task.seed)
+        self.prompt, self.group = world.prompt if task.prompt is None else task.prompt, world.group
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._record:
+            self.snapshots.append(self.world.snapshot())
+
+    def observe(self) -> RawObservation:
+        return {**self.world.observe(), "prompt": self.prompt}
 
     def noise_seed(self) -> int:
         return int(np.random.SeedSequence([self.task.seed, self.ticks]).generate_state(1)[0])
@@ -87,24 +121,21 @@ class _Running:
         self.chunks.append(chunk)
         self.chunk_ticks.append(self.ticks)
         for action in chunk[:steps]:
-            _, terminated, truncated, _ = self.env.advance(action)
+            self.success, self.done = self.world.advance(action)
             self.ticks += 1
-            self.joints.append(self.env.joints)
-            self.success, self.done = terminated, terminated or truncated
+            self._keep()
             if self.done:
                 return
 
     def result(self) -> EpisodeResult:
-        task = self.task
-        return EpisodeResult(task.episode, self.env.robot, task.seed, task.prompt, task.color, self.success, self.ticks)
+        return EpisodeResult(self.task.episode, self.world.robot, self.task.seed, self.prompt, self.group, self.success, self.ticks)
 
     def recording(self) -> Recording:
-        joints, chunks = np.array(self.joints), np.array(self.chunks)
-        return Recording(self.result(), self.env.blocks, joints, chunks, tuple(self.chunk_ticks))
+        return Recording(self.result(), tuple(self.snapshots), np.array(self.chunks), tuple(self.chunk_ticks))
 
 
 def rollout(
-    make_env: Callable[[], ReachEnv],
+    make_world: Callable[[], World],
     act: Act,
     *,
     episodes: int,
@@ -117,33 +148,32 @@ def rollout(
     """Runs `episodes` episodes of one robot.
 
     Args:
-        make_env: called `parallel` times at most; have the environments share one ReachScene. They are not closed here.
+        make_world: called `parallel` times at most. The worlds are not closed here.
         act: always gets the same number of observations; rows beyond the running episodes repeat the first one.
-        seed: decides blocks, starts, prompts, their permutation, and the policy's noise.
+        seed: decides the episodes' seeds, the permutation of their prompts, and the policy's noise.
         parallel: environments, and rows of a policy call; fewer if there are fewer episodes.
         execute_steps: actions of a chunk that are executed before the next is asked for.
         prompts: "right": the policy reads each episode's own prompt. "shuffled": the prompts are permuted at random
-            among the episodes, and success is still measured for the block that the episode's own prompt named. A
-            policy that does as it is told then succeeds about 1 time in 3, by luck; one that ignores its prompt loses
-            nothing.
+            among the episodes, and success is still measured for the episode's own. A policy that ignores its prompt loses
+            nothing then; in the reach world, one that does as it is told succeeds about 1 time in 3, by luck.
         record: the first so many episodes are recorded.
 
     Raises:
         InputError: the policy's answer is not float[n, H >= execute_steps, A] and finite.
     """
     shuffled = _is_shuffled(prompts)
-    envs = [make_env() for _ in range(min(parallel, episodes))]
-    waiting = iter(_tasks(envs[0], episodes, seed, shuffled=shuffled))
-    running: list[_Running | None] = [None] * len(envs)
+    worlds = [make_world() for _ in range(min(parallel, episodes))]
+    waiting = iter(_tasks(worlds[0], episodes, seed, shuffled=shuffled))
+    running: list[_Running | None] = [None] * len(worlds)
     results: list[EpisodeResult] = []
     recordings: list[Recording] = []
-    with tqdm.tqdm(total=episodes, desc=f"{envs[0].robot}, {prompts} prompts", unit="episode") as bar:
+    with tqdm.tqdm(total=episodes, desc=f"{worlds[0].robot}, {prompts} prompts", unit="episode") as bar:
         while True:
-            running = _fill(running, envs, waiting)
+            running = _fill(running, worlds, waiting, record)
             active = [slot for slot in running if slot is not None]
             if not active:
                 break
-            for slot, chunk in zip(active, _ask(act, active, len(envs), execute_steps), strict=True):
+            for slot, chunk in zip(active, _ask(act, active, len(worlds), execute_steps), strict=True):
                 slot.execute(chunk, execute_steps)
             for slot in (slot for slot in active if slot.done):
                 results.append(slot.result())
@@ -175,43 +205,49 @@ def _is_shuffled(prompts: str) -> bool:
     return prompts == "shuffled"
 
 
-def _tasks(env: ReachEnv, episodes: int, seed: int, *, shuffled: bool) -> list[_Task]:
-    """Every episode's seed, the prompt that its policy reads and the colour that its own prompt named."""
+def _tasks(world: World, episodes: int, seed: int, *, shuffled: bool) -> list[_Task]:
+    """Every episode's seed, and the prompt that its policy reads."""
     seeds = [int(np.random.SeedSequence([seed, _STREAM, episode]).generate_state(1)[0]) for episode in range(episodes)]
-    own = [(env.begin(seed=episode_seed)["prompt_color"], env.prompt) for episode_seed in seeds]
-    order = np.random.default_rng([seed, _STREAM]).permutation(episodes) if shuffled else np.arange(episodes)
-    return [_Task(i, seeds[i], own[order[i]][1], own[i][0]) for i in range(episodes)]
+    if not shuffled:
+        return [_Task(i, episode_seed, None) for i, episode_seed in enumerate(seeds)]
+    own = []
+    for episode_seed in seeds:
+        world.begin(episode_seed)
+        own.append(world.prompt)
+    order = np.random.default_rng([seed, _STREAM]).permutation(episodes)
+    return [_Task(i, seeds[i], own[order[i]]) for i in range(episodes)]
 
 
-def _fill(running: Sequence[_Running | None], envs: Sequence[ReachEnv], waiting: Iterator[_Task]) -> list[_Running | None]:
+def _fill(running: Sequence[_Running | None], worlds: Sequence[World], waiting: Iterator[_Task], record: int) -> list[_Running | None]:
     """The slots with episodes that still run, and in the others the next ones that wait."""
     filled: list[_Running | None] = []
-    for slot, env in zip(running, envs, strict=True):
+    for slot, world in zip(running, worlds, strict=True):
         if slot is None or slot.done:
             task = next(waiting, None)
-            slot = None if task is None else _Running(env, task)
+            slot = None if task is None else _Running(world, task, task.episode < record)
         filled.append(slot)
     return filled
 
 
 def _ask(act: Act, active: Sequence[_Running], rows: int, execute_steps: int) -> np.ndarray:
     """One policy call of `rows` rows: float32[len(active), H, A]."""
-    observations = [slot.env.observe() for slot in active]
+    observations = [slot.observe() for slot in active]
     seeds = [slot.noise_seed() for slot in active]
     missing = rows - len(active)
     chunks = np.asarray(act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32)))
-    _check_shape(chunks, rows, execute_steps, active[0].env.action_space.shape[0])
+    names = active[0].world.action_names
+    _check_shape(chunks, rows, execute_steps, len(names))
     chunks = chunks[: len(active)]
     bad = np.argwhere(~np.isfinite(chunks))
     if bad.size:
-        row, step, joint = bad[0]
-        where = f"episode {active[row].task.episode}, tick {active[row].ticks}, chunk step {step}, joint_{joint}"
-        raise InputError(f"policy's actions: {where}: expected a finite target in rad, found {chunks[row, step, joint]}")
+        row, step, dim = bad[0]
+        where = f"episode {active[row].task.episode}, tick {active[row].ticks}, chunk step {step}, {names[dim]}"
+        raise InputError(f"policy's actions: {where}: expected a finite number, found {chunks[row, step, dim]}")
     return chunks.astype(np.float32)
 
 
-def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, joints: int) -> None:
-    right = chunks.ndim == 3 and chunks.shape[0] == rows and chunks.shape[1] >= execute_steps and chunks.shape[2] == joints
+def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, dims: int) -> None:
+    right = chunks.ndim == 3 and chunks.shape[0] == rows and chunks.shape[1] >= execute_steps and chunks.shape[2] == dims
     if not right or not np.issubdtype(chunks.dtype, np.floating):
-        expected = f"float[{rows}, H >= {execute_steps}, {joints}]"
+        expected = f"float[{rows}, H >= {execute_steps}, {dims}]"
         raise InputError(f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}")

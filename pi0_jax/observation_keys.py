@@ -1,4 +1,7 @@
-"""From the keys that a robot's clients send to a RawObservation, and back; which keys is the embodiment's to say."""
+"""From the keys that a robot's clients send, or an environment's observation has, to a RawObservation, and back.
+
+Which keys these are is the embodiment's record to say.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +12,20 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.serve.wire import shortened
 
 PROMPT = "prompt"
 MOST_PIXELS = 4096  # of an image's height or width
 MOST_CHARACTERS = 2000  # of a prompt
 
 
-def to_observation(message: Any, embodiment: Embodiment, default_prompt: str | None = None) -> RawObservation:
-    """An observation as a client sent it, checked.
+def to_observation(
+    message: Any, embodiment: Embodiment, default_prompt: str | None = None, *, others_allowed: bool = False
+) -> RawObservation:
+    """An observation as a client or an environment gave it, checked.
 
     Args:
         default_prompt: for messages that carry none.
+        others_allowed: keys that the record does not name are not read, instead of refused.
 
     Raises:
         InputError, naming the key: missing, not expected, of another type, dtype, shape or range, not finite.
@@ -33,7 +38,7 @@ def to_observation(message: Any, embodiment: Embodiment, default_prompt: str | N
         if key not in values:
             raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}")
     for key in values:
-        if key not in wanted and key not in keys.unread:
+        if not others_allowed and key not in wanted and key not in keys.unread:
             raise InputError(f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}")
     return {
         "images": {camera: _image(values[key], key, keys.channel_first) for camera, key in keys.cameras.items()},
@@ -51,6 +56,12 @@ def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
     counts = [count for _, count in keys.state]
     parts = np.split(np.asarray(observation["state"], np.float32), np.cumsum(counts)[:-1]) if counts else []
     return images | {key: part for (key, _), part in zip(keys.state, parts, strict=True)} | {PROMPT: observation["prompt"]}
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """One line for an error: what comes from outside may be long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def flat(message: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""From a process's start to its first action: with an empty compilation cache, and with what that run has left in it.
+
+cold    imports, checkpoint, tracing, compilation, one call
+warm    the same, but compilations are read from the cache's folder
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROUNDS = 3
+
+
+class Start(NamedTuple):
+    """Seconds since the process began, by CLOCK_MONOTONIC, which processes share."""
+
+    imported: float
+    opened: float
+    acted: float
+
+
+class Starts(NamedTuple):
+    cold: Start
+    warm: Start
+
+    @property
+    def ratio(self) -> float:
+        return self.warm.acted / self.cold.acted
+
+
+def benchmark_starts(checkpoint: Path, dtype: str, cameras: int = 3) -> Starts:
+    """Starts processes that open the checkpoint of random_checkpoint and ask it for one chunk."""
+    rounds = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as cache:
+            rounds.append([_start(checkpoint, dtype, cache, cameras) for _ in Starts._fields])
+    return Starts(*(min(starts, key=lambda start: start.acted) for starts in zip(*rounds, strict=True)))
+
+
+def _start(checkpoint: Path, dtype: str, cache: str, cameras: int) -> Start:
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "pi0_jax.benchmark.first_action", str(checkpoint), dtype, cache, str(cameras)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Start(*(stamp - begin for stamp in json.loads(process.stdout)))
+
+
+def _act(checkpoint: str, dtype: str, cache: str, cameras: int) -> list[float]:
+    from pi0_jax.benchmark import arm
+    from pi0_jax.policy import Policy, use_compilation_cache
+
+    imported = time.monotonic()
+    use_compilation_cache(cache)
+    policy = Policy.open(checkpoint, dtype=dtype)
+    opened = time.monotonic()
+    policy(arm.observation(cameras), robot=arm.ROBOTS[cameras].name)
+    return [imported, opened, time.monotonic()]
+
+
+def to_json(starts: Starts) -> dict[str, Any]:
+    """Seconds since each process began."""
+    return {"cold": starts.cold._asdict(), "warm": starts.warm._asdict(), "ratio": starts.ratio}
+
+
+def table(starts: Starts) -> str:
+    """Markdown; seconds that each phase takes."""
+    lines = ["| start | imports, s | opening | first action | in all |", "|---|---|---|---|---|"]
+    for name, start in starts._asdict().items():
+        phases = f"{start.imported:.2f} | {start.opened - start.imported:.2f} | {start.acted - start.opened:.2f}"
+        lines.append(f"| {name} | {phases} | {start.acted:.2f} |")
+    return "\n".join([*lines, f"warm / cold: {starts.ratio:.2f}"])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_act(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))))

@@ -1,0 +1,185 @@
+"""Latency of a policy's parts, for one, two and three cameras, beside the least time that the device's measured rates allow.
+
+    images      uint8 images and tokens -> the prefix's tokens: resizing, image encoder, embedding of the prompt
+    prefix      the prefix's tokens -> keys and values of every layer
+    Euler loop  keys and values, state, noise -> actions: all steps
+    compiled    these three as one function, which is what a policy runs
+    host        what a call does beside it: checks, tokens, canvases, transfers to the device and back, units
+    call        raw observation in, actions in the robot's units out
+
+Every call is waited for (block_until_ready). The compiled function may take less than its parts together: the compiler sees all of it.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pi0_jax import preprocess, sampling
+from pi0_jax.benchmark import arm, first_action, random_checkpoint
+from pi0_jax.benchmark.roofline import Device, Work, measure_device
+from pi0_jax.observation import RawObservation
+from pi0_jax.policy import Policy, Prepared
+from pi0_jax.train.flops import matmul_flops
+
+PERCENTILES = (50, 90, 99)
+
+
+class Latency(NamedTuple):
+    """Of one part, for one number of cameras, in milliseconds."""
+
+    cameras: int
+    part: str
+    p50: float
+    p90: float
+    p99: float
+    work: Work | None = None  # None: the host's
+    least: float | None = None  # what the device's measured rates allow
+
+
+class Part(NamedTuple):
+    """A jitted function and its arguments, on the device."""
+
+    run: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def flops(self) -> int:
+        return matmul_flops(self.run.trace(*self.arguments).jaxpr)
+
+
+class Report(NamedTuple):
+    text: str
+    record: dict[str, Any]  # for JSON
+
+
+def report(variant: str, dtype: str, *, calls: int, unroll_steps: bool) -> Report:
+    """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS."""
+    with tempfile.TemporaryDirectory() as folder:
+        random_checkpoint.write(Path(folder, "run"), random_checkpoint.MODELS[variant], dtype)
+        starts = first_action.benchmark_starts(Path(folder, "run"), dtype)  # first: this process would hold the device's memory
+        policy = Policy.open(Path(folder, "run"), dtype=dtype, unroll_steps=unroll_steps)
+    device = measure_device(dtype)
+    latencies = benchmark_policy(policy, device, calls=calls)
+    parameters = sum(weight.size for weight in policy.weights.values())
+    rates = f"{device.flops / 1e12:,.3g} TFLOP/s, {device.bandwidth / 1e9:,.3g} GB/s"
+    title = f"{variant}, {parameters:,} parameters, {dtype}, {policy.num_steps} steps, JAX {jax.__version__} on {device.name} ({rates})"
+    record = {
+        "variant": variant, "parameters": parameters, "dtype": dtype, "num_steps": policy.num_steps, "unroll_steps": unroll_steps,
+        "calls": calls, "jax": jax.__version__, "device": device._asdict(), "latencies": to_json(latencies),
+        "starts": first_action.to_json(starts),
+    }  # fmt: skip
+    return Report("\n\n".join([title, table(latencies), first_action.table(starts)]), record)
+
+
+def benchmark_policy(policy: Policy, device: Device, *, calls: int) -> list[Latency]:
+    """Times `calls` calls of every part for each of arm.ROBOTS."""
+    return [latency for cameras in arm.ROBOTS for latency in _latencies(policy, device, cameras, calls)]
+
+
+def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list[Latency]:
+    robot, seen = arm.ROBOTS[cameras].name, arm.observation(cameras)
+    policy(seen, robot=robot)
+    parts = device_parts(policy, _placed(policy.prepare([seen], robot=robot)))
+    seconds = {name: _timed(part, calls) for name, part in parts.items()}
+    seconds["compiled"], seconds["host"] = zip(*(_halves(policy, seen, robot) for _ in range(calls)), strict=True)
+    seconds["call"] = [_seconds(policy, seen, robot=robot) for _ in range(calls)]
+
+    work = {name: Work(part.flops(), moved) for (name, part), moved in zip(parts.items(), _bytes(policy, parts), strict=True)}
+    least = {name: 1e3 * device.least_seconds(part) for name, part in work.items()}
+    # The parts' least times add up: one is bound by operations, another by bytes.
+    work["compiled"], least["compiled"] = Work(*(sum(numbers) for numbers in zip(*work.values(), strict=True))), sum(least.values())
+    return [
+        Latency(cameras, name, *(1e3 * np.percentile(taken, PERCENTILES)).tolist(), *((work[name], least[name]) if name in work else ()))
+        for name, taken in seconds.items()
+    ]
+
+
+def _halves(policy: Policy, seen: RawObservation, robot: str) -> tuple[float, float]:
+    """Seconds of one call: of the compiled function, whose inputs lie on the device, and of all the rest."""
+    start = time.perf_counter()
+    prepared = _placed(policy.prepare([seen], robot=robot))
+    begin = time.perf_counter()
+    actions = policy.compute(prepared).block_until_ready()
+    end = time.perf_counter()
+    preprocess.to_robot(np.asarray(actions), seen["state"][None], policy.robot(robot), prepared.layout.normalization)
+    return end - begin, time.perf_counter() - start - (end - begin)
+
+
+def _placed(prepared: Prepared) -> Prepared:
+    """With its arrays on the device."""
+    arrays = jax.block_until_ready(jax.device_put(prepared[:-1]))
+    return Prepared(*arrays, prepared.layout)
+
+
+def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
+    """What the compiled function consists of, each by itself."""
+    weights, model, layout = policy.weights, policy.model, prepared.layout
+
+    def images(weights: sampling.Packed, batch: Any) -> Any:
+        return sampling.encode(weights, preprocess.device(batch, layout), model=model)
+
+    encode, prefill = jax.jit(images), jax.jit(partial(sampling.prefill, model=model))
+    integrate = jax.jit(partial(sampling.integrate, model=model, num_steps=policy.num_steps))
+    tokens, valid = encode(weights, prepared.batch)
+    cache = prefill(weights, tokens, valid)
+    return {
+        "images": Part(encode, (weights, prepared.batch)),
+        "prefix": Part(prefill, (weights, tokens, valid)),
+        "Euler loop": Part(integrate, (weights, cache, valid, prepared.batch.state, prepared.noise)),
+    }
+
+
+def _bytes(policy: Policy, parts: Mapping[str, Part]) -> tuple[int, int, int]:
+    """Bytes that each part must read: see roofline.py. Of the last layer the prefix uses the keys and values alone."""
+    weights = policy.weights
+    last = str(policy.model.config.gemma.depth - 1)
+
+    def size(wanted: Callable[[str], bool]) -> int:
+        return sum(weight.nbytes for path, weight in weights.items() if wanted(path))
+
+    def in_prefix(path: str) -> bool:
+        first_expert = "llm/layers/" in path and not re.search(r"_1(/|$)", path)
+        return first_expert and (not path.endswith(f"/{last}") or "kv_einsum" in path or "pre_attention_norm" in path)
+
+    def in_steps(path: str) -> bool:
+        return "PaliGemma" not in path or ("llm/" in path and re.search(r"_1(/|$)", path) is not None)
+
+    cache = sum(array.nbytes for array in parts["Euler loop"].arguments[1])
+    return size(lambda path: "/img/" in path), size(in_prefix), policy.num_steps * (size(in_steps) + cache)
+
+
+def _timed(part: Part, calls: int) -> list[float]:
+    jax.block_until_ready(part.run(*part.arguments))
+    return [_seconds(part.run, *part.arguments) for _ in range(calls)]
+
+
+def _seconds(function: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args, **kwargs))
+    return time.perf_counter() - start
+
+
+def table(latencies: Sequence[Latency]) -> str:
+    """Markdown."""
+    lines = ["| cameras | part | p50, ms | p90 | p99 | GFLOP | MB | least, ms | share of it |", "|---|---|---|---|---|---|---|---|---|"]
+    for row in latencies:
+        work = f"{row.work.flops / 1e9:,.2f} | {row.work.bytes / 1e6:,.1f}" if row.work else "|"
+        least = f"{row.least:,.3f} | {row.least / row.p50:.2f}" if row.least else "|"
+        lines.append(f"| {row.cameras} | {row.part} | {row.p50:,.2f} | {row.p90:,.2f} | {row.p99:,.2f} | {work} | {least} |")
+    return "\n".join(lines)
+
+
+def to_json(latencies: Sequence[Latency]) -> list[dict[str, Any]]:
+    return [
+        {
+            "cameras": row.cameras, "part": row.part, "p50_ms": row.p50, "p90_ms": row.p90, "p99_ms": row.p99,
+            "flops": row.work.flops if row.work else None, "bytes": row.work.bytes if row.work else None, "least_ms": row.least,
+        }
+        for row in latencies
+    ]  # fmt: skip

@@ -1,0 +1,56 @@
+"""Checkpoints of random weights, so that what is measured is opened as any checkpoint is."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pi0_jax import normalize, sampling
+from pi0_jax.benchmark import arm
+from pi0_jax.convert import ours, tree
+from pi0_jax.convert.metadata import Metadata, RobotRecord
+from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
+from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.models.siglip import VisionConfig
+from pi0_jax.tokenizer import Tokenizer
+
+# What to measure: the variants that have a name, and one in between which a laptop's CPU runs in about a second.
+MODELS: dict[str, Pi0Config] = {
+    "nano": VARIANTS["nano"],
+    # The published depths, so that compilation is as long as theirs, at a fifth of the widths; 61 million parameters.
+    "mid": Pi0Config(
+        vision=VisionConfig(image_size=224, patch_size=16, width=192, depth=27, mlp_dim=768, num_heads=3),
+        gemma=GemmaConfig(
+            experts=(ExpertConfig(width=384, mlp_dim=1536), ExpertConfig(width=192, mlp_dim=768)),
+            depth=18, num_heads=8, num_kv_heads=1, head_dim=48, vocab_size=512,
+        ),
+        action_dim=32, horizon=50, max_tokens=48,
+    ),
+    "pi0": VARIANTS["pi0"],
+}  # fmt: skip
+_WEIGHT = 0.02  # standard deviation
+_BLOCK = (1 << 20) + 7  # numbers that are drawn; larger leaves repeat them
+
+
+def write(directory: Path, model: Pi0Config, dtype: str) -> None:
+    """A run's workdir with random weights, stored as a policy of that compute dtype keeps them. Its robots are arm.ROBOTS."""
+    sizes = tree.sizes_of_config(model)
+    shapes = tree.expected_shapes(sizes)
+    block = np.random.default_rng(0).normal(0, _WEIGHT, _BLOCK).astype(np.float32)
+    stored = {path: np.dtype(sampling.storage_dtype(path, dtype)) for path in shapes}
+
+    def fetch(path: str, layer: int | None) -> np.ndarray:
+        return np.resize(block, shapes[path] if layer is None else shapes[path][1:]).astype(stored[path])
+
+    metadata = Metadata(
+        robots={robot.name: RobotRecord(_statistics(robot), robot) for robot in arm.ROBOTS.values()},
+        horizon=model.horizon, max_tokens=model.max_tokens, normalization="zscore", tokenizer=Tokenizer.open("small").model,
+    )  # fmt: skip
+    leaves = {path: Leaf(shape, stored[path]) for path, shape in shapes.items()}
+    ours.write(Source("random", str(directory), leaves, sizes, fetch, metadata), directory)
+
+
+def _statistics(robot: Embodiment) -> normalize.Statistics:
+    rng = np.random.default_rng(0)
+    return normalize.Statistics(*(normalize.accumulate([rng.normal(size=(100, len(dims)))]) for dims in (robot.state, robot.actions)))

@@ -1,0 +1,173 @@
+"""What serving adds to a policy's call, on loopback: three 224x224 cameras, the server in a process of its own.
+
+    round trip = call + packing + queue + socket
+    call       the policy, as the server times it in that very request; beside it the same call in a process without a server
+    packing    msgpack and checks, both ways: of the observation in client and server, of the actions in server and client
+    queue      from the event loop's having the message to the worker's beginning
+    socket     the rest: websocket frames, loopback, the event loop's and the client's turns
+
+And how long pings of another client take meanwhile.
+"""
+
+import contextlib
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pi0_jax.benchmark import arm, random_checkpoint
+from pi0_jax.benchmark.policy import PERCENTILES, Report
+from pi0_jax.observation_keys import to_message
+from pi0_jax.policy import Policy
+from pi0_jax.serve import server, wire
+from pi0_jax.serve.client import Client
+from pi0_jax.serve.service import Service
+
+CAMERAS = 3
+ROBOT = arm.ROBOTS[CAMERAS]
+_PING_PAUSE = 0.005  # s
+
+
+class RoundTrip(NamedTuple):
+    """Milliseconds of one request."""
+
+    total: float
+    call: float
+    packing: float
+    queue: float
+    socket: float
+
+    @property
+    def overhead(self) -> float:
+        return self.total - self.call
+
+
+class Serving(NamedTuple):
+    in_process: Sequence[float]  # ms, of calls without a server
+    round_trips: Sequence[RoundTrip]
+    pings: Sequence[float]  # ms, while requests of another client run
+
+    def rows(self) -> dict[str, Sequence[float]]:
+        """What was measured, by name."""
+        trips = self.round_trips
+        return {
+            "in-process call": self.in_process,
+            "round trip": [trip.total for trip in trips],
+            "call in the server": [trip.call for trip in trips],
+            "overhead": [trip.overhead for trip in trips],
+            "of it packing": [trip.packing for trip in trips],
+            "of it queue": [trip.queue for trip in trips],
+            "of it socket": [trip.socket for trip in trips],
+            "ping meanwhile": self.pings,
+        }
+
+
+def report(variant: str, dtype: str, *, calls: int) -> Report:
+    """Measures a policy with random weights of a variant in random_checkpoint.MODELS; `calls`: requests."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder, "run")
+        random_checkpoint.write(checkpoint, random_checkpoint.MODELS[variant], dtype)
+        serving = benchmark_serving(checkpoint, dtype, calls=calls)
+    rows = {name: np.percentile(values, PERCENTILES).tolist() for name, values in serving.rows().items()}
+    lines = [f"| {name} | " + " | ".join(f"{value:,.2f}" for value in values) + " |" for name, values in rows.items()]
+    title = f"{variant}, {dtype}, {CAMERAS} cameras of {arm.IMAGE_SIZE[0]}x{arm.IMAGE_SIZE[1]}, {calls} requests, JAX {jax.__version__}"
+    table = "\n".join(["| serving | p50, ms | p90 | p99 |", "|---|---|---|---|", *lines])
+    record = {
+        "variant": variant, "dtype": dtype, "cameras": CAMERAS, "requests": calls, "jax": jax.__version__,
+        "ms": {name: dict(zip(("p50", "p90", "p99"), values, strict=True)) for name, values in rows.items()},
+    }  # fmt: skip
+    return Report(f"{title}\n\n{table}", record)
+
+
+def benchmark_serving(checkpoint: Path, dtype: str, *, calls: int) -> Serving:
+    """Each policy is in a process of its own, one after the other: an accelerator has memory for one."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        in_process = pool.apply(_in_process, (checkpoint, dtype, calls))
+    with _serving(checkpoint, dtype) as address, Client(address, timeout=600.0) as client:
+        request = to_message(arm.observation(CAMERAS), ROBOT.keys)
+        client.infer(request)
+        round_trips = [_round_trip(client, request) for _ in range(calls)]
+        with _busy(address, request), Client(address) as other:
+            pings = []
+            for _ in range(calls):
+                pings.append(1e3 * other.ping())
+                time.sleep(_PING_PAUSE)
+    return Serving(in_process, round_trips, pings)
+
+
+def _in_process(checkpoint: Path, dtype: str, calls: int) -> list[float]:
+    policy, seen = Policy.open(checkpoint, dtype=dtype), arm.observation(CAMERAS)
+    policy(seen, robot=ROBOT.name)
+    return [policy(seen, robot=ROBOT.name)["policy_timing"]["infer_ms"] for _ in range(calls)]
+
+
+@contextlib.contextmanager
+def _serving(checkpoint: Path, dtype: str) -> Iterator[str]:
+    """The address of a server that is warm."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(checkpoint, dtype, theirs))
+    process.start()
+    theirs.close()
+    try:
+        yield f"127.0.0.1:{ours.recv()}"  # EOFError where the process ends before
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
+    policy = Policy.open(checkpoint, dtype=dtype)
+    service = Service(partial(policy.act, robot=ROBOT.name), policy.robot(ROBOT.name).embodiment, horizon=policy.run.horizon)
+
+    def tell(state: str, port: int) -> None:
+        if state == "warm":
+            pipe.send(port)
+
+    server.run(service, lambda: policy.act([arm.observation(CAMERAS)], robot=ROBOT.name), server.Options(port=0), tell)
+
+
+def _round_trip(client: Client, request: dict[str, Any]) -> RoundTrip:
+    total, reply = _timed(client.infer, request)
+    told = reply["server_timing"]
+    # The client packs and unpacks within `infer`: the same is done once more, by itself.
+    packing = told["unpack_ms"]
+    for message in (request, reply):
+        taken, packed = _timed(wire.pack, message)
+        packing += taken
+    packing += _timed(wire.unpack, packed)[0]
+    return RoundTrip(total, told["infer_ms"], packing, told["queue_ms"], total - told["infer_ms"] - packing - told["queue_ms"])
+
+
+def _timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
+    """Milliseconds, and what it gives."""
+    start = time.perf_counter()
+    result = function(argument)
+    return 1e3 * (time.perf_counter() - start), result
+
+
+@contextlib.contextmanager
+def _busy(address: str, request: dict[str, Any]) -> Iterator[None]:
+    """A client of its own sends one request after the other."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        with Client(address, timeout=600.0) as client:
+            while not stop.is_set():
+                client.infer(request)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

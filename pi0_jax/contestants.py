@@ -1,0 +1,61 @@
+"""Policies to evaluate: out of a checkpoint, or behind a server's address."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from pi0_jax.convert.metadata import find_embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.policy import Policy
+from pi0_jax.serve.client import Client
+from pi0_jax.sim.evaluation import CONDITIONS, Case, Contestant
+
+
+def opened(
+    checkpoint: str,
+    *,
+    robots: Sequence[str | None],
+    conditions: Sequence[str],
+    embodiment: str | None,
+    num_steps: int | None,
+    seed: int,
+) -> list[Contestant]:
+    """Every robot under every condition.
+
+    Args:
+        robots: of the checkpoint; None is its only one.
+        embodiment: the record of the robots in their world, a name or a .json file; None takes the checkpoint's.
+        num_steps: Euler steps; None takes the run's. seed: of untrained policies.
+
+    Raises:
+        InputError: a robot or condition is unknown; whatever Policy.open raises.
+    """
+    _check(conditions)
+    trained = Policy.open(checkpoint, num_steps=num_steps)
+    own = {robot: trained.robot(robot).embodiment for robot in robots}
+    policies = {condition: trained.untrained(seed) if condition == "untrained" else trained for condition in conditions}
+    return [
+        Contestant(
+            Case(own[robot].name, condition), partial(policy.act, robot=robot), find_embodiment(embodiment) if embodiment else own[robot]
+        )
+        for condition, policy in policies.items()
+        for robot in robots
+    ]
+
+
+def served(client: Client, *, conditions: Sequence[str], embodiment: str | None) -> list[Contestant]:
+    """The server's robot under every condition. `embodiment` as in `opened`; None takes our record of that robot.
+
+    Raises:
+        InputError: the record is unknown, or a condition is or cannot be had; whatever the connection raises.
+    """
+    _check(conditions)
+    if "untrained" in conditions:
+        raise InputError("condition untrained: expected a checkpoint, found a server")
+    record = find_embodiment(embodiment or client.metadata["robot"])
+    return [Contestant(Case(record.name, condition), client.act, record) for condition in conditions]
+
+
+def _check(conditions: Sequence[str]) -> None:
+    for condition in conditions:
+        if condition not in CONDITIONS:
+            raise InputError(f"condition {condition!r} is unknown; expected some of {', '.join(CONDITIONS)}")

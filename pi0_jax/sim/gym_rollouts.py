@@ -1,0 +1,128 @@
+"""Any Gymnasium environment in rollouts, by the record of its robot.
+
+    observation   a map of the record's client keys (embodiments/record.py; nested maps count as keys joined by "/"): a uint8 image for each
+                  camera, the parts of the state, and `prompt` where the environment gives one; other keys are not read
+    action        a Box of the record's action dimensions, in their units; what a policy says is cut to its bounds
+    success       info[...] at any tick, which ends the episode; or termination itself
+
+An environment with other conventions (an image upside down, a gripper that counts the other way) is wrapped by its owner.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from PIL import Image
+
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import to_observation
+from pi0_jax.sim.rollouts import Recording, Setting
+
+TERMINATED = "terminated"
+_LEAST_SIDE = 224  # pixels of a picture's height; what is smaller is enlarged
+
+
+class GymWorld:
+    """See rollouts.World. An episode's group is its prompt."""
+
+    def __init__(self, env: gymnasium.Env, name: str, embodiment: Embodiment, *, success: str, prompt: str | None) -> None:
+        """
+        Args:
+            name: of the environment, for messages.
+            success: the key of info that says whether the episode has succeeded, or TERMINATED.
+            prompt: for observations that carry none.
+
+        Raises:
+            InputError: the action space is not that of the record.
+        """
+        self._env, self._name, self._embodiment, self._success, self._default_prompt = env, name, embodiment, success, prompt
+        self.robot, self.action_names = embodiment.name, tuple(dim.name for dim in embodiment.actions)
+        space = env.action_space
+        if not isinstance(space, gymnasium.spaces.Box) or space.shape != (len(self.action_names),):
+            raise InputError(f"{name}: action space: expected a Box of {len(self.action_names)} dimensions ({self.robot}), found {space}")
+
+    @property
+    def prompt(self) -> str:
+        return self._seen["prompt"]
+
+    @property
+    def group(self) -> str:
+        return self.prompt
+
+    def begin(self, seed: int) -> None:
+        observation, _ = self._env.reset(seed=seed)
+        self._see(observation)
+
+    def observe(self) -> RawObservation:
+        return self._seen
+
+    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
+        space = self._env.action_space
+        observation, _, terminated, truncated, info = self._env.step(np.clip(action, space.low, space.high).astype(space.dtype))
+        self._see(observation)
+        if self._success == TERMINATED:
+            return bool(terminated), bool(terminated or truncated)
+        success = self._success in info and bool(info[self._success])
+        if (terminated or truncated) and self._success not in info:
+            found = ", ".join(map(str, info)) or "nothing"
+            raise InputError(f"{self._name}: info at an episode's end: expected {self._success!r}, which says success, found {found}")
+        return success, bool(success or terminated or truncated)
+
+    def snapshot(self) -> tuple[np.ndarray, ...]:
+        return tuple(self._seen["images"][camera] for camera in self._embodiment.cameras.values())
+
+    def _see(self, observation: Any) -> None:
+        try:
+            self._seen = to_observation(observation, self._embodiment, self._default_prompt, others_allowed=True)
+        except InputError as error:
+            raise InputError(f"{self._name}: observation: {error}") from error
+
+
+@contextlib.contextmanager
+def gym_setting(embodiment: Embodiment, *, env: str, arguments: str, success: str, prompt: str | None) -> Iterator[Setting]:
+    """Worlds of an environment that Gymnasium knows, or knows once a module is imported ("module:Env-v0").
+
+    Args:
+        arguments: for gymnasium.make, a map as JSON. success, prompt: see GymWorld.
+
+    Raises:
+        InputError: `arguments` are no such map.
+    """
+    given = _parsed(arguments)
+    with contextlib.ExitStack() as made:
+
+        def make_world() -> GymWorld:
+            try:
+                one = gymnasium.make(env, **given)
+            except (gymnasium.error.Error, ImportError, TypeError) as error:
+                raise InputError(f"environment {env!r}: {' '.join(str(error).split())}") from error
+            made.callback(one.close)
+            return GymWorld(one, env, embodiment, success=success, prompt=prompt)
+
+        yield Setting(make_world, pictures)
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    try:
+        given = json.loads(arguments)
+    except ValueError as error:
+        raise InputError(f"environment's arguments: expected a map as JSON, found {arguments!r}: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"environment's arguments: expected a map as JSON, found {arguments!r}")
+    return given
+
+
+def pictures(recording: Recording) -> Iterable[Image.Image]:
+    """What the policy's cameras saw, side by side."""
+    for images in recording.snapshots:
+        height = max(_LEAST_SIDE, *(image.shape[0] for image in images))
+        scaled = [Image.fromarray(image).resize((round(image.shape[1] * height / image.shape[0]), height)) for image in images]
+        picture = Image.new("RGB", (sum(image.width for image in scaled), height))
+        for i, image in enumerate(scaled):
+            picture.paste(image, (sum(before.width for before in scaled[:i]), 0))
+        yield picture

@@ -1,0 +1,89 @@
+"""The reach world in rollouts: rendered when a policy looks, and drawn again at any size from joint angles."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.observation import RawObservation
+from pi0_jax.sim.reach import ReachEnv
+from pi0_jax.sim.rollouts import Recording, Setting
+from pi0_jax.sim.scene import ReachScene
+
+_INSET = 0.27  # of the side: the wrist camera's view, in the lower right corner
+_PATH = (255, 120, 0)
+
+
+class Posture(NamedTuple):
+    joints: np.ndarray  # float64[n], rad
+    blocks: np.ndarray  # float64[3, 3], m
+
+
+class ReachWorld:
+    """See rollouts.World. An episode's group is the colour of the block that counts."""
+
+    def __init__(self, scene: ReachScene) -> None:
+        self._env = ReachEnv(scene.arm.name, side=scene.side, scene=scene)
+        self.robot = scene.arm.name
+        self.action_names = tuple(f"joint_{i}" for i in range(len(scene.arm.joints)))
+
+    @property
+    def prompt(self) -> str:
+        return self._env.prompt
+
+    @property
+    def group(self) -> str:
+        return self._env.prompt_color
+
+    def begin(self, seed: int) -> None:
+        self._env.begin(seed=seed)
+
+    def observe(self) -> RawObservation:
+        return self._env.observe()
+
+    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
+        _, terminated, truncated, _ = self._env.advance(action)
+        return terminated, terminated or truncated
+
+    def snapshot(self) -> Posture:
+        return Posture(self._env.joints, self._env.blocks)
+
+
+@contextlib.contextmanager
+def reach_setting(embodiment: Embodiment) -> Iterator[Setting]:
+    """Worlds of the robot of that name, which share one scene. Raises InputError where the reach world has no such robot."""
+    with ReachScene(embodiment.name) as scene:
+        yield Setting(partial(ReachWorld, scene), pictures)
+
+
+def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
+    """side x side: the base camera's view, and on it the wrist's and the fingertip's path along the chunk in force."""
+    with ReachScene(recording.result.robot, side=side) as scene:
+        data = scene.new_data()
+        for tick, posture in enumerate(recording.snapshots):
+            scene.place(data, posture.joints, posture.blocks)
+            picture = Image.fromarray(scene.render(data, "base"))
+            inset = round(side * _INSET)
+            wrist = Image.fromarray(scene.render(data, "wrist")).resize((inset, inset), Image.Resampling.BOX)
+            picture.paste(wrist, (side - inset, side - inset))
+            _draw_path(ImageDraw.Draw(picture), _chunk_path(scene, recording, tick))
+            yield picture
+
+
+def _chunk_path(scene: ReachScene, recording: Recording, tick: int) -> np.ndarray:
+    """Where the fingertip is and where the rest of the chunk in force takes it: float64[points, 2], pixels."""
+    replan = np.searchsorted(recording.chunk_ticks, tick, side="right") - 1
+    targets = recording.chunks[replan][tick - recording.chunk_ticks[replan] :]
+    postures = [recording.snapshots[tick].joints, *targets]
+    return scene.project(np.array([scene.fingertip_at(joints)[0] for joints in postures]))
+
+
+def _draw_path(pen: ImageDraw.ImageDraw, path: np.ndarray) -> None:
+    points = [(float(x), float(y)) for x, y in path]
+    pen.line(points, fill=_PATH, width=2)
+    for x, y in points[1:]:
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_PATH)

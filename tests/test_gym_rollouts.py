@@ -1,0 +1,216 @@
+"""Rollouts in any Gymnasium environment: the reach world through Gymnasium's own interface, a tiny world, and a policy behind a server."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+from PIL import Image
+
+from pi0_jax.contestants import opened, served
+from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
+from pi0_jax.embodiments.record import ClientKeys
+from pi0_jax.errors import InputError
+from pi0_jax.serve.client import Client
+from pi0_jax.sim.evaluation import Case, Contestant, evaluate
+from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting
+from pi0_jax.sim.reach_rollouts import ReachWorld, reach_setting
+from pi0_jax.sim.rollouts import rollout
+from pi0_jax.sim.scene import ReachScene
+from tests import policies
+from tests.numpy_server import ROOT, serving
+
+SLIDER = Embodiment(
+    name="slider",
+    robot="a point on a line",
+    cameras={"base_0_rgb": "front"},
+    state=(StateDim("x", "m"), StateDim("goal", "m")),
+    actions=(ActionDim("dx", "m", "relative"),),
+    control_hz=5.0,
+    execute_steps=2,
+    client_keys=ClientKeys(cameras={"front": "cameras/front"}, state=(("x", 1), ("target", 1))),
+)
+
+
+class Slider(gymnasium.Env):
+    """Go to the goal in steps of at most 0.1 m, within 20 ticks. The image is as bright as the goal is far."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "cameras": gymnasium.spaces.Dict({"front": gymnasium.spaces.Box(0, 255, (8, 12, 3), np.uint8)}),
+            "x": gymnasium.spaces.Box(-10, 10, (1,)),
+            "target": gymnasium.spaces.Box(-10, 10, (1,)),
+            "clock": gymnasium.spaces.Box(0, 100, (1,)),
+        }
+    )
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (1,))
+
+    def __init__(self, key: str = "success", side: int = 1) -> None:
+        self._key, self._side = key, side
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._x, self._goal, self._ticks = 0.0, self._side * self.np_random.uniform(0.2, 1.0), 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self._x, self._ticks = self._x + float(action[0]), self._ticks + 1
+        near = abs(self._goal - self._x) < 0.05
+        return self._observe(), 0.0, False, self._ticks == 20, {self._key: near}
+
+    def _observe(self):
+        image = np.full((8, 12, 3), int(80 * abs(self._goal - self._x)), np.uint8)
+        numbers = {"x": self._x, "target": self._goal, "clock": self._ticks}
+        return {"cameras": {"front": image}} | {name: np.array([value], np.float32) for name, value in numbers.items()}
+
+
+gymnasium.register("Slider-v0", Slider)
+slider = partial(gym_setting, env="tests.test_gym_rollouts:Slider-v0", arguments="{}", success="success", prompt="slide to the goal")
+
+
+def towards_the_goal(observations, seeds):
+    """Half a metre at once: more than the action space allows."""
+    ways = np.array([np.sign(o["state"][1] - o["state"][0]) for o in observations], np.float32)
+    return np.broadcast_to(0.5 * ways[:, None, None], (len(observations), 4, 1))
+
+
+def away(observations, seeds):
+    return -towards_the_goal(observations, seeds)
+
+
+def outcomes(result):
+    return [(r.episode, r.seed, r.prompt, r.success, r.ticks) for r in result.episodes]
+
+
+# ---- a tiny world
+
+
+def test_a_world_by_its_record():
+    """Keys that the record names, actions cut to the space, success from info, which ends an episode."""
+    with slider(SLIDER) as (make_world, _):
+        result = rollout(make_world, towards_the_goal, episodes=10, seed=0, parallel=4, execute_steps=2)
+    assert result.successes == 10
+    for episode in result.episodes:
+        goal = np.random.default_rng(np.random.SeedSequence(episode.seed)).uniform(0.2, 1.0)  # as Gymnasium seeds
+        assert episode.ticks == int(np.ceil((goal - 0.05) / 0.1)) and episode.prompt == episode.group == "slide to the goal"
+    with slider(SLIDER) as (make_world, _):
+        result = rollout(make_world, away, episodes=3, seed=0, execute_steps=2)
+    assert [(r.success, r.ticks) for r in result.episodes] == [(False, 20)] * 3
+
+
+def test_success_can_have_another_name_or_be_termination():
+    other = partial(slider, arguments='{"key": "is_success"}')
+    with other(SLIDER, success="is_success") as (make_world, _):
+        assert rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes == 2
+    with other(SLIDER, success="terminated") as (make_world, _):
+        assert rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes == 0
+    with other(SLIDER) as (make_world, _), pytest.raises(InputError, match="expected 'success', which says success, found is_success"):
+        rollout(make_world, away, episodes=1, seed=0, execute_steps=2)
+
+
+def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
+    contestants = [Contestant(Case("slider", "right"), towards_the_goal, SLIDER), Contestant(Case("slider", "shuffled"), away, SLIDER)]
+    rows = evaluate(contestants, slider, episodes=4, seed=0, parallel=3, record=1, directory=tmp_path)
+    assert [(row.case.condition, row.group, row.successes, row.episodes) for row in rows] == [
+        ("right", "all", 4, 4),
+        ("shuffled", "all", 0, 4),
+    ]
+    assert rows[0].interval == pytest.approx((0.5101, 1.0), abs=1e-4)
+    with Image.open(tmp_path / "rollouts" / "slider-shuffled-0.gif") as gif:
+        assert gif.n_frames == 21 and gif.size == (336, 224 + 26) and gif.info["duration"] == 200  # ms: 5 Hz
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": "tests.test_gym_rollouts:Slider-v9"}, "environment 'tests.test_gym_rollouts:Slider-v9': "),
+        ({"env": "no_such_module:Slider-v0"}, "environment 'no_such_module:Slider-v0': "),
+        ({"arguments": '{"colour": 3}'}, "environment 'tests.test_gym_rollouts:Slider-v0': .*colour"),
+        ({"arguments": "[1]"}, r"expected a map as JSON, found '\[1\]'"),
+        ({"arguments": "{"}, "expected a map as JSON, found '{'"),
+        ({"prompt": None}, "observation: 'prompt' is missing; expected cameras/front, x, target, prompt"),
+    ],
+)
+def test_what_is_wrong_with_an_environment_is_named(changes, message):
+    with pytest.raises(InputError, match=message), slider(SLIDER, **changes) as (make_world, _):
+        rollout(make_world, away, episodes=1, seed=0, execute_steps=2)
+
+
+def test_a_record_of_another_robot_is_refused():
+    droid = EMBODIMENTS["droid"]
+    with slider(droid) as (make_world, _), pytest.raises(InputError, match=r"expected a Box of 8 dimensions \(droid\), found Box"):
+        make_world()
+
+
+# ---- the reach world
+
+
+def test_the_reach_world_is_a_gymnasium_environment():
+    """Through Gymnasium's reset and step the same episodes come out as through the halves that render only when a policy looks."""
+
+    def act(observations, seeds):
+        """Some function of what is seen, so that every pixel counts."""
+        seen = [
+            [o["images"][c].astype(np.int64).sum() % 1000 / 1000 for c in ("base", "wrist")] + [len(o["prompt"]) / 50] for o in observations
+        ]
+        return np.array([np.linspace(o["state"], s, 6) for o, s in zip(observations, seen, strict=True)], np.float32)
+
+    embodiment = EMBODIMENTS["reach_arm3"]
+    how = dict(episodes=3, seed=2, parallel=2, execute_steps=5, record=1)
+    with reach_setting(embodiment) as (make_world, _):
+        expected = rollout(make_world, act, **how)
+    name = "pi0_jax.sim.reach:pi0_jax/Reach-v0"
+    with gym_setting(embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None) as (make_world, pictures):
+        found = rollout(make_world, act, **how)
+        assert outcomes(found) == outcomes(expected)
+        np.testing.assert_array_equal(found.recordings[0].chunks, expected.recordings[0].chunks)
+        assert next(iter(pictures(found.recordings[0]))).size == (448, 224)
+    with gym_setting(embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None) as (make_world, _):
+        shuffled = rollout(make_world, act, prompts="shuffled", **how)
+    with reach_setting(embodiment) as (make_world, _):
+        assert outcomes(rollout(make_world, act, prompts="shuffled", **how)) == outcomes(shuffled)
+
+
+def test_worlds_are_kept_apart():
+    with ReachScene("reach_arm3", side=16) as scene:
+        first, second = ReachWorld(scene), ReachWorld(scene)
+        first.begin(0)
+        before = first.snapshot()
+        second.begin(1)
+        second.advance(np.zeros(3, np.float32))
+        np.testing.assert_array_equal(first.snapshot().blocks, before.blocks)
+    assert isinstance(GymWorld(Slider(), "slider", SLIDER, success="success", prompt="go"), GymWorld)
+
+
+# ---- policies
+
+
+@pytest.mark.slow
+def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
+    """A real server on a socket, batches of several rows, and the command itself."""
+    checkpoint = policies.write_checkpoint(tmp_path / "run", ["reach_arm3"], sampling_steps=2)
+    how = dict(episodes=3, seed=1, parallel=2, record=0, directory=tmp_path / "out")
+    (local,) = opened(str(checkpoint), robots=[None], conditions=["right"], embodiment=None, num_steps=None, seed=0)
+    rows = evaluate([local], reach_setting, **how)
+    with serving(checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", "--compilation_cache=") as address:
+        with Client(address) as client:
+            (remote,) = served(client, conditions=["right"], embodiment=None)
+            assert (remote.case, remote.embodiment) == (local.case, local.embodiment)
+            assert evaluate([remote], reach_setting, **how) == rows
+            observation = policies.observation("reach_arm3", size=(64, 64))
+            np.testing.assert_array_equal(remote.act([observation] * 2, [3, 4]), local.act([observation] * 2, [3, 4]))
+            with pytest.raises(InputError, match="condition untrained: expected a checkpoint, found a server"):
+                served(client, conditions=["untrained"], embodiment=None)
+        environment = ["--env=pi0_jax.sim.reach:pi0_jax/Reach-v0", '--env_args={"robot": "reach_arm3"}']
+        command = [sys.executable, "-m", "launch.evaluate", f"--server={address}", f"--output={tmp_path / 'out'}", *environment]
+        process = subprocess.run(
+            [*command, "--episodes=2", "--parallel=2", "--record=1"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    assert "reach_arm3   right      all" in process.stdout
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["checkpoint"] == address and record["rows"][0]["episodes"] == 2
+    assert [path.name for path in (tmp_path / "out" / "rollouts").iterdir()] == ["reach_arm3-right-0.gif"]
