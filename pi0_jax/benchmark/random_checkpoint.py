@@ -1,5 +1,7 @@
 """Checkpoints of random weights, so that what is measured is opened as any checkpoint is."""
 
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from pi0_jax import normalize, sampling
 from pi0_jax.benchmark import arm
 from pi0_jax.convert import ours, tree
 from pi0_jax.convert.metadata import Metadata, RobotRecord
-from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.convert.source import Leaf, Source, is_stacked
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
@@ -35,20 +37,31 @@ _BLOCK = (1 << 20) + 7  # numbers that are drawn; larger leaves repeat them
 
 def write(directory: Path, model: Pi0Config, dtype: str) -> None:
     """A run's workdir with random weights, stored as a policy of that compute dtype keeps them. Its robots are arm.ROBOTS."""
+    ours.write(random_source(model, lambda path: np.dtype(sampling.storage_dtype(path, dtype)), arm.ROBOTS.values()), directory)
+
+
+def random_source(model: Pi0Config, dtype: Callable[[str], np.dtype], robots: Iterable[Embodiment]) -> Source:
+    """Normal numbers, the same whenever a leaf or a layer is read, and others in every leaf and layer. `dtype`: of a leaf, by its path."""
     sizes = tree.sizes_of_config(model)
-    shapes = tree.expected_shapes(sizes)
+    leaves = {path: Leaf(shape, dtype(path)) for path, shape in tree.expected_shapes(sizes).items()}
     block = np.random.default_rng(0).normal(0, _WEIGHT, _BLOCK).astype(np.float32)
-    stored = {path: np.dtype(sampling.storage_dtype(path, dtype)) for path in shapes}
+
+    def draw(shape: tuple[int, ...], name: str) -> np.ndarray:
+        return np.resize(np.roll(block, zlib.crc32(name.encode()) % _BLOCK), shape)
 
     def fetch(path: str, layer: int | None) -> np.ndarray:
-        return np.resize(block, shapes[path] if layer is None else shapes[path][1:]).astype(stored[path])
+        shape, stored = leaves[path]
+        if layer is not None:
+            return draw(shape[1:], f"{path}/{layer}").astype(stored)
+        if is_stacked(path):
+            return np.stack([fetch(path, i) for i in range(shape[0])])
+        return draw(shape, path).astype(stored)
 
     metadata = Metadata(
-        robots={robot.name: RobotRecord(_statistics(robot), robot) for robot in arm.ROBOTS.values()},
+        robots={robot.name: RobotRecord(_statistics(robot), robot) for robot in robots},
         horizon=model.horizon, max_tokens=model.max_tokens, normalization="zscore", tokenizer=Tokenizer.open("small").model,
     )  # fmt: skip
-    leaves = {path: Leaf(shape, stored[path]) for path, shape in shapes.items()}
-    ours.write(Source("random", str(directory), leaves, sizes, fetch, metadata), directory)
+    return Source("random", "random", leaves, sizes, fetch, metadata)
 
 
 def _statistics(robot: Embodiment) -> normalize.Statistics:
