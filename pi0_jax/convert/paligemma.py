@@ -30,6 +30,7 @@ _PREFIXES = [
     for base, language, head in (
         ("", "language_model.model.", "language_model.lm_head."),
         ("model.", "model.language_model.", "lm_head."),
+        ("model.", "model.language_model.model.", "lm_head."),  # as transformers 5.5 saves it
     )
     for vision in ("vision_model.", "")
 ]
