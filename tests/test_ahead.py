@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pi0_jax import sharding
-from pi0_jax.ahead import hlo, programs
+from pi0_jax.ahead import hlo, programs, step
 from pi0_jax.ahead.chips import CHIPS, roofline
 from pi0_jax.ahead.report import compile_only
 from pi0_jax.config import RunConfig, from_mapping
@@ -171,12 +171,7 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
     """Of a small model's step on eight virtual devices. Its token counts (prompt 14, prefix 22, suffix 11) are in no weight's shape."""
     run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
-    mesh = programs.make_mesh(run, jax.devices())
-    model, optimizer = placement.make_model(run, mesh), optax.sgd(1e-3)
-    slots = programs.cameras(run)
-    options = programs.step_options(run, slots)
-    arguments = placement.abstract_state(model, optimizer, mesh), programs.abstract_batch(run, slots, mesh)
-    compiled = placement.jit_train_step(model, optimizer, options, mesh).lower(*arguments).compile()
+    compiled = step.traced_step(run, programs.cameras(run), step.make_mesh(run, jax.devices())).lower().compile()
     return hlo.collectives(hlo.parse(compiled.as_text()))
 
 

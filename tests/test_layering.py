@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "serve": "embodiments errors execution observation",
     # The simulator knows act(observation), and how to write a dataset.
     "sim": "data.write errors observation",
-    "benchmark": "data embodiments freed_memory preprocess statistics tokenizer train.batches",
+    "benchmark": "ahead.step config data embodiments errors freed_memory models.pi0 observation preprocess statistics tokenizer train",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 

@@ -10,6 +10,7 @@ import jax
 from pi0_jax.ahead import programs
 from pi0_jax.ahead.chips import CHIPS
 from pi0_jax.ahead.programs import Compiled, DoesNotFit
+from pi0_jax.ahead.step import make_mesh
 from pi0_jax.config import RunConfig, model_config
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import parameter_shapes
@@ -28,7 +29,7 @@ def compile_only(run: RunConfig, topology: str) -> Iterator[Report]:
     Raises InputError for a slice that libtpu does not know, and for a mesh or a batch that does not fit it.
     """
     devices = programs.topology_devices(topology)
-    mesh = programs.make_mesh(run, devices)
+    mesh = make_mesh(run, devices)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if run.batch_size % shards:
         raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
