@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-_SIDES = {"cpu": 2048}  # large enough that a product's time is its operations'
+_SIDES = {"cpu": 1024}  # large enough that a product's time is its operations'
 _SIDE = 8192  # of accelerators
 _CHAIN = 8  # products in one call, so that calling does not count
 
