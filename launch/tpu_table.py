@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from absl import flags
@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from launch import app
 from pi0_jax.ahead import page
 from pi0_jax.config import from_mapping
+from pi0_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; single fields by --config.field=value.")
 _ROWS = flags.DEFINE_list("rows", None, "TOPOLOGY/BATCH/DATAxFSDPxTENSOR for a training step, TOPOLOGY/sampler; such as v5e:4x4/64/2x8x1.")
@@ -20,11 +21,15 @@ flags.mark_flags_as_required(["config", "rows", "output"])
 
 def main() -> None:
     run, rows = from_mapping(_CONFIG.value.to_dict()), [page.Row.parse(text) for text in _ROWS.value]
+    try:
+        libtpu = version("libtpu")
+    except PackageNotFoundError as error:
+        raise InputError("libtpu is not installed: pip install pi0_jax[tpu]") from error
     about = page.head(
         command="python -m launch.tpu_table " + shlex.join(sys.argv[1:]),
         run_flags=shlex.join(argument for argument in sys.argv[1:] if argument.startswith("--config")),
         jax=version("jax"),
-        libtpu=version("libtpu"),
+        libtpu=libtpu,
     )
     output = Path(_OUTPUT.value)
     kept = page.kept_lines(output.read_text("utf-8"), about, _OUTPUT.value) if output.exists() else {}
