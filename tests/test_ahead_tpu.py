@@ -24,12 +24,19 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reas
         ("v5e:3x4", {}, "topology 'v5e:3x4': INVALID_ARGUMENT"),
         ("v4:2x2x1", {}, "topology 'v4:2x2x1': expected chips v5e, v5p, v6e, found TPU v4"),
         ("v5e:2x2", dict(mesh=dict(data=-1, fsdp=3, tensor=1)), "mesh data=-1 fsdp=3 tensor=1 does not fit 4 devices"),
+        ("v5p:4x4x4", dict(mesh=dict(data=8, fsdp=8, tensor=1)), "expected each size to be a product of sides of the slice of 64 TPU v5"),
         ("v5e:2x2", dict(batch_size=6), "config.batch_size 6 is not a multiple of data x fsdp = 4"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(topology, changes, message):
     with pytest.raises(InputError, match=message):
         next(compile_only(config(**changes), topology))
+
+
+def test_a_state_that_is_too_large_is_told_before_compiling():
+    report = next(compile_only(config(**FULL_SIZE, batch_size=4), "v5e:1x1"))
+    assert not report.fits
+    assert report.text.endswith("\n  does not fit: parameters, EMA and optimizer state alone take 51.8 of 16.9 GB a chip")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from pi0_jax import preprocess, sampling
 from pi0_jax.ahead import hlo
 from pi0_jax.ahead.chips import CHIPS, Chip, Roofline, roofline
-from pi0_jax.ahead.step import make_mesh, raw_batch, traced_step
+from pi0_jax.ahead.step import make_mesh, raw_batch, state_bytes, traced_step
 from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError
@@ -33,7 +33,7 @@ _NO_TPU = {
 
 
 class DoesNotFit(Exception):
-    """XLA's word that a program needs more memory than a chip has."""
+    """A program needs more memory than a chip has."""
 
 
 class Compiled(NamedTuple):
@@ -84,8 +84,11 @@ def cameras(run: RunConfig) -> tuple[str, ...]:
 
 
 def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
-    """Raises DoesNotFit."""
+    """Raises DoesNotFit: XLA's word, or, before minutes of compiling, since the state alone is too large."""
     mesh, slots = make_mesh(run, devices), cameras(run)
+    state, memory = state_bytes(run, mesh), CHIPS[devices[0].device_kind].hbm_bytes
+    if state > memory:
+        raise DoesNotFit(f"parameters, EMA and optimizer state alone take {state / 1e9:.1f} of {memory / 1e9:.1f} GB a chip")
     model_flops = matmul_flops(traced_step(run, slots, mesh, remat="none").jaxpr)
     return _compile(traced_step(run, slots, mesh), devices, model_flops=model_flops)
 

@@ -3,6 +3,7 @@
 Images stand on the canvas of the model's own size.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -27,6 +28,12 @@ def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: st
     arguments = placement.abstract_state(model, optimizer, mesh), abstract_batch(run, slots, mesh)
     model = model if remat is None else model.clone(remat=remat)
     return placement.jit_train_step(model, optimizer, step_options(run, slots), mesh).trace(*arguments)
+
+
+def state_bytes(run: RunConfig, mesh: Mesh) -> int:
+    """What one device holds of parameters, EMA and optimizer state."""
+    state = placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def step_options(run: RunConfig, slots: tuple[str, ...]) -> StepOptions:
