@@ -16,8 +16,10 @@ Made by `{command}`, on a machine without a TPU: every row is compiled by XLA fo
 
 Compiled with JAX {jax}, libtpu {libtpu}.
 
-With `{variables}`, a row's command is `python -m launch.train $RUN --compile_only` and the flags in its last column. It also lists every
-kind of collective, and ends with status 1 where the program does not fit.
+A row's command, in a shell that has this function, is `compiles` and the flags in its last column. It also lists every kind of
+collective, and ends with status 1 where the program does not fit.
+
+    compiles() {{ python -m launch.train --compile_only {run_flags} "$@"; }}
 
 - GB are 10⁹ bytes on one chip: arguments (for a training step the state: parameters, EMA, two moments) + temporaries, of what XLA has.
 - ms are a prediction, not a measurement: the longest of three times at the chip's peak rates (all overlap) to their sum (nothing does).
@@ -31,7 +33,7 @@ kind of collective, and ends with status 1 where the program does not fit.
 """
 
 
-_MADE_WITH = ("Compiled with", "With `RUN")
+_MADE_WITH = ("Compiled with", "    compiles()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ def markdown(lines: Sequence[str], about: str) -> str:
 
 
 def head(*, command: str, run_flags: str, jax: str, libtpu: str) -> str:
-    return _HEAD.format(command=command, variables=f'RUN="{run_flags}"', jax=jax, libtpu=libtpu)
+    return _HEAD.format(command=command, run_flags=run_flags, jax=jax, libtpu=libtpu)
 
 
 def kept_lines(text: str, about: str, where: str) -> dict[str, str]:
