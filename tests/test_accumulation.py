@@ -14,7 +14,7 @@ from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train import placement
-from pi0_jax.train.setup import run_mesh
+from pi0_jax.train.placement import run_mesh
 from pi0_jax.train.step import in_parts
 from tests.step_data import CONFIG, OPTIONS, make_batch
 
@@ -63,8 +63,8 @@ def test_parts_that_do_not_divide_the_batch_are_refused():
     from configs.reach import get_config
 
     values = get_config().to_dict() | {"batch_size": 16, "mesh": dict(data=4, fsdp=2, tensor=1)}
-    assert dict(run_mesh(from_mapping(values | {"accumulate": 2})).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert dict(run_mesh(from_mapping(values | {"accumulate": 2}), jax.devices()).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
     with pytest.raises(InputError, match=r"^config\.batch_size 16 is not a multiple of accumulate x data x fsdp = 3 x 8$"):
-        run_mesh(from_mapping(values | {"accumulate": 3}))
+        run_mesh(from_mapping(values | {"accumulate": 3}), jax.devices())
     with pytest.raises(InputError, match=r"^config\.accumulate is 0; expected a positive number$"):
         from_mapping(values | {"accumulate": 0})

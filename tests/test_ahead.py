@@ -1,7 +1,8 @@
-"""Compiling for machines that are not there: what is read from XLA's text, and the full-size step on TPU slices (where libtpu is)."""
+"""Compiling ahead of time: what is read from XLA's text, the full-size model on eight virtual devices, and on TPU slices (see below)."""
 
-import importlib.util
+import dataclasses
 import math
+import os
 import subprocess
 import sys
 from functools import partial
@@ -14,18 +15,21 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from pi0_jax import sharding
-from pi0_jax.ahead import hlo, programs
+from pi0_jax import checkpoints, sharding
+from pi0_jax.ahead import hlo, page, programs, step
 from pi0_jax.ahead.chips import CHIPS, roofline
-from pi0_jax.ahead.report import compile_only
+from pi0_jax.benchmark.memory import PeakMemory
 from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
+from pi0_jax.observation import CAMERA_SLOTS
+from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import placement
 from pi0_jax.train.flops import matmul_flops
+from pi0_jax.train.placement import run_mesh
 
 ROOT = Path(__file__).parents[1]
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu)")
+LIBTPU = Path(sys.prefix, "libtpu")  # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import it
 
 # The published model with three cameras, as it is trained on TPUs.
 FULL_SIZE = dict(
@@ -171,12 +175,7 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
     """Of a small model's step on eight virtual devices. Its token counts (prompt 14, prefix 22, suffix 11) are in no weight's shape."""
     run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
-    mesh = programs.make_mesh(run, jax.devices())
-    model, optimizer = placement.make_model(run, mesh), optax.sgd(1e-3)
-    slots = programs.cameras(run)
-    options = programs.step_options(run, slots)
-    arguments = placement.abstract_state(model, optimizer, mesh), programs.abstract_batch(run, slots, mesh)
-    compiled = placement.jit_train_step(model, optimizer, options, mesh).lower(*arguments).compile()
+    compiled = step.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices())).lower().compile()
     return hlo.collectives(hlo.parse(compiled.as_text()))
 
 
@@ -195,6 +194,86 @@ def test_the_step_gathers_weights_and_no_activations(data, fsdp):
 
 def dimensions(collective: hlo.Collective) -> set[int]:
     return {int(d) for part in collective.shape.split("[")[1:] for d in part.partition("]")[0].split(",") if d}
+
+
+# Full size, on eight virtual devices: compiled, and nothing allocated.
+
+
+@pytest.mark.slow
+def test_the_full_size_step_gathers_one_layer_at_a_time():
+    """CPUs multiply bfloat16 numbers as float32, so these are what travels here."""
+    run = config(**FULL_SIZE, batch_size=8, mesh=dict(data=1, fsdp=8, tensor=1))
+    compiled = step.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
+    gathers = [c for c in hlo.collectives(hlo.parse(compiled.as_text())) if c.kind == "all-gather"]
+    layer = 2 * 2048 * 16_384 * 4  # gate and up projections of one layer of the language model
+    assert max(c.bytes for c in gathers) == layer
+    # All layers but the last, whose prefix nobody reads; forward, and again in the backward pass.
+    assert sum(c.count for c in gathers if c.bytes == layer) == 2 * 17
+    state = 4 * 4 * 3_238_048_528  # parameters, EMA and two moments in float32
+    assert state / 8 < compiled.memory_analysis().argument_size_in_bytes < 1.05 * state / 8
+
+
+def test_eight_devices_hold_an_eighth_of_the_state_each():
+    """What a full-size restore creates; how it is read is below."""
+    run = config(**FULL_SIZE, mesh=dict(data=1, fsdp=8, tensor=1))
+    each = step.state_bytes(run, run_mesh(run, jax.devices()))
+    state = 4 * 4 * 3_238_048_528
+    assert state / 8 < each < 1.01 * state / 8
+
+
+def large_embedding_state():
+    """Of 135 MB, nearly all of it in four copies of one embedding table, as shapes; and what makes it."""
+    pico = VARIANTS["pico"]
+    model = Pi0(dataclasses.replace(pico, gemma=dataclasses.replace(pico.gemma, vocab_size=2**18)))
+    mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), optax.adamw(1e-4)
+    return placement.abstract_state(model, optimizer, mesh), placement.jit_init(model, optimizer, mesh)
+
+
+def growth_while_restoring(workdir: str) -> int:
+    """Bytes of memory that this process, with all devices and the host's part, takes at most."""
+    abstract, _ = large_embedding_state()
+    saved = checkpoints.RunCheckpoints(workdir, keep=1)
+    with PeakMemory() as peak:
+        jax.block_until_ready(saved.restore(1, abstract))
+    saved.close()
+    return peak.growth
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
+def test_restoring_reads_each_part_once(tmp_path):
+    """In a process whose memory is not used yet. Were arrays read whole for each device, it would take eight times the state."""
+    abstract, init = large_embedding_state()
+    total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+    saved = checkpoints.RunCheckpoints(tmp_path, keep=1)
+    tokenizer = Tokenizer.open("small")
+    saved.save(init(jax.random.key(0)), checkpoints.Description(config(), {}, tokenizer, position=1, digests={}), {})
+    saved.close()
+    program = f"from tests.test_ahead import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    growth = int(process.stdout)
+    # Once where it stays; and here, where devices are in the host's memory, parts once more on their way.
+    assert total < growth < 2 * total
+
+
+# The page of slices.
+
+
+def test_a_page_keeps_its_rows_and_refuses_those_of_another_compiler():
+    row = page.Row.parse("v5e:4x4/64/2x8x1")
+    line = f"| v5e:4x4 | 16 | 64 | 2 x 8 x 1 | 6.7 + 4.6 | `{row.flags}` |"
+    made = dict(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
+    text = page.markdown([line], page.head(**made))
+    assert row.flags == "--topology=v5e:4x4 --config.batch_size=64 --config.mesh.data=2 --config.mesh.fsdp=8 --config.mesh.tensor=1"
+    assert page.kept_lines(text, page.head(**made | {"command": "another"}), "tpu.md") == {row.flags: line}
+    for other in ({"jax": "0.11"}, {"libtpu": "0.2"}, {"run_flags": "--config=b.py"}):
+        with pytest.raises(InputError, match="tpu.md: its rows are of another run or compiler"):
+            page.kept_lines(text, page.head(**made | other), "tpu.md")
+
+
+@pytest.mark.parametrize("text", ["v5e:4x4", "v5e:4x4/64", "v5e:4x4/64/2x8", "v5e:4x4/64/2x8xa"])
+def test_a_row_that_cannot_be_read(text):
+    with pytest.raises(InputError, match=f"row '{text}': expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler"):
+        page.Row.parse(text)
 
 
 # Without a TPU, for a TPU.
@@ -216,54 +295,12 @@ def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
         assert process.stderr.splitlines()[-1] == f"error: flag --{missing} is missing"
 
 
-@needs_libtpu
-@pytest.mark.parametrize(
-    ("topology", "changes", "message"),
-    [
-        ("v5e:3x4", {}, "topology 'v5e:3x4': INVALID_ARGUMENT"),
-        ("v4:2x2x1", {}, "topology 'v4:2x2x1': expected chips v5e, v5p, v6e, found TPU v4"),
-        ("v5e:2x2", dict(mesh=dict(data=-1, fsdp=3, tensor=1)), "mesh data=-1 fsdp=3 tensor=1 does not fit 4 devices"),
-        ("v5e:2x2", dict(batch_size=6), "config.batch_size 6 is not a multiple of data x fsdp = 4"),
-    ],
-)
-def test_what_cannot_be_compiled_is_refused(topology, changes, message):
-    with pytest.raises(InputError, match=message):
-        next(compile_only(config(**changes), topology))
-
-
-@needs_libtpu
 @pytest.mark.slow
-def test_a_small_model_fits_one_chip():
-    reports = list(compile_only(config(variant="pico", action_dim=6, horizon=4, max_tokens=12), "v5e:1x1"))
-    assert [report.fits for report in reports] == [True, True]
-    assert "train step on v5e:1x1: pico" in reports[0].text and "mesh data 1 x fsdp 1 x tensor 1" in reports[0].text
-    assert "sampler on one v5e chip" in reports[1].text
-
-
-@needs_libtpu
-@pytest.mark.slow
-def test_the_full_size_step_on_sixteen_chips():
-    """Show 3 and 4: it fits with room, gathers are bfloat16 and of one weight of one layer, gradients leave by rings and scatters."""
-    run = config(**FULL_SIZE, batch_size=64, mesh=dict(data=2, fsdp=8, tensor=1))
-    step = programs.train_step(run, programs.topology_devices("v5e:4x4"))
-    state = 4 * 4 * 3_238_048_528  # parameters, EMA and two moments in float32
-    assert state / 8 < step.arguments < 1.05 * state / 8
-    assert step.used < 15 * 2**30
-    largest = 2 * 2048 * 16_384 * 2  # gate and up projections of one layer of the language model
-    assert max(c.bytes for c in step.collectives if c.kind == "all-gather") == largest
-    assert sum(c.count for c in step.collectives if c.kind == "all-gather" and c.bytes == largest) == 2 * 17
-    assert step.model_flops / 64 == pytest.approx(11.6e12, rel=0.02)  # of one sample
-    assert 1.2 < step.flops / step.model_flops < 4 / 3
-
-
-@needs_libtpu
-@pytest.mark.slow
-def test_nothing_holds_the_full_model_while_it_is_created():
-    """Parameters, EMA and moments on eight chips: arguments, outputs and temporaries are little more than an eighth of the state."""
-    mesh = sharding.make_mesh(data=1, fsdp=8, tensor=1, devices=programs.topology_devices("v5e:2x4"))
-    model, optimizer = Pi0(VARIANTS["pi0"]), optax.adamw(1e-4)
-    state = placement.abstract_state(model, optimizer, mesh)
-    total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    memory = placement.jit_init(model, optimizer, mesh).lower(key).compile().memory_analysis()
-    assert memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes < 1.2 * total / 8
+@pytest.mark.skipif(not LIBTPU.is_dir(), reason="libtpu is not there: make test puts it where it is to be had")
+def test_for_tpu_slices():
+    """tests/test_ahead_tpu.py, in a process that can import libtpu: the full-size step and sampler, compiled for v5e:4x4."""
+    env = os.environ | {"PYTHONPATH": str(LIBTPU)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_ahead_tpu.py"]
+    process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "skipped" not in process.stdout.splitlines()[-1]

@@ -21,8 +21,7 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.loop import train
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, jit_init, make_model
-from pi0_jax.train.setup import run_mesh
+from pi0_jax.train.placement import abstract_state, jit_init, make_model, run_mesh
 from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.test_config import load
 from tests.test_train import tiny_config
@@ -42,13 +41,13 @@ def run_config(weights: object, rules: tuple = (), **changes) -> RunConfig:
 
 
 def start(run: RunConfig):
-    mesh = run_mesh(run)
-    return state_from_weights(run, make_model(run, mesh), make_optimizer(run), mesh)
+    mesh = run_mesh(run, jax.devices())
+    return state_from_weights(run, make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
 
 
 def from_scratch(run: RunConfig):
-    mesh = run_mesh(run)
-    return jit_init(make_model(run, mesh), make_optimizer(run), mesh)(jax.random.key(run.seed))
+    mesh = run_mesh(run, jax.devices())
+    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))(jax.random.key(run.seed))
 
 
 def flat(tree_: object) -> dict[str, np.ndarray]:
@@ -150,7 +149,7 @@ def test_hugging_face_tensors_and_narrow_ones_are_widened(parameters, pico, tmp_
 @pytest.mark.parametrize("mesh", [dict(data=8, fsdp=1, tensor=1), dict(data=1, fsdp=8, tensor=1), dict(data=1, fsdp=4, tensor=2)], ids=str)
 def test_every_mesh_gets_the_same_numbers_each_device_its_part(npz, parameters, mesh):
     run = run_config(npz, EXPERT_FRESH, mesh=mesh)
-    devices = run_mesh(run)
+    devices = run_mesh(run, jax.devices())
     state = start(run)
     expected = abstract_state(make_model(run, devices), make_optimizer(run), devices)
     assert jax.tree.all(
@@ -162,6 +161,22 @@ def test_every_mesh_gets_the_same_numbers_each_device_its_part(npz, parameters, 
     embedding = state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]
     parts = {shard.data.shape for shard in embedding.addressable_shards}
     assert parts == {(512 // mesh["tensor"], 32 // mesh["fsdp"])}
+
+
+def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(released, parameters):
+    """The image encoder frozen, in bfloat16, one weight adapted: no averages of those, factors as from scratch."""
+    rule = {"path": r"llm/layers/mlp/linear$", "rank": 2, "alpha": 2.0}
+    run = run_config(released, frozen=("PaliGemma/img/",), frozen_dtype="bfloat16", lora=(rule,))
+    state, scratch = start(run), from_scratch(run)
+    assert jax.tree.structure(state) == jax.tree.structure(scratch)
+    ours, average, linear = flat(state.params), flat(state.ema), "PaliGemma/llm/layers/mlp/linear"
+    for path, array in parameters.items():
+        narrow = path == linear or path.startswith("PaliGemma/img/")
+        expected = array.astype(ml_dtypes.bfloat16) if narrow else array
+        np.testing.assert_array_equal(ours[path], expected, err_msg=path)
+        assert (path in average) == (not narrow)
+    for part in "ab":
+        np.testing.assert_array_equal(average[f"{linear}/{part}"], flat(scratch.factors)[f"{linear}/{part}"])
 
 
 # ---- mistakes

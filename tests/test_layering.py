@@ -53,8 +53,8 @@ MAY_IMPORT = {
     "sim": "data.write embodiments errors observation observation_keys",
     # Policies in simulators.
     "contestants": "convert.metadata errors policy serve.client sim.evaluation",
-    "benchmark": "convert data embodiments freed_memory models normalize observation observation_keys policy preprocess sampling serve"
-    " statistics tokenizer train.batches train.flops",
+    "benchmark": "ahead.step config convert data embodiments errors freed_memory models normalize observation observation_keys policy"
+    " preprocess sampling serve statistics tokenizer train",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 

@@ -183,7 +183,7 @@ def _group_size(attributes: str, devices: int) -> int:
         return len(listed[1].split(","))
     if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
         return int(tiled[1])
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('axis[^}]*)\}", attributes):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('[^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part or sizes[axis]) for axis, part in parts)

@@ -12,10 +12,14 @@ from pi0_jax.errors import InputError
 
 _HEAD = """# What fits which TPU slice
 
-Made by `{command}`: every row is compiled by XLA for that slice (libtpu {libtpu}, JAX {jax}), on a machine without a TPU.
+Made by `{command}`, on a machine without a TPU: every row is compiled by XLA for its slice.
 
-With `{variables}`, a row's command is `python -m launch.train $RUN --compile_only` and the flags in its last column. It also lists every
-kind of collective, and ends with status 1 where the program does not fit.
+Compiled with JAX {jax}, libtpu {libtpu}.
+
+A row's command, in a shell that has this function, is `compiles` and the flags in its last column. It also lists every kind of
+collective, and ends with status 1 where the program does not fit.
+
+    compiles() {{ python -m launch.train --compile_only {run_flags} "$@"; }}
 
 - GB are 10⁹ bytes on one chip: arguments (for a training step the state: parameters, EMA, two moments) + temporaries, of what XLA has.
 - ms are a prediction, not a measurement: the longest of three times at the chip's peak rates (all overlap) to their sum (nothing does).
@@ -27,6 +31,9 @@ kind of collective, and ends with status 1 where the program does not fit.
 | slice | chips | batch | mesh data x fsdp x tensor | GB a chip | of | gathered | scattered | summed | ms | utilisation | flags |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 """
+
+
+_MADE_WITH = ("Compiled with", "    compiles()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,25 +55,29 @@ class Row:
         except (TypeError, ValueError) as error:
             raise InputError(f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler") from error
 
+    @property
+    def flags(self) -> str:
+        """Of launch.train, beside the run's own and --compile_only."""
+        if self.mesh is None:
+            return f"--topology={self.topology}"
+        sizes = [f"--config.mesh.{axis}={size}" for axis, size in dataclasses.asdict(self.mesh).items()]
+        return " ".join([f"--topology={self.topology}", f"--config.batch_size={self.batch}", *sizes])
+
     def line(self, run: RunConfig) -> str:
         """Compiles the program: minutes at full size."""
         devices = programs.topology_devices(self.topology)
         if self.mesh is None:
-            what = [f"one chip of {self.topology}: sampler", "1", "1", "–"]
-            return _line(what, partial(programs.sampler, run, devices[0]), f"--topology={self.topology}")
+            return self._line([f"one chip of {self.topology}: sampler", "1", "1", "–"], partial(programs.sampler, run, devices[0]))
         run = dataclasses.replace(run, batch_size=self.batch, mesh=self.mesh)
-        sizes = dataclasses.asdict(self.mesh)
-        flags = [f"--topology={self.topology}", f"--config.batch_size={self.batch}"]
-        flags += [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
-        what = [self.topology, str(len(devices)), str(self.batch), " x ".join(map(str, sizes.values()))]
-        return _line(what, partial(programs.train_step, run, devices), " ".join(flags))
+        sizes = " x ".join(map(str, dataclasses.astuple(self.mesh)))
+        return self._line([self.topology, str(len(devices)), str(self.batch), sizes], partial(programs.train_step, run, devices))
 
-
-def _line(what: Sequence[str], make: Callable[[], Compiled], flags: str) -> str:
-    try:
-        return " | ".join(["", *what, *_cells(make()), f"`{flags}`", ""]).strip()
-    except DoesNotFit as error:
-        return " | ".join(["", *what, f"does not fit: {error}", *[""] * 6, f"`{flags}`", ""]).strip()
+    def _line(self, what: Sequence[str], make: Callable[[], Compiled]) -> str:
+        try:
+            cells = _cells(make())
+        except DoesNotFit as error:
+            cells = [f"does not fit: {error}", *[""] * 6]
+        return " | ".join(["", *what, *cells, f"`{self.flags}`", ""]).strip()
 
 
 def _cells(compiled: Compiled) -> list[str]:
@@ -86,5 +97,18 @@ def _cells(compiled: Compiled) -> list[str]:
     ]
 
 
-def markdown(lines: Sequence[str], *, command: str, run_flags: str, jax: str, libtpu: str) -> str:
-    return _HEAD.format(command=command, variables=f'RUN="{run_flags}"', jax=jax, libtpu=libtpu) + "\n".join(lines) + "\n"
+def markdown(lines: Sequence[str], about: str) -> str:
+    """The page; `about` is what `head` says of how it was made."""
+    return about + "\n".join(lines) + "\n"
+
+
+def head(*, command: str, run_flags: str, jax: str, libtpu: str) -> str:
+    return _HEAD.format(command=command, run_flags=run_flags, jax=jax, libtpu=libtpu)
+
+
+def kept_lines(text: str, about: str, where: str) -> dict[str, str]:
+    """The rows of a page, by their flags. Raises InputError if it is of another run, or of another compiler, than `about` says."""
+    of, expected = ([line for line in page.splitlines() if line.startswith(_MADE_WITH)] for page in (text, about))
+    if of != expected:
+        raise InputError(f"{where}: its rows are of another run or compiler; expected {expected}, found {of}; remove it to make it anew")
+    return {line.split("`")[-2]: line for line in text.splitlines() if line.endswith("` |")}

@@ -1,7 +1,6 @@
 """Compiles a run's train step and sampler for TPU slices that are not there. Needs libtpu (extra `tpu`), and no TPU.
 
-Nothing is allocated: arguments are shapes with shardings. The data are not read either: cameras are those of the config's datasets, images
-stand on the canvas of the model's own size.
+Nothing is allocated, and no data are read: see step.py. Cameras are those of the config's datasets.
 """
 
 import os
@@ -13,21 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
 
-from pi0_jax import preprocess, sampling, sharding
+from pi0_jax import preprocess, sampling
 from pi0_jax.ahead import hlo
 from pi0_jax.ahead.chips import CHIPS, Chip, Roofline, roofline
-from pi0_jax.config import RunConfig, layout, model_config, trainable_part
+from pi0_jax.ahead.step import raw_batch, state_bytes, traced_step
+from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
-from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.policy import sample
-from pi0_jax.train import placement
 from pi0_jax.train.flops import matmul_flops
-from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.step import StepOptions
+from pi0_jax.train.placement import run_mesh
 
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -38,7 +34,7 @@ _NO_TPU = {
 
 
 class DoesNotFit(Exception):
-    """XLA's word that a program needs more memory than a chip has."""
+    """A program needs more memory than a chip has."""
 
 
 class Compiled(NamedTuple):
@@ -88,62 +84,14 @@ def cameras(run: RunConfig) -> tuple[str, ...]:
     return preprocess.used_slots([find_row(name, run.own_datasets).embodiment for name in run.datasets])
 
 
-def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
-    """The shapes of a global batch, split over the mesh."""
-    size, config = run.batch_size, model_config(run)
-    where = sharding.batch_sharding(mesh)
-
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=where)
-
-    return TrainBatch(
-        observation=_raw_batch(run, slots, array),
-        targets=ActionBatch(
-            array(np.float32, config.horizon, config.action_dim), array(bool, config.horizon), array(bool, config.action_dim)
-        ),
-        frames=FrameId(*(array(np.int32) for _ in FrameId._fields)),
-        rows=array(np.int32),
-    )
-
-
-def _raw_batch(run: RunConfig, slots: tuple[str, ...], array: Any) -> RawBatch:
-    config = model_config(run)
-    canvas = preprocess.canvas_for([(config.vision.image_size, config.vision.image_size)])
-    return RawBatch(
-        images={slot: array(np.uint8, *canvas, 3) for slot in slots},
-        image_sizes={slot: array(np.int32, 2) for slot in slots},
-        image_masks={slot: array(bool) for slot in slots},
-        tokens=array(np.int32, config.max_tokens),
-        token_mask=array(bool, config.max_tokens),
-        state=array(np.float32, config.action_dim),
-    )
-
-
-def make_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
-    return sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor, devices=devices)
-
-
 def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
-    """Raises DoesNotFit."""
-    mesh = make_mesh(run, devices)
-    slots = cameras(run)
-    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    trainable = trainable_part(run)
-    arguments = placement.abstract_state(model, optimizer, mesh, trainable), abstract_batch(run, slots, mesh)
-    options = step_options(run, slots)
-
-    def step(model: Pi0) -> Any:
-        return placement.jit_train_step(model, optimizer, options, mesh, trainable).trace(*arguments)
-
-    return _compile(step(model), devices, model_flops=matmul_flops(step(model.clone(remat="none")).jaxpr))
-
-
-def step_options(run: RunConfig, slots: tuple[str, ...]) -> StepOptions:
-    return StepOptions(
-        seed=run.seed, layout=layout(run, slots), draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
-        mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
-        accumulate=run.accumulate,
-    )  # fmt: skip
+    """Raises DoesNotFit: XLA's word, or, before minutes of compiling, since the state alone is too large."""
+    mesh, slots = run_mesh(run, devices), cameras(run)
+    state, memory = state_bytes(run, mesh), CHIPS[devices[0].device_kind].hbm_bytes
+    if state > memory:
+        raise DoesNotFit(f"parameters, EMA and optimizer state alone take {state / 1e9:.1f} of {memory / 1e9:.1f} GB a chip")
+    model_flops = matmul_flops(traced_step(run, slots, mesh, remat="none").jaxpr)
+    return _compile(traced_step(run, slots, mesh), devices, model_flops=model_flops)
 
 
 def sampler(run: RunConfig, device: jax.Device) -> Compiled:
@@ -160,7 +108,7 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     sampler = partial(sampling.sample, model=model, num_steps=run.sampling_steps)
     function = partial(sample, layout=layout(run, slots), sampler=sampler, real_dims_only=run.loss_dims == "real")
     noise = array(np.float32, config.horizon, config.action_dim)
-    return _compile(jax.jit(function).trace(weights, _raw_batch(run, slots, array), array(bool, config.action_dim), noise), [device])
+    return _compile(jax.jit(function).trace(weights, raw_batch(run, slots, array), array(bool, config.action_dim), noise), [device])
 
 
 def _compile(traced: Any, devices: list[jax.Device], *, model_flops: int | None = None) -> Compiled:

@@ -11,8 +11,8 @@ from pi0_jax.ahead import programs
 from pi0_jax.ahead.chips import CHIPS
 from pi0_jax.ahead.programs import Compiled, DoesNotFit
 from pi0_jax.config import RunConfig, model_config
-from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.train.placement import run_mesh
 
 GB = 1e9
 
@@ -28,10 +28,7 @@ def compile_only(run: RunConfig, topology: str) -> Iterator[Report]:
     Raises InputError for a slice that libtpu does not know, and for a mesh or a batch that does not fit it.
     """
     devices = programs.topology_devices(topology)
-    mesh = programs.make_mesh(run, devices)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if run.batch_size % shards:
-        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
+    mesh = run_mesh(run, devices)
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(model_config(run))))
     about = f"{run.variant}, {parameters:,} parameters, {len(programs.cameras(run))} cameras"

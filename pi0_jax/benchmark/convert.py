@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -34,6 +34,7 @@ class Measurement(NamedTuple):
 
 def benchmark_convert(folder: Path, *, to: str, dtype: str, variant: str) -> list[Measurement]:
     """Ours -> `to` -> ours, in `folder`, which keeps the `to` directory alone. Raises AssertionError if a bit of any leaf differs."""
+    folder.mkdir(parents=True, exist_ok=True)
     source, there = random_source(VARIANTS[variant], lambda path: DTYPES[dtype], [arm.ROBOTS[3]]), folder / f"{to}_{dtype}"
     with tempfile.TemporaryDirectory(dir=folder) as begin:
         ours.write(source, Path(begin))
@@ -56,6 +57,12 @@ def _measured(source: Path, output: Path, to: str, dtype: str) -> Measurement:
         raise RuntimeError(f"{' '.join(command)}: status {os.waitstatus_to_exitcode(status)}")
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     return Measurement(f"-> {to}", dtype, seconds, used.ru_maxrss / 2**20, size / 2**30)
+
+
+def report(folder: Path, *, to: str, dtype: str, variant: str) -> tuple[str, list[dict[str, Any]]]:
+    """A table and its numbers."""
+    measurements = benchmark_convert(folder, to=to, dtype=dtype, variant=variant)
+    return table(measurements), [m._asdict() for m in measurements]
 
 
 def table(measurements: list[Measurement]) -> str:

@@ -183,6 +183,12 @@ def _stream(order: Order, real: Index) -> Iterator[Any]:
     return batches.train_batches(order, batcher, rows=range(BATCH), start=0, stop=1 << 40, threads=THREADS, prefetch=4)
 
 
+def report(folder: Path, *, frames: int, seconds: float) -> tuple[str, list[dict[str, Any]]]:
+    """A table and its numbers."""
+    measurements = benchmark_data(folder, frames=frames, seconds=seconds)
+    return f"{table(measurements)}\n\n{mixing_table(folder)}", [m._asdict() for m in measurements]
+
+
 def mixing_table(folder: Path, steps: int = 50) -> str:
     """Distinct episodes in a batch of BATCH rows, by order."""
     mixture = _mixture(_open(folder))

@@ -141,6 +141,14 @@ def _open_and_draw(row: DatasetRow, dataset: Path, path: Path) -> Opening:
     return Opening(index.steps, seconds, anonymous_bytes() - before)
 
 
+def report() -> tuple[str, list[dict[str, Any]]]:
+    """Building and opening: a table and its numbers."""
+    results = benchmark_index()
+    with tempfile.TemporaryDirectory() as folder:
+        opening = benchmark_opening(Path(folder))
+    return f"{table(results)}\n{opening}", [r._asdict() for r in results]
+
+
 def table(results: list[Result]) -> str:
     lines = [f"{'files':<12} {'MB':>6} {'frames':>8} {'cat':>10} {'checksums':>10} {'index':>10} {'ratio':>6} {'whole build':>12}"]
     for r in results:

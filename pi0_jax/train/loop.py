@@ -34,10 +34,10 @@ from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
-from pi0_jax.train.placement import make_model
+from pi0_jax.train.placement import make_model, run_mesh
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
-from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows, run_mesh
+from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows
 from pi0_jax.train.step import TrainState, averaged
 from pi0_jax.train.stopping import StopSignal
 from pi0_jax.train.validate import metric_names, validate
@@ -74,7 +74,7 @@ def train(
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
-        mesh = run_mesh(run)
+        mesh = run_mesh(run, jax.devices())
         processes.check_shared(workdir)
         latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
         stored = None if latest is None else read_description(workdir / FOLDER / str(latest))

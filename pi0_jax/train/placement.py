@@ -10,9 +10,22 @@ from jax.sharding import Mesh
 
 from pi0_jax import sharding
 from pi0_jax.config import RunConfig, model_config
+from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
 from pi0_jax.trainable import EVERYTHING, Trainable
+
+
+def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
+    """Raises InputError if the devices do not make the run's mesh, or the mesh does not divide its batch."""
+    mesh = sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor, devices=devices)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if run.batch_size % shards:
+        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
+    if run.batch_size % (shards * run.accumulate):
+        parts = f"accumulate x data x fsdp = {run.accumulate} x {shards}"
+        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of {parts}")
+    return mesh
 
 
 def make_model(run: RunConfig, mesh: Mesh) -> Pi0:

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from pi0_jax import sharding
 from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.config import RunConfig, trainable_part
-from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import TrainBatch
 from pi0_jax.preprocess import Layout
@@ -28,18 +27,6 @@ TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.A
 class Steps(NamedTuple):
     train: TrainStep
     validation: ValidationStep
-
-
-def run_mesh(run: RunConfig) -> Mesh:
-    """Over the devices of all processes. Raises InputError if they do not make the mesh, or the mesh does not divide the batch."""
-    mesh = sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if run.batch_size % shards:
-        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
-    if run.batch_size % (shards * run.accumulate):
-        parts = f"accumulate x data x fsdp = {run.accumulate} x {shards}"
-        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of {parts}")
-    return mesh
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:

@@ -1,0 +1,72 @@
+"""A run's train step before anything is there: its arguments are shapes with shardings, nothing is allocated, no data are read.
+
+Images stand on the canvas of the model's own size.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pi0_jax import preprocess, sharding
+from pi0_jax.config import RunConfig, layout, model_config, trainable_part
+from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
+from pi0_jax.train import placement
+from pi0_jax.train.footprint import bytes_per_device
+from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.step import StepOptions
+
+
+def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None) -> jax.stages.Traced:
+    """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
+    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
+    trainable = trainable_part(run)
+    arguments = placement.abstract_state(model, optimizer, mesh, trainable), abstract_batch(run, slots, mesh)
+    model = model if remat is None else model.clone(remat=remat)
+    return placement.jit_train_step(model, optimizer, step_options(run, slots), mesh, trainable).trace(*arguments)
+
+
+def state_bytes(run: RunConfig, mesh: Mesh) -> int:
+    """What one device holds of parameters, EMA and optimizer state."""
+    return bytes_per_device(placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run)))
+
+
+def step_options(run: RunConfig, slots: tuple[str, ...]) -> StepOptions:
+    return StepOptions(
+        seed=run.seed, layout=layout(run, slots), draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
+        mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
+        accumulate=run.accumulate,
+    )  # fmt: skip
+
+
+def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
+    """The shapes of a global batch, split over the mesh."""
+    size, config = run.batch_size, model_config(run)
+    where = sharding.batch_sharding(mesh)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=where)
+
+    return TrainBatch(
+        observation=raw_batch(run, slots, array),
+        targets=ActionBatch(
+            array(np.float32, config.horizon, config.action_dim), array(bool, config.horizon), array(bool, config.action_dim)
+        ),
+        frames=FrameId(*(array(np.int32) for _ in FrameId._fields)),
+        rows=array(np.int32),
+    )
+
+
+def raw_batch(run: RunConfig, slots: tuple[str, ...], array: Any) -> RawBatch:
+    """With `array(dtype, *shape)`, which adds the batch axis, in the place of each array."""
+    config = model_config(run)
+    canvas = preprocess.canvas_for([(config.vision.image_size, config.vision.image_size)])
+    return RawBatch(
+        images={slot: array(np.uint8, *canvas, 3) for slot in slots},
+        image_sizes={slot: array(np.int32, 2) for slot in slots},
+        image_masks={slot: array(bool) for slot in slots},
+        tokens=array(np.int32, config.max_tokens),
+        token_mask=array(bool, config.max_tokens),
+        state=array(np.float32, config.action_dim),
+    )

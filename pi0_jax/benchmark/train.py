@@ -1,0 +1,180 @@
+"""How fast training steps go on the devices at hand, beside what these reach in large matrix products. Needs no data and no TensorFlow."""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pi0_jax.ahead.step import abstract_batch, traced_step
+from pi0_jax.benchmark.matmul import matmul_rate
+from pi0_jax.config import RunConfig, from_mapping, model_config, trainable_part
+from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import VARIANTS
+from pi0_jax.observation import CAMERA_SLOTS, TrainBatch
+from pi0_jax.train import placement
+from pi0_jax.train.flops import matmul_flops
+from pi0_jax.train.optimizer import make_optimizer
+
+WARM_UP = 3  # steps that are not timed
+
+# What of a config a variant changes beside its sizes: the full model is measured as it is trained on accelerators.
+_AS_TRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"pi0": dict(dtype="bfloat16", scan_layers=True, remat="full", draws=1, augment=True, loss_dims="padded")}
+)
+
+
+class TrainSpeed(NamedTuple):
+    device: str
+    devices: int
+    mesh: Mapping[str, int]
+    parameters: int
+    batch: int
+    draws: int
+    cameras: int
+    dtype: str
+    remat: str
+    compile_seconds: float
+    step_seconds: tuple[float, ...]  # of every timed step
+    model_flops: int  # floating-point operations of the model's matrix products in a step, forward and backward, on all devices
+    flops: int  # with what is computed again in the backward pass
+    matmul_rate: float  # operations per second of large matrix products, on all devices
+    peak_bytes: int | None  # of memory on one device, since the process began, where the device counts it
+
+    @property
+    def seconds(self) -> float:
+        """The median step."""
+        return statistics.median(self.step_seconds)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.batch / self.seconds
+
+    @property
+    def share(self) -> float:
+        """The model's operations over what the devices' matrix products could do in the same time."""
+        return self.model_flops / self.seconds / self.matmul_rate
+
+    def to_json(self) -> dict[str, Any]:
+        return self._asdict() | {"samples_per_second": self.samples_per_second, "share_of_matmul_rate": self.share}
+
+
+def sized(config: Mapping[str, Any], changes: Mapping[str, Any], *, variant: str | None) -> RunConfig:
+    """A config's run with another `variant` and its usual settings; `changes` by the user go before these."""
+    values = dict(config)
+    if variant is not None:
+        if variant not in VARIANTS:
+            raise InputError(f"--variant={variant}: expected one of {', '.join(VARIANTS)}")
+        sizes = VARIANTS[variant]
+        values |= dict(variant=variant, action_dim=sizes.action_dim, horizon=sizes.horizon, max_tokens=sizes.max_tokens)
+        values |= _AS_TRAINED[variant] if variant in _AS_TRAINED else {}
+        values |= {name: value for name, value in changes.items() if "." not in name}
+    return from_mapping(values)
+
+
+def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
+    """Compiles the run's step for all devices and times `steps` of it, one by one, on a batch of random numbers that stays on the devices.
+
+    Matrix products are measured before and after, and the mean counts: a machine's speed drifts. Raises InputError for a mesh or a batch
+    that the devices do not divide.
+    """
+    devices, slots = jax.devices(), CAMERA_SLOTS[:cameras]
+    mesh = placement.run_mesh(run, devices)
+    before = matmul_rate(run.dtype)
+    traced = traced_step(run, slots, mesh)
+    start = time.perf_counter()
+    step = traced.lower().compile()
+    compile_seconds = time.perf_counter() - start
+    state = placement.jit_init(placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(jax.random.key(run.seed))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    times = _time_steps(step, state, synthetic_batch(run, slots, mesh), steps)
+    stats = devices[0].memory_stats()
+    return TrainSpeed(
+        device=devices[0].device_kind,
+        devices=len(devices),
+        mesh=dict(mesh.shape),
+        parameters=parameters,
+        batch=run.batch_size,
+        draws=run.draws,
+        cameras=cameras,
+        dtype=run.dtype,
+        remat=run.remat,
+        compile_seconds=compile_seconds,
+        step_seconds=times,
+        model_flops=matmul_flops(traced_step(run, slots, mesh, remat="none").jaxpr),
+        flops=matmul_flops(traced.jaxpr),
+        matmul_rate=len(devices) * statistics.mean([before, matmul_rate(run.dtype)]),
+        peak_bytes=stats["peak_bytes_in_use"] if stats else None,
+    )
+
+
+def _time_steps(step: Any, state: Any, batch: TrainBatch, steps: int) -> tuple[float, ...]:
+    times = []
+    for _ in range(WARM_UP + steps):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        times.append(time.perf_counter() - start)
+    return tuple(times[WARM_UP:])
+
+
+def synthetic_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
+    """Random pixels, tokens, states and actions, made where they will live; every camera is there and every dimension real."""
+    abstract = abstract_batch(run, slots, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    vocabulary = model_config(run).gemma.vocab_size
+    return jax.jit(partial(_random, abstract, vocabulary), out_shardings=shardings)(jax.random.key(0))
+
+
+def _random(abstract: TrainBatch, vocabulary: int, key: jax.Array) -> TrainBatch:
+    def one(place: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        mine = jax.random.fold_in(key, place)
+        if leaf.dtype == jnp.uint8:
+            return jax.random.bits(mine, leaf.shape, jnp.uint8)
+        if leaf.dtype == jnp.float32:
+            return jax.random.normal(mine, leaf.shape)
+        return jnp.ones(leaf.shape, leaf.dtype)
+
+    leaves, tree = jax.tree.flatten(abstract)
+    batch = jax.tree.unflatten(tree, [one(place, leaf) for place, leaf in enumerate(leaves)])
+    observation = batch.observation
+    sizes = {
+        slot: jnp.broadcast_to(jnp.array(pixels.shape[1:3], jnp.int32), (pixels.shape[0], 2)) for slot, pixels in observation.images.items()
+    }
+    tokens = jax.random.randint(key, observation.tokens.shape, 0, vocabulary)
+    rows = jnp.arange(batch.rows.shape[0], dtype=jnp.int32)
+    first = jax.tree.map(jnp.zeros_like, batch.frames)
+    return batch._replace(observation=observation._replace(image_sizes=sizes, tokens=tokens), frames=first, rows=rows)
+
+
+def report(run: RunConfig, *, cameras: int, steps: int) -> tuple[str, dict[str, Any]]:
+    """A table and its numbers."""
+    speed = benchmark_train(run, cameras=cameras, steps=steps)
+    return table(speed), speed.to_json()
+
+
+def table(speed: TrainSpeed) -> str:
+    """Markdown."""
+    peak = "not counted by this device" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e9:.1f} GB"
+    again = speed.flops / speed.model_flops - 1.0
+    quick, slow = min(speed.step_seconds), max(speed.step_seconds)
+    mesh = " x ".join(f"{axis} {size}" for axis, size in speed.mesh.items())
+    rows = {
+        "device": f"{speed.devices} x {speed.device}, mesh {mesh}",
+        "model": f"{speed.parameters:,} parameters, {speed.dtype}, {speed.cameras} cameras, remat {speed.remat}",
+        "batch": f"{speed.batch} samples, {speed.draws} draws each",
+        "compiling": f"{speed.compile_seconds:.1f} s",
+        "a step": f"{speed.seconds * 1e3:.1f} ms, the median of {len(speed.step_seconds)} from {quick * 1e3:.1f} to {slow * 1e3:.1f} ms",
+        "samples/s": f"{speed.samples_per_second:.1f}",
+        "the model's products": f"{speed.model_flops / 1e12:.4g} TFLOP a step, {speed.model_flops / speed.seconds / 1e12:.4g} TFLOP/s",
+        "computed again": f"{again:.0%} of them: {speed.flops / speed.seconds / 1e12:.4g} TFLOP/s in all",
+        "large products alone": f"{speed.matmul_rate / 1e12:.4g} TFLOP/s, measured in {speed.dtype}",
+        "the model's of these": f"{speed.share:.1%}",
+        "memory at its peak": peak,
+    }
+    return "\n".join(["| what | result |", "|---|---|", *(f"| {what} | {result} |" for what, result in rows.items())])
