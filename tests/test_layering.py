@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "normalize": "errors",
     "tokenizer": "errors",
     "sharding": "errors",
+    "chips": "",
     "execution": "errors",
     "observation_keys": "embodiments errors observation",
     # The model knows arrays only.
@@ -45,8 +46,9 @@ MAY_IMPORT = {
     "sampling": "flow models observation",
     "export": "embodiments errors normalize observation preprocess tokenizer",
     "policy": "checkpoints config errors export models observation preprocess sampling tokenizer",
-    "train": "checkpoints config convert data errors flow models normalize observation preprocess sharding statistics tokenizer trainable",
-    "ahead": "config data.datasets errors models observation policy preprocess sampling sharding train",
+    "train": "checkpoints chips config convert data errors flow models normalize observation preprocess sharding statistics tokenizer"
+    " trainable",
+    "ahead": "chips config data.datasets errors models observation policy preprocess sampling sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation observation_keys",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.

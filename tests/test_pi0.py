@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pi0_jax.models import masks
-from pi0_jax.models.pi0 import VARIANTS, Pi0, sample_actions
+from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes, sample_actions
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
 CONFIG = VARIANTS["pico"]
@@ -76,6 +76,12 @@ def test_full_size_tree_is_the_published_one():
     assert ours == {path: shape for path, (shape, _) in published["tree"].items()}
     assert sum(np.prod(shape, dtype=np.int64) for shape in ours.values()) == published["parameters"] == 3_238_048_528
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_tables_say_what_initialisation_makes(variant):
+    made = jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))["params"]
+    assert parameter_shapes(VARIANTS[variant]) == made
 
 
 def test_full_size_forward_has_the_expected_shapes():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,14 +39,27 @@ def data_dir(tmp_path_factory) -> Path:
 def finished(data_dir, tmp_path_factory) -> Path:
     """The workdir of an uninterrupted run of the real command."""
     workdir = tmp_path_factory.mktemp("run")
-    subprocess.run(command(data_dir, workdir), check=True, capture_output=True, cwd=Path(__file__).parents[1])
+    said = subprocess.run(command(data_dir, workdir), check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout
+    (workdir / "said").write_text(said)
     return workdir
+
+
+def test_what_is_said_before_the_first_step(finished):
+    said = (finished / "said").read_text()
+    (parameters,) = re.findall(r"  ([\d,]+) parameters, of which \1 are trained\n", said)
+    size = 4 * int(parameters.replace(",", "")) / 1e6  # float32
+    (together,) = re.findall(r"MB per device: parameters (\S+), gradients \1, optimizer (\S+), moving average \1; (\S+) in all", said)
+    assert [float(part) for part in together] == pytest.approx([size, 2 * size, 5 * size], abs=0.06)
+    (state,) = re.findall(
+        r"the step as compiled, MB per device: arguments (\S+), outputs beside them \S+, temporaries \S+; \S+ TFLOP", said
+    )
+    assert float(state) == pytest.approx(4 * size, rel=0.2)  # parameters, two moments, the average; and a batch
 
 
 def test_the_workdir_says_what_happened(finished):
     lines = read_metrics(finished)
     assert {"loss", "loss/reach_arm3", "gradient_norm", "parameter_norm", "skipped", "learning_rate"} <= set(lines[0])
-    assert {"steps_per_second", "samples_per_second", "data_wait_share"} <= set(lines[0])
+    assert {"steps_per_second", "samples_per_second", "data_wait_share", "model_tflops_per_second"} <= set(lines[0])
     assert lines[0]["loss/reach_arm3"] == pytest.approx(lines[0]["loss"], rel=1e-6)
     last = [line for line in lines if "validation/loss" in line][-1]
     assert {f"validation/reach_arm3/error/joint_{i}" for i in range(3)} <= set(last)

@@ -15,8 +15,8 @@ from jax.experimental import topologies
 
 from pi0_jax import preprocess, sampling
 from pi0_jax.ahead import hlo
-from pi0_jax.ahead.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.ahead.step import raw_batch, state_bytes, traced_step
+from pi0_jax.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError

@@ -15,7 +15,6 @@ from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.train import placement
 from pi0_jax.train.footprint import bytes_per_device
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.step import StepOptions
 
 
 def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None) -> jax.stages.Traced:
@@ -24,20 +23,12 @@ def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: st
     trainable = trainable_part(run)
     arguments = placement.abstract_state(model, optimizer, mesh, trainable), abstract_batch(run, slots, mesh)
     model = model if remat is None else model.clone(remat=remat)
-    return placement.jit_train_step(model, optimizer, step_options(run, slots), mesh, trainable).trace(*arguments)
+    return placement.jit_train_step(model, optimizer, placement.step_options(run, layout(run, slots)), mesh, trainable).trace(*arguments)
 
 
 def state_bytes(run: RunConfig, mesh: Mesh) -> int:
     """What one device holds of parameters, EMA and optimizer state."""
     return bytes_per_device(placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run)))
-
-
-def step_options(run: RunConfig, slots: tuple[str, ...]) -> StepOptions:
-    return StepOptions(
-        seed=run.seed, layout=layout(run, slots), draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
-        mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
-        accumulate=run.accumulate,
-    )  # fmt: skip
 
 
 def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:

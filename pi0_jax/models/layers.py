@@ -62,8 +62,9 @@ def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[.
         carry, output = jax.lax.scan(lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1))
         outputs.append(output)
     else:
+        traced_once = jax.jit(layer)  # and inlined wherever it is called
         for i in range(depth - 1):
-            carry, output = layer(carry, jax.tree.map(lambda w, i=i: w[i], stacked))
+            carry, output = traced_once(carry, jax.tree.map(lambda w, i=i: w[i], stacked))
             outputs.append(jax.tree.map(lambda y: y[None], output))
     carry, output = last(carry, jax.tree.map(lambda w: w[-1], stacked))
     outputs.append(jax.tree.map(lambda y: y[None], output))

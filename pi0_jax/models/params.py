@@ -23,7 +23,9 @@ class ParamTree(nn.Module):
 
 
 def declare(module: nn.Module, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Declares `table` inside a compact method of `module`."""
+    """Declares `table` inside a compact method of `module`; in a model that has parameters gives those, without declaring them again."""
+    if not module.is_initializing():
+        return {name: module.variables["params"][name] for name in table}
     return {
         name: ParamTree(entry, name=name)() if isinstance(entry, Mapping) else module.param(name, entry.init, entry.shape)
         for name, entry in table.items()

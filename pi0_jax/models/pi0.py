@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0_jax import flow
-from pi0_jax.models import layers, masks
+from pi0_jax.models import gemma, layers, masks, siglip
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig, KVCache
 from pi0_jax.models.lora import LoraRule, variables
 from pi0_jax.models.params import Param, declare, zeros
@@ -197,7 +197,9 @@ def projection_table(config: Pi0Config) -> dict[str, Any]:
 
 def parameter_shapes(config: Pi0Config) -> Any:
     """The parameter tree as ShapeDtypeStructs; allocates nothing."""
-    return jax.eval_shape(lambda: Pi0(config).init(jax.random.key(0), method="declare"))["params"]
+    vision = siglip.param_table(config.vision, output_width=config.gemma.experts[0].width)
+    table = {"PaliGemma": {"img": vision, "llm": gemma.param_table(config.gemma)}, **projection_table(config)}
+    return jax.tree.map(lambda param: jax.ShapeDtypeStruct(param.shape, jnp.float32), table, is_leaf=lambda x: isinstance(x, Param))
 
 
 def sample_actions(

@@ -1,6 +1,7 @@
 """The training loop, plain.
 
-    prepare   the checkpoint to go on from; indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored
+    prepare   the checkpoint to go on from; indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored;
+              the step, compiled
     repeat    wait for the batch -> step -> every log_every: write metrics
                                          -> every validate_every: validate the EMA
                                          -> every save_every, and on SIGTERM: start saving
@@ -12,6 +13,7 @@ calls, each with its own rows of the batch; process 0 prints and writes metrics.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -29,18 +31,20 @@ from pi0_jax import sharding
 from pi0_jax.checkpoints import FOLDER, Description, RunCheckpoints, latest_step, locate, read_description
 from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.train import batches, nonfinite
+from pi0_jax.train.compiled import CompiledStep, compile_step
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
 from pi0_jax.train.placement import make_model, run_mesh
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
-from pi0_jax.train.setup import Steps, initial_state, jitted_steps, local_rows
+from pi0_jax.train.setup import initial_state, jitted_validation_step, local_rows
 from pi0_jax.train.step import TrainState, averaged
 from pi0_jax.train.stopping import StopSignal
-from pi0_jax.train.validate import metric_names, validate
+from pi0_jax.train.validate import ValidationStep, metric_names, validate
 
 
 class _Context(NamedTuple):
@@ -52,7 +56,8 @@ class _Context(NamedTuple):
     mesh: Mesh
     rows: list[int]  # of the global batch, this process's
     stream: Iterator[TrainBatch]  # these rows of the batches to come
-    steps: Steps
+    step: CompiledStep | None  # None where all are done
+    validation: ValidationStep
     processes: Processes
     checkpoints: RunCheckpoints
     metrics: MetricsWriter | NoMetrics
@@ -90,30 +95,43 @@ def train(
         )
         closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
         state = initial_state(run, model, mesh, checkpoints, latest)
-        steps = jitted_steps(run, data.batcher.layout, model, mesh)
         missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
         tracer = closing.enter_context(Tracer(profile, workdir))
         stop = closing.enter_context(StopSignal(processes))
-        start = int(state.step)
+        start, rows = int(state.step), local_rows(mesh, run.batch_size)
+        stream = batches.train_batches(
+            data.order, data.batcher, rows=rows, start=start, stop=run.steps, threads=run.loader_threads, prefetch=run.prefetch_batches
+        )
+        closing.enter_context(contextlib.closing(stream))
+        step, stream = _compile_step(run, data, model, state, stream)
+        if processes.first and step is not None:
+            print(step.text)
         progress = closing.enter_context(  # ends its line before an error is printed
             tqdm(
                 range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
                 disable=not processes.first,
             )
         )  # fmt: skip
-        rows = local_rows(mesh, run.batch_size)
-        stream = batches.train_batches(
-            data.order, data.batcher, rows=rows, start=start, stop=run.steps, threads=run.loader_threads, prefetch=run.prefetch_batches
-        )
-        closing.enter_context(contextlib.closing(stream))
-        ctx = _Context(run, workdir, data, mesh, rows, stream, steps, processes, checkpoints, metrics, tracer, stop, progress)
+        validation = jitted_validation_step(run, data.batcher.layout, model, mesh)
+        ctx = _Context(run, workdir, data, mesh, rows, stream, step, validation, processes, checkpoints, metrics, tracer, stop, progress)
         if missed:
             metrics.write(start, _validate(ctx, state))
         done = _loop(ctx, state)
         if processes.first and done < run.steps:
             progress.close()
             print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
+
+
+def _compile_step(
+    run: RunConfig, data: Data, model: Pi0, state: TrainState, stream: Iterator[TrainBatch]
+) -> tuple[CompiledStep | None, Iterator[TrainBatch]]:
+    """For the stream's first batch, which is still to come; nothing where there is none."""
+    first = next(stream, None)
+    if first is None:
+        return None, stream
+    batch = sharding.place_batch(first, state.step.sharding.mesh)
+    return compile_step(run, data.batcher.layout, model, state, batch), itertools.chain([first], stream)
 
 
 def _loop(ctx: _Context, state: TrainState) -> int:
@@ -128,7 +146,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         ctx.tracer.before(done - 1)
         with clock.waiting():
             batch = sharding.place_batch(next(stream), ctx.mesh)
-        state, values = ctx.steps.train(state, batch)
+        state, values = ctx.step.step(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
         last = done == run.steps
@@ -144,7 +162,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         if logging:
             values = _scalars(run, jax.device_get(values))
             updates = done - 1 - values["skipped"]
-            metrics.write(done, values | {"learning_rate": float(schedule(updates))} | clock.rates(done - start, run.batch_size))
+            rates = clock.rates(done - start, run.batch_size)
+            rates |= ctx.step.speed(rates["steps_per_second"])
+            metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
             if validating and not stopping:  # before saving: a checkpoint's validation is never lost, and the best are known
@@ -168,7 +188,7 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
 def _validate(ctx: _Context, state: TrainState) -> dict[str, float]:
     run, data = ctx.run, ctx.data
     return validate(
-        ctx.steps.validation, averaged(state), data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
+        ctx.validation, averaged(state), data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
     )  # fmt: skip
 
 

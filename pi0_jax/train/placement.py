@@ -12,6 +12,7 @@ from pi0_jax import sharding
 from pi0_jax.config import RunConfig, model_config
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
+from pi0_jax.preprocess import Layout
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
 from pi0_jax.trainable import EVERYTHING, Trainable
 
@@ -39,6 +40,14 @@ def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
         gather=sharding.gather_on(mesh),
         lora=run.lora,
     )
+
+
+def step_options(run: RunConfig, layout: Layout) -> StepOptions:
+    return StepOptions(
+        seed=run.seed, layout=layout, draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
+        mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
+        accumulate=run.accumulate,
+    )  # fmt: skip
 
 
 def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,18 +15,13 @@ from pi0_jax.observation import TrainBatch
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, jit_init, jit_train_step
-from pi0_jax.train.step import StepOptions, TrainState, validation_step
+from pi0_jax.train.placement import abstract_state, jit_init, jit_train_step, step_options
+from pi0_jax.train.step import TrainState, validation_step
 from pi0_jax.train.validate import ValidationStep
 
 VALIDATION_DRAWS = 4
 
 TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
-
-
-class Steps(NamedTuple):
-    train: TrainStep
-    validation: ValidationStep
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
@@ -35,16 +30,13 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
 
 
-def jitted_steps(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Steps:
-    options = StepOptions(
-        run.seed, layout, run.draws, run.augment, run.loss_dims == "real", run.mask_past_end, run.ema_decay,
-        datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite, accumulate=run.accumulate,
-    )  # fmt: skip
-    validation = partial(validation_step, model=model, options=options, draws=VALIDATION_DRAWS, num_steps=run.sampling_steps)
-    return Steps(
-        jit_train_step(model, make_optimizer(run), options, mesh, trainable_part(run)),
-        jax.jit(validation, out_shardings=sharding.replicated(mesh)),
-    )
+def jitted_train_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Any:
+    return jit_train_step(model, make_optimizer(run), step_options(run, layout), mesh, trainable_part(run))
+
+
+def jitted_validation_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> ValidationStep:
+    how = dict(model=model, options=step_options(run, layout), draws=VALIDATION_DRAWS, num_steps=run.sampling_steps)
+    return jax.jit(partial(validation_step, **how), out_shardings=sharding.replicated(mesh))
 
 
 def initial_state(run: RunConfig, model: Pi0, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None) -> TrainState:

@@ -1,4 +1,4 @@
-"""What one chip can do, by JAX's name of its kind, and the roofline that follows."""
+"""What one chip can do at most, by JAX's name of its kind, and the roofline that follows."""
 
 from typing import NamedTuple
 
@@ -19,6 +19,17 @@ CHIPS = {
     "TPU v5": Chip("v5p", 95.74 * GIB, 459e12, 2765e9, 200e9),
     "TPU v6 lite": Chip("v6e", 31.25 * GIB, 918e12, 1638e9, 200e9),
 }
+
+
+# NVIDIA's data sheets: bfloat16 matrix products without sparsity, of the SXM forms; by how JAX's name begins.
+_GPU_FLOPS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA B200": 2250e12}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Operations per second of bfloat16 matrix products; None for what has no such number here, as CPUs."""
+    if device_kind in CHIPS:
+        return CHIPS[device_kind].flops
+    return next((flops for name, flops in _GPU_FLOPS.items() if device_kind.startswith(name)), None)
 
 
 class Roofline(NamedTuple):
