@@ -2,6 +2,7 @@
 # make test   installs what the tests need and runs them
 PYTHON ?= python3
 VENV ?= .venv/$(shell $(PYTHON) -c "import platform; print(platform.python_version())")
+EXTRAS ?= dev
 RUN ?= runs/reach
 SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -9,12 +10,12 @@ PY := $(VENV)/bin/python
 
 .PHONY: demo test install gl
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed-$(EXTRAS)
 
-$(VENV)/.installed: setup.py
+$(VENV)/.installed-$(EXTRAS): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[dev]'
+	$(PY) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 gl: install
