@@ -2,20 +2,20 @@
 # make test   installs what the tests need and runs them
 PYTHON ?= python3
 VENV ?= .venv/$(shell $(PYTHON) -c "import platform; print(platform.python_version())")
-EXTRAS ?= dev
+TORCH ?= torch
 RUN ?= runs/reach
 SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 PY := $(VENV)/bin/python
 
-.PHONY: demo test install gl
+.PHONY: demo test install gl torch
 
-install: $(VENV)/.installed-$(EXTRAS)
+install: $(VENV)/.installed
 
-$(VENV)/.installed-$(EXTRAS): setup.py
+$(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(PY) -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 gl: install
@@ -27,6 +27,14 @@ $(VENV)/libtpu: | install
 	rm -rf $@.partial
 	$(PY) -m pip install --quiet --no-deps --target $@.partial "$$($(PY) -c '$(NAMED)')" && mv $@.partial $@ \
 	  || echo "libtpu is not to be had here: what compiles for TPUs is not tested"
+
+# For the comparison with Hugging Face's models: PyTorch's and TensorFlow's copies of LLVM do not bear each other in one process.
+torch: $(VENV)/torch/.installed
+
+$(VENV)/torch/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)/torch
+	$(VENV)/torch/bin/python -m pip install --quiet --editable '.[torch]' $(TORCH)
+	touch $@
 
 test: gl $(VENV)/libtpu
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
