@@ -89,8 +89,8 @@ class Service:
             found = len(rows) if isinstance(rows, list) else type(rows).__name__
             raise InputError(f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}")
         seeds = request[SEEDS] if SEEDS in request else [0] * len(rows)
-        seeds = seeds.tolist() if isinstance(seeds, np.ndarray) else seeds
-        if not isinstance(seeds, list) or len(seeds) != len(rows):
+        right = seeds.shape == (len(rows),) if isinstance(seeds, np.ndarray) else isinstance(seeds, list) and len(seeds) == len(rows)
+        if not right:
             raise InputError(f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {shortened(seeds)}")
         observations = []
         for i, row in enumerate(rows):
