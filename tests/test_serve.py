@@ -101,6 +101,7 @@ def test_seeds_and_batches(server):
         (wire.pack({"batch": [message(), 3]}), "'batch', observation 1: expected an observation, a map, found int"),
         (wire.pack({"batch": [message()], "seeds": [1, 2]}), "'seeds': expected 1, one for each observation, found [1, 2]"),
         (wire.pack({"batch": [message()], "prompt": "x"}), "'prompt' is not expected beside 'batch'"),
+        (wire.pack({"batch": [message()], "seeds": np.zeros(1_000_000, np.uint8)}), "found [0 0 0 ... 0 0 0]"),
         (wire.pack([]), "expected an observation, a map, found list"),
     ],
 )
@@ -230,6 +231,15 @@ def test_a_client_that_vanishes_harms_nobody(server):
         start = time.perf_counter()
         np.testing.assert_array_equal(ask(connection, message(4))["actions"], answer(observation(4)))
         assert time.perf_counter() - start < 1.5
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_not_warm_ends_at_once(signal_):
+    with running(warm_seconds=60, wait=False) as (address, process), Client(address, start_timeout=0.5) as client:
+        with pytest.raises(TimeoutError):
+            client.infer(message())  # waits for the metadata
+        process.send_signal(signal_)
+        assert process.wait(timeout=10) == -signal_
 
 
 def test_sigterm_finishes_the_request_in_flight():

@@ -79,10 +79,11 @@ class _PolicyServer:
             raise InputError(f"cannot listen on {place}: {reason}") from error
         port = next(iter(server.sockets)).getsockname()[1]
         on_state("listening", port)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM does, it ends the process at once: a compilation is not waited for
         with self._worker:
             try:
                 await loop.run_in_executor(self._worker, warm_up)
-                for stop in (signal.SIGTERM, signal.SIGINT):  # before this they end the process at once
+                for stop in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(stop, self._stopping.set)
                 self._warm.set()
                 on_state("warm", port)
