@@ -33,6 +33,12 @@ def observation(seed: int = 0, prompt: str = "pick up the cup"):
     return {"images": images, "state": rng.integers(-8, 8, 8).astype(np.float32), "prompt": prompt}
 
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
 def message(number: int = 0, **changes):
     return to_message(observation(number), DROID.keys) | changes
 
@@ -240,6 +246,27 @@ def test_a_server_that_is_not_warm_ends_at_once(signal_):
             client.infer(message())  # waits for the metadata
         process.send_signal(signal_)
         assert process.wait(timeout=10) == -signal_
+
+
+def test_a_client_that_never_reads_is_dropped():
+    """It would keep its connection for ever, and the server from stopping."""
+    request = wire.pack({"batch": [message()] * 128})  # a long answer
+    frame = b"\x82\xff" + len(request).to_bytes(8, "big") + bytes(4) + request
+    with running(send_seconds=0.5, batch_sizes=(1, 128)) as (address, process), conversation(address) as other:
+        files = len(os.listdir(f"/proc/{process.pid}/fd"))
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port))) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.sendall(HANDSHAKE)
+            deaf.settimeout(30.0)
+            with pytest.raises(ConnectionError):
+                while True:
+                    deaf.sendall(frame)
+            assert len(os.listdir(f"/proc/{process.pid}/fd")) == files
+            np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+        assert "dropped: did not take its answer within 0.5 s" in process.stderr.read()
 
 
 def test_sigterm_finishes_the_request_in_flight():

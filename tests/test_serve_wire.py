@@ -70,7 +70,7 @@ def test_a_transposed_image_is_sent_as_it_looks():
         (msgpack.packb({"a": ARRAY | {b"shape": [-2]}}), r"'a': array shape: expected at most 8 sizes, found \[-2\]"),
         (msgpack.packb({"a": ARRAY | {b"shape": [1] * 9}}), "'a': array shape: expected at most 8 sizes"),
         (msgpack.packb({"a": ARRAY | {b"shape": [2**40, 2**40]}}), "expected 4835703278458516698824704 bytes, found 8"),
-        (msgpack.packb({"a": ARRAY | {b"data": b"", b"shape": [0, 2**62, 2**62]}}), "'a': array shape: expected sizes that an array can have"),
+        (msgpack.packb({"a": ARRAY | {b"data": b"", b"shape": [0, 2**62, 2**62]}}), "'a': array shape: expected sizes that an array"),
         (msgpack.packb({"x" * 201: 1}), "message: expected keys of at most 200 characters, found 201"),
         (msgpack.packb({"a": ARRAY | {b"data": "text"}}), "'a': array data: expected bytes, found str"),
         (msgpack.packb({"a": {b"__ndarray__": True, b"dtype": "<f4"}}), "'a': array without 'data'"),
