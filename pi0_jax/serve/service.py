@@ -54,7 +54,11 @@ class Service:
         }
 
     def answer(self, message: bytes, received: float) -> bytes:
-        """The reply to a request that came at `received` (time.perf_counter()). Raises InputError, naming the field."""
+        """The reply to a request that came at `received` (time.perf_counter()).
+
+        Raises:
+            InputError, naming the field. FloatingPointError: the policy says what is not finite.
+        """
         start = time.perf_counter()
         request = wire.unpack(message)
         batched = isinstance(request, Mapping) and BATCH in request
@@ -64,6 +68,8 @@ class Service:
         missing = rows - len(observations)
         actions = self._act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32))
         acted = time.perf_counter()
+        if not np.isfinite(actions).all():  # nothing for a robot to execute; the weights' fault, not the client's
+            raise FloatingPointError("the policy's actions are not finite")
         return wire.pack(
             {
                 "actions": actions[: len(observations)] if batched else actions[0],
