@@ -217,6 +217,12 @@ def test_worlds_are_kept_apart():
 # ---- policies
 
 
+def test_what_only_a_checkpoint_has_is_not_asked_of_a_server(tmp_path):
+    command = [sys.executable, "-m", "launch.evaluate", "--server=127.0.0.1:1", f"--output={tmp_path}", "--num_steps=2"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and "--robots, --num_steps: expected with --checkpoint" in process.stderr
+
+
 @pytest.mark.slow
 def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
     """A real server on a socket, batches of several rows, and the command itself."""

@@ -129,6 +129,12 @@ def test_nothing_of_the_server_leaks():
     assert "RuntimeError: secret in /home/robot/secret.txt" in log
 
 
+def test_a_robot_gets_no_action_that_is_no_number(server):
+    with conversation(server) as connection:
+        assert "internal error" in ask(connection, message(prompt="nan"))
+        np.testing.assert_array_equal(ask(connection, message())["actions"], answer(observation()))
+
+
 def test_a_message_over_the_limit_closes_only_its_own_connection():
     with running(max_message_bytes=20_000) as (address, _), conversation(address) as other:
         with conversation(address) as connection, pytest.raises(ConnectionClosed) as closed:
@@ -184,6 +190,20 @@ def test_two_servers_on_one_port(server):
     command = [sys.executable, "-m", "tests.numpy_server", given]
     process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True)
     assert process.stderr.splitlines()[-1] == f"pi0_jax.errors.InputError: cannot listen on {server}: Address already in use"
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--batch_sizes=1,\u00b2", "--batch_sizes: expected positive numbers, found 1,\u00b2"),
+        ("--image_sizes=224x0", "--image_sizes: expected sizes like 224x224, found 224x0"),
+        (f"--api_key_file={sys.executable}", f"--api_key_file: {sys.executable}: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_named(flag, said):
+    command = [sys.executable, "-m", "launch.serve", "--checkpoint=/nowhere", flag]
+    process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and said in process.stderr.splitlines()[-1]
 
 
 # ---- several clients
@@ -260,8 +280,7 @@ def test_a_client_that_never_reads_is_dropped():
             deaf.sendall(HANDSHAKE)
             deaf.settimeout(30.0)
             with pytest.raises(ConnectionError):
-                while True:
-                    deaf.sendall(frame)
+                deaf.sendall(frame * 2000)
             assert len(os.listdir(f"/proc/{process.pid}/fd")) == files
             np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
         process.terminate()
@@ -294,6 +313,10 @@ def test_our_client_acts_like_a_policy(server):
         np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
         with pytest.raises(ServerError, match="'prompt': expected an instruction, found empty text"):
             client.act([observation(prompt="")])
+        with pytest.raises(InputError, match="no observations: expected at least one"):
+            client.act([])
+        with pytest.raises(InputError, match="3 seeds for 1 observations; expected one each"):
+            client.act(seen[:1], [1, 2, 3])
         np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
 
 
