@@ -48,6 +48,8 @@ def _setting(record: Embodiment) -> AbstractContextManager[Setting]:
 def main() -> None:
     if not _CONDITIONS.value or bool(_CHECKPOINT.value) == bool(_SERVER.value):
         raise InputError("expected --conditions, and either --checkpoint or --server")
+    if _SERVER.value and (_ROBOTS.value or _STEPS.value):
+        raise InputError("--robots, --num_steps: expected with --checkpoint; a server's are its own")
     output, start = Path(_OUTPUT.value), time.perf_counter()
     what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
     with Client(_SERVER.value or "", timeout=600.0) as client:  # connects when it is used

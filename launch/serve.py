@@ -39,7 +39,7 @@ def _sizes() -> list[tuple[int, int]]:
 
 
 def _batches() -> list[int]:
-    if not all(text.isdigit() and int(text) > 0 for text in _BATCHES.value):
+    if not all(text.isdecimal() and int(text) > 0 for text in _BATCHES.value):
         raise InputError(f"--batch_sizes: expected positive numbers, found {','.join(_BATCHES.value)}")
     return [int(text) for text in _BATCHES.value]
 
@@ -48,8 +48,8 @@ def main() -> None:
     sizes, batches = _sizes(), _batches()
     try:
         key = Path(_KEY_FILE.value).read_text().strip() if _KEY_FILE.value else None
-    except OSError as error:
-        raise InputError(f"--api_key_file: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api_key_file: {_KEY_FILE.value}: {error}") from error
     if key == "":
         raise InputError(f"--api_key_file: {_KEY_FILE.value} is empty")
     if _CACHE.value:

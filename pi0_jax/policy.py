@@ -198,6 +198,8 @@ class Policy:
         shape = (count, self.run.horizon, wanted.action_dim)
         if seeds is not None and len(seeds) != count:
             raise InputError(f"{len(seeds)} seeds for {count} observations; expected one each")
+        if seeds is not None and not all(isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in seeds):
+            raise InputError(f"seeds: expected whole numbers in [0, 2^32), found {list(seeds)}")
         if noise is None:
             noise = _noise(np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:])
         elif noise.shape != shape:

@@ -2,7 +2,8 @@
 
 python -m tests.numpy_server '{"robot": "droid", "port": 0}'
 
-Some prompts do something else: "sleep 2" and "work 2" take that many seconds, the second keeps the interpreter busy; "fail" raises.
+Some prompts do something else: "sleep 2" and "work 2" take that many seconds, the second keeps the interpreter busy; "fail" raises; "nan"
+answers with one.
 """
 
 import json
@@ -40,7 +41,9 @@ def act(observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray
         end = time.monotonic() + (float(seconds) if what == "work" else 0)
         while time.monotonic() < end:
             sum(range(1000))
-    return np.stack([answer(observation, int(seed)) for observation, seed in zip(observations, seeds, strict=True)])
+    chunks = np.stack([answer(observation, int(seed)) for observation, seed in zip(observations, seeds, strict=True)])
+    chunks[[observation["prompt"] == "nan" for observation in observations], 3, 2] = np.nan
+    return chunks
 
 
 @contextmanager

@@ -82,6 +82,25 @@ def away(observations, seeds):
     return -towards_the_goal(observations, seeds)
 
 
+class Dial(Slider):
+    """Turned by whole numbers, for 3 ticks; every picture is rendered into the same array."""
+
+    action_space = gymnasium.spaces.Box(-3, 3, (1,), np.int64)
+
+    def __init__(self):
+        super().__init__()
+        self._rendered, self.turned = np.zeros((8, 12, 3), np.uint8), []
+
+    def step(self, action):
+        self.turned.append(action)
+        return self._observe(), 0.0, False, len(self.turned) == 3, {"success": False}
+
+    def _observe(self):
+        observation = super()._observe()
+        self._rendered[:] = observation["cameras"]["front"] + len(self.turned)
+        return {**observation, "cameras": {"front": self._rendered}}
+
+
 def outcomes(result):
     return [(r.episode, r.seed, r.prompt, r.success, r.ticks) for r in result.episodes]
 
@@ -110,6 +129,15 @@ def test_success_can_have_another_name_or_be_termination():
         assert rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes == 0
     with other(SLIDER) as (make_world, _), pytest.raises(InputError, match="expected 'success', which says success, found is_success"):
         rollout(make_world, away, episodes=1, seed=0, execute_steps=2)
+
+
+def test_whole_numbers_are_rounded_and_pictures_kept():
+    env = Dial()
+    world = GymWorld(env, "dial", SLIDER, success="success", prompt="turn")
+    chunk = np.array([[[0.97], [-1.6], [7.0]]], np.float32)
+    (recording,) = rollout(lambda: world, lambda observations, seeds: chunk, episodes=1, seed=0, execute_steps=3, record=1).recordings
+    assert [turned.tolist() for turned in env.turned] == [[1], [-2], [3]] and env.turned[0].dtype == np.int64
+    assert len({pictures[0].tobytes() for pictures in recording.snapshots}) == 4
 
 
 def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
@@ -187,6 +215,12 @@ def test_worlds_are_kept_apart():
 
 
 # ---- policies
+
+
+def test_what_only_a_checkpoint_has_is_not_asked_of_a_server(tmp_path):
+    command = [sys.executable, "-m", "launch.evaluate", "--server=127.0.0.1:1", f"--output={tmp_path}", "--num_steps=2"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and "--robots, --num_steps: expected with --checkpoint" in process.stderr
 
 
 @pytest.mark.slow

@@ -153,6 +153,9 @@ def test_wrong_input_is_named(policy):
         policy({**seen, "prompt": "lift the block " * 50})
     with pytest.raises(InputError, match=r"noise has shape \[1, 10, 15\]; expected \[1, 10, 16\]"):
         policy(seen, noise=np.zeros((10, 15), np.float32))
+    for seed in (-1, 2**32, 1.5):
+        with pytest.raises(InputError, match=rf"seeds: expected whole numbers in \[0, 2\^32\), found \[{seed}\]"):
+            policy(seen, seed=seed)
     with pytest.raises(InputError, match="no observations"):
         policy.act([])
 

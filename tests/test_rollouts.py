@@ -164,6 +164,7 @@ def test_wilson_interval(successes, trials, low, high):
     np.testing.assert_allclose(wilson_interval(successes, trials), (low, high), atol=5e-5)
     mirrored = wilson_interval(trials - successes, trials)
     np.testing.assert_allclose(mirrored, (1 - high, 1 - low), atol=5e-5)
+    assert [wilson_interval(0, n)[0] for n in (3, 10)] == [0, 0] and [wilson_interval(n, n)[1] for n in (3, 10)] == [1, 1]
 
 
 # ---- video

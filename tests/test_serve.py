@@ -33,6 +33,12 @@ def observation(seed: int = 0, prompt: str = "pick up the cup"):
     return {"images": images, "state": rng.integers(-8, 8, 8).astype(np.float32), "prompt": prompt}
 
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
 def message(number: int = 0, **changes):
     return to_message(observation(number), DROID.keys) | changes
 
@@ -101,6 +107,7 @@ def test_seeds_and_batches(server):
         (wire.pack({"batch": [message(), 3]}), "'batch', observation 1: expected an observation, a map, found int"),
         (wire.pack({"batch": [message()], "seeds": [1, 2]}), "'seeds': expected 1, one for each observation, found [1, 2]"),
         (wire.pack({"batch": [message()], "prompt": "x"}), "'prompt' is not expected beside 'batch'"),
+        (wire.pack({"batch": [message()], "seeds": np.zeros(1_000_000, np.uint8)}), "found [0 0 0 ... 0 0 0]"),
         (wire.pack([]), "expected an observation, a map, found list"),
     ],
 )
@@ -120,6 +127,12 @@ def test_nothing_of_the_server_leaks():
         process.terminate()
         log = process.communicate()[1]
     assert "RuntimeError: secret in /home/robot/secret.txt" in log
+
+
+def test_a_robot_gets_no_action_that_is_no_number(server):
+    with conversation(server) as connection:
+        assert "internal error" in ask(connection, message(prompt="nan"))
+        np.testing.assert_array_equal(ask(connection, message())["actions"], answer(observation()))
 
 
 def test_a_message_over_the_limit_closes_only_its_own_connection():
@@ -179,6 +192,20 @@ def test_two_servers_on_one_port(server):
     assert process.stderr.splitlines()[-1] == f"pi0_jax.errors.InputError: cannot listen on {server}: Address already in use"
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--batch_sizes=1,\u00b2", "--batch_sizes: expected positive numbers, found 1,\u00b2"),
+        ("--image_sizes=224x0", "--image_sizes: expected sizes like 224x224, found 224x0"),
+        (f"--api_key_file={sys.executable}", f"--api_key_file: {sys.executable}: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_named(flag, said):
+    command = [sys.executable, "-m", "launch.serve", "--checkpoint=/nowhere", flag]
+    process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and said in process.stderr.splitlines()[-1]
+
+
 # ---- several clients
 
 
@@ -232,6 +259,35 @@ def test_a_client_that_vanishes_harms_nobody(server):
         assert time.perf_counter() - start < 1.5
 
 
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_not_warm_ends_at_once(signal_):
+    with running(warm_seconds=60, wait=False) as (address, process), Client(address, start_timeout=0.5) as client:
+        with pytest.raises(TimeoutError):
+            client.infer(message())  # waits for the metadata
+        process.send_signal(signal_)
+        assert process.wait(timeout=10) == -signal_
+
+
+def test_a_client_that_never_reads_is_dropped():
+    """It would keep its connection for ever, and the server from stopping."""
+    request = wire.pack({"batch": [message()] * 128})  # a long answer
+    frame = b"\x82\xff" + len(request).to_bytes(8, "big") + bytes(4) + request
+    with running(send_seconds=0.5, batch_sizes=(1, 128)) as (address, process), conversation(address) as other:
+        files = len(os.listdir(f"/proc/{process.pid}/fd"))
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port))) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.sendall(HANDSHAKE)
+            deaf.settimeout(30.0)
+            with pytest.raises(ConnectionError):
+                deaf.sendall(frame * 2000)
+            assert len(os.listdir(f"/proc/{process.pid}/fd")) == files
+            np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+        assert "dropped: did not take its answer within 0.5 s" in process.stderr.read()
+
+
 def test_sigterm_finishes_the_request_in_flight():
     with running() as (address, process), conversation(address) as idle, conversation(address) as busy:
         busy.send(wire.pack(message(3, prompt="sleep 0.7")))
@@ -257,6 +313,10 @@ def test_our_client_acts_like_a_policy(server):
         np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
         with pytest.raises(ServerError, match="'prompt': expected an instruction, found empty text"):
             client.act([observation(prompt="")])
+        with pytest.raises(InputError, match="no observations: expected at least one"):
+            client.act([])
+        with pytest.raises(InputError, match="3 seeds for 1 observations; expected one each"):
+            client.act(seen[:1], [1, 2, 3])
         np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import msgpack
 import numpy as np
 import pytest
+from msgpack import ExtType
 
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.embodiments.record import ClientKeys
@@ -69,10 +70,16 @@ def test_a_transposed_image_is_sent_as_it_looks():
         (msgpack.packb({"a": ARRAY | {b"shape": [-2]}}), r"'a': array shape: expected at most 8 sizes, found \[-2\]"),
         (msgpack.packb({"a": ARRAY | {b"shape": [1] * 9}}), "'a': array shape: expected at most 8 sizes"),
         (msgpack.packb({"a": ARRAY | {b"shape": [2**40, 2**40]}}), "expected 4835703278458516698824704 bytes, found 8"),
+        (msgpack.packb({"a": ARRAY | {b"data": b"", b"shape": [0, 2**62, 2**62]}}), "'a': array shape: expected sizes that an array"),
+        (msgpack.packb({"x" * 201: 1}), "message: expected keys of at most 200 characters, found 201"),
         (msgpack.packb({"a": ARRAY | {b"data": "text"}}), "'a': array data: expected bytes, found str"),
         (msgpack.packb({"a": {b"__ndarray__": True, b"dtype": "<f4"}}), "'a': array without 'data'"),
         (msgpack.packb({"a": {b"__npgeneric__": True, b"dtype": "|u1", b"data": 300}}), "'a': expected a uint8, found 300"),
         (msgpack.packb({"a": {b"__npgeneric__": True, b"dtype": "|u1", b"data": {}}}), "'a': expected a uint8, found {}"),
+        (msgpack.packb({"a": {b"__npgeneric__": True, b"dtype": "|u1", b"data": 3.7}}), "'a': expected a uint8, found 3.7"),
+        (msgpack.packb({"a": {b"__npgeneric__": True, b"dtype": "<f4", b"data": [1, 2]}}), r"'a': expected a float32, found \[1, 2\]"),
+        (msgpack.packb({"a": {b"__npgeneric__": True, b"dtype": "<f4", b"data": None}}), "'a': expected a float32, found None"),
+        (msgpack.packb({"a": ExtType(5, b"x")}), "message: expected no extension types, found number 5"),
     ],
 )  # fmt: skip
 def test_what_is_no_message_is_named(message, said):

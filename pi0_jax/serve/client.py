@@ -98,9 +98,16 @@ class Client:
             return wire.unpack(reply)
 
     def act(self, observations: Sequence[RawObservation], seeds: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Action chunks float32[n, H, A], as Policy.act; in as few requests as the server's batch sizes allow."""
+        """Action chunks float32[n, H, A], as Policy.act; in as few requests as the server's batch sizes allow.
+
+        Raises as `infer`; and InputError without observations, or with another number of seeds.
+        """
         keys, most = self._keys(), max(self.metadata["batch_sizes"])
         numbers = [0] * len(observations) if seeds is None else [int(seed) for seed in seeds]
+        if not observations:
+            raise InputError("no observations: expected at least one")
+        if len(numbers) != len(observations):
+            raise InputError(f"{len(numbers)} seeds for {len(observations)} observations; expected one each")
         chunks = []
         for start in range(0, len(observations), most):
             rows = [to_message(observation, keys) for observation in observations[start : start + most]]

@@ -33,7 +33,6 @@ from pi0_jax.serve import wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
-SEND_SECONDS = 20.0  # a client that does not take its answer by then is dropped
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,6 +44,7 @@ class Options:
     port: int = 8000  # 0: any that is free
     api_key: str | None = None
     max_message_bytes: int = 16 * 2**20
+    send_seconds: float = 20.0  # a client that does not take its answer by then is dropped
 
 
 def run(
@@ -79,10 +79,11 @@ class _PolicyServer:
             raise InputError(f"cannot listen on {place}: {reason}") from error
         port = next(iter(server.sockets)).getsockname()[1]
         on_state("listening", port)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM does, it ends the process at once: a compilation is not waited for
         with self._worker:
             try:
                 await loop.run_in_executor(self._worker, warm_up)
-                for stop in (signal.SIGTERM, signal.SIGINT):  # before this they end the process at once
+                for stop in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(stop, self._stopping.set)
                 self._warm.set()
                 on_state("warm", port)
@@ -133,11 +134,13 @@ class _PolicyServer:
                     break
                 await self._send(connection, reply)
             if self._stopping.is_set():
-                await connection.close(CloseCode.GOING_AWAY, "the server stops")
+                async with asyncio.timeout(self._options.send_seconds):
+                    await connection.close(CloseCode.GOING_AWAY, "the server stops")
         except ConnectionClosed as error:
             logger.info("%s: %s", _name(connection), error)
         except TimeoutError:
-            logger.warning("%s: dropped: did not take its answer within %g s", _name(connection), SEND_SECONDS)
+            logger.warning("%s: dropped: did not take its answer within %g s", _name(connection), self._options.send_seconds)
+            connection.transport.abort()  # to close it in order would wait for the client again, for ever
 
     async def _before_stop(self, wanted: Coroutine[Any, Any, T]) -> T | None:
         """What `wanted` gives, or None if the server stops first."""
@@ -170,7 +173,7 @@ class _PolicyServer:
         return "internal error: the request could not be answered; the server's log says why"
 
     async def _send(self, connection: ServerConnection, reply: bytes | str) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
+        async with asyncio.timeout(self._options.send_seconds):
             await connection.send(reply)
 
 

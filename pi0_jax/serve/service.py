@@ -54,7 +54,11 @@ class Service:
         }
 
     def answer(self, message: bytes, received: float) -> bytes:
-        """The reply to a request that came at `received` (time.perf_counter()). Raises InputError, naming the field."""
+        """The reply to a request that came at `received` (time.perf_counter()).
+
+        Raises:
+            InputError, naming the field. FloatingPointError: the policy says what is not finite.
+        """
         start = time.perf_counter()
         request = wire.unpack(message)
         batched = isinstance(request, Mapping) and BATCH in request
@@ -64,6 +68,8 @@ class Service:
         missing = rows - len(observations)
         actions = self._act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32))
         acted = time.perf_counter()
+        if not np.isfinite(actions).all():  # nothing for a robot to execute; the weights' fault, not the client's
+            raise FloatingPointError("the policy's actions are not finite")
         return wire.pack(
             {
                 "actions": actions[: len(observations)] if batched else actions[0],
@@ -89,8 +95,8 @@ class Service:
             found = len(rows) if isinstance(rows, list) else type(rows).__name__
             raise InputError(f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}")
         seeds = request[SEEDS] if SEEDS in request else [0] * len(rows)
-        seeds = seeds.tolist() if isinstance(seeds, np.ndarray) else seeds
-        if not isinstance(seeds, list) or len(seeds) != len(rows):
+        right = seeds.shape == (len(rows),) if isinstance(seeds, np.ndarray) else isinstance(seeds, list) and len(seeds) == len(rows)
+        if not right:
             raise InputError(f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {shortened(seeds)}")
         observations = []
         for i, row in enumerate(rows):

@@ -21,8 +21,10 @@ from pi0_jax.observation_keys import shortened
 MOST_VALUES = 10_000  # of a message, keys included
 MOST_LEVELS = 8
 MOST_DIMENSIONS = 8
+MOST_KEY = 200  # characters of a key: names of places in a message are made of the keys on the way there
 
 _ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
+_NATIVE = {"b": bool, "i": int, "u": int, "f": int | float}  # what a scalar of a dtype's kind is packed as
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
@@ -43,6 +45,7 @@ def unpack(message: bytes) -> Any:
             message,
             object_pairs_hook=budget.map,
             list_hook=budget.list,
+            ext_hook=_refuse,
             max_array_len=MOST_VALUES,
             max_map_len=MOST_VALUES,
         )
@@ -73,10 +76,16 @@ class _Budget:
         self._spend(2 * len(pairs))
         result: dict[Any, Any] = {}
         for key, value in pairs:
+            if len(key) > MOST_KEY:  # text or bytes: msgpack takes no other keys
+                raise InputError(f"message: expected keys of at most {MOST_KEY} characters, found {len(key)}")
             if key in result:
                 raise InputError(f"message: expected every key once, found {shortened(repr(key))} twice")
             result[key] = value
         return result
+
+
+def _refuse(number: int, data: bytes) -> None:
+    raise InputError(f"message: expected no extension types, found number {number}")
 
 
 def _decode(value: Any, place: tuple[str, ...]) -> Any:
@@ -107,15 +116,21 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
         raise InputError(f"{name}: array shape: expected at most {MOST_DIMENSIONS} sizes, found {shortened(shape)}")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise InputError(f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}")
-    return np.ndarray(shape, dtype, data)
+    try:
+        return np.ndarray(shape, dtype, data)
+    except ValueError as error:  # beside a size of 0 the others may be any
+        raise InputError(f"{name}: array shape: expected sizes that an array can have, found {shape}") from error
 
 
 def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
     dtype, data = _dtype(record, name), _field(record, _DATA, name)
     try:
-        return dtype.type(data)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected a {dtype}, found {shortened(repr(data))}") from error
+        if isinstance(data, _NATIVE[dtype.kind]):  # of text or a list NumPy would make something, too
+            with np.errstate(over="ignore"):  # infinite, which is for the field to refuse
+                return dtype.type(data)
+    except OverflowError:
+        pass
+    raise InputError(f"{name}: expected a {dtype}, found {shortened(repr(data))}")
 
 
 def _dtype(record: Mapping[bytes, Any], name: str) -> np.dtype:

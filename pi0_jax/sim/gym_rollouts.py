@@ -2,7 +2,8 @@
 
     observation   a map of the record's client keys (embodiments/record.py; nested maps count as keys joined by "/"): a uint8 image for each
                   camera, the parts of the state, and `prompt` where the environment gives one; other keys are not read
-    action        a Box of the record's action dimensions, in their units; what a policy says is cut to its bounds
+    action        a Box of the record's action dimensions, in their units; what a policy says is cut to its bounds, and rounded
+                  where it holds whole numbers
     success       info[...] at any tick, which ends the episode; or termination itself
 
 An environment with other conventions (an image upside down, a gripper that counts the other way) is wrapped by its owner.
@@ -63,7 +64,9 @@ class GymWorld:
 
     def advance(self, action: np.ndarray) -> tuple[bool, bool]:
         space = self._env.action_space
-        observation, _, terminated, truncated, info = self._env.step(np.clip(action, space.low, space.high).astype(space.dtype))
+        bounded = np.clip(action, space.low, space.high)
+        nearest = np.rint(bounded) if np.issubdtype(space.dtype, np.integer) else bounded
+        observation, _, terminated, truncated, info = self._env.step(nearest.astype(space.dtype))
         self._see(observation)
         if self._success == TERMINATED:
             return bool(terminated), bool(terminated or truncated)
@@ -74,7 +77,8 @@ class GymWorld:
         return success, bool(success or terminated or truncated)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
-        return tuple(self._seen["images"][camera] for camera in self._embodiment.cameras.values())
+        # Copied: an environment may render into the same array at every tick.
+        return tuple(self._seen["images"][camera].copy() for camera in self._embodiment.cameras.values())
 
     def _see(self, observation: Any) -> None:
         try:

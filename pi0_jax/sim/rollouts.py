@@ -196,7 +196,8 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tupl
     rate = successes / trials
     centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Without a success or a failure one end is 0 or 1, which rounding would miss.
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
 
 
 def _is_shuffled(prompts: str) -> bool:
