@@ -190,6 +190,8 @@ class Policy:
         Args:
             tokens: to which length prompts are padded; None takes the first of `prompt_lengths` that holds them.
         """
+        if isinstance(observations, Mapping):
+            raise InputError("expected a sequence of observations, found one by itself: policy(observation) takes that")
         count, record = len(observations), self.robot(robot)
         wanted = self.layout(record)
         wanted = wanted._replace(max_tokens=self._prompt_length(observations) if tokens is None else tokens)

@@ -189,6 +189,11 @@ def test_worlds_are_kept_apart():
 # ---- policies
 
 
+def test_no_server():
+    with Client("127.0.0.1:1", start_timeout=0.1) as client, pytest.raises(InputError, match="ws://127.0.0.1:1: cannot connect: "):
+        served(client, conditions=["right"], embodiment=None)
+
+
 @pytest.mark.slow
 def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
     """A real server on a socket, batches of several rows, and the command itself."""

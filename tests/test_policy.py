@@ -155,6 +155,8 @@ def test_wrong_input_is_named(policy):
         policy(seen, noise=np.zeros((10, 15), np.float32))
     with pytest.raises(InputError, match="no observations"):
         policy.act([])
+    with pytest.raises(InputError, match=r"expected a sequence of observations, found one by itself: policy\(observation\) takes that"):
+        policy.act({"images": {}, "state": np.zeros(3), "prompt": "reach"})
 
 
 def test_a_checkpoint_opens_in_another_dtype(tmp_path):

@@ -99,6 +99,8 @@ class Client:
 
     def act(self, observations: Sequence[RawObservation], seeds: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Action chunks float32[n, H, A], as Policy.act; in as few requests as the server's batch sizes allow."""
+        if isinstance(observations, Mapping):
+            raise InputError("expected a sequence of observations, found one by itself")
         keys, most = self._keys(), max(self.metadata["batch_sizes"])
         numbers = [0] * len(observations) if seeds is None else [int(seed) for seed in seeds]
         chunks = []
