@@ -181,7 +181,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
     [
         (dict(batch_size=12), "config.batch_size 12 is not a multiple of data x fsdp = 8"),
         (dict(datasets=("reach_arm7",)), "dataset 'reach_arm7' is unknown"),
-        (dict(action_dim=2), "reach_arm3 has 3 state dimensions, the model 2"),
+        (dict(action_dim=2), r"reach_arm3 has 3 state dimensions, the model 2 \(action_dim\)"),
         (dict(max_tokens=4), "dataset reach_arm3: 2 of 2 prompts have more tokens than config.max_tokens, 4; the longest has ."),
         (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
         (dict(data_dir="/nowhere"), "/nowhere"),
