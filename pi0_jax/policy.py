@@ -106,6 +106,8 @@ class Policy:
         """The named robot (a dataset's name); None where there is only one."""
         if name is None and len(self.robots) == 1:
             return next(iter(self.robots.values()))
+        if name is None:
+            raise InputError(f"no robot is named: the checkpoint has several, {', '.join(self.robots)}")
         if name not in self.robots:
             raise InputError(f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}")
         return self.robots[name]

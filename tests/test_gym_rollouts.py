@@ -192,6 +192,8 @@ def test_worlds_are_kept_apart():
 def test_no_server():
     with Client("127.0.0.1:1", start_timeout=0.1) as client, pytest.raises(InputError, match="ws://127.0.0.1:1: cannot connect: "):
         served(client, conditions=["right"], embodiment=None)
+    with Client("127.0.0.1:99999") as client, pytest.raises(InputError, match="expected an address like ws://host:port"):
+        served(client, conditions=["right"], embodiment=None)
 
 
 @pytest.mark.slow

@@ -224,5 +224,5 @@ def test_an_export_runs_with_jax_alone(tmp_path):
 def test_a_robot_must_be_named_where_there_are_several():
     both = policies.policy("droid", "libero")
     assert isinstance(both.robot("libero"), Robot)
-    with pytest.raises(InputError, match="robot None: the checkpoint has statistics for droid, libero"):
+    with pytest.raises(InputError, match="no robot is named: the checkpoint has several, droid, libero"):
         both(observation("droid"))

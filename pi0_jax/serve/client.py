@@ -129,7 +129,9 @@ class Client:
         while self._connection is None:
             try:
                 self._connection, self._metadata = self._open(deadline)
-            except InvalidURI as error:
+            except InputError:  # which is a ValueError
+                raise
+            except (InvalidURI, ValueError) as error:  # the latter of a port that is none
                 raise InputError(f"{self._address}: expected an address like ws://host:port") from error
             except (OSError, InvalidHandshake, ConnectionClosed) as error:  # a TimeoutError is an OSError
                 if isinstance(error, InvalidStatus) and error.response.status_code == 401:
