@@ -9,7 +9,7 @@ DATA = [
     "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
 REMOTE = ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"]  # datasets behind http(s)://, gs:// and s3://
-SERVE = ["msgpack>=1.1", "safetensors>=0.5", "websockets>=15.0"]
+SERVE = ["msgpack>=1.1", "websockets>=15.0"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
@@ -36,6 +36,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.0",
+        "safetensors>=0.5",
         "sentencepiece>=0.2.1",
         "simplejpeg>=1.8",
         "tensorboardX>=2.6.4",

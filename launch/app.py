@@ -1,5 +1,6 @@
 """Runs a launch script's main: wrong input, in flags too, ends in one line and status 2, not in a traceback."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,20 +37,35 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
 
 
 def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
-    """The fields of a flag that names a config file. Raises InputError for a file that is not there or does not load."""
+    """The fields of a flag that names a config file. Raises InputError for a file that is not there or holds no config."""
     try:
         return flag.value.to_dict()
     except OSError as error:  # ml_collections says so on access
         raise InputError(str(error.__cause__ or error)) from error
+    except AttributeError as error:
+        found = type(flag.value).__name__
+        raise InputError(f"--{flag.name}: expected a file whose get_config() returns a ConfigDict, found {found}") from error
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except AttributeError as error:  # how ml_collections reports a field that the config lacks
-        sys.exit(_fail(f"the config has no field {' '.join(str(error.args[0]).split())}"))
+    except AttributeError as error:
+        missing = error.args[0]
+        if not isinstance(missing, KeyError):  # which is how ml_collections reports a field that the config lacks
+            raise
+        sys.exit(_fail(f"the config has no field {'. '.join(missing.args[0].splitlines())}"))
     except (flags.Error, ValueError, OSError) as error:
-        sys.exit(_fail(error))
+        sys.exit(_fail(_shortened(str(error))))
+
+
+def _shortened(text: str) -> str:
+    """What ml_collections says of a config file that raises holds the traceback: its last line and place are enough."""
+    said, found, trace = text.partition("Traceback (most recent call last):")
+    if not found:
+        return text
+    file, line = re.findall(r'File "([^"]+)", line (\d+)', trace)[-1]
+    return f"{said} {trace.strip().splitlines()[-1]} ({file}, line {line})"
 
 
 def _fail(error: object) -> int:

@@ -54,6 +54,7 @@ def main() -> None:
     what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
     with Client(_SERVER.value or "", timeout=600.0) as client:  # connects when it is used
         if _SERVER.value:
+            print(f"connecting to {_SERVER.value}", flush=True)  # and waiting, where the server is compiling
             some, source = served(client, **what), _SERVER.value
         else:
             robots = _ROBOTS.value or ([*ROBOTS, HELD_OUT_ROBOT] if _ENV.value == "reach" else [None])

@@ -17,7 +17,7 @@ from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; single fields by --config.field=value.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// URL of the run: checkpoints, metrics.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder, or gs:// or s3:// URL, of the run: checkpoints, metrics.")
 _PROFILE = flags.DEFINE_string("profile", None, "START:STEPS: a trace of STEPS steps, after START, in workdir/profile.")
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, on which nothing else listens.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "1: alone, without looking for others.", lower_bound=1)

@@ -77,16 +77,26 @@ class Description:
         return cls(config.from_mapping(record["config"]), robots, tokenizer, record["position"], record["digests"])
 
 
-class _RaisedAnyway(logging.Filter):
-    """Drops the tracebacks that Orbax, and asyncio for its other writes, log from several threads of an error that is also raised."""
+class _Needless(logging.Filter):
+    """Drops what Orbax, and asyncio for its other writes, log needlessly.
+
+    Tracebacks from several threads of an error that is also raised; and that an item, read by itself, lacks a file of a step's folder.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         logged_by_orbax = "orbax" in record.pathname
+        if logged_by_orbax and str(record.msg).startswith("Metadata file does not exist"):
+            return False
         of_a_write = record.name == "asyncio" and record.exc_info is not None and _STORAGE_ERROR.match(str(record.exc_info[1]))
         return not (record.exc_info and (logged_by_orbax or of_a_write))
 
 
-_RAISED_ANYWAY = _RaisedAnyway()
+_NEEDLESS = _Needless()
+
+
+def _log_less() -> None:
+    for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
+        logger.addFilter(_NEEDLESS)
 
 
 class _Best:
@@ -107,8 +117,7 @@ class RunCheckpoints:
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int, keep_every: int = 0, keep_best: int = 0, metric: str = "") -> None:
         """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
-        for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
-            logger.addFilter(_RAISED_ANYWAY)
+        _log_less()
         self._directory = locate(workdir) / FOLDER
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
@@ -263,6 +272,7 @@ def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) 
 
 def check_leaves(step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False) -> None:
     """InputError naming the first leaves that are missing, extra (unless `part`) or of another shape: a checkpoint of another variant."""
+    _log_less()
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
     stored = {_path(key): tuple(leaf.shape) for key, leaf in jax.tree_util.tree_leaves_with_path(dict(metadata))}

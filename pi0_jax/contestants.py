@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pi0_jax.convert.metadata import find_embodiment
+from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.serve.client import Client
@@ -43,15 +44,21 @@ def opened(
 
 
 def served(client: Client, *, conditions: Sequence[str], embodiment: str | None) -> list[Contestant]:
-    """The server's robot under every condition. `embodiment` as in `opened`; None takes our record of that robot.
+    """The server's robot under every condition. `embodiment` as in `opened`; None takes the record that the server sends.
 
     Raises:
-        InputError: the record is unknown, or a condition is or cannot be had; whatever the connection raises.
+        InputError: there is no such record; a condition is unknown or cannot be had; no server is at the address.
     """
     _check(conditions)
     if "untrained" in conditions:
         raise InputError("condition untrained: expected a checkpoint, found a server")
-    record = find_embodiment(embodiment or client.metadata["robot"])
+    try:
+        metadata = client.metadata
+    except TimeoutError as error:
+        raise InputError(str(error)) from error
+    if embodiment is None and "embodiment" not in metadata:
+        raise InputError("the server does not send its robot's record; expected --embodiment")
+    record = Embodiment.from_json(metadata["embodiment"]) if embodiment is None else find_embodiment(embodiment)
     return [Contestant(Case(record.name, condition), client.act, record) for condition in conditions]
 
 

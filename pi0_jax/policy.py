@@ -106,6 +106,8 @@ class Policy:
         """The named robot (a dataset's name); None where there is only one."""
         if name is None and len(self.robots) == 1:
             return next(iter(self.robots.values()))
+        if name is None:
+            raise InputError(f"no robot is named: the checkpoint has several, {', '.join(self.robots)}")
         if name not in self.robots:
             raise InputError(f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}")
         return self.robots[name]
@@ -190,6 +192,8 @@ class Policy:
         Args:
             tokens: to which length prompts are padded; None takes the first of `prompt_lengths` that holds them.
         """
+        if isinstance(observations, Mapping):
+            raise InputError("expected a sequence of observations, found one by itself: policy(observation) takes that")
         count, record = len(observations), self.robot(robot)
         wanted = self.layout(record)
         wanted = wanted._replace(max_tokens=self._prompt_length(observations) if tokens is None else tokens)

@@ -193,7 +193,7 @@ def check_robot(robot: Robot, layout: Layout) -> None:
     embodiment, statistics = robot.embodiment, robot.statistics
     for what, dims, vector in (("state", embodiment.state, statistics.state), ("action", embodiment.actions, statistics.actions)):
         if len(dims) > layout.action_dim:
-            raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, the model {layout.action_dim}")
+            raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, the model {layout.action_dim} (action_dim)")
         if len(dims) != len(vector.mean):
             raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, its statistics {len(vector.mean)}")
         if layout.normalization == "quantile" and (vector.q01 is None or vector.q99 is None):

@@ -284,7 +284,8 @@ def test_an_unknown_slice_is_one_line():
     command = [sys.executable, "-m", "launch.train", "--config=configs/reach.py", "--compile_only", "--topology=v9:4x4"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2
-    assert process.stderr.splitlines()[-1].startswith("error: topology 'v9:4x4': ")
+    line = process.stderr.splitlines()[-1]
+    assert line.startswith("error: topology 'v9:4x4': ") and "expected a slice such as v5e:4x4" in line
 
 
 def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():

@@ -223,6 +223,13 @@ def test_what_only_a_checkpoint_has_is_not_asked_of_a_server(tmp_path):
     assert process.returncode == 2 and "--robots, --num_steps: expected with --checkpoint" in process.stderr
 
 
+def test_no_server():
+    with Client("127.0.0.1:1", start_timeout=0.1) as client, pytest.raises(InputError, match="ws://127.0.0.1:1: cannot connect: "):
+        served(client, conditions=["right"], embodiment=None)
+    with Client("127.0.0.1:99999") as client, pytest.raises(InputError, match="expected an address like ws://host:port"):
+        served(client, conditions=["right"], embodiment=None)
+
+
 @pytest.mark.slow
 def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
     """A real server on a socket, batches of several rows, and the command itself."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax.data.datasets import ROWS, find_row
+from pi0_jax.data.datasets import ROWS, datasets_in, find_row
 from pi0_jax.data.index import build_or_open
 from pi0_jax.data.rows import CameraField, RawField, as_recorded
 from pi0_jax.data.write import ArrayFeature
@@ -251,3 +251,13 @@ def test_a_shard_that_shrank_after_it_was_indexed(tmp_path):
 def test_an_unknown_dataset():
     with pytest.raises(InputError, match="dataset 'nonesuch' is unknown; expected one of .*bridge_dataset.*reach_arm3"):
         find_row("nonesuch")
+    with pytest.raises(InputError, match=r"dataset 'my_robt' is unknown; did you mean my_robot\?"):
+        find_row("my_robt", {"my_robot": {}})
+
+
+def test_a_folder_without_known_datasets(tmp_path):
+    (tmp_path / "my_robot").mkdir()
+    with pytest.raises(InputError, match=r"expected folders of known datasets, found my_robot; .* \(--config\)"):
+        datasets_in(tmp_path)
+    with pytest.raises(InputError, match="none: expected a folder of datasets, found none"):
+        datasets_in(tmp_path / "none")

@@ -205,6 +205,12 @@ def test_a_leaf_that_no_rule_explains_is_named(npz, released, tmp_path, source, 
     assert "\n" not in str(error.value)
 
 
+def test_missing_weights_are_told_before_the_data_are_looked_for(tmp_path):
+    run = config.from_mapping({**values(), "initial_weights": str(tmp_path / "nothing"), "data_dir": str(tmp_path / "no data")})
+    with pytest.raises(InputError, match=r"nothing: expected a checkpoint, found nothing$"):
+        train(run, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

@@ -54,7 +54,7 @@ MAY_IMPORT = {
     # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.
     "sim": "data.write embodiments errors observation observation_keys",
     # Policies in simulators.
-    "contestants": "convert.metadata errors policy serve.client sim.evaluation",
+    "contestants": "convert.metadata embodiments errors policy serve.client sim.evaluation",
     "benchmark": "ahead.step config convert data embodiments errors freed_memory models normalize observation observation_keys policy"
     " preprocess sampling serve statistics tokenizer train",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",

@@ -158,6 +158,8 @@ def test_wrong_input_is_named(policy):
             policy(seen, seed=seed)
     with pytest.raises(InputError, match="no observations"):
         policy.act([])
+    with pytest.raises(InputError, match=r"expected a sequence of observations, found one by itself: policy\(observation\) takes that"):
+        policy.act({"images": {}, "state": np.zeros(3), "prompt": "reach"})
 
 
 def test_a_checkpoint_opens_in_another_dtype(tmp_path):
@@ -225,5 +227,5 @@ def test_an_export_runs_with_jax_alone(tmp_path):
 def test_a_robot_must_be_named_where_there_are_several():
     both = policies.policy("droid", "libero")
     assert isinstance(both.robot("libero"), Robot)
-    with pytest.raises(InputError, match="robot None: the checkpoint has statistics for droid, libero"):
+    with pytest.raises(InputError, match="no robot is named: the checkpoint has several, droid, libero"):
         both(observation("droid"))

@@ -282,7 +282,7 @@ def test_a_cameras_augmentation_does_not_depend_on_the_other_cameras(halves):
 
 def test_check_robot_names_what_does_not_fit():
     preprocess.check_robot(WIDOWX, LAYOUT)
-    with pytest.raises(InputError, match=r"^widowx has 7 state dimensions, the model 6$"):
+    with pytest.raises(InputError, match=r"^widowx has 7 state dimensions, the model 6 \(action_dim\)$"):
         preprocess.check_robot(WIDOWX, LAYOUT._replace(action_dim=6))
     with pytest.raises(InputError, match=r"^widowx has 7 state dimensions, its statistics 3$"):
         preprocess.check_robot(Robot(WIDOWX.embodiment, ARM3.statistics), LAYOUT)

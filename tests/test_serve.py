@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.execution import TemporalEnsemble
 from pi0_jax.observation_keys import to_message
@@ -79,6 +79,7 @@ def test_metadata_come_first_then_an_answer_for_every_observation(server):
         metadata = wire.unpack(connection.recv())
         assert (metadata["robot"], metadata["control_hz"], metadata["execute_steps"], metadata["horizon"]) == ("droid", 15.0, 8, 10)
         assert metadata["actions"][-1] == "gripper" and metadata["batch_sizes"] == [1, 4]
+        assert Embodiment.from_json(metadata["embodiment"]) == EMBODIMENTS["droid"]
         for seed in range(3):
             reply = ask(connection, message(seed))
             np.testing.assert_array_equal(reply["actions"], answer(observation(seed)))

@@ -119,15 +119,25 @@ def test_evaluation_refuses_what_it_does_not_know(finished):
         assert message in process.stderr.splitlines()[-1]
 
 
-def test_training_again_is_nothing_to_do(data_dir, finished):
+def test_training_again_is_nothing_to_do(data_dir, finished, capsys):
+    assert (finished / "said").read_text().endswith(f"\nall 12 steps are done; {finished} holds checkpoints/ and metrics.jsonl\n")
     before = (finished / METRICS_FILE).read_text()
     train(tiny_config(data_dir), finished)
+    assert "\nnothing to do: all 12 steps are done" in capsys.readouterr().out
     assert (finished / METRICS_FILE).read_text() == before
 
 
 def test_a_workdir_of_another_config_is_refused(data_dir, finished):
-    with pytest.raises(InputError, match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now"):
+    with pytest.raises(
+        InputError, match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now.* takes another workdir"
+    ):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
+
+
+def test_a_workdir_that_is_a_file_is_refused(data_dir, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="workdir .*run: expected a folder that can be made, found: File exists"):
+        train(tiny_config(data_dir), tmp_path / "run")
 
 
 def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):
@@ -171,7 +181,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
     [
         (dict(batch_size=12), "config.batch_size 12 is not a multiple of data x fsdp = 8"),
         (dict(datasets=("reach_arm7",)), "dataset 'reach_arm7' is unknown"),
-        (dict(action_dim=2), "reach_arm3 has 3 state dimensions, the model 2"),
+        (dict(action_dim=2), r"reach_arm3 has 3 state dimensions, the model 2 \(action_dim\)"),
         (dict(max_tokens=4), "dataset reach_arm3: 2 of 2 prompts have more tokens than config.max_tokens, 4; the longest has ."),
         (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
         (dict(data_dir="/nowhere"), "/nowhere"),

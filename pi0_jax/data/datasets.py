@@ -1,6 +1,7 @@
 """The datasets that the package knows, by name."""
 
 import dataclasses
+import difflib
 import itertools
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ def by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
     return rows
 
 
+_MOST_NAMES = 5  # in a message
+
 # A new file of rows is a new line here.
 ROWS = by_name(
     REACH,
@@ -53,8 +56,11 @@ def datasets_in(data_dir: AnyPath) -> list[str]:
     place = storage.locate(data_dir)
     if not isinstance(place, Path):
         raise InputError(f"{place}: expected datasets by name (--datasets), since a URL is not searched for them")
+    if not place.is_dir():
+        raise InputError(f"{place}: expected a folder of datasets, found none")
     if not (names := [row.name for row in ROWS.values() if (place / row.tfds_name).is_dir()]):
-        raise InputError(f"{place}: expected a folder of one of {', '.join(sorted(ROWS))}, found none")
+        found = ", ".join(sorted(child.name for child in place.iterdir())[:_MOST_NAMES]) or "nothing"
+        raise InputError(f"{place}: expected folders of known datasets, found {found}; those of your own are known to a config (--config)")
     return names
 
 
@@ -74,5 +80,7 @@ def _row(name: str, own: Mapping[str, Any]) -> DatasetRow:
     if name in own:
         return row_from_mapping(name, own[name])
     if name not in ROWS:
-        raise InputError(f"dataset {name!r} is unknown; expected one of {', '.join(sorted([*ROWS, *own]))}")
+        close = difflib.get_close_matches(name, [*own, *ROWS], _MOST_NAMES)
+        known = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(sorted([*ROWS, *own]))}"
+        raise InputError(f"dataset {name!r} is unknown; {known}")
     return ROWS[name]

@@ -102,6 +102,8 @@ class Client:
 
         Raises as `infer`; and InputError without observations, or with another number of seeds.
         """
+        if isinstance(observations, Mapping):
+            raise InputError("expected a sequence of observations, found one by itself")
         keys, most = self._keys(), max(self.metadata["batch_sizes"])
         numbers = [0] * len(observations) if seeds is None else [int(seed) for seed in seeds]
         if not observations:
@@ -134,7 +136,9 @@ class Client:
         while self._connection is None:
             try:
                 self._connection, self._metadata = self._open(deadline)
-            except InvalidURI as error:
+            except InputError:  # which is a ValueError
+                raise
+            except (InvalidURI, ValueError) as error:  # the latter of a port that is none
                 raise InputError(f"{self._address}: expected an address like ws://host:port") from error
             except (OSError, InvalidHandshake, ConnectionClosed) as error:  # a TimeoutError is an OSError
                 if isinstance(error, InvalidStatus) and error.response.status_code == 401:

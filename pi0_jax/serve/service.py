@@ -43,6 +43,7 @@ class Service:
         keys = embodiment.keys
         self.metadata: dict[str, Any] = {
             "robot": embodiment.name,
+            "embodiment": embodiment.to_json(),
             "control_hz": embodiment.control_hz,
             "execute_steps": embodiment.execute_steps,
             "horizon": horizon,

@@ -251,4 +251,4 @@ def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, dims: int) -
     right = chunks.ndim == 3 and chunks.shape[0] == rows and chunks.shape[1] >= execute_steps and chunks.shape[2] == dims
     if not right or not np.issubdtype(chunks.dtype, np.floating):
         expected = f"float[{rows}, H >= {execute_steps}, {dims}]"
-        raise InputError(f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}")
+        raise InputError(f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}; H is at least execute_steps")

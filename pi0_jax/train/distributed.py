@@ -140,9 +140,12 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     raise InputError(f"{self.name(index)}: {fact} is {found}; expected that of process 0, {ours}")
 
     def check_shared(self, folder: epath.Path) -> None:
-        """Makes the folder. Raises InputError, on every process, if one does not see what process 0 wrote there."""
+        """Makes the folder. Raises InputError if it cannot be made; on every process, if one does not see what process 0 wrote there."""
         if self.first:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"workdir {folder}: expected a folder that can be made, found: {error.strerror or error}") from error
         if self.count == 1:
             return
         mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"

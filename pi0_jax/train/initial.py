@@ -25,12 +25,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from pi0_jax.config import RunConfig
+from pi0_jax.config import RunConfig, model_config
 from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import Leaf, Source
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0
+from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train.placement import abstract_state
 from pi0_jax.train.step import TrainState, init_state
@@ -46,6 +46,11 @@ class Choice(NamedTuple):
     load: tuple[str, ...]
     fresh: tuple[str, ...]
     ignored: Mapping[str, Leaf]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
+
+
+def check_weights(run: RunConfig) -> None:
+    """Refuses what `state_from_weights` would, by what the file says of its tensors: before hours are spent on an index."""
+    choose(open_checkpoint(run.initial_weights), _flat(parameter_shapes(model_config(run))), run.initial_rules)
 
 
 def state_from_weights(run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable) -> TrainState:

@@ -17,7 +17,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -36,6 +36,7 @@ from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.compiled import CompiledStep, compile_step
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
+from pi0_jax.train.initial import check_weights
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
 from pi0_jax.train.placement import make_model, run_mesh
@@ -63,7 +64,7 @@ class _Context(NamedTuple):
     metrics: MetricsWriter | NoMetrics
     tracer: Tracer
     stop: StopSignal
-    progress: Iterable[int]  # numbers of the steps to come, from 1
+    progress: tqdm  # numbers of the steps to come, from 1
 
 
 def train(
@@ -83,11 +84,12 @@ def train(
         processes.check_shared(workdir)
         latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
         stored = None if latest is None else read_description(workdir / FOLDER / str(latest))
+        if stored is None and run.initial_weights:
+            check_weights(run)
         data = prepare_data(run, processes, stored)
         _check_keep_best(run, data)
         if processes.first:
             print(f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data, mesh)}")
-            workdir.mkdir(parents=True, exist_ok=True)
 
         model = make_model(run, mesh)
         checkpoints = RunCheckpoints(
@@ -118,9 +120,12 @@ def train(
         if missed:
             metrics.write(start, _validate(ctx, state))
         done = _loop(ctx, state)
-        if processes.first and done < run.steps:
+        if processes.first:
             progress.close()
-            print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
+            if done < run.steps:
+                print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
+            else:
+                print(f"{'' if start < done else 'nothing to do: '}all {done} steps are done; {workdir} holds {FOLDER}/ and {METRICS_FILE}")
 
 
 def _compile_step(
@@ -164,6 +169,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             updates = done - 1 - values["skipped"]
             rates = clock.rates(done - start, run.batch_size)
             rates |= ctx.step.speed(rates["steps_per_second"])
+            ctx.progress.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
             metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}

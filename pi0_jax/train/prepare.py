@@ -43,7 +43,7 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     Raises InputError for what is wrong with data or config, for what differs from `stored`, and for what differs between processes.
     """
     if stored is not None and (different := differing_fields(run, stored.run)):
-        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}")
+        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes another workdir")
     tokenizer = _tokenizer(run)
     for name in (*run.datasets, *run.statistics_only):  # a missing one is told before the first index is built
         dataset_directory(_row(run, name), run.data_dir)
