@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax import checkpoints
+from pi0_jax import checkpoints, convert
 from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
@@ -128,6 +128,23 @@ def test_training_again_is_nothing_to_do(data_dir, finished):
 def test_a_workdir_of_another_config_is_refused(data_dir, finished):
     with pytest.raises(InputError, match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now"):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
+
+
+def test_a_conversion_is_no_run_to_go_on_with(data_dir, finished, tmp_path):
+    written = tmp_path / "converted"
+    convert.convert(str(finished), str(written), "ours")
+    with pytest.raises(
+        InputError, match=rf"12 has no optimizer, as what a conversion wrote.* config.initial_weights={written} starts from"
+    ):
+        train(tiny_config(data_dir), written)
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(data_dir, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for workdir, found in ((file, "File exists"), (file / "run", "Not a directory"), (Path("/proc"), "No such file or directory")):
+        with pytest.raises(InputError, match=rf"^workdir {workdir}: expected a folder to write to, found: {found}$"):
+            train(tiny_config(data_dir), workdir)
 
 
 def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):
