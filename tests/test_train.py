@@ -50,10 +50,11 @@ def test_what_is_said_before_the_first_step(finished):
     size = 4 * int(parameters.replace(",", "")) / 1e6  # float32
     (together,) = re.findall(r"MB per device: parameters (\S+), gradients \1, optimizer (\S+), moving average \1; (\S+) in all", said)
     assert [float(part) for part in together] == pytest.approx([size, 2 * size, 5 * size], abs=0.06)
-    (state,) = re.findall(
-        r"the step as compiled, MB per device: arguments (\S+), outputs beside them \S+, temporaries \S+; \S+ TFLOP", said
+    ((state, outputs),) = re.findall(
+        r"the step as compiled, MB per device: arguments (\S+), outputs beside them (\S+), temporaries \S+; \S+ TFLOP", said
     )
     assert float(state) == pytest.approx(4 * size, rel=0.2)  # parameters, two moments, the average; and a batch
+    assert float(outputs) == 0.0  # the new state takes the old one's place
 
 
 def test_the_workdir_says_what_happened(finished):
