@@ -148,11 +148,8 @@ class RunCheckpoints:
             self._manager.save(
                 description.position,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    ema=ocp.args.StandardSave(state.ema),
-                    optimizer=ocp.args.StandardSave(_optimizer_item(state)),
                     description=ocp.args.JsonSave(description.to_json()),
-                    **({_LORA: ocp.args.StandardSave(state.factors)} if state.factors else {}),
+                    **{item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()},
                 ),
                 metrics=dict(metrics),
             )
@@ -162,22 +159,14 @@ class RunCheckpoints:
         with self._named_errors():
             self._manager.check_for_errors()
 
-    def description(self, step: int) -> Description:
-        return read_description(self._directory / str(step))
-
     def restore(self, step: int, abstract: Any) -> Any:
-        """A TrainState like `abstract` (shapes, dtypes and shardings)."""
-        directory = self._directory / str(step)
-        check_leaves(directory, "params", abstract.params)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                ema=ocp.args.StandardRestore(abstract.ema),
-                optimizer=ocp.args.StandardRestore(_optimizer_item(abstract)),
-                **({_LORA: ocp.args.StandardRestore(abstract.factors)} if abstract.factors else {}),
-            ),
-        )
+        """A TrainState like `abstract` (shapes, dtypes and shardings). Raises InputError for leaves that are missing, extra or of another
+        shape, before any is read."""
+        items = _items(abstract)
+        for item, tree in items.items():
+            check_leaves(self._directory / str(step), item, tree)
+        wanted = {item: ocp.args.StandardRestore(tree) for item, tree in items.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
         factors = restored[_LORA] if abstract.factors else {}
         return abstract._replace(params=restored["params"], ema=restored["ema"], factors=factors, **restored["optimizer"])
 
@@ -209,8 +198,11 @@ class RunCheckpoints:
             raise InputError(f"{self._directory}: saving step {self._saving} failed, {whole}; found: {_brief(str(error))}") from error
 
 
-def _optimizer_item(state: Any) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+def _items(state: Any) -> dict[str, Any]:
+    """A TrainState's arrays by the item that holds them."""
+    optimizer = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    items = {"params": state.params, "ema": state.ema, "optimizer": optimizer}
+    return items | {_LORA: state.factors} if state.factors else items
 
 
 def _brief(message: str) -> str:
@@ -253,6 +245,17 @@ def read_description(step_directory: str | os.PathLike[str]) -> Description:
         return Description.from_json(checkpointer.restore(path / "description"), str(path))
 
 
+def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
+    """What a step says of itself. Raises InputError where no run can go on from it: what a conversion wrote has no optimizer."""
+    directory = locate(workdir) / FOLDER / str(step)
+    if not (directory / "optimizer").is_dir():
+        raise InputError(
+            f"{directory} has no optimizer, as what a conversion wrote: no run goes on from it; expected another workdir,"
+            f" where config.initial_weights={os.fspath(workdir)} starts from its weights"
+        )
+    return read_description(directory)
+
+
 def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
     """The "ema" or "params" of a step, like `abstract`."""
     path = epath.Path(step_directory)
@@ -272,6 +275,8 @@ def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) 
 
 def check_leaves(step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False) -> None:
     """InputError naming the first leaves that are missing, extra (unless `part`) or of another shape: a checkpoint of another variant."""
+    if not (step_directory / item).is_dir():
+        raise InputError(f"{step_directory}: expected {item}, found {', '.join(sorted(path.name for path in step_directory.iterdir()))}")
     _log_less()
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata

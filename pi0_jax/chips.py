@@ -21,8 +21,13 @@ CHIPS = {
 }
 
 
-# NVIDIA's data sheets: bfloat16 matrix products without sparsity, of the SXM forms; by how JAX's name begins.
-_GPU_FLOPS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA B200": 2250e12}
+# NVIDIA's data sheets: bfloat16 matrix products without sparsity, by how JAX's name begins; the first match counts.
+_GPU_FLOPS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H100": 989e12,
+    "NVIDIA H200 NVL": 835e12, "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}  # fmt: skip
 
 
 def peak_flops(device_kind: str) -> float | None:

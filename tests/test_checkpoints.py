@@ -73,6 +73,28 @@ def test_only_the_latest_by_default(tmp_path):
     assert checkpoints.read_description(tmp_path / "checkpoints" / "2").digests == {"reach_arm3": "0123456789abcdef"}
 
 
+@pytest.mark.parametrize(("field", "item"), [("params", "params"), ("ema", "ema"), ("opt_state", "optimizer"), ("factors", "lora")])
+def test_leaves_that_are_missing_or_extra_are_named(tmp_path, field, item):
+    ours, theirs = ({"w": jnp.zeros(2), name: jnp.zeros(3)} for name in ("new", "old"))
+    manager = RunCheckpoints(tmp_path, keep=1)
+    manager.save(state_at(1)._replace(**{field: theirs}), description_at(1), {})
+    manager.wait()
+    with pytest.raises(
+        InputError, match=rf"/1/{item} is of another model: \S*new: expected \(3,\), found nothing; \S*old: expected nothing,"
+    ):
+        manager.restore(1, state_at(0)._replace(**{field: ours}))
+    manager.close()
+
+
+def test_arrays_that_are_not_there_are_named(tmp_path):
+    manager = RunCheckpoints(tmp_path, keep=1)
+    save(manager, {1: None})
+    manager.wait()
+    with pytest.raises(InputError, match=r"checkpoints/1: expected lora, found .*ema, .*params"):
+        manager.restore(1, state_at(0)._replace(factors={"w": jnp.zeros(2)}))
+    manager.close()
+
+
 def test_a_checkpoint_of_another_format_is_refused():
     record = description_at(1).to_json() | {"format": 1}
     with pytest.raises(InputError, match="^run/1: checkpoint format 1; this version reads format 2$"):

@@ -145,6 +145,12 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     assert number + 1 not in losses(workdir) and max(losses(workdir)) <= 12
     assert all(np.isfinite(leaf).all() for leaf in arrays(workdir, 12, "params").values())
 
+    fewer = run()  # it would halt at once, at a batch that has nothing wrong
+    assert fewer.wait() == 2
+    assert re.fullmatch(
+        r"error: config.skip_nonfinite is 0; expected at least \d+, the batches that this run has passed over already", fewer.last_line
+    ), fewer.last_line
+
 
 def test_no_space_left(data_dir, compiled, finished, tmp_path):
     """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from pi0_jax.chips import peak_flops
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train.step import init_state, train_step
 from tests import step_data
@@ -56,3 +57,8 @@ def test_one_batch_too_many_that_is_not_finite_halts_the_state(fresh):
     _, values = step(states[0], make_batch(1, action=np.nan))
     assert [row for row in range(B) if not np.isfinite(values["row_loss"][row])] == [1]
     assert np.isfinite(values["parameter_norm"])
+
+
+def test_the_peak_rate_is_that_of_the_form_of_a_gpu():
+    names = "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H200", "NVIDIA H200 NVL", "TPU v5 lite", "cpu"
+    assert [peak_flops(name) for name in names] == [989e12, 756e12, 989e12, 835e12, 197e12, None]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax import checkpoints
+from pi0_jax import checkpoints, convert
 from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
@@ -50,10 +50,11 @@ def test_what_is_said_before_the_first_step(finished):
     size = 4 * int(parameters.replace(",", "")) / 1e6  # float32
     (together,) = re.findall(r"MB per device: parameters (\S+), gradients \1, optimizer (\S+), moving average \1; (\S+) in all", said)
     assert [float(part) for part in together] == pytest.approx([size, 2 * size, 5 * size], abs=0.06)
-    (state,) = re.findall(
-        r"the step as compiled, MB per device: arguments (\S+), outputs beside them \S+, temporaries \S+; \S+ TFLOP", said
+    ((state, outputs),) = re.findall(
+        r"the step as compiled, MB per device: arguments (\S+), outputs beside them (\S+), temporaries \S+; \S+ TFLOP", said
     )
     assert float(state) == pytest.approx(4 * size, rel=0.2)  # parameters, two moments, the average; and a batch
+    assert float(outputs) == 0.0  # the new state takes the old one's place
 
 
 def test_the_workdir_says_what_happened(finished):
@@ -134,10 +135,21 @@ def test_a_workdir_of_another_config_is_refused(data_dir, finished):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
 
 
-def test_a_workdir_that_is_a_file_is_refused(data_dir, tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="workdir .*run: expected a folder that can be made, found: File exists"):
-        train(tiny_config(data_dir), tmp_path / "run")
+def test_a_conversion_is_no_run_to_go_on_with(data_dir, finished, tmp_path):
+    written = tmp_path / "converted"
+    convert.convert(str(finished), str(written), "ours")
+    with pytest.raises(
+        InputError, match=rf"12 has no optimizer, as what a conversion wrote.* config.initial_weights={written} starts from"
+    ):
+        train(tiny_config(data_dir), written)
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(data_dir, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for workdir, found in ((file, "File exists"), (file / "run", "Not a directory"), (Path("/proc"), "No such file or directory")):
+        with pytest.raises(InputError, match=rf"^workdir {workdir}: expected a folder to write to, found: {found}$"):
+            train(tiny_config(data_dir), workdir)
 
 
 def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):

@@ -2,7 +2,7 @@
 
 What a run froze comes out with the rest, what it adapted by LoRA merged.
 
-What a conversion writes has the moving average alone, which is what a policy runs and what starts a training; no optimizer.
+What a conversion writes has one set of weights, in the place of the moving average: for a policy, or to start training from; no optimizer.
 """
 
 import base64
@@ -107,7 +107,7 @@ def write(source: Source, folder: Path) -> list[str]:
     write_leaves(source, step / WEIGHTS[0], prefix="")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
-    notes = ["the moving average alone, without an optimizer: for a policy, or to start training from"]
+    notes = ["one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"]
     if source.metadata.run is None:
         notes.append("the config's training fields are the published settings for fine-tuning: no run is known")
     return notes

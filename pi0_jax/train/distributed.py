@@ -140,17 +140,14 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     raise InputError(f"{self.name(index)}: {fact} is {found}; expected that of process 0, {ours}")
 
     def check_shared(self, folder: epath.Path) -> None:
-        """Makes the folder. Raises InputError if it cannot be made; on every process, if one does not see what process 0 wrote there."""
+        """Makes the folder. Raises InputError if it cannot be written; on every process, if one does not see what process 0 wrote there."""
+        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
         if self.first:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                mark.write_text("")
             except OSError as error:
-                raise InputError(f"workdir {folder}: expected a folder that can be made, found: {error.strerror or error}") from error
-        if self.count == 1:
-            return
-        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
-        if self.first:
-            mark.write_text("")
+                raise InputError(f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}") from error
         self.gather("marked", "marked")
         seen = any(mark.exists() or time.sleep(1) for _ in range(5))  # network file systems remember for a while what was not there
         everyone = self.gather("mark seen", str(seen))

@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from pi0_jax import sharding
-from pi0_jax.checkpoints import FOLDER, Description, RunCheckpoints, latest_step, locate, read_description
+from pi0_jax.checkpoints import Description, RunCheckpoints, latest_step, locate, read_resumable
 from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
@@ -83,7 +83,7 @@ def train(
         mesh = run_mesh(run, jax.devices())
         processes.check_shared(workdir)
         latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
-        stored = None if latest is None else read_description(workdir / FOLDER / str(latest))
+        stored = None if latest is None else read_resumable(workdir, latest)
         if stored is None and run.initial_weights:
             check_weights(run)
         data = prepare_data(run, processes, stored)
@@ -97,6 +97,7 @@ def train(
         )
         closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
         state = initial_state(run, model, mesh, checkpoints, latest)
+        _check_skipped(run, int(state.skipped))
         missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
         tracer = closing.enter_context(Tracer(profile, workdir))
@@ -228,6 +229,13 @@ def _check_keep_best(run: RunConfig, data: Data) -> None:
     known = metric_names(run.datasets, data.batcher.robots)
     if run.keep_best and run.keep_best_metric not in known:
         raise InputError(f"config.keep_best_metric is {run.keep_best_metric!r}; expected one of {', '.join(known)}")
+
+
+def _check_skipped(run: RunConfig, skipped: int) -> None:
+    if skipped > run.skip_nonfinite:  # the state would halt at a batch that has nothing wrong
+        raise InputError(
+            f"config.skip_nonfinite is {run.skip_nonfinite}; expected at least {skipped}, the batches that this run has passed over already"
+        )
 
 
 def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
