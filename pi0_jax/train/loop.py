@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from pi0_jax import sharding
-from pi0_jax.checkpoints import Description, RunCheckpoints, latest_step, locate, read_resumable
+from pi0_jax.checkpoints import FOLDER, Description, RunCheckpoints, latest_step, locate, read_resumable
 from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
