@@ -11,6 +11,7 @@ from absl import flags
 from launch import app
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy, use_compilation_cache
+from pi0_jax.preprocess import canvas_for
 from pi0_jax.serve import server
 from pi0_jax.serve.service import Service
 
@@ -19,7 +20,7 @@ _ROBOT = flags.DEFINE_string("robot", None, "Whose statistics and keys; may be l
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind; 0.0.0.0 for every network that this machine is on.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port; 0 takes any that is free.", lower_bound=0, upper_bound=65535)
 _KEY_FILE = flags.DEFINE_string("api_key_file", None, "File with the key that clients must show; none is asked for without it.")
-_IMAGES = flags.DEFINE_list("image_sizes", ["224x224"], "Sizes HEIGHTxWIDTH of images to compile for; others compile when they come.")
+_IMAGES = flags.DEFINE_list("image_sizes", ["224x224"], "Sizes HEIGHTxWIDTH of images to compile for; others are brought to one of them.")
 _BATCHES = flags.DEFINE_list("batch_sizes", ["1"], "Numbers of observations in one request to compile for.")
 _PROMPT = flags.DEFINE_string("default_prompt", None, "For observations without one.")
 _STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not given.", lower_bound=1)
@@ -56,9 +57,8 @@ def main() -> None:
         use_compilation_cache(Path(_CACHE.value).expanduser())
     policy = Policy.open(_CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value)
     embodiment = policy.robot(_ROBOT.value).embodiment
-    service = Service(
-        partial(policy.act, robot=_ROBOT.value), embodiment, horizon=policy.run.horizon, batch_sizes=batches, default_prompt=_PROMPT.value
-    )
+    act = partial(policy.act, robot=_ROBOT.value, canvases=[canvas_for([size]) for size in sizes])
+    service = Service(act, embodiment, horizon=policy.run.horizon, batch_sizes=batches, default_prompt=_PROMPT.value)
     server.run(
         service,
         partial(policy.warm_up, robot=_ROBOT.value, image_sizes=sizes, batch_sizes=sorted({1, *batches})),

@@ -131,17 +131,19 @@ class Policy:
         *,
         robot: str | None = None,
         noise: np.ndarray | None = None,
+        canvases: Sequence[tuple[int, int]] | None = None,
     ) -> np.ndarray:
         """Action chunks float32[B, H, number of action dimensions] in the robot's units, one per observation.
 
         Args:
             seeds: uint32[B], one per observation: keys its noise, so that the same call gives the same actions; None is all zeros.
             noise: float32[B, H, D] to start from instead.
+            canvases: heights and widths to bring images onto, see preprocess.host; with those of `warm_up` nothing is compiled any more.
 
         Raises:
             InputError: see preprocess.host.
         """
-        return self._act(observations, self.prepare(observations, seeds, robot=robot, noise=noise), robot)
+        return self._act(observations, self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases), robot)
 
     def warm_up(
         self, *, robot: str | None = None, image_sizes: Sequence[tuple[int, int]] = ((224, 224),), batch_sizes: Sequence[int] = (1,)
@@ -185,6 +187,7 @@ class Policy:
         *,
         robot: str | None = None,
         noise: np.ndarray | None = None,
+        canvases: Sequence[tuple[int, int]] | None = None,
         tokens: int | None = None,
     ) -> Prepared:
         """The host's half of `act`, whose arguments it takes.
@@ -197,7 +200,7 @@ class Policy:
         count, record = len(observations), self.robot(robot)
         wanted = self.layout(record)
         wanted = wanted._replace(max_tokens=self._prompt_length(observations) if tokens is None else tokens)
-        batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer)
+        batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
         shape = (count, self.run.horizon, wanted.action_dim)
         if seeds is not None and len(seeds) != count:

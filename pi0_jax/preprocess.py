@@ -5,6 +5,7 @@ device  RawBatch -> Observation: resized, scaled, in training augmented (jitted)
 back    model units -> robot units
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -48,12 +49,13 @@ def host(
     robots: Sequence[Robot],
     layout: Layout,
     tokenizer: Tokenizer,
-    canvases: Mapping[str, tuple[int, int]] | None = None,
+    canvases: Mapping[str, tuple[int, int]] | Sequence[tuple[int, int]] | None = None,
 ) -> RawBatch:
     """Observations in robot units, one per robot -> one RawBatch.
 
     Args:
-        canvases: height and width of each slot's canvas; None takes the smallest that holds these images.
+        canvases: height and width of each slot's canvas; or those to choose from, for all slots the smallest that holds all images, or the
+            largest; None takes for each slot the smallest that holds these images.
 
     Raises:
         InputError naming the field: no observations, a camera missing or not declared, an image that is not uint8 RGB, a state of another
@@ -64,6 +66,9 @@ def host(
         raise InputError("no observations: expected at least one")
     for row, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         _check(observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})")
+    if canvases is not None and not isinstance(canvases, Mapping):
+        shapes = [image.shape[:2] for observation in observations for image in observation["images"].values()]
+        canvases = dict.fromkeys(layout.slots, _chosen(canvases, shapes))
     pixels, sizes, masks = {}, {}, {}
     for slot in layout.slots:
         masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
@@ -82,6 +87,11 @@ def host(
             np.asarray(observation["state"], np.float32), robot.statistics.state, layout.normalization, layout.normalization_clip
         )
     return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
+
+
+def _chosen(canvases: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    by_size = sorted(canvases, key=math.prod)
+    return next((canvas for canvas in by_size if all(h <= canvas[0] and w <= canvas[1] for h, w in shapes)), by_size[-1])
 
 
 def _place(image: np.ndarray, canvas: np.ndarray) -> None:

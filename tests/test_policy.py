@@ -130,6 +130,13 @@ def test_the_same_key_gives_the_same_actions(policy):
     assert timing["infer_ms"] == pytest.approx(timing["host_ms"] + timing["device_ms"]) and min(timing.values()) > 0
 
 
+def test_a_larger_canvas_changes_nothing():
+    policy, seen = policies.policy("google_robot", num_steps=1), [observation("google_robot", size=(20, 64))]
+    np.testing.assert_allclose(policy.act(seen, canvases=[(224, 224), (128, 128)]), policy.act(seen), atol=1e-5)
+    batch = policy.prepare(seen, canvases=[(224, 224), (128, 128)]).batch
+    assert {slot: pixels.shape[1:] for slot, pixels in batch.images.items()} == dict.fromkeys(batch.images, (128, 128, 3))
+
+
 def test_nothing_compiles_after_warm_up():
     fresh = policies.policy("google_robot", num_steps=1)
     fresh.warm_up(image_sizes=((48, 64),), batch_sizes=(1, 2))
@@ -138,6 +145,8 @@ def test_nothing_compiles_after_warm_up():
     fresh(observation("google_robot"), seed=5)
     fresh(observation("google_robot", size=(20, 64), prompt=LONG))
     fresh.act([observation("google_robot", i) for i in range(2)], [1, 2])
+    large = fresh.act([observation("google_robot", size=(100, 100))], canvases=[(64, 64)])  # reduced
+    assert large.shape == (1, 10, 7) and np.isfinite(large).all()
     assert [event for event in compiled if "compile" in event] == []
     fresh(observation("google_robot", size=(100, 100)))  # a size that was not named
     assert [event for event in compiled if "backend_compile" in event]
