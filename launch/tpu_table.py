@@ -20,7 +20,7 @@ flags.mark_flags_as_required(["config", "rows", "output"])
 
 
 def main() -> None:
-    run, rows = from_mapping(_CONFIG.value.to_dict()), [page.Row.parse(text) for text in _ROWS.value]
+    run, rows = from_mapping(app.config_mapping(_CONFIG)), [page.Row.parse(text) for text in _ROWS.value]
     try:
         libtpu = version("libtpu")
     except PackageNotFoundError as error:

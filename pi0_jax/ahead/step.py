@@ -20,10 +20,9 @@ from pi0_jax.train.optimizer import make_optimizer
 def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None) -> jax.stages.Traced:
     """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    trainable = trainable_part(run)
-    arguments = placement.abstract_state(model, optimizer, mesh, trainable), abstract_batch(run, slots, mesh)
+    arguments = placement.abstract_state(model, optimizer, mesh, trainable_part(run)), abstract_batch(run, slots, mesh)
     model = model if remat is None else model.clone(remat=remat)
-    return placement.jit_train_step(model, optimizer, placement.step_options(run, layout(run, slots)), mesh, trainable).trace(*arguments)
+    return placement.jit_run_step(run, layout(run, slots), model, mesh).trace(*arguments)
 
 
 def state_bytes(run: RunConfig, mesh: Mesh) -> int:

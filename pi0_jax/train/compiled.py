@@ -1,5 +1,6 @@
 """The training step, compiled before the first batch is trained on, and what XLA says of it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,8 +11,10 @@ from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import TrainBatch
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.flops import matmul_flops
-from pi0_jax.train.setup import TrainStep, jitted_train_step
+from pi0_jax.train.placement import jit_run_step
 from pi0_jax.train.step import TrainState
+
+TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 class CompiledStep(NamedTuple):
@@ -29,8 +32,8 @@ class CompiledStep(NamedTuple):
 def compile_step(run: RunConfig, layout: Layout, model: Pi0, state: TrainState, batch: TrainBatch) -> CompiledStep:
     """For arguments of these shapes and shardings."""
     mesh = batch.rows.sharding.mesh
-    traced = jitted_train_step(run, layout, model, mesh).trace(state, batch)
-    plain = traced if run.remat == "none" else jitted_train_step(run, layout, model.clone(remat="none"), mesh).trace(state, batch)
+    traced = jit_run_step(run, layout, model, mesh).trace(state, batch)
+    plain = traced if run.remat == "none" else jit_run_step(run, layout, model.clone(remat="none"), mesh).trace(state, batch)
     compiled, flops, model_flops = traced.lower().compile(), matmul_flops(traced.jaxpr), matmul_flops(plain.jaxpr)
     memory = compiled.memory_analysis()
     again = f", and {flops / model_flops - 1:.0%} of them once more" if flops > model_flops else ""

@@ -9,10 +9,11 @@ import optax
 from jax.sharding import Mesh
 
 from pi0_jax import sharding
-from pi0_jax.config import RunConfig, model_config
+from pi0_jax.config import RunConfig, model_config, trainable_part
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.preprocess import Layout
+from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
 from pi0_jax.trainable import EVERYTHING, Trainable
 
@@ -82,3 +83,8 @@ def jit_train_step(
         donate_argnums=0,
         out_shardings=(shardings, sharding.replicated(mesh)),
     )
+
+
+def jit_run_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Any:
+    """`jit_train_step` with everything that a run's config says; `model` may differ from the run's in how it is compiled."""
+    return jit_train_step(model, make_optimizer(run), step_options(run, layout), mesh, trainable_part(run))

@@ -1,8 +1,6 @@
-"""From a config to what the loop calls: mesh, this process's rows, the state fresh or restored, compiled steps."""
+"""From a config to what the loop calls: this process's rows, the state fresh or restored, validation."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,27 +9,20 @@ from pi0_jax import sharding
 from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.config import RunConfig, trainable_part
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.observation import TrainBatch
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, jit_init, jit_train_step, step_options
+from pi0_jax.train.placement import abstract_state, jit_init, step_options
 from pi0_jax.train.step import TrainState, validation_step
 from pi0_jax.train.validate import ValidationStep
 
 VALIDATION_DRAWS = 4
-
-TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """The rows of the global batch that this process's devices hold, ascending."""
     parts = sharding.batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
-
-
-def jitted_train_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Any:
-    return jit_train_step(model, make_optimizer(run), step_options(run, layout), mesh, trainable_part(run))
 
 
 def jitted_validation_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> ValidationStep:
