@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import app
+from pi0_jax.benchmark import convert, data, index, policy, train
 from pi0_jax.errors import InputError
 
 _FOLDER = flags.DEFINE_string("folder", "/tmp/pi0_jax_benchmark", "Where files are made: for data about 15 GB, for convert about 40 GB.")
@@ -26,44 +27,37 @@ _CAMERAS = flags.DEFINE_integer("cameras", 3, "train: cameras of each sample.", 
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "policy, serve: of the products; convert: of the weights.")
 _CALLS = flags.DEFINE_integer("calls", 20, "train: steps; policy, serve: calls of each part, requests.", lower_bound=1)
 _UNROLL = flags.DEFINE_bool("unroll_steps", False, "policy: compile each Euler step by itself instead of a loop.")
+_SCAN = flags.DEFINE_bool("scan_layers", None, "policy: compile one layer and loop, or each by itself; unset: as a policy chooses.")
 _TO = flags.DEFINE_string("to", "lerobot", "convert: the format to convert to and back from.")
 _JSON = flags.DEFINE_string("json", None, "A file for the same numbers.")
 
 
 def _data() -> tuple[str, Any]:
-    from pi0_jax.benchmark import data
-
     return data.report(Path(_FOLDER.value, f"{_FRAMES.value}-frames"), frames=_FRAMES.value, seconds=_SECONDS.value)
 
 
-def _index() -> tuple[str, Any]:
-    from pi0_jax.benchmark import index
-
-    return index.report()
-
-
 def _convert() -> tuple[str, Any]:
-    from pi0_jax.benchmark import convert
-
     return convert.report(Path(_FOLDER.value), to=_TO.value, dtype=_DTYPE.value, variant="pi0")
 
 
 def _train() -> tuple[str, Any]:
-    from pi0_jax.benchmark import train
-
     changes = config_flags.get_override_values(flags.FLAGS["config"])
     run = train.sized(app.config_mapping(_CONFIG), changes, variant=_VARIANT.value)
     return train.report(run, cameras=_CAMERAS.value, steps=_CALLS.value)
 
 
-def _policy(served: bool = False) -> tuple[str, Any]:
-    from pi0_jax.benchmark import policy, serving
-
-    what, calls = (_VARIANT.value or "mid", _DTYPE.value), _CALLS.value
-    return serving.report(*what, calls=calls) if served else policy.report(*what, calls=calls, unroll_steps=_UNROLL.value)
+def _policy() -> tuple[str, Any]:
+    how = dict(scan_layers=_SCAN.value, unroll_steps=_UNROLL.value)
+    return policy.report(_VARIANT.value or "mid", _DTYPE.value, calls=_CALLS.value, **how)
 
 
-_COMMANDS = {"data": _data, "index": _index, "train": _train, "policy": _policy, "serve": lambda: _policy(served=True), "convert": _convert}
+def _serve() -> tuple[str, Any]:
+    from pi0_jax.benchmark import serving  # wants the extra "serve"
+
+    return serving.report(_VARIANT.value or "mid", _DTYPE.value, calls=_CALLS.value)
+
+
+_COMMANDS = {"data": _data, "index": index.report, "train": _train, "policy": _policy, "serve": _serve, "convert": _convert}
 
 
 def main(command: str) -> None:

@@ -58,29 +58,43 @@ class Policy:
         params: Any,
         *,
         num_steps: int | None = None,
+        scan_layers: bool | None = None,
         unroll_steps: bool = False,
     ) -> None:
         """
         Args:
             params: the published tree; kept in the run's compute dtype, but for what the model computes in float32.
             num_steps: Euler steps; None takes the run's.
+            scan_layers: compile one layer and loop; None does so on a CPU, where calls take as long and starts half as long as with
+                unrolled layers. Elsewhere each layer's weights would be copied out of a stack before they are multiplied.
             unroll_steps: see sampling.sample.
         """
         self.run = run
         self.robots = dict(robots)
         self.tokenizer = tokenizer
         self.num_steps = run.sampling_steps if num_steps is None else num_steps
-        self.weights = jax.jit(partial(sampling.pack, dtype=run.dtype))(params)
-        self.model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers=False)
+        scan_layers = jax.default_backend() == "cpu" if scan_layers is None else scan_layers
+        # On the host: nothing is compiled for it, and the device holds the weights once.
+        self.weights = jax.device_put(sampling.pack(jax.device_get(params), run.dtype, scan_layers=scan_layers))
+        self.model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers)
         how = partial(sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps)
         self._sample = jax.jit(partial(sample, sampler=how, real_dims_only=run.loss_dims == "real"), static_argnames="layout")
 
     @classmethod
-    def open(cls, directory: str | Path, *, num_steps: int | None = None, dtype: str | None = None, unroll_steps: bool = False) -> "Policy":
+    def open(
+        cls,
+        directory: str | Path,
+        *,
+        dtype: str | None = None,
+        num_steps: int | None = None,
+        scan_layers: bool | None = None,
+        unroll_steps: bool = False,
+    ) -> "Policy":
         """Opens the moving average of a run's latest checkpoint, or of one step's folder.
 
         Args:
             dtype: "float32" or "bfloat16" to compute in; None takes the run's.
+            num_steps, scan_layers, unroll_steps: as of Policy.
 
         Raises:
             InputError: no checkpoint there, or its arrays are not those of the variant that it names.
@@ -89,7 +103,8 @@ class Policy:
         description = checkpoints.read_description(step)
         run = description.run if dtype is None else dataclasses.replace(description.run, dtype=dtype)
         params = _averaged(step, run)
-        return cls(run, description.robots, description.tokenizer, params, num_steps=num_steps, unroll_steps=unroll_steps)
+        how = dict(num_steps=num_steps, scan_layers=scan_layers, unroll_steps=unroll_steps)
+        return cls(run, description.robots, description.tokenizer, params, **how)
 
     @property
     def params(self) -> Any:
@@ -232,17 +247,19 @@ def _averaged(step: epath.Path, run: RunConfig) -> Any:
     """A checkpoint's moving average as a published tree: what is frozen from the parameters, LoRA's products merged leaf by leaf."""
     trainable, shapes = trainable_part(run), flatten_dict(parameter_shapes(model_config(run)), sep="/")
     factor_shapes = jax.eval_shape(partial(lora.init, rules=run.lora), jax.random.key(0), unflatten_dict(shapes, sep="/"))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
-    def held(path: str) -> jax.ShapeDtypeStruct:
+    def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """To be read as a NumPy array; takes no memory itself."""
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    def held(path: str) -> np.ndarray:
         """What a product is added to comes in float32: the sum is rounded once."""
-        dtype = jnp.float32 if lora.find(run.lora, path) else sampling.storage_dtype(path, run.dtype)
-        return jax.ShapeDtypeStruct(shapes[path].shape, dtype, sharding=device)
+        return host(shapes[path].shape, np.float32 if lora.find(run.lora, path) else sampling.storage_dtype(path, run.dtype))
 
     trained = {path: held(path) for path in shapes if trainable.trains(path)}
     frozen = {path: held(path) for path in shapes if path not in trained}
     for path, leaf in flatten_dict(factor_shapes, sep="/").items():
-        trained[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+        trained[path] = host(leaf.shape, leaf.dtype)
     read = flatten_dict(checkpoints.read_params(step, "ema", unflatten_dict(trained, sep="/")), sep="/")
     if frozen:
         read |= flatten_dict(checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/")

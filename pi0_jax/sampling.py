@@ -5,9 +5,9 @@
     state            in the first Euler step -> its keys and values, which later steps read like the prefix's
     actions          every step
 
-The model is the same: its own modules run here, on tokens that it has not run yet. Weights are stored as they are multiplied: cast once to
-the compute dtype, an array per layer, input axis first. `unpack` states the published tree in terms of them inside the compiled function,
-where the compiler cancels it against the model's own slices and transposes.
+The model is the same: its own modules run here, on tokens that it has not run yet. Weights are cast once to the compute dtype. Where
+layers are unrolled, they are stored as they are multiplied: an array per layer, input axis first. `unpack` states the published tree in
+terms of them inside the compiled function, where the compiler cancels it against the model's own slices and transposes.
 
 Axes: B batch, H horizon, D action dimension, N Euler steps, P prefix tokens, W width of the action expert, L layers.
 """
@@ -27,7 +27,7 @@ from pi0_jax.models.gemma import KVCache
 from pi0_jax.models.pi0 import Pi0, time_code
 from pi0_jax.observation import Observation
 
-Packed = Mapping[str, jax.Array]  # published path, of a layer's weight with "/<layer>" behind it -> array
+Packed = Mapping[str, jax.Array]  # published path, of an unrolled layer's weight with "/<layer>" behind it -> array
 
 # First match wins, over published paths.
 _STACKED = r"/(encoderblock|layers)/"  # one layer per entry of axis 0
@@ -35,21 +35,22 @@ _INPUT_FIRST = ((r"/q_einsum", (1, 0, 2)), (r"/kv_einsum", (2, 0, 1, 3)))  # axe
 _FLOAT32 = r"norm|LayerNorm|input_embedding|action_out_proj"  # what the model itself computes with in float32
 
 
-def pack(params: Any, dtype: Any) -> dict[str, jax.Array]:
-    """The published tree -> weights as they are multiplied. Jittable."""
+def pack(params: Any, dtype: Any, *, scan_layers: bool) -> dict[str, Any]:
+    """The published tree -> weights as a model with or without `scan_layers` takes them. Of NumPy arrays it takes views where it can;
+    jittable too."""
     packed = {}
     for path, weight in flax.traverse_util.flatten_dict(params, sep="/").items():
-        weight = weight.astype(storage_dtype(path, dtype))
-        if not re.search(_STACKED, path):
+        weight = weight.astype(storage_dtype(path, dtype), copy=False)
+        if scan_layers or not re.search(_STACKED, path):
             packed[path] = weight
             continue
         for layer in range(weight.shape[0]):
-            packed[f"{path}/{layer}"] = jnp.transpose(weight[layer], _axes(path, weight.ndim - 1))
+            packed[f"{path}/{layer}"] = weight[layer].transpose(_axes(path, weight.ndim - 1))
     return packed
 
 
 def unpack(packed: Packed) -> dict[str, Any]:
-    """Weights as they are multiplied -> the published tree (in `pack`'s dtypes)."""
+    """`pack`ed weights -> the published tree (in `pack`'s dtypes)."""
     flat: dict[str, jax.Array] = {}
     stacks: dict[str, dict[int, jax.Array]] = {}
     for name, weight in packed.items():
@@ -84,7 +85,7 @@ def sample(
     """Actions float32[B, H, D] in model units; see models.pi0.sample_actions, to which they are equal up to rounding.
 
     Args:
-        packed: `pack`ed weights. model: with scan_layers=False, or every layer's weights are copied into a stack.
+        packed: `pack`ed weights. model: with their scan_layers, or all layers' weights are copied.
         unroll_steps: compile each Euler step by itself instead of a loop: takes longer to compile.
     """
     tokens, valid = encode(packed, observation, model=model)

@@ -45,9 +45,10 @@ def parameters(run: RunConfig, seed: int = 0):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.15, leaf.shape), jnp.float32), parameter_shapes(model_config(run)))
 
 
-def policy(*robots: str, num_steps: int | None = None, **changes) -> Policy:
+def policy(*robots: str, num_steps: int | None = None, scan_layers: bool | None = None, **changes) -> Policy:
     run = run_config(**changes)
-    return Policy(run, {name: robot(name) for name in robots}, TOKENIZER, parameters(run), num_steps=num_steps)
+    records = {name: robot(name) for name in robots}
+    return Policy(run, records, TOKENIZER, parameters(run), num_steps=num_steps, scan_layers=scan_layers)
 
 
 def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:

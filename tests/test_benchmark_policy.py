@@ -86,7 +86,7 @@ def test_rates_of_this_machine_are_plausible():
 
 def test_a_process_starts_cold_and_warm(checkpoint, monkeypatch):
     monkeypatch.setattr(first_action, "ROUNDS", 1)
-    starts = first_action.benchmark_starts(checkpoint, "float32", cameras=1)
+    starts = first_action.benchmark_starts(checkpoint, {"dtype": "float32", "scan_layers": False}, cameras=1)
     for start in starts:
         assert 0 < start.imported < start.opened < start.acted
     assert first_action.table(starts).splitlines()[-1] == f"warm / cold: {starts.ratio:.2f}"

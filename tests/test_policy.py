@@ -30,6 +30,11 @@ def policy() -> Policy:
 
 
 @pytest.fixture(scope="module")
+def unrolled() -> Policy:
+    return policies.policy(ROBOT, num_steps=NUM_STEPS, scan_layers=False)
+
+
+@pytest.fixture(scope="module")
 def plain(policy):
     return plain_path(policy)
 
@@ -57,10 +62,12 @@ def noise_for(policy: Policy, seed: int = 0, rows: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, policy.run.horizon, policy.run.action_dim)).astype(np.float32)
 
 
-def test_shortcuts_give_the_numbers_of_the_plain_path(policy, plain):
-    """An absent camera dropped, prompts padded as needed, unrolled layers, cached state, tabulated time."""
+@pytest.mark.parametrize("layers", ["policy", "unrolled"])
+def test_shortcuts_give_the_numbers_of_the_plain_path(layers, plain, request):
+    """An absent camera dropped, prompts padded as needed, layers scanned or unrolled, cached state, tabulated time."""
+    policy = request.getfixturevalue(layers)
     (noise,) = noise_for(policy)
-    assert policy.prompt_lengths == (16, 24)
+    assert policy.prompt_lengths == (16, 24) and policy.model.scan_layers == (layers == "policy")
     for prompt in (SHORT, LONG):
         seen = observation(ROBOT, prompt=prompt)
         found = policy(seen, noise=noise)["actions"]
@@ -101,20 +108,21 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_path(policy):
     assert 0 < ours < 1.2 * theirs
 
 
-def test_packed_weights_are_the_published_tree(policy):
+def test_packed_weights_are_the_published_tree(policy, unrolled):
     params = policies.parameters(policy.run)
-    jax.tree.map(np.testing.assert_array_equal, policy.params, params)
-    assert policy.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (2, 24, 40)
-    assert policy.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24  # input axis first
+    for each in (policy, unrolled):
+        jax.tree.map(np.testing.assert_array_equal, each.params, params)
+    assert unrolled.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (2, 24, 40)
+    assert unrolled.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24  # input axis first
 
 
-def test_no_weight_is_copied_when_the_policy_runs(policy):
+def test_no_weight_is_copied_when_layers_are_unrolled(unrolled):
     """The compiled function holds no slice, transpose or stack of a layer's weights: what `unpack` says cancels out."""
-    wanted = policy.layout(policy.robot(None))
-    batch = preprocess.host([observation(ROBOT)], [policy.robot(None)], wanted, policy.tokenizer)
-    dims = preprocess.dimension_masks([policy.robot(None)], wanted.action_dim)
-    program = policy._sample.lower(policy.weights, batch, dims, noise_for(policy), layout=wanted).compile().as_text()
-    stacked = sampling.unpack(policy.weights)["PaliGemma"]["llm"]["layers"]
+    wanted = unrolled.layout(unrolled.robot(None))
+    batch = preprocess.host([observation(ROBOT)], [unrolled.robot(None)], wanted, unrolled.tokenizer)
+    dims = preprocess.dimension_masks([unrolled.robot(None)], wanted.action_dim)
+    program = unrolled._sample.lower(unrolled.weights, batch, dims, noise_for(unrolled), layout=wanted).compile().as_text()
+    stacked = sampling.unpack(unrolled.weights)["PaliGemma"]["llm"]["layers"]
     for weight in (stacked["mlp"]["gating_einsum"], stacked["attn"]["q_einsum_1"]["w"], stacked["mlp_1"]["linear"]):
         stack = ",".join(map(str, weight.shape))
         assert f"f32[{stack}]" not in program

@@ -103,7 +103,7 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *shape), dtype, sharding=where)
 
-    packed = jax.eval_shape(partial(sampling.pack, dtype=run.dtype), parameter_shapes(config))
+    packed = jax.eval_shape(partial(sampling.pack, dtype=run.dtype, scan_layers=False), parameter_shapes(config))
     weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), packed)
     model = Pi0(config, jnp.dtype(run.dtype), scan_layers=False)
     sampler = partial(sampling.sample, model=model, num_steps=run.sampling_steps)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,29 +33,29 @@ class Starts(NamedTuple):
         return self.warm.acted / self.cold.acted
 
 
-def benchmark_starts(checkpoint: Path, dtype: str, cameras: int = 3) -> Starts:
-    """Starts processes that open the checkpoint of random_checkpoint and ask it for one chunk."""
+def benchmark_starts(checkpoint: Path, how: Mapping[str, Any], cameras: int = 3) -> Starts:
+    """Starts processes that open the checkpoint of random_checkpoint and ask it for one chunk. `how`: Policy.open's arguments."""
     rounds = []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as cache:
-            rounds.append([_start(checkpoint, dtype, cache, cameras) for _ in Starts._fields])
+            rounds.append([_start(checkpoint, how, cache, cameras) for _ in Starts._fields])
     return Starts(*(min(starts, key=lambda start: start.acted) for starts in zip(*rounds, strict=True)))
 
 
-def _start(checkpoint: Path, dtype: str, cache: str, cameras: int) -> Start:
+def _start(checkpoint: Path, how: Mapping[str, Any], cache: str, cameras: int) -> Start:
     begin = time.monotonic()
-    command = [sys.executable, "-m", "pi0_jax.benchmark.first_action", str(checkpoint), dtype, cache, str(cameras)]
+    command = [sys.executable, "-m", "pi0_jax.benchmark.first_action", str(checkpoint), json.dumps(how), cache, str(cameras)]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Start(*(stamp - begin for stamp in json.loads(process.stdout)))
 
 
-def _act(checkpoint: str, dtype: str, cache: str, cameras: int) -> list[float]:
+def _act(checkpoint: str, how: Mapping[str, Any], cache: str, cameras: int) -> list[float]:
     from pi0_jax.benchmark import arm
     from pi0_jax.policy import Policy, use_compilation_cache
 
     imported = time.monotonic()
     use_compilation_cache(cache)
-    policy = Policy.open(checkpoint, dtype=dtype)
+    policy = Policy.open(checkpoint, **how)
     opened = time.monotonic()
     policy(arm.observation(cameras), robot=arm.ROBOTS[cameras].name)
     return [imported, opened, time.monotonic()]
@@ -75,4 +76,4 @@ def table(starts: Starts) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_act(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    sys.stdout.write(json.dumps(_act(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))

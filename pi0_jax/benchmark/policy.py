@@ -58,21 +58,23 @@ class Report(NamedTuple):
     record: dict[str, Any]  # for JSON
 
 
-def report(variant: str, dtype: str, *, calls: int, unroll_steps: bool) -> Report:
-    """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS."""
+def report(variant: str, dtype: str, *, calls: int, **how: bool | None) -> Report:
+    """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS. `how`: see Policy.open."""
     with tempfile.TemporaryDirectory() as folder:
         random_checkpoint.write(Path(folder, "run"), random_checkpoint.MODELS[variant], dtype)
-        starts = first_action.benchmark_starts(Path(folder, "run"), dtype)  # first: this process would hold the device's memory
-        policy = Policy.open(Path(folder, "run"), dtype=dtype, unroll_steps=unroll_steps)
+        # The starts first: this process would hold the device's memory.
+        starts = first_action.benchmark_starts(Path(folder, "run"), {"dtype": dtype, **how})
+        policy = Policy.open(Path(folder, "run"), dtype=dtype, **how)
     device = measure_device(dtype)
     latencies = benchmark_policy(policy, device, calls=calls)
     parameters = sum(weight.size for weight in policy.weights.values())
     rates = f"{device.flops / 1e12:,.3g} TFLOP/s, {device.bandwidth / 1e9:,.3g} GB/s"
-    title = f"{variant}, {parameters:,} parameters, {dtype}, {policy.num_steps} steps, JAX {jax.__version__} on {device.name} ({rates})"
+    loops = f"layers {'scanned' if policy.model.scan_layers else 'unrolled'}, {policy.num_steps} steps"
+    title = f"{variant}, {parameters:,} parameters, {dtype}, {loops}, JAX {jax.__version__} on {device.name} ({rates})"
     record = {
-        "variant": variant, "parameters": parameters, "dtype": dtype, "num_steps": policy.num_steps, "unroll_steps": unroll_steps,
-        "calls": calls, "jax": jax.__version__, "device": device._asdict(), "latencies": to_json(latencies),
-        "starts": first_action.to_json(starts),
+        "variant": variant, "parameters": parameters, "dtype": dtype, "num_steps": policy.num_steps, **how,
+        "scan_layers": policy.model.scan_layers, "calls": calls, "jax": jax.__version__, "device": device._asdict(),
+        "latencies": to_json(latencies), "starts": first_action.to_json(starts),
     }  # fmt: skip
     return Report("\n\n".join([title, table(latencies), first_action.table(starts)]), record)
 
@@ -137,21 +139,15 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
 
 def _bytes(policy: Policy, parts: Mapping[str, Part]) -> tuple[int, int, int]:
     """Bytes that each part must read: see roofline.py. Of the last layer the prefix uses the keys and values alone."""
-    weights = policy.weights
-    last = str(policy.model.config.gemma.depth - 1)
 
-    def size(wanted: Callable[[str], bool]) -> int:
-        return sum(weight.nbytes for path, weight in weights.items() if wanted(path))
+    def size(wanted: str, unwanted: str = "^$") -> int:
+        return sum(w.nbytes for path, w in policy.weights.items() if re.search(wanted, path) and not re.search(unwanted, path))
 
-    def in_prefix(path: str) -> bool:
-        first_expert = "llm/layers/" in path and not re.search(r"_1(/|$)", path)
-        return first_expert and (not path.endswith(f"/{last}") or "kv_einsum" in path or "pre_attention_norm" in path)
-
-    def in_steps(path: str) -> bool:
-        return "PaliGemma" not in path or ("llm/" in path and re.search(r"_1(/|$)", path) is not None)
-
+    second_expert = r"_1(/|$)"
+    last_layer = size("llm/layers/", rf"{second_expert}|kv_einsum|pre_attention_norm") // policy.model.config.gemma.depth
     cache = sum(array.nbytes for array in parts["Euler loop"].arguments[1])
-    return size(lambda path: "/img/" in path), size(in_prefix), policy.num_steps * (size(in_steps) + cache)
+    in_steps = size(rf"^(?!PaliGemma)|llm/.*{second_expert}")
+    return size("/img/"), size("llm/layers/", second_expert) - last_layer, policy.num_steps * (in_steps + cache)
 
 
 def _timed(part: Part, calls: int) -> list[float]:
