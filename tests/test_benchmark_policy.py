@@ -40,10 +40,10 @@ def test_random_weights_open_as_any_checkpoint(checkpoint):
 
 
 def test_every_part_is_timed_for_every_number_of_cameras(latencies):
-    parts = ["images", "prefix", "Euler loop", "compiled", "host", "call"]
+    parts = ["images", "prefix", "Euler loop", "compiled", "host", "plain", "call"]
     assert list(latencies) == [(cameras, part) for cameras in (1, 2, 3) for part in parts]
     assert all(0 < row.p50 <= row.p90 <= row.p99 for row in latencies.values())
-    assert len(policy.table(list(latencies.values())).splitlines()) == 2 + 18
+    assert len(policy.table(list(latencies.values())).splitlines()) == 2 + 21
     assert json.loads(json.dumps(policy.to_json(list(latencies.values()))))[0]["cameras"] == 1
 
 
@@ -67,6 +67,12 @@ def test_operations_and_bytes_are_those_of_the_model(latencies):
     projections = 2 * (8 * 24 + 24) + (48 * 24 + 24) + (24 * 24 + 24) + (24 * 8 + 8)
     cache = 3 * 2 * (4 + 16) * 16
     assert latencies[1, "Euler loop"].work.bytes == STEPS * 4 * (expert + projections + cache)
+
+
+def test_the_plain_path_gives_the_same_actions(checkpoint):
+    opened, seen, name = Policy.open(checkpoint, dtype="float32"), arm.observation(1), arm.ROBOTS[1].name
+    part = policy.plain(opened, seen, name)
+    np.testing.assert_allclose(part.run(*part.arguments), opened.compute(opened.prepare([seen], robot=name)), atol=1e-5)
 
 
 def test_the_least_time_is_of_operations_or_of_bytes(latencies):

@@ -4,6 +4,7 @@
     prefix      the prefix's tokens -> keys and values of every layer
     Euler loop  keys and values, state, noise -> actions: all steps
     compiled    these three as one function, which is what a policy runs
+    plain       the same by the model's own sample_actions: all camera slots encoded, the prompt at full length, nothing tabulated
     host        what a call does beside it: checks, tokens, canvases, transfers to the device and back, units
     call        raw observation in, actions in the robot's units out
 
@@ -24,7 +25,9 @@ import numpy as np
 from pi0_jax import preprocess, sampling
 from pi0_jax.benchmark import arm, first_action, random_checkpoint
 from pi0_jax.benchmark.roofline import Device, Work, measure_device
-from pi0_jax.observation import RawObservation
+from pi0_jax.config import layout
+from pi0_jax.models.pi0 import Pi0, sample_actions
+from pi0_jax.observation import CAMERA_SLOTS, RawBatch, RawObservation
 from pi0_jax.policy import Policy, Prepared
 from pi0_jax.train.flops import matmul_flops
 
@@ -90,6 +93,7 @@ def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list
     parts = device_parts(policy, _placed(policy.prepare([seen], robot=robot)))
     seconds = {name: _timed(part, calls) for name, part in parts.items()}
     seconds["compiled"], seconds["host"] = zip(*(_halves(policy, seen, robot) for _ in range(calls)), strict=True)
+    seconds["plain"] = _timed(plain(policy, seen, robot), calls)
     seconds["call"] = [_seconds(policy, seen, robot=robot) for _ in range(calls)]
 
     work = {name: Work(part.flops(), moved) for (name, part), moved in zip(parts.items(), _bytes(policy, parts), strict=True)}
@@ -121,10 +125,10 @@ def _placed(prepared: Prepared) -> Prepared:
 
 def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
     """What the compiled function consists of, each by itself."""
-    weights, model, layout = policy.weights, policy.model, prepared.layout
+    weights, model = policy.weights, policy.model
 
     def images(weights: sampling.Packed, batch: Any) -> Any:
-        return sampling.encode(weights, preprocess.device(batch, layout), model=model)
+        return sampling.encode(weights, preprocess.device(batch, prepared.layout), model=model)
 
     encode, prefill = jax.jit(images), jax.jit(partial(sampling.prefill, model=model))
     integrate = jax.jit(partial(sampling.integrate, model=model, num_steps=policy.num_steps))
@@ -135,6 +139,18 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
         "prefix": Part(prefill, (weights, tokens, valid)),
         "Euler loop": Part(integrate, (weights, cache, valid, prepared.batch.state, prepared.noise)),
     }
+
+
+def plain(policy: Policy, seen: RawObservation, robot: str) -> Part:
+    """Actions float32[1, H, D] without a policy's shortcuts."""
+    record, wanted = policy.robot(robot), layout(policy.run, CAMERA_SLOTS)
+    model = Pi0(policy.model.config, policy.model.dtype)
+
+    def sample(params: Any, batch: RawBatch, noise: jax.Array) -> jax.Array:
+        return sample_actions(params, preprocess.device(batch, wanted), noise, model=model, num_steps=policy.num_steps)
+
+    batch = preprocess.host([seen], [record], wanted, policy.tokenizer)
+    return Part(jax.jit(sample), jax.device_put((policy.params, batch, policy.prepare([seen], robot=robot).noise)))
 
 
 def _bytes(policy: Policy, parts: Mapping[str, Part]) -> tuple[int, int, int]:
