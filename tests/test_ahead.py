@@ -143,6 +143,38 @@ def test_how_tpus_write_a_reduce_scatter():
     assert hlo.hbm_traffic(program) == 2 * array + array // 4 + scatter.bytes + 4 * ring.bytes + 4 * 12
 
 
+TPU_SCAN = """HloModule jit_f, num_partitions=1
+
+%take (p.1: bf16[18,64,32], p.2: s32[]) -> bf16[64,32] {
+  %p.1 = bf16[18,64,32]{2,1,0} parameter(0)
+  %p.2 = s32[] parameter(1)
+  %slice = bf16[1,64,32]{2,1,0} dynamic-slice(%p.1, %p.2, %p.2, %p.2), dynamic_slice_sizes={1,64,32}
+  ROOT %layer = bf16[64,32]{1,0} bitcast(%slice)
+}
+
+%product (p.3: bf16[1152,32], p.4: s32[], p.5: bf16[8,64]) -> bf16[8,32] {
+  %p.3 = bf16[1152,32]{1,0} parameter(0)
+  %p.4 = s32[] parameter(1)
+  %p.5 = bf16[8,64]{1,0} parameter(2)
+  %stack = bf16[18,64,32]{2,1,0} bitcast(%p.3)
+  %weight = bf16[64,32]{1,0} fusion(%stack, %p.4), kind=kLoop, calls=%take
+  ROOT %convolution = bf16[8,32]{1,0} convolution(%p.5, %weight), dim_labels=bf_io->bf
+}
+
+ENTRY %main (w: bf16[1152,32], i: s32[], x: bf16[8,64]) -> bf16[8,32] {
+  %w = bf16[1152,32]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = bf16[8,64]{1,0} parameter(2)
+  ROOT %fusion = bf16[8,32]{1,0} fusion(%w, %i, %x), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_a_layer_that_a_product_takes_from_a_stack_counts_alone():
+    """Also where a fusion in the product's fusion takes it: 64 x 32 of 18 x 64 x 32 weights, beside the input and the output."""
+    assert hlo.hbm_traffic(hlo.parse(TPU_SCAN)) == 2 * (64 * 32 + 8 * 64 + 8 * 32) + 4
+
+
 def test_flops_of_loops_gradients_and_rematerialisation():
     """x[3, 4] @ w[4, 4], six times: 6 * 2*3*4*4 forward; twice that backward; once more where layers are computed again."""
 

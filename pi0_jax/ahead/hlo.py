@@ -225,26 +225,33 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
         return sum(whole) + size(instruction.shape, hbm_only=True)
     (called,) = _called(instruction)
     inside = program.computations[called]
-    return sum(map(min, whole, _parameter_reads(inside))) + min(size(instruction.shape, hbm_only=True), _written(inside))
+    return sum(map(min, whole, _parameter_reads(program, inside))) + min(size(instruction.shape, hbm_only=True), _written(inside))
 
 
-def _parameter_reads(fusion: Computation) -> list[int]:
+def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
     """Bytes that a fusion reads of each of its parameters."""
-    reads: dict[int, int] = {}
-    for parameter in fusion.values():
-        if parameter.opcode == "parameter":
-            users = [i for i in fusion.values() if parameter.name in i.operands]
-            reads[int(parameter.arguments)] = sum(_read(parameter, user, fusion) for user in users)
-    return [reads[number] for number in sorted(reads)]
+    parameters = {int(i.arguments): i.name for i in fusion.values() if i.opcode == "parameter"}
+    return [_reads(program, fusion, parameters[number]) for number in sorted(parameters)]
 
 
-def _read(parameter: Instruction, user: Instruction, fusion: Computation) -> int:
+def _reads(program: Program, fusion: Computation, name: str) -> int:
+    """Bytes that a fusion reads of an array in it."""
+    return sum(_read(program, fusion, name, user) for user in fusion.values() if name in user.operands)
+
+
+def _read(program: Program, fusion: Computation, name: str, user: Instruction) -> int:
     if user.opcode in _SLICES:
         return size(user.shape)
-    updated = user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+    if user.opcode == "bitcast":
+        return _reads(program, fusion, user.name)
+    if user.opcode == "fusion":  # one in another: a slice just before a matrix product
+        (called,) = _called(user)
+        inner = _parameter_reads(program, program.computations[called])
+        return sum(read for operand, read in zip(user.operands, inner, strict=True) if operand == name)
+    updated = user.opcode == "dynamic-update-slice" and user.operands[0] == name
     if updated or user.opcode in _HANDED_ON or _COLLECTIVE.match(user.opcode):
         return 0
-    return size(parameter.shape)
+    return size(fusion[name].shape)
 
 
 def _written(fusion: Computation) -> int:
