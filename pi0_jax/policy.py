@@ -183,6 +183,8 @@ class Policy:
     def export(self, directory: str | Path, *, robot: str | None = None, image_size: tuple[int, int] = (224, 224), batch: int = 1) -> None:
         """Writes a folder that runs with JAX alone, on a CPU, an NVIDIA GPU or a TPU; see export.py.
 
+        The program is this policy's: on a CPU, open it with scan_layers=False to export for accelerators.
+
         Args:
             image_size: height and width of every camera's image.
 

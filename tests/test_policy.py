@@ -214,8 +214,10 @@ print(json.dumps([f.platforms, [name for name in ("pi0_jax", "flax", "orbax") if
 """
 
 
-def test_an_export_runs_with_jax_alone(tmp_path):
-    policy = policies.policy(ROBOT, num_steps=2, normalization="quantile", normalization_clip=1.0, loss_dims="real")
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
+    how = dict(normalization="quantile", normalization_clip=1.0, loss_dims="real")
+    policy = policies.policy(ROBOT, num_steps=2, scan_layers=scan_layers, **how)
     folder = tmp_path / "exported"
     policy.export(folder, image_size=(48, 64))
     seen, noise = observation(ROBOT), noise_for(policy)
