@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +18,7 @@ from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report.page import write_report
+from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from tests.tiny_data import write_reach
@@ -208,6 +211,25 @@ def test_what_cannot_be_trained_is_refused_first(data_dir, tmp_path, changes, me
     with pytest.raises(InputError, match=message):
         train(tiny_config(data_dir, **changes), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_out_of_memory_is_one_line_that_says_what_helps(data_dir, tmp_path):
+    """In a step: attention among a hundred thousand tokens takes terabytes."""
+    found = r"out of memory: RESOURCE_EXHAUSTED: Out of memory allocating \d{12,} bytes"
+    helps = (
+        r"To need less for activations: config.accumulate above 1, remat 'full' \(is 'none'\), batch_size below 8; for parameters and .*"
+    )
+    with pytest.raises(InputError, match=rf"^{found}\. {helps}$"):
+        train(tiny_config(data_dir, max_tokens=100_000), tmp_path)
+
+
+def test_only_a_lack_of_memory_is_named_so(data_dir):
+    run = tiny_config(data_dir, remat="full")
+    with pytest.raises(InputError, match=r"config.accumulate above 1, batch_size below 8"), named_out_of_memory(run):
+        jnp.zeros(1 << 45).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="^INTERNAL"), named_out_of_memory(run):
+        jax.jit(lambda: jax.pure_callback(lambda: 1 // 0, jax.ShapeDtypeStruct((), jnp.float32)))().block_until_ready()
 
 
 def test_an_unknown_config_field_ends_in_one_line(data_dir, tmp_path):

@@ -36,6 +36,7 @@ from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.compiled import CompiledStep, compile_step
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
+from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.initial import check_weights
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
@@ -76,7 +77,7 @@ def train(
 
     Raises:
         InputError for wrong data or config; for a workdir whose checkpoint was written by another config (the fields are listed) or
-        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written.
+        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written; where memory is short.
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
@@ -96,6 +97,7 @@ def train(
             workdir, keep=run.keep_checkpoints, keep_every=run.keep_every, keep_best=run.keep_best, metric=run.keep_best_metric
         )
         closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
+        closing.enter_context(named_out_of_memory(run))
         state = initial_state(run, model, mesh, checkpoints, latest)
         _check_skipped(run, int(state.skipped))
         missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
