@@ -122,7 +122,7 @@ def train_step(
     trained = like(state.ema, state.params, state.factors)
     gradients = partial(batch_gradient, trained, params=state.params, step=state.step, model=model, options=options)
     loss, row_loss, gradient = gradients(batch) if options.accumulate == 1 else _accumulated(gradients, trained, batch, model, options)
-    gradient_norm = optax.global_norm(gradient)
+    gradient_norm = optax.tree.norm(gradient)
     running = state.skipped <= options.skip_nonfinite
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     skipped = state.skipped + (running & ~finite)
@@ -136,7 +136,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "gradient_norm": gradient_norm,
-        "parameter_norm": optax.global_norm(updated),
+        "parameter_norm": optax.tree.norm(updated),
         "row_loss": row_loss,
         "dataset_loss": _mean_by_dataset(row_loss, batch.frames.dataset, options.datasets),
         "skipped": skipped,
