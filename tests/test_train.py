@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from pi0_jax import checkpoints, convert
@@ -22,7 +23,7 @@ from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from tests.tiny_data import write_reach
-from tests.training import TINY, command
+from tests.training import TINY, arrays, command, losses, validations
 
 
 def tiny_config(data: Path, **changes) -> RunConfig:
@@ -94,6 +95,20 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
         policy.act([observation], noise=noise[:, :2])
     with pytest.raises(InputError, match="robot 'reach_arm9': the checkpoint has statistics for reach_arm3"):
         policy.act([observation], robot="reach_arm9")
+
+
+def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_path):
+    """And the numbers are those of a run whose average forgets everything at once."""
+    for name, decay in (("none", 0.0), ("short", 1e-30)):
+        train(tiny_config(data_dir, ema_decay=decay, steps=3, warmup_steps=1, validate_every=3), tmp_path / name)
+    assert losses(tmp_path / "none") == losses(tmp_path / "short") and validations(tmp_path / "none") == validations(tmp_path / "short")
+    trained = arrays(tmp_path / "none", 3, "params")
+    opened = flatten_dict(Policy.open(tmp_path / "none").params, sep="/")
+    converted = convert.open(str(tmp_path / "none"))
+    assert opened.keys() == trained.keys() == converted.leaves.keys()
+    for path, array in trained.items():
+        np.testing.assert_array_equal(opened[path], array, err_msg=path)
+        np.testing.assert_array_equal(converted.read(path), array, err_msg=path)
 
 
 def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):

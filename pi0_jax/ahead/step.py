@@ -20,9 +20,9 @@ from pi0_jax.train.optimizer import make_optimizer
 def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None) -> jax.stages.Traced:
     """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    arguments = placement.abstract_state(model, optimizer, mesh, trainable_part(run)), abstract_batch(run, slots, mesh)
+    state = placement.abstract_state(model, optimizer, mesh, trainable_part(run))
     model = model if remat is None else model.clone(remat=remat)
-    return placement.jit_run_step(run, layout(run, slots), model, mesh).trace(*arguments)
+    return placement.jit_run_step(run, layout(run, slots), model, state).trace(state, abstract_batch(run, slots, mesh))
 
 
 def state_bytes(run: RunConfig, mesh: Mesh) -> int:

@@ -12,6 +12,7 @@ from pi0_jax.config import RunConfig, trainable_part
 from pi0_jax.errors import InputError
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_state, make_model
+from pi0_jax.trainable import select
 
 
 def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
@@ -20,13 +21,13 @@ def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
     Gradients are float32 like what is trained; where the batch is run in parts there are two: the sum, and that of the part.
     """
     state = abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
-    weights, trained = (state.params, state.factors), state.ema
+    weights, trained = (state.params, state.factors), select(state.params, state.factors, trainable_part(run))
     copies = 1 if run.accumulate == 1 else 2
     parts = {
         "parameters": bytes_per_device(weights),
         "gradients": copies * bytes_per_device(trained),
         "optimizer": bytes_per_device(state.opt_state),
-        "moving average": bytes_per_device(trained),
+        "moving average": bytes_per_device(state.ema),
     }
     return [
         f"{_count(weights):,} parameters, of which {_count(trained):,} are trained",
