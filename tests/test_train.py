@@ -216,6 +216,10 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
         (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
         (dict(data_dir="/nowhere"), "/nowhere"),
         (
+            dict(initial_rules=(("img/", "fresh"),)),
+            "config.initial_rules: expected config.initial_weights that they choose from, found none",
+        ),
+        (
             dict(keep_best=1, save_every=6, keep_best_metric="loss"),
             "keep_best_metric is 'loss'; expected one of validation/loss, validation/r",
         ),
@@ -226,6 +230,14 @@ def test_what_cannot_be_trained_is_refused_first(data_dir, tmp_path, changes, me
     with pytest.raises(InputError, match=message):
         train(tiny_config(data_dir, **changes), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_is_odd_but_allowed_is_told_before_the_run(data_dir, tmp_path, capsys, caplog):
+    train(tiny_config(data_dir, frozen=("img/",), horizon=4, steps=1, warmup_steps=0), tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "absl" and record.levelname == "WARNING"]
+    assert warning == "config.frozen without config.initial_weights: what is not trained itself stays as it is drawn at random"
+    before = capsys.readouterr().out.partition("the step as compiled")[0]
+    assert "\n  reach_arm3: rollouts execute 5 steps of a chunk, as its robot's record says, and refuse config.horizon 4\n" in before
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import Mesh
 
 from pi0_jax.config import RunConfig, model_config
@@ -48,9 +49,18 @@ class Choice(NamedTuple):
     ignored: Mapping[str, Leaf]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
 
 
-def check_weights(run: RunConfig) -> None:
-    """Refuses what `state_from_weights` would, by what the file says of its tensors: before hours are spent on an index."""
-    choose(open_checkpoint(run.initial_weights), _flat(parameter_shapes(model_config(run))), run.initial_rules)
+def check_start(run: RunConfig) -> None:
+    """Of a new run, before hours are spent on an index: refuses what `state_from_weights` would, by what the file says of its tensors.
+
+    Raises InputError for rules without weights too; warns where random numbers would stay as they are drawn.
+    """
+    if run.initial_weights:
+        choose(open_checkpoint(run.initial_weights), _flat(parameter_shapes(model_config(run))), run.initial_rules)
+    elif run.initial_rules:
+        raise InputError("config.initial_rules: expected config.initial_weights that they choose from, found none")
+    elif (run.frozen or run.lora) and jax.process_index() == 0:
+        names = " and ".join(name for name, value in (("frozen", run.frozen), ("lora", run.lora)) if value)
+        logging.warning("config.%s without config.initial_weights: what is not trained itself stays as it is drawn at random", names)
 
 
 def state_from_weights(run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable) -> TrainState:

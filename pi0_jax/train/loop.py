@@ -37,7 +37,7 @@ from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.compiled import CompiledStep, compile_step
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
 from pi0_jax.train.footprint import named_out_of_memory
-from pi0_jax.train.initial import check_weights
+from pi0_jax.train.initial import check_start
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
 from pi0_jax.train.placement import make_model, run_mesh
@@ -85,8 +85,8 @@ def train(
         processes.check_shared(workdir)
         latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
         stored = None if latest is None else read_resumable(workdir, latest)
-        if stored is None and run.initial_weights:
-            check_weights(run)
+        if stored is None:
+            check_start(run)
         data = prepare_data(run, processes, stored)
         _check_keep_best(run, data)
         if processes.first:
