@@ -22,6 +22,7 @@ from pi0_jax.report.page import write_report
 from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
+from tests import training
 from tests.tiny_data import write_reach
 from tests.training import TINY, arrays, command, losses, validations
 
@@ -32,11 +33,7 @@ def tiny_config(data: Path, **changes) -> RunConfig:
     return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data), **changes})
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    write_reach(path, lengths=(6,) * 8)
-    return path
+data_dir = training.data_dir
 
 
 @pytest.fixture(scope="module")
