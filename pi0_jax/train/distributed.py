@@ -141,15 +141,16 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 
     def check_shared(self, folder: epath.Path) -> None:
         """Makes the folder. Raises InputError if it cannot be written; on every process, if one does not see what process 0 wrote there."""
-        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
+        mark, token = folder / ".shared", self.broadcast("mark", uuid.uuid4().hex)  # what a killed run left there holds another token
         if self.first:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                mark.write_text("")
+                mark.write_text(token)
             except OSError as error:
                 raise InputError(f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}") from error
         self.gather("marked", "marked")
-        seen = any(mark.exists() or time.sleep(1) for _ in range(5))  # network file systems remember for a while what was not there
+        # Network file systems remember for a while what was there, or was not.
+        seen = any((mark.exists() and mark.read_text() == token) or time.sleep(1) for _ in range(5))
         everyone = self.gather("mark seen", str(seen))
         if self.first:
             mark.unlink()
