@@ -88,8 +88,9 @@ class _Needless(logging.Filter):
         logged_by_orbax = "orbax" in record.pathname
         if logged_by_orbax and str(record.msg).startswith("Metadata file does not exist"):
             return False
-        of_a_write = record.name == "asyncio" and record.exc_info is not None and _STORAGE_ERROR.match(str(record.exc_info[1]))
-        return not (record.exc_info and (logged_by_orbax or of_a_write))
+        error = record.exc_info[1] if record.exc_info else None
+        of_a_write = record.name == "asyncio" and (isinstance(error, OSError) or _STORAGE_ERROR.match(str(error)))
+        return not (error and (logged_by_orbax or of_a_write))
 
 
 _NEEDLESS = _Needless()
