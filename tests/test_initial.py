@@ -41,8 +41,7 @@ def run_config(weights: object, rules: tuple = (), **changes) -> RunConfig:
 
 
 def start(run: RunConfig):
-    mesh = run_mesh(run, jax.devices())
-    return state_from_weights(run, make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    return state_from_weights(run, run_mesh(run, jax.devices()))
 
 
 def from_scratch(run: RunConfig):

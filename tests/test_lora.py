@@ -131,7 +131,7 @@ def test_a_layers_products_are_computed_again_in_the_backward_pass(params, facto
 
 def test_factors_are_split_like_their_weights(run):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
-    state = placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    state = placement.abstract_run_state(run, mesh)
     specs = {path: leaf.sharding.spec for path, leaf in flatten_dict(state.factors, sep="/").items()}
     assert specs[f"{Q}/a"] == PartitionSpec(None, "tensor", "fsdp", None) and specs[f"{Q}/b"] == PartitionSpec(None, "tensor", None, None)
     assert specs[f"{IMAGE_KEYS}/b"] == PartitionSpec(None, None, "tensor", None)

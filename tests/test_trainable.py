@@ -161,7 +161,7 @@ def test_the_footprint_counts_what_a_device_holds():
     """Pico on fsdp 2, the expert alone trained: by hand from the shapes."""
     run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16", first_moment_dtype="bfloat16", accumulate=2, batch_size=4)
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
-    state = placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    state = placement.abstract_run_state(run, mesh)
     table = {"table": state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]}
     assert bytes_per_device(table) == CONFIG.gemma.vocab_size * CONFIG.gemma.experts[0].width // 2 * 2  # half the columns, 2 bytes each
     lines = footprint(run, mesh)

@@ -43,7 +43,7 @@ def initialize(
     for a TPU pod, SLURM or Open MPI, and where it finds none the process is alone. `num_processes` 1: alone without looking.
     `silence_seconds`: as of Processes. Raises InputError if only some of the three are there.
     """
-    address = coordinator_address or _environment("JAX_COORDINATOR_ADDRESS")
+    address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number("num_processes", num_processes, "JAX_NUM_PROCESSES")
     index = _number("process_id", process_id, "JAX_PROCESS_ID")
     if count == 1:
@@ -65,12 +65,8 @@ def initialize(
         raise InputError(f"processes of the run: {error}") from error
 
 
-def _environment(name: str) -> str | None:
-    return os.environ[name] if name in os.environ else None
-
-
 def _number(flag: str, value: int | None, variable: str) -> int | None:
-    text = _environment(variable)
+    text = os.environ.get(variable)
     if value is not None or text is None:
         return value
     if not text.isdigit():

@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 
 from pi0_jax.config import RunConfig, trainable_part
 from pi0_jax.errors import InputError
-from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, make_model
+from pi0_jax.train.placement import abstract_run_state
 from pi0_jax.trainable import select
 
 
@@ -20,7 +19,7 @@ def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
 
     Gradients are float32 like what is trained; where the batch is run in parts there are two: the sum, and that of the part.
     """
-    state = abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
+    state = abstract_run_state(run, mesh)
     weights, trained = (state.params, state.factors), select(state.params, state.factors, trainable_part(run))
     copies = 1 if run.accumulate == 1 else 2
     parts = {

@@ -58,7 +58,7 @@ class _Context(NamedTuple):
     mesh: Mesh
     rows: list[int]  # of the global batch, this process's
     stream: Iterator[TrainBatch]  # these rows of the batches to come
-    step: CompiledStep | None  # None where all are done
+    compiled: CompiledStep | None  # None where all steps are done
     validation: ValidationStep
     processes: Processes
     checkpoints: RunCheckpoints
@@ -98,7 +98,7 @@ def train(
         )
         closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
         closing.enter_context(named_out_of_memory(run))
-        state = initial_state(run, model, mesh, checkpoints, latest)
+        state = initial_state(run, mesh, checkpoints, latest)
         _check_skipped(run, int(state.skipped))
         missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
@@ -109,9 +109,9 @@ def train(
             data.order, data.batcher, rows=rows, start=start, stop=run.steps, threads=run.loader_threads, prefetch=run.prefetch_batches
         )
         closing.enter_context(contextlib.closing(stream))
-        step, stream = _compile_step(run, data, model, state, stream)
-        if processes.first and step is not None:
-            print(step.text)
+        compiled, stream = _compile_step(run, data, model, state, stream)
+        if processes.first and compiled is not None:
+            print(compiled.text)
         progress = closing.enter_context(  # ends its line before an error is printed
             tqdm(
                 range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
@@ -119,7 +119,9 @@ def train(
             )
         )  # fmt: skip
         validation = jitted_validation_step(run, data.batcher.layout, model, mesh)
-        ctx = _Context(run, workdir, data, mesh, rows, stream, step, validation, processes, checkpoints, metrics, tracer, stop, progress)
+        ctx = _Context(
+            run, workdir, data, mesh, rows, stream, compiled, validation, processes, checkpoints, metrics, tracer, stop, progress
+        )
         if missed:
             metrics.write(start, _validate(ctx, state))
         done = _loop(ctx, state)
@@ -154,7 +156,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         ctx.tracer.before(done - 1)
         with clock.waiting():
             batch = sharding.place_batch(next(stream), ctx.mesh)
-        state, values = ctx.step.step(state, batch)
+        state, values = ctx.compiled.step(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
         last = done == run.steps
@@ -171,7 +173,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             values = _scalars(run, jax.device_get(values))
             updates = done - 1 - values["skipped"]
             rates = clock.rates(done - start, run.batch_size)
-            rates |= ctx.step.speed(rates["steps_per_second"])
+            rates |= ctx.compiled.speed(rates["steps_per_second"])
             ctx.progress.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
             metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():

@@ -1,4 +1,4 @@
-"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead.py compiles it elsewhere."""
+"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead/ compiles it for other devices."""
 
 from functools import partial
 from typing import Any
@@ -67,6 +67,11 @@ def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Me
     """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
     shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), jax.random.key(0))
     return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh, trainable))
+
+
+def abstract_run_state(run: RunConfig, mesh: Mesh) -> TrainState:
+    """`abstract_state` of a run."""
+    return abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
 
 
 def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> Any:
