@@ -17,7 +17,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -44,9 +45,9 @@ from pi0_jax.train.placement import make_model, run_mesh
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
 from pi0_jax.train.setup import initial_state, jitted_validation_step, local_rows
-from pi0_jax.train.step import TrainState, averaged
+from pi0_jax.train.step import TrainState, Weights, averaged
 from pi0_jax.train.stopping import StopSignal
-from pi0_jax.train.validate import ValidationStep, metric_names, validate
+from pi0_jax.train.validate import metric_names, validate
 
 
 class _Context(NamedTuple):
@@ -56,10 +57,9 @@ class _Context(NamedTuple):
     workdir: epath.Path
     data: Data
     mesh: Mesh
-    rows: list[int]  # of the global batch, this process's
-    stream: Iterator[TrainBatch]  # these rows of the batches to come
+    stream: Iterator[TrainBatch]  # this process's rows of the batches to come
     compiled: CompiledStep | None  # None where all steps are done
-    validation: ValidationStep
+    validate: Callable[[Weights], dict[str, float]]  # gives metrics
     processes: Processes
     checkpoints: RunCheckpoints
     metrics: MetricsWriter | NoMetrics
@@ -118,12 +118,13 @@ def train(
                 disable=not processes.first,
             )
         )  # fmt: skip
-        validation = jitted_validation_step(run, data.batcher.layout, model, mesh)
-        ctx = _Context(
-            run, workdir, data, mesh, rows, stream, compiled, validation, processes, checkpoints, metrics, tracer, stop, progress
-        )
+        validation = partial(
+            validate, jitted_validation_step(run, data.batcher.layout, model, mesh), samples=data.held_out, names=run.datasets,
+            batcher=data.batcher, batch_size=run.batch_size, mesh=mesh, rows=rows,
+        )  # fmt: skip
+        ctx = _Context(run, workdir, data, mesh, stream, compiled, validation, processes, checkpoints, metrics, tracer, stop, progress)
         if missed:
-            metrics.write(start, _validate(ctx, state))
+            metrics.write(start, validation(averaged(state)))
         done = _loop(ctx, state)
         if processes.first:
             progress.close()
@@ -179,7 +180,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         with clock.outside():
             validation: dict[str, float] = {}
             if validating and not stopping:  # before saving: a checkpoint's validation is never lost, and the best are known
-                validation = _validate(ctx, state)
+                validation = ctx.validate(averaged(state))
                 metrics.write(done, validation)
             if saving or stopping:
                 _save(ctx, state, done, validation)
@@ -194,13 +195,6 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
     ctx.metrics.flush()  # what the checkpoint's resumption will not do again
     description = Description(ctx.run, data.robots, data.tokenizer, position=done, digests=data.digests)
     ctx.checkpoints.save(state, description, finite(validation))
-
-
-def _validate(ctx: _Context, state: TrainState) -> dict[str, float]:
-    run, data = ctx.run, ctx.data
-    return validate(
-        ctx.validation, averaged(state), data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
-    )  # fmt: skip
 
 
 def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) -> bool:
