@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     c.index_dir = "runs/bridge/index"  # the data may be read-only
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
+    c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
     c.datasets = ("bridge_dataset",)
     c.weights = (1.0,)
     c.frames_power = 0.0  # the weights are the shares

@@ -23,6 +23,7 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
     c.index_dir = ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
+    c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
     c.datasets = (DATASETS[mode],)  # state: 7 joints and gripper; actions: joint targets relative to the state, or velocities; gripper
     c.weights = (1.0,)
     c.frames_power = 0.0  # the weights are the shares

@@ -20,6 +20,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     c.index_dir = ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
+    c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
     c.datasets = ("libero_10_no_noops",)
     c.weights = (1.0,)
     c.frames_power = 0.0  # the weights are the shares

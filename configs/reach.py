@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     c.index_dir = ""  # the sidecar index lies beside each dataset
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
+    c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
     c.datasets = ("reach_arm3", "reach_arm4")
     c.weights = (1.0, 1.0)
     c.frames_power = 0.0  # the weights are the shares

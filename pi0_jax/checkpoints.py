@@ -2,7 +2,7 @@
 
     DIR/checkpoints/<step>/params        all parameters, trained or frozen, in the published tree
                            ema           the moving average of what is trained, in the tree of trainable.py: with what is frozen, and
-                                         LoRA's products merged, it is what a policy runs
+                                         LoRA's products merged, it is what a policy runs; where none is kept, what is trained as it is
                            optimizer     optimizer state, step, batches passed over
                            lora          LoRA's factors (models/lora.py), where a run has them
                            description   JSON: config, robots (embodiment and statistics by dataset), tokenizer, data position,
@@ -32,6 +32,7 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Robot
 from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.trainable import select
 
 FORMAT = 2
 FOLDER = "checkpoints"
@@ -87,8 +88,9 @@ class _Needless(logging.Filter):
         logged_by_orbax = "orbax" in record.pathname
         if logged_by_orbax and str(record.msg).startswith("Metadata file does not exist"):
             return False
-        of_a_write = record.name == "asyncio" and record.exc_info is not None and _STORAGE_ERROR.match(str(record.exc_info[1]))
-        return not (record.exc_info and (logged_by_orbax or of_a_write))
+        error = record.exc_info[1] if record.exc_info else None
+        of_a_write = record.name == "asyncio" and (isinstance(error, OSError) or _STORAGE_ERROR.match(str(error)))
+        return not (error and (logged_by_orbax or of_a_write))
 
 
 _NEEDLESS = _Needless()
@@ -142,6 +144,7 @@ class RunCheckpoints:
         """
         if description.position in (self._saving, self._whole):
             return
+        average = state.ema or select(state.params, state.factors, config.trainable_part(description.run))
         with self._named_errors():
             self._settle()
             self._saving = description.position
@@ -149,7 +152,7 @@ class RunCheckpoints:
                 description.position,
                 args=ocp.args.Composite(
                     description=ocp.args.JsonSave(description.to_json()),
-                    **{item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()},
+                    **{item: ocp.args.StandardSave(tree) for item, tree in (_items(state) | {"ema": average}).items()},
                 ),
                 metrics=dict(metrics),
             )
@@ -167,8 +170,8 @@ class RunCheckpoints:
             check_leaves(self._directory / str(step), item, tree)
         wanted = {item: ocp.args.StandardRestore(tree) for item, tree in items.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        factors = restored[_LORA] if abstract.factors else {}
-        return abstract._replace(params=restored["params"], ema=restored["ema"], factors=factors, **restored["optimizer"])
+        ema, factors = (restored[item] if item in items else {} for item in ("ema", _LORA))
+        return abstract._replace(params=restored["params"], ema=ema, factors=factors, **restored["optimizer"])
 
     def wait(self) -> None:
         """Until the save in progress is whole. Raises InputError as `check` does."""
@@ -199,10 +202,10 @@ class RunCheckpoints:
 
 
 def _items(state: Any) -> dict[str, Any]:
-    """A TrainState's arrays by the item that holds them."""
+    """A TrainState's arrays by the item that holds them; a run may have no average, and no factors."""
     optimizer = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
-    items = {"params": state.params, "ema": state.ema, "optimizer": optimizer}
-    return items | {_LORA: state.factors} if state.factors else items
+    items = {"params": state.params, "ema": state.ema, "optimizer": optimizer, _LORA: state.factors}
+    return {item: tree for item, tree in items.items() if tree}
 
 
 def _brief(message: str) -> str:

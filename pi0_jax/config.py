@@ -84,7 +84,7 @@ class RunConfig:
     no_decay: tuple[str, ...]  # parameters that weight decay leaves alone
     first_moment_dtype: Literal["float32", "bfloat16"]  # of Adam's
     clip_norm: float
-    ema_decay: float
+    ema_decay: float  # 0: no average is kept, and what reads one from a checkpoint gets the parameters
     mesh: MeshConfig
     # Loop.
     log_every: int
@@ -171,7 +171,7 @@ class _Sizes:
 
 
 def trainable_part(run: RunConfig) -> Trainable:
-    return Trainable(run.frozen, run.frozen_dtype, run.lora)
+    return Trainable(run.frozen, run.frozen_dtype, run.lora, averaged=run.ema_decay > 0)
 
 
 def layout(run: RunConfig, slots: tuple[str, ...]) -> Layout:

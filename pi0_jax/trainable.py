@@ -27,6 +27,7 @@ class Trainable(NamedTuple):
     frozen: tuple[str, ...] = ()
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # in which weights that are not trained are kept
     lora: tuple[LoraRule, ...] = ()
+    averaged: bool = True  # whether a moving average of what is trained is kept
 
     def trains(self, path: str) -> bool:
         """Whether the weight of a published path is trained itself."""
@@ -48,12 +49,6 @@ def select(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
     flat = flatten_dict(params, sep="/")
     trained = {path: w for path, w in flat.items() if trainable.trains(path)}
     return unflatten_dict(trained | flatten_dict(factors, sep="/"), sep="/")
-
-
-def like(trained: Any, params: Any, factors: Any) -> dict[str, Any]:
-    """A published tree's and factors' leaves at the paths of a tree of what is trained."""
-    flat = flatten_dict(params) | flatten_dict(factors)
-    return unflatten_dict({path: flat[path] for path in flatten_dict(trained)})
 
 
 def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:

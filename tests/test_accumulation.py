@@ -26,7 +26,7 @@ def step(accumulate: int, *, devices: int, fsdp: int, remat: str):
     mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=1, devices=jax.devices()[:devices])
     model = Pi0(CONFIG, jnp.float32, remat=remat, constrain=sharding.constrain_on(mesh), gather=sharding.gather_on(mesh))
     state = placement.jit_init(model, DESCENT, mesh)(jax.random.key(0))
-    run = placement.jit_train_step(model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), mesh)
+    run = placement.jit_train_step(model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), state)
     return run(state, sharding.place_batch(make_batch(1, rows=ROWS), mesh))
 
 

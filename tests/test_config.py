@@ -42,11 +42,26 @@ def test_every_config_file_sets_every_field(path, mode):
     stated = load(path, mode)
     assert isinstance(stated, ConfigDict)
     run = config.from_mapping(stated.to_dict())
-    assert set(stated) - {"mixture"} == {field.name for field in dataclasses.fields(RunConfig)}
-    given = {"mixture", "datasets", "weights", "frames_power"} if "mixture" in stated else set()
+    assert set(stated) == {field.name for field in dataclasses.fields(RunConfig)} | {"mixture"}
+    given = {"mixture", "datasets", "weights", "frames_power"} if stated.mixture else {"mixture"}
     assert {name: value for name, value in dataclasses.asdict(run).items() if name not in given} == {
         name: value for name, value in stated.to_dict().items() if name not in given
     }
+
+
+@by_name
+def test_every_config_file_takes_another_mixture(path, mode):
+    """Where it has datasets of its own, they are to be taken away by hand."""
+    stated = load(path, mode)
+    stated.mixture = "oxe_magic_soup"
+    if stated.datasets:
+        with pytest.raises(
+            InputError, match=r"^config\.mixture is 'oxe_magic_soup', which has its own datasets; expected config\.datasets to be"
+        ):
+            config.from_mapping(stated.to_dict())
+    stated.update(datasets=(), weights=(), keep_empty_language=())
+    run = config.from_mapping(stated.to_dict())
+    assert (len(run.datasets), run.weights[:2], run.frames_power) == (25, (0.54087122203, 0.8341046294), 1.0)
 
 
 def test_a_run_survives_json(values):

@@ -8,23 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import training
 from tests.tiny_data import write_reach
 from tests.training import arrays, finish, losses, overflowing_data, saved_steps, start, start_two, validations
 
+data_dir, compiled = training.data_dir, training.compiled
+
 # With its usual eps Adam divides the rounding noise of small gradients by itself; with this one it is nearly linear in the gradient.
 LONGER = dict(steps=20, save_every=10, validate_every=10, eps=1.0, learning_rate=0.02)
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    write_reach(path, lengths=(6,) * 8)
-    return path
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +42,17 @@ def assert_close(workdir: Path, other: Path) -> None:
 
 
 def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
-    """Each prepares half of every batch; the first one writes metrics, once."""
+    """Each prepares half of every batch; the first one writes metrics, once. What a run left that was killed as it began is gone."""
     workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / ".shared").write_text("of a killed run")
     processes = start_two([data_dir, data_dir], workdir, compiled=compiled, devices=1, **LONGER)
     finish(*processes)
     assert_close(workdir, alone)
     assert "2 processes" in processes[0].text
     assert [line for line in processes[1].text.splitlines() if "Gloo" not in line] == []
     assert len(list(workdir.glob("tensorboard/*"))) == 1
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "metrics.jsonl", "tensorboard"]
 
 
 @pytest.mark.slow

@@ -22,10 +22,10 @@ from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.loop import train
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_state, jit_init, make_model, run_mesh
+from tests import training
 from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.test_config import load
 from tests.test_train import tiny_config
-from tests.tiny_data import write_reach
 from tests.training import ROOT, arrays, command
 
 EXPERT_FRESH = (("PaliGemma/llm/.*_1/", "fresh"), ("^(state|action)_", "fresh"))  # a PaliGemma has neither
@@ -41,8 +41,7 @@ def run_config(weights: object, rules: tuple = (), **changes) -> RunConfig:
 
 
 def start(run: RunConfig):
-    mesh = run_mesh(run, jax.devices())
-    return state_from_weights(run, make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    return state_from_weights(run, run_mesh(run, jax.devices()))
 
 
 def from_scratch(run: RunConfig):
@@ -229,13 +228,7 @@ def test_a_wrong_rule_is_named(rules, message):
 # ---- runs
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    write_reach(path, lengths=(6,) * 8)
-    return path
-
-
+data_dir = training.data_dir
 SHORT = dict(steps=3, warmup_steps=1, learning_rate=1e-9, save_every=3, validate_every=3)
 
 

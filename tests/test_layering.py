@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "preprocess": "embodiments errors images normalize observation tokenizer",
     "statistics": "data errors normalize preprocess",
     "config": "data.oxe.soups data.rule_source errors models preprocess trainable",
-    "checkpoints": "config embodiments errors normalize preprocess tokenizer",
+    "checkpoints": "config embodiments errors normalize preprocess tokenizer trainable",
     "convert": "checkpoints config data.faults data.storage embodiments errors models normalize observation preprocess tokenizer trainable",
     # What runs.
     "sampling": "flow models observation",

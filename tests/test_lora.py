@@ -21,6 +21,7 @@ from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import averaged, state_from
 from tests import policies
 from tests.step_data import OPTIONS, make_batch
+from tests.training import arrays
 
 # Every weight that can be adapted, at two ranks.
 RULES = (LoraRule(r"llm/layers/(attn/\w+_1/w|mlp_1)", 4, 8.0), LoraRule(r"llm/layers/(attn|mlp)|encoderblock/M.*kernel$", 2, 3.0))
@@ -130,7 +131,7 @@ def test_a_layers_products_are_computed_again_in_the_backward_pass(params, facto
 
 def test_factors_are_split_like_their_weights(run):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
-    state = placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    state = placement.abstract_run_state(run, mesh)
     specs = {path: leaf.sharding.spec for path, leaf in flatten_dict(state.factors, sep="/").items()}
     assert specs[f"{Q}/a"] == PartitionSpec(None, "tensor", "fsdp", None) and specs[f"{Q}/b"] == PartitionSpec(None, "tensor", None, None)
     assert specs[f"{IMAGE_KEYS}/b"] == PartitionSpec(None, None, "tensor", None)
@@ -140,15 +141,21 @@ def test_factors_are_split_like_their_weights(run):
     assert flatten_dict(state.opt_state[1][0].mu, sep="/")[f"{Q}/a"].sharding.spec == specs[f"{Q}/a"]
 
 
-def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path):
-    """Rank 2 on the expert, all else frozen, on two devices: saved after 6 steps and restored, the seventh is the same."""
+@pytest.mark.parametrize("ema_decay", [0.9, 0.0])
+def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay):
+    """Rank 2 on the expert, all else frozen, on two devices: saved after 6 steps and restored, the seventh is the same.
+
+    Without a decay no average is kept; in the checkpoint the factors stand in for it, for who reads only that.
+    """
     rule = dict(path=r"layers/(attn/\w+_1/w|mlp_1)", rank=2, alpha=2.0)
     sizes = dict(action_dim=6, horizon=4, max_tokens=12, batch_size=4, dtype="bfloat16", learning_rate=3e-2, warmup_steps=0)
-    run = policies.run_config(lora=(rule,), frozen=(".",), frozen_dtype="bfloat16", scan_layers=True, remat="full", **sizes)
+    run = policies.run_config(
+        lora=(rule,), frozen=(".",), frozen_dtype="bfloat16", scan_layers=True, remat="full", ema_decay=ema_decay, **sizes
+    )
     mesh, part = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2]), config.trainable_part(run)
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
     state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))
-    step = placement.jit_train_step(model, optimizer, OPTIONS, mesh, part)
+    step = placement.jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
     batch = sharding.place_batch(make_batch(1), mesh)
     before, losses = jax.device_get(state.params), []
     for _ in range(6):
@@ -163,6 +170,10 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path):
     saved.wait()
     restored = saved.restore(6, placement.abstract_state(model, optimizer, mesh, part))
     saved.close()
+    average = flatten_dict(state.factors if ema_decay == 0 else state.ema, sep="/")
+    assert (state.ema == {}) == (ema_decay == 0) and all(
+        np.array_equal(leaf, average[path]) for path, leaf in arrays(tmp_path, 6, "ema").items()
+    )
     assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == [leaf.sharding for leaf in jax.tree.leaves(state)]
     ours, theirs = (jax.device_get(step(start, batch)[0]) for start in (state, restored))
     assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))

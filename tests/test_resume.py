@@ -13,20 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny_data import write_reach
+from tests import training
 from tests.training import arrays, assert_same, finish, losses, overflowing_data, saved_steps, start, validations
 
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    write_reach(path, lengths=(6,) * 8)
-    return path
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
+data_dir, compiled = training.data_dir, training.compiled
 
 
 @pytest.fixture(scope="module")

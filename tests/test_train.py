@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from pi0_jax import checkpoints, convert
@@ -16,10 +19,12 @@ from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report.page import write_report
+from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
+from tests import training
 from tests.tiny_data import write_reach
-from tests.training import TINY, command
+from tests.training import TINY, arrays, command, losses, validations
 
 
 def tiny_config(data: Path, **changes) -> RunConfig:
@@ -28,11 +33,7 @@ def tiny_config(data: Path, **changes) -> RunConfig:
     return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data), **changes})
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    write_reach(path, lengths=(6,) * 8)
-    return path
+data_dir = training.data_dir
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,20 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
         policy.act([observation], noise=noise[:, :2])
     with pytest.raises(InputError, match="robot 'reach_arm9': the checkpoint has statistics for reach_arm3"):
         policy.act([observation], robot="reach_arm9")
+
+
+def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_path):
+    """And the numbers are those of a run whose average forgets everything at once."""
+    for name, decay in (("none", 0.0), ("short", 1e-30)):
+        train(tiny_config(data_dir, ema_decay=decay, steps=3, warmup_steps=1, validate_every=3), tmp_path / name)
+    assert losses(tmp_path / "none") == losses(tmp_path / "short") and validations(tmp_path / "none") == validations(tmp_path / "short")
+    trained = arrays(tmp_path / "none", 3, "params")
+    opened = flatten_dict(Policy.open(tmp_path / "none").params, sep="/")
+    converted = convert.open(str(tmp_path / "none"))
+    assert opened.keys() == trained.keys() == converted.leaves.keys()
+    for path, array in trained.items():
+        np.testing.assert_array_equal(opened[path], array, err_msg=path)
+        np.testing.assert_array_equal(converted.read(path), array, err_msg=path)
 
 
 def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
@@ -198,6 +213,10 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
         (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
         (dict(data_dir="/nowhere"), "/nowhere"),
         (
+            dict(initial_rules=(("img/", "fresh"),)),
+            "config.initial_rules: expected config.initial_weights that they choose from, found none",
+        ),
+        (
             dict(keep_best=1, save_every=6, keep_best_metric="loss"),
             "keep_best_metric is 'loss'; expected one of validation/loss, validation/r",
         ),
@@ -208,6 +227,33 @@ def test_what_cannot_be_trained_is_refused_first(data_dir, tmp_path, changes, me
     with pytest.raises(InputError, match=message):
         train(tiny_config(data_dir, **changes), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_is_odd_but_allowed_is_told_before_the_run(data_dir, tmp_path, capsys, caplog):
+    train(tiny_config(data_dir, frozen=("img/",), horizon=4, steps=1, warmup_steps=0), tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "absl" and record.levelname == "WARNING"]
+    assert warning == "config.frozen without config.initial_weights: what is not trained itself stays as it is drawn at random"
+    before = capsys.readouterr().out.partition("the step as compiled")[0]
+    assert "\n  reach_arm3: rollouts execute 5 steps of a chunk, as its robot's record says, and refuse config.horizon 4\n" in before
+
+
+@pytest.mark.slow
+def test_out_of_memory_is_one_line_that_says_what_helps(data_dir, tmp_path):
+    """In a step: attention among a hundred thousand tokens takes terabytes."""
+    found = r"out of memory: RESOURCE_EXHAUSTED: Out of memory allocating \d{12,} bytes"
+    helps = (
+        r"To need less for activations: config.accumulate above 1, remat 'full' \(is 'none'\), batch_size below 8; for parameters and .*"
+    )
+    with pytest.raises(InputError, match=rf"^{found}\. {helps}$"):
+        train(tiny_config(data_dir, max_tokens=100_000), tmp_path)
+
+
+def test_only_a_lack_of_memory_is_named_so(data_dir):
+    run = tiny_config(data_dir, remat="full")
+    with pytest.raises(InputError, match=r"config.accumulate above 1, batch_size below 8"), named_out_of_memory(run):
+        jnp.zeros(1 << 45).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="^INTERNAL"), named_out_of_memory(run):
+        jax.jit(lambda: jax.pure_callback(lambda: 1 // 0, jax.ShapeDtypeStruct((), jnp.float32)))().block_until_ready()
 
 
 def test_an_unknown_config_field_ends_in_one_line(data_dir, tmp_path):

@@ -50,7 +50,7 @@ def test_one_tree_of_what_is_trained():
     weights, products = trainable.put(params, doubled)
     assert (weights["head"].tolist(), weights["body"].tolist(), weights["layers"]["w"].tolist()) == ([2, 4], [3, 4], [5, 6])
     assert products == {"layers": {"w": {"a": [14], "b": [16]}}}
-    assert trainable.like(trained, weights, products) == doubled
+    assert trainable.select(weights, products, part) == doubled
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     assert {str(w.dtype) for w in jax.tree.leaves(state.params["PaliGemma"]["img"])} == {"bfloat16"}
 
     before = jax.device_get(state.params)
-    step = placement.jit_train_step(model, optimizer, OPTIONS, mesh, part)
+    step = placement.jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
     losses = []
     for _ in range(8):
         state, metrics = step(state, sharding.place_batch(make_batch(1), mesh))
@@ -161,7 +161,7 @@ def test_the_footprint_counts_what_a_device_holds():
     """Pico on fsdp 2, the expert alone trained: by hand from the shapes."""
     run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16", first_moment_dtype="bfloat16", accumulate=2, batch_size=4)
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
-    state = placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))
+    state = placement.abstract_run_state(run, mesh)
     table = {"table": state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]}
     assert bytes_per_device(table) == CONFIG.gemma.vocab_size * CONFIG.gemma.experts[0].width // 2 * 2  # half the columns, 2 bytes each
     lines = footprint(run, mesh)
@@ -170,3 +170,5 @@ def test_the_footprint_counts_what_a_device_holds():
     assert lines[0] == f"{everything:,} parameters, of which {trained:,} are trained"
     held = bytes_per_device(state.ema) / 1e6
     assert f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average {held:.1f}; " in lines[1]
+    without = footprint(dataclasses.replace(run, ema_decay=0.0), mesh)
+    assert without[0] == lines[0] and f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average 0.0; " in without[1]

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from pi0_jax import checkpoints
 from pi0_jax.train.metrics import read_metrics
@@ -21,6 +22,23 @@ TINY = dict(
     seed=3, datasets=("reach_arm3",), weights=(1.0,), statistics_only=(), variant="pico", action_dim=6, horizon=5, max_tokens=12,
     draws=2, batch_size=8, steps=12, warmup_steps=2, log_every=1, validate_every=6, validation_frames=3, save_every=4,
 )  # fmt: skip
+
+
+# Fixtures: a test file takes them by an assignment, as in `data_dir = training.data_dir`.
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """The dataset reach_arm3: eight episodes of six steps."""
+    path = tmp_path_factory.mktemp("data")
+    write_reach(path, lengths=(6,) * 8)
+    return path
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+    """What one run has compiled the next ones find here."""
+    return tmp_path_factory.mktemp("compiled")
 
 
 UNCHECKED = """

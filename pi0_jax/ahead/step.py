@@ -10,24 +10,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
-from pi0_jax.config import RunConfig, layout, model_config, trainable_part
+from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.train import placement
 from pi0_jax.train.footprint import bytes_per_device
-from pi0_jax.train.optimizer import make_optimizer
 
 
 def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None) -> jax.stages.Traced:
     """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
-    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    arguments = placement.abstract_state(model, optimizer, mesh, trainable_part(run)), abstract_batch(run, slots, mesh)
+    model, state = placement.make_model(run, mesh), placement.abstract_run_state(run, mesh)
     model = model if remat is None else model.clone(remat=remat)
-    return placement.jit_run_step(run, layout(run, slots), model, mesh).trace(*arguments)
+    return placement.jit_run_step(run, layout(run, slots), model, state).trace(state, abstract_batch(run, slots, mesh))
 
 
 def state_bytes(run: RunConfig, mesh: Mesh) -> int:
     """What one device holds of parameters, EMA and optimizer state."""
-    return bytes_per_device(placement.abstract_state(placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run)))
+    return bytes_per_device(placement.abstract_run_state(run, mesh))
 
 
 def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:

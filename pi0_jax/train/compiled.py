@@ -31,9 +31,8 @@ class CompiledStep(NamedTuple):
 
 def compile_step(run: RunConfig, layout: Layout, model: Pi0, state: TrainState, batch: TrainBatch) -> CompiledStep:
     """For arguments of these shapes and shardings."""
-    mesh = batch.rows.sharding.mesh
-    traced = jit_run_step(run, layout, model, mesh).trace(state, batch)
-    plain = traced if run.remat == "none" else jit_run_step(run, layout, model.clone(remat="none"), mesh).trace(state, batch)
+    traced = jit_run_step(run, layout, model, state).trace(state, batch)
+    plain = traced if run.remat == "none" else jit_run_step(run, layout, model.clone(remat="none"), state).trace(state, batch)
     compiled, flops, model_flops = traced.lower().compile(), matmul_flops(traced.jaxpr), matmul_flops(plain.jaxpr)
     memory = compiled.memory_analysis()
     again = f", and {flops / model_flops - 1:.0%} of them once more" if flops > model_flops else ""

@@ -43,7 +43,7 @@ def initialize(
     for a TPU pod, SLURM or Open MPI, and where it finds none the process is alone. `num_processes` 1: alone without looking.
     `silence_seconds`: as of Processes. Raises InputError if only some of the three are there.
     """
-    address = coordinator_address or _environment("JAX_COORDINATOR_ADDRESS")
+    address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number("num_processes", num_processes, "JAX_NUM_PROCESSES")
     index = _number("process_id", process_id, "JAX_PROCESS_ID")
     if count == 1:
@@ -65,12 +65,8 @@ def initialize(
         raise InputError(f"processes of the run: {error}") from error
 
 
-def _environment(name: str) -> str | None:
-    return os.environ[name] if name in os.environ else None
-
-
 def _number(flag: str, value: int | None, variable: str) -> int | None:
-    text = _environment(variable)
+    text = os.environ.get(variable)
     if value is not None or text is None:
         return value
     if not text.isdigit():
@@ -141,15 +137,16 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 
     def check_shared(self, folder: epath.Path) -> None:
         """Makes the folder. Raises InputError if it cannot be written; on every process, if one does not see what process 0 wrote there."""
-        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
+        mark, token = folder / ".shared", self.broadcast("mark", uuid.uuid4().hex)  # what a killed run left there holds another token
         if self.first:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                mark.write_text("")
+                mark.write_text(token)
             except OSError as error:
                 raise InputError(f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}") from error
         self.gather("marked", "marked")
-        seen = any(mark.exists() or time.sleep(1) for _ in range(5))  # network file systems remember for a while what was not there
+        # Network file systems remember for a while what was there, or was not.
+        seen = any((mark.exists() and mark.read_text() == token) or time.sleep(1) for _ in range(5))
         everyone = self.gather("mark seen", str(seen))
         if self.first:
             mark.unlink()

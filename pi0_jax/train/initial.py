@@ -22,19 +22,19 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from absl import logging
 from jax.sharding import Mesh
 
-from pi0_jax.config import RunConfig, model_config
+from pi0_jax.config import RunConfig, model_config, trainable_part
 from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import Leaf, Source
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0, parameter_shapes
+from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.tokenizer import Tokenizer
-from pi0_jax.train.placement import abstract_state
+from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.placement import abstract_run_state, make_model
 from pi0_jax.train.step import TrainState, init_state
-from pi0_jax.trainable import Trainable
 
 Rules = Sequence[tuple[str, Literal["load", "fresh"]]]
 Leaves = Mapping[str, jax.ShapeDtypeStruct]  # of the model, by path
@@ -48,25 +48,34 @@ class Choice(NamedTuple):
     ignored: Mapping[str, Leaf]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
 
 
-def check_weights(run: RunConfig) -> None:
-    """Refuses what `state_from_weights` would, by what the file says of its tensors: before hours are spent on an index."""
-    choose(open_checkpoint(run.initial_weights), _flat(parameter_shapes(model_config(run))), run.initial_rules)
+def check_start(run: RunConfig) -> None:
+    """Of a new run, before hours are spent on an index: refuses what `state_from_weights` would, by what the file says of its tensors.
+
+    Raises InputError for rules without weights too; warns where random numbers would stay as they are drawn.
+    """
+    if run.initial_weights:
+        choose(open_checkpoint(run.initial_weights), _flat(parameter_shapes(model_config(run))), run.initial_rules)
+    elif run.initial_rules:
+        raise InputError("config.initial_rules: expected config.initial_weights that they choose from, found none")
+    elif (run.frozen or run.lora) and jax.process_index() == 0:
+        names = " and ".join(name for name, value in (("frozen", run.frozen), ("lora", run.lora)) if value)
+        logging.warning("config.%s without config.initial_weights: what is not trained itself stays as it is drawn at random", names)
 
 
-def state_from_weights(run: RunConfig, model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable) -> TrainState:
+def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
     """The state before step 0 of a run with initial_weights, every part where it will live. Process 0 prints what came from where.
 
     Raises InputError: what `open_checkpoint` raises; a leaf that the file lacks and no rule declares fresh, or that has another shape; a
     rule that is about no leaf.
     """
     source = open_checkpoint(run.initial_weights)
-    abstract = abstract_state(model, optimizer, mesh, trainable)
+    abstract = abstract_run_state(run, mesh)
     leaves = _flat(abstract.params)
     choice = choose(source, leaves, run.initial_rules)
     if jax.process_index() == 0:
         print(report(source, leaves, choice, run))
     loaded = frozenset(choice.load)
-    create = partial(init_state, model=model, optimizer=optimizer, trainable=trainable)
+    create = partial(init_state, model=make_model(run, mesh), optimizer=make_optimizer(run), trainable=trainable_part(run))
     rest = _jit_rest(create, abstract, loaded)(jax.random.key(run.seed))
     params = {path: place(source, path, leaves[path]) for path in choice.load}
     return rest._replace(

@@ -17,7 +17,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -36,16 +37,17 @@ from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.compiled import CompiledStep, compile_step
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
-from pi0_jax.train.initial import check_weights
+from pi0_jax.train.footprint import named_out_of_memory
+from pi0_jax.train.initial import check_start
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
 from pi0_jax.train.placement import make_model, run_mesh
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
 from pi0_jax.train.setup import initial_state, jitted_validation_step, local_rows
-from pi0_jax.train.step import TrainState, averaged
+from pi0_jax.train.step import TrainState, Weights, averaged
 from pi0_jax.train.stopping import StopSignal
-from pi0_jax.train.validate import ValidationStep, metric_names, validate
+from pi0_jax.train.validate import metric_names, validate
 
 
 class _Context(NamedTuple):
@@ -55,10 +57,9 @@ class _Context(NamedTuple):
     workdir: epath.Path
     data: Data
     mesh: Mesh
-    rows: list[int]  # of the global batch, this process's
-    stream: Iterator[TrainBatch]  # these rows of the batches to come
-    step: CompiledStep | None  # None where all are done
-    validation: ValidationStep
+    stream: Iterator[TrainBatch]  # this process's rows of the batches to come
+    compiled: CompiledStep | None  # None where all steps are done
+    validate: Callable[[Weights], dict[str, float]]  # gives metrics
     processes: Processes
     checkpoints: RunCheckpoints
     metrics: MetricsWriter | NoMetrics
@@ -76,7 +77,7 @@ def train(
 
     Raises:
         InputError for wrong data or config; for a workdir whose checkpoint was written by another config (the fields are listed) or
-        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written.
+        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written; where memory is short.
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
@@ -84,8 +85,8 @@ def train(
         processes.check_shared(workdir)
         latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
         stored = None if latest is None else read_resumable(workdir, latest)
-        if stored is None and run.initial_weights:
-            check_weights(run)
+        if stored is None:
+            check_start(run)
         data = prepare_data(run, processes, stored)
         _check_keep_best(run, data)
         if processes.first:
@@ -96,7 +97,8 @@ def train(
             workdir, keep=run.keep_checkpoints, keep_every=run.keep_every, keep_best=run.keep_best, metric=run.keep_best_metric
         )
         closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
-        state = initial_state(run, model, mesh, checkpoints, latest)
+        closing.enter_context(named_out_of_memory(run))
+        state = initial_state(run, mesh, checkpoints, latest)
         _check_skipped(run, int(state.skipped))
         missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
         metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
@@ -107,19 +109,22 @@ def train(
             data.order, data.batcher, rows=rows, start=start, stop=run.steps, threads=run.loader_threads, prefetch=run.prefetch_batches
         )
         closing.enter_context(contextlib.closing(stream))
-        step, stream = _compile_step(run, data, model, state, stream)
-        if processes.first and step is not None:
-            print(step.text)
+        compiled, stream = _compile_step(run, data, model, state, stream)
+        if processes.first and compiled is not None:
+            print(compiled.text)
         progress = closing.enter_context(  # ends its line before an error is printed
             tqdm(
                 range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
                 disable=not processes.first,
             )
         )  # fmt: skip
-        validation = jitted_validation_step(run, data.batcher.layout, model, mesh)
-        ctx = _Context(run, workdir, data, mesh, rows, stream, step, validation, processes, checkpoints, metrics, tracer, stop, progress)
+        validation = partial(
+            validate, jitted_validation_step(run, data.batcher.layout, model, mesh), samples=data.held_out, names=run.datasets,
+            batcher=data.batcher, batch_size=run.batch_size, mesh=mesh, rows=rows,
+        )  # fmt: skip
+        ctx = _Context(run, workdir, data, mesh, stream, compiled, validation, processes, checkpoints, metrics, tracer, stop, progress)
         if missed:
-            metrics.write(start, _validate(ctx, state))
+            metrics.write(start, validation(averaged(state)))
         done = _loop(ctx, state)
         if processes.first:
             progress.close()
@@ -152,7 +157,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         ctx.tracer.before(done - 1)
         with clock.waiting():
             batch = sharding.place_batch(next(stream), ctx.mesh)
-        state, values = ctx.step.step(state, batch)
+        state, values = ctx.compiled.step(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
         last = done == run.steps
@@ -169,13 +174,13 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             values = _scalars(run, jax.device_get(values))
             updates = done - 1 - values["skipped"]
             rates = clock.rates(done - start, run.batch_size)
-            rates |= ctx.step.speed(rates["steps_per_second"])
+            rates |= ctx.compiled.speed(rates["steps_per_second"])
             ctx.progress.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
             metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
             if validating and not stopping:  # before saving: a checkpoint's validation is never lost, and the best are known
-                validation = _validate(ctx, state)
+                validation = ctx.validate(averaged(state))
                 metrics.write(done, validation)
             if saving or stopping:
                 _save(ctx, state, done, validation)
@@ -190,13 +195,6 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
     ctx.metrics.flush()  # what the checkpoint's resumption will not do again
     description = Description(ctx.run, data.robots, data.tokenizer, position=done, digests=data.digests)
     ctx.checkpoints.save(state, description, finite(validation))
-
-
-def _validate(ctx: _Context, state: TrainState) -> dict[str, float]:
-    run, data = ctx.run, ctx.data
-    return validate(
-        ctx.validation, averaged(state), data.held_out, run.datasets, data.batcher, run.batch_size, ctx.mesh, ctx.rows
-    )  # fmt: skip
 
 
 def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead.py compiles it elsewhere."""
+"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead/ compiles it for other devices."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from pi0_jax.models.pi0 import Pi0
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
-from pi0_jax.trainable import EVERYTHING, Trainable
+from pi0_jax.trainable import EVERYTHING, Trainable, select
 
 
 def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
@@ -47,24 +47,31 @@ def step_options(run: RunConfig, layout: Layout) -> StepOptions:
     return StepOptions(
         seed=run.seed, layout=layout, draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
         mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
-        accumulate=run.accumulate,
+        accumulate=run.accumulate, trainable=trainable_part(run),
     )  # fmt: skip
 
 
-def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_shardings(
+    abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING
+) -> TrainState:
     """Parameters, LoRA's factors, EMA and optimizer moments by the parameter rules; counters whole."""
-    params, trained, factors = (sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.ema, abstract.factors))
-    whole = sharding.replicated(mesh)
+    params, factors = (sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.factors))
+    trained, whole = select(params, factors, trainable), sharding.replicated(mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer, lambda _, where: where, abstract.opt_state, trained, transform_non_params=lambda _: whole
     )
-    return TrainState(whole, params, trained, moments, skipped=whole, factors=factors)
+    return TrainState(whole, params, trained if trainable.averaged else {}, moments, skipped=whole, factors=factors)
 
 
 def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> TrainState:
     """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
     shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), jax.random.key(0))
-    return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh))
+    return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh, trainable))
+
+
+def abstract_run_state(run: RunConfig, mesh: Mesh) -> TrainState:
+    """`abstract_state` of a run."""
+    return abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
 
 
 def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> Any:
@@ -73,18 +80,16 @@ def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, tr
     return jax.jit(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), out_shardings=shardings)
 
 
-def jit_train_step(
-    model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh, trainable: Trainable = EVERYTHING
-) -> Any:
-    """(TrainState, TrainBatch) -> (TrainState, metrics); the state that goes in is given up."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, trainable))
+def jit_train_step(model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, state: TrainState) -> Any:
+    """(TrainState, TrainBatch) -> (TrainState, metrics), placed as `state`, arrays or shapes; the state that goes in is given up."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         partial(train_step, model=model, optimizer=optimizer, options=options),
         donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(mesh)),
+        out_shardings=(shardings, shardings.step),
     )
 
 
-def jit_run_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> Any:
+def jit_run_step(run: RunConfig, layout: Layout, model: Pi0, state: TrainState) -> Any:
     """`jit_train_step` with everything that a run's config says; `model` may differ from the run's in how it is compiled."""
-    return jit_train_step(model, make_optimizer(run), step_options(run, layout), mesh, trainable_part(run))
+    return jit_train_step(model, make_optimizer(run), step_options(run, layout), state)

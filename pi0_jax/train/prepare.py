@@ -84,6 +84,11 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
         training, held_out = len(index.frames("train")), len(index.frames("val"))
         lines.append(f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out")
     for name, robot in data.robots.items():
+        steps = robot.embodiment.execute_steps
+        if steps > run.horizon:
+            lines.append(
+                f"  {name}: rollouts execute {steps} steps of a chunk, as its robot's record says, and refuse config.horizon {run.horizon}"
+            )
         lines += [f"  {line}" for line in constant_dimensions(name, robot, run.normalization)]
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from pi0_jax.models.pi0 import Pi0
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, jit_init, step_options
+from pi0_jax.train.placement import abstract_run_state, jit_init, make_model, step_options
 from pi0_jax.train.step import TrainState, validation_step
 from pi0_jax.train.validate import ValidationStep
 
@@ -30,11 +30,10 @@ def jitted_validation_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mes
     return jax.jit(partial(validation_step, **how), out_shardings=sharding.replicated(mesh))
 
 
-def initial_state(run: RunConfig, model: Pi0, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None) -> TrainState:
-    """A fresh state, with starting weights where the run has them, or that of checkpoint `latest`; created where it will live."""
-    optimizer, trainable = make_optimizer(run), trainable_part(run)
-    if latest is None and run.initial_weights:
-        return state_from_weights(run, model, optimizer, mesh, trainable)
-    if latest is None:
-        return jit_init(model, optimizer, mesh, trainable)(jax.random.key(run.seed))
-    return checkpoints.restore(latest, abstract_state(model, optimizer, mesh, trainable))
+def initial_state(run: RunConfig, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None) -> TrainState:
+    """That of checkpoint `latest`; else a fresh one, with starting weights where the run has them. Created where it will live."""
+    if latest is not None:
+        return checkpoints.restore(latest, abstract_run_state(run, mesh))
+    if run.initial_weights:
+        return state_from_weights(run, mesh)
+    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(jax.random.key(run.seed))

@@ -17,7 +17,7 @@ from pi0_jax.models import lora
 from pi0_jax.models.layers import Constrain
 from pi0_jax.models.pi0 import Pi0, sample_actions
 from pi0_jax.observation import Observation, TrainBatch
-from pi0_jax.trainable import EVERYTHING, Trainable, kept, like, put, select
+from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
 
 VALIDATION = 2**32 - 1  # in place of a step number, for randomness that is the same in every validation
 
@@ -25,7 +25,7 @@ VALIDATION = 2**32 - 1  # in place of a step number, for randomness that is the 
 class TrainState(NamedTuple):
     step: jax.Array  # int32[]: steps done, and so the number of the next batch
     params: Any  # the published tree, whole
-    ema: Any  # exponential moving average of what is trained, and of nothing else; its paths are those of trainable.py
+    ema: Any  # exponential moving average of what is trained, and of nothing else, in the tree of trainable.py; {} where none is kept
     opt_state: Any  # of what is trained
     skipped: jax.Array  # int32[]: batches passed over since their loss or gradient was not finite; one over the limit halts the state
     factors: Any  # LoRA's (models/lora.py), or {}
@@ -48,6 +48,7 @@ class StepOptions(NamedTuple):
     real_dims_only: bool
     mask_past_end: bool
     ema_decay: float
+    trainable: Trainable = EVERYTHING
     datasets: int = 1  # of the mixture
     skip_nonfinite: int = 0  # batches of which the loss or gradient may be not finite
     accumulate: int = 1  # parts of the batch that are run one after the other; their gradients are summed
@@ -62,12 +63,12 @@ def state_from(params: Any, key: jax.Array, optimizer: optax.GradientTransformat
     factors = lora.init(jax.random.fold_in(key, 1), params, trainable.lora)
     trained = select(params, factors, trainable)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, kept(params, trainable), trained, optimizer.init(trained), zero, factors)
+    return TrainState(zero, kept(params, trainable), trained if trainable.averaged else {}, optimizer.init(trained), zero, factors)
 
 
 def averaged(state: TrainState) -> Weights:
-    """The weights of the moving average: of what is trained, with the rest as it is."""
-    return Weights(*put(state.params, state.ema))
+    """The weights of the moving average, with what is not trained as it is; without an average those of now."""
+    return Weights(*put(state.params, state.ema)) if state.ema else Weights(state.params, state.factors)
 
 
 def row_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
@@ -119,10 +120,10 @@ def train_step(
     Metrics, float32[] each but for the rows: loss, gradient_norm and parameter_norm (of what is trained); row_loss float32[B]; dataset_loss
     float32[datasets], NaN where the batch holds none of a dataset; skipped int32[] and halted bool[], as they are after the step.
     """
-    trained = like(state.ema, state.params, state.factors)
+    trained = select(state.params, state.factors, options.trainable)
     gradients = partial(batch_gradient, trained, params=state.params, step=state.step, model=model, options=options)
     loss, row_loss, gradient = gradients(batch) if options.accumulate == 1 else _accumulated(gradients, trained, batch, model, options)
-    gradient_norm = optax.global_norm(gradient)
+    gradient_norm = optax.tree.norm(gradient)
     running = state.skipped <= options.skip_nonfinite
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     skipped = state.skipped + (running & ~finite)
@@ -130,13 +131,13 @@ def train_step(
 
     updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
     updated = optax.apply_updates(trained, updates)
-    ema = optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay)
+    ema = optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay) if options.trainable.averaged else {}
     before = (trained, state.ema, state.opt_state)
     updated, ema, opt_state = jax.tree.map(partial(jnp.where, running & finite), (updated, ema, opt_state), before)
     metrics = {
         "loss": loss,
         "gradient_norm": gradient_norm,
-        "parameter_norm": optax.global_norm(updated),
+        "parameter_norm": optax.tree.norm(updated),
         "row_loss": row_loss,
         "dataset_loss": _mean_by_dataset(row_loss, batch.frames.dataset, options.datasets),
         "skipped": skipped,

@@ -1,19 +1,19 @@
 """Validation on held-out episodes: flow loss at fixed noise and times, and the error of sampled actions in physical units."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
-from pi0_jax.observation import Sample
+from pi0_jax.observation import Sample, TrainBatch
 from pi0_jax.preprocess import Robot
 from pi0_jax.train.batches import Batcher
+from pi0_jax.train.step import Weights
 
-# (Weights, TrainBatch on devices) -> {"loss": float32[B], "actions": float32[B, H, D]}
-ValidationStep = Callable[[Any, Any], Mapping[str, jax.Array]]
+# The batch is on the devices; gives {"loss": float32[B], "actions": float32[B, H, D]}.
+ValidationStep = Callable[[Weights, TrainBatch], Mapping[str, jax.Array]]
 
 
 def metric_names(names: Sequence[str], robots: Sequence[Robot]) -> list[str]:
@@ -24,9 +24,16 @@ def metric_names(names: Sequence[str], robots: Sequence[Robot]) -> list[str]:
 
 
 def validate(
-    step: ValidationStep, weights: Any, samples: Sequence[Sample], names: Sequence[str], batcher: Batcher, batch_size: int, mesh: Mesh,
+    step: ValidationStep,
+    weights: Weights,
+    *,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    batcher: Batcher,
+    batch_size: int,
+    mesh: Mesh,
     rows: Sequence[int],
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Runs all samples through `step`; this process prepares `rows` of every batch.
 
     Returns:
