@@ -43,7 +43,7 @@ def to_observation(
     return {
         "images": {camera: _image(values[key], key, keys.channel_first) for camera, key in keys.cameras.items()},
         "state": _state(values, embodiment),
-        "prompt": _prompt(values[PROMPT]),
+        "prompt": check_prompt(values[PROMPT], repr(PROMPT)),
     }
 
 
@@ -115,13 +115,14 @@ def _numbers(value: Any, key: str, count: int) -> np.ndarray:
     return value.astype(np.float64).reshape(count)
 
 
-def _prompt(value: Any) -> str:
+def check_prompt(value: Any, name: str) -> str:
+    """The prompt itself, an instruction. Raises InputError, with the name of what holds it, where it is none."""
     if not isinstance(value, str):
-        raise InputError(f"'{PROMPT}': expected text, found {_kind(value)}")
+        raise InputError(f"{name}: expected text, found {_kind(value)}")
     if not value.strip():
-        raise InputError(f"'{PROMPT}': expected an instruction, found empty text")
+        raise InputError(f"{name}: expected an instruction, found empty text")
     if len(value) > MOST_CHARACTERS:
-        raise InputError(f"'{PROMPT}': expected at most {MOST_CHARACTERS} characters, found {len(value)}")
+        raise InputError(f"{name}: expected at most {MOST_CHARACTERS} characters, found {len(value)}")
     return value
 
 

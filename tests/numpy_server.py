@@ -64,7 +64,7 @@ def running(
 def wait_for(process: subprocess.Popen, state: str) -> str:
     """The address that a server prints once it is in that state."""
     for line in process.stdout:
-        if f": {state} on ws://" in line:
+        if line.startswith(f"{state} on ws://"):
             return line.strip().rpartition("ws://")[2]
     raise AssertionError(f"the server ended: {process.stderr.read()}")
 
@@ -88,15 +88,13 @@ class serving:
 
 def main(given: str) -> None:
     given = json.loads(given)
-    embodiment = EMBODIMENTS[given["robot"]]
-    service = Service(act, embodiment, horizon=HORIZON, batch_sizes=given["batch_sizes"])
     options = server.Options(**given["options"])
-    server.run(
-        service,
-        lambda: time.sleep(given["warm_seconds"]),
-        options,
-        lambda state, port: print(f"{embodiment.name}: {state} on ws://{options.host}:{port}", flush=True),
-    )
+
+    def load() -> Service:
+        time.sleep(given["warm_seconds"])
+        return Service(act, EMBODIMENTS[given["robot"]], horizon=HORIZON, batch_sizes=given["batch_sizes"])
+
+    server.run(load, options, lambda state, port: print(f"{state} on ws://{options.host}:{port}", flush=True))
 
 
 if __name__ == "__main__":

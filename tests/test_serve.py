@@ -21,7 +21,7 @@ from pi0_jax.execution import TemporalEnsemble
 from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import wire
 from pi0_jax.serve.client import Client, Controller, ServerError
-from tests import numpy_server
+from tests import faulty_server, numpy_server
 from tests.numpy_server import HORIZON, answer, running
 
 DROID = EMBODIMENTS["droid"]
@@ -177,6 +177,24 @@ def test_health_and_answers_begin_when_the_policy_is_warm():
         assert health(address) == 200
 
 
+def test_a_client_too_many_is_told_and_takes_the_place_of_one_that_leaves():
+    with running(max_connections=2) as (address, _), conversation(address) as first:
+        with conversation(address):
+            with pytest.raises(InvalidStatus) as refused, conversation(address):
+                pass
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.body == b"too many clients: 2 are connected, the most allowed\n"
+            with (
+                Client(address, start_timeout=0.3) as client,
+                pytest.raises(TimeoutError, match="cannot connect: 503: too many clients: 2"),
+            ):
+                client.infer(message())
+            assert health(address) == 200
+            np.testing.assert_array_equal(ask(first, message())["actions"], answer(observation()))
+        with Client(address, start_timeout=5) as client:
+            np.testing.assert_array_equal(client.infer(message(1))["actions"], answer(observation(1)))
+
+
 def test_what_is_no_websocket_is_told_in_one_line(server):
     host, port = server.split(":")
     with socket.create_connection((host, int(port))) as raw:
@@ -187,9 +205,10 @@ def test_what_is_no_websocket_is_told_in_one_line(server):
 
 
 def test_two_servers_on_one_port(server):
-    given = f'{{"robot": "droid", "warm_seconds": 0, "batch_sizes": [1], "options": {{"port": {server.split(":")[1]}}}}}'
+    """Which is told at once, not when the second one is warm."""
+    given = f'{{"robot": "droid", "warm_seconds": 600, "batch_sizes": [1], "options": {{"port": {server.split(":")[1]}}}}}'
     command = [sys.executable, "-m", "tests.numpy_server", given]
-    process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True, timeout=60)
     assert process.stderr.splitlines()[-1] == f"pi0_jax.errors.InputError: cannot listen on {server}: Address already in use"
 
 
@@ -197,6 +216,9 @@ def test_two_servers_on_one_port(server):
     ("flag", "said"),
     [
         ("--batch_sizes=1,\u00b2", "--batch_sizes: expected positive numbers, found 1,\u00b2"),
+        ("--default_prompt= ", "--default_prompt: expected an instruction, found empty text"),
+        ("--num_steps=0", "--num_steps"),
+        ("--max_connections=-1", "--max_connections"),
         ("--image_sizes=224x0", "--image_sizes: expected sizes like 224x224, found 224x0"),
         (f"--api_key_file={sys.executable}", f"--api_key_file: {sys.executable}: 'utf-8' codec can't decode"),
     ],
@@ -349,10 +371,16 @@ def test_a_call_has_a_timeout_and_a_late_answer_is_not_taken_for_another():
         np.testing.assert_array_equal(client.infer(message(2))["actions"], answer(observation(2)))
 
 
-def test_an_address_where_nobody_listens():
+def test_an_address_without_a_policy_server(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with Client(f"127.0.0.1:{port}", start_timeout=0.3) as client, pytest.raises(TimeoutError, match="cannot connect"):
+        client.infer(message())
+    with (
+        faulty_server.serving(tmp_path) as files,
+        Client(files.url.replace("http", "ws")) as client,
+        pytest.raises(InputError, match="expected a policy server, found one that answers 404"),
+    ):
         client.infer(message())
     with Client("http://nowhere") as client, pytest.raises(InputError, match="expected an address like ws://host:port"):
         client.infer(message())

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Self
 
 import numpy as np
@@ -22,10 +23,12 @@ from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import to_message
+from pi0_jax.observation_keys import shortened, to_message
+from pi0_jax.serve import api_key as keys
 from pi0_jax.serve import wire
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is twice the one before
+_LATER = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)  # a proxy's, too, while its server starts
 
 
 class ServerError(RuntimeError):
@@ -46,7 +49,7 @@ class Client:
             start_timeout: seconds that the first connection may take: a server that is compiling makes its clients wait.
         """
         self._address = address if "://" in address else f"ws://{address}"
-        self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
+        self._headers = {keys.HEADER: keys.header(api_key)} if api_key else None
         self._timeout, self._start_timeout = timeout, start_timeout
         self._connection: ClientConnection | None = None
         self._closing = contextlib.ExitStack()  # holds the connection
@@ -141,14 +144,22 @@ class Client:
             except (InvalidURI, ValueError) as error:  # the latter of a port that is none
                 raise InputError(f"{self._address}: expected an address like ws://host:port") from error
             except (OSError, InvalidHandshake, ConnectionClosed) as error:  # a TimeoutError is an OSError
-                if isinstance(error, InvalidStatus) and error.response.status_code == 401:
-                    raise InputError(f"{self._address}: the server refuses the API key") from error
+                reason = self._refusal(error) if isinstance(error, InvalidStatus) else error
                 left = deadline - time.monotonic()
                 if left <= wait:
-                    raise TimeoutError(f"{self._address}: cannot connect: {error}") from error
+                    raise TimeoutError(f"{self._address}: cannot connect: {reason}") from error
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         return self._connection
+
+    def _refusal(self, error: InvalidStatus) -> str:
+        """What the server says, where it may take a client later. Raises InputError where it never will."""
+        status = error.response.status_code
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise InputError(f"{self._address}: the server refuses the API key") from error
+        if status not in _LATER:
+            raise InputError(f"{self._address}: expected a policy server, found one that answers {status}") from error
+        return f"{status}: {shortened((error.response.body or b'').decode(errors='replace'))}"
 
     def _open(self, deadline: float) -> tuple[ClientConnection, dict[str, Any]]:
         left = max(deadline - time.monotonic(), 0.0)
