@@ -407,3 +407,10 @@ def test_a_controller_asks_as_often_as_the_robot_executes(server):
         weights = np.array([1, np.exp(-0.01)])
         expected = weights @ np.stack([answer(observation(0))[1], answer(observation(1))[0]]) / weights.sum()
         np.testing.assert_allclose(controller.action(observe), expected, rtol=1e-6)
+
+
+def test_a_record_that_executes_more_than_a_chunk_has_needs_an_execution():
+    with running("franka_osc") as (address, _), Client(address) as client:  # 16 steps; chunks have 10
+        with pytest.raises(InputError, match="the robot's record executes 16 steps of a chunk, which has 10"):
+            Controller(client)
+        Controller(client, TemporalEnsemble())

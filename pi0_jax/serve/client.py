@@ -194,9 +194,13 @@ class Controller:
     """An action for every control tick: chunks come from a client and are executed by a strategy."""
 
     def __init__(self, client: Client, execution: Execution | None = None) -> None:
-        """`execution`: None is open loop, for as many steps of a chunk as the server says."""
+        """`execution`: None is open loop, for as many steps of a chunk as the server says.
+
+        Raises:
+            InputError: that is more than a chunk has. As Client.infer.
+        """
         self._client = client
-        self._fresh = OpenLoop(client.metadata["execute_steps"]) if execution is None else execution
+        self._fresh = _open_loop(client.metadata) if execution is None else execution
         self._now = self._fresh
 
     def reset(self) -> None:
@@ -208,3 +212,10 @@ class Controller:
         chunk = self._client.act([observe()], [seed])[0] if self._now.wants_chunk() else None
         action, self._now = self._now.step(chunk)
         return action
+
+
+def _open_loop(metadata: Mapping[str, Any]) -> OpenLoop:
+    steps, horizon = metadata["execute_steps"], metadata["horizon"]
+    if steps > horizon:
+        raise InputError(f"the robot's record executes {steps} steps of a chunk, which has {horizon}; expected an execution of your own")
+    return OpenLoop(steps)
