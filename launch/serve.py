@@ -59,7 +59,7 @@ def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
 
 def main() -> None:
     sizes, batches = _sizes(), _batches()
-    key = api_key.read(_KEY_FILE.value) if _KEY_FILE.value else None
+    key = api_key.read(_KEY_FILE.value)
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--default_prompt")
     if _CACHE.value:

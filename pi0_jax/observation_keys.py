@@ -36,7 +36,8 @@ def to_observation(
     wanted = [*keys.cameras.values(), *(key for key, _ in keys.state), PROMPT]
     for key in wanted:
         if key not in values:
-            raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}")
+            found = shortened(", ".join(values), 300) or "nothing"
+            raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}; found {found}")
     for key in values:
         if not others_allowed and key not in wanted and key not in keys.unread:
             raise InputError(f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}")

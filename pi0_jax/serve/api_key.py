@@ -7,8 +7,10 @@ from pi0_jax.errors import InputError
 HEADER = "Authorization"
 
 
-def read(file: str) -> str:
-    """The key that a file holds. Raises InputError where it holds none, or cannot be read."""
+def read(file: str | None) -> str | None:
+    """The key that the file of --api_key_file holds; no key without a file. Raises InputError where it holds none, or cannot be read."""
+    if file is None:
+        return None
     try:
         key = Path(file).expanduser().read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
