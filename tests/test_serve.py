@@ -99,6 +99,7 @@ def test_seeds_and_batches(server):
     [
         ("text", "expected a binary frame with msgpack, found text"),
         (b"\xc1\x00", "message of 2 bytes: expected msgpack"),
+        (b"\x91" * 5000 + b"\xc0", "message of 5001 bytes: expected msgpack: StackError"),
         (wire.pack(message())[:-50], "incomplete input"),
         (wire.pack({"prompt": "x"}), "'observation/exterior_image_1_left' is missing"),
         (wire.pack(message(action=1)), "'action' is not expected"),
@@ -309,6 +310,20 @@ def test_a_client_that_never_reads_is_dropped():
         process.terminate()
         assert process.wait(timeout=10) == 0
         assert "dropped: did not take its answer within 0.5 s" in process.stderr.read()
+
+
+def test_a_client_that_pings_and_never_reads_is_dropped():
+    """A pong for every ping would pile up in the server's memory."""
+    pings = (b"\x89\xfd" + bytes(4) + bytes(125)) * 1000
+    with running() as (address, process), conversation(address) as other:
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=30.0) as deaf:
+            deaf.sendall(HANDSHAKE)
+            with pytest.raises(ConnectionError):
+                deaf.sendall(pings * 1000)  # 125 MB of pongs
+        np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
+        process.terminate()
+        assert "dropped: does not read" in process.communicate()[1]
 
 
 def test_sigterm_finishes_the_request_in_flight():

@@ -35,6 +35,7 @@ from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
+MOST_UNREAD = 32 * 2**20  # bytes
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class _PolicyServer:
             max_size=self._options.max_message_bytes,
             max_queue=1,
             server_header=None,
+            create_connection=_Connection,
             logger=quiet,
         )
 
@@ -181,6 +183,16 @@ class _PolicyServer:
     async def _send(self, connection: ServerConnection, reply: bytes | str) -> None:
         async with asyncio.timeout(self._options.send_seconds):
             await connection.send(reply)
+
+
+class _Connection(ServerConnection):
+    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MOST_UNREAD:
+            logger.warning("%s: dropped: does not read", _name(self))
+            self.transport.abort()
 
 
 def _bytes(header: str) -> bytes:
