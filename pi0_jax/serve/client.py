@@ -31,7 +31,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is 
 _LATER = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)  # a proxy's, too, while its server starts
 
 
-class ServerError(RuntimeError):
+class ServerError(InputError):
     """What the server says is wrong with a request."""
 
 
