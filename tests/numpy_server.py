@@ -70,15 +70,15 @@ def wait_for(process: subprocess.Popen, state: str) -> str:
 
 
 class serving:
-    """launch.serve in a process of its own."""
+    """launch.serve in a process of its own, from when it says `state`, "listening" or "warm"."""
 
-    def __init__(self, checkpoint: Path, *flags: str) -> None:
+    def __init__(self, checkpoint: Path, *flags: str, state: str = "warm") -> None:
         command = [sys.executable, "-m", "launch.serve", f"--checkpoint={checkpoint}", "--port=0", *flags]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.pid = self._process.pid
+        self.pid, self._state = self._process.pid, state
 
     def __enter__(self) -> str:
-        return wait_for(self._process, "warm")
+        return wait_for(self._process, self._state)
 
     def __exit__(self, *error) -> None:
         self._process.terminate()
