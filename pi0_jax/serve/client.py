@@ -24,8 +24,8 @@ from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
 from pi0_jax.observation_keys import shortened, to_message
-from pi0_jax.serve import api_key as keys
 from pi0_jax.serve import wire
+from pi0_jax.serve.api_key import HEADER, header
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is twice the one before
 _LATER = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)  # a proxy's, too, while its server starts
@@ -49,7 +49,7 @@ class Client:
             start_timeout: seconds that the first connection may take: a server that is compiling makes its clients wait.
         """
         self._address = address if "://" in address else f"ws://{address}"
-        self._headers = {keys.HEADER: keys.header(api_key)} if api_key else None
+        self._headers = {HEADER: header(api_key)} if api_key else None
         self._timeout, self._start_timeout = timeout, start_timeout
         self._connection: ClientConnection | None = None
         self._closing = contextlib.ExitStack()  # holds the connection
