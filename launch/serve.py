@@ -36,7 +36,7 @@ def _sizes() -> list[tuple[int, int]]:
         pairs = [tuple(int(side) for side in text.split("x")) for text in _IMAGES.value]
     except ValueError as error:
         raise InputError(f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}") from error
-    if not all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
+    if not pairs or not all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
         raise InputError(f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}")
     return pairs
 

@@ -35,7 +35,7 @@ from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
-MOST_UNREAD = 32 * 2**20  # bytes
+MOST_PONGS = 2**20  # bytes of them that a client has not read
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,6 +62,18 @@ def run(load: Callable[[], Service], options: Options, on_state: Callable[[str, 
         InputError: the address cannot be bound; whatever `load` raises.
     """
     asyncio.run(_PolicyServer(options).run(load, on_state))
+
+
+class _Connection(ServerConnection):
+    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up."""
+
+    answer_bytes = 0  # of the last message that the client was sent
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MOST_PONGS + self.answer_bytes:
+            logger.warning("%s: dropped: does not read", _name(self))
+            self.transport.abort()
 
 
 class _PolicyServer:
@@ -130,7 +142,7 @@ class _PolicyServer:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"too many clients: {most} are connected, the most allowed\n")
         return None
 
-    async def _converse(self, connection: ServerConnection) -> None:
+    async def _converse(self, connection: _Connection) -> None:
         logger.info("%s: connected", _name(connection))
         try:
             if not await self._before_stop(self._warm.wait()):
@@ -180,19 +192,10 @@ class _PolicyServer:
         logger.error("%s: request failed", _name(connection), exc_info=error)
         return "internal error: the request could not be answered; the server's log says why"
 
-    async def _send(self, connection: ServerConnection, reply: bytes | str) -> None:
+    async def _send(self, connection: _Connection, reply: bytes | str) -> None:
+        connection.answer_bytes = len(reply)
         async with asyncio.timeout(self._options.send_seconds):
             await connection.send(reply)
-
-
-class _Connection(ServerConnection):
-    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up."""
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MOST_UNREAD:
-            logger.warning("%s: dropped: does not read", _name(self))
-            self.transport.abort()
 
 
 def _bytes(header: str) -> bytes:
