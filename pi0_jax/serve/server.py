@@ -35,7 +35,8 @@ from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
-MOST_PONGS = 2**20  # bytes of them that a client has not read
+MOST_PONGS = 2**14  # bytes of them that a client has not read
+_PART = 2**15  # bytes of what arrives, between two looks at what is not read
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,15 +66,20 @@ def run(load: Callable[[], Service], options: Options, on_state: Callable[[str, 
 
 
 class _Connection(ServerConnection):
-    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up."""
+    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up.
+
+    They are few, because asyncio adds up all that waits at every write.
+    """
 
     answer_bytes = 0  # of the last message that the client was sent
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MOST_PONGS + self.answer_bytes:
-            logger.warning("%s: dropped: does not read", _name(self))
-            self.transport.abort()
+        for start in range(0, len(data), _PART):
+            super().data_received(data[start : start + _PART])
+            if self.transport.get_write_buffer_size() > MOST_PONGS + self.answer_bytes:
+                logger.warning("%s: dropped: does not read", _name(self))
+                self.transport.abort()
+                return
 
 
 class _PolicyServer:
