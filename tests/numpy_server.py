@@ -13,16 +13,30 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import server
 from pi0_jax.serve.service import Service
 
 ROOT = Path(__file__).parents[1]
 HORIZON, DIMS = 10, 8
+
+
+def observation(seed: int = 0, prompt: str = "pick up the cup") -> RawObservation:
+    """Of DROID, by the seed."""
+    rng = np.random.default_rng(seed)
+    images = {camera: rng.integers(0, 256, (8, 8, 3), np.uint8) for camera in ("exterior", "wrist")}
+    return {"images": images, "state": rng.integers(-8, 8, 8).astype(np.float32), "prompt": prompt}
+
+
+def message(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """What DROID's clients send for that observation."""
+    return to_message(observation(number), EMBODIMENTS["droid"].keys) | changes
 
 
 def answer(observation: RawObservation, seed: int = 0) -> np.ndarray:
