@@ -11,25 +11,27 @@ from pathlib import Path
 from absl import flags
 
 from launch import app
-from pi0_jax.checkpoints import find
+from pi0_jax.checkpoints import find, read_description
 from pi0_jax.contestants import opened, served
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.observation_keys import check_prompt
+from pi0_jax.serve import api_key
 from pi0_jax.serve.client import Client
 from pi0_jax.sim.evaluation import CONDITIONS, evaluate, save, table
 from pi0_jax.sim.gym_rollouts import TERMINATED, gym_setting
-from pi0_jax.sim.reach import HELD_OUT_ROBOT, ROBOTS
-from pi0_jax.sim.reach_rollouts import reach_setting
+from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
 from pi0_jax.sim.rollouts import Setting
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.")
 _SERVER = flags.DEFINE_string("server", None, "HOST:PORT of launch.serve, instead of a checkpoint.")
+_KEY_FILE = flags.DEFINE_string("api_key_file", None, "File with the key that the server asks for.")
 _ENV = flags.DEFINE_string("env", "reach", "reach, or a Gymnasium ID; see pi0_jax/sim/gym_rollouts.py.")
 _ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
 _EMBODIMENT = flags.DEFINE_string("embodiment", None, "Record of the robot in --env, a name or a .json file; the policy's if not given.")
 _SUCCESS = flags.DEFINE_string("success", "success", f"Key of an environment's info, or {TERMINATED}.")
 _PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where an environment's observations carry none.")
-_ROBOTS = flags.DEFINE_list("robots", None, "Robots to try; of the reach world all, elsewhere the policy's only one, if not given.")
+_ROBOTS = flags.DEFINE_list("robots", None, "Robots to try; in the reach world all that it has, elsewhere the only one, if not given.")
 _CONDITIONS = flags.DEFINE_list("conditions", ["right"], f"Of {', '.join(CONDITIONS)}.")
 _EPISODES = flags.DEFINE_integer("episodes", 200, "Episodes of each robot and condition.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Keys the episodes' seeds, and the policy's noise.", lower_bound=0)
@@ -50,16 +52,21 @@ def main() -> None:
         raise InputError("expected --conditions, and either --checkpoint or --server")
     if _SERVER.value and (_ROBOTS.value or _STEPS.value):
         raise InputError("--robots, --num_steps: expected with --checkpoint; a server's are its own")
+    if _KEY_FILE.value and not _SERVER.value:
+        raise InputError("--api_key_file: expected with --server")
+    if _PROMPT.value is not None:
+        check_prompt(_PROMPT.value, "--prompt")
     output, start = Path(_OUTPUT.value), time.perf_counter()
     what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
-    with Client(_SERVER.value or "", timeout=600.0) as client:  # connects when it is used
+    with Client(_SERVER.value or "", api_key=api_key.read(_KEY_FILE.value), timeout=600.0) as client:  # connects when it is used
         if _SERVER.value:
             print(f"connecting to {_SERVER.value}", flush=True)  # and waiting, where the server is compiling
             some, source = served(client, **what), _SERVER.value
         else:
-            robots = _ROBOTS.value or ([*ROBOTS, HELD_OUT_ROBOT] if _ENV.value == "reach" else [None])
+            step = find(_CHECKPOINT.value)
+            robots = _ROBOTS.value or (in_reach_world(read_description(step).robots) if _ENV.value == "reach" else [None])
             some = opened(_CHECKPOINT.value, robots=robots, num_steps=_STEPS.value, seed=_SEED.value, **what)
-            source = str(find(_CHECKPOINT.value))
+            source = str(step)
         how = dict(episodes=_EPISODES.value, seed=_SEED.value, parallel=_PARALLEL.value, record=_RECORD.value)
         rows = evaluate(some, _setting, **how, directory=output)
     print(table(rows))

@@ -10,9 +10,10 @@ from absl import flags
 
 from launch import app
 from pi0_jax.errors import InputError
+from pi0_jax.observation_keys import check_prompt
 from pi0_jax.policy import Policy, use_compilation_cache
 from pi0_jax.preprocess import canvas_for
-from pi0_jax.serve import server
+from pi0_jax.serve import api_key, server
 from pi0_jax.serve.service import Service
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.", required=True)
@@ -26,6 +27,7 @@ _PROMPT = flags.DEFINE_string("default_prompt", None, "For observations without 
 _STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not given.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "To compute in; the run's if not given.")
 _LIMIT = flags.DEFINE_integer("max_message_mib", 16, "Largest message.", lower_bound=1)
+_CONNECTIONS = flags.DEFINE_integer("max_connections", 64, "Clients at a time; more are refused.", lower_bound=1)
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/pi0_jax", "Folder that keeps compilations; empty: none. To be trusted.")
 
 
@@ -34,7 +36,7 @@ def _sizes() -> list[tuple[int, int]]:
         pairs = [tuple(int(side) for side in text.split("x")) for text in _IMAGES.value]
     except ValueError as error:
         raise InputError(f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}") from error
-    if not all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
+    if not pairs or not all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
         raise InputError(f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}")
     return pairs
 
@@ -45,26 +47,25 @@ def _batches() -> list[int]:
     return [int(text) for text in _BATCHES.value]
 
 
-def main() -> None:
-    sizes, batches = _sizes(), _batches()
-    try:
-        key = Path(_KEY_FILE.value).read_text().strip() if _KEY_FILE.value else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--api_key_file: {_KEY_FILE.value}: {error}") from error
-    if key == "":
-        raise InputError(f"--api_key_file: {_KEY_FILE.value} is empty")
-    if _CACHE.value:
-        use_compilation_cache(Path(_CACHE.value).expanduser())
+def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
     policy = Policy.open(_CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value)
     embodiment = policy.robot(_ROBOT.value).embodiment
     act = partial(policy.act, robot=_ROBOT.value, canvases=[canvas_for([size]) for size in sizes])
     service = Service(act, embodiment, horizon=policy.run.horizon, batch_sizes=batches, default_prompt=_PROMPT.value)
-    server.run(
-        service,
-        partial(policy.warm_up, robot=_ROBOT.value, image_sizes=sizes, batch_sizes=sorted({1, *batches})),
-        server.Options(_HOST.value, _PORT.value, key, _LIMIT.value * 2**20),
-        lambda state, port: print(f"{embodiment.name}: {state} on ws://{_HOST.value}:{port}", flush=True),
-    )
+    print(f"compiling for {embodiment.name}", flush=True)
+    policy.warm_up(robot=_ROBOT.value, image_sizes=sizes, batch_sizes=service.batch_sizes)
+    return service
+
+
+def main() -> None:
+    sizes, batches = _sizes(), _batches()
+    key = api_key.read(_KEY_FILE.value)
+    if _PROMPT.value is not None:
+        check_prompt(_PROMPT.value, "--default_prompt")
+    if _CACHE.value:
+        use_compilation_cache(Path(_CACHE.value).expanduser())
+    options = server.Options(_HOST.value, _PORT.value, key, _LIMIT.value * 2**20, _CONNECTIONS.value)
+    server.run(partial(_load, sizes, batches), options, lambda state, port: print(f"{state} on ws://{_HOST.value}:{port}", flush=True))
     print("stopped")
 
 

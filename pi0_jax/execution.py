@@ -31,6 +31,9 @@ class Execution(Protocol):
 
         Returns:
             The action float[A] of this tick, and the strategy for the next one.
+
+        Raises:
+            InputError: the chunk was wanted and is not given, or is too short.
         """
 
 
@@ -57,6 +60,8 @@ class OpenLoop:
             if len(chunk) < self.steps:
                 raise InputError(f"open loop: expected chunks of at least {self.steps} actions, found {len(chunk)}")
             pending = tuple(chunk[: self.steps])
+        if not pending:
+            raise InputError("open loop: expected a chunk, found none, and no action is left of the last one")
         return pending[0], dataclasses.replace(self, pending=pending[1:])
 
 
@@ -74,7 +79,11 @@ class TemporalEnsemble:
         return True
 
     def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, "TemporalEnsemble"]:
-        chunks = self.chunks if chunk is None else (*self.chunks, chunk)
+        if chunk is None or len(chunk) < 1:
+            raise InputError(
+                f"temporal ensemble: expected a chunk at every tick, found {'none' if chunk is None else 'one without actions'}"
+            )
+        chunks = (*self.chunks, chunk)
         weights = np.exp(-self.decay * np.arange(len(chunks)))
         action = np.average([c[0] for c in chunks], axis=0, weights=weights).astype(chunks[-1].dtype)
         return action, dataclasses.replace(self, chunks=tuple(c[1:] for c in chunks if len(c) > 1))

@@ -36,14 +36,15 @@ def to_observation(
     wanted = [*keys.cameras.values(), *(key for key, _ in keys.state), PROMPT]
     for key in wanted:
         if key not in values:
-            raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}")
+            found = shortened(", ".join(values), 300) or "nothing"
+            raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}; found {found}")
     for key in values:
         if not others_allowed and key not in wanted and key not in keys.unread:
             raise InputError(f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}")
     return {
         "images": {camera: _image(values[key], key, keys.channel_first) for camera, key in keys.cameras.items()},
         "state": _state(values, embodiment),
-        "prompt": _prompt(values[PROMPT]),
+        "prompt": check_prompt(values[PROMPT], repr(PROMPT)),
     }
 
 
@@ -115,13 +116,14 @@ def _numbers(value: Any, key: str, count: int) -> np.ndarray:
     return value.astype(np.float64).reshape(count)
 
 
-def _prompt(value: Any) -> str:
+def check_prompt(value: Any, name: str) -> str:
+    """The prompt itself, an instruction. Raises InputError, with the name of what holds it, where it is none."""
     if not isinstance(value, str):
-        raise InputError(f"'{PROMPT}': expected text, found {_kind(value)}")
+        raise InputError(f"{name}: expected text, found {_kind(value)}")
     if not value.strip():
-        raise InputError(f"'{PROMPT}': expected an instruction, found empty text")
+        raise InputError(f"{name}: expected an instruction, found empty text")
     if len(value) > MOST_CHARACTERS:
-        raise InputError(f"'{PROMPT}': expected at most {MOST_CHARACTERS} characters, found {len(value)}")
+        raise InputError(f"{name}: expected at most {MOST_CHARACTERS} characters, found {len(value)}")
     return value
 
 

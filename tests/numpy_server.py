@@ -13,16 +13,30 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import server
 from pi0_jax.serve.service import Service
 
 ROOT = Path(__file__).parents[1]
 HORIZON, DIMS = 10, 8
+
+
+def observation(seed: int = 0, prompt: str = "pick up the cup") -> RawObservation:
+    """Of DROID, by the seed."""
+    rng = np.random.default_rng(seed)
+    images = {camera: rng.integers(0, 256, (8, 8, 3), np.uint8) for camera in ("exterior", "wrist")}
+    return {"images": images, "state": rng.integers(-8, 8, 8).astype(np.float32), "prompt": prompt}
+
+
+def message(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """What DROID's clients send for that observation."""
+    return to_message(observation(number), EMBODIMENTS["droid"].keys) | changes
 
 
 def answer(observation: RawObservation, seed: int = 0) -> np.ndarray:
@@ -64,21 +78,21 @@ def running(
 def wait_for(process: subprocess.Popen, state: str) -> str:
     """The address that a server prints once it is in that state."""
     for line in process.stdout:
-        if f": {state} on ws://" in line:
+        if line.startswith(f"{state} on ws://"):
             return line.strip().rpartition("ws://")[2]
     raise AssertionError(f"the server ended: {process.stderr.read()}")
 
 
 class serving:
-    """launch.serve in a process of its own."""
+    """launch.serve in a process of its own, from when it says `state`, "listening" or "warm"."""
 
-    def __init__(self, checkpoint: Path, *flags: str) -> None:
+    def __init__(self, checkpoint: Path, *flags: str, state: str = "warm") -> None:
         command = [sys.executable, "-m", "launch.serve", f"--checkpoint={checkpoint}", "--port=0", *flags]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.pid = self._process.pid
+        self.pid, self._state = self._process.pid, state
 
     def __enter__(self) -> str:
-        return wait_for(self._process, "warm")
+        return wait_for(self._process, self._state)
 
     def __exit__(self, *error) -> None:
         self._process.terminate()
@@ -88,15 +102,13 @@ class serving:
 
 def main(given: str) -> None:
     given = json.loads(given)
-    embodiment = EMBODIMENTS[given["robot"]]
-    service = Service(act, embodiment, horizon=HORIZON, batch_sizes=given["batch_sizes"])
     options = server.Options(**given["options"])
-    server.run(
-        service,
-        lambda: time.sleep(given["warm_seconds"]),
-        options,
-        lambda state, port: print(f"{embodiment.name}: {state} on ws://{options.host}:{port}", flush=True),
-    )
+
+    def load() -> Service:
+        time.sleep(given["warm_seconds"])
+        return Service(act, EMBODIMENTS[given["robot"]], horizon=HORIZON, batch_sizes=given["batch_sizes"])
+
+    server.run(load, options, lambda state, port: print(f"{state} on ws://{options.host}:{port}", flush=True))
 
 
 if __name__ == "__main__":

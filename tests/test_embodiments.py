@@ -107,3 +107,42 @@ def test_rates_are_positive(field, value):
 def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):
     with pytest.raises(InputError, match=f"embodiment arm: action '{actions[-1].name}' can be a delta only if"):
         embodiment(actions=actions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"contol_hz": 5}, "embodiment arm: 'contol_hz' is unknown; did you mean 'control_hz'?"),
+        ({"colour": "red"}, "embodiment arm: 'colour' is unknown; expected some of name, robot, cameras, state, actions, control_hz"),
+        ({"state": [{"name": "joint_0", "units": "rad"}]}, "embodiment arm: state 0: 'units' is unknown; did you mean 'unit'?"),
+        ({"actions": [{"name": "joint_0", "unit": "rad"}]}, "embodiment arm: actions 0: kind missing"),
+        ({"actions": "joint_0"}, "embodiment arm: actions: expected a list, found str"),
+        ({"state": ["joint_0"]}, "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, found str"),
+        ({"cameras": ["front"]}, "embodiment arm: cameras: expected a map from text to text, found ['front']"),
+        (
+            {"execute_steps": 8.5},
+            "embodiment arm: expected control_hz of at least 0 and execute_steps of at least 1, found control_hz 10.0",
+        ),
+        ({"control_hz": "10"}, "found control_hz '10', execute_steps 5"),
+        ({"client_keys": {"camera": {}, "state": []}}, "embodiment arm: client_keys: 'camera' is unknown; did you mean 'cameras'?"),
+        (
+            {"client_keys": {"cameras": {"front": "f"}, "state": ["q"]}},
+            "client_keys: state: expected pairs of a key and a number of values",
+        ),
+        (
+            {"client_keys": {"cameras": {"front": "f"}, "state": [["q", 3]]}},
+            "embodiment arm: client keys: expected 2 values of state, found 3",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_record_of_ones_own_is_named(changes, said):
+    with pytest.raises(InputError) as error:
+        Embodiment.from_json(embodiment().to_json() | changes)
+    assert said in str(error.value)
+
+
+def test_a_record_that_is_no_map_or_lacks_much():
+    with pytest.raises(InputError, match="embodiment: expected a map of name, robot, cameras, .*, found list"):
+        Embodiment.from_json([])
+    with pytest.raises(InputError, match="embodiment arm: cameras, state, actions, control_hz, execute_steps missing"):
+        Embodiment.from_json({"name": "arm", "robot": "an arm"})

@@ -35,6 +35,16 @@ def test_open_loop_refuses_what_it_cannot_execute():
         OpenLoop(6).step(np.zeros((5, 2)))
     with pytest.raises(InputError, match="open loop: expected at least 1 step of a chunk, found 0"):
         OpenLoop(0)
+    with pytest.raises(InputError, match="open loop: expected a chunk, found none"):
+        OpenLoop(2).step(None)
+
+
+def test_temporal_ensemble_refuses_a_tick_without_actions():
+    _, used = TemporalEnsemble().step(np.zeros((3, 2)))
+    with pytest.raises(InputError, match="expected a chunk at every tick, found none"):
+        used.step(None)
+    with pytest.raises(InputError, match="expected a chunk at every tick, found one without actions"):
+        used.step(np.zeros((0, 2)))
 
 
 def test_embodiments_say_how_much_of_a_chunk_is_executed():

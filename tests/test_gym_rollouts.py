@@ -17,7 +17,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.serve.client import Client
 from pi0_jax.sim.evaluation import Case, Contestant, evaluate
 from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting
-from pi0_jax.sim.reach_rollouts import ReachWorld, reach_setting
+from pi0_jax.sim.reach_rollouts import ReachWorld, in_reach_world, reach_setting
 from pi0_jax.sim.rollouts import rollout
 from pi0_jax.sim.scene import ReachScene
 from tests import policies
@@ -150,6 +150,10 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
     assert rows[0].interval == pytest.approx((0.5101, 1.0), abs=1e-4)
     with Image.open(tmp_path / "rollouts" / "slider-shuffled-0.gif") as gif:
         assert gif.n_frames == 21 and gif.size == (336, 224 + 26) and gif.info["duration"] == 200  # ms: 5 Hz
+    wordy = partial(slider, prompt="slide along the line until you are at the goal, and do not go past it")
+    evaluate(contestants[:1], wordy, episodes=1, seed=0, parallel=1, record=1, directory=tmp_path)
+    with Image.open(tmp_path / "rollouts" / "slider-right-0.gif") as gif:
+        assert gif.size == (336, 224 + 43)  # a line more
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
         ({"arguments": '{"colour": 3}'}, "environment 'tests.test_gym_rollouts:Slider-v0': .*colour"),
         ({"arguments": "[1]"}, r"expected a map as JSON, found '\[1\]'"),
         ({"arguments": "{"}, "expected a map as JSON, found '{'"),
-        ({"prompt": None}, "observation: 'prompt' is missing; expected cameras/front, x, target, prompt"),
+        ({"prompt": None}, "observation: expected 'prompt', found cameras, x, target, clock; --prompt gives one"),
     ],
 )
 def test_what_is_wrong_with_an_environment_is_named(changes, message):
@@ -217,10 +221,26 @@ def test_worlds_are_kept_apart():
 # ---- policies
 
 
-def test_what_only_a_checkpoint_has_is_not_asked_of_a_server(tmp_path):
-    command = [sys.executable, "-m", "launch.evaluate", "--server=127.0.0.1:1", f"--output={tmp_path}", "--num_steps=2"]
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--server=127.0.0.1:1", "--num_steps=2"], "--robots, --num_steps: expected with --checkpoint"),
+        (["--checkpoint=/nowhere", "--api_key_file=key"], "--api_key_file: expected with --server"),
+        (["--checkpoint=/nowhere", "--prompt= "], "--prompt: expected an instruction, found empty text"),
+        (["--server=127.0.0.1:1", "--api_key_file=/nowhere"], "--api_key_file: /nowhere: "),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, said, tmp_path):
+    command = [sys.executable, "-m", "launch.evaluate", f"--output={tmp_path}", *flags]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 2 and "--robots, --num_steps: expected with --checkpoint" in process.stderr
+    assert process.returncode == 2 and said in process.stderr.splitlines()[-1]
+
+
+def test_a_robot_that_the_reach_world_lacks_needs_an_environment():
+    assert in_reach_world(["reach_arm4", "droid", "reach_arm3"]) == ["reach_arm3", "reach_arm4"]
+    said = "the reach world has no droid; expected reach_arm3, reach_arm4, reach_arm5, or with --env=my_module:MyEnv-v0 a"
+    with pytest.raises(InputError, match=said), reach_setting(EMBODIMENTS["droid"]):
+        pass
 
 
 def test_no_server():
@@ -237,8 +257,10 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
     how = dict(episodes=3, seed=1, parallel=2, record=0, directory=tmp_path / "out")
     (local,) = opened(str(checkpoint), robots=[None], conditions=["right"], embodiment=None, num_steps=None, seed=0)
     rows = evaluate([local], reach_setting, **how)
-    with serving(checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", "--compilation_cache=") as address:
-        with Client(address) as client:
+    (tmp_path / "key").write_text("s3cret\n")
+    key = f"--api_key_file={tmp_path / 'key'}"
+    with serving(checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", "--compilation_cache=", key) as address:
+        with Client(address, api_key="s3cret") as client:
             (remote,) = served(client, conditions=["right"], embodiment=None)
             assert (remote.case, remote.embodiment) == (local.case, local.embodiment)
             assert evaluate([remote], reach_setting, **how) == rows
@@ -247,7 +269,7 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
             with pytest.raises(InputError, match="condition untrained: expected a checkpoint, found a server"):
                 served(client, conditions=["untrained"], embodiment=None)
         environment = ["--env=pi0_jax.sim.reach:pi0_jax/Reach-v0", '--env_args={"robot": "reach_arm3"}']
-        command = [sys.executable, "-m", "launch.evaluate", f"--server={address}", f"--output={tmp_path / 'out'}", *environment]
+        command = [sys.executable, "-m", "launch.evaluate", f"--server={address}", f"--output={tmp_path / 'out'}", key, *environment]
         process = subprocess.run(
             [*command, "--episodes=2", "--parallel=2", "--record=1"], cwd=ROOT, capture_output=True, text=True, check=True
         )

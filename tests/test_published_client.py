@@ -100,7 +100,8 @@ def test_a_hundred_inferences_are_those_of_the_policy_in_this_process(layout, cl
     observations = [policies.observation(robot, i, size=(224, 224)) for i in range(DISTINCT)]
     np.savez(tmp_path / "given.npz", **{f"{i}:{key}": value for i, seen in enumerate(observations) for key, value in layout(seen).items()})
 
-    with serving(checkpoint, f"--api_key_file={tmp_path / 'key'}", f"--compilation_cache={tmp_path / 'cache'}") as address:
+    flags = [f"--api_key_file={tmp_path / 'key'}", f"--compilation_cache={tmp_path / 'cache'}"]
+    with serving(checkpoint, *flags, state="listening") as address:  # the client comes while the policy loads, and waits
         command = [client_python, "-c", CLIENT, address, str(tmp_path), str(INFERENCES)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ is executed. Data rows name a record; a checkpoint carries the records it was tr
 """
 
 import dataclasses
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -47,8 +48,17 @@ class ClientKeys:
     unread: tuple[str, ...] = ()  # keys that may come and are not read
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "ClientKeys":
-        return cls(**{**record, "state": tuple((key, count) for key, count in record["state"]), "unread": tuple(record["unread"])})
+    def from_json(cls, record: Any, where: str) -> "ClientKeys":
+        """`where`: what the record is, for errors. Raises InputError, naming the field."""
+        fields = _fields_of(cls, record, where)
+        pairs = _several(fields["state"], f"{where}: state")
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], int) for pair in pairs):
+            raise InputError(f"{where}: state: expected pairs of a key and a number of values, found {fields['state']}")
+        fields["cameras"] = _names(fields["cameras"], f"{where}: cameras")
+        fields["state"] = tuple((key, count) for key, count in pairs)
+        if "unread" in fields:
+            fields["unread"] = _several(fields["unread"], f"{where}: unread")
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +81,9 @@ class Embodiment:
         for dim in (*self.state, *self.actions):
             if dim.one_means not in ("", "open", "closed"):
                 raise InputError(f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing")
-        if not self.control_hz >= 0 or self.execute_steps < 1:
-            found = f"control_hz {self.control_hz}, execute_steps {self.execute_steps}"
+        right = isinstance(self.control_hz, int | float) and self.control_hz >= 0
+        if not (right and isinstance(self.execute_steps, int) and self.execute_steps >= 1):
+            found = f"control_hz {self.control_hz!r}, execute_steps {self.execute_steps!r}"
             raise InputError(f"embodiment {self.name}: expected control_hz of at least 0 and execute_steps of at least 1, found {found}")
         for i, dim in enumerate(self.actions):
             if dim.kind not in ("absolute", "relative"):
@@ -110,13 +121,45 @@ class Embodiment:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Embodiment":
-        fields = dict(record)
-        fields["state"] = tuple(StateDim(**dim) for dim in record["state"])
-        fields["actions"] = tuple(ActionDim(**dim) for dim in record["actions"])
-        if "client_keys" in record and record["client_keys"] is not None:  # records of older checkpoints lack it
-            fields["client_keys"] = ClientKeys.from_json(record["client_keys"])
+    def from_json(cls, record: Any) -> "Embodiment":
+        """Raises InputError, naming the field: unknown, missing, of another type."""
+        where = f"embodiment {record['name']}" if isinstance(record, Mapping) and "name" in record else "embodiment"
+        fields = _fields_of(cls, record, where)
+        fields["cameras"] = _names(fields["cameras"], f"{where}: cameras")
+        fields["state"], fields["actions"] = (
+            tuple(kind(**_fields_of(kind, dim, f"{where}: {part} {i}")) for i, dim in enumerate(_several(fields[part], f"{where}: {part}")))
+            for part, kind in (("state", StateDim), ("actions", ActionDim))
+        )
+        if "client_keys" in fields and fields["client_keys"] is not None:  # records of older checkpoints lack it
+            fields["client_keys"] = ClientKeys.from_json(fields["client_keys"], f"{where}: client_keys")
         return cls(**fields)
+
+
+def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:
+    """The record, if its keys are fields of the dataclass `kind` and all that have no default are there."""
+    fields = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
+    if not isinstance(record, Mapping):
+        raise InputError(f"{where}: expected a map of {', '.join(fields)}, found {type(record).__name__}")
+    for key in record:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            expected = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(fields)}"
+            raise InputError(f"{where}: {key!r} is unknown; {expected}")
+    if missing := [name for name, needed in fields.items() if needed and name not in record]:
+        raise InputError(f"{where}: {', '.join(missing)} missing")
+    return dict(record)
+
+
+def _names(value: Any, where: str) -> Mapping[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for pair in value.items() for name in pair):
+        raise InputError(f"{where}: expected a map from text to text, found {value!r}")
+    return value
+
+
+def _several(value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{where}: expected a list, found {type(value).__name__}")
+    return tuple(value)
 
 
 def by_name(*groups: Iterable[Embodiment]) -> dict[str, Embodiment]:

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Self
 
 import numpy as np
@@ -22,13 +23,15 @@ from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import to_message
+from pi0_jax.observation_keys import shortened, to_message
 from pi0_jax.serve import wire
+from pi0_jax.serve.api_key import HEADER, header
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is twice the one before
+_LATER = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)  # a proxy's, too, while its server starts
 
 
-class ServerError(RuntimeError):
+class ServerError(InputError):
     """What the server says is wrong with a request."""
 
 
@@ -46,7 +49,7 @@ class Client:
             start_timeout: seconds that the first connection may take: a server that is compiling makes its clients wait.
         """
         self._address = address if "://" in address else f"ws://{address}"
-        self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
+        self._headers = {HEADER: header(api_key)} if api_key else None
         self._timeout, self._start_timeout = timeout, start_timeout
         self._connection: ClientConnection | None = None
         self._closing = contextlib.ExitStack()  # holds the connection
@@ -141,14 +144,22 @@ class Client:
             except (InvalidURI, ValueError) as error:  # the latter of a port that is none
                 raise InputError(f"{self._address}: expected an address like ws://host:port") from error
             except (OSError, InvalidHandshake, ConnectionClosed) as error:  # a TimeoutError is an OSError
-                if isinstance(error, InvalidStatus) and error.response.status_code == 401:
-                    raise InputError(f"{self._address}: the server refuses the API key") from error
+                reason = self._refusal(error) if isinstance(error, InvalidStatus) else error
                 left = deadline - time.monotonic()
                 if left <= wait:
-                    raise TimeoutError(f"{self._address}: cannot connect: {error}") from error
+                    raise TimeoutError(f"{self._address}: cannot connect: {reason}") from error
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         return self._connection
+
+    def _refusal(self, error: InvalidStatus) -> str:
+        """What the server says, where it may take a client later. Raises InputError where it never will."""
+        status = error.response.status_code
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise InputError(f"{self._address}: the server refuses the API key") from error
+        if status not in _LATER:
+            raise InputError(f"{self._address}: expected a policy server, found one that answers {status}") from error
+        return f"{status}: {shortened((error.response.body or b'').decode(errors='replace'))}"
 
     def _open(self, deadline: float) -> tuple[ClientConnection, dict[str, Any]]:
         left = max(deadline - time.monotonic(), 0.0)
@@ -183,9 +194,13 @@ class Controller:
     """An action for every control tick: chunks come from a client and are executed by a strategy."""
 
     def __init__(self, client: Client, execution: Execution | None = None) -> None:
-        """`execution`: None is open loop, for as many steps of a chunk as the server says."""
+        """`execution`: None is open loop, for as many steps of a chunk as the server says.
+
+        Raises:
+            InputError: that is more than a chunk has. As Client.infer.
+        """
         self._client = client
-        self._fresh = OpenLoop(client.metadata["execute_steps"]) if execution is None else execution
+        self._fresh = _open_loop(client.metadata) if execution is None else execution
         self._now = self._fresh
 
     def reset(self) -> None:
@@ -197,3 +212,10 @@ class Controller:
         chunk = self._client.act([observe()], [seed])[0] if self._now.wants_chunk() else None
         action, self._now = self._now.step(chunk)
         return action
+
+
+def _open_loop(metadata: Mapping[str, Any]) -> OpenLoop:
+    steps, horizon = metadata["execute_steps"], metadata["horizon"]
+    if steps > horizon:
+        raise InputError(f"the robot's record executes {steps} steps of a chunk, which has {horizon}; expected an execution of your own")
+    return OpenLoop(steps)

@@ -1,7 +1,9 @@
 """The websocket server.
 
     event loop   handshakes, pings, /healthz, one conversation per client
-    one thread   warm-up, then every request in turn: unpack, policy, pack
+    one thread   loading and compiling, then every request in turn: unpack, policy, pack
+
+The port is taken first, since loading may take minutes: a port in use is told at once, and clients that come early wait for the metadata.
 
     client   ->  connect (Authorization: Api-Key ..., where one is asked for)
              <-  metadata, as soon as the policy is warm
@@ -9,7 +11,7 @@
              <-  actions          a binary frame; or what was wrong with the observation, a text frame: the connection stays open
 
 A conversation holds at most one request, and requests run in the order in which they came: between two of one client every other client
-that waits has its turn. A message over the limit closes its connection with code 1009.
+that waits has its turn. A message over the limit closes its connection with code 1009. A client beyond `max_connections` is answered 503.
 """
 
 import asyncio
@@ -29,10 +31,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from pi0_jax.errors import InputError
-from pi0_jax.serve import wire
+from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
+MOST_PONGS = 2**14  # bytes of them that a client has not read
+_PART = 2**15  # bytes of what arrives, between two looks at what is not read
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,31 +48,48 @@ class Options:
     port: int = 8000  # 0: any that is free
     api_key: str | None = None
     max_message_bytes: int = 16 * 2**20
+    max_connections: int = 64
     send_seconds: float = 20.0  # a client that does not take its answer by then is dropped
 
 
-def run(
-    service: Service, warm_up: Callable[[], None], options: Options, on_state: Callable[[str, int], None] = lambda state, port: None
-) -> None:
+def run(load: Callable[[], Service], options: Options, on_state: Callable[[str, int], None] = lambda state, port: None) -> None:
     """Serves until SIGTERM or SIGINT; then finishes the requests that it has and returns.
 
     Args:
-        warm_up: called once, before the first request.
+        load: called once, in the thread that answers requests, when the port is taken; the service that it returns is ready to answer.
         on_state: told "listening" and "warm", with the port.
 
     Raises:
-        InputError: the address cannot be bound; whatever `warm_up` raises.
+        InputError: the address cannot be bound; whatever `load` raises.
     """
-    asyncio.run(_PolicyServer(service, options).run(warm_up, on_state))
+    asyncio.run(_PolicyServer(options).run(load, on_state))
+
+
+class _Connection(ServerConnection):
+    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up.
+
+    They are few, because asyncio adds up all that waits at every write.
+    """
+
+    answer_bytes = 0  # of the last message that the client was sent
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), _PART):
+            super().data_received(data[start : start + _PART])
+            if self.transport.get_write_buffer_size() > MOST_PONGS + self.answer_bytes:
+                logger.warning("%s: dropped: does not read", _name(self))
+                self.transport.abort()
+                return
 
 
 class _PolicyServer:
-    def __init__(self, service: Service, options: Options) -> None:
-        self._service, self._options = service, options
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._service: Service  # there is one when the server is warm
         self._warm, self._stopping = asyncio.Event(), asyncio.Event()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
 
-    async def run(self, warm_up: Callable[[], None], on_state: Callable[[str, int], None]) -> None:
+    async def run(self, load: Callable[[], Service], on_state: Callable[[str, int], None]) -> None:
         loop = asyncio.get_running_loop()
         try:
             server = await self._listen()
@@ -82,7 +103,7 @@ class _PolicyServer:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM does, it ends the process at once: a compilation is not waited for
         with self._worker:
             try:
-                await loop.run_in_executor(self._worker, warm_up)
+                self._service = await loop.run_in_executor(self._worker, load)
                 for stop in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(stop, self._stopping.set)
                 self._warm.set()
@@ -106,6 +127,7 @@ class _PolicyServer:
             max_size=self._options.max_message_bytes,
             max_queue=1,
             server_header=None,
+            create_connection=_Connection,
             logger=quiet,
         )
 
@@ -113,16 +135,20 @@ class _PolicyServer:
         if request.path == HEALTH_PATH:
             if self._warm.is_set() and not self._stopping.is_set():
                 return connection.respond(HTTPStatus.OK, "OK\n")
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
+            doing = "stopping" if self._stopping.is_set() else "loading"
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {doing}\n")
         key = self._options.api_key
         if key is not None:
-            given = request.headers.get_all("Authorization")
-            if len(given) != 1 or not hmac.compare_digest(_bytes(given[0]), _bytes(f"Api-Key {key}")):
+            given = request.headers.get_all(api_key.HEADER)
+            if len(given) != 1 or not hmac.compare_digest(_bytes(given[0]), _bytes(api_key.header(key))):
                 logger.warning("%s: refused: wrong API key", _name(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong API key\n")
+        if len(connection.server.connections) >= (most := self._options.max_connections):
+            logger.warning("%s: refused: %d clients are connected", _name(connection), most)
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"too many clients: {most} are connected, the most allowed\n")
         return None
 
-    async def _converse(self, connection: ServerConnection) -> None:
+    async def _converse(self, connection: _Connection) -> None:
         logger.info("%s: connected", _name(connection))
         try:
             if not await self._before_stop(self._warm.wait()):
@@ -172,7 +198,8 @@ class _PolicyServer:
         logger.error("%s: request failed", _name(connection), exc_info=error)
         return "internal error: the request could not be answered; the server's log says why"
 
-    async def _send(self, connection: ServerConnection, reply: bytes | str) -> None:
+    async def _send(self, connection: _Connection, reply: bytes | str) -> None:
+        connection.answer_bytes = len(reply)
         async with asyncio.timeout(self._options.send_seconds):
             await connection.send(reply)
 

@@ -3,8 +3,8 @@
     observation                                    -> {"actions": float32[H, A],    "policy_timing": {...}, "server_timing": {...}}
     {"batch": [observation, ...], "seeds": [...]}  -> {"actions": float32[n, H, A], ...}
 
-An observation is a map of the robot's client keys (keys.py). It may also carry "seed", which keys the noise; without it the seed is 0, so
-that the same observation always gets the same actions. Times are in milliseconds.
+An observation is a map of the robot's client keys (observation_keys.py). It may also carry "seed", which keys the noise; without it the
+seed is 0, so that the same observation always gets the same actions. Times are in milliseconds.
 """
 
 import time
@@ -39,7 +39,7 @@ class Service:
     ) -> None:
         """`batch_sizes`: the numbers of rows that `act` gets; fewer rows are padded to the next of them, more are refused."""
         self._act, self._embodiment, self._default_prompt = act, embodiment, default_prompt
-        self._batch_sizes = tuple(sorted({1, *batch_sizes}))
+        self.batch_sizes = tuple(sorted({1, *batch_sizes}))
         keys = embodiment.keys
         self.metadata: dict[str, Any] = {
             "robot": embodiment.name,
@@ -51,7 +51,7 @@ class Service:
             "cameras": dict(keys.cameras),
             "state": [list(part) for part in keys.state],
             "channel_first": keys.channel_first,
-            "batch_sizes": list(self._batch_sizes),
+            "batch_sizes": list(self.batch_sizes),
         }
 
     def answer(self, message: bytes, received: float) -> bytes:
@@ -65,7 +65,7 @@ class Service:
         batched = isinstance(request, Mapping) and BATCH in request
         observations, seeds = self._batch(request) if batched else self._single(request)
         unpacked = time.perf_counter()
-        rows = next(size for size in self._batch_sizes if size >= len(observations))
+        rows = next(size for size in self.batch_sizes if size >= len(observations))
         missing = rows - len(observations)
         actions = self._act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32))
         acted = time.perf_counter()
@@ -91,7 +91,7 @@ class Service:
     def _batch(self, request: Mapping[str, Any]) -> tuple[list[RawObservation], list[int]]:
         if extra := [key for key in request if key not in (BATCH, SEEDS)]:
             raise InputError(f"{shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}")
-        rows, most = request[BATCH], self._batch_sizes[-1]
+        rows, most = request[BATCH], self.batch_sizes[-1]
         if not isinstance(rows, list) or not 1 <= len(rows) <= most:
             found = len(rows) if isinstance(rows, list) else type(rows).__name__
             raise InputError(f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}")

@@ -52,7 +52,8 @@ def unpack(message: bytes) -> Any:
     except InputError:
         raise
     except (ValueError, msgpack.UnpackException) as error:  # msgpack raises several kinds of ValueError
-        raise InputError(f"message of {len(message)} bytes: expected msgpack: {shortened(error)}") from error
+        reason = shortened(error) or type(error).__name__  # some of which say nothing
+        raise InputError(f"message of {len(message)} bytes: expected msgpack: {reason}") from error
     return _decode(raw, ())
 
 
@@ -113,7 +114,7 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
         raise InputError(f"{name}: array data: expected bytes, found {type(data).__name__}")
     sizes = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     if not sizes or len(shape) > MOST_DIMENSIONS:
-        raise InputError(f"{name}: array shape: expected at most {MOST_DIMENSIONS} sizes, found {shortened(shape)}")
+        raise InputError(f"{name}: array shape: expected a list of at most {MOST_DIMENSIONS} sizes from 0, found {shortened(shape)}")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise InputError(f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}")
     try:

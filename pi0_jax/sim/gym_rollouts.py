@@ -11,7 +11,7 @@ An environment with other conventions (an image upside down, a gripper that coun
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -21,7 +21,7 @@ from PIL import Image
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import to_observation
+from pi0_jax.observation_keys import PROMPT, to_observation
 from pi0_jax.sim.rollouts import Recording, Setting
 
 TERMINATED = "terminated"
@@ -81,6 +81,10 @@ class GymWorld:
         return tuple(self._seen["images"][camera].copy() for camera in self._embodiment.cameras.values())
 
     def _see(self, observation: Any) -> None:
+        if self._default_prompt is None and isinstance(observation, Mapping) and PROMPT not in observation:
+            raise InputError(
+                f"{self._name}: observation: expected {PROMPT!r}, found {', '.join(map(str, observation))}; --prompt gives one"
+            )
         try:
             self._seen = to_observation(observation, self._embodiment, self._default_prompt, others_allowed=True)
         except InputError as error:

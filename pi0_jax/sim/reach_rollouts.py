@@ -1,7 +1,7 @@
 """The reach world in rollouts: rendered when a policy looks, and drawn again at any size from joint angles."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
+from pi0_jax.sim.arms import ARMS
 from pi0_jax.sim.reach import ReachEnv
 from pi0_jax.sim.rollouts import Recording, Setting
 from pi0_jax.sim.scene import ReachScene
@@ -53,9 +55,18 @@ class ReachWorld:
         return Posture(self._env.joints, self._env.blocks)
 
 
+def in_reach_world(robots: Collection[str]) -> list[str]:
+    """Those of the robots that the reach world has. Raises InputError where it has none of them."""
+    if not (found := [robot for robot in ARMS if robot in robots]):
+        expected = f"expected {', '.join(ARMS)}, or with --env=my_module:MyEnv-v0 a Gymnasium environment of your robot"
+        raise InputError(f"the reach world has no {', '.join(robots)}; {expected}")
+    return found
+
+
 @contextlib.contextmanager
 def reach_setting(embodiment: Embodiment) -> Iterator[Setting]:
     """Worlds of the robot of that name, which share one scene. Raises InputError where the reach world has no such robot."""
+    in_reach_world([embodiment.name])
     with ReachScene(embodiment.name) as scene:
         yield Setting(partial(ReachWorld, scene), pictures)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pi0_jax.sim.rollouts import EpisodeResult, Recording
+from pi0_jax.sim.rollouts import Recording
 
-_BANNER = 26  # pixels above the picture, for the prompt
+_MARGIN, _LINE = 6, 17  # pixels: beside the text, and from line to line
 _LAST_FRAME_SECONDS = 1.0
 _INK, _PAPER, _GOOD, _BAD = (20, 20, 20), (250, 250, 250), (0, 130, 40), (190, 30, 30)
 
@@ -30,19 +30,30 @@ def save_gif(path: str | os.PathLike[str], recording: Recording, pictures: Itera
 
 
 def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Iterator[np.ndarray]:
-    """uint8[height of a picture + banner, width, 3] for each picture."""
-    last = len(recording.snapshots) - 1
+    """uint8[height of a picture + a banner with the prompt, width, 3] for each picture."""
+    result, last, font = recording.result, len(recording.snapshots) - 1, ImageFont.load_default(14)
+    verdict, ink = ("success", _GOOD) if result.success else ("no success", _BAD)
+    if result.group != result.prompt:  # what counts is not what the prompt says where prompts were shuffled
+        verdict = f"{verdict}: {result.group}"
     for tick, picture in enumerate(pictures):
-        frame = Image.new("RGB", (picture.width, picture.height + _BANNER), _PAPER)
-        frame.paste(picture, (0, _BANNER))
-        _write(ImageDraw.Draw(frame), recording.result, frame.height, ended=tick == last)
+        lines = _lines(result.prompt, font, picture.width - 2 * _MARGIN)
+        banner = _LINE * len(lines) + 9
+        frame = Image.new("RGB", (picture.width, picture.height + banner), _PAPER)
+        frame.paste(picture, (0, banner))
+        pen = ImageDraw.Draw(frame)
+        for i, line in enumerate(lines):
+            pen.text((_MARGIN, 5 + _LINE * i), line, fill=_INK, font=font)
+        if tick == last:
+            pen.text((_MARGIN, frame.height - _MARGIN), verdict, fill=ink, font=font, anchor="ld")
         yield np.asarray(frame)
 
 
-def _write(pen: ImageDraw.ImageDraw, result: EpisodeResult, height: int, *, ended: bool) -> None:
-    font = ImageFont.load_default(14)
-    pen.text((6, 5), result.prompt, fill=_INK, font=font)
-    if ended:
-        # What counts is not what the prompt says where prompts were shuffled.
-        verdict, ink = ("success", _GOOD) if result.success else ("no success", _BAD)
-        pen.text((6, height - 6), f"{result.group}: {verdict}", fill=ink, font=font, anchor="ld")
+def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """As many words on a line as are no wider than `width` pixels; at least one."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
