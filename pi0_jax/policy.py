@@ -66,13 +66,18 @@ class Policy:
             params: the published tree; kept in the run's compute dtype, but for what the model computes in float32.
             num_steps: Euler steps; None takes the run's.
             scan_layers: compile one layer and loop; None does so on a CPU, where calls take as long and starts half as long as with
-                unrolled layers. Elsewhere each layer's weights would be copied out of a stack before they are multiplied.
+                unrolled layers. Elsewhere layers' weights would be copied out of a stack before they are multiplied.
             unroll_steps: see sampling.sample.
+
+        Raises:
+            InputError: num_steps is less than 1.
         """
         self.run = run
         self.robots = dict(robots)
         self.tokenizer = tokenizer
         self.num_steps = run.sampling_steps if num_steps is None else num_steps
+        if self.num_steps < 1:
+            raise InputError(f"num_steps: expected at least 1, found {self.num_steps}")
         scan_layers = jax.default_backend() == "cpu" if scan_layers is None else scan_layers
         # On the host: nothing is compiled for it, and the device holds the weights once.
         self.weights = jax.device_put(sampling.pack(jax.device_get(params), run.dtype, scan_layers=scan_layers))

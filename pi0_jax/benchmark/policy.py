@@ -64,7 +64,7 @@ class Report(NamedTuple):
 def report(variant: str, dtype: str, *, calls: int, **how: bool | None) -> Report:
     """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS. `how`: see Policy.open."""
     with tempfile.TemporaryDirectory() as folder:
-        random_checkpoint.write(Path(folder, "run"), random_checkpoint.MODELS[variant], dtype)
+        random_checkpoint.write(Path(folder, "run"), random_checkpoint.named(variant), dtype)
         # The starts first: this process would hold the device's memory.
         starts = first_action.benchmark_starts(Path(folder, "run"), {"dtype": dtype, **how})
         policy = Policy.open(Path(folder, "run"), dtype=dtype, **how)

@@ -12,6 +12,7 @@ from pi0_jax.convert import ours, tree
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.source import Leaf, Source, is_stacked
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.models.siglip import VisionConfig
@@ -33,6 +34,13 @@ MODELS: dict[str, Pi0Config] = {
 }  # fmt: skip
 _WEIGHT = 0.02  # standard deviation
 _BLOCK = (1 << 20) + 7  # numbers that are drawn; larger leaves repeat them
+
+
+def named(variant: str) -> Pi0Config:
+    """Raises InputError for a name that MODELS lacks."""
+    if variant not in MODELS:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(MODELS)}")
+    return MODELS[variant]
 
 
 def write(directory: Path, model: Pi0Config, dtype: str) -> None:

@@ -74,7 +74,7 @@ def report(variant: str, dtype: str, *, calls: int) -> Report:
     """Measures a policy with random weights of a variant in random_checkpoint.MODELS; `calls`: requests."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "run")
-        random_checkpoint.write(checkpoint, random_checkpoint.MODELS[variant], dtype)
+        random_checkpoint.write(checkpoint, random_checkpoint.named(variant), dtype)
         serving = benchmark_serving(checkpoint, dtype, calls=calls)
     rows = {name: np.percentile(values, PERCENTILES).tolist() for name, values in serving.rows().items()}
     lines = [f"| {name} | " + " | ".join(f"{value:,.2f}" for value in values) + " |" for name, values in rows.items()]
@@ -125,14 +125,16 @@ def _serving(checkpoint: Path, dtype: str) -> Iterator[str]:
 
 
 def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
-    policy = Policy.open(checkpoint, dtype=dtype)
-    service = Service(partial(policy.act, robot=ROBOT.name), policy.robot(ROBOT.name).embodiment, horizon=policy.run.horizon)
+    def load() -> Service:
+        policy = Policy.open(checkpoint, dtype=dtype)
+        policy.act([arm.observation(CAMERAS)], robot=ROBOT.name)
+        return Service(partial(policy.act, robot=ROBOT.name), policy.robot(ROBOT.name).embodiment, horizon=policy.run.horizon)
 
     def tell(state: str, port: int) -> None:
         if state == "warm":
             pipe.send(port)
 
-    server.run(service, lambda: policy.act([arm.observation(CAMERAS)], robot=ROBOT.name), server.Options(port=0), tell)
+    server.run(load, server.Options(port=0), tell)
 
 
 def _round_trip(client: Client, request: dict[str, Any]) -> RoundTrip:

@@ -162,12 +162,11 @@ def find_embodiment(name: str) -> Embodiment:
         if name not in EMBODIMENTS:
             raise InputError(f"embodiment {name!r} is unknown; the embodiments are {', '.join(EMBODIMENTS)} (or a .json file of your own)")
         return EMBODIMENTS[name]
+    text = storage.read_all(name)
     try:
-        return Embodiment.from_json(json.loads(storage.read_all(name)))
-    except (TypeError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: expected an embodiment's fields, found: {error}") from error
+        return Embodiment.from_json(json.loads(text))
+    except ValueError as error:  # of JSON, or an InputError of a field
+        raise InputError(f"{name}: {error}") from error
 
 
 def differences(metadata: Metadata, port: str) -> list[str]:
