@@ -75,6 +75,20 @@ def test_two_dtypes_in_one_leaf_are_named(tmp_path, tensors):
     refused(rf"q?.*{name} is float16; expected one dtype for", opened, tmp_path, tensors | {name: tensors[name].astype(np.float16)})
 
 
+def test_weights_that_are_no_finite_floats_are_named(tmp_path, tensors):
+    name = f"{LAYER}.1.self_attn.v_proj.weight"
+    refused(
+        r"model.*: expected one of the dtypes float32, .*, found int64$",
+        opened,
+        tmp_path,
+        {n: a.astype(np.int64) for n, a in tensors.items()},
+    )
+    tensors[name][0, :2] = np.nan, -np.inf
+    source = opened(tmp_path, tensors)
+    message = "toy.safetensors: PaliGemma/llm/layers/attn/kv_einsum/w layer 1: expected finite weights, found 2 NaN or infinite"
+    refused(message, source.layer, "PaliGemma/llm/layers/attn/kv_einsum/w", 1)
+
+
 @pytest.mark.parametrize("kept", [EMBEDDING, HEAD])
 def test_a_tied_tensor_may_be_saved_under_either_name(tmp_path, tensors, kept):
     (other,) = {EMBEDDING, HEAD} - {kept}
@@ -128,6 +142,24 @@ def test_a_truncated_safetensors_is_named(tmp_path):
         refused(f"cut.safetensors: .*{message}", convert.open, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"no such format, at all")
     refused("cut.safetensors: expected a safetensors file, found another format", convert.open, tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"data_offsets": [0, 8]}, "b: expected its data where the tensor before ends, at byte 8, found byte 0"),
+        ({"data_offsets": [-8, 0]}, "b: expected its data where the tensor before ends, at byte 0, found byte -8"),
+        ({"data_offsets": [8, 12]}, r"expected 170 bytes, found 174"),
+        ({"shape": [2.0]}, "expected a safetensors header, found: 'float' object"),
+        ({"dtype": "U8"}, "b: expected one of the dtypes F64, F32, F16, BF16, I64, found U8"),
+        ({"shape": [3]}, r"b: shape \[3\] of F32 is 12 bytes, found 8"),
+    ],
+)
+def test_a_header_that_contradicts_its_file_is_named(tmp_path, entry, message):
+    right = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = json.dumps({"a": right, "b": {**right, "data_offsets": [8, 16], **entry}}).encode().ljust(150)
+    (tmp_path / "odd.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    refused(f"odd.safetensors: {message}", convert.open, tmp_path / "odd.safetensors")
 
 
 def test_a_truncated_npz_is_named(tmp_path):
@@ -261,6 +293,14 @@ def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
     written = safetensors.numpy.load_file(tmp_path / "o" / "policy_preprocessor_step_6_normalizer_processor.safetensors")
     assert written["observation.state.std"][2] == 1.0
     assert convert.open(tmp_path / "o").metadata.robots["droid"].statistics.state.std[2] == 0.0  # our own is beside
+
+
+def test_statistics_that_no_data_give_are_named(tmp_path, tensors):
+    folder = policy_directory(tmp_path, tensors)
+    for file in folder.glob("*normalizer_processor.safetensors"):
+        values = safetensors.numpy.load_file(file)
+        safetensors.numpy.save_file(values | {"action.std": -values["action.std"]}, file)
+    refused(r"policy: action.std\[0\]: expected at least zero \(0\), found -", convert.open, folder, OPTIONS)
 
 
 def test_percentiles_travel_and_a_port_without_them_is_warned_of(tmp_path, tensors):

@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax
+import ml_dtypes
 import numpy as np
 
 from pi0_jax.convert import rules, tree
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
+
+_FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float64))  # what a parameter may be
 
 
 class Leaf(NamedTuple):
@@ -88,7 +91,11 @@ def mapped(
     leaves = {leaf: Leaf(shapes[leaf], _dtype(plan, tensors, leaf, path)) for leaf in wanted}
 
     def fetch(leaf: str, layer: int | None) -> np.ndarray:
-        return _fetch(plan, tensors, leaves[leaf], leaf, layer)
+        array = _fetch(plan, tensors, leaves[leaf], leaf, layer)
+        if not _is_finite(array):
+            where = leaf if layer is None else f"{leaf} layer {layer}"
+            raise InputError(f"{path}: {where}: expected finite weights, found {np.count_nonzero(~np.isfinite(array)):,} NaN or infinite")
+        return array
 
     def differing() -> list[str]:
         return [name for name, leaf in plan.copies.items() if not _same_bits(tensors.read(name), _foreign(plan, tensors, leaf))]
@@ -102,6 +109,8 @@ def mapped(
 def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
     names = [piece.name for piece in plan.pieces[leaf].values()]
     first = tensors.infos[names[0]].dtype
+    if first not in _FLOATS:
+        raise InputError(f"{path}: {names[0]}: expected one of the dtypes {', '.join(map(str, _FLOATS))}, found {first}")
     for name in names:
         if (found := tensors.infos[name].dtype) != first:
             raise InputError(f"{path}: {names[0]} is {first}, {name} is {found}; expected one dtype for {leaf}")
@@ -130,6 +139,12 @@ def _fetch(plan: Plan, tensors: Tensors, info: Leaf, leaf: str, layer: int | Non
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
+
+
+def _is_finite(x: np.ndarray) -> bool:
+    """As np.isfinite(x).all(), without another array: read as integers, what is not finite is at one end of its sign's range."""
+    positive, negative = (np.array(end, x.dtype).view(f"{kind}{x.dtype.itemsize}") for end, kind in ((np.inf, "i"), (-np.inf, "u")))
+    return bool(x.view(positive.dtype).max(initial=0) < positive and x.view(negative.dtype).max(initial=0) < negative)
 
 
 def bits(x: np.ndarray) -> np.ndarray:
