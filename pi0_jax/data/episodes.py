@@ -193,6 +193,8 @@ def _from_code_points(codes: np.ndarray, where: str) -> str:
     """int[n] up to the first 0."""
     text = codes[: np.flatnonzero(codes == 0)[0]] if (codes == 0).any() else codes
     try:
-        return "".join(map(chr, text.tolist())).strip()
-    except ValueError as error:
+        said = "".join(map(chr, text.tolist())).strip()
+        said.encode()
+    except ValueError as error:  # no code points, or surrogates
         raise InputError(f"{where}: expected Unicode code points, found {text.tolist()}") from error
+    return said
