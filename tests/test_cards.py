@@ -335,7 +335,7 @@ def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
         write_cards([card, card], output)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="mine: expected a new folder for dataset cards"):
+    with pytest.raises(InputError, match="mine: expected a new folder for pages"):
         write_cards([card], tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cards", "mine"]  # nothing half written is left
 

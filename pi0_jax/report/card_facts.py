@@ -214,6 +214,9 @@ def _episode_findings(index: Index) -> list[Finding]:
     unused = int((episodes["kept"] == 0).sum())
     if unused:
         found.append(Finding("look", f"{unused:,} of {len(episodes['kept']):,} episodes have no kept frame"))
+    single = int(((episodes["kept"] > 0) & (episodes["stop"] == 1)).sum())
+    if single:
+        found.append(Finding("look", f"{single:,} episodes have a single step: their chunks repeat one action"))
     failed = int(((episodes["kept"] > 0) & (episodes["success"] == 0)).sum())
     if failed:
         found.append(Finding("look", f"{failed:,} episodes marked as failed are kept"))
