@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0_jax.data import tfrecord
 from pi0_jax.data.build import INDEX_FILE, build_index
 from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
@@ -228,8 +229,17 @@ class Index:
         return int(self._image_offset[frame, column]), int(self._image_length[frame, column])
 
     def read_record(self, episode: int) -> bytes:
-        """The payload of the episode's record: it starts at episodes["offset"][episode] of its shard."""
-        return self._shard(episode).read(int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode]))
+        """The payload of the episode's record: it starts at episodes["offset"][episode] of its shard.
+
+        Raises InputError if the shard is gone or shorter, or the record's checksum is not that of what was read.
+        """
+        offset, length = int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode])
+        data = self._shard(episode).read(offset, length + tfrecord.CHECKSUM_BYTES)
+        payload = data[:length]
+        if damage := tfrecord.payload_damage(payload, data[length:]):
+            where = f"{self.shards[self.episodes['shard'][episode]]} record {self.episodes['record'][episode]}"
+            raise InputError(f"dataset {self.name}: {where}: {damage}: the file has changed since it was indexed")
+        return payload
 
     def _shard(self, episode: int) -> RangeReader:
         return self._open(self.shards[self.episodes["shard"][episode]])
