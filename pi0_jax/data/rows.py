@@ -116,8 +116,15 @@ class DatasetRow:
             )
         if not self.versions or not self.language.paths:
             raise InputError(f"dataset row {self.name}: expected at least one version and one path of a language field, found none")
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
+        if self.language.encoding not in ("utf-8", "code points"):
+            raise InputError(f"dataset row {self.name}: language: expected encoding utf-8 or code points, found {self.language.encoding!r}")
+        for field, texts in (("tfds_name", (self.tfds_name,)), ("versions", self.versions)):
+            if wrong := [text for text in texts if not isinstance(text, str)]:
+                raise InputError(f"dataset row {self.name}: {field}: expected text, found {wrong[0]!r}")
+        if not isinstance(self.keep_empty_language, bool):
+            raise InputError(f"dataset row {self.name}: keep_empty_language: expected True or False, found {self.keep_empty_language!r}")
+        if not isinstance(self.held_out, int | float) or not 0 <= self.held_out < 1:
+            raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out!r}")
 
 
 def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
