@@ -35,8 +35,9 @@ class SizeRange(NamedTuple):
     low: tuple[int, int]
     high: tuple[int, int]
 
-    def union(self, other: "SizeRange") -> "SizeRange":
-        if self == other:
+    def union(self, other: "SizeRange | None") -> "SizeRange":
+        """Of both; None is that of no images."""
+        if other is None or self == other:
             return self
         (h0, w0), (h1, w1) = self.low, other.low
         (h2, w2), (h3, w3) = self.high, other.high
@@ -60,9 +61,9 @@ def read_sizes(payload: Payload, ranges: ByteRanges, known: ImageHeader | None) 
     while True:
         alike = _start_with(header.start, payload, ranges.offsets[unread], ranges.lengths[unread])
         if alike.any():
-            sizes = header.size if sizes is None else sizes.union(header.size)
+            sizes = header.size.union(sizes)
             unread = unread[~alike]
-            if sizes is not None and not unread.size:
+            if not unread.size:
                 return sizes, header
         header = _parse(payload, ranges, int(unread[0]))
 

@@ -55,9 +55,8 @@ def build_or_open(
     Raises InputError for whatever is wrong with the dataset, where an index cannot be written, and if there is an index that leaves out
     more, or has seen less decoded, than is asked for.
     """
-    directory = dataset_directory(row, data_dir)
-    root = _index_root(row, directory, index_dir)
-    path = root / version_digest(index_version(row, directory))
+    directory, root, version = _located(row, data_dir, index_dir)
+    path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         path = build_index(
             row, directory, root, progress=progress, workers=workers, decode_all=decode_all, skip_bad_episodes=skip_bad_episodes
@@ -75,15 +74,19 @@ def build_or_open(
 
 def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
-    directory = dataset_directory(row, data_dir)
-    root = _index_root(row, directory, index_dir)
-    version = index_version(row, directory)
+    directory, root, version = _located(row, data_dir, index_dir)
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
         found = f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}" if stale else "none"
         raise InputError(f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index")
     return Index(row, directory, path)
+
+
+def _located(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None) -> tuple[Location, Path, dict[str, Any]]:
+    """The dataset's directory, the folder of its indices, and the version that the right one has."""
+    directory = dataset_directory(row, data_dir)
+    return directory, _index_root(row, directory, index_dir), index_version(row, directory)
 
 
 def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:

@@ -90,10 +90,8 @@ class Mixture:
             index = self.indices[dataset]
             rows = [i for i, draw in enumerate(draws) if draw.dataset == dataset]
             frames = np.array([draws[i].frame for i in rows], np.int64)
-            episodes = index.episode_of(frames)
-            steps = frames - index.episodes["start"][episodes]
-            for i, *rest in zip(rows, *index.chunks(frames, self.horizon), episodes.tolist(), steps.tolist(), strict=True):
-                actions, valid, episode, step = rest
+            episodes, steps = index.episode_of(frames).tolist(), index.step_of(frames).tolist()
+            for i, actions, valid, episode, step in zip(rows, *index.chunks(frames, self.horizon), episodes, steps, strict=True):
                 observation = index.observation(draws[i].frame, draws[i].choice, read=draws[i].read)
                 samples[i] = Sample(observation, actions, valid, dataset, episode, step)
         return [samples[i] for i in range(len(draws))]

@@ -4,16 +4,15 @@ Nothing here reads a whole dataset but the episode table: columns are sampled at
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.data.build import INDEX_FILE, SPLITS
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.preprocess import to_delta
@@ -198,11 +197,9 @@ def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
 
 
 def _build_findings(index: Index) -> list[Finding]:
-    record: dict[str, Any] = json.loads((index.path / INDEX_FILE).read_text(encoding="utf-8"))
-    skipped = record["skipped"] if "skipped" in record else []
-    found = [Finding("wrong", f"skipped when the index was built: {episode}") for episode in skipped[:_LISTED]]
-    if len(skipped) > _LISTED:
-        found.append(Finding("wrong", f"... and {len(skipped) - _LISTED:,} more episodes skipped when the index was built"))
+    found = [Finding("wrong", f"skipped when the index was built: {episode}") for episode in index.skipped[:_LISTED]]
+    if len(index.skipped) > _LISTED:
+        found.append(Finding("wrong", f"... and {len(index.skipped) - _LISTED:,} more episodes skipped when the index was built"))
     return found
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.data.build import SPLITS
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
 from pi0_jax.errors import InputError
 from pi0_jax.report import card_episodes, card_facts, card_figures
