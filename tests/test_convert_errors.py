@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -12,6 +13,7 @@ import safetensors.numpy
 from pi0_jax import convert
 from pi0_jax.convert import rules
 from pi0_jax.convert.paligemma import Npz
+from pi0_jax.convert.source import cast
 from pi0_jax.errors import InputError
 from tests.checkpoints_of_others import GOLDEN, UNEVEN, nested, norm_stats, random_parameters, write_openpi
 
@@ -85,8 +87,11 @@ def test_weights_that_are_no_finite_floats_are_named(tmp_path, tensors):
     )
     tensors[name][0, :2] = np.nan, -np.inf
     source = opened(tmp_path, tensors)
-    message = "toy.safetensors: PaliGemma/llm/layers/attn/kv_einsum/w layer 1: expected finite weights, found 2 NaN or infinite"
+    message = "toy.safetensors: PaliGemma/llm/layers/attn/kv_einsum/w layer 1: expected weights that are finite in float32, found 2 NaN"
     refused(message, source.layer, "PaliGemma/llm/layers/attn/kv_einsum/w", 1)
+    tensors[name][0, :2] = 0, 3.4e38  # bfloat16 would round this up
+    message = "kv_einsum/w layer 1: expected weights that are finite in bfloat16, found 1 NaN or infinite"
+    refused(message, cast(opened(tmp_path, tensors), np.dtype(ml_dtypes.bfloat16)).layer, "PaliGemma/llm/layers/attn/kv_einsum/w", 1)
 
 
 @pytest.mark.parametrize("kept", [EMBEDDING, HEAD])

@@ -92,12 +92,7 @@ def read_beside(folder: Folder) -> Metadata | None:
     return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE))) if FILE in folder else None
 
 
-def _as_they_are(statistics: Statistics, mode: Mode) -> Statistics:
-    del mode
-    return statistics
-
-
-def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mode], Statistics] = _as_they_are) -> Metadata:
+def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own) -> Metadata:
     """What pi0_jax.json says, where there is one; what the format's own files say, where there is none.
 
     Args:

@@ -92,9 +92,7 @@ def mapped(
 
     def fetch(leaf: str, layer: int | None) -> np.ndarray:
         array = _fetch(plan, tensors, leaves[leaf], leaf, layer)
-        if not _is_finite(array):
-            where = leaf if layer is None else f"{leaf} layer {layer}"
-            raise InputError(f"{path}: {where}: expected finite weights, found {np.count_nonzero(~np.isfinite(array)):,} NaN or infinite")
+        _check_finite(array, path, leaf, layer)
         return array
 
     def differing() -> list[str]:
@@ -141,10 +139,14 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
 
 
-def _is_finite(x: np.ndarray) -> bool:
-    """As np.isfinite(x).all(), without another array: read as integers, what is not finite is at one end of its sign's range."""
+def _check_finite(x: np.ndarray, path: str, leaf: str, layer: int | None) -> None:
+    """Without another array of its size: read as integers, what is not finite is at the end of its sign's range."""
     positive, negative = (np.array(end, x.dtype).view(f"{kind}{x.dtype.itemsize}") for end, kind in ((np.inf, "i"), (-np.inf, "u")))
-    return bool(x.view(positive.dtype).max(initial=0) < positive and x.view(negative.dtype).max(initial=0) < negative)
+    if x.view(positive.dtype).max(initial=0) < positive and x.view(negative.dtype).max(initial=0) < negative:
+        return
+    where = leaf if layer is None else f"{leaf} layer {layer}"
+    found = np.count_nonzero(~np.isfinite(x))
+    raise InputError(f"{path}: {where}: expected weights that are finite in {x.dtype}, found {found:,} NaN or infinite")
 
 
 def bits(x: np.ndarray) -> np.ndarray:
@@ -153,8 +155,14 @@ def bits(x: np.ndarray) -> np.ndarray:
 
 
 def cast(source: Source, dtype: np.dtype | None) -> Source:
-    """The same in another dtype, rounded to nearest; None keeps each leaf's own."""
+    """The same in another dtype, rounded to nearest; None keeps each leaf's own. A number too large for it is an InputError when read."""
     if dtype is None:
         return source
+
+    def fetch(leaf: str, layer: int | None) -> np.ndarray:
+        array = source.fetch(leaf, layer).astype(dtype, copy=False)
+        _check_finite(array, source.path, leaf, layer)
+        return array
+
     leaves = {path: Leaf(leaf.shape, dtype) for path, leaf in source.leaves.items()}
-    return dataclasses.replace(source, leaves=leaves, fetch=lambda path, layer: source.fetch(path, layer).astype(dtype, copy=False))
+    return dataclasses.replace(source, leaves=leaves, fetch=fetch)
