@@ -155,7 +155,7 @@ def test_a_truncated_safetensors_is_named(tmp_path):
         ({"data_offsets": [0, 8]}, "b: expected its data where the tensor before ends, at byte 8, found byte 0"),
         ({"data_offsets": [-8, 0]}, "b: expected its data where the tensor before ends, at byte 0, found byte -8"),
         ({"data_offsets": [8, 12]}, r"expected 170 bytes, found 174"),
-        ({"shape": [2.0]}, "expected a safetensors header, found: 'float' object"),
+        ({"shape": [2.0]}, "expected a safetensors header, found 'float' object"),
         ({"dtype": "U8"}, "b: expected one of the dtypes F64, F32, F16, BF16, I64, found U8"),
         ({"shape": [3]}, r"b: shape \[3\] of F32 is 12 bytes, found 8"),
     ],
@@ -284,6 +284,23 @@ def test_files_that_contradict_each_other_are_named(tmp_path):
     file = tmp_path / "o" / "assets" / "droid" / "norm_stats.json"
     file.write_text(json.dumps({"norm_stats": norm_stats(8, seed=9)}))
     refused("pi0_jax.json: droid: state.mean is not that of the checkpoint's other files", convert.open, tmp_path / "o")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"robots": {"droid": {"statistics": {}}}}, "statistics lack state.mean"),
+        ({"robots": {"droid": 3}}, "expected what an export of ours writes, found 'int' object is not subscriptable"),
+        ({"sizes": {"heads": 3}}, "expected what an export of ours writes, found nothing called 'heads'"),
+        ({"tokenizer": 3}, "expected what an export of ours writes, found argument should be a bytes-like"),
+    ],
+)
+def test_a_record_of_another_make_is_named(tmp_path, change, message):
+    path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
+    convert.convert(path, tmp_path / "o", "openpi_jax")
+    file = tmp_path / "o" / "pi0_jax.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    refused(f"^{file}: {message}", convert.open, tmp_path / "o")
 
 
 def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):

@@ -254,6 +254,10 @@ def test_files_that_are_missing_or_wrong(tmp_path):
     refuses(tmp_path, f"{shard}: record [01] at byte [0-9]+: corrupted payload: expected checksum")
     (tmp_path / "away").rename(shard)
 
+    features = (directory / "features.json").read_text()
+    (directory / "features.json").write_text('{"pythonClassName": 3}')
+    refuses(tmp_path, "expected metadata that TFDS can open, found: Failed to parse pythonClassName field")
+    (directory / "features.json").write_text(features)
     info["splits"][0]["shardLengths"] = ["1", "2"]
     (directory / "dataset_info.json").write_text(json.dumps(info))
     refuses(tmp_path, f"{shard}: expected 1 records as dataset_info.json says, found 2")

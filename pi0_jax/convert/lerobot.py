@@ -15,7 +15,7 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards, tree
-from pi0_jax.convert.folder import Folder, optional
+from pi0_jax.convert.folder import Folder, expecting, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
 from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata, RobotRecord, choose_robot, differences, read_beside, with_beside
 from pi0_jax.convert.ports import heads, is_published, pi0_rules
@@ -53,10 +53,9 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
 
 
 def _metadata(folder: Folder) -> Metadata:
-    try:
-        own, beside = read_metadata(folder), read_beside(folder)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}: {CONFIG}, {PREPROCESSOR} or {POSTPROCESSOR} is not LeRobot's: found no {error}") from error
+    with expecting(f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them", str(folder)):
+        own = read_metadata(folder)
+    beside = read_beside(folder)
     if beside is not None and len(beside.robots) == len(own.robots) == 1:  # the directory does not say what its robot is called
         own = dataclasses.replace(own, robots=dict(zip(beside.robots, own.robots.values(), strict=True)))
     return with_beside(own, folder, lambda statistics, mode: as_written(statistics, mode)[0])

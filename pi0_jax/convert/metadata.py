@@ -8,12 +8,13 @@ import base64
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.tree import LETTERS, NAMES, Sizes
 from pi0_jax.data import storage
 from pi0_jax.embodiments import EMBODIMENTS, Embodiment
@@ -74,15 +75,16 @@ class Metadata:
         missing = [field for field in _FIELDS if field not in record]
         if missing:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
-        robots = {
-            name: RobotRecord(
-                normalize.from_json(robot["statistics"], source),
-                None if robot["embodiment"] is None else Embodiment.from_json(robot["embodiment"]),
-            )
-            for name, robot in record["robots"].items()
-        }
-        tokenizer = None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
-        sizes = {LETTERS[name]: size for name, size in record["sizes"].items()}
+        with expecting("what an export of ours writes", source):
+            robots = {
+                name: RobotRecord(
+                    normalize.from_json(robot["statistics"], source),
+                    None if robot["embodiment"] is None else Embodiment.from_json(robot["embodiment"]),
+                )
+                for name, robot in record["robots"].items()
+            }
+            tokenizer = None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
+            sizes = {LETTERS[name]: index(size) for name, size in record["sizes"].items()}
         fields = {name: record[name] for name in ("horizon", "max_tokens", "normalization", "run", "position")}
         return cls(robots=robots, tokenizer=tokenizer, sizes=sizes, **fields)
 
@@ -157,12 +159,8 @@ def find_embodiment(name: str) -> Embodiment:
         if name not in EMBODIMENTS:
             raise InputError(f"embodiment {name!r} is unknown; the embodiments are {', '.join(EMBODIMENTS)} (or a .json file of your own)")
         return EMBODIMENTS[name]
-    try:
+    with expecting("an embodiment's fields", name):
         return Embodiment.from_json(json.loads(storage.read_all(name)))
-    except (TypeError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: expected an embodiment's fields, found: {error}") from error
 
 
 def differences(metadata: Metadata, port: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.source import Leaf, Source, is_stacked
 from pi0_jax.errors import InputError
 
@@ -78,11 +78,11 @@ def _url(folder: Folder) -> str:
     return f"file://{url}/" if isinstance(folder.place, Path) else f"{url}/"
 
 
-def _keys(record: Mapping[str, Any], source: str) -> Iterator[list[str]]:
+def _keys(record: Mapping[str, Any], source: str) -> list[list[str]]:
     if "tree_metadata" not in record:
         raise InputError(f"{source}: expected tree_metadata, found {', '.join(record)}")
-    for entry in record["tree_metadata"].values():
-        yield [key["key"] for key in entry["key_metadata"]]
+    with expecting("tree_metadata as Orbax writes it", source):
+        return [[str(key["key"]) for key in entry["key_metadata"]] for entry in record["tree_metadata"].values()]
 
 
 class OrbaxWriter:

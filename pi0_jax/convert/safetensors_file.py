@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from pi0_jax.convert.folder import expecting
 from pi0_jax.convert.source import Leaf
 from pi0_jax.data import storage
 from pi0_jax.data.storage import Location, RangeReader
@@ -43,7 +44,7 @@ class _Entry(NamedTuple):
 
 
 def _entry(dtype: str, shape: Sequence[int], data_offsets: Sequence[int]) -> _Entry:
-    return _Entry(dtype, tuple(map(index, shape)), *map(index, data_offsets))
+    return _Entry(str(dtype), tuple(map(index, shape)), *map(index, data_offsets))
 
 
 class SafetensorsFiles:
@@ -90,12 +91,10 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int
         raise InputError(f"{file}: expected a safetensors file, found another format")
     if 8 + length > size:
         raise InputError(f"{file}: truncated: expected a header of {length} bytes, found {size - 8}")
-    try:
+    with expecting("a safetensors header", str(file)):
         header = json.loads(reader.read(8, length).decode())
         header.pop("__metadata__", None)
         entries = {name: _entry(**entry) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{file}: expected a safetensors header, found: {' '.join(str(error).split())}") from error
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):  # the format wants neither gaps nor shared bytes
         if entry.first != end:

@@ -71,7 +71,7 @@ def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, byt
     info = json.loads(metadata[_INFO])
     try:
         shards = [shard for split in info["splits"] for shard in _split_shards(directory, info, split)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"none of {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"dataset {row.name}: {directory / _INFO}: expected metadata that TFDS can open, found {found}") from error
     if not shards:
