@@ -302,7 +302,13 @@ def save(file: Path, statistics: Statistics) -> None:
 
 def load(file: Path) -> Statistics:
     """Raises InputError if the file is not what `save` writes, FileNotFoundError if there is none."""
-    return from_json(read_json(file), str(file))
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{file}: expected statistics as a JSON object, found {type(record).__name__}")
+    return from_json(record, str(file))
 
 
 def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
@@ -318,17 +324,6 @@ def _numbers(value: Any, where: str) -> np.ndarray | None:
         return np.array(value, np.float64)
     except OverflowError as error:
         raise InputError(f"{where}: expected numbers that float64 holds, found {json.dumps(value)[:60]}") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Raises InputError if the file is not a JSON object, FileNotFoundError if there is none."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{file}: expected statistics as a JSON object, found {type(record).__name__}")
-    return record
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

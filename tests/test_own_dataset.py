@@ -173,7 +173,7 @@ def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
         ({"language": {"paths": "steps/text"}}, "dataset row my_robot: expected several values, found the text 'steps/text'"),
         ({"versions": "1.0.0"}, "dataset row my_robot: expected several values, found the text '1.0.0'"),
         ({"versions": ()}, "dataset row my_robot: expected at least one version"),
-        ({"versions": (1.0,)}, "dataset row my_robot: versions: expected text, found 1.0$"),
+        ({"versions": (1.0,)}, "dataset row my_robot: tfds_name and versions: expected text, found 1.0$"),
         ({"keep_empty_language": "no"}, "dataset row my_robot: keep_empty_language: expected True or False, found 'no'$"),
         ({"held_out": "0.1"}, r"dataset row my_robot: held_out: expected a share in \[0, 1\), found '0.1'$"),
         (

@@ -1,6 +1,6 @@
 """What a dataset card says in numbers and words: samples of the columns, prompts, grippers, and what a person should look at.
 
-Nothing here reads a whole dataset but the episode table: columns are sampled at evenly spaced kept frames.
+Nothing here reads a whole dataset but the episode table: columns are sampled at evenly spaced kept frames, and at the ends of episodes.
 """
 
 import hashlib
@@ -240,8 +240,7 @@ def _copy_findings(index: Index) -> list[Finding]:
 
 
 def copied_episodes(index: Index) -> list[tuple[int, int]]:
-    """(episode, later episode) of which the later one has the same states and actions, to the bit. Whole episodes are read only of
-    those that begin and end alike."""
+    """(episode, later episode) with the same states and actions, to the bit. Of those that begin and end alike all steps are read."""
     start, stop = index.episodes["start"], index.episodes["stop"]
     acting = np.flatnonzero((index.episodes["kept"] > 0) & (stop > 1))
     first, last = start[acting], start[acting] + stop[acting] - 1
