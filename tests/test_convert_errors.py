@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 
 import ml_dtypes
 import numpy as np
@@ -69,6 +70,7 @@ def test_heads_that_do_not_divide_are_named(tmp_path, tensors):
     )  # fmt: skip
     refused("shows only num_kv_heads x head_dim = 8; give one, as in --sizes=head_dim=", opened, tmp_path, tensors, convert.DEFAULTS)
     refused("depth is 3 by the tensors, 4 as given", opened, tmp_path, tensors, convert.Options(sizes={**OPTIONS.sizes, "depth": 4}))
+    refused("--sizes: head_dim: expected at least 1, found 0", opened, tmp_path, tensors, convert.Options(sizes={"head_dim": 0}))
     refused("--sizes: wide is unknown", opened, tmp_path, tensors, convert.Options(sizes={"wide": 4}))
 
 
@@ -121,7 +123,7 @@ def test_adarms_and_lora_are_refused_by_name(tmp_path, tensors):
     refused(r"pre_ffw_norm_1/Dense_0/kernel: an adaRMS \(π0.5\) checkpoint", convert.open, write_openpi(tmp_path / "a", flat))
 
 
-def test_lora_leaves_are_merged_only_where_asked_for(tmp_path):
+def test_lora_leaves_are_merged_only_where_asked_for(tmp_path, tensors):
     flat, rng = random_parameters(UNEVEN), np.random.default_rng(3)
     q, linear = "PaliGemma/llm/layers/attn/q_einsum", "PaliGemma/llm/layers/mlp_1/linear"
     a, b = rng.standard_normal((3, 6, 24, 2), np.float32), rng.standard_normal((3, 6, 2, 8), np.float32)
@@ -133,6 +135,10 @@ def test_lora_leaves_are_merged_only_where_asked_for(tmp_path):
     assert source.leaves.keys() == flat.keys()
     np.testing.assert_allclose(source.read(f"{q}/w"), flat[f"{q}/w"] + 0.5 * np.einsum("lndr,lnrh->lndh", a, b), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(source.layer(linear, 1), flat[linear][1] + 0.5 * c[1] @ d[1], rtol=1e-5, atol=1e-5)
+    scale = convert.Options(merge_lora=1.0)
+    refused("plain: --merge_lora: expected LoRA leaves to merge, found none", convert.open, write_openpi(tmp_path / "plain", flat), scale)
+    refused("--merge_lora: expected LoRA leaves of openpi's JAX checkpoints, found lerobot", opened, tmp_path, tensors,
+            dataclasses.replace(OPTIONS, merge_lora=1.0))  # fmt: skip
     other = write_openpi(tmp_path / "odd", flat | {f"{q}/lora_a": a})
     refused("q_einsum/lora_a: LoRA leaves that fit no weight", convert.open, other, convert.Options(merge_lora=1.0))
 
@@ -216,6 +222,23 @@ def test_unknown_and_mixed_formats_are_named(tmp_path):
     refused("expected the tensors of a π0 or a PaliGemma, found bert.weight", convert.open, tmp_path / "else")
 
 
+def test_a_place_that_cannot_be_written_or_is_full_is_named(tmp_path):
+    path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
+    refused(r"notes.txt/out: expected a place that can be written, found: (File exists|Not a directory)", convert.convert, path,
+            path / "params" / "_METADATA" / "notes.txt" / "out", "openpi_jax")  # fmt: skip
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
+    try:
+        for to in ("openpi_jax", "openpi_pytorch"):
+            refused("disk/out: expected more space on its disk, found: No space left", convert.convert, path, disk / "out", to)
+            assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 # ---- what travels beside the weights
 
 
@@ -258,6 +281,7 @@ def test_what_a_policy_needs_is_asked_for(tmp_path):
         ("lerobot", convert.DEFAULTS, "robot droid: expected its embodiment, found none; name a record with --embodiment"),
         ("lerobot", convert.Options(embodiment="drone"), "embodiment 'drone' is unknown"),
         ("lerobot", convert.Options(embodiment="mobile_aloha"), "droid: state: expected at least the robot's 14 dimensions, found 8"),
+        ("ours", convert.Options(embodiment="droid", tokenizer="small"), "a: expected a tokenizer of at most 66 pieces, found 512"),
         ("ours", convert.Options(embodiment="droid"), "carries no tokenizer; name its SentencePiece model with --tokenizer=PATH"),
     ):
         refused(message, convert.convert, path, tmp_path / "out", to, options)

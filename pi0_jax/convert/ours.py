@@ -127,7 +127,10 @@ def describe(source: Source) -> Description:
     robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
     for robot in robots.values():
         check_robot(robot, config.layout(run, used_slots([robot.embodiment])))
-    return Description(run, robots, Tokenizer(metadata.tokenizer, f"{where}: tokenizer"), metadata.position, digests={})
+    tokenizer = Tokenizer(metadata.tokenizer, f"{where}: tokenizer")
+    if tokenizer.vocab_size > model.gemma.vocab_size:  # a piece beyond the embedding would be read as another, without a word
+        raise InputError(f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}")
+    return Description(run, robots, tokenizer, metadata.position, digests={})
 
 
 def _robot(name: str, record: RobotRecord, where: str) -> Robot:
