@@ -90,7 +90,10 @@ def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _rollouts(source: Path, target: Path) -> str:
     """Copies the pictures of an evaluation beside the page."""
     target.mkdir()
-    return "\n".join(picture(f"rollouts/{shutil.copy(gif, target).name}", gif.stem, gif.stem) for gif in sorted(source.glob("*.gif")))
+    gifs = sorted(source.glob("*.gif"))
+    for gif in gifs:
+        shutil.copy(gif, target)
+    return "\n".join(picture(f"rollouts/{gif.name}", gif.stem, gif.stem) for gif in gifs)
 
 
 def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
