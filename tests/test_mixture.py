@@ -230,7 +230,9 @@ def test_wrong_datasets(indices, tmp_path):
         mix([], {})
     write_reach(tmp_path, (4,))  # one episode: nothing to hold out
     single = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
-    with pytest.raises(InputError, match="dataset reach_arm3: expected frames to draw in split val, found none in its 0 episodes$"):
+    with pytest.raises(
+        InputError, match="dataset reach_arm3: expected frames to draw in split val, found none: its 1 episodes are all in the other split$"
+    ):
         mix([single], {"reach_arm3": 1.0}, split="val")
     silent = [{"steps": [{**step, "language_instruction": " "} for step in episode["steps"]]} for episode in reach_episodes((4, 4, 4))]
     write_reach(tmp_path / "silent", episodes=silent)

@@ -201,10 +201,14 @@ def _shares(amounts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _check_frames(index: Index, split: str) -> None:
-    if not len(index.frames(split)):
-        there = np.count_nonzero(index.episodes["split"] == SPLITS.index(split))
-        why = ": without an instruction (keep_empty_language), or dropped by the row's rule" if there else ""
-        raise InputError(f"dataset {index.name}: expected frames to draw in split {split}, found none in its {there} episodes{why}")
+    if len(index.frames(split)):
+        return
+    splits = index.episodes["split"]
+    if there := np.count_nonzero(splits == SPLITS.index(split)):
+        found = f"none in its {there} episodes: without an instruction (keep_empty_language), or dropped by the row's rule"
+    else:
+        found = f"none: its {len(splits)} episodes are all in the other split"
+    raise InputError(f"dataset {index.name}: expected frames to draw in split {split}, found {found}")
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
