@@ -20,6 +20,7 @@ from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import shares_by_frames
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
+from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.statistics import index_statistics
 
@@ -40,6 +41,8 @@ def _describe(index: Index, seconds: float) -> None:
     frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in ("train", "val"))
     counts = f"{len(index.episodes['start']):,} episodes, {index.steps:,} steps, kept frames {frames}, {len(index.prompts):,} prompts"
     print(f"{index.name}: {counts}, {index.size_bytes:,} bytes, {seconds:.1f} s")
+    for finding in card_facts.quick_findings(index, card_facts.count_prompts(index)):
+        print(f"- {finding.text}")
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ CONSTANT = 1e-6  # a dimension with less spread counts as constant
 RESOLUTION = float(np.finfo(np.float32).eps)  # of the float32 in which states and actions travel, relative to their size
 OUTLYING = 0.1  # of a standard deviation: if 98% of the values lie closer together, it is the others that make the spread
 
+FAR = 20.0  # standard deviations from the mean: a value worth a look
+
 
 class VectorStatistics(NamedTuple):
     """Per dimension, float64[n]. Statistics that we computed have every field; those read from norm_stats.json may lack some."""
@@ -210,6 +212,11 @@ def constant(statistics: VectorStatistics, mode: Mode) -> np.ndarray:
     return still | (q99 - q01 < np.maximum(least, OUTLYING * statistics.std))
 
 
+def reach(vector: VectorStatistics) -> np.ndarray:
+    """float64[n]: how many standard deviations the farthest value lies from the mean."""
+    return np.maximum(vector.maximum - vector.mean, vector.mean - vector.minimum) / (vector.std + EPSILON)
+
+
 def _percentiles(statistics: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
     if statistics.q01 is None or statistics.q99 is None:
         raise InputError("quantile normalisation: expected statistics with q01 and q99, found none")
@@ -261,15 +268,31 @@ def from_json(record: Mapping[str, Any], source: str) -> Statistics:
         if missing:
             raise InputError(f"{source}: statistics lack {', '.join(missing)}")
         result = VectorStatistics(**{field: _numbers(found[key], f"{source}: {part}.{key}") for key, field in FIELDS.items()})
-        for key, field in FIELDS.items():
-            values = result._asdict()[field]
-            if values is not None and len(values) != len(result.mean):
-                raise InputError(f"{source}: {part}.{key}: expected {len(result.mean)} numbers as in {part}.mean, found {len(values)}")
-        if (result.q01 is None) != (result.q99 is None):
-            raise InputError(f"{source}: {part}: expected q01 and q99, or neither; found one of them")
-        return result
+        return check(result, source, part)
 
     return Statistics(vector("state"), vector("actions"))
+
+
+def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
+    """`vector`. `source` names the file in errors, `part` is "state" or "actions".
+
+    Raises InputError for what no data give: lengths that differ, a number that is not finite, std < 0, q99 < q01, max < min.
+    """
+    given = {key: values for key, values in zip(FIELDS, vector, strict=True) if values is not None}
+    for key, values in given.items():
+        if len(values) != len(vector.mean):
+            raise InputError(f"{source}: {part}.{key}: expected {len(vector.mean)} numbers as in {part}.mean, found {len(values)}")
+        if not np.isfinite(values).all():
+            i = int(np.isfinite(values).argmin())
+            raise InputError(f"{source}: {part}.{key}[{i}]: expected a finite number, found {values[i]}")
+    if ("q01" in given) != ("q99" in given):
+        raise InputError(f"{source}: {part}: expected q01 and q99, or neither; found one of them")
+    given["zero"] = np.zeros(len(vector.mean))
+    for low, high in (("zero", "std"), ("q01", "q99"), ("min", "max")):
+        if low in given and high in given and (below := given[high] < given[low] - RESOLUTION * np.abs(given[low])).any():
+            i = int(below.argmax())
+            raise InputError(f"{source}: {part}.{high}[{i}]: expected at least {low} ({given[low][i]:g}), found {given[high][i]:g}")
+    return vector
 
 
 def save(file: Path, statistics: Statistics) -> None:
@@ -279,7 +302,13 @@ def save(file: Path, statistics: Statistics) -> None:
 
 def load(file: Path) -> Statistics:
     """Raises InputError if the file is not what `save` writes, FileNotFoundError if there is none."""
-    return from_json(read_json(file), str(file))
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{file}: expected statistics as a JSON object, found {type(record).__name__}")
+    return from_json(record, str(file))
 
 
 def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
@@ -289,20 +318,12 @@ def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
 def _numbers(value: Any, where: str) -> np.ndarray | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(x, int | float) and np.isfinite(x) for x in value):
-        raise InputError(f"{where}: expected a list of finite numbers, found {json.dumps(value)[:60]}")
-    return np.array(value, np.float64)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Raises InputError if the file is not a JSON object, FileNotFoundError if there is none."""
+    if not isinstance(value, list) or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+        raise InputError(f"{where}: expected a list of numbers, found {json.dumps(value)[:60]}")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{file}: expected statistics as a JSON object, found {type(record).__name__}")
-    return record
+        return np.array(value, np.float64)
+    except OverflowError as error:
+        raise InputError(f"{where}: expected numbers that float64 holds, found {json.dumps(value)[:60]}") from error
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ _BAR_AFTER_S = 2.0
 def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> Statistics:
     """Those of the index's training frames with chunks of `horizon` steps: read from its folder, or computed and kept there.
 
-    Where the folder may not be written to they are only computed.
+    Where the folder may not be written to, or the disk is full, they are only computed.
 
     Raises InputError: no training frames; a damaged file of statistics.
     """
@@ -45,7 +45,7 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
     try:
         normalize.save(file, statistics)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise
     return statistics
 
@@ -89,9 +89,15 @@ class _Blocks:
 
 
 def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """float32[n * H, d]: the chunks' actions minus the state before the chunk."""
+    """float32[n * H, d]: the chunks' actions minus the state before the chunk. Raises InputError where float32 does not hold one."""
     chunks, _ = index.chunks(frames, horizon)
-    return to_delta(chunks, index.state[frames], index.embodiment)[..., dims].reshape(-1, np.count_nonzero(dims))
+    deltas = to_delta(chunks, index.state[frames], index.embodiment)[..., dims]
+    if not np.isfinite(deltas).all():
+        i, _, dim = np.argwhere(~np.isfinite(deltas))[0]
+        where = f"dataset {index.name}: episode {index.episode_of(frames[i])} of its index, step {index.step_of(frames[i])}"
+        name = [dim.name for dim in index.embodiment.actions if dim.delta][dim]
+        raise InputError(f"{where}: action {name} minus the state: expected a float32, found a larger number")
+    return deltas.reshape(-1, np.count_nonzero(dims))
 
 
 def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> Counted:
@@ -120,15 +126,22 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
 
 
 def constant_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
-    """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit."""
+    """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit.
+
+    In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing.
+    """
     lines = []
     for part, dims in (("state", robot.embodiment.state), ("actions", robot.embodiment.actions)):
         vector: VectorStatistics = robot.statistics._asdict()[part]
-        for i in np.flatnonzero(normalize.constant(vector, mode)):
-            unit = "" if dims[i].unit == "1" else f" {dims[i].unit}"
-            middle = f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}" if mode == "quantile" else ""
-            value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}{middle}"
-            lines.append(f"{name}: {part} {dims[i].name} hardly varies ({value}); it is centred, not scaled")
+        for i, dim in enumerate(dims):
+            unit = "" if dim.unit == "1" else f" {dim.unit}"
+            value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
+            if normalize.constant(vector, mode)[i]:
+                middle = f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}" if mode == "quantile" else ""
+                lines.append(f"{name}: {part} {dim.name} hardly varies ({value}{middle}); it is centred, not scaled")
+            elif normalize.constant(vector, "quantile")[i] and normalize.reach(vector)[i] > normalize.FAR:
+                ends = f"98% within {vector.q01[i]:g} to {vector.q99[i]:g}, all within {vector.minimum[i]:g} to {vector.maximum[i]:g}"
+                lines.append(f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do")
     return lines
 
 

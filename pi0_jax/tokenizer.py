@@ -2,7 +2,7 @@
 
     "reach the_red block "  ->  BOS  reach  _the  _red  _block  \\n  PAD ...
 
-The prompt is cleaned ("_" and line breaks become blanks, blanks at the ends go), BOS comes first, a line break ends it (as published), and
+The prompt is cleaned ("_" and "\\n" become blanks, blanks at the ends go), BOS comes first, a line break ends it (as published), and
 the rest is padding up to a fixed length.
 """
 

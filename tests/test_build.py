@@ -12,6 +12,7 @@ import pytest
 
 from pi0_jax.data import build as build_module
 from pi0_jax.data import parts
+from pi0_jax.data.columns import ColumnWriters
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
 from pi0_jax.errors import InputError
@@ -336,6 +337,12 @@ def test_an_index_is_small(tmp_path):
     headers = 128 * len(list(index.path.glob("*.npy")))
     beside = index.size_bytes - index.state.nbytes - index.action.nbytes - headers - (index.path / "index.json").stat().st_size
     assert beside / index.steps / len(index.views) <= 64
+
+
+def test_a_column_that_the_disk_cannot_take_says_so(tmp_path):
+    (tmp_path / "state.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"), ColumnWriters(tmp_path, {"state": ("float32", (3,))}) as columns:
+        columns.append(state=np.zeros((100_000, 3)))
 
 
 def test_a_full_disk_keeps_the_shards_that_are_done(data_dir, undisturbed, tmp_path):

@@ -1,7 +1,6 @@
 """Dataset cards of a tiny robot with one gripper and two cameras: what they say, what they show, what they catch."""
 
 import dataclasses
-import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.report import card_episodes, card_facts
 from pi0_jax.report.cards import Card, write_cards
-from tests.tiny_data import shard_files, write_reach
+from tests.tiny_data import reach_episodes, shard_files, write_reach
 
 STEPS = {
     "observation": {"front": ImageFeature(36, 64), "hand": ImageFeature(32, 32), "state": ArrayFeature((3,), np.float32)},
@@ -200,6 +199,7 @@ def test_what_a_card_says(cards):
 
 def test_what_a_card_finds(cards):
     assert Page(cards.parent / "tiny" / "index.html").findings == [
+        ("look", "state dimension pad is constant: 0.1 in every training frame"),
         ("look", "no frame is kept in split val"),
         ("look", "2 of 6 episodes have no kept frame"),
         (
@@ -207,7 +207,6 @@ def test_what_a_card_finds(cards):
             "36.7% of the steps are dropped: 6 after their episode's last action; 19 in episodes marked as failed;"
             " 19 in episodes without an instruction",
         ),
-        ("look", "state dimension pad is constant: 0.1 in every training frame"),
         ("look", "1 of 6 episodes have no instruction"),
         ("fine", "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared"),  # two steps at 5 Hz
     ]
@@ -269,8 +268,7 @@ def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
 
 def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(data_dir, tmp_path):
     card = card_of(dataclasses.replace(ROW, name="still", standardise=stuck), data_dir)
-    record = json.loads((card.index.path / "index.json").read_text())
-    (card.index.path / "index.json").write_text(json.dumps(record | {"skipped": [f"episode {i}: NaN" for i in range(12)]}))
+    card.index.skipped[:] = [f"episode {i}: NaN" for i in range(12)]
     card.index.image_sizes["steps/observation/hand"] = {"min": [30, 32], "max": [32, 40]}
     card.statistics.state.maximum[0] = 100.0
     findings = Page(write_cards([card], tmp_path / "cards").parent / "still" / "index.html").findings
@@ -283,6 +281,21 @@ def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(
     assert "gripper: state and action hardly move together (correlation +0.00), so the polarity can't be checked" in looks
     assert "images of steps/observation/hand vary in size: 30x32 to 32x40" in looks
     assert "state dimension x reaches " in looks and "standard deviations from its mean (0 to 100 m)" in looks
+
+
+def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
+    directory = write_reach(tmp_path, episodes=reach_episodes((6, 7, 5)) * 2)
+    (directory / "reach_arm3-train.tfrecord-00003-of-00004").write_bytes(b"")
+    index = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
+    assert card_facts.copied_episodes(index) == [(0, 3), (1, 4), (2, 5)]
+    copies, files = card_facts.quick_findings(index, card_facts.count_prompts(index))
+    assert copies.level == "wrong" and copies.text == (
+        "3 episodes repeat every state and action of another; of 1 such pairs one is held out and the other trained on:"
+        " 3 of 0, 4 of 1, 5 of 2"
+    )
+    assert files == card_facts.Finding(
+        "look", "1 files that dataset_info.json does not name are not read: reach_arm3-train.tfrecord-00003-of-00004"
+    )
 
 
 def test_without_a_gripper_there_is_no_gripper_section(tmp_path):
@@ -320,7 +333,7 @@ def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
         write_cards([card, card], output)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="mine: expected a new folder for dataset cards"):
+    with pytest.raises(InputError, match="mine: expected a new folder for pages"):
         write_cards([card], tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cards", "mine"]  # nothing half written is left
 

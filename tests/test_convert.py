@@ -168,9 +168,11 @@ def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_sizes_that_no_variant_has_are_kept_in_the_config(uneven, theirs, tmp_path):
-    convert.convert(theirs, tmp_path / "ours", "ours", UNEVEN_OPTIONS)
-    assert model_config(Policy.open(tmp_path / "ours").run) == UNEVEN
+def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
+    model = dataclasses.replace(UNEVEN, gemma=dataclasses.replace(UNEVEN.gemma, vocab_size=514))  # the small tokenizer has 512 pieces
+    uneven = random_parameters(model)
+    convert.convert(write_openpi(tmp_path / "theirs", uneven), tmp_path / "ours", "ours", UNEVEN_OPTIONS)
+    assert model_config(Policy.open(tmp_path / "ours").run) == model
     convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
     convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
     check_equal(convert.open(tmp_path / "again"), uneven)

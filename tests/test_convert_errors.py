@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -12,6 +14,7 @@ import safetensors.numpy
 from pi0_jax import convert
 from pi0_jax.convert import rules
 from pi0_jax.convert.paligemma import Npz
+from pi0_jax.convert.source import cast
 from pi0_jax.errors import InputError
 from tests.checkpoints_of_others import GOLDEN, UNEVEN, nested, norm_stats, random_parameters, write_openpi
 
@@ -67,12 +70,30 @@ def test_heads_that_do_not_divide_are_named(tmp_path, tensors):
     )  # fmt: skip
     refused("shows only num_kv_heads x head_dim = 8; give one, as in --sizes=head_dim=", opened, tmp_path, tensors, convert.DEFAULTS)
     refused("depth is 3 by the tensors, 4 as given", opened, tmp_path, tensors, convert.Options(sizes={**OPTIONS.sizes, "depth": 4}))
+    refused("--sizes: head_dim: expected at least 1, found 0", opened, tmp_path, tensors, convert.Options(sizes={"head_dim": 0}))
     refused("--sizes: wide is unknown", opened, tmp_path, tensors, convert.Options(sizes={"wide": 4}))
 
 
 def test_two_dtypes_in_one_leaf_are_named(tmp_path, tensors):
     name = f"{LAYER}.1.self_attn.v_proj.weight"
     refused(rf"q?.*{name} is float16; expected one dtype for", opened, tmp_path, tensors | {name: tensors[name].astype(np.float16)})
+
+
+def test_weights_that_are_no_finite_floats_are_named(tmp_path, tensors):
+    name = f"{LAYER}.1.self_attn.v_proj.weight"
+    refused(
+        r"model.*: expected one of the dtypes float32, .*, found int64$",
+        opened,
+        tmp_path,
+        {n: a.astype(np.int64) for n, a in tensors.items()},
+    )
+    tensors[name][0, :2] = np.nan, -np.inf
+    source = opened(tmp_path, tensors)
+    message = "toy.safetensors: PaliGemma/llm/layers/attn/kv_einsum/w layer 1: expected weights that are finite in float32, found 2 NaN"
+    refused(message, source.layer, "PaliGemma/llm/layers/attn/kv_einsum/w", 1)
+    tensors[name][0, :2] = 0, 3.4e38  # bfloat16 would round this up
+    message = "kv_einsum/w layer 1: expected weights that are finite in bfloat16, found 1 NaN or infinite"
+    refused(message, cast(opened(tmp_path, tensors), np.dtype(ml_dtypes.bfloat16)).layer, "PaliGemma/llm/layers/attn/kv_einsum/w", 1)
 
 
 @pytest.mark.parametrize("kept", [EMBEDDING, HEAD])
@@ -102,7 +123,7 @@ def test_adarms_and_lora_are_refused_by_name(tmp_path, tensors):
     refused(r"pre_ffw_norm_1/Dense_0/kernel: an adaRMS \(π0.5\) checkpoint", convert.open, write_openpi(tmp_path / "a", flat))
 
 
-def test_lora_leaves_are_merged_only_where_asked_for(tmp_path):
+def test_lora_leaves_are_merged_only_where_asked_for(tmp_path, tensors):
     flat, rng = random_parameters(UNEVEN), np.random.default_rng(3)
     q, linear = "PaliGemma/llm/layers/attn/q_einsum", "PaliGemma/llm/layers/mlp_1/linear"
     a, b = rng.standard_normal((3, 6, 24, 2), np.float32), rng.standard_normal((3, 6, 2, 8), np.float32)
@@ -114,6 +135,10 @@ def test_lora_leaves_are_merged_only_where_asked_for(tmp_path):
     assert source.leaves.keys() == flat.keys()
     np.testing.assert_allclose(source.read(f"{q}/w"), flat[f"{q}/w"] + 0.5 * np.einsum("lndr,lnrh->lndh", a, b), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(source.layer(linear, 1), flat[linear][1] + 0.5 * c[1] @ d[1], rtol=1e-5, atol=1e-5)
+    scale = convert.Options(merge_lora=1.0)
+    refused("plain: --merge_lora: expected LoRA leaves to merge, found none", convert.open, write_openpi(tmp_path / "plain", flat), scale)
+    refused("--merge_lora: expected LoRA leaves of openpi's JAX checkpoints, found lerobot", opened, tmp_path, tensors,
+            dataclasses.replace(OPTIONS, merge_lora=1.0))  # fmt: skip
     other = write_openpi(tmp_path / "odd", flat | {f"{q}/lora_a": a})
     refused("q_einsum/lora_a: LoRA leaves that fit no weight", convert.open, other, convert.Options(merge_lora=1.0))
 
@@ -128,6 +153,24 @@ def test_a_truncated_safetensors_is_named(tmp_path):
         refused(f"cut.safetensors: .*{message}", convert.open, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"no such format, at all")
     refused("cut.safetensors: expected a safetensors file, found another format", convert.open, tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"data_offsets": [0, 8]}, "b: expected its data where the tensor before ends, at byte 8, found byte 0"),
+        ({"data_offsets": [-8, 0]}, "b: expected its data where the tensor before ends, at byte 0, found byte -8"),
+        ({"data_offsets": [8, 12]}, r"expected 170 bytes, found 174"),
+        ({"shape": [2.0]}, "expected a safetensors header, found 'float' object"),
+        ({"dtype": "U8"}, "b: expected one of the dtypes F64, F32, F16, BF16, I64, found U8"),
+        ({"shape": [3]}, r"b: shape \[3\] of F32 is 12 bytes, found 8"),
+    ],
+)
+def test_a_header_that_contradicts_its_file_is_named(tmp_path, entry, message):
+    right = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = json.dumps({"a": right, "b": {**right, "data_offsets": [8, 16], **entry}}).encode().ljust(150)
+    (tmp_path / "odd.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    refused(f"odd.safetensors: {message}", convert.open, tmp_path / "odd.safetensors")
 
 
 def test_a_truncated_npz_is_named(tmp_path):
@@ -179,6 +222,23 @@ def test_unknown_and_mixed_formats_are_named(tmp_path):
     refused("expected the tensors of a π0 or a PaliGemma, found bert.weight", convert.open, tmp_path / "else")
 
 
+def test_a_place_that_cannot_be_written_or_is_full_is_named(tmp_path):
+    path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
+    refused(r"notes.txt/out: expected a place that can be written, found: (File exists|Not a directory)", convert.convert, path,
+            path / "params" / "_METADATA" / "notes.txt" / "out", "openpi_jax")  # fmt: skip
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
+    try:
+        for to in ("openpi_jax", "openpi_pytorch"):
+            refused("disk/out: expected more space on its disk, found: No space left", convert.convert, path, disk / "out", to)
+            assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 # ---- what travels beside the weights
 
 
@@ -221,6 +281,7 @@ def test_what_a_policy_needs_is_asked_for(tmp_path):
         ("lerobot", convert.DEFAULTS, "robot droid: expected its embodiment, found none; name a record with --embodiment"),
         ("lerobot", convert.Options(embodiment="drone"), "embodiment 'drone' is unknown"),
         ("lerobot", convert.Options(embodiment="mobile_aloha"), "droid: state: expected at least the robot's 14 dimensions, found 8"),
+        ("ours", convert.Options(embodiment="droid", tokenizer="small"), "a: expected a tokenizer of at most 66 pieces, found 512"),
         ("ours", convert.Options(embodiment="droid"), "carries no tokenizer; name its SentencePiece model with --tokenizer=PATH"),
     ):
         refused(message, convert.convert, path, tmp_path / "out", to, options)
@@ -249,6 +310,23 @@ def test_files_that_contradict_each_other_are_named(tmp_path):
     refused("pi0_jax.json: droid: state.mean is not that of the checkpoint's other files", convert.open, tmp_path / "o")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"robots": {"droid": {"statistics": {}}}}, "statistics lack state.mean"),
+        ({"robots": {"droid": 3}}, "expected what an export of ours writes, found 'int' object is not subscriptable"),
+        ({"sizes": {"heads": 3}}, "expected what an export of ours writes, found nothing called 'heads'"),
+        ({"tokenizer": 3}, "expected what an export of ours writes, found argument should be a bytes-like"),
+    ],
+)
+def test_a_record_of_another_make_is_named(tmp_path, change, message):
+    path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
+    convert.convert(path, tmp_path / "o", "openpi_jax")
+    file = tmp_path / "o" / "pi0_jax.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    refused(f"^{file}: {message}", convert.open, tmp_path / "o")
+
+
 def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
     """LeRobot divides by std + 1e-6; a joint that never moves would be noise times a million."""
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
@@ -261,6 +339,14 @@ def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
     written = safetensors.numpy.load_file(tmp_path / "o" / "policy_preprocessor_step_6_normalizer_processor.safetensors")
     assert written["observation.state.std"][2] == 1.0
     assert convert.open(tmp_path / "o").metadata.robots["droid"].statistics.state.std[2] == 0.0  # our own is beside
+
+
+def test_statistics_that_no_data_give_are_named(tmp_path, tensors):
+    folder = policy_directory(tmp_path, tensors)
+    for file in folder.glob("*normalizer_processor.safetensors"):
+        values = safetensors.numpy.load_file(file)
+        safetensors.numpy.save_file(values | {"action.std": -values["action.std"]}, file)
+    refused(r"policy: action.std\[0\]: expected at least zero \(0\), found -", convert.open, folder, OPTIONS)
 
 
 def test_percentiles_travel_and_a_port_without_them_is_warned_of(tmp_path, tensors):

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 from pi0_jax.data.datasets import ROWS, datasets_in, find_row
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.rows import CameraField, RawField, as_recorded
+from pi0_jax.data.rows import CameraField, Language, RawField, as_recorded
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
@@ -36,10 +38,20 @@ def refuses(tmp_path, message, row=ROW):
     assert not list(tmp_path.glob("*/*/pi0_index/*/index.json"))
 
 
-def encoded(mode, format):
+def encoded(mode, format, *, size=(24, 16), orientation=1):
+    """An image file; a JPEG says in its EXIF data how it is to be turned."""
     file = io.BytesIO()
-    Image.new(mode, (24, 16)).save(file, format)
+    image = Image.new(mode, size)
+    image.getexif()[0x0112] = orientation
+    image.save(file, format, **({"exif": image.getexif()} if format == "JPEG" else {}))
     return file.getvalue()
+
+
+def empty_png(height, width):
+    """A PNG that claims this size, and has no pixels."""
+    data = encoded("RGB", "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +64,8 @@ def encoded(mode, format):
         (encoded("RGBA", "PNG"), "a PNG with 8 bits a channel, RGB with alpha"),
         (encoded("I;16", "PNG"), "a PNG with 16 bits a channel, greyscale"),
         (encoded("RGB", "GIF"), "bytes that start with 0x474946"),
+        (encoded("RGB", "JPEG", orientation=6), r"a JPEG that is to be turned when it is shown \(EXIF orientation 6\)"),
+        (empty_png(0, 24), "an image of 0x24 pixels"),
     ],
 )
 def test_an_image_that_is_not_8_bit_rgb(tmp_path, image, found):
@@ -67,9 +81,7 @@ def test_images_of_several_sizes_and_kinds(tmp_path):
     sizes = [(24, 16), (24, 16), (32, 8), (24, 16), (40, 20), (8, 48)]
     episodes = reach_episodes((3, 3))
     for number, (size, format) in enumerate(zip(sizes, ("JPEG", "PNG", "JPEG", "JPEG", "JPEG", "PNG"), strict=True)):
-        file = io.BytesIO()
-        Image.new("RGB", size).save(file, format)
-        episodes[number // 3]["steps"][number % 3]["observation"]["base"] = file.getvalue()
+        episodes[number // 3]["steps"][number % 3]["observation"]["base"] = encoded("RGB", format, size=size)
     write_reach(tmp_path, episodes=episodes)
     index = build(tmp_path)
     assert index.image_sizes["steps/observation/base"] == {"min": [8, 8], "max": [48, 40]}
@@ -95,6 +107,27 @@ def test_an_image_cut_short(tmp_path):
         InputError, match=f"expected an index for which all images were decoded, found {index.path}; delete it to build one"
     ):
         build_or_open(ROW, tmp_path / "1", progress=False, decode_all=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"), [(empty_png(30_000, 30_000), "exceeds limit"), (encoded("RGB", "PNG")[:29] + b"????", "a broken header")]
+)
+def test_a_png_that_cannot_be_decoded(tmp_path, image, found):
+    episodes = reach_episodes((3,))
+    episodes[0]["steps"][0]["observation"]["base"] = image
+    write_reach(tmp_path, episodes=episodes)
+    refuses(tmp_path, f"step 0: field steps/observation/base: expected .* bytes that do not decode: .*{found}")
+
+
+def test_an_instruction_of_what_are_no_characters(tmp_path):
+    steps = {**REACH_STEPS, "language_instruction": ArrayFeature((3,), np.int32)}
+    episodes = reach_episodes((2, 2))
+    for episode, code in zip(episodes, (66, 0xD800), strict=True):  # half of a pair
+        for step in episode["steps"]:
+            step["language_instruction"] = np.array([65, code, 0], np.int32)
+    write_reach(tmp_path, steps=steps, episodes=episodes)
+    row = dataclasses.replace(ROW, language=Language(("steps/language_instruction",), "code points"))
+    refuses(tmp_path, r"episode 1 .*language_instruction: expected Unicode code points, found \[65, 55296\]", row)
 
 
 @pytest.mark.parametrize(("field", "value"), [("state", np.nan), ("action", np.inf)])
@@ -221,9 +254,15 @@ def test_files_that_are_missing_or_wrong(tmp_path):
     refuses(tmp_path, f"{shard}: record [01] at byte [0-9]+: corrupted payload: expected checksum")
     (tmp_path / "away").rename(shard)
 
+    features = (directory / "features.json").read_text()
+    (directory / "features.json").write_text('{"pythonClassName": 3}')
+    refuses(tmp_path, "expected metadata that TFDS can open, found: Failed to parse pythonClassName field")
+    (directory / "features.json").write_text(features)
     info["splits"][0]["shardLengths"] = ["1", "2"]
     (directory / "dataset_info.json").write_text(json.dumps(info))
     refuses(tmp_path, f"{shard}: expected 1 records as dataset_info.json says, found 2")
+    (directory / "dataset_info.json").write_text(json.dumps({**info, "version": "0.9.0"}))
+    refuses(tmp_path, f"{directory}/dataset_info.json: expected version 1.0.0, found 0.9.0")
     (directory / "dataset_info.json").write_text("{")
     refuses(tmp_path, "expected JSON in .*dataset_info.json, found: Expecting property name")
     (directory / "dataset_info.json").write_text("{}")

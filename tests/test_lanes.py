@@ -6,10 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import build_or_open
 from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.mixture import Mixture, UniformOrder, mixing
 from pi0_jax.errors import InputError
 from tests.mixed_data import CountingIndex, Ledger, open_mixed, write_mixed
+from tests.tiny_data import shard_files, write_reach
 
 WEIGHTS = {"reach_arm3": 3.0, "reach_arm4": 1.0, "reach_arm5": 0.2}
 BATCH, LANES = 16, 8
@@ -182,3 +185,19 @@ def test_wrong_numbers(indices):
         make(indices).rows(0, 16)
     with pytest.raises(InputError, match=r"rows \[1, 2\]: expected whole lanes of 2 rows each, ascending"):
         next(make(indices).frames(0, 1, range(1, 3)))
+
+
+def test_a_record_that_has_changed_since_it_was_indexed_is_named(tmp_path):
+    """An index opens if a file's size and both its ends are as they were; whole records have a checksum."""
+    directory = write_reach(tmp_path, (6, 6, 6), per_shard=3)
+    index = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
+    shard = next(shard_files(directory))
+    data = bytearray(shard.read_bytes())
+    data[int(index.episodes["offset"][1]) + 3000] ^= 1
+    shard.write_bytes(data)
+    same = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
+    assert same.digest == index.digest
+    message = f"dataset reach_arm3: {shard} record 1: corrupted payload: expected checksum .*: the file has changed since it was indexed"
+    with pytest.raises(InputError, match=message):
+        same.read_record(1)
+    assert len(same.read_record(0)) == index.episodes["bytes"][0]

@@ -10,7 +10,7 @@ import pytest
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.mixture import Mixture, UniformOrder, mixing
+from pi0_jax.data.mixture import Mixture, UniformOrder, mixing, shares_by_frames
 from pi0_jax.data.permutation import hashes, permute
 from pi0_jax.data.rows import CameraField, Language
 from pi0_jax.data.write import ImageFeature, TextFeature
@@ -210,6 +210,19 @@ def test_wrong_weights(indices, weights, message):
         mix(indices, weights)
 
 
+@pytest.mark.parametrize(
+    ("weights", "power", "message"),
+    [
+        ((0.0, 0.0, 0.0), 1.0, "weight of reach_arm3: expected a positive number, found 0.0"),
+        ((1.0, -1.0, 1.0), 1.0, "weight of reach_arm4: expected a positive number, found -1.0"),
+        ((1.0, 1.0, 1.0), 400.0, r"weight x frames\^400: expected a float64, found a larger number"),
+    ],
+)
+def test_weights_that_give_no_shares(indices, weights, power, message):
+    with pytest.raises(InputError, match=f"^mixture: {message}$"):
+        shares_by_frames(indices, weights, power)
+
+
 def test_wrong_datasets(indices, tmp_path):
     with pytest.raises(InputError, match="expected datasets of different names, found reach_arm3 2 times"):
         mix([indices[0], indices[0]], {"reach_arm3": 1.0})
@@ -217,5 +230,12 @@ def test_wrong_datasets(indices, tmp_path):
         mix([], {})
     write_reach(tmp_path, (4,))  # one episode: nothing to hold out
     single = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
-    with pytest.raises(InputError, match="dataset reach_arm3: expected frames to draw in split val, found none in 1 episodes"):
+    with pytest.raises(
+        InputError, match="dataset reach_arm3: expected frames to draw in split val, found none: its 1 episodes are all in the other split$"
+    ):
         mix([single], {"reach_arm3": 1.0}, split="val")
+    silent = [{"steps": [{**step, "language_instruction": " "} for step in episode["steps"]]} for episode in reach_episodes((4, 4, 4))]
+    write_reach(tmp_path / "silent", episodes=silent)
+    index = build_or_open(ROWS["reach_arm3"], tmp_path / "silent", progress=False)
+    with pytest.raises(InputError, match="split train, found none in its 2 episodes: without an instruction .keep_empty_language., or"):
+        shares_by_frames([index], [1.0], 1.0)

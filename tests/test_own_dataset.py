@@ -173,6 +173,13 @@ def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
         ({"language": {"paths": "steps/text"}}, "dataset row my_robot: expected several values, found the text 'steps/text'"),
         ({"versions": "1.0.0"}, "dataset row my_robot: expected several values, found the text '1.0.0'"),
         ({"versions": ()}, "dataset row my_robot: expected at least one version"),
+        ({"versions": (1.0,)}, "dataset row my_robot: tfds_name and versions: expected text, found 1.0$"),
+        ({"keep_empty_language": "no"}, "dataset row my_robot: keep_empty_language: expected True or False, found 'no'$"),
+        ({"held_out": "0.1"}, r"dataset row my_robot: held_out: expected a share in \[0, 1\), found '0.1'$"),
+        (
+            {"language": {"paths": ("steps/text",), "encoding": "latin-1"}},
+            "language: expected encoding utf-8 or code points, found 'latin-1'$",
+        ),
         (
             {"standardise": as_recorded, "fields": [{"path": "gripper", "shape": (), "dtype": "int64"}]},
             "expected fields of the steps, found gripper$",
@@ -193,6 +200,15 @@ def test_mistakes_are_named(record, change, message):
         (
             lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13) > 10, stop=12),
             r"expected kept steps below 12 of 13, found \[11, 12\]$",
+        ),
+        (
+            lambda columns: Standardised([[0] * 7] * 13, np.zeros((13, 7)), np.ones(13, bool), 13),
+            "state: expected an array of numbers, found list$",
+        ),
+        (lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.ones(13, bool), 13.0), "stop: expected a whole number, found 13.0$"),
+        (
+            lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.ones(13, bool), 13, success="failed"),
+            "success: expected True, False or None, found 'failed'$",
         ),
     ],
 )

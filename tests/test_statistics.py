@@ -232,3 +232,24 @@ def test_dimensions_that_hardly_vary_are_reported_with_their_value():
         f"my_arm: {still}, 98% within 0.25 to 0.25); it is centred, not scaled",
         "my_arm: actions gripper hardly varies (mean 0.995, standard deviation 0.07, 98% within 1 to 1); it is centred, not scaled",
     ]
+
+
+def test_one_wild_value_that_makes_the_spread_is_reported():
+    state = np.stack([np.linspace(0, 1, 1000), np.linspace(0, 1, 1000), np.r_[np.linspace(0, 1, 999), 1e6]], axis=1)
+    robot = Robot(
+        ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([np.random.default_rng(0).normal(size=(99, 3))]))
+    )
+    (line,) = constant_dimensions("my_arm", robot, "zscore")
+    assert line.startswith("my_arm: state opening varies by a few far values (mean 1000.5")
+    assert line.endswith("98% within 0.01001 to 0.990992, all within 0 to 1e+06): in model units the others hardly do")
+
+
+def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
+    robot = dataclasses.replace(
+        ARM, state=(StateDim("x", "1"), *ARM.state[1:]), actions=(ActionDim("x", "1", "absolute", delta=True), *ARM.actions[1:])
+    )
+    states, actions = [STATES[0], [[-3e38, 6, 1], [8, 9, 1]]], [ACTIONS[0], [[3e38, 4, 0], [99, 99, 0.5]]]
+    index = make_index(tmp_path, states, actions, KEEP, dataclasses.replace(ROW, embodiment=robot))
+    message = "^dataset reach_arm3: episode 1 of its index, step 0: action x minus the state: expected a float32, found a larger number$"
+    with np.errstate(over="ignore"), pytest.raises(InputError, match=message):
+        index_statistics(index, 1)

@@ -1,6 +1,7 @@
 """A checkpoint's directory, on this machine or behind a URL that fsspec knows (gs://, s3://): what is in it, and publishing one."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -55,6 +56,18 @@ class Folder:
         if not isinstance(record, dict):
             raise InputError(f"{self.file(name)}: expected a JSON object, found {type(record).__name__}")
         return record
+
+
+@contextlib.contextmanager
+def expecting(what: str, source: str) -> Iterator[None]:
+    """What a JSON record of another make raises in the block, where it is read, becomes an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        found = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{source}: expected {what}, found {found}") from error
 
 
 def optional(record: Mapping[str, Any], name: str) -> Any:
@@ -142,16 +155,26 @@ def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
     """A local directory to fill, which appears at `output` when the block ends without an error; else nothing does.
 
     To a URL it is then copied, with `last` (a file or folder without which the format is not recognised) at the end.
+
+    Raises InputError: something is there, it cannot be written, or the disk is full.
     """
     check_absent(output)
     place = storage.locate(output)
     parent = None
-    if isinstance(place, Path):
-        parent = place.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-unfinished-", dir=parent))
     try:
-        yield temporary
+        if isinstance(place, Path):
+            parent = place.absolute().parent
+            parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-unfinished-", dir=parent))
+    except OSError as error:
+        raise InputError(f"{place}: expected a place that can be written, found: {error.strerror}") from error
+    try:
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there") from error
         temporary.chmod(0o755)  # mkdtemp's is for its user alone
         if isinstance(place, Path):
             check_absent(place)

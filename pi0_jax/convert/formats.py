@@ -70,6 +70,13 @@ def open_checkpoint(path: str, options: Options = DEFAULTS) -> Source:
         InputError: no or several formats there, π0.5, a missing or truncated file, tensors that are missing, unknown or contradict
             each other.
     """
+    source = _opened(path, options)
+    if options.merge_lora is not None and source.format != openpi.JAX:
+        raise InputError(f"{source.path}: --merge_lora: expected LoRA leaves of openpi's JAX checkpoints, found {source.format}")
+    return source
+
+
+def _opened(path: str, options: Options) -> Source:
     given = _letters(options.sizes)
     place = storage.locate(path)
     if is_file(place):
@@ -110,6 +117,8 @@ def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
     names = lora_names(tensors)
     if names and merge_lora is None:
         raise InputError(f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK")
+    if merge_lora is not None and not names:
+        raise InputError(f"{path}: --merge_lora: expected LoRA leaves to merge, found none")
     return Merged(tensors, merge_lora, path) if names else tensors
 
 
@@ -199,4 +208,6 @@ def _letters(sizes: Mapping[str, int]) -> dict[str, int]:
     unknown = [name for name in sizes if name not in tree.LETTERS and name not in _SHOWN_NOWHERE]
     if unknown:
         raise InputError(f"--sizes: {unknown[0]} is unknown; the sizes are {', '.join((*tree.LETTERS, *_SHOWN_NOWHERE))}")
+    if small := [name for name, size in sizes.items() if size < 1]:
+        raise InputError(f"--sizes: {small[0]}: expected at least 1, found {sizes[small[0]]}")
     return {tree.LETTERS[name]: size for name, size in sizes.items() if name in tree.LETTERS}

@@ -15,7 +15,7 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards, tree
-from pi0_jax.convert.folder import Folder, optional
+from pi0_jax.convert.folder import Folder, expecting, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
 from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata, RobotRecord, choose_robot, differences, read_beside, with_beside
 from pi0_jax.convert.ports import heads, is_published, pi0_rules
@@ -34,7 +34,6 @@ _EMPTY_CAMERA = "empty_camera_"  # how LeRobot names the masked ones that it add
 FIRST_NAME = "model.paligemma_with_expert."
 RULES: list[Rule] = pi0_rules("model.")
 MODES: Mapping[str, Mode] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}
-_KEYS = {"mean": "mean", "std": "std", "q01": "q01", "q99": "q99", "min": "minimum", "max": "maximum"}
 
 
 def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes) -> Source:
@@ -54,10 +53,9 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
 
 
 def _metadata(folder: Folder) -> Metadata:
-    try:
-        own, beside = read_metadata(folder), read_beside(folder)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}: {CONFIG}, {PREPROCESSOR} or {POSTPROCESSOR} is not LeRobot's: found no {error}") from error
+    with expecting(f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them", str(folder)):
+        own = read_metadata(folder)
+    beside = read_beside(folder)
     if beside is not None and len(beside.robots) == len(own.robots) == 1:  # the directory does not say what its robot is called
         own = dataclasses.replace(own, robots=dict(zip(beside.robots, own.robots.values(), strict=True)))
     return with_beside(own, folder, lambda statistics, mode: as_written(statistics, mode)[0])
@@ -112,11 +110,12 @@ def _state_file(folder: Folder, description: str, kind: str) -> dict[str, np.nda
 
 
 def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> VectorStatistics:
-    found = {key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1) for key in _KEYS if f"{feature}.{key}" in values}
+    found = {key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1) for key in normalize.FIELDS if f"{feature}.{key}" in values}
     missing = [f"{feature}.{key}" for key in ("mean", "std") if key not in found]
     if missing:
         raise InputError(f"{folder}: statistics lack {', '.join(missing)}")
-    return VectorStatistics(**{field: found[key] if key in found else None for key, field in _KEYS.items()})
+    vector = VectorStatistics(**{field: found[key] if key in found else None for key, field in normalize.FIELDS.items()})
+    return normalize.check(vector, str(folder), feature)
 
 
 def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
@@ -194,7 +193,7 @@ def _write_statistics(file: Path, statistics: Statistics) -> None:
     arrays = {
         f"{feature}.{key}": values.astype(np.float32)
         for feature, vector in (("action", statistics.actions), ("observation.state", statistics.state))
-        for key, values in zip(_KEYS, vector, strict=True)
+        for key, values in zip(normalize.FIELDS, vector, strict=True)
         if values is not None
     }
     leaves = {name: Leaf(array.shape, array.dtype) for name, array in sorted(arrays.items())}

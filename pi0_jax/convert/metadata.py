@@ -8,12 +8,13 @@ import base64
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.tree import LETTERS, NAMES, Sizes
 from pi0_jax.data import storage
 from pi0_jax.embodiments import EMBODIMENTS, Embodiment
@@ -74,15 +75,16 @@ class Metadata:
         missing = [field for field in _FIELDS if field not in record]
         if missing:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
-        robots = {
-            name: RobotRecord(
-                normalize.from_json(robot["statistics"], source),
-                None if robot["embodiment"] is None else Embodiment.from_json(robot["embodiment"]),
-            )
-            for name, robot in record["robots"].items()
-        }
-        tokenizer = None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
-        sizes = {LETTERS[name]: size for name, size in record["sizes"].items()}
+        with expecting("what an export of ours writes", source):
+            robots = {
+                name: RobotRecord(
+                    normalize.from_json(robot["statistics"], source),
+                    None if robot["embodiment"] is None else Embodiment.from_json(robot["embodiment"]),
+                )
+                for name, robot in record["robots"].items()
+            }
+            tokenizer = None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
+            sizes = {LETTERS[name]: index(size) for name, size in record["sizes"].items()}
         fields = {name: record[name] for name in ("horizon", "max_tokens", "normalization", "run", "position")}
         return cls(robots=robots, tokenizer=tokenizer, sizes=sizes, **fields)
 
@@ -92,12 +94,7 @@ def read_beside(folder: Folder) -> Metadata | None:
     return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE))) if FILE in folder else None
 
 
-def _as_they_are(statistics: Statistics, mode: Mode) -> Statistics:
-    del mode
-    return statistics
-
-
-def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mode], Statistics] = _as_they_are) -> Metadata:
+def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own) -> Metadata:
     """What pi0_jax.json says, where there is one; what the format's own files say, where there is none.
 
     Args:

@@ -29,20 +29,6 @@ def save(file: Path, statistics: Statistics) -> None:
     normalize.write_json(file, {"norm_stats": parts})
 
 
-def load(file: Path, *, state_dims: int | None = None, action_dims: int | None = None) -> Statistics:
-    """The robot's dimensions, or all with None; minimum and maximum are None, and so are q01 and q99 if the file has none.
-
-    Raises InputError: no such file, or what `from_record` and `without_padding` raise.
-    """
-    try:
-        record = normalize.read_json(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: expected openpi's norm_stats.json, found no such file") from error
-    statistics = from_record(record, str(file))
-    return without_padding(statistics, len(statistics.state.mean) if state_dims is None else state_dims,
-                           len(statistics.actions.mean) if action_dims is None else action_dims, str(file))  # fmt: skip
-
-
 def from_record(record: Mapping[str, Any], source: str) -> Statistics:
     """The content of a norm_stats.json, padding included. Raises InputError: another format."""
     parts = record["norm_stats"] if "norm_stats" in record else None

@@ -5,8 +5,10 @@ read.
         manifest.ocdbt   and folders beside it: a key-value store with one Zarr array for every leaf, named by its keys joined with "."
 """
 
+import errno
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.source import Leaf, Source, is_stacked
 from pi0_jax.errors import InputError
 
@@ -78,11 +80,11 @@ def _url(folder: Folder) -> str:
     return f"file://{url}/" if isinstance(folder.place, Path) else f"{url}/"
 
 
-def _keys(record: Mapping[str, Any], source: str) -> Iterator[list[str]]:
+def _keys(record: Mapping[str, Any], source: str) -> list[list[str]]:
     if "tree_metadata" not in record:
         raise InputError(f"{source}: expected tree_metadata, found {', '.join(record)}")
-    for entry in record["tree_metadata"].values():
-        yield [key["key"] for key in entry["key_metadata"]]
+    with expecting("tree_metadata as Orbax writes it", source):
+        return [[str(key["key"]) for key in entry["key_metadata"]] for entry in record["tree_metadata"].values()]
 
 
 class OrbaxWriter:
@@ -97,19 +99,16 @@ class OrbaxWriter:
     def write(self, name: str, leaf: Leaf, parts: Iterator[tuple[int | None, np.ndarray]], *, by_entry: bool) -> None:
         """An array by its parts: (entry along the first axis, array) if `by_entry`, else (None, all of it)."""
         keys = tuple(name.split("/"))
-        store = ts.open(
-            {
-                "driver": "zarr",
-                "kvstore": {"driver": "ocdbt", "base": f"file://{self._folder.absolute()}/", "path": f"{'.'.join(keys)}/"},
-                "metadata": {"shape": leaf.shape, "chunks": chunk_shape(leaf, by_entry), "compressor": {"id": "zstd", "level": 1}},
-                "dtype": leaf.dtype.name,
-                "store_data_equal_to_fill_value": True,
-            },
-            create=True,
-            context=self._context,
-        ).result()
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "ocdbt", "base": f"file://{self._folder.absolute()}/", "path": f"{'.'.join(keys)}/"},
+            "metadata": {"shape": leaf.shape, "chunks": chunk_shape(leaf, by_entry), "compressor": {"id": "zstd", "level": 1}},
+            "dtype": leaf.dtype.name,
+            "store_data_equal_to_fill_value": True,
+        }
+        store = _written(ts.open(spec, create=True, context=self._context))
         for entry, array in parts:
-            (store if entry is None else store[entry]).write(array).result()
+            _written((store if entry is None else store[entry]).write(array))
         self._tree[str(keys)] = {
             "key_metadata": [{"key": key, "key_type": _DICT_KEY} for key in keys],
             "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False, "write_shape": list(leaf.shape)},
@@ -122,6 +121,16 @@ class OrbaxWriter:
             "store_array_data_equal_to_fill_value": True, "custom_metadata": None,
         }  # fmt: skip
         (self._folder / METADATA).write_text(json.dumps(record))
+
+
+def _written(future: Any) -> Any:
+    """The result of a write, TensorStore's words for a full disk as an OSError."""
+    try:
+        return future.result()
+    except ValueError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def write_leaves(source: Source, folder: Path, *, prefix: str) -> None:

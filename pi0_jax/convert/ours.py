@@ -17,7 +17,7 @@ from pi0_jax import checkpoints, config, normalize
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats, tree
 from pi0_jax.convert.completed import Completed
-from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
 from pi0_jax.convert.rules import rule
@@ -71,7 +71,8 @@ def read(folder: Folder, weights: str) -> Source:
 
 
 def _trainable(run: Mapping[str, Any], where: str) -> Trainable:
-    return Trainable(tuple(run["frozen"]), run["frozen_dtype"], tuple(LoraRule(**rule) for rule in run["lora"]))
+    with expecting("the config of a run", where):
+        return Trainable(tuple(run["frozen"]), run["frozen_dtype"], tuple(LoraRule(**rule) for rule in run["lora"]))
 
 
 def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
@@ -88,15 +89,16 @@ def read_metadata(step: Folder) -> Metadata:
     record = step.folder("description").read_json("metadata")
     if record["format"] != checkpoints.FORMAT:
         raise InputError(f"{step}: checkpoint format {record['format']}; this version reads format {checkpoints.FORMAT}")
-    run = record["config"]
-    robots = {
-        name: RobotRecord(normalize.from_json(robot["statistics"], str(step)), Embodiment.from_json(robot["embodiment"]))
-        for name, robot in record["robots"].items()
-    }
-    return Metadata(
-        robots=robots, horizon=run["horizon"], max_tokens=run["max_tokens"], normalization=run["normalization"],
-        tokenizer=base64.b64decode(record["tokenizer"]), run=run, position=record["position"],
-    )  # fmt: skip
+    with expecting("the description of a checkpoint", str(step)):
+        run = record["config"]
+        robots = {
+            name: RobotRecord(normalize.from_json(robot["statistics"], str(step)), Embodiment.from_json(robot["embodiment"]))
+            for name, robot in record["robots"].items()
+        }
+        return Metadata(
+            robots=robots, horizon=run["horizon"], max_tokens=run["max_tokens"], normalization=run["normalization"],
+            tokenizer=base64.b64decode(record["tokenizer"]), run=run, position=record["position"],
+        )  # fmt: skip
 
 
 def write(source: Source, folder: Path) -> list[str]:
@@ -125,7 +127,10 @@ def describe(source: Source) -> Description:
     robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
     for robot in robots.values():
         check_robot(robot, config.layout(run, used_slots([robot.embodiment])))
-    return Description(run, robots, Tokenizer(metadata.tokenizer, f"{where}: tokenizer"), metadata.position, digests={})
+    tokenizer = Tokenizer(metadata.tokenizer, f"{where}: tokenizer")
+    if tokenizer.vocab_size > model.gemma.vocab_size:  # a piece beyond the embedding would be read as another, without a word
+        raise InputError(f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}")
+    return Description(run, robots, tokenizer, metadata.position, digests={})
 
 
 def _robot(name: str, record: RobotRecord, where: str) -> Robot:

@@ -23,6 +23,8 @@ What holds everywhere:
 - **The embedding** is stored once here. What the ports' output heads hold is said below.
 - **Statistics** of actions are taken after the delta conversion. Normalisation is (x - mean) / (std + 1e-6), or by the 1st and 99th
   percentile.
+- **A checkpoint is refused** whose weights are not finite floats, whose safetensors headers leave gaps or share bytes, or whose statistics
+  no data give (a negative standard deviation, q99 below q01, vectors of several lengths).
 - **What a format has no room for** is written beside it, in `pi0_jax.json`, and read from there again. Where that contradicts the format's
   own files, the checkpoint is refused.
 """

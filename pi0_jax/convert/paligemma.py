@@ -37,6 +37,9 @@ _PREFIXES = [
 HUGGING_FACE_RULES: list[list[Rule]] = [paligemma_rules(prefixes) for prefixes in _PREFIXES]
 
 
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
 class Npz:
     """The arrays of an npz, read one at a time; the last one is kept while its layers are asked for."""
 
@@ -53,8 +56,9 @@ class Npz:
     def _info(self, name: str) -> Leaf:
         with self._archive.open(name) as stream:
             version = np.lib.format.read_magic(stream)
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, _, dtype = header(stream)
+            if version not in _NPY_HEADERS:
+                raise ValueError(f"{name} of npy version {version[0]}.{version[1]}, which numbers do not need")
+            shape, _, dtype = _NPY_HEADERS[version](stream)
         return Leaf(shape, _dtype(dtype))
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:

@@ -6,12 +6,14 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from pi0_jax.convert.folder import expecting
 from pi0_jax.convert.source import Leaf
 from pi0_jax.data import storage
 from pi0_jax.data.storage import Location, RangeReader
@@ -32,6 +34,19 @@ class _Span(NamedTuple):
     length: int
 
 
+class _Entry(NamedTuple):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    first: int  # byte of the data
+    end: int
+
+
+def _entry(dtype: str, shape: Sequence[int], data_offsets: Sequence[int]) -> _Entry:
+    return _Entry(str(dtype), tuple(map(index, shape)), *map(index, data_offsets))
+
+
 class SafetensorsFiles:
     """One file, or the shards of one model."""
 
@@ -45,8 +60,8 @@ class SafetensorsFiles:
             for name, entry in header.items():
                 if name in self.infos:
                     raise InputError(f"{file}: {name} is in {files[self._spans[name].file]} too")
-                self.infos[name], first = _info(file, name, entry)
-                self._spans[name] = _Span(number, start + first, _bytes(self.infos[name]))
+                self.infos[name] = _info(file, name, entry)
+                self._spans[name] = _Span(number, start + entry.first, _bytes(self.infos[name]))
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
         """The tensor, or its `entry` along the first axis."""
@@ -66,7 +81,7 @@ def _bytes(leaf: Leaf) -> int:
     return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
-def _header(file: Location, reader: RangeReader) -> tuple[dict[str, Any], int]:
+def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int]:
     """The entries of a file, checked against its size, and the byte where data begin."""
     size = storage.size(file)
     if size < 8:
@@ -76,25 +91,29 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, Any], int]:
         raise InputError(f"{file}: expected a safetensors file, found another format")
     if 8 + length > size:
         raise InputError(f"{file}: truncated: expected a header of {length} bytes, found {size - 8}")
-    try:
+    with expecting("a safetensors header", str(file)):
         header = json.loads(reader.read(8, length).decode())
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{file}: expected a safetensors header, found: {' '.join(str(error).split())}") from error
+        entries = {name: _entry(**entry) for name, entry in header.items()}
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):  # the format wants neither gaps nor shared bytes
+        if entry.first != end:
+            raise InputError(f"{file}: {name}: expected its data where the tensor before ends, at byte {end}, found byte {entry.first}")
+        end = entry.end
     if 8 + length + end != size:
         raise InputError(f"{file}: {'truncated: ' if size < 8 + length + end else ''}expected {8 + length + end} bytes, found {size}")
-    return header, 8 + length
+    return entries, 8 + length
 
 
-def _info(file: Location, name: str, entry: Mapping[str, Any]) -> tuple[Leaf, int]:
-    if entry["dtype"] not in DTYPES:
-        raise InputError(f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, found {entry['dtype']}")
-    leaf = Leaf(tuple(entry["shape"]), DTYPES[entry["dtype"]])
-    first, end = entry["data_offsets"]
-    if end - first != _bytes(leaf):
-        raise InputError(f"{file}: {name}: shape {list(leaf.shape)} of {entry['dtype']} is {_bytes(leaf)} bytes, found {end - first}")
-    return leaf, first
+def _info(file: Location, name: str, entry: _Entry) -> Leaf:
+    if entry.dtype not in DTYPES:
+        raise InputError(f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, found {entry.dtype}")
+    leaf = Leaf(entry.shape, DTYPES[entry.dtype])
+    if entry.end - entry.first != _bytes(leaf):
+        raise InputError(
+            f"{file}: {name}: shape {list(leaf.shape)} of {entry.dtype} is {_bytes(leaf)} bytes, found {entry.end - entry.first}"
+        )
+    return leaf
 
 
 def write(file: Path, leaves: Mapping[str, Leaf], arrays: Iterable[np.ndarray]) -> None:

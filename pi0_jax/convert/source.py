@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax
+import ml_dtypes
 import numpy as np
 
 from pi0_jax.convert import rules, tree
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
+
+_FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float64))  # what a parameter may be
 
 
 class Leaf(NamedTuple):
@@ -88,7 +91,9 @@ def mapped(
     leaves = {leaf: Leaf(shapes[leaf], _dtype(plan, tensors, leaf, path)) for leaf in wanted}
 
     def fetch(leaf: str, layer: int | None) -> np.ndarray:
-        return _fetch(plan, tensors, leaves[leaf], leaf, layer)
+        array = _fetch(plan, tensors, leaves[leaf], leaf, layer)
+        _check_finite(array, path, leaf, layer)
+        return array
 
     def differing() -> list[str]:
         return [name for name, leaf in plan.copies.items() if not _same_bits(tensors.read(name), _foreign(plan, tensors, leaf))]
@@ -102,6 +107,8 @@ def mapped(
 def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
     names = [piece.name for piece in plan.pieces[leaf].values()]
     first = tensors.infos[names[0]].dtype
+    if first not in _FLOATS:
+        raise InputError(f"{path}: {names[0]}: expected one of the dtypes {', '.join(map(str, _FLOATS))}, found {first}")
     for name in names:
         if (found := tensors.infos[name].dtype) != first:
             raise InputError(f"{path}: {names[0]} is {first}, {name} is {found}; expected one dtype for {leaf}")
@@ -132,14 +139,30 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
 
 
+def _check_finite(x: np.ndarray, path: str, leaf: str, layer: int | None) -> None:
+    """Without another array of its size: read as integers, what is not finite is at the end of its sign's range."""
+    positive, negative = (np.array(end, x.dtype).view(f"{kind}{x.dtype.itemsize}") for end, kind in ((np.inf, "i"), (-np.inf, "u")))
+    if x.view(positive.dtype).max(initial=0) < positive and x.view(negative.dtype).max(initial=0) < negative:
+        return
+    where = leaf if layer is None else f"{leaf} layer {layer}"
+    found = np.count_nonzero(~np.isfinite(x))
+    raise InputError(f"{path}: {where}: expected weights that are finite in {x.dtype}, found {found:,} NaN or infinite")
+
+
 def bits(x: np.ndarray) -> np.ndarray:
     """The array's bytes as unsigned integers, so that equal means equal: NaN, signed zero and all."""
     return np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}")
 
 
 def cast(source: Source, dtype: np.dtype | None) -> Source:
-    """The same in another dtype, rounded to nearest; None keeps each leaf's own."""
+    """The same in another dtype, rounded to nearest; None keeps each leaf's own. A number too large for it is an InputError when read."""
     if dtype is None:
         return source
+
+    def fetch(leaf: str, layer: int | None) -> np.ndarray:
+        array = source.fetch(leaf, layer).astype(dtype, copy=False)
+        _check_finite(array, source.path, leaf, layer)
+        return array
+
     leaves = {path: Leaf(leaf.shape, dtype) for path, leaf in source.leaves.items()}
-    return dataclasses.replace(source, leaves=leaves, fetch=lambda path, layer: source.fetch(path, layer).astype(dtype, copy=False))
+    return dataclasses.replace(source, leaves=leaves, fetch=fetch)

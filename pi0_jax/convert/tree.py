@@ -130,17 +130,6 @@ def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, S
     return {path: tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in text.split()) for path, text in axes.items()}
 
 
-def sizes_of(shapes: Mapping[str, Shape], source: str) -> dict[str, int]:
-    """The sizes that leaves of our tree tell. Raises InputError: a leaf that is not ours, shapes that contradict each other."""
-    binding = Binding()
-    for path, shape in shapes.items():
-        if path not in AXES:
-            raise InputError(f"{source}: {path} {list(shape)} is no leaf of π0")
-        binding.add(path, shape, AXES[path].split(), source)
-    binding.check_relations(source)
-    return binding.sizes
-
-
 def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
     """The model of these sizes; horizon and prompt length show in no parameter."""
     return Pi0Config(

@@ -114,7 +114,7 @@ def _merge(row: DatasetRow, tasks: list[PartTask], directory: Path) -> dict[str,
         for task in tasks:
             part = load_part(task.path)
             columns.append(**_placed(part, task.number, steps, held_out[task.number], prompts))
-            sizes = [_union(*pair) for pair in zip(sizes, part.image_sizes, strict=True)]
+            sizes = [found.union(known) if found else known for known, found in zip(sizes, part.image_sizes, strict=True)]
             skipped += part.skipped
             steps, episodes = steps + len(part.steps["state"]), episodes + len(part.episodes["start"])
         columns.append(**_prompt_columns(list(prompts)))
@@ -143,10 +143,6 @@ def _placed(part: Part, shard: int, start: int, held_out: np.ndarray, prompts: d
         **frames,
         **{f"episode_{name}": column for name, column in table.items()},
     }
-
-
-def _union(one: SizeRange | None, other: SizeRange | None) -> SizeRange | None:
-    return one.union(other) if one and other else one or other
 
 
 def _prompt_columns(prompts: list[str]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The columns of an index: which there are, and .npy files that grow while it is built and are mapped when it is read."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ class ColumnWriter:
         os.fsync(self._file.fileno())
         self._file.close()
 
+    def abandon(self) -> None:
+        """Closes the file as it is: what was to be written could not be."""
+        with contextlib.suppress(OSError):  # the disk may be too full for what is still in the buffer
+            self._file.close()
+
     def _write_header(self) -> None:
         header = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
@@ -89,9 +95,9 @@ class ColumnWriters:
     def __enter__(self) -> "ColumnWriters":
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         for writer in self._writers.values():
-            writer.close()
+            writer.close() if kind is None else writer.abandon()
 
     def append(self, **rows: np.ndarray) -> None:
         for name, values in rows.items():

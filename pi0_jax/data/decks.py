@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.build import SPLITS
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
 from pi0_jax.data.permutation import hashes, key, permute
 

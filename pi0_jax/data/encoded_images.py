@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pi0_jax.data.example import ByteRanges, Payload
 
@@ -17,6 +17,8 @@ _PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha
 _JPEG = b"\xff\xd8\xff"
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
+_JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
+_ORIENTATION, _UPRIGHT = 0x0112, (0, 1)  # an EXIF tag, and its values for an image that is to be shown as it is
 
 
 class BadImageError(ValueError):
@@ -33,8 +35,9 @@ class SizeRange(NamedTuple):
     low: tuple[int, int]
     high: tuple[int, int]
 
-    def union(self, other: "SizeRange") -> "SizeRange":
-        if self == other:
+    def union(self, other: "SizeRange | None") -> "SizeRange":
+        """Of both; None is that of no images."""
+        if other is None or self == other:
             return self
         (h0, w0), (h1, w1) = self.low, other.low
         (h2, w2), (h3, w3) = self.high, other.high
@@ -58,9 +61,9 @@ def read_sizes(payload: Payload, ranges: ByteRanges, known: ImageHeader | None) 
     while True:
         alike = _start_with(header.start, payload, ranges.offsets[unread], ranges.lengths[unread])
         if alike.any():
-            sizes = header.size if sizes is None else sizes.union(header.size)
+            sizes = header.size.union(sizes)
             unread = unread[~alike]
-            if sizes is not None and not unread.size:
+            if not unread.size:
                 return sizes, header
         header = _parse(payload, ranges, int(unread[0]))
 
@@ -85,10 +88,14 @@ def _header(payload: Payload, offset: int, length: int, number: int) -> tuple[in
     """Height, width and the number of bytes from the image's start that decide them and its kind."""
     start = bytes(payload[offset : offset + min(length, _PNG_HEADER_BYTES)])
     if start.startswith(_JPEG):
-        return _jpeg_header(payload, offset, offset + length, number)
-    if start.startswith(_PNG):
-        return _png_header(start, number)
-    raise BadImageError(number, f"{length} bytes that start with 0x{start[:8].hex() or '-'}")
+        header = _jpeg_header(payload, offset, offset + length, number)
+    elif start.startswith(_PNG):
+        header = _png_header(start, number)
+    else:
+        raise BadImageError(number, f"{length} bytes that start with 0x{start[:8].hex() or '-'}")
+    if not all(header):
+        raise BadImageError(number, f"an image of {header[0]}x{header[1]} pixels")
+    return header
 
 
 def _png_header(data: bytes, number: int) -> tuple[int, int, int]:
@@ -117,8 +124,26 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
         elif marker in _JPEG_OTHER_FRAMES:
             raise BadImageError(number, f"a JPEG of an unusual coding process (marker {marker:#04x})")
         else:
-            position += 2 + int.from_bytes(payload[position + 2 : position + 4], "big")
+            start, position = position + 4, position + 2 + int.from_bytes(payload[position + 2 : position + 4], "big")
+            if marker == _JPEG_APP1 and (orientation := _exif_orientation(bytes(payload[start : min(position, end)]))) not in _UPRIGHT:
+                # No decoder here turns images, and a robot's camera gives them upright.
+                raise BadImageError(number, f"a JPEG that is to be turned when it is shown (EXIF orientation {orientation})")
     raise BadImageError(number, "a JPEG without a frame header")
+
+
+def _exif_orientation(segment: bytes) -> int:
+    """What an APP1 segment says of it in the first of its directories; 0 if nothing. TIFF 6.0, section 2; tag 274."""
+    tiff = segment.removeprefix(_EXIF)
+    if len(tiff) in (len(segment), 0):
+        return 0
+    order = "little" if tiff[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], order)
+
+    entries = number(4, 4) + 2
+    places = range(entries, min(entries + 12 * number(entries - 2, 2), len(tiff)), 12)  # of entries: tag, type, count, value
+    return next((number(place + 8, 2) for place in places if number(place, 2) == _ORIENTATION), 0)
 
 
 def decode_image(data: bytes, order: ColourOrder) -> np.ndarray:
@@ -132,7 +157,9 @@ def decode_image(data: bytes, order: ColourOrder) -> np.ndarray:
             return simplejpeg.decode_jpeg(data, order)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:  # what the decoders raise for truncated and for broken files
+    except UnidentifiedImageError as error:  # its words are an object's address
+        raise BadImageError(0, f"{len(data)} bytes that do not decode: a broken header") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what is truncated, broken, or much too large
         raise BadImageError(0, f"{len(data)} bytes that do not decode: {error}") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadImageError(0, f"{pixels.dtype}{list(pixels.shape)}")

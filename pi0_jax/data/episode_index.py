@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,9 +40,7 @@ def index_episode(row: DatasetRow, raw: RawEpisode, validator: Validator, *, dec
     except _MISTAKES as error:  # of a user's own code the traceback is worth more than our words
         error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
         raise
-    if not isinstance(result, Standardised):
-        raise InputError(f"{raw.where}: the rule of row {row.name}: expected a Standardised, found {type(result).__name__}")
-    result = result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
+    result = _as_arrays(result, f"{raw.where}: the rule of row {row.name}")
     validator.check_standardised(raw, result)
     sizes = validator.check_images(raw, _steps_to_decode(raw, decode_all=decode_all))
     return IndexedEpisode(
@@ -55,6 +53,24 @@ def index_episode(row: DatasetRow, raw: RawEpisode, validator: Validator, *, dec
         [ranges.lengths for ranges in raw.images.values()],
         sizes,
     )
+
+
+def _as_arrays(result: Any, where: str) -> Standardised:
+    """What a rule gave, its numbers as copies in float32."""
+    if not isinstance(result, Standardised):
+        raise InputError(f"{where}: expected a Standardised, found {type(result).__name__}")
+    for name, value in (("state", result.state), ("action", result.action)):
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise InputError(f"{where}: {name}: expected an array of numbers, found {found}")
+    for name, value, kind, expected in (
+        ("keep", result.keep, np.ndarray, "an array of bool"),
+        ("stop", result.stop, int | np.integer, "a whole number"),
+        ("success", result.success, bool | np.bool_ | None, "True, False or None"),
+    ):
+        if not isinstance(value, kind):
+            raise InputError(f"{where}: {name}: expected {expected}, found {value!r}")
+    return result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:

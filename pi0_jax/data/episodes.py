@@ -48,18 +48,14 @@ def open_shards(row: DatasetRow, directory: Location) -> list[Shard]:
     """
     try:
         import tensorflow_datasets as tfds
+        from google.protobuf.json_format import ParseError
     except ImportError as error:
         raise InputError(f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}") from error
     metadata = read_metadata(row, directory)
     try:
         info = tfds.builder_from_directory(local_metadata(directory, metadata)).info
         declared = _declared_fields(tfds, info.features)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # what TFDS raises for metadata that it cannot use
+    except (ParseError, ValueError, KeyError, TypeError, AttributeError) as error:  # what TFDS raises for metadata that it cannot use
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}") from error
     if info.file_format is None or info.file_format.value != "tfrecord":
@@ -193,6 +189,8 @@ def _from_code_points(codes: np.ndarray, where: str) -> str:
     """int[n] up to the first 0."""
     text = codes[: np.flatnonzero(codes == 0)[0]] if (codes == 0).any() else codes
     try:
-        return "".join(map(chr, text.tolist())).strip()
-    except ValueError as error:
+        said = "".join(map(chr, text.tolist())).strip()
+        said.encode()
+    except ValueError as error:  # no code points, or surrogates
         raise InputError(f"{where}: expected Unicode code points, found {text.tolist()}") from error
+    return said

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0_jax.data import tfrecord
 from pi0_jax.data.build import INDEX_FILE, build_index
 from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
@@ -54,9 +55,8 @@ def build_or_open(
     Raises InputError for whatever is wrong with the dataset, where an index cannot be written, and if there is an index that leaves out
     more, or has seen less decoded, than is asked for.
     """
-    directory = dataset_directory(row, data_dir)
-    root = _index_root(row, directory, index_dir)
-    path = root / version_digest(index_version(row, directory))
+    directory, root, version = _located(row, data_dir, index_dir)
+    path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         path = build_index(
             row, directory, root, progress=progress, workers=workers, decode_all=decode_all, skip_bad_episodes=skip_bad_episodes
@@ -74,15 +74,19 @@ def build_or_open(
 
 def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
-    directory = dataset_directory(row, data_dir)
-    root = _index_root(row, directory, index_dir)
-    version = index_version(row, directory)
+    directory, root, version = _located(row, data_dir, index_dir)
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
         found = f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}" if stale else "none"
         raise InputError(f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index")
     return Index(row, directory, path)
+
+
+def _located(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None) -> tuple[Location, Path, dict[str, Any]]:
+    """The dataset's directory, the folder of its indices, and the version that the right one has."""
+    directory = dataset_directory(row, data_dir)
+    return directory, _index_root(row, directory, index_dir), index_version(row, directory)
 
 
 def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
@@ -228,8 +232,17 @@ class Index:
         return int(self._image_offset[frame, column]), int(self._image_length[frame, column])
 
     def read_record(self, episode: int) -> bytes:
-        """The payload of the episode's record: it starts at episodes["offset"][episode] of its shard."""
-        return self._shard(episode).read(int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode]))
+        """The payload of the episode's record: it starts at episodes["offset"][episode] of its shard.
+
+        Raises InputError if the shard is gone or shorter, or the record's checksum is not that of what was read.
+        """
+        offset, length = int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode])
+        data = self._shard(episode).read(offset, length + tfrecord.CHECKSUM_BYTES)
+        payload = data[:length]
+        if damage := tfrecord.payload_damage(payload, data[length:]):
+            where = f"{self.shards[self.episodes['shard'][episode]]} record {self.episodes['record'][episode]}"
+            raise InputError(f"dataset {self.name}: {where}: {damage}: the file has changed since it was indexed")
+        return payload
 
     def _shard(self, episode: int) -> RangeReader:
         return self._open(self.shards[self.episodes["shard"][episode]])

@@ -147,13 +147,13 @@ class _Lane(NamedTuple):
         low, high = max(0, (position - slack) // self.stretch), (position + slack) // self.stretch + 3
         return low + bisect.bisect_right(range(low, high), position, key=self._samples_before) - 1
 
-    def _parts(self, stretch: int) -> Iterator["_Part"]:
+    def _parts(self, stretch: int) -> Iterator["_Episodes"]:
         """The episodes of a stretch as they are due, cut into runs of at most `block_bytes`."""
         times = zip(self.decks, self._due_before(stretch), self._due_before(stretch + 1), strict=True)
         dues = [deck.due(now, then) for deck, now, then in times]
         clock = [deck.when(due) / weight for deck, due, weight in zip(self.decks, dues, self.mixture.weights, strict=True)]
         columns = [index.episodes for index in self.mixture.indices]
-        whole = _Part(
+        whole = _Episodes(
             dataset=np.repeat(np.arange(len(dues)), [len(due.episode) for due in dues]),
             episode=np.concatenate([due.episode for due in dues]),
             epoch=np.concatenate([due.epoch for due in dues]),
@@ -162,9 +162,9 @@ class _Lane(NamedTuple):
         )
         order = np.argsort(np.concatenate(clock), kind="stable")
         for run in _runs(whole.bytes[order], self.block_bytes):
-            yield _Part(*(column[order[run]] for column in whole))
+            yield _Episodes(*(column[order[run]] for column in whole))
 
-    def _block(self, first: int, part: "_Part") -> _Block:
+    def _block(self, first: int, part: "_Episodes") -> _Block:
         """Shuffles. A dataset's places are anywhere in the block; among them its frames come epoch by epoch."""
         frame = np.concatenate([self._kept_frames(*row) for row in zip(part.dataset, part.episode, part.kept, strict=True)])
         dataset, episode, epoch = (np.repeat(column, part.kept) for column in (part.dataset, part.episode, part.epoch))
@@ -183,8 +183,8 @@ class _Lane(NamedTuple):
         return frames[first : first + kept]
 
 
-class _Part(NamedTuple):
-    """m episodes that make a block; all int64[m] or narrower."""
+class _Episodes(NamedTuple):
+    """m episodes of a block, as they are due; all int64[m] or narrower."""
 
     dataset: np.ndarray
     episode: np.ndarray

@@ -64,15 +64,20 @@ def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
 
 
 def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
-    """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
+    """The shard files in the dataset's order, whether or not they are there.
+
+    Raises InputError if there are none to name, or those of another version.
+    """
     info = json.loads(metadata[_INFO])
     try:
         shards = [shard for split in info["splits"] for shard in _split_shards(directory, info, split)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"none of {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"dataset {row.name}: {directory / _INFO}: expected metadata that TFDS can open, found {found}") from error
     if not shards:
         raise InputError(f"dataset {row.name}: {directory / _INFO}: expected at least one shard, found none")
+    if "version" in info and info["version"] != directory.name:  # the folder's name is what says that the row is right for the files
+        raise InputError(f"dataset {row.name}: {directory / _INFO}: expected version {directory.name}, found {info['version']}")
     return shards
 
 

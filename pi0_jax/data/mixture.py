@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index, Reader
 from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
@@ -74,12 +75,9 @@ class Mixture:
         """
         _check_weights([index.name for index in indices], weights)
         for index in indices:
-            if len(index.frames(split)) == 0:
-                found = f"none in {len(index.episodes['start'])} episodes"
-                raise InputError(f"dataset {index.name}: expected frames to draw in split {split}, found {found}")
-        total = math.fsum(weights.values())
+            _check_frames(index, split)
         self.indices = tuple(indices)
-        self.shares = {index.name: weights[index.name] / total for index in indices}
+        self.shares = _shares({index.name: weights[index.name] for index in indices})
         self.weights = _whole_weights(self.shares)  # int64[datasets], in the order of `indices`
         self.split = split
         self.horizon = horizon
@@ -92,10 +90,8 @@ class Mixture:
             index = self.indices[dataset]
             rows = [i for i, draw in enumerate(draws) if draw.dataset == dataset]
             frames = np.array([draws[i].frame for i in rows], np.int64)
-            episodes = index.episode_of(frames)
-            steps = frames - index.episodes["start"][episodes]
-            for i, *rest in zip(rows, *index.chunks(frames, self.horizon), episodes.tolist(), steps.tolist(), strict=True):
-                actions, valid, episode, step = rest
+            episodes, steps = index.episode_of(frames).tolist(), index.step_of(frames).tolist()
+            for i, actions, valid, episode, step in zip(rows, *index.chunks(frames, self.horizon), episodes, steps, strict=True):
                 observation = index.observation(draws[i].frame, draws[i].choice, read=draws[i].read)
                 samples[i] = Sample(observation, actions, valid, dataset, episode, step)
         return [samples[i] for i in range(len(draws))]
@@ -115,10 +111,18 @@ class Mixture:
 
 
 def shares_by_frames(indices: Sequence[Index], weights: Sequence[float], power: float) -> dict[str, float]:
-    """Dataset -> its share, in proportion to weight x n^power, n its training frames. `indices` in the order of `weights`."""
-    amounts = {index.name: weight * len(index.frames("train")) ** power for index, weight in zip(indices, weights, strict=True)}
-    total = math.fsum(amounts.values())
-    return {name: amount / total for name, amount in amounts.items()}
+    """Dataset -> its share, in proportion to weight x n^power, n its training frames. `indices` in the order of `weights`.
+
+    Raises InputError: a dataset without training frames, a weight not positive, a power too large for float64.
+    """
+    names = [index.name for index in indices]
+    _check_weights(names, dict(zip(names, weights, strict=True)))
+    for index in indices:
+        _check_frames(index, "train")
+    try:
+        return _shares({index.name: weight * len(index.frames("train")) ** power for index, weight in zip(indices, weights, strict=True)})
+    except OverflowError as error:
+        raise InputError(f"mixture: weight x frames^{power:g}: expected a float64, found a larger number") from error
 
 
 class UniformOrder:
@@ -189,6 +193,22 @@ def host_rows(batch_size: int, host: int, hosts: int) -> range:
         raise InputError(f"host {host} of {hosts}: expected a host below a number of hosts that divides the batch of {batch_size} rows")
     count = batch_size // hosts
     return range(host * count, (host + 1) * count)
+
+
+def _shares(amounts: Mapping[str, float]) -> dict[str, float]:
+    total = math.fsum(amounts.values())
+    return {name: amount / total for name, amount in amounts.items()}
+
+
+def _check_frames(index: Index, split: str) -> None:
+    if len(index.frames(split)):
+        return
+    splits = index.episodes["split"]
+    if there := np.count_nonzero(splits == SPLITS.index(split)):
+        found = f"none in its {there} episodes: without an instruction (keep_empty_language), or dropped by the row's rule"
+    else:
+        found = f"none: its {len(splits)} episodes are all in the other split"
+    raise InputError(f"dataset {index.name}: expected frames to draw in split {split}, found {found}")
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:

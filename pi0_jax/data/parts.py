@@ -28,7 +28,7 @@ from pi0_jax.data.tfrecord import Record, scan_records
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
-_EPISODE_COLUMNS = {name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")}  # the merge knows these
+_OWN_COLUMNS = {name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")}  # the merge knows these
 
 
 class Part(NamedTuple):
@@ -140,8 +140,7 @@ class _Columns:
         for view, sizes in enumerate(episode.image_sizes):
             self._offsets[view].append(episode.image_offsets[view])
             self._lengths[view].append(episode.image_lengths[view])
-            known = self._sizes[view]
-            self._sizes[view] = sizes if known is None else known.union(sizes)
+            self._sizes[view] = sizes.union(self._sizes[view])
         self._episodes.append((self._steps, raw.steps, episode.stop, raw.record, raw.offset, len(raw.payload), episode.success, len(kept)))
         self._steps += raw.steps
 
@@ -151,8 +150,8 @@ class _Columns:
             "image_length": _columns_to_rows(self._lengths),
         }
         steps = {name: _concatenated(chunks[name], dtype, shape) for name, (dtype, shape) in self._layout.items()}
-        table = np.array(self._episodes, np.int64).reshape(-1, len(_EPISODE_COLUMNS))
-        episodes = {name: table[:, i].astype(dtype) for i, (name, dtype) in enumerate(_EPISODE_COLUMNS.items())}
+        table = np.array(self._episodes, np.int64).reshape(-1, len(_OWN_COLUMNS))
+        episodes = {name: table[:, i].astype(dtype) for i, (name, dtype) in enumerate(_OWN_COLUMNS.items())}
         return Part(steps, _concatenated(self._frames, "int64", ()), episodes, list(self._prompts), self._sizes, self.skipped)
 
     def _number_prompts(self, raw: RawEpisode) -> np.ndarray:

@@ -7,7 +7,7 @@ own config file, as plain data: see `row_from_mapping`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -96,28 +96,32 @@ class DatasetRow:
         return tuple(path for camera in self.cameras.values() for path in camera.views)
 
     def __post_init__(self) -> None:
+        if problem := next(self._problems(), None):
+            raise InputError(f"dataset row {self.name}: {problem}")
+
+    def _problems(self) -> Iterator[str]:
         declared, given = set(self.embodiment.cameras.values()), set(self.cameras)
         if declared != given:
-            raise InputError(
-                f"dataset row {self.name}: expected cameras {sorted(declared)} as embodiment {self.embodiment.name}"
-                f" declares, found {sorted(given)}"
-            )
+            yield f"expected cameras {sorted(declared)} as embodiment {self.embodiment.name} declares, found {sorted(given)}"
         for camera, raw in self.cameras.items():
             if raw.order not in ("RGB", "BGR") or not all(path.startswith(STEPS) for path in raw.views):
-                raise InputError(
-                    f"dataset row {self.name}: camera {camera}: expected a field of the steps in RGB or BGR order, found {raw}"
-                )
+                yield f"camera {camera}: expected a field of the steps in RGB or BGR order, found {raw}"
         if len(set(self.views)) < len(self.views):
-            raise InputError(f"dataset row {self.name}: expected every image field once, found {', '.join(self.views)}")
+            yield f"expected every image field once, found {', '.join(self.views)}"
         if self.standardise is as_recorded and [path.startswith(STEPS) for path in self.fields][:2] != [True, True]:
-            raise InputError(
-                f"dataset row {self.name}: without a rule its first two fields are state and action: expected fields of the steps,"
-                f" found {', '.join(self.fields) or 'none'}"
-            )
+            expected = "without a rule its first two fields are state and action: expected fields of the steps"
+            yield f"{expected}, found {', '.join(self.fields) or 'none'}"
         if not self.versions or not self.language.paths:
-            raise InputError(f"dataset row {self.name}: expected at least one version and one path of a language field, found none")
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"dataset row {self.name}: held_out: expected a share in [0, 1), found {self.held_out}")
+            yield "expected at least one version and one path of a language field, found none"
+        if self.language.encoding not in ("utf-8", "code points"):
+            yield f"language: expected encoding utf-8 or code points, found {self.language.encoding!r}"
+        for text in (self.tfds_name, *self.versions):
+            if not isinstance(text, str):
+                yield f"tfds_name and versions: expected text, found {text!r}"
+        if not isinstance(self.keep_empty_language, bool):
+            yield f"keep_empty_language: expected True or False, found {self.keep_empty_language!r}"
+        if not isinstance(self.held_out, int | float) or not 0 <= self.held_out < 1:
+            yield f"held_out: expected a share in [0, 1), found {self.held_out!r}"
 
 
 def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:

@@ -130,7 +130,10 @@ class RangeReader:
         """Raises InputError if the file does not have these bytes, or they cannot be had."""
         if isinstance(self._path, RemotePath):
             return remote.read_range(self._path, offset, length)
-        data = os.pread(self._descriptor, length, offset)
+        try:
+            data = os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
         if len(data) != length:
             found = f"found {len(data)}: the file has changed since it was indexed"
             raise InputError(f"{self._path}: expected {length} bytes at byte {offset}, {found}")

@@ -19,7 +19,8 @@ from pi0_jax.errors import InputError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-FRAMING_BYTES = _HEADER.size + _FOOTER.size
+CHECKSUM_BYTES = _FOOTER.size  # after the payload
+FRAMING_BYTES = _HEADER.size + CHECKSUM_BYTES
 
 
 class Record(NamedTuple):
@@ -62,10 +63,8 @@ def scan_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             if length > len(buffer):
                 buffer = bytearray(length + length // 4)  # fresh memory costs more than what is read into it
             payload = memoryview(buffer)[:length].toreadonly()
-            stored = _read_payload(file, memoryview(buffer)[:length], f"{path}: {place}")
-            found = masked_crc(payload)
-            damage = "" if found == stored else f"{place}: {_mismatch('payload', stored, found)}"
-            yield Record(number, offset + _HEADER.size, payload, damage)
+            damage = payload_damage(payload, _read_payload(file, memoryview(buffer)[:length], f"{path}: {place}"))
+            yield Record(number, offset + _HEADER.size, payload, damage and f"{place}: {damage}")
             number, offset = number + 1, offset + length + FRAMING_BYTES
 
 
@@ -83,13 +82,19 @@ def _read_length(file: BinaryIO, where: str, remaining: int) -> int:
     return length
 
 
-def _read_payload(file: BinaryIO, place: memoryview, where: str) -> int:
-    """Fills `place` and gives the stored checksum."""
+def _read_payload(file: BinaryIO, place: memoryview, where: str) -> bytes:
+    """Fills `place` and gives the checksum's bytes."""
     found = file.readinto(place)
-    footer = file.read(_FOOTER.size)
-    if found + len(footer) < len(place) + _FOOTER.size:
+    footer = file.read(CHECKSUM_BYTES)
+    if found + len(footer) < len(place) + CHECKSUM_BYTES:
         raise InputError(f"{where}: truncated while it was read: expected {len(place)} bytes of payload, found {found}")
-    return _FOOTER.unpack(footer)[0]
+    return footer
+
+
+def payload_damage(payload: bytes | memoryview, footer: bytes) -> str:
+    """An empty text if the payload has the checksum that stands behind it; otherwise which was expected and found."""
+    (stored,), found = _FOOTER.unpack(footer), masked_crc(payload)
+    return "" if found == stored else _mismatch("payload", stored, found)
 
 
 def _mismatch(part: str, stored: int, found: int) -> str:

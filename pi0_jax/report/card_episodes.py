@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.build import SPLITS
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
 from pi0_jax.embodiments import StateDim
 from pi0_jax.report.card_facts import Gripper, evenly, grippers

@@ -1,17 +1,18 @@
 """What a dataset card says in numbers and words: samples of the columns, prompts, grippers, and what a person should look at.
 
-Nothing here reads a whole dataset but the episode table: columns are sampled at evenly spaced kept frames.
+Nothing here reads a whole dataset but the episode table: columns are sampled at evenly spaced kept frames, and at the ends of episodes.
 """
 
-import json
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.data.build import INDEX_FILE, SPLITS
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.preprocess import to_delta
@@ -23,7 +24,6 @@ _BLOCK = 16_384  # frames whose chunks are held at a time
 _FOLLOWS = 0.3  # a correlation from here on says which way a gripper's state counts
 _LAGS_S = (0.2, 0.4, 0.6, 0.8, 1.0)  # a gripper takes so long to follow its command
 _BEGIN_CLOSED = 0.8  # of the episodes
-_OUTLIER = 20.0  # standard deviations from the mean
 _LISTED = 10
 
 
@@ -176,23 +176,30 @@ def findings(index: Index, statistics: normalize.Statistics, prompts: Prompts, f
     found = [
         *_build_findings(index),
         *(Finding(trend.finding.level, f"{trend.gripper}: {trend.finding.text}") for trend in followed if trend.finding.level != "fine"),
-        *_episode_findings(index),
         *_still_grippers(index, statistics),
         *_first_openings(index),
         *_dimension_findings("state", index.embodiment.state, statistics.state),
         *_dimension_findings("action", index.embodiment.actions, statistics.actions),
-        *_image_findings(index),
-        *_prompt_findings(prompts),
+        *quick_findings(index, prompts),
     ]
     return sorted(found, key=lambda finding: finding.level != "wrong")
 
 
+def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
+    """Those that need no statistics."""
+    return [
+        *_episode_findings(index),
+        *_copy_findings(index),
+        *_file_findings(index),
+        *_image_findings(index),
+        *_prompt_findings(prompts),
+    ]
+
+
 def _build_findings(index: Index) -> list[Finding]:
-    record: dict[str, Any] = json.loads((index.path / INDEX_FILE).read_text(encoding="utf-8"))
-    skipped = record["skipped"] if "skipped" in record else []
-    found = [Finding("wrong", f"skipped when the index was built: {episode}") for episode in skipped[:_LISTED]]
-    if len(skipped) > _LISTED:
-        found.append(Finding("wrong", f"... and {len(skipped) - _LISTED:,} more episodes skipped when the index was built"))
+    found = [Finding("wrong", f"skipped when the index was built: {episode}") for episode in index.skipped[:_LISTED]]
+    if len(index.skipped) > _LISTED:
+        found.append(Finding("wrong", f"... and {len(index.skipped) - _LISTED:,} more episodes skipped when the index was built"))
     return found
 
 
@@ -204,6 +211,9 @@ def _episode_findings(index: Index) -> list[Finding]:
     unused = int((episodes["kept"] == 0).sum())
     if unused:
         found.append(Finding("look", f"{unused:,} of {len(episodes['kept']):,} episodes have no kept frame"))
+    single = int(((episodes["kept"] > 0) & (episodes["stop"] == 1)).sum())
+    if single:
+        found.append(Finding("look", f"{single:,} episodes have a single step: their chunks repeat one action"))
     failed = int(((episodes["kept"] > 0) & (episodes["success"] == 0)).sum())
     if failed:
         found.append(Finding("look", f"{failed:,} episodes marked as failed are kept"))
@@ -215,6 +225,47 @@ def _episode_findings(index: Index) -> list[Finding]:
             Finding("wrong" if 2 * total > index.steps else "look", f"{total / index.steps:.1%} of the steps are dropped: {listed}")
         )
     return found
+
+
+def _copy_findings(index: Index) -> list[Finding]:
+    copies = copied_episodes(index)
+    if not copies:
+        return []
+    split = index.episodes["split"]
+    shared = sum(split[first] != split[other] for first, other in copies)
+    leak = f"; of {shared:,} such pairs one is held out and the other trained on" if shared else ""
+    listed = ", ".join(f"{other} of {first}" for first, other in copies[:_LISTED])
+    text = f"{len(copies):,} episodes repeat every state and action of another{leak}: {listed}{' ...' if len(copies) > _LISTED else ''}"
+    return [Finding("wrong" if shared else "look", text)]
+
+
+def copied_episodes(index: Index) -> list[tuple[int, int]]:
+    """(episode, later episode) with the same states and actions, to the bit. Of those that begin and end alike all steps are read."""
+    start, stop = index.episodes["start"], index.episodes["stop"]
+    acting = np.flatnonzero((index.episodes["kept"] > 0) & (stop > 1))
+    first, last = start[acting], start[acting] + stop[acting] - 1
+    ends = np.concatenate([column[frames] for column in (index.state, index.action) for frames in (first, last)], axis=1)
+    alike: dict[tuple[int, bytes], list[int]] = {}
+    for episode, key in zip(acting.tolist(), ends, strict=True):
+        alike.setdefault((int(stop[episode]), key.tobytes()), []).append(episode)
+    copies = []
+    for group in alike.values():
+        known: dict[bytes, int] = {}
+        for episode in group if len(group) > 1 else ():
+            steps = slice(start[episode], start[episode] + stop[episode])
+            values = hashlib.sha256(index.state[steps].tobytes() + index.action[steps].tobytes()).digest()
+            if (other := known.setdefault(values, episode)) != episode:
+                copies.append((other, episode))
+    return sorted(copies)
+
+
+def _file_findings(index: Index) -> list[Finding]:
+    """Records beside the dataset's own, as another download or an interrupted one leaves them."""
+    folder = index.shards[0].parent if isinstance(index.shards[0], Path) else None
+    named = {shard.name for shard in index.shards}
+    others = sorted(file.name for file in folder.iterdir() if ".tfrecord" in file.name and file.name not in named) if folder else []
+    listed = f"{', '.join(others[:_LISTED])}{' ...' if len(others) > _LISTED else ''}"
+    return [Finding("look", f"{len(others):,} files that dataset_info.json does not name are not read: {listed}")] if others else []
 
 
 def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Finding]:
@@ -248,7 +299,7 @@ def _first_openings(index: Index) -> list[Finding]:
 
 def _dimension_findings(part: str, dims: Sequence[StateDim] | Sequence[ActionDim], statistics: normalize.VectorStatistics) -> list[Finding]:
     still, narrow = normalize.constant(statistics, "zscore"), normalize.constant(statistics, "quantile")
-    reach = np.maximum(statistics.maximum - statistics.mean, statistics.mean - statistics.minimum) / (statistics.std + normalize.EPSILON)
+    reach = normalize.reach(statistics)
     found = []
     for i, dim in enumerate(dims):
         unit = "" if dim.unit == "1" else f" {dim.unit}"
@@ -260,7 +311,7 @@ def _dimension_findings(part: str, dims: Sequence[StateDim] | Sequence[ActionDim
             span = f"{statistics.q01[i]:.4g} to {statistics.q99[i]:.4g}{unit}"
             text = f"{part} dimension {dim.name}: q01..q99 is too narrow ({span}): quantile normalisation only centres it"
             found.append(Finding("look", text))
-        if not still[i] and reach[i] > _OUTLIER:
+        if not still[i] and reach[i] > normalize.FAR:
             span = f"{statistics.minimum[i]:.4g} to {statistics.maximum[i]:.4g}{unit}"
             found.append(Finding("look", f"{part} dimension {dim.name} reaches {reach[i]:.0f} standard deviations from its mean ({span})"))
     return found

@@ -8,9 +8,6 @@ Pages need no network and open from disk. A card reads the episode table, sample
 """
 
 import inspect
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +16,16 @@ from urllib.parse import quote
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.data.build import SPLITS
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
 from pi0_jax.errors import InputError
 from pi0_jax.report import card_episodes, card_facts, card_figures
 from pi0_jax.report.card_facts import Finding, Trend
 from pi0_jax.report.card_figures import Panel
+from pi0_jax.report.folder import PAGE, new_pages
 from pi0_jax.report.markup import Html, document, escaped, picture, section, table
 
-_GENERATOR = "<meta name=generator content='pi0_jax dataset cards'>"  # says that a folder is ours and may be replaced
-_PAGE = "index.html"
+_GENERATOR = "<meta name=generator content='pi0_jax dataset cards'>"
 _PROMPTS = 20
 _SUCCESS = {1: "succeeded", 0: "failed", -1: "without a success label"}
 
@@ -48,42 +45,16 @@ def write_cards(cards: Sequence[Card], output: Path) -> Path:
     `output` appears whole, by renaming; cards that are there are replaced.
 
     Raises:
-        InputError: two datasets of one name; `output` is there and holds no cards, or cannot be written; what `Index.observation` raises.
+        InputError: two datasets of one name; what `new_pages` and `Index.observation` raise.
     """
     names = [card.index.name for card in cards]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"dataset cards: expected datasets of different names, found {name!r} {names.count(name)} times")
-    output = output.absolute()
-    _check_replaceable(output)
-    workspace = _temporary_sibling(output)
-    try:
-        fresh = workspace / "fresh"
-        fresh.mkdir()
-        rows = [_list_row(card, _write_card(card, fresh / card.index.name)) for card in cards]
-        (fresh / _PAGE).write_text(document("Datasets", _list_table(rows), _GENERATOR), encoding="utf-8")
-        if output.exists():
-            os.rename(output, workspace / "replaced")
-        os.rename(fresh, output)
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
-    return output / _PAGE
-
-
-def _check_replaceable(output: Path) -> None:
-    page = output / _PAGE
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() and not (page.is_file() and _GENERATOR in page.read_text(encoding="utf-8", errors="replace")):
-        raise InputError(f"{output}: expected a new folder for dataset cards, or one that holds cards; found something else there")
-
-
-def _temporary_sibling(output: Path) -> Path:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{output.name}.writing-", dir=output.parent))
-    except OSError as error:
-        raise InputError(f"{output}: expected a folder that can be written, found: {error.strerror}") from error
+    with new_pages(output, _GENERATOR) as folder:
+        rows = [_list_row(card, _write_card(card, folder / card.index.name)) for card in cards]
+        (folder / PAGE).write_text(document("Datasets", _list_table(rows), _GENERATOR), encoding="utf-8")
+    return output / PAGE
 
 
 def _list_table(rows: Sequence[Sequence[Any]]) -> str:
@@ -93,7 +64,7 @@ def _list_table(rows: Sequence[Sequence[Any]]) -> str:
 
 def _list_row(card: Card, found: Sequence[Finding]) -> list[Any]:
     index = card.index
-    link = f"{quote(index.name)}/{_PAGE}"
+    link = f"{quote(index.name)}/{PAGE}"
     name = Html(f'<a href="{link}"><b>{escaped(index.name)}</b></a>')
     wrong = [finding for finding in found if finding.level == "wrong"]
     others = len(found) - len(wrong)
@@ -116,7 +87,7 @@ def _write_card(card: Card, folder: Path) -> list[Finding]:
     prompts, followed = card_facts.count_prompts(index), card_facts.trends(index)
     found = card_facts.findings(index, card.statistics, prompts, followed)
     parts = [
-        f'<p><a href="../{_PAGE}">all datasets</a></p>',
+        f'<p><a href="../{PAGE}">all datasets</a></p>',
         "".join(map(_finding, found)) or _finding(Finding("fine", "No problem found.")),
         _summary(card),
         _cameras(index, folder),
@@ -126,7 +97,7 @@ def _write_card(card: Card, folder: Path) -> list[Finding]:
         _prompts(index, prompts),
         _rule(index),
     ]
-    (folder / _PAGE).write_text(document(index.name, "\n".join(parts), _GENERATOR), encoding="utf-8")
+    (folder / PAGE).write_text(document(index.name, "\n".join(parts), _GENERATOR), encoding="utf-8")
     return found
 
 

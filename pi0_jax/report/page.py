@@ -15,9 +15,12 @@ from pi0_jax.data.index import open_index
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report import figures
-from pi0_jax.report.markup import document, section, table
+from pi0_jax.report.folder import PAGE, new_pages
+from pi0_jax.report.markup import document, picture, section, table
 from pi0_jax.train.batches import held_out_samples
 from pi0_jax.train.metrics import read_metrics
+
+_TITLE = "π0 run"
 
 
 def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_dir: str | None, frames: int) -> Path:
@@ -27,31 +30,28 @@ def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_d
         workdir: of the training run. evaluation: folder that launch.evaluate wrote. data_dir: instead of the config's.
 
     Returns:
-        The page, output/index.html.
+        The page, output/index.html. `output` appears whole, and takes the place of an older report only.
+
+    Raises:
+        InputError: no checkpoint, no evaluation, no index of the data; what `new_pages` raises.
     """
-    output.mkdir(parents=True, exist_ok=True)
     policy = Policy.open(workdir)
     metrics = read_metrics(workdir)
-    figures.curves(metrics, output / "curves.png")
-    parts = [_summary(policy, metrics)]
-    if evaluation is not None:
-        record = _read_evaluation(evaluation)
-        parts.append(section("Closed-loop success", _success_table(record["rows"]), f"Of {record['checkpoint']}."))
-        parts.append(section("Rollouts", _rollouts(evaluation, output), "The line is the fingertip path of the predicted chunk."))
-    parts.append(section("Training", '<img src="curves.png" alt="loss and gradient norm over steps">'))
-    errors = _error_table(policy, metrics)
-    parts.append(
-        section(
-            "Error of sampled actions on held-out episodes",
-            errors,
-            "Mean absolute error over the steps of the chunk that are within the episode.",
-        )
-    )
-    note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
-    parts.append(section("Predicted and true chunks", _chunks(policy, output, data_dir, frames), note))
-    page = output / "index.html"
-    page.write_text(document("π0 run", "\n".join(parts)), encoding="utf-8")
-    return page
+    record = None if evaluation is None else _read_evaluation(evaluation)
+    with new_pages(output, f"<title>{_TITLE}</title>") as folder:
+        figures.curves(metrics, folder / "curves.png")
+        parts = [_summary(policy, metrics)]
+        if evaluation is not None:
+            parts.append(section("Closed-loop success", _success_table(record["rows"]), f"Of {record['checkpoint']}."))
+            note = "The line is the fingertip path of the predicted chunk."
+            parts.append(section("Rollouts", _rollouts(evaluation / "rollouts", folder / "rollouts"), note))
+        parts.append(section("Training", picture("curves.png", "loss and gradient norm over steps")))
+        note = "Mean absolute error over the steps of the chunk that are within the episode."
+        parts.append(section("Error of sampled actions on held-out episodes", _error_table(policy, metrics), note))
+        note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
+        parts.append(section("Predicted and true chunks", _chunks(policy, folder, data_dir, frames), note))
+        (folder / PAGE).write_text(document(_TITLE, "\n".join(parts)), encoding="utf-8")
+    return output / PAGE
 
 
 def _read_evaluation(evaluation: Path) -> dict[str, Any]:
@@ -87,15 +87,13 @@ def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
     )  # fmt: skip
 
 
-def _rollouts(evaluation: Path, output: Path) -> str:
-    target = output / "rollouts"
-    shutil.rmtree(target, ignore_errors=True)
+def _rollouts(source: Path, target: Path) -> str:
+    """Copies the pictures of an evaluation beside the page."""
     target.mkdir()
-    figures_ = []
-    for gif in sorted((evaluation / "rollouts").glob("*.gif")):
-        shutil.copy(gif, target / gif.name)
-        figures_.append(f'<figure><img src="rollouts/{gif.name}" alt="{gif.stem}"><figcaption>{gif.stem}</figcaption></figure>')
-    return "\n".join(figures_)
+    gifs = sorted(source.glob("*.gif"))
+    for gif in gifs:
+        shutil.copy(gif, target)
+    return "\n".join(picture(f"rollouts/{gif.name}", gif.stem, gif.stem) for gif in gifs)
 
 
 def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
@@ -122,5 +120,5 @@ def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> 
         name = run.datasets[sample.dataset]
         predicted = policy.act([sample.observation], [i], robot=name)[0]
         figures.chunk(sample, predicted, policy.robots[name].embodiment, output / f"chunk-{i}.png")
-        parts.append(f'<p><img src="chunk-{i}.png" alt="held-out frame {i} of {name}: predicted and true chunk"></p>')
+        parts.append(f"<p>{picture(f'chunk-{i}.png', f'held-out frame {i} of {name}: predicted and true chunk')}</p>")
     return "\n".join(parts)
