@@ -251,7 +251,7 @@ class Policy:
 
 
 def _averaged(step: epath.Path, run: RunConfig) -> Any:
-    """A checkpoint's moving average as a published tree: what is frozen from the parameters, LoRA's products merged leaf by leaf."""
+    """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
     trainable, shapes = trainable_part(run), flatten_dict(parameter_shapes(model_config(run)), sep="/")
     factor_shapes = jax.eval_shape(partial(lora.init, rules=run.lora), jax.random.key(0), unflatten_dict(shapes, sep="/"))
 
@@ -273,7 +273,8 @@ def _averaged(step: epath.Path, run: RunConfig) -> Any:
     add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
     for path in [path for path in frozen if lora.find(run.lora, path)]:
         a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
-        read[path] = add(read[path], a, b, rules=run.lora, path=path, dtype=sampling.storage_dtype(path, run.dtype))
+        merged = add(read[path], a, b, rules=run.lora, path=path, dtype=sampling.storage_dtype(path, run.dtype))
+        read[path] = np.asarray(merged)  # the device computes one leaf after the other, and keeps none
     return unflatten_dict(read, sep="/")
 
 
