@@ -64,10 +64,7 @@ def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
 
 
 def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
-    """The shard files in the dataset's order, whether or not they are there.
-
-    Raises InputError if there are none to name, or those of another version.
-    """
+    """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
     info = json.loads(metadata[_INFO])
     try:
         shards = [shard for split in info["splits"] for shard in _split_shards(directory, info, split)]
@@ -76,8 +73,6 @@ def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, byt
         raise InputError(f"dataset {row.name}: {directory / _INFO}: expected metadata that TFDS can open, found {found}") from error
     if not shards:
         raise InputError(f"dataset {row.name}: {directory / _INFO}: expected at least one shard, found none")
-    if "version" in info and info["version"] != directory.name:  # the folder's name is what says that the row is right for the files
-        raise InputError(f"dataset {row.name}: {directory / _INFO}: expected version {directory.name}, found {info['version']}")
     return shards
 
 
