@@ -68,8 +68,9 @@ class Description:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Description":
-        if record["format"] != FORMAT:
-            raise InputError(f"{source}: checkpoint format {record['format']}; this version reads format {FORMAT}")
+        found = record["format"] if "format" in record else "nothing called format"
+        if found != FORMAT:
+            raise InputError(f"{source}: expected checkpoint format {FORMAT}, found {found}")
         robots = {
             name: Robot(Embodiment.from_json(robot["embodiment"]), normalize.from_json(robot["statistics"], source))
             for name, robot in record["robots"].items()
@@ -96,9 +97,10 @@ class _Needless(logging.Filter):
 _NEEDLESS = _Needless()
 
 
-def _log_less() -> None:
-    for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
-        logger.addFilter(_NEEDLESS)
+def _log_less(*, writes: bool = False) -> None:
+    absl_logging.get_absl_logger().addFilter(_NEEDLESS)
+    if writes:  # only then: a server's own trouble is logged there too
+        logging.getLogger("asyncio").addFilter(_NEEDLESS)
 
 
 class _Best:
@@ -119,7 +121,7 @@ class RunCheckpoints:
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int, keep_every: int = 0, keep_best: int = 0, metric: str = "") -> None:
         """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
-        _log_less()
+        _log_less(writes=True)
         self._directory = locate(workdir) / FOLDER
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]

@@ -120,7 +120,7 @@ class Policy:
         """The same policy with freshly initialised parameters: a control."""
         model = Pi0(model_config(self.run))
         params = jax.jit(lambda key: model.init(key, method="declare")["params"])(jax.random.key(seed))
-        return Policy(self.run, self.robots, self.tokenizer, params, num_steps=self.num_steps)
+        return Policy(self.run, self.robots, self.tokenizer, params, num_steps=self.num_steps, scan_layers=self.model.scan_layers)
 
     def robot(self, name: str | None) -> Robot:
         """The named robot (a dataset's name); None where there is only one."""

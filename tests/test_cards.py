@@ -323,19 +323,20 @@ def test_a_large_dataset_is_sampled_and_says_so(data_dir, tmp_path, monkeypatch)
 
 
 def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
-    card = card_of(ROW, data_dir)
-    output = tmp_path / "cards"
-    old = card_of(dataclasses.replace(ROW, name="old"), data_dir)
-    write_cards([old], output)
+    card, output = card_of(ROW, data_dir), tmp_path / "cards"
+    output.mkdir()
+    (output / "thesis.txt").write_text("years of work")
     write_cards([card], output)
-    assert sorted(path.name for path in output.iterdir()) == ["index.html", "tiny"]
+    (output / "tiny" / "index.html").write_text("old")
+    write_cards([card], output)
+    assert sorted(path.name for path in output.iterdir()) == ["index.html", "thesis.txt", "tiny"]
+    assert (output / "tiny" / "index.html").read_text() != "old"
     with pytest.raises(InputError, match="expected datasets of different names, found 'tiny' 2 times"):
         write_cards([card, card], output)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="mine: expected a new folder for pages"):
-        write_cards([card], tmp_path / "mine")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cards", "mine"]  # nothing half written is left
+    (output / "index.html").write_text("my own list")
+    with pytest.raises(InputError, match="cards/index.html: expected no page, or an older one of this kind, found another"):
+        write_cards([card], output)
+    assert sorted(path.name for path in output.iterdir()) == ["index.html", "thesis.txt", "tiny"]  # nothing half written is left
 
 
 def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
@@ -346,6 +347,8 @@ def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
     fresh = card_of(ROWS["reach_arm3"], tmp_path / "data")
     for shard in shard_files(tmp_path / "data" / "reach_arm3" / "1.0.0"):
         shard.unlink()
-    with pytest.raises(InputError, match="expected a readable file"):
-        write_cards([fresh], tmp_path / "cards")
-    assert page.read_bytes() == written and [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    for output in (tmp_path / "cards", tmp_path / "others"):
+        with pytest.raises(InputError, match="expected a readable file"):
+            write_cards([fresh], output)
+    assert page.read_bytes() == written and sorted(path.name for path in page.parent.iterdir()) == ["index.html", "reach_arm3"]
+    assert not (tmp_path / "others").exists()

@@ -97,7 +97,7 @@ def test_arrays_that_are_not_there_are_named(tmp_path):
 
 def test_a_checkpoint_of_another_format_is_refused():
     record = description_at(1).to_json() | {"format": 1}
-    with pytest.raises(InputError, match="^run/1: checkpoint format 1; this version reads format 2$"):
+    with pytest.raises(InputError, match="^run/1: expected checkpoint format 2, found 1$"):
         Description.from_json(record, "run/1")
 
 

@@ -45,7 +45,7 @@ def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
     """Each prepares half of every batch; the first one writes metrics, once. What a run left that was killed as it began is gone."""
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / ".shared").write_text("of a killed run")
+    (workdir / ".shared_0123").write_text("")
     processes = start_two([data_dir, data_dir], workdir, compiled=compiled, devices=1, **LONGER)
     finish(*processes)
     assert_close(workdir, alone)

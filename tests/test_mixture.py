@@ -215,7 +215,8 @@ def test_wrong_weights(indices, weights, message):
     [
         ((0.0, 0.0, 0.0), 1.0, "weight of reach_arm3: expected a positive number, found 0.0"),
         ((1.0, -1.0, 1.0), 1.0, "weight of reach_arm4: expected a positive number, found -1.0"),
-        ((1.0, 1.0, 1.0), 400.0, r"weight x frames\^400: expected a float64, found a larger number"),
+        ((1.0, 1.0, 1.0), 400.0, r"weight x frames\^400: expected numbers that float64 can add up, found larger ones"),
+        ((1e307, 1.0, 1.0), 4.0, r"weight x frames\^4: expected numbers that float64 can add up, found larger ones"),
     ],
 )
 def test_weights_that_give_no_shares(indices, weights, power, message):

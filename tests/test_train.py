@@ -126,6 +126,9 @@ def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
         with Image.open(report / name) as image:
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
+    write_report(finished, evaluation, evaluation, data_dir=str(data_dir), frames=1)  # beside the evaluation, which stays
+    assert sorted(path.name for path in evaluation.iterdir()) == ["chunk-0.png", "curves.png", "evaluation.json", "index.html", "rollouts"]
+
 
 def test_evaluation_refuses_what_it_does_not_know(finished):
     for flag, message in (("--robots=reach_arm9", "robot 'reach_arm9'"), ("--conditions=left", "'left' is unknown")):

@@ -128,9 +128,10 @@ def _written(future: Any) -> Any:
     try:
         return future.result()
     except ValueError as error:
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from error
+        raise
 
 
 def write_leaves(source: Source, folder: Path, *, prefix: str) -> None:

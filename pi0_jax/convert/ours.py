@@ -87,9 +87,9 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
 
 def read_metadata(step: Folder) -> Metadata:
     record = step.folder("description").read_json("metadata")
-    if record["format"] != checkpoints.FORMAT:
-        raise InputError(f"{step}: checkpoint format {record['format']}; this version reads format {checkpoints.FORMAT}")
     with expecting("the description of a checkpoint", str(step)):
+        if record["format"] != checkpoints.FORMAT:
+            raise InputError(f"{step}: expected checkpoint format {checkpoints.FORMAT}, found {record['format']}")
         run = record["config"]
         robots = {
             name: RobotRecord(normalize.from_json(robot["statistics"], str(step)), Embodiment.from_json(robot["embodiment"]))

@@ -94,7 +94,7 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int
     with expecting("a safetensors header", str(file)):
         header = json.loads(reader.read(8, length).decode())
         header.pop("__metadata__", None)
-        entries = {name: _entry(**entry) for name, entry in header.items()}
+        entries = {name: _entry(entry["dtype"], entry["shape"], entry["data_offsets"]) for name, entry in header.items()}
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):  # the format wants neither gaps nor shared bytes
         if entry.first != end:

@@ -120,9 +120,13 @@ def shares_by_frames(indices: Sequence[Index], weights: Sequence[float], power: 
     for index in indices:
         _check_frames(index, "train")
     try:
-        return _shares({index.name: weight * len(index.frames("train")) ** power for index, weight in zip(indices, weights, strict=True)})
-    except OverflowError as error:
-        raise InputError(f"mixture: weight x frames^{power:g}: expected a float64, found a larger number") from error
+        amounts = {index.name: weight * len(index.frames("train")) ** power for index, weight in zip(indices, weights, strict=True)}
+        finite = math.isfinite(math.fsum(amounts.values()))
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise InputError(f"mixture: weight x frames^{power:g}: expected numbers that float64 can add up, found larger ones")
+    return _shares(amounts)
 
 
 class UniformOrder:

@@ -42,7 +42,7 @@ class Card(NamedTuple):
 def write_cards(cards: Sequence[Card], output: Path) -> Path:
     """Writes a page for each dataset and one that lists them, and returns that one.
 
-    `output` appears whole, by renaming; cards that are there are replaced.
+    The list of them appears last; cards that are there are replaced.
 
     Raises:
         InputError: two datasets of one name; what `new_pages` and `Index.observation` raise.

@@ -1,4 +1,4 @@
-"""A folder of pages, which appears whole and takes the place of an older one of its kind, but of nothing else."""
+"""Pages that appear when they are whole, in a folder that may hold other things."""
 
 import contextlib
 import os
@@ -14,31 +14,30 @@ PAGE = "index.html"
 
 @contextlib.contextmanager
 def new_pages(output: Path, mark: str) -> Iterator[Path]:
-    """A folder to fill, PAGE with `mark` in it among the rest; it becomes `output` when the block ends without an error.
+    """A folder to fill, PAGE with `mark` in it among the rest. When the block ends without an error, its files go to `output`, PAGE last.
 
-    Raises InputError: `output` is there and no empty folder or one whose PAGE has the mark; it cannot be written.
+    What is there already stays, but for files of the same names.
+
+    Raises InputError: the PAGE that is there lacks the mark; `output` cannot be written.
     """
-    output = output.absolute()
-    _check_replaceable(output, mark)
+    page = output / PAGE
+    if page.exists() and mark not in page.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{page}: expected no page, or an older one of this kind, found another")
+    new = not output.exists()
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{output.name}.writing-", dir=output.parent))
+        output.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=".writing-", dir=output))
     except OSError as error:
         raise InputError(f"{output}: expected a folder that can be written, found: {error.strerror}") from error
     try:
-        fresh = workspace / "fresh"
-        fresh.mkdir()
-        yield fresh
-        if output.exists():
-            os.rename(output, workspace / "replaced")
-        os.rename(fresh, output)
+        yield workspace
+        for file in sorted(workspace.rglob("*"), key=lambda file: file == workspace / PAGE):
+            place = output / file.relative_to(workspace)
+            if file.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                os.replace(file, place)
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
-
-
-def _check_replaceable(output: Path, mark: str) -> None:
-    page = output / PAGE
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() and not (page.is_file() and mark in page.read_text(encoding="utf-8", errors="replace")):
-        raise InputError(f"{output}: expected a new folder for pages, or one that holds pages of this kind; found something else there")
+        shutil.rmtree(workspace)
+        if new and not any(output.iterdir()):
+            output.rmdir()

@@ -30,7 +30,7 @@ def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_d
         workdir: of the training run. evaluation: folder that launch.evaluate wrote. data_dir: instead of the config's.
 
     Returns:
-        The page, output/index.html. `output` appears whole, and takes the place of an older report only.
+        The page, output/index.html, which appears last and takes the place of an older report only.
 
     Raises:
         InputError: no checkpoint, no evaluation, no index of the data; what `new_pages` raises.

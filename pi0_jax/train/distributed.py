@@ -87,6 +87,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         self.index, self.count = jax.process_index(), jax.process_count()
         self.first = self.index == 0  # the one that prints and writes
         if self.count == 1:
+            self._hosts = [socket.gethostname()]
             return
         self._client = jax_distributed.global_state.client
         self._prefix = f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
@@ -137,19 +138,20 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 
     def check_shared(self, folder: epath.Path) -> None:
         """Makes the folder. Raises InputError if it cannot be written; on every process, if one does not see what process 0 wrote there."""
-        mark, token = folder / ".shared", self.broadcast("mark", uuid.uuid4().hex)  # what a killed run left there holds another token
+        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
         if self.first:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                mark.write_text(token)
+                for left in folder.glob(".shared_*"):  # by a run that was killed here
+                    left.unlink(missing_ok=True)
+                mark.write_text("")
             except OSError as error:
                 raise InputError(f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}") from error
         self.gather("marked", "marked")
-        # Network file systems remember for a while what was there, or was not.
-        seen = any((mark.exists() and mark.read_text() == token) or time.sleep(1) for _ in range(5))
+        seen = any(mark.exists() or time.sleep(1) for _ in range(5))  # network file systems remember for a while what was not there
         everyone = self.gather("mark seen", str(seen))
         if self.first:
-            mark.unlink()
+            mark.unlink(missing_ok=True)
         if "False" in everyone:
             raise InputError(f"workdir {folder}: expected a folder that all processes share; {self.name(everyone.index('False'))} does not")
 
