@@ -15,7 +15,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import app
-from pi0_jax.benchmark import convert, data, index, policy, train
 from pi0_jax.errors import InputError
 
 _FOLDER = flags.DEFINE_string("folder", "/tmp/pi0_jax_benchmark", "Where files are made: for data about 15 GB, for convert about 40 GB.")
@@ -32,38 +31,41 @@ _TO = flags.DEFINE_string("to", "lerobot", "convert: the format to convert to an
 _JSON = flags.DEFINE_string("json", None, "A file for the same numbers.")
 
 
-def _data() -> tuple[str, Any]:
-    return data.report(Path(_FOLDER.value, f"{_FRAMES.value}-frames"), frames=_FRAMES.value, seconds=_SECONDS.value)
+def _report(command: str) -> tuple[str, Any]:
+    """A command imports its own module alone: a machine with an accelerator may lack what the others need."""
+    variant, dtype, calls = _VARIANT.value or "mid", _DTYPE.value, _CALLS.value
+    match command:
+        case "data":
+            from pi0_jax.benchmark import data
 
+            return data.report(Path(_FOLDER.value, f"{_FRAMES.value}-frames"), frames=_FRAMES.value, seconds=_SECONDS.value)
+        case "index":
+            from pi0_jax.benchmark import index
 
-def _convert() -> tuple[str, Any]:
-    return convert.report(Path(_FOLDER.value), to=_TO.value, dtype=_DTYPE.value, variant="pi0")
+            return index.report()
+        case "train":
+            from pi0_jax.benchmark import train
 
+            changes = config_flags.get_override_values(flags.FLAGS["config"])
+            run = train.sized(app.config_mapping(_CONFIG), changes, variant=_VARIANT.value)
+            return train.report(run, cameras=_CAMERAS.value, steps=calls)
+        case "policy":
+            from pi0_jax.benchmark import policy
 
-def _train() -> tuple[str, Any]:
-    changes = config_flags.get_override_values(flags.FLAGS["config"])
-    run = train.sized(app.config_mapping(_CONFIG), changes, variant=_VARIANT.value)
-    return train.report(run, cameras=_CAMERAS.value, steps=_CALLS.value)
+            return policy.report(variant, dtype, calls=calls, scan_layers=_SCAN.value, unroll_steps=_UNROLL.value)
+        case "serve":
+            from pi0_jax.benchmark import serving
 
+            return serving.report(variant, dtype, calls=calls)
+        case "convert":
+            from pi0_jax.benchmark import convert
 
-def _policy() -> tuple[str, Any]:
-    how = dict(scan_layers=_SCAN.value, unroll_steps=_UNROLL.value)
-    return policy.report(_VARIANT.value or "mid", _DTYPE.value, calls=_CALLS.value, **how)
-
-
-def _serve() -> tuple[str, Any]:
-    from pi0_jax.benchmark import serving  # wants the extra "serve"
-
-    return serving.report(_VARIANT.value or "mid", _DTYPE.value, calls=_CALLS.value)
-
-
-_COMMANDS = {"data": _data, "index": index.report, "train": _train, "policy": _policy, "serve": _serve, "convert": _convert}
+            return convert.report(Path(_FOLDER.value), to=_TO.value, dtype=dtype, variant="pi0")
+    raise InputError(f"expected what to measure: data, index, train, policy, serve or convert; found {command!r}")
 
 
 def main(command: str) -> None:
-    if command not in _COMMANDS:
-        raise InputError(f"expected what to measure, one of {', '.join(_COMMANDS)}, found {command!r}")
-    text, numbers = _COMMANDS[command]()
+    text, numbers = _report(command)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     print(text)
