@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -199,6 +200,7 @@ class RunCheckpoints:
             if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
                 raise
             time.sleep(_OTHERS_SECONDS)
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # Orbax's writes that are given up
             whole = "no checkpoint is whole yet" if self._whole is None else f"the checkpoint of step {self._whole} is whole"
             raise InputError(f"{self._directory}: saving step {self._saving} failed, {whole}; found: {_brief(str(error))}") from error
 
