@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pi0_jax import normalize
 from pi0_jax.data.index import Index
-from pi0_jax.errors import InputError
+from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.preprocess import Robot, to_delta
 
@@ -45,7 +45,7 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
     try:
         normalize.save(file, statistics)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, *FULL_DISK):
             raise
     return statistics
 

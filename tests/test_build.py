@@ -16,6 +16,7 @@ from pi0_jax.data.columns import ColumnWriters
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
 from pi0_jax.errors import InputError
+from tests.small_disk import grow, small_disk
 from tests.tiny_data import reach_episodes, shard_files, write_reach
 
 ROW = ROWS["reach_arm3"]
@@ -346,15 +347,8 @@ def test_a_column_that_the_disk_cannot_take_says_so(tmp_path):
 
 
 def test_a_full_disk_keeps_the_shards_that_are_done(data_dir, undisturbed, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 24 << 10) as disk:
         with pytest.raises(InputError, match=f"dataset reach_arm3: no space left for its index below {root(disk)}"):
             build(data_dir, disk)
-        subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+        grow(disk, 10 << 20)
         assert contents(build(data_dir, disk)) == undisturbed
-    finally:
-        subprocess.run(["umount", disk], check=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +16,7 @@ from pi0_jax.convert.paligemma import Npz
 from pi0_jax.convert.source import cast
 from pi0_jax.errors import InputError
 from tests.checkpoints_of_others import GOLDEN, UNEVEN, nested, norm_stats, random_parameters, write_openpi
+from tests.small_disk import small_disk
 
 LAYER = "model.paligemma_with_expert.paligemma.model.language_model.layers"
 EMBEDDING = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
@@ -226,17 +226,10 @@ def test_a_place_that_cannot_be_written_or_is_full_is_named(tmp_path):
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
     refused(r"notes.txt/out: expected a place that can be written, found: (File exists|Not a directory)", convert.convert, path,
             path / "params" / "_METADATA" / "notes.txt" / "out", "openpi_jax")  # fmt: skip
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 64 << 10) as disk:
         for to in ("openpi_jax", "openpi_pytorch"):
             refused("disk/out: expected more space on its disk, found: No space left", convert.convert, path, disk / "out", to)
             assert not list(disk.iterdir())
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 # ---- what travels beside the weights

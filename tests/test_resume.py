@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import training
+from tests.small_disk import grow, small_disk
 from tests.training import arrays, assert_same, finish, losses, overflowing_data, saved_steps, start, validations
 
 data_dir, compiled = training.data_dir, training.compiled
@@ -144,13 +144,8 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
 
 def test_no_space_left(data_dir, compiled, finished, tmp_path):
     """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
     size = sum(file.stat().st_size for file in (finished / "checkpoints" / "12").rglob("*") if file.is_file())
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1.5 * size)}", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"mounting a small file system is not permitted here: {mount.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", int(1.5 * size)) as disk:
         workdir = disk / "run"
         process = start(data_dir, workdir, compiled=compiled, log=tmp_path / "log")
         assert process.wait() == 2, process.text
@@ -158,12 +153,10 @@ def test_no_space_left(data_dir, compiled, finished, tmp_path):
         metrics = ": expected to write metrics there, found: "  # whichever comes first
         assert re.fullmatch(rf"error: {workdir}({saving}|{metrics})No space left on device", process.last_line)
         assert saved_steps(workdir) == [4]
-        subprocess.run(["mount", "-o", f"remount,size={10 * size}", disk], check=True)
+        grow(disk, 10 * size)
         finish(start(data_dir, workdir, compiled=compiled, log=tmp_path / "log"))
         assert_same(workdir, finished, 12)
         shutil.rmtree(workdir)
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_trace_of_some_steps(data_dir, compiled, tmp_path):

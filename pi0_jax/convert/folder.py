@@ -1,7 +1,6 @@
 """A checkpoint's directory, on this machine or behind a URL that fsspec knows (gs://, s3://): what is in it, and publishing one."""
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import fsspec
 from pi0_jax.data import storage
 from pi0_jax.data.faults import diagnose, errors, without_secrets
 from pi0_jax.data.storage import Location, RangeReader, RemotePath
-from pi0_jax.errors import InputError
+from pi0_jax.errors import FULL_DISK, InputError
 
 _REMOTE_BUFFER = 8 << 20
 
@@ -172,7 +171,7 @@ def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
         try:
             yield temporary
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL_DISK:
                 raise
             raise InputError(f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there") from error
         temporary.chmod(0o755)  # mkdtemp's is for its user alone

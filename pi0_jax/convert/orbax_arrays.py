@@ -5,7 +5,6 @@ read.
         manifest.ocdbt   and folders beside it: a key-value store with one Zarr array for every leaf, named by its keys joined with "."
 """
 
-import errno
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import tensorstore as ts
 
 from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.source import Leaf, Source, is_stacked
-from pi0_jax.errors import InputError
+from pi0_jax.errors import FULL_DISK, InputError
 
 METADATA = "_METADATA"
 _CHUNK_BYTES = 128 << 20
@@ -128,7 +127,7 @@ def _written(future: Any) -> Any:
     try:
         return future.result()
     except ValueError as error:
-        for number in (errno.ENOSPC, errno.EDQUOT):
+        for number in FULL_DISK:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number)) from error
         raise

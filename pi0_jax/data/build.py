@@ -41,7 +41,7 @@ from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.storage import Location
 from pi0_jax.data.version import index_version, version_digest
 from pi0_jax.data.workers import make_parts
-from pi0_jax.errors import InputError
+from pi0_jax.errors import FULL_DISK, InputError
 
 VALIDATION_SPLITS = ("val", "valid", "validation", "dev", "eval", "evaluation", "test")  # a dataset's own names for what is not trained on
 INDEX_FILE = "index.json"
@@ -70,7 +70,7 @@ def build_index(
             if not (target / INDEX_FILE).is_file():
                 raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL_DISK:
                 raise
             raise InputError(f"dataset {row.name}: no space left for its index below {root}; the shards that are done are kept") from error
         else:
