@@ -125,7 +125,7 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
     return Counted(np.append(actions, beyond, axis=0), np.append(counts, np.broadcast_to(past.sum() * relative, beyond.shape), axis=0))
 
 
-def constant_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
+def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit.
 
     In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing.
@@ -133,13 +133,15 @@ def constant_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     lines = []
     for part, dims in (("state", robot.embodiment.state), ("actions", robot.embodiment.actions)):
         vector: VectorStatistics = robot.statistics._asdict()[part]
+        still, narrow = normalize.constant(vector, mode), normalize.constant(vector, "quantile")
+        far = normalize.reach(vector) > normalize.FAR
         for i, dim in enumerate(dims):
             unit = "" if dim.unit == "1" else f" {dim.unit}"
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
-            if normalize.constant(vector, mode)[i]:
+            if still[i]:
                 middle = f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}" if mode == "quantile" else ""
                 lines.append(f"{name}: {part} {dim.name} hardly varies ({value}{middle}); it is centred, not scaled")
-            elif normalize.constant(vector, "quantile")[i] and normalize.reach(vector)[i] > normalize.FAR:
+            elif narrow[i] and far[i]:
                 ends = f"98% within {vector.q01[i]:g} to {vector.q99[i]:g}, all within {vector.minimum[i]:g} to {vector.maximum[i]:g}"
                 lines.append(f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do")
     return lines

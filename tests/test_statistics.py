@@ -19,7 +19,7 @@ from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Robot
-from pi0_jax.statistics import compute, constant_dimensions, index_statistics
+from pi0_jax.statistics import compute, index_statistics, remarkable_dimensions
 from tests.tiny_data import REACH_STEPS, reach_step, write_reach
 
 # One dimension of every kind: a target learnt as a delta, a change, an absolute gripper that the robot counts the other way.
@@ -227,8 +227,8 @@ def test_dimensions_that_hardly_vary_are_reported_with_their_value():
     actions = np.stack([np.linspace(-1, 1, 1000), np.linspace(0, 3, 1000), np.r_[np.zeros(5), np.ones(995)]], axis=1)
     robot = Robot(ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])))
     still = "state y hardly varies (mean 0.25 mm, standard deviation 0"
-    assert constant_dimensions("my_arm", robot, "zscore") == [f"my_arm: {still}); it is centred, not scaled"]
-    assert constant_dimensions("my_arm", robot, "quantile") == [
+    assert remarkable_dimensions("my_arm", robot, "zscore") == [f"my_arm: {still}); it is centred, not scaled"]
+    assert remarkable_dimensions("my_arm", robot, "quantile") == [
         f"my_arm: {still}, 98% within 0.25 to 0.25); it is centred, not scaled",
         "my_arm: actions gripper hardly varies (mean 0.995, standard deviation 0.07, 98% within 1 to 1); it is centred, not scaled",
     ]
@@ -239,7 +239,7 @@ def test_one_wild_value_that_makes_the_spread_is_reported():
     robot = Robot(
         ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([np.random.default_rng(0).normal(size=(99, 3))]))
     )
-    (line,) = constant_dimensions("my_arm", robot, "zscore")
+    (line,) = remarkable_dimensions("my_arm", robot, "zscore")
     assert line.startswith("my_arm: state opening varies by a few far values (mean 1000.5")
     assert line.endswith("98% within 0.01001 to 0.990992, all within 0 to 1e+06): in model units the others hardly do")
 

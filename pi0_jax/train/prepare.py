@@ -19,7 +19,7 @@ from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
 from pi0_jax.preprocess import Robot, check_robot, used_slots
-from pi0_jax.statistics import constant_dimensions, index_statistics
+from pi0_jax.statistics import index_statistics, remarkable_dimensions
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.distributed import Processes
@@ -89,7 +89,7 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
             lines.append(
                 f"  {name}: rollouts execute {steps} steps of a chunk, as its robot's record says, and refuse config.horizon {run.horizon}"
             )
-        lines += [f"  {line}" for line in constant_dimensions(name, robot, run.normalization)]
+        lines += [f"  {line}" for line in remarkable_dimensions(name, robot, run.normalization)]
     return "\n".join(lines)
 
 
