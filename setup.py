@@ -8,7 +8,11 @@ DATA = [
     "tensorflow-cpu>=2.20; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
-REMOTE = ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"]  # datasets behind http(s)://, gs:// and s3://
+REMOTE = [
+    "aiohttp>=3.10",
+    "gcsfs>=2024.6",
+    "s3fs>=2024.6",
+]  # datasets behind http(s)://, gs:// and s3://
 SERVE = ["msgpack>=1.1", "websockets>=15.0"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]

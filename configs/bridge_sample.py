@@ -8,7 +8,9 @@ def get_config() -> ConfigDict:
     c.seed = 0
 
     # Data: Octo's test sample of Bridge V2 in RLDS; its two splits hold the same episodes, so held-out errors say nothing about new scenes.
-    c.data_dir = "data"  # holds bridge_dataset/1.0.0, as in the tests of github.com/octo-models/octo
+    c.data_dir = (
+        "data"  # holds bridge_dataset/1.0.0, as in the tests of github.com/octo-models/octo
+    )
     c.index_dir = "runs/bridge/index"  # the data may be read-only
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none

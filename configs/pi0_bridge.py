@@ -13,7 +13,9 @@ def get_config() -> ConfigDict:
 
     # Data: bridge_dataset/1.0.0 of rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds (bridge_orig is the same by another name).
     c.data_dir = "data/oxe"
-    c.index_dir = ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
+    c.index_dir = (
+        ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
+    )
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
     c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()

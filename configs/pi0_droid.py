@@ -20,11 +20,15 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
 
     # Data: droid/1.0.1 of gs://gresearch/robotics: 1.8 TB. Failed episodes and idle steps are not drawn (O); see data/oxe/droid.py.
     c.data_dir = "data/oxe"
-    c.index_dir = ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
+    c.index_dir = (
+        ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
+    )
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
     c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
-    c.datasets = (DATASETS[mode],)  # state: 7 joints and gripper; actions: joint targets relative to the state, or velocities; gripper
+    c.datasets = (
+        DATASETS[mode],
+    )  # state: 7 joints and gripper; actions: joint targets relative to the state, or velocities; gripper
     c.weights = (1.0,)
     c.frames_power = 0.0  # the weights are the shares
     c.keep_empty_language = ()  # frames without an instruction are not drawn

@@ -17,7 +17,9 @@ def get_config(mode: str = "full") -> ConfigDict:
 
     # Data: one dataset, such as 5 to 100 hours of one task, consistent and fluent (P, sec. V).
     c.data_dir = "data"  # holds libero_10_no_noops/1.0.0, as published for OpenVLA
-    c.index_dir = ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
+    c.index_dir = (
+        ""  # the sidecar index lies beside the dataset; name a folder where that cannot be written
+    )
     c.skip_bad_episodes = 0
     c.own_datasets = ConfigDict()  # none
     c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
@@ -50,7 +52,11 @@ def get_config(mode: str = "full") -> ConfigDict:
 
     # What trains, by regular expressions on parameter paths. full: every parameter. expert: the action expert and its projections, 315
     # million of 3.2 billion. lora: low-rank updates of both experts' layers, the expert's first, and the projections (ranks ours).
-    c.frozen = {"full": (), "expert": ("PaliGemma/img/", "PaliGemma/llm/(?!.*_1/)"), "lora": ("PaliGemma/(img|llm)/",)}[mode]
+    c.frozen = {
+        "full": (),
+        "expert": ("PaliGemma/img/", "PaliGemma/llm/(?!.*_1/)"),
+        "lora": ("PaliGemma/(img|llm)/",),
+    }[mode]
     c.frozen_dtype = "float32" if mode == "full" else "bfloat16"
     c.lora = ()
     if mode == "lora":

@@ -14,7 +14,9 @@ def get_config() -> ConfigDict:
     # Data: the folders of gs://gresearch/robotics (RT-X, droid/1.0.1) and of rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds
     # (bridge_dataset) side by side, on a disk or behind a URL.
     c.data_dir = "data/oxe"
-    c.index_dir = ""  # the sidecar index lies beside each dataset; name a folder where that cannot be written
+    c.index_dir = (
+        ""  # the sidecar index lies beside each dataset; name a folder where that cannot be written
+    )
     c.skip_bad_episodes = 100  # ours: fractal20220817_data holds some whose values no robot reaches
     c.own_datasets = ConfigDict()  # none
     c.mixture = "pi0_open"  # P, sec. V-A: 26 datasets, shares in proportion to frames^0.43; launch.index prints them
@@ -28,7 +30,9 @@ def get_config() -> ConfigDict:
     c.lane_megabytes = 512  # 32 GB of encoded images over all hosts
     c.statistics_only = ()
     c.normalization = "zscore"  # O
-    c.normalization_clip = 10.0  # ours: public data have outliers of dozens of standard deviations (O: none)
+    c.normalization_clip = (
+        10.0  # ours: public data have outliers of dozens of standard deviations (O: none)
+    )
     c.augment = True  # O
     c.loader_threads = 16
     c.prefetch_batches = 4

@@ -23,7 +23,9 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
         if len(argv) > 1 + bool(command):
             raise app.UsageError(f"unexpected argument: {argv[1 + bool(command)]}")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # progress is the script's to show; --verbosity=0 shows the libraries' too
+            logging.set_verbosity(
+                logging.WARNING
+            )  # progress is the script's to show; --verbosity=0 shows the libraries' too
         keep_freed_memory()
         try:
             return main(*argv[1:])
@@ -44,7 +46,9 @@ def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
         raise InputError(str(error.__cause__ or error)) from error
     except AttributeError as error:
         found = type(flag.value).__name__
-        raise InputError(f"--{flag.name}: expected a file whose get_config() returns a ConfigDict, found {found}") from error
+        raise InputError(
+            f"--{flag.name}: expected a file whose get_config() returns a ConfigDict, found {found}"
+        ) from error
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -52,7 +56,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except AttributeError as error:
         missing = error.args[0]
-        if not isinstance(missing, KeyError):  # which is how ml_collections reports a field that the config lacks
+        if not isinstance(
+            missing, KeyError
+        ):  # which is how ml_collections reports a field that the config lacks
             raise
         sys.exit(_fail(f"the config has no field {'. '.join(missing.args[0].splitlines())}"))
     except (flags.Error, ValueError, OSError) as error:

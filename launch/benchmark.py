@@ -17,16 +17,43 @@ from ml_collections import config_flags
 from launch import app
 from pi0_jax.errors import InputError
 
-_FOLDER = flags.DEFINE_string("folder", "/tmp/pi0_jax_benchmark", "Where files are made: for data about 15 GB, for convert about 40 GB.")
+_FOLDER = flags.DEFINE_string(
+    "folder",
+    "/tmp/pi0_jax_benchmark",
+    "Where files are made: for data about 15 GB, for convert about 40 GB.",
+)
 _FRAMES = flags.DEFINE_integer("frames", 20_000, "data: frames of the dataset.", lower_bound=1000)
-_SECONDS = flags.DEFINE_float("seconds", 30.0, "data: how long each contender reads.", lower_bound=1.0)
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/reach.py", "train: the run; single fields by --config.field=value.")
-_VARIANT = flags.DEFINE_string("variant", None, "train, policy, serve: nano or pi0; mid, of 61 million parameters, is not trained.")
-_CAMERAS = flags.DEFINE_integer("cameras", 3, "train: cameras of each sample.", lower_bound=1, upper_bound=3)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "policy, serve: of the products; convert: of the weights.")
-_CALLS = flags.DEFINE_integer("calls", 20, "train: steps; policy, serve: calls of each part, requests.", lower_bound=1)
-_UNROLL = flags.DEFINE_bool("unroll_steps", False, "policy: compile each Euler step by itself instead of a loop.")
-_SCAN = flags.DEFINE_bool("scan_layers", None, "policy: compile one layer and loop, or each by itself; unset: as a policy chooses.")
+_SECONDS = flags.DEFINE_float(
+    "seconds", 30.0, "data: how long each contender reads.", lower_bound=1.0
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/reach.py", "train: the run; single fields by --config.field=value."
+)
+_VARIANT = flags.DEFINE_string(
+    "variant",
+    None,
+    "train, policy, serve: nano or pi0; mid, of 61 million parameters, is not trained.",
+)
+_CAMERAS = flags.DEFINE_integer(
+    "cameras", 3, "train: cameras of each sample.", lower_bound=1, upper_bound=3
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "policy, serve: of the products; convert: of the weights.",
+)
+_CALLS = flags.DEFINE_integer(
+    "calls", 20, "train: steps; policy, serve: calls of each part, requests.", lower_bound=1
+)
+_UNROLL = flags.DEFINE_bool(
+    "unroll_steps", False, "policy: compile each Euler step by itself instead of a loop."
+)
+_SCAN = flags.DEFINE_bool(
+    "scan_layers",
+    None,
+    "policy: compile one layer and loop, or each by itself; unset: as a policy chooses.",
+)
 _TO = flags.DEFINE_string("to", "lerobot", "convert: the format to convert to and back from.")
 _JSON = flags.DEFINE_string("json", None, "A file for the same numbers.")
 
@@ -38,7 +65,11 @@ def _report(command: str) -> tuple[str, Any]:
         case "data":
             from pi0_jax.benchmark import data
 
-            return data.report(Path(_FOLDER.value, f"{_FRAMES.value}-frames"), frames=_FRAMES.value, seconds=_SECONDS.value)
+            return data.report(
+                Path(_FOLDER.value, f"{_FRAMES.value}-frames"),
+                frames=_FRAMES.value,
+                seconds=_SECONDS.value,
+            )
         case "index":
             from pi0_jax.benchmark import index
 
@@ -52,7 +83,9 @@ def _report(command: str) -> tuple[str, Any]:
         case "policy":
             from pi0_jax.benchmark import policy
 
-            return policy.report(variant, dtype, calls=calls, scan_layers=_SCAN.value, unroll_steps=_UNROLL.value)
+            return policy.report(
+                variant, dtype, calls=calls, scan_layers=_SCAN.value, unroll_steps=_UNROLL.value
+            )
         case "serve":
             from pi0_jax.benchmark import serving
 
@@ -61,7 +94,9 @@ def _report(command: str) -> tuple[str, Any]:
             from pi0_jax.benchmark import convert
 
             return convert.report(Path(_FOLDER.value), to=_TO.value, dtype=dtype, variant="pi0")
-    raise InputError(f"expected what to measure: data, index, train, policy, serve or convert; found {command!r}")
+    raise InputError(
+        f"expected what to measure: data, index, train, policy, serve or convert; found {command!r}"
+    )
 
 
 def main(command: str) -> None:

@@ -16,32 +16,68 @@ from pi0_jax import convert
 from pi0_jax.convert import check, lerobot, parity
 from pi0_jax.errors import InputError
 
-_INPUT = flags.DEFINE_string("input", None, "A checkpoint of any format: directory, npz or safetensors file; gs:// too.", required=True)
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "A checkpoint of any format: directory, npz or safetensors file; gs:// too.",
+    required=True,
+)
 _OUTPUT = flags.DEFINE_string("output", None, "New directory.", required=True)
 _TO = flags.DEFINE_enum("to", None, list(convert.OUTPUTS), "Format to write.", required=True)
-_DTYPE = flags.DEFINE_enum("dtype", "same", ["same", "float32", "bfloat16"], "Dtype to write; same: each tensor's own.")
-_VERIFY = flags.DEFINE_bool("verify", False, "Read the output back and compare; where the port is installed, run both models too.")
-_ROBOT = flags.DEFINE_string("robot", None, "Which robot's statistics, where there are several (openpi's asset id, a dataset's name).")
-_EMBODIMENT = flags.DEFINE_string("embodiment", None, "The robot's record, by name or from a JSON file, where the input has none.")
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "SentencePiece model, where the input has none: path or URL; small: the one that ships."
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "same", ["same", "float32", "bfloat16"], "Dtype to write; same: each tensor's own."
 )
-_SIZES = flags.DEFINE_list("sizes", [], "name=value of what shows in no tensor: head_dim, image_heads, horizon, max_tokens, ...")
-_WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of our own checkpoints: the moving average, or the parameters.")
-_MERGE_LORA = flags.DEFINE_float("merge_lora", None, "Merge LoRA leaves, scaled by this: alpha / rank.")
+_VERIFY = flags.DEFINE_bool(
+    "verify",
+    False,
+    "Read the output back and compare; where the port is installed, run both models too.",
+)
+_ROBOT = flags.DEFINE_string(
+    "robot",
+    None,
+    "Which robot's statistics, where there are several (openpi's asset id, a dataset's name).",
+)
+_EMBODIMENT = flags.DEFINE_string(
+    "embodiment", None, "The robot's record, by name or from a JSON file, where the input has none."
+)
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer",
+    None,
+    "SentencePiece model, where the input has none: path or URL; small: the one that ships.",
+)
+_SIZES = flags.DEFINE_list(
+    "sizes",
+    [],
+    "name=value of what shows in no tensor: head_dim, image_heads, horizon, max_tokens, ...",
+)
+_WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    "ema",
+    ["ema", "params"],
+    "Of our own checkpoints: the moving average, or the parameters.",
+)
+_MERGE_LORA = flags.DEFINE_float(
+    "merge_lora", None, "Merge LoRA leaves, scaled by this: alpha / rank."
+)
 _WEIGHTS_ONLY = flags.DEFINE_bool("weights_only", False, "Convert without statistics.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the leaves that a PaliGemma lacks.")
 
 
 def main() -> int:
-    dtype = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}[_DTYPE.value]
+    dtype = {
+        "same": None,
+        "float32": np.dtype(np.float32),
+        "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    }[_DTYPE.value]
     options = convert.Options(
         _ROBOT.value, _EMBODIMENT.value, _TOKENIZER.value, _sizes(_SIZES.value), _WEIGHTS.value, _MERGE_LORA.value, _WEIGHTS_ONLY.value,
         dtype, _SEED.value,
     )  # fmt: skip
     start = time.monotonic()
     report = convert.convert(_INPUT.value, _OUTPUT.value, _TO.value, options)
-    print(f"{report.source.format} -> {_TO.value}: {report.parameters:,} parameters in {time.monotonic() - start:.0f} s")
+    print(
+        f"{report.source.format} -> {_TO.value}: {report.parameters:,} parameters in {time.monotonic() - start:.0f} s"
+    )
     for note in report.notes:
         print(f"- {note}")
     failures = _verify(report.source) if _VERIFY.value else 0

@@ -24,15 +24,41 @@ from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.statistics import index_statistics
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A run's config, which says what no flag says.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder or URL that holds the datasets: DIR/<name>/<version>/.")
-_DATASETS = flags.DEFINE_list("datasets", None, "Names of datasets; by default the config's, or every known one that is in data_dir.")
-_INDEX_DIR = flags.DEFINE_string("index_dir", None, "Where indices go; by default each lies in its dataset's folder.")
-_WORKERS = flags.DEFINE_integer("workers", default_workers(), "Processes that read and check, a shard each at a time.", lower_bound=1)
-_DECODE_ALL = flags.DEFINE_bool("decode_all", False, "Decode every image once; by default one step of each 64th episode.")
-_SKIP = flags.DEFINE_integer("skip_bad_episodes", 0, "Bad episodes of a dataset that may be left out; each is listed.", lower_bound=0)
-_REPORT = flags.DEFINE_string("report", None, "Folder for a page about each dataset, with pictures.")
-_HORIZON = flags.DEFINE_integer("horizon", None, "Steps of the report's action chunks; the config's, or 50.", lower_bound=1)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A run's config, which says what no flag says."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder or URL that holds the datasets: DIR/<name>/<version>/."
+)
+_DATASETS = flags.DEFINE_list(
+    "datasets",
+    None,
+    "Names of datasets; by default the config's, or every known one that is in data_dir.",
+)
+_INDEX_DIR = flags.DEFINE_string(
+    "index_dir", None, "Where indices go; by default each lies in its dataset's folder."
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    default_workers(),
+    "Processes that read and check, a shard each at a time.",
+    lower_bound=1,
+)
+_DECODE_ALL = flags.DEFINE_bool(
+    "decode_all", False, "Decode every image once; by default one step of each 64th episode."
+)
+_SKIP = flags.DEFINE_integer(
+    "skip_bad_episodes",
+    0,
+    "Bad episodes of a dataset that may be left out; each is listed.",
+    lower_bound=0,
+)
+_REPORT = flags.DEFINE_string(
+    "report", None, "Folder for a page about each dataset, with pictures."
+)
+_HORIZON = flags.DEFINE_integer(
+    "horizon", None, "Steps of the report's action chunks; the config's, or 50.", lower_bound=1
+)
 
 
 def _describe(index: Index, seconds: float) -> None:
@@ -51,14 +77,24 @@ def main() -> None:
     data_dir = _DATA_DIR.value or (run.data_dir if run else "")
     if not data_dir:
         raise InputError("expected --data_dir or --config, found neither")
-    names = dict.fromkeys(_DATASETS.value or ([*run.datasets, *run.statistics_only] if run else datasets_in(data_dir)))
+    names = dict.fromkeys(
+        _DATASETS.value or ([*run.datasets, *run.statistics_only] if run else datasets_in(data_dir))
+    )
     kept = run.keep_empty_language if run else ()
-    rows = [find_row(name, run.own_datasets if run else {}, keep_empty_language=kept) for name in names]
+    rows = [
+        find_row(name, run.own_datasets if run else {}, keep_empty_language=kept) for name in names
+    ]
     for row in rows:
-        dataset_directory(row, data_dir)  # what is missing is said at once, not after hours of building the others
+        dataset_directory(
+            row, data_dir
+        )  # what is missing is said at once, not after hours of building the others
     index_dir = _INDEX_DIR.value or (run.index_dir if run else "") or None
     skip = _SKIP.value if _SKIP.present or not run else run.skip_bad_episodes
-    options = {"workers": _WORKERS.value, "decode_all": _DECODE_ALL.value, "skip_bad_episodes": skip}
+    options = {
+        "workers": _WORKERS.value,
+        "decode_all": _DECODE_ALL.value,
+        "skip_bad_episodes": skip,
+    }
     indices = []
     for row in rows:
         start = time.monotonic()
@@ -68,7 +104,10 @@ def main() -> None:
         horizon = _HORIZON.value or (run.horizon if run else 50)
         mixed = indices[: len(run.datasets)] if run and not _DATASETS.value else []
         shares = shares_by_frames(mixed, run.weights, run.frames_power) if mixed else {}
-        cards = [Card(index, index_statistics(index, horizon), horizon, shares.get(index.name)) for index in indices]
+        cards = [
+            Card(index, index_statistics(index, horizon), horizon, shares.get(index.name))
+            for index in indices
+        ]
         print(f"report: {write_cards(cards, Path(_REPORT.value))}")
 
 

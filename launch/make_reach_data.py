@@ -8,10 +8,19 @@ from absl import flags
 from launch import app
 from pi0_jax.sim.demonstrations import write_reach_data
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that will hold reach_arm3/, reach_arm4/ and reach_arm5/.", required=True)
-_EPISODES = flags.DEFINE_integer("episodes", 600, "Training episodes of each robot that is trained on.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder that will hold reach_arm3/, reach_arm4/ and reach_arm5/.",
+    required=True,
+)
+_EPISODES = flags.DEFINE_integer(
+    "episodes", 600, "Training episodes of each robot that is trained on."
+)
 _VAL_EPISODES = flags.DEFINE_integer("val_episodes", 32, "Validation episodes of each robot.")
-_HELDOUT_EPISODES = flags.DEFINE_integer("heldout_episodes", 32, "Training episodes of the held-out robot, for its statistics.")
+_HELDOUT_EPISODES = flags.DEFINE_integer(
+    "heldout_episodes", 32, "Training episodes of the held-out robot, for its statistics."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same bytes.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes that simulate and render.")
 

@@ -12,20 +12,55 @@ from pi0_jax.tokenizer import BOS_ID, EOS_ID, PAD_ID, SMALL_MODEL, UNK_ID
 _OUTPUT = flags.DEFINE_string("output", str(SMALL_MODEL), "Where to write the SentencePiece model.")
 
 VOCAB_SIZE = 512
-VERBS = ("reach", "touch", "go to", "move to", "point at", "pick up", "grasp", "lift", "push", "open", "close", "turn", "wipe")
+VERBS = (
+    "reach",
+    "touch",
+    "go to",
+    "move to",
+    "point at",
+    "pick up",
+    "grasp",
+    "lift",
+    "push",
+    "open",
+    "close",
+    "turn",
+    "wipe",
+)
 PLACES = (
     "on the table", "in the bowl", "into the drawer", "next to the cup", "to the left of the plate", "on top of the pot", "in the sink",
 )  # fmt: skip
-COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white", "brown", "silver")
-OBJECTS = "block cube bowl cup spoon fork knife towel cloth pot pan lid can bottle drawer carrot".split()
+COLOURS = (
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "orange",
+    "purple",
+    "black",
+    "white",
+    "brown",
+    "silver",
+)
+OBJECTS = (
+    "block cube bowl cup spoon fork knife towel cloth pot pan lid can bottle drawer carrot".split()
+)
 
 
 def corpus() -> list[str]:
     """Instructions of the kind that robots get, most of them about coloured things on tables."""
-    reach = [f"{verb} the {colour} {thing}" for verb, colour, thing in itertools.product(VERBS, COLOURS, OBJECTS)]
-    put = [f"put the {colour} {thing} {place}" for colour, thing, place in itertools.product(COLOURS, OBJECTS, PLACES)]
+    reach = [
+        f"{verb} the {colour} {thing}"
+        for verb, colour, thing in itertools.product(VERBS, COLOURS, OBJECTS)
+    ]
+    put = [
+        f"put the {colour} {thing} {place}"
+        for colour, thing, place in itertools.product(COLOURS, OBJECTS, PLACES)
+    ]
     moves = itertools.product(OBJECTS, OBJECTS, PLACES)
-    move = [f"take the {thing} from the {other} and place it {place}" for thing, other, place in moves]
+    move = [
+        f"take the {thing} from the {other} and place it {place}" for thing, other, place in moves
+    ]
     return reach * 4 + put + move
 
 

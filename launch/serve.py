@@ -16,34 +16,66 @@ from pi0_jax.preprocess import canvas_for
 from pi0_jax.serve import api_key, server
 from pi0_jax.serve.service import Service
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.", required=True)
-_ROBOT = flags.DEFINE_string("robot", None, "Whose statistics and keys; may be left out where the checkpoint has one robot.")
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind; 0.0.0.0 for every network that this machine is on.")
-_PORT = flags.DEFINE_integer("port", 8000, "Port; 0 takes any that is free.", lower_bound=0, upper_bound=65535)
-_KEY_FILE = flags.DEFINE_string("api_key_file", None, "File with the key that clients must show; none is asked for without it.")
-_IMAGES = flags.DEFINE_list("image_sizes", ["224x224"], "Sizes HEIGHTxWIDTH of images to compile for; others are brought to one of them.")
-_BATCHES = flags.DEFINE_list("batch_sizes", ["1"], "Numbers of observations in one request to compile for.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A run's workdir or one checkpoint in it.", required=True
+)
+_ROBOT = flags.DEFINE_string(
+    "robot", None, "Whose statistics and keys; may be left out where the checkpoint has one robot."
+)
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to bind; 0.0.0.0 for every network that this machine is on."
+)
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "Port; 0 takes any that is free.", lower_bound=0, upper_bound=65535
+)
+_KEY_FILE = flags.DEFINE_string(
+    "api_key_file", None, "File with the key that clients must show; none is asked for without it."
+)
+_IMAGES = flags.DEFINE_list(
+    "image_sizes",
+    ["224x224"],
+    "Sizes HEIGHTxWIDTH of images to compile for; others are brought to one of them.",
+)
+_BATCHES = flags.DEFINE_list(
+    "batch_sizes", ["1"], "Numbers of observations in one request to compile for."
+)
 _PROMPT = flags.DEFINE_string("default_prompt", None, "For observations without one.")
-_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not given.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "To compute in; the run's if not given.")
+_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Euler steps; the run's if not given.", lower_bound=1
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "To compute in; the run's if not given."
+)
 _LIMIT = flags.DEFINE_integer("max_message_mib", 16, "Largest message.", lower_bound=1)
-_CONNECTIONS = flags.DEFINE_integer("max_connections", 64, "Clients at a time; more are refused.", lower_bound=1)
-_CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/pi0_jax", "Folder that keeps compilations; empty: none. To be trusted.")
+_CONNECTIONS = flags.DEFINE_integer(
+    "max_connections", 64, "Clients at a time; more are refused.", lower_bound=1
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/pi0_jax",
+    "Folder that keeps compilations; empty: none. To be trusted.",
+)
 
 
 def _sizes() -> list[tuple[int, int]]:
     try:
         pairs = [tuple(int(side) for side in text.split("x")) for text in _IMAGES.value]
     except ValueError as error:
-        raise InputError(f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}") from error
+        raise InputError(
+            f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}"
+        ) from error
     if not pairs or not all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
-        raise InputError(f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}")
+        raise InputError(
+            f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}"
+        )
     return pairs
 
 
 def _batches() -> list[int]:
     if not all(text.isdecimal() and int(text) > 0 for text in _BATCHES.value):
-        raise InputError(f"--batch_sizes: expected positive numbers, found {','.join(_BATCHES.value)}")
+        raise InputError(
+            f"--batch_sizes: expected positive numbers, found {','.join(_BATCHES.value)}"
+        )
     return [int(text) for text in _BATCHES.value]
 
 
@@ -51,7 +83,13 @@ def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
     policy = Policy.open(_CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value)
     embodiment = policy.robot(_ROBOT.value).embodiment
     act = partial(policy.act, robot=_ROBOT.value, canvases=[canvas_for([size]) for size in sizes])
-    service = Service(act, embodiment, horizon=policy.run.horizon, batch_sizes=batches, default_prompt=_PROMPT.value)
+    service = Service(
+        act,
+        embodiment,
+        horizon=policy.run.horizon,
+        batch_sizes=batches,
+        default_prompt=_PROMPT.value,
+    )
     print(f"compiling for {embodiment.name}", flush=True)
     policy.warm_up(robot=_ROBOT.value, image_sizes=sizes, batch_sizes=service.batch_sizes)
     return service
@@ -64,8 +102,14 @@ def main() -> None:
         check_prompt(_PROMPT.value, "--default_prompt")
     if _CACHE.value:
         use_compilation_cache(Path(_CACHE.value).expanduser())
-    options = server.Options(_HOST.value, _PORT.value, key, _LIMIT.value * 2**20, _CONNECTIONS.value)
-    server.run(partial(_load, sizes, batches), options, lambda state, port: print(f"{state} on ws://{_HOST.value}:{port}", flush=True))
+    options = server.Options(
+        _HOST.value, _PORT.value, key, _LIMIT.value * 2**20, _CONNECTIONS.value
+    )
+    server.run(
+        partial(_load, sizes, batches),
+        options,
+        lambda state, port: print(f"{state} on ws://{_HOST.value}:{port}", flush=True),
+    )
     print("stopped")
 
 

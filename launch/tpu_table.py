@@ -13,32 +13,53 @@ from pi0_jax.ahead import page
 from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; single fields by --config.field=value.")
-_ROWS = flags.DEFINE_list("rows", None, "TOPOLOGY/BATCH/DATAxFSDPxTENSOR for a training step, TOPOLOGY/sampler; such as v5e:4x4/64/2x8x1.")
-_OUTPUT = flags.DEFINE_string("output", None, "The page, Markdown; written after every row. Rows that it has are not compiled again.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file in configs/; single fields by --config.field=value."
+)
+_ROWS = flags.DEFINE_list(
+    "rows",
+    None,
+    "TOPOLOGY/BATCH/DATAxFSDPxTENSOR for a training step, TOPOLOGY/sampler; such as v5e:4x4/64/2x8x1.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "The page, Markdown; written after every row. Rows that it has are not compiled again.",
+)
 flags.mark_flags_as_required(["config", "rows", "output"])
 
 
 def main() -> None:
-    run, rows = from_mapping(app.config_mapping(_CONFIG)), [page.Row.parse(text) for text in _ROWS.value]
+    run, rows = (
+        from_mapping(app.config_mapping(_CONFIG)),
+        [page.Row.parse(text) for text in _ROWS.value],
+    )
     try:
         libtpu = version("libtpu")
     except PackageNotFoundError as error:
         raise InputError("libtpu is not installed: pip install pi0_jax[tpu]") from error
     about = page.head(
         command="python -m launch.tpu_table " + shlex.join(sys.argv[1:]),
-        run_flags=shlex.join(argument for argument in sys.argv[1:] if argument.startswith("--config")),
+        run_flags=shlex.join(
+            argument for argument in sys.argv[1:] if argument.startswith("--config")
+        ),
         jax=version("jax"),
         libtpu=libtpu,
     )
     output = Path(_OUTPUT.value)
-    kept = page.kept_lines(output.read_text("utf-8"), about, _OUTPUT.value) if output.exists() else {}
+    kept = (
+        page.kept_lines(output.read_text("utf-8"), about, _OUTPUT.value) if output.exists() else {}
+    )
     for row in rows:
         if row.flags not in kept:
             kept[row.flags] = row.line(run)
             print(kept[row.flags], flush=True)
-        lines = {row.flags: kept[row.flags] for row in rows if row.flags in kept} | kept  # in the order asked for, others after them
-        output.with_suffix(".partial").write_text(page.markdown([*lines.values()], about), encoding="utf-8")
+        lines = {
+            row.flags: kept[row.flags] for row in rows if row.flags in kept
+        } | kept  # in the order asked for, others after them
+        output.with_suffix(".partial").write_text(
+            page.markdown([*lines.values()], about), encoding="utf-8"
+        )
         output.with_suffix(".partial").replace(output)
 
 

@@ -16,16 +16,33 @@ from pi0_jax.train import distributed
 from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/; single fields by --config.field=value.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder, or gs:// or s3:// URL, of the run: checkpoints, metrics.")
-_PROFILE = flags.DEFINE_string("profile", None, "START:STEPS: a trace of STEPS steps, after START, in workdir/profile.")
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, on which nothing else listens.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "1: alone, without looking for others.", lower_bound=1)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file in configs/; single fields by --config.field=value."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder, or gs:// or s3:// URL, of the run: checkpoints, metrics."
+)
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "START:STEPS: a trace of STEPS steps, after START, in workdir/profile."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, on which nothing else listens."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "1: alone, without looking for others.", lower_bound=1
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0.", lower_bound=0)
-_COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Compile step and sampler for --topology; status 1 if they do not fit.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice: v5e:4x4, v6e:8x8, v5p:4x4x4; a single chip: v5e:1x1, v5p:1x1x1.")
+_COMPILE_ONLY = flags.DEFINE_bool(
+    "compile_only", False, "Compile step and sampler for --topology; status 1 if they do not fit."
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "A TPU slice: v5e:4x4, v6e:8x8, v5p:4x4x4; a single chip: v5e:1x1, v5p:1x1x1."
+)
 _SILENCE = flags.DEFINE_integer(
-    "silence_seconds", distributed.SILENCE_SECONDS, "After so long without a word from a process the others end.", lower_bound=5
+    "silence_seconds",
+    distributed.SILENCE_SECONDS,
+    "After so long without a word from a process the others end.",
+    lower_bound=5,
 )
 flags.mark_flags_as_required(["config"])
 
@@ -38,7 +55,9 @@ def main() -> int | None:
     if _COMPILE_ONLY.value:
         return _compile_only(run)
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
-    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, silence_seconds=_SILENCE.value)
+    distributed.initialize(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, silence_seconds=_SILENCE.value
+    )
     return train(run, _WORKDIR.value, profile=profile, silence_seconds=_SILENCE.value)
 
 

@@ -12,12 +12,16 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute
 
 def main() -> int:
     vectors = verify.load_vectors(_VECTORS.value)
-    print(f"{_VECTORS.value} on {jax.devices()[0].device_kind}, {_DTYPE.value}, JAX {jax.__version__}")
+    print(
+        f"{_VECTORS.value} on {jax.devices()[0].device_kind}, {_DTYPE.value}, JAX {jax.__version__}"
+    )
     print(f"{'output':<84} {'max abs':>9} {'max rel':>9} {'tolerance':>9}")
     failures = total = 0
     for c in verify.compare(vectors, _DTYPE.value):
         total, failures = total + 1, failures + (not c.ok)
-        print(f"{c.name:<84} {c.absolute:9.1e} {c.relative:9.1e} {c.tolerance:9.1e} {'ok' if c.ok else 'FAIL'}")
+        print(
+            f"{c.name:<84} {c.absolute:9.1e} {c.relative:9.1e} {c.tolerance:9.1e} {'ok' if c.ok else 'FAIL'}"
+        )
     print(f"{total - failures} of {total} ok")
     return 1 if failures else 0
 

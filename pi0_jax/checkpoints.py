@@ -52,14 +52,19 @@ class Description:
     robots: Mapping[str, Robot]  # by dataset name; those of run.datasets first
     tokenizer: Tokenizer
     position: int  # steps done, which is the number of the next batch
-    digests: Mapping[str, str]  # dataset name -> Index.digest: which files and which rule; for every one of `robots`
+    digests: Mapping[
+        str, str
+    ]  # dataset name -> Index.digest: which files and which rule; for every one of `robots`
 
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "config": config.to_json(self.run),
             "robots": {
-                name: {"embodiment": robot.embodiment.to_json(), "statistics": normalize.to_json(robot.statistics)}
+                name: {
+                    "embodiment": robot.embodiment.to_json(),
+                    "statistics": normalize.to_json(robot.statistics),
+                }
                 for name, robot in self.robots.items()
             },
             "tokenizer": base64.b64encode(self.tokenizer.model).decode(),
@@ -73,11 +78,20 @@ class Description:
         if found != FORMAT:
             raise InputError(f"{source}: expected checkpoint format {FORMAT}, found {found}")
         robots = {
-            name: Robot(Embodiment.from_json(robot["embodiment"]), normalize.from_json(robot["statistics"], source))
+            name: Robot(
+                Embodiment.from_json(robot["embodiment"]),
+                normalize.from_json(robot["statistics"], source),
+            )
             for name, robot in record["robots"].items()
         }
         tokenizer = Tokenizer(base64.b64decode(record["tokenizer"]), source)
-        return cls(config.from_mapping(record["config"]), robots, tokenizer, record["position"], record["digests"])
+        return cls(
+            config.from_mapping(record["config"]),
+            robots,
+            tokenizer,
+            record["position"],
+            record["digests"],
+        )
 
 
 class _Needless(logging.Filter):
@@ -91,7 +105,9 @@ class _Needless(logging.Filter):
         if logged_by_orbax and str(record.msg).startswith("Metadata file does not exist"):
             return False
         error = record.exc_info[1] if record.exc_info else None
-        of_a_write = record.name == "asyncio" and (isinstance(error, OSError) or _STORAGE_ERROR.match(str(error)))
+        of_a_write = record.name == "asyncio" and (
+            isinstance(error, OSError) or _STORAGE_ERROR.match(str(error))
+        )
         return not (error and (logged_by_orbax or of_a_write))
 
 
@@ -113,14 +129,25 @@ class _Best:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> Sequence[bool]:
         known = [info for info in checkpoints if info.metrics and self._metric in info.metrics]
-        best = {info.step for info in sorted(known, key=lambda info: info.metrics[self._metric])[: self._count]}
+        best = {
+            info.step
+            for info in sorted(known, key=lambda info: info.metrics[self._metric])[: self._count]
+        }
         return [info.step in best for info in checkpoints]
 
 
 class RunCheckpoints:
     """The checkpoints of one training run. Several processes make the same calls at the same steps."""
 
-    def __init__(self, workdir: str | os.PathLike[str], *, keep: int, keep_every: int = 0, keep_best: int = 0, metric: str = "") -> None:
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        keep: int,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        metric: str = "",
+    ) -> None:
         """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
         _log_less(writes=True)
         self._directory = locate(workdir) / FOLDER
@@ -136,7 +163,9 @@ class RunCheckpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=(*_ITEMS, _LORA))
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_names=(*_ITEMS, _LORA)
+        )
         self._whole = self._manager.latest_step()
         self._saving: int | None = None
 
@@ -147,7 +176,9 @@ class RunCheckpoints:
         """
         if description.position in (self._saving, self._whole):
             return
-        average = state.ema or select(state.params, state.factors, config.trainable_part(description.run))
+        average = state.ema or select(
+            state.params, state.factors, config.trainable_part(description.run)
+        )
         with self._named_errors():
             self._settle()
             self._saving = description.position
@@ -155,7 +186,10 @@ class RunCheckpoints:
                 description.position,
                 args=ocp.args.Composite(
                     description=ocp.args.JsonSave(description.to_json()),
-                    **{item: ocp.args.StandardSave(tree) for item, tree in (_items(state) | {"ema": average}).items()},
+                    **{
+                        item: ocp.args.StandardSave(tree)
+                        for item, tree in (_items(state) | {"ema": average}).items()
+                    },
                 ),
                 metrics=dict(metrics),
             )
@@ -174,7 +208,9 @@ class RunCheckpoints:
         wanted = {item: ocp.args.StandardRestore(tree) for item, tree in items.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
         ema, factors = (restored[item] if item in items else {} for item in ("ema", _LORA))
-        return abstract._replace(params=restored["params"], ema=ema, factors=factors, **restored["optimizer"])
+        return abstract._replace(
+            params=restored["params"], ema=ema, factors=factors, **restored["optimizer"]
+        )
 
     def wait(self) -> None:
         """Until the save in progress is whole. Raises InputError as `check` does."""
@@ -183,7 +219,9 @@ class RunCheckpoints:
 
     def close(self) -> None:
         """Waits for a save in progress, whole or failed."""
-        with contextlib.suppress(InputError):  # raised by `check` or `wait` before, or less than what ends the run now
+        with contextlib.suppress(
+            InputError
+        ):  # raised by `check` or `wait` before, or less than what ends the run now
             self.wait()
         self._manager.close()
 
@@ -200,9 +238,17 @@ class RunCheckpoints:
             if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
                 raise
             time.sleep(_OTHERS_SECONDS)
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # Orbax's writes that are given up
-            whole = "no checkpoint is whole yet" if self._whole is None else f"the checkpoint of step {self._whole} is whole"
-            raise InputError(f"{self._directory}: saving step {self._saving} failed, {whole}; found: {_brief(str(error))}") from error
+            warnings.filterwarnings(
+                "ignore", "coroutine .* was never awaited", RuntimeWarning
+            )  # Orbax's writes that are given up
+            whole = (
+                "no checkpoint is whole yet"
+                if self._whole is None
+                else f"the checkpoint of step {self._whole} is whole"
+            )
+            raise InputError(
+                f"{self._directory}: saving step {self._saving} failed, {whole}; found: {_brief(str(error))}"
+            ) from error
 
 
 def _items(state: Any) -> dict[str, Any]:
@@ -214,7 +260,10 @@ def _items(state: Any) -> dict[str, Any]:
 
 def _brief(message: str) -> str:
     """The system's own words at the end of a long message of a storage, or its beginning."""
-    system = re.search(r"\[(?:OS error|Error code)[^\]]*\]|No space left on device|Disk quota exceeded|File too large", message)
+    system = re.search(
+        r"\[(?:OS error|Error code)[^\]]*\]|No space left on device|Disk quota exceeded|File too large",
+        message,
+    )
     return system.group() if system else " ".join(message.split())[:200]
 
 
@@ -224,7 +273,9 @@ def locate(directory: str | os.PathLike[str]) -> epath.Path:
     if "://" not in text:
         return epath.Path(text).absolute()  # of a URL it would make a local folder
     if not text.startswith(_REMOTE):
-        raise InputError(f"{text}: expected a local folder or a URL that begins with {' or '.join(_REMOTE)}")
+        raise InputError(
+            f"{text}: expected a local folder or a URL that begins with {' or '.join(_REMOTE)}"
+        )
     return epath.Path(text)
 
 
@@ -242,7 +293,9 @@ def find(directory: str | os.PathLike[str]) -> epath.Path:
     root = directory / FOLDER if (directory / FOLDER).exists() else directory
     steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     if not steps:
-        raise InputError(f"no checkpoint in {directory}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}")
+        raise InputError(
+            f"no checkpoint in {directory}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}"
+        )
     return root / str(max(steps))
 
 
@@ -277,23 +330,42 @@ def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) 
     check_leaves(path, item, abstract, part=True)
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(path / item, args=ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True))
+        return checkpointer.restore(
+            path / item,
+            args=ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True),
+        )
 
 
-def check_leaves(step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False) -> None:
+def check_leaves(
+    step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False
+) -> None:
     """InputError naming the first leaves that are missing, extra (unless `part`) or of another shape: a checkpoint of another variant."""
     if not (step_directory / item).is_dir():
-        raise InputError(f"{step_directory}: expected {item}, found {', '.join(sorted(path.name for path in step_directory.iterdir()))}")
+        raise InputError(
+            f"{step_directory}: expected {item}, found {', '.join(sorted(path.name for path in step_directory.iterdir()))}"
+        )
     _log_less()
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
-    stored = {_path(key): tuple(leaf.shape) for key, leaf in jax.tree_util.tree_leaves_with_path(dict(metadata))}
+    stored = {
+        _path(key): tuple(leaf.shape)
+        for key, leaf in jax.tree_util.tree_leaves_with_path(dict(metadata))
+    }
     wanted = {_path(key): leaf.shape for key, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
-    differing = [path for path in sorted(wanted if part else wanted | stored) if wanted.get(path) != stored.get(path)]
-    problems = [f"{path}: expected {wanted.get(path, 'nothing')}, found {stored.get(path, 'nothing')}" for path in differing]
+    differing = [
+        path
+        for path in sorted(wanted if part else wanted | stored)
+        if wanted.get(path) != stored.get(path)
+    ]
+    problems = [
+        f"{path}: expected {wanted.get(path, 'nothing')}, found {stored.get(path, 'nothing')}"
+        for path in differing
+    ]
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"{step_directory}/{item} is of another model: {'; '.join(problems[:3])}{more}")
+        raise InputError(
+            f"{step_directory}/{item} is of another model: {'; '.join(problems[:3])}{more}"
+        )
 
 
 def _path(key: Any) -> str:

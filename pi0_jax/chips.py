@@ -55,4 +55,6 @@ class Roofline(NamedTuple):
 
 def roofline(chip: Chip, *, flops: float, hbm_traffic: float, ici_sent: float) -> Roofline:
     """From what one chip does in a step: floating-point operations, bytes through its HBM, bytes sent to other chips."""
-    return Roofline(flops / chip.flops, hbm_traffic / chip.hbm_bandwidth, ici_sent / chip.ici_bandwidth)
+    return Roofline(
+        flops / chip.flops, hbm_traffic / chip.hbm_bandwidth, ici_sent / chip.ici_bandwidth
+    )

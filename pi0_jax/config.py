@@ -35,23 +35,37 @@ class RunConfig:
     data_dir: str  # holds one folder per TFDS dataset
     index_dir: str  # where sidecar indices go; empty: beside each dataset
     skip_bad_episodes: int  # of a dataset, that its index may leave out
-    own_datasets: Mapping[str, Any]  # name -> a row of one's own as plain data (data/rows.py: row_from_mapping)
+    own_datasets: Mapping[
+        str, Any
+    ]  # name -> a row of one's own as plain data (data/rows.py: row_from_mapping)
     datasets: tuple[str, ...]
-    weights: tuple[float, ...]  # one per dataset: its share is in proportion to weight x frames^frames_power
+    weights: tuple[
+        float, ...
+    ]  # one per dataset: its share is in proportion to weight x frames^frames_power
     frames_power: float  # 0: weights are shares; 1: they multiply frames; 0.43: the paper's
-    keep_empty_language: tuple[str, ...]  # datasets of which the frames without an instruction are drawn too
+    keep_empty_language: tuple[
+        str, ...
+    ]  # datasets of which the frames without an instruction are drawn too
     cut_prompts: bool  # a prompt over max_tokens loses its end, as in the published code; else the run is refused
-    order: Literal["uniform", "local"]  # local: whole records are read, for slow disks and remote storage; see data/lanes.py
+    order: Literal[
+        "uniform", "local"
+    ]  # local: whole records are read, for slow disks and remote storage; see data/lanes.py
     lanes: int  # of the local order: divides the batch, and the number of hosts divides it
     lane_megabytes: int  # of the local order: encoded bytes that each lane may hold
-    statistics_only: tuple[str, ...]  # never trained on; their statistics travel with the checkpoint, for robots that are held out
+    statistics_only: tuple[
+        str, ...
+    ]  # never trained on; their statistics travel with the checkpoint, for robots that are held out
     normalization: Literal["zscore", "quantile"]
-    normalization_clip: float  # model units: states and targets are cut to this size; 0: they are not
+    normalization_clip: (
+        float  # model units: states and targets are cut to this size; 0: they are not
+    )
     augment: bool
     loader_threads: int
     prefetch_batches: int
     # Model.
-    variant: str | Mapping[str, Any]  # a name, or the sizes themselves: {"vision": VisionConfig's fields, "gemma": GemmaConfig's}
+    variant: (
+        str | Mapping[str, Any]
+    )  # a name, or the sizes themselves: {"vision": VisionConfig's fields, "gemma": GemmaConfig's}
     action_dim: int
     horizon: int
     max_tokens: int
@@ -60,7 +74,9 @@ class RunConfig:
     scan_layers: bool
     remat: Literal["none", "dots", "full"]
     initial_weights: str  # path or URL of a checkpoint of any format of convert/, with which a new run starts; empty: none
-    initial_rules: tuple[tuple[str, Literal["load", "fresh"]], ...]  # (regexp of a parameter's path, what to do), first match; else load
+    initial_rules: tuple[
+        tuple[str, Literal["load", "fresh"]], ...
+    ]  # (regexp of a parameter's path, what to do), first match; else load
     # Flow matching.
     draws: int  # noise and time draws per observation, sharing one prefix pass
     loss_dims: Literal["padded", "real"]
@@ -84,7 +100,9 @@ class RunConfig:
     no_decay: tuple[str, ...]  # parameters that weight decay leaves alone
     first_moment_dtype: Literal["float32", "bfloat16"]  # of Adam's
     clip_norm: float
-    ema_decay: float  # 0: no average is kept, and what reads one from a checkpoint gets the parameters
+    ema_decay: (
+        float  # 0: no average is kept, and what reads one from a checkpoint gets the parameters
+    )
     mesh: MeshConfig
     # Loop.
     log_every: int
@@ -120,7 +138,10 @@ def from_mapping(config: Mapping[str, Any]) -> RunConfig:
 
 def to_json(run: RunConfig) -> dict[str, Any]:
     """Plain data; of a rule in `own_datasets` its name and the hash of its source are kept."""
-    return {**dataclasses.asdict(run), "own_datasets": _plain(run.own_datasets, "config.own_datasets")}
+    return {
+        **dataclasses.asdict(run),
+        "own_datasets": _plain(run.own_datasets, "config.own_datasets"),
+    }
 
 
 def _with_mixture(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -140,7 +161,11 @@ def _with_mixture(config: Mapping[str, Any]) -> Mapping[str, Any]:
         raise InputError(
             f"config.mixture is {name!r}, which has its own frames_power; expected config.frames_power 0, found {rest['frames_power']!r}"
         )
-    return rest | {"datasets": tuple(soup.weights), "weights": tuple(soup.weights.values()), "frames_power": soup.frames_power}
+    return rest | {
+        "datasets": tuple(soup.weights),
+        "weights": tuple(soup.weights.values()),
+        "frames_power": soup.frames_power,
+    }
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -158,8 +183,15 @@ def model_config(run: RunConfig) -> Pi0Config:
         sizes = _typed(_Sizes, run.variant, "config.variant")
         return Pi0Config(sizes.vision, sizes.gemma, run.action_dim, run.horizon, run.max_tokens)
     if run.variant not in VARIANTS:
-        raise InputError(f"config.variant {run.variant!r} is unknown; the variants are {', '.join(VARIANTS)}")
-    return dataclasses.replace(VARIANTS[run.variant], action_dim=run.action_dim, horizon=run.horizon, max_tokens=run.max_tokens)
+        raise InputError(
+            f"config.variant {run.variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
+        )
+    return dataclasses.replace(
+        VARIANTS[run.variant],
+        action_dim=run.action_dim,
+        horizon=run.horizon,
+        max_tokens=run.max_tokens,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +230,15 @@ def _typed(schema: type, values: Mapping[str, Any], where: str) -> Any:
     for name in values:
         if name not in fields:
             close = difflib.get_close_matches(name, fields, 1)
-            raise InputError(f"{where}.{name} is unknown" + (f"; did you mean {close[0]}?" if close else ""))
+            raise InputError(
+                f"{where}.{name} is unknown" + (f"; did you mean {close[0]}?" if close else "")
+            )
     missing = [name for name in fields if name not in values]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)}")
-    return schema(**{name: _cast(kind, values[name], f"{where}.{name}") for name, kind in fields.items()})
+    return schema(
+        **{name: _cast(kind, values[name], f"{where}.{name}") for name, kind in fields.items()}
+    )
 
 
 def _cast(kind: Any, value: Any, where: str) -> Any:
@@ -213,7 +249,9 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
         return _cast(first if isinstance(value, first) else second, value, where)
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
-            raise InputError(f"{where} is {value!r}; expected one of {', '.join(typing.get_args(kind))}")
+            raise InputError(
+                f"{where} is {value!r}; expected one of {', '.join(typing.get_args(kind))}"
+            )
         return value
     if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
@@ -253,17 +291,29 @@ def _check(run: RunConfig) -> None:
     if not run.datasets:
         raise InputError("config.datasets is empty")
     if len(run.weights) != len(run.datasets):
-        raise InputError(f"config.weights has {len(run.weights)} entries for {len(run.datasets)} datasets")
+        raise InputError(
+            f"config.weights has {len(run.weights)} entries for {len(run.datasets)} datasets"
+        )
     if min(run.weights) <= 0:
         raise InputError(f"config.weights is {run.weights}; expected positive numbers")
-    if unknown := [name for name in run.keep_empty_language if name not in (*run.datasets, *run.statistics_only)]:
-        raise InputError(f"config.keep_empty_language has {unknown[0]!r}; expected some of config.datasets and statistics_only")
+    if unknown := [
+        name
+        for name in run.keep_empty_language
+        if name not in (*run.datasets, *run.statistics_only)
+    ]:
+        raise InputError(
+            f"config.keep_empty_language has {unknown[0]!r}; expected some of config.datasets and statistics_only"
+        )
     if not 0 <= run.warmup_steps < run.steps:
-        raise InputError(f"config.warmup_steps is {run.warmup_steps}; expected at least 0 and less than steps ({run.steps})")
+        raise InputError(
+            f"config.warmup_steps is {run.warmup_steps}; expected at least 0 and less than steps ({run.steps})"
+        )
     for i, (pattern, _) in enumerate(run.initial_rules):
         _check_pattern(pattern, f"config.initial_rules[{i}]")
     if run.keep_every % run.save_every:
-        raise InputError(f"config.keep_every is {run.keep_every}; expected a multiple of save_every ({run.save_every}), or 0")
+        raise InputError(
+            f"config.keep_every is {run.keep_every}; expected a multiple of save_every ({run.save_every}), or 0"
+        )
     if run.keep_best and run.validate_every % run.save_every:
         raise InputError(
             f"config.validate_every is {run.validate_every}; expected a multiple of save_every ({run.save_every}):"
@@ -278,4 +328,6 @@ def _check_pattern(pattern: str, where: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise InputError(f"{where} is {pattern!r}; expected a regular expression: {error}") from error
+        raise InputError(
+            f"{where} is {pattern!r}; expected a regular expression: {error}"
+        ) from error

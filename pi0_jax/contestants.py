@@ -33,17 +33,24 @@ def opened(
     _check(conditions)
     trained = Policy.open(checkpoint, num_steps=num_steps)
     own = {robot: trained.robot(robot).embodiment for robot in robots}
-    policies = {condition: trained.untrained(seed) if condition == "untrained" else trained for condition in conditions}
+    policies = {
+        condition: trained.untrained(seed) if condition == "untrained" else trained
+        for condition in conditions
+    }
     return [
         Contestant(
-            Case(own[robot].name, condition), partial(policy.act, robot=robot), find_embodiment(embodiment) if embodiment else own[robot]
+            Case(own[robot].name, condition),
+            partial(policy.act, robot=robot),
+            find_embodiment(embodiment) if embodiment else own[robot],
         )
         for condition, policy in policies.items()
         for robot in robots
     ]
 
 
-def served(client: Client, *, conditions: Sequence[str], embodiment: str | None) -> list[Contestant]:
+def served(
+    client: Client, *, conditions: Sequence[str], embodiment: str | None
+) -> list[Contestant]:
     """The server's robot under every condition. `embodiment` as in `opened`; None takes the record that the server sends.
 
     Raises:
@@ -58,11 +65,19 @@ def served(client: Client, *, conditions: Sequence[str], embodiment: str | None)
         raise InputError(str(error)) from error
     if embodiment is None and "embodiment" not in metadata:
         raise InputError("the server does not send its robot's record; expected --embodiment")
-    record = Embodiment.from_json(metadata["embodiment"]) if embodiment is None else find_embodiment(embodiment)
-    return [Contestant(Case(record.name, condition), client.act, record) for condition in conditions]
+    record = (
+        Embodiment.from_json(metadata["embodiment"])
+        if embodiment is None
+        else find_embodiment(embodiment)
+    )
+    return [
+        Contestant(Case(record.name, condition), client.act, record) for condition in conditions
+    ]
 
 
 def _check(conditions: Sequence[str]) -> None:
     for condition in conditions:
         if condition not in CONDITIONS:
-            raise InputError(f"condition {condition!r} is unknown; expected some of {', '.join(CONDITIONS)}")
+            raise InputError(
+                f"condition {condition!r} is unknown; expected some of {', '.join(CONDITIONS)}"
+            )

@@ -2,7 +2,10 @@
 
 import errno
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # an OSError's number where no space is left, or none for this user
+FULL_DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+)  # an OSError's number where no space is left, or none for this user
 
 
 class InputError(ValueError):

@@ -58,10 +58,14 @@ class OpenLoop:
         pending = self.pending
         if chunk is not None:
             if len(chunk) < self.steps:
-                raise InputError(f"open loop: expected chunks of at least {self.steps} actions, found {len(chunk)}")
+                raise InputError(
+                    f"open loop: expected chunks of at least {self.steps} actions, found {len(chunk)}"
+                )
             pending = tuple(chunk[: self.steps])
         if not pending:
-            raise InputError("open loop: expected a chunk, found none, and no action is left of the last one")
+            raise InputError(
+                "open loop: expected a chunk, found none, and no action is left of the last one"
+            )
         return pending[0], dataclasses.replace(self, pending=pending[1:])
 
 
@@ -73,7 +77,9 @@ class TemporalEnsemble:
     """
 
     decay: float = 0.01
-    chunks: tuple[np.ndarray, ...] = ()  # float[remaining, A] each, cut to what they say from the next tick on; the oldest first
+    chunks: tuple[
+        np.ndarray, ...
+    ] = ()  # float[remaining, A] each, cut to what they say from the next tick on; the oldest first
 
     def wants_chunk(self) -> bool:
         return True
@@ -85,5 +91,7 @@ class TemporalEnsemble:
             )
         chunks = (*self.chunks, chunk)
         weights = np.exp(-self.decay * np.arange(len(chunks)))
-        action = np.average([c[0] for c in chunks], axis=0, weights=weights).astype(chunks[-1].dtype)
+        action = np.average([c[0] for c in chunks], axis=0, weights=weights).astype(
+            chunks[-1].dtype
+        )
         return action, dataclasses.replace(self, chunks=tuple(c[1:] for c in chunks if len(c) > 1))

@@ -61,21 +61,29 @@ def write(
         raise InputError(f"{directory}: expected nothing there to export to, found something")
     embodiment = robot.embodiment
     inputs = {
-        "images": {slot: jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8) for slot in layout.slots},
+        "images": {
+            slot: jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8) for slot in layout.slots
+        },
         "tokens": jax.ShapeDtypeStruct((batch, layout.max_tokens), jnp.int32),
         "state": jax.ShapeDtypeStruct((batch, len(embodiment.state)), jnp.float32),
         "noise": jax.ShapeDtypeStruct((batch, horizon, layout.action_dim), jnp.float32),
     }
     params = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), dict(weights))
-    exported = jax.export.export(jax.jit(_in_robot_units(sample, layout, robot)), platforms=PLATFORMS)(params, *inputs.values())
+    exported = jax.export.export(
+        jax.jit(_in_robot_units(sample, layout, robot)), platforms=PLATFORMS
+    )(params, *inputs.values())
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
     temporary.mkdir()
     try:
         (temporary / "policy.jax").write_bytes(exported.serialize())
-        safetensors.numpy.save_file(jax.device_get(dict(weights)), temporary / "weights.safetensors")
+        safetensors.numpy.save_file(
+            jax.device_get(dict(weights)), temporary / "weights.safetensors"
+        )
         (temporary / "tokenizer.model").write_bytes(tokenizer.model)
-        (temporary / "policy.json").write_text(json.dumps(_description(inputs, exported, embodiment), indent=1))
+        (temporary / "policy.json").write_text(
+            json.dumps(_description(inputs, exported, embodiment), indent=1)
+        )
         temporary.rename(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -86,18 +94,31 @@ def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..
     count = len(embodiment.actions)
     delta = np.array([dim.delta for dim in embodiment.actions])
 
-    def policy(params: Any, images: Mapping[str, jax.Array], tokens: jax.Array, state: jax.Array, noise: jax.Array) -> jax.Array:
+    def policy(
+        params: Any,
+        images: Mapping[str, jax.Array],
+        tokens: jax.Array,
+        state: jax.Array,
+        noise: jax.Array,
+    ) -> jax.Array:
         """uint8[B, h, w, 3] per slot, int32[B, L], float32[B, n], float32[B, H, D] -> float32[B, H, A]."""
         batch = tokens.shape[0]
-        sizes = {slot: jnp.broadcast_to(jnp.int32(image.shape[1:3]), (batch, 2)) for slot, image in images.items()}
+        sizes = {
+            slot: jnp.broadcast_to(jnp.int32(image.shape[1:3]), (batch, 2))
+            for slot, image in images.items()
+        }
         present = {slot: jnp.ones(batch, bool) for slot in images}
         normalized = normalize.normalize(state, statistics.state, layout.normalization)
         if layout.normalization_clip:
             normalized = jnp.clip(normalized, -layout.normalization_clip, layout.normalization_clip)
-        observation = RawBatch(images, sizes, present, tokens, tokens != PAD_ID, _padded(normalized, layout.action_dim))
+        observation = RawBatch(
+            images, sizes, present, tokens, tokens != PAD_ID, _padded(normalized, layout.action_dim)
+        )
         dims = jnp.asarray(preprocess.dimension_masks([robot] * batch, layout.action_dim))
         actions = sample(params, observation, dims, noise, layout=layout)
-        chunk = normalize.denormalize(actions[..., :count], statistics.actions, layout.normalization)
+        chunk = normalize.denormalize(
+            actions[..., :count], statistics.actions, layout.normalization
+        )
         return chunk + jnp.where(delta, _padded(state, count), 0.0)[:, None, :]
 
     return policy
@@ -108,7 +129,9 @@ def _padded(x: jax.Array, width: int) -> jax.Array:
     return jnp.pad(x[:, :width], ((0, 0), (0, max(width - x.shape[1], 0))))
 
 
-def _description(inputs: Mapping[str, Any], exported: jax.export.Exported, embodiment: Embodiment) -> dict[str, Any]:
+def _description(
+    inputs: Mapping[str, Any], exported: jax.export.Exported, embodiment: Embodiment
+) -> dict[str, Any]:
     def array(x: Any) -> dict[str, Any]:
         return {"shape": list(x.shape), "dtype": str(x.dtype)}
 
@@ -119,13 +142,16 @@ def _description(inputs: Mapping[str, Any], exported: jax.export.Exported, embod
         "jax": jax.__version__,
         "inputs": {
             "images": {
-                slot: array(image) | {"camera": embodiment.cameras[slot], "order": "RGB"} for slot, image in inputs["images"].items()
+                slot: array(image) | {"camera": embodiment.cameras[slot], "order": "RGB"}
+                for slot, image in inputs["images"].items()
             },
             "tokens": array(inputs["tokens"]) | {"padding": PAD_ID},
-            "state": array(inputs["state"]) | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.state]},
+            "state": array(inputs["state"])
+            | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.state]},
             "noise": array(inputs["noise"]) | {"distribution": "standard normal"},
         },
-        "actions": array(actions) | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.actions]},
+        "actions": array(actions)
+        | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.actions]},
         "control_hz": embodiment.control_hz,
         "execute_steps": embodiment.execute_steps,
     }

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 # The canvases a host may place images on, smallest area first (height, width). Few shapes, so few compilations.
-CANVASES = ((64, 64), (128, 128), (224, 224), (256, 256), (256, 320), (256, 480), (360, 640), (512, 640))
+CANVASES = (
+    (64, 64),
+    (128, 128),
+    (224, 224),
+    (256, 256),
+    (256, 320),
+    (256, 480),
+    (360, 640),
+    (512, 640),
+)
 
 # Augmentation, as in the published training code (95% crop, rotation within 5 degrees, colour jitter 0.3, 0.4, 0.5).
 CROP = 0.95
@@ -28,7 +37,10 @@ def _resize_weights(size: jax.Array, scaled: jax.Array, *, canvas: int, side: in
     `size` of the canvas pixels are image and become `scaled` output pixels in the middle. A triangle filter, widened by the reduction
     factor (antialiased bilinear, as PIL's and jax.image.resize's). Rows of padding are zero.
     """
-    size, scaled = size.astype(jnp.float32)[:, None, None], scaled.astype(jnp.float32)[:, None, None]
+    size, scaled = (
+        size.astype(jnp.float32)[:, None, None],
+        scaled.astype(jnp.float32)[:, None, None],
+    )
     factor = size / scaled
     start = jnp.floor((side - scaled) / 2)
     out = jnp.arange(side, dtype=jnp.float32)[None, :, None] - start
@@ -52,8 +64,12 @@ def resize_with_pad(images: jax.Array, sizes: jax.Array, side: int) -> jax.Array
     """
     ratio = jnp.max(sizes, axis=1) / side  # source pixels per output pixel
     scaled = jnp.maximum(jnp.floor(sizes / ratio[:, None] + 1e-4), 1.0)  # [B, 2]
-    rows = _resize_weights(sizes[:, 0], scaled[:, 0], canvas=images.shape[1], side=side)  # [B, S, h]
-    columns = _resize_weights(sizes[:, 1], scaled[:, 1], canvas=images.shape[2], side=side)  # [B, S, w]
+    rows = _resize_weights(
+        sizes[:, 0], scaled[:, 0], canvas=images.shape[1], side=side
+    )  # [B, S, h]
+    columns = _resize_weights(
+        sizes[:, 1], scaled[:, 1], canvas=images.shape[2], side=side
+    )  # [B, S, w]
     x = images.astype(jnp.float32)
     # Full precision: the default on TPU and TF32 GPUs would round pixels.
     x = jnp.einsum("Bsh,BhwC->BswC", rows, x, precision="highest")
@@ -69,11 +85,15 @@ def augment(key: jax.Array, image: jax.Array, *, geometric: bool) -> jax.Array:
     """Randomly crops, rotates and recolours one float32[S, S, 3] in [0, 255]; `geometric` False (wrist cameras) recolours only."""
     geometry_key, colour_key = jax.random.split(key)
     if geometric:
-        image = crop_and_rotate(image, *jax.random.uniform(geometry_key, (3,), minval=-1.0, maxval=1.0))
+        image = crop_and_rotate(
+            image, *jax.random.uniform(geometry_key, (3,), minval=-1.0, maxval=1.0)
+        )
     return recolour(image, *jax.random.uniform(colour_key, (3,), minval=-1.0, maxval=1.0))
 
 
-def crop_and_rotate(image: jax.Array, down: jax.Array, right: jax.Array, turn: jax.Array) -> jax.Array:
+def crop_and_rotate(
+    image: jax.Array, down: jax.Array, right: jax.Array, turn: jax.Array
+) -> jax.Array:
     """Crops CROP of the side, moved by (down, right), rotated by turn, scaled back to float32[S, S, 3]; bilinear, black outside.
 
     Args:
@@ -86,11 +106,17 @@ def crop_and_rotate(image: jax.Array, down: jax.Array, right: jax.Array, turn: j
     y, x = jnp.meshgrid(jnp.arange(side) - centre, jnp.arange(side) - centre, indexing="ij")
     source_y = CROP * (jnp.cos(angle) * y + jnp.sin(angle) * x) + centre + down * shift
     source_x = CROP * (-jnp.sin(angle) * y + jnp.cos(angle) * x) + centre + right * shift
-    sample = jax.vmap(lambda c: jax.scipy.ndimage.map_coordinates(c, [source_y, source_x], order=1, cval=0.0), in_axes=2, out_axes=2)
+    sample = jax.vmap(
+        lambda c: jax.scipy.ndimage.map_coordinates(c, [source_y, source_x], order=1, cval=0.0),
+        in_axes=2,
+        out_axes=2,
+    )
     return sample(image)
 
 
-def recolour(image: jax.Array, brightness: jax.Array, contrast: jax.Array, saturation: jax.Array) -> jax.Array:
+def recolour(
+    image: jax.Array, brightness: jax.Array, contrast: jax.Array, saturation: jax.Array
+) -> jax.Array:
     """Scales brightness, then contrast about the mean luma, then saturation; clipped to [0, 255] after each, as PIL's ImageEnhance does.
 
     Args:

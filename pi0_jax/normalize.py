@@ -21,7 +21,9 @@ from pi0_jax.errors import InputError
 Mode = Literal["zscore", "quantile"]
 EPSILON = 1e-6
 CONSTANT = 1e-6  # a dimension with less spread counts as constant
-RESOLUTION = float(np.finfo(np.float32).eps)  # of the float32 in which states and actions travel, relative to their size
+RESOLUTION = float(
+    np.finfo(np.float32).eps
+)  # of the float32 in which states and actions travel, relative to their size
 OUTLYING = 0.1  # of a standard deviation: if 98% of the values lie closer together, it is the others that make the spread
 
 FAR = 20.0  # standard deviations from the mean: a value worth a look
@@ -76,20 +78,30 @@ def accumulate(blocks: Blocks) -> VectorStatistics:
 
     Raises InputError: no rows, a value that is not finite.
     """
-    assert iter(blocks) is not blocks, "blocks must be a list, or an object whose iterator begins anew"
+    assert iter(blocks) is not blocks, (
+        "blocks must be a list, or an object whose iterator begins anew"
+    )
     moments: dict[int, _Moments] = {}
     dtypes = set()
     for dimension, values, counts in _columns(blocks):
         dtypes.add(values.dtype)
         found = _moments(values, counts)
         moments[dimension] = _merge(moments[dimension], found) if dimension in moments else found
-    if not moments and any(len(block.values if isinstance(block, Counted) else block) for block in blocks):
-        return VectorStatistics(*np.empty((len(VectorStatistics._fields), 0)))  # rows without a dimension: a robot that records no state
+    if not moments and any(
+        len(block.values if isinstance(block, Counted) else block) for block in blocks
+    ):
+        return VectorStatistics(
+            *np.empty((len(VectorStatistics._fields), 0))
+        )  # rows without a dimension: a robot that records no state
     if not moments:
         raise InputError("statistics of no rows: expected at least one")
-    count, mean, squares, minimum, maximum = (np.array(field) for field in zip(*moments.values(), strict=True))
+    count, mean, squares, minimum, maximum = (
+        np.array(field) for field in zip(*moments.values(), strict=True)
+    )
     if not np.isfinite(squares).all():
-        raise InputError(f"statistics of dimension {np.isfinite(squares).argmin()}: expected finite numbers, found NaN or infinity")
+        raise InputError(
+            f"statistics of dimension {np.isfinite(squares).argmin()}: expected finite numbers, found NaN or infinity"
+        )
     (dtype,) = dtypes
     q01, q99 = _quantiles(blocks, (0.01, 0.99), count, dtype)
     return VectorStatistics(mean, np.sqrt(squares / count), q01, q99, minimum, maximum)
@@ -111,14 +123,22 @@ def _moments(values: np.ndarray, counts: np.ndarray | None) -> _Moments:
     count = len(x) if counts is None else int(counts.sum())
     mean = np.average(x, weights=counts)
     # About the mean, not about zero: a mean much larger than the spread costs no digits.
-    return _Moments(count, mean, count * np.average((x - mean) ** 2, weights=counts), x.min(), x.max())
+    return _Moments(
+        count, mean, count * np.average((x - mean) ** 2, weights=counts), x.min(), x.max()
+    )
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
     """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
     count, step = a.count + b.count, b.mean - a.mean
     squares = a.squares + b.squares + step**2 * (a.count * b.count / count)
-    return _Moments(count, a.mean + step * b.count / count, squares, min(a.minimum, b.minimum), max(a.maximum, b.maximum))
+    return _Moments(
+        count,
+        a.mean + step * b.count / count,
+        squares,
+        min(a.minimum, b.minimum),
+        max(a.maximum, b.maximum),
+    )
 
 
 # Percentiles by radix selection: floats are mapped to integers of the same order, and the wanted one is found 16 bits at a time.
@@ -137,14 +157,25 @@ class _Wanted(NamedTuple):
     rank: int  # its place among the values that have this prefix, from 0
 
 
-def _quantiles(blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _quantiles(
+    blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
     """float64[levels, dims]; `count` int64[dims] says how many values there are."""
-    positions = np.array(levels)[:, None] * (count - 1)  # float64[levels, dims]: a rank, or between two
-    neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(np.int64)  # [2, levels, dims]
-    wanted = [[_Wanted(0, rank) for rank in ranks] for ranks in neighbours.reshape(-1, len(count)).T.tolist()]
+    positions = np.array(levels)[:, None] * (
+        count - 1
+    )  # float64[levels, dims]: a rank, or between two
+    neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(
+        np.int64
+    )  # [2, levels, dims]
+    wanted = [
+        [_Wanted(0, rank) for rank in ranks]
+        for ranks in neighbours.reshape(-1, len(count)).T.tolist()
+    ]
     for shift in range(8 * dtype.itemsize - _DIGIT_BITS, -1, -_DIGIT_BITS):
         wanted = _descend(blocks, wanted, shift)
-    found = np.stack([_values_of_keys([one.prefix for one in row], dtype) for row in wanted], axis=1)
+    found = np.stack(
+        [_values_of_keys([one.prefix for one in row], dtype) for row in wanted], axis=1
+    )
     low, high = found.reshape(neighbours.shape)
     return low + (high - low) * (positions - neighbours[0])
 
@@ -157,20 +188,27 @@ def _descend(blocks: Blocks, wanted: list[list[_Wanted]], shift: int) -> list[li
         for prefix, table in tables[dimension].items():
             chosen = keys >> _DIGIT_BITS == prefix
             _tally(table, keys[chosen] & (_DIGITS - 1), None if counts is None else counts[chosen])
-    return [[_next_digit(one, table[one.prefix]) for one in row] for row, table in zip(wanted, tables, strict=True)]
+    return [
+        [_next_digit(one, table[one.prefix]) for one in row]
+        for row, table in zip(wanted, tables, strict=True)
+    ]
 
 
 def _next_digit(wanted: _Wanted, histogram: np.ndarray) -> _Wanted:
     """`histogram`: int64[65536], how often each digit follows the prefix."""
     below = np.cumsum(histogram)
     digit = int(np.searchsorted(below, wanted.rank, side="right"))
-    return _Wanted((wanted.prefix << _DIGIT_BITS) + digit, wanted.rank - int(below[digit] - histogram[digit]))
+    return _Wanted(
+        (wanted.prefix << _DIGIT_BITS) + digit, wanted.rank - int(below[digit] - histogram[digit])
+    )
 
 
 def _tally(histogram: np.ndarray, digits: np.ndarray, counts: np.ndarray | None) -> None:
     if len(digits):
         # Weighted counts are float64 in NumPy, exact below 2^53.
-        histogram += np.bincount(digits.astype(np.intp), weights=counts, minlength=_DIGITS).astype(np.int64, copy=False)
+        histogram += np.bincount(digits.astype(np.intp), weights=counts, minlength=_DIGITS).astype(
+            np.int64, copy=False
+        )
 
 
 def _ordered_keys(values: np.ndarray) -> np.ndarray:
@@ -179,8 +217,12 @@ def _ordered_keys(values: np.ndarray) -> np.ndarray:
     Of IEEE 754 numbers read as integers, positive ones are in order, negative ones the other way round: the sign bit of the first
     and all bits of the second are turned.
     """
-    assert values.dtype in (np.float32, np.float64), f"expected float32 or float64 blocks, got {values.dtype}"
-    unsigned, signed = (np.uint32, np.int32) if values.dtype == np.float32 else (np.uint64, np.int64)
+    assert values.dtype in (np.float32, np.float64), (
+        f"expected float32 or float64 blocks, got {values.dtype}"
+    )
+    unsigned, signed = (
+        (np.uint32, np.int32) if values.dtype == np.float32 else (np.uint64, np.int64)
+    )
     bits = 8 * values.dtype.itemsize
     negative = (values.view(signed) >> (bits - 1)).view(unsigned)  # all ones, or zero
     return values.view(unsigned) ^ (negative | unsigned(1 << (bits - 1)))
@@ -214,7 +256,9 @@ def constant(statistics: VectorStatistics, mode: Mode) -> np.ndarray:
 
 def reach(vector: VectorStatistics) -> np.ndarray:
     """float64[n]: how many standard deviations the farthest value lies from the mean."""
-    return np.maximum(vector.maximum - vector.mean, vector.mean - vector.minimum) / (vector.std + EPSILON)
+    return np.maximum(vector.maximum - vector.mean, vector.mean - vector.minimum) / (
+        vector.std + EPSILON
+    )
 
 
 def _percentiles(statistics: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +279,9 @@ def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndar
     return offset, np.where(constant(statistics, mode), 1.0, scale)
 
 
-def normalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode, clip: float = 0.0) -> np.ndarray:
+def normalize(
+    x: np.ndarray, statistics: VectorStatistics, mode: Mode, clip: float = 0.0
+) -> np.ndarray:
     """Robot units float[..., n] -> model units float32[..., n], within ±clip; clip 0 sets no bound."""
     offset, scale = _offset_and_scale(statistics, mode)
     result = ((x - offset) / scale).astype(np.float32)
@@ -250,7 +296,14 @@ def denormalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode) -> np.n
 
 # ---- save, load
 
-FIELDS = {"mean": "mean", "std": "std", "q01": "q01", "q99": "q99", "min": "minimum", "max": "maximum"}
+FIELDS = {
+    "mean": "mean",
+    "std": "std",
+    "q01": "q01",
+    "q99": "q99",
+    "min": "minimum",
+    "max": "maximum",
+}
 _REQUIRED = ("mean", "std")
 
 
@@ -264,10 +317,19 @@ def from_json(record: Mapping[str, Any], source: str) -> Statistics:
 
     def vector(part: str) -> VectorStatistics:
         found = record[part] if part in record and isinstance(record[part], Mapping) else {}
-        missing = [f"{part}.{key}" for key in FIELDS if key not in found or (key in _REQUIRED and found[key] is None)]
+        missing = [
+            f"{part}.{key}"
+            for key in FIELDS
+            if key not in found or (key in _REQUIRED and found[key] is None)
+        ]
         if missing:
             raise InputError(f"{source}: statistics lack {', '.join(missing)}")
-        result = VectorStatistics(**{field: _numbers(found[key], f"{source}: {part}.{key}") for key, field in FIELDS.items()})
+        result = VectorStatistics(
+            **{
+                field: _numbers(found[key], f"{source}: {part}.{key}")
+                for key, field in FIELDS.items()
+            }
+        )
         return check(result, source, part)
 
     return Statistics(vector("state"), vector("actions"))
@@ -281,17 +343,27 @@ def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
     given = {key: values for key, values in zip(FIELDS, vector, strict=True) if values is not None}
     for key, values in given.items():
         if len(values) != len(vector.mean):
-            raise InputError(f"{source}: {part}.{key}: expected {len(vector.mean)} numbers as in {part}.mean, found {len(values)}")
+            raise InputError(
+                f"{source}: {part}.{key}: expected {len(vector.mean)} numbers as in {part}.mean, found {len(values)}"
+            )
         if not np.isfinite(values).all():
             i = int(np.isfinite(values).argmin())
-            raise InputError(f"{source}: {part}.{key}[{i}]: expected a finite number, found {values[i]}")
+            raise InputError(
+                f"{source}: {part}.{key}[{i}]: expected a finite number, found {values[i]}"
+            )
     if ("q01" in given) != ("q99" in given):
         raise InputError(f"{source}: {part}: expected q01 and q99, or neither; found one of them")
     given["zero"] = np.zeros(len(vector.mean))
     for low, high in (("zero", "std"), ("q01", "q99"), ("min", "max")):
-        if low in given and high in given and (below := given[high] < given[low] - RESOLUTION * np.abs(given[low])).any():
+        if (
+            low in given
+            and high in given
+            and (below := given[high] < given[low] - RESOLUTION * np.abs(given[low])).any()
+        ):
             i = int(below.argmax())
-            raise InputError(f"{source}: {part}.{high}[{i}]: expected at least {low} ({given[low][i]:g}), found {given[high][i]:g}")
+            raise InputError(
+                f"{source}: {part}.{high}[{i}]: expected at least {low} ({given[low][i]:g}), found {given[high][i]:g}"
+            )
     return vector
 
 
@@ -307,23 +379,32 @@ def load(file: Path) -> Statistics:
     except ValueError as error:
         raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
     if not isinstance(record, dict):
-        raise InputError(f"{file}: expected statistics as a JSON object, found {type(record).__name__}")
+        raise InputError(
+            f"{file}: expected statistics as a JSON object, found {type(record).__name__}"
+        )
     return from_json(record, str(file))
 
 
 def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
-    return {key: None if values is None else values.tolist() for key, values in zip(FIELDS, vector, strict=True)}
+    return {
+        key: None if values is None else values.tolist()
+        for key, values in zip(FIELDS, vector, strict=True)
+    }
 
 
 def _numbers(value: Any, where: str) -> np.ndarray | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+    if not isinstance(value, list) or not all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in value
+    ):
         raise InputError(f"{where}: expected a list of numbers, found {json.dumps(value)[:60]}")
     try:
         return np.array(value, np.float64)
     except OverflowError as error:
-        raise InputError(f"{where}: expected numbers that float64 holds, found {json.dumps(value)[:60]}") from error
+        raise InputError(
+            f"{where}: expected numbers that float64 holds, found {json.dumps(value)[:60]}"
+        ) from error
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

@@ -24,7 +24,9 @@ class RawObservation(TypedDict):
     """What a robot, a simulator or a dataset hands over for one moment, in the robot's own names and units."""
 
     images: Mapping[str, np.ndarray]  # the embodiment's camera name -> uint8[height, width, 3], RGB
-    state: np.ndarray  # float[number of state dimensions], in the units that the embodiment declares
+    state: (
+        np.ndarray
+    )  # float[number of state dimensions], in the units that the embodiment declares
     prompt: str
 
 
@@ -42,8 +44,12 @@ class Sample(NamedTuple):
 class RawBatch(NamedTuple):
     """Host arrays, ready for the device: everything that depends on one robot is done, everything per pixel is not."""
 
-    images: Mapping[str, Any]  # slot -> uint8[B, h, w, 3], each image in the upper left corner of the canvas
-    image_sizes: Mapping[str, Any]  # slot -> int32[B, 2]: height and width of each image on its canvas
+    images: Mapping[
+        str, Any
+    ]  # slot -> uint8[B, h, w, 3], each image in the upper left corner of the canvas
+    image_sizes: Mapping[
+        str, Any
+    ]  # slot -> int32[B, 2]: height and width of each image on its canvas
     image_masks: Mapping[str, Any]  # slot -> bool[B]: False where this robot has no such camera
     tokens: Any  # int32[B, L]
     token_mask: Any  # bool[B, L]
@@ -53,7 +59,9 @@ class RawBatch(NamedTuple):
 class Observation(NamedTuple):
     """What the model reads."""
 
-    images: Mapping[str, Any]  # slot -> float32[B, S, S, 3] in [-1, 1]; a slot that is not here is not encoded at all
+    images: Mapping[
+        str, Any
+    ]  # slot -> float32[B, S, S, 3] in [-1, 1]; a slot that is not here is not encoded at all
     image_masks: Mapping[str, Any]  # slot -> bool[B]
     tokens: Any  # int32[B, L]
     token_mask: Any  # bool[B, L]

@@ -19,7 +19,11 @@ MOST_CHARACTERS = 2000  # of a prompt
 
 
 def to_observation(
-    message: Any, embodiment: Embodiment, default_prompt: str | None = None, *, others_allowed: bool = False
+    message: Any,
+    embodiment: Embodiment,
+    default_prompt: str | None = None,
+    *,
+    others_allowed: bool = False,
 ) -> RawObservation:
     """An observation as a client or an environment gave it, checked.
 
@@ -40,9 +44,14 @@ def to_observation(
             raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}; found {found}")
     for key in values:
         if not others_allowed and key not in wanted and key not in keys.unread:
-            raise InputError(f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}")
+            raise InputError(
+                f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}"
+            )
     return {
-        "images": {camera: _image(values[key], key, keys.channel_first) for camera, key in keys.cameras.items()},
+        "images": {
+            camera: _image(values[key], key, keys.channel_first)
+            for camera, key in keys.cameras.items()
+        },
         "state": _state(values, embodiment),
         "prompt": check_prompt(values[PROMPT], repr(PROMPT)),
     }
@@ -51,12 +60,22 @@ def to_observation(
 def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
     """What a client sends for an observation: `to_observation`'s inverse."""
     images = {
-        key: np.moveaxis(observation["images"][camera], -1, 0) if keys.channel_first else observation["images"][camera]
+        key: np.moveaxis(observation["images"][camera], -1, 0)
+        if keys.channel_first
+        else observation["images"][camera]
         for camera, key in keys.cameras.items()
     }
     counts = [count for _, count in keys.state]
-    parts = np.split(np.asarray(observation["state"], np.float32), np.cumsum(counts)[:-1]) if counts else []
-    return images | {key: part for (key, _), part in zip(keys.state, parts, strict=True)} | {PROMPT: observation["prompt"]}
+    parts = (
+        np.split(np.asarray(observation["state"], np.float32), np.cumsum(counts)[:-1])
+        if counts
+        else []
+    )
+    return (
+        images
+        | {key: part for (key, _), part in zip(keys.state, parts, strict=True)}
+        | {PROMPT: observation["prompt"]}
+    )
 
 
 def shortened(value: object, most: int = 80) -> str:
@@ -73,7 +92,9 @@ def flat(message: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in message.items():
         if not isinstance(key, str):
             raise InputError(f"expected keys that are text, found {shortened(repr(key))}")
-        inner = flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+        inner = (
+            flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+        )
         for name in inner:
             if name in result:
                 raise InputError(f"{shortened(repr(name))} comes twice")
@@ -84,11 +105,18 @@ def flat(message: Any, prefix: str = "") -> dict[str, Any]:
 def _image(value: Any, key: str, channel_first: bool) -> np.ndarray:
     """uint8[height, width, 3]."""
     expected = "uint8[3, height, width]" if channel_first else "uint8[height, width, 3]"
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[0 if channel_first else 2] != 3:
+    if (
+        not isinstance(value, np.ndarray)
+        or value.dtype != np.uint8
+        or value.ndim != 3
+        or value.shape[0 if channel_first else 2] != 3
+    ):
         raise InputError(f"{key!r}: expected {expected} RGB, found {_kind(value)}")
     image = np.moveaxis(value, 0, -1) if channel_first else value
     if min(image.shape[:2]) < 1 or max(image.shape[:2]) > MOST_PIXELS:
-        raise InputError(f"{key!r}: expected {expected} of 1 to {MOST_PIXELS} pixels a side, found {_kind(value)}")
+        raise InputError(
+            f"{key!r}: expected {expected} of 1 to {MOST_PIXELS} pixels a side, found {_kind(value)}"
+        )
     return image
 
 
@@ -99,7 +127,9 @@ def _state(values: Mapping[str, Any], embodiment: Embodiment) -> np.ndarray:
         part = _numbers(values[key], key, count)
         for dim, number in zip(embodiment.state[start : start + count], part, strict=True):
             if not abs(number) <= np.finfo(np.float32).max:
-                raise InputError(f"{key!r}: expected finite float32 numbers, found {number} for {dim.name}")
+                raise InputError(
+                    f"{key!r}: expected finite float32 numbers, found {number} for {dim.name}"
+                )
         parts.append(part.astype(np.float32))
         start += count
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -107,11 +137,17 @@ def _state(values: Mapping[str, Any], embodiment: Embodiment) -> np.ndarray:
 
 def _numbers(value: Any, key: str, count: int) -> np.ndarray:
     """float64[count]."""
-    if isinstance(value, list) and all(isinstance(item, int | float | np.number) and not isinstance(item, bool) for item in value):
+    if isinstance(value, list) and all(
+        isinstance(item, int | float | np.number) and not isinstance(item, bool) for item in value
+    ):
         value = np.array([float(item) for item in value])
     elif count == 1 and isinstance(value, int | float | np.number) and not isinstance(value, bool):
         value = np.array([float(value)])
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.shape not in ((count,), () if count == 1 else (count,)):
+    if (
+        not isinstance(value, np.ndarray)
+        or value.dtype.kind not in "fiu"
+        or value.shape not in ((count,), () if count == 1 else (count,))
+    ):
         raise InputError(f"{key!r}: expected float32[{count}], found {_kind(value)}")
     return value.astype(np.float64).reshape(count)
 
@@ -123,9 +159,15 @@ def check_prompt(value: Any, name: str) -> str:
     if not value.strip():
         raise InputError(f"{name}: expected an instruction, found empty text")
     if len(value) > MOST_CHARACTERS:
-        raise InputError(f"{name}: expected at most {MOST_CHARACTERS} characters, found {len(value)}")
+        raise InputError(
+            f"{name}: expected at most {MOST_CHARACTERS} characters, found {len(value)}"
+        )
     return value
 
 
 def _kind(value: Any) -> str:
-    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray | np.generic) else type(value).__name__
+    return (
+        f"{value.dtype}{list(value.shape)}"
+        if isinstance(value, np.ndarray | np.generic)
+        else type(value).__name__
+    )

@@ -35,7 +35,9 @@ PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 class Prediction(TypedDict):
     actions: np.ndarray  # float32[H, A], in the robot's units
-    policy_timing: dict[str, float]  # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
+    policy_timing: dict[
+        str, float
+    ]  # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
 
 
 class Prepared(NamedTuple):
@@ -80,10 +82,17 @@ class Policy:
             raise InputError(f"num_steps: expected at least 1, found {self.num_steps}")
         scan_layers = jax.default_backend() == "cpu" if scan_layers is None else scan_layers
         # On the host: nothing is compiled for it, and the device holds the weights once.
-        self.weights = jax.device_put(sampling.pack(jax.device_get(params), run.dtype, scan_layers=scan_layers))
+        self.weights = jax.device_put(
+            sampling.pack(jax.device_get(params), run.dtype, scan_layers=scan_layers)
+        )
         self.model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers)
-        how = partial(sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps)
-        self._sample = jax.jit(partial(sample, sampler=how, real_dims_only=run.loss_dims == "real"), static_argnames="layout")
+        how = partial(
+            sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps
+        )
+        self._sample = jax.jit(
+            partial(sample, sampler=how, real_dims_only=run.loss_dims == "real"),
+            static_argnames="layout",
+        )
 
     @classmethod
     def open(
@@ -106,7 +115,9 @@ class Policy:
         """
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
-        run = description.run if dtype is None else dataclasses.replace(description.run, dtype=dtype)
+        run = (
+            description.run if dtype is None else dataclasses.replace(description.run, dtype=dtype)
+        )
         params = _averaged(step, run)
         how = dict(num_steps=num_steps, scan_layers=scan_layers, unroll_steps=unroll_steps)
         return cls(run, description.robots, description.tokenizer, params, **how)
@@ -119,29 +130,53 @@ class Policy:
     def untrained(self, seed: int) -> "Policy":
         """The same policy with freshly initialised parameters: a control."""
         model = Pi0(model_config(self.run))
-        params = jax.jit(lambda key: model.init(key, method="declare")["params"])(jax.random.key(seed))
-        return Policy(self.run, self.robots, self.tokenizer, params, num_steps=self.num_steps, scan_layers=self.model.scan_layers)
+        params = jax.jit(lambda key: model.init(key, method="declare")["params"])(
+            jax.random.key(seed)
+        )
+        return Policy(
+            self.run,
+            self.robots,
+            self.tokenizer,
+            params,
+            num_steps=self.num_steps,
+            scan_layers=self.model.scan_layers,
+        )
 
     def robot(self, name: str | None) -> Robot:
         """The named robot (a dataset's name); None where there is only one."""
         if name is None and len(self.robots) == 1:
             return next(iter(self.robots.values()))
         if name is None:
-            raise InputError(f"no robot is named: the checkpoint has several, {', '.join(self.robots)}")
+            raise InputError(
+                f"no robot is named: the checkpoint has several, {', '.join(self.robots)}"
+            )
         if name not in self.robots:
-            raise InputError(f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}")
+            raise InputError(
+                f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}"
+            )
         return self.robots[name]
 
     def __call__(
-        self, observation: RawObservation, *, seed: int = 0, robot: str | None = None, noise: np.ndarray | None = None
+        self,
+        observation: RawObservation,
+        *,
+        seed: int = 0,
+        robot: str | None = None,
+        noise: np.ndarray | None = None,
     ) -> Prediction:
         """The action chunk for one observation. `noise`: float32[H, D] to start from instead of the seed's. Raises as `act`."""
         start = time.perf_counter()
-        prepared = self.prepare([observation], [seed], robot=robot, noise=None if noise is None else noise[None])
+        prepared = self.prepare(
+            [observation], [seed], robot=robot, noise=None if noise is None else noise[None]
+        )
         host_done = time.perf_counter()
         actions = self._act([observation], prepared, robot)
         end = time.perf_counter()
-        timing = {"host_ms": 1e3 * (host_done - start), "device_ms": 1e3 * (end - host_done), "infer_ms": 1e3 * (end - start)}
+        timing = {
+            "host_ms": 1e3 * (host_done - start),
+            "device_ms": 1e3 * (end - host_done),
+            "infer_ms": 1e3 * (end - start),
+        }
         return {"actions": actions[0], "policy_timing": timing}
 
     def act(
@@ -163,17 +198,35 @@ class Policy:
         Raises:
             InputError: see preprocess.host.
         """
-        return self._act(observations, self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases), robot)
+        return self._act(
+            observations,
+            self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases),
+            robot,
+        )
 
     def warm_up(
-        self, *, robot: str | None = None, image_sizes: Sequence[tuple[int, int]] = ((224, 224),), batch_sizes: Sequence[int] = (1,)
+        self,
+        *,
+        robot: str | None = None,
+        image_sizes: Sequence[tuple[int, int]] = ((224, 224),),
+        batch_sizes: Sequence[int] = (1,),
     ) -> None:
         """Compiles for all prompt lengths, for cameras of each of these sizes (height, width; all cameras alike) and numbers of rows."""
         embodiment = self.robot(robot).embodiment
         for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
-            images = {camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()}
-            observation: RawObservation = {"images": images, "state": np.zeros(len(embodiment.state), np.float32), "prompt": ""}
-            self._act([observation] * batch, self.prepare([observation] * batch, robot=robot, tokens=tokens), robot)
+            images = {
+                camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()
+            }
+            observation: RawObservation = {
+                "images": images,
+                "state": np.zeros(len(embodiment.state), np.float32),
+                "prompt": "",
+            }
+            self._act(
+                [observation] * batch,
+                self.prepare([observation] * batch, robot=robot, tokens=tokens),
+                robot,
+            )
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
@@ -185,7 +238,14 @@ class Policy:
         """An absent camera has no slot: it is not encoded."""
         return layout(self.run, preprocess.used_slots([record.embodiment]))
 
-    def export(self, directory: str | Path, *, robot: str | None = None, image_size: tuple[int, int] = (224, 224), batch: int = 1) -> None:
+    def export(
+        self,
+        directory: str | Path,
+        *,
+        robot: str | None = None,
+        image_size: tuple[int, int] = (224, 224),
+        batch: int = 1,
+    ) -> None:
         """Writes a folder that runs with JAX alone, on a CPU, an NVIDIA GPU or a TPU; see export.py.
 
         The program is this policy's: on a CPU, open it with scan_layers=False to export for accelerators.
@@ -218,42 +278,68 @@ class Policy:
             tokens: to which length prompts are padded; None takes the first of `prompt_lengths` that holds them.
         """
         if isinstance(observations, Mapping):
-            raise InputError("expected a sequence of observations, found one by itself: policy(observation) takes that")
+            raise InputError(
+                "expected a sequence of observations, found one by itself: policy(observation) takes that"
+            )
         count, record = len(observations), self.robot(robot)
         wanted = self.layout(record)
-        wanted = wanted._replace(max_tokens=self._prompt_length(observations) if tokens is None else tokens)
+        wanted = wanted._replace(
+            max_tokens=self._prompt_length(observations) if tokens is None else tokens
+        )
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
         shape = (count, self.run.horizon, wanted.action_dim)
         if seeds is not None and len(seeds) != count:
             raise InputError(f"{len(seeds)} seeds for {count} observations; expected one each")
-        if seeds is not None and not all(isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in seeds):
+        if seeds is not None and not all(
+            isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in seeds
+        ):
             raise InputError(f"seeds: expected whole numbers in [0, 2^32), found {list(seeds)}")
         if noise is None:
-            noise = _noise(np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:])
+            noise = _noise(
+                np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:]
+            )
         elif noise.shape != shape:
             raise InputError(f"noise has shape {list(noise.shape)}; expected {list(shape)}")
         return Prepared(batch, dims, noise, wanted)
 
     def compute(self, prepared: Prepared) -> jax.Array:
         """The device's half of `act`, which is not waited for: float32[B, H, D] in model units."""
-        return self._sample(self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout)
+        return self._sample(
+            self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout
+        )
 
-    def _act(self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None) -> np.ndarray:
+    def _act(
+        self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
+    ) -> np.ndarray:
         state = np.stack([observation["state"] for observation in observations])
-        return preprocess.to_robot(np.asarray(self.compute(prepared)), state, self.robot(robot), prepared.layout.normalization)
+        return preprocess.to_robot(
+            np.asarray(self.compute(prepared)),
+            state,
+            self.robot(robot),
+            prepared.layout.normalization,
+        )
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""
-        prompts = [o["prompt"] for o in observations if "prompt" in o and isinstance(o["prompt"], str)]
+        prompts = [
+            o["prompt"] for o in observations if "prompt" in o and isinstance(o["prompt"], str)
+        ]
         needed = max((len(self.tokenizer.pieces(prompt)) for prompt in prompts), default=0)
-        return next((length for length in self.prompt_lengths if needed <= length), self.run.max_tokens)
+        return next(
+            (length for length in self.prompt_lengths if needed <= length), self.run.max_tokens
+        )
 
 
 def _averaged(step: epath.Path, run: RunConfig) -> Any:
     """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
-    trainable, shapes = trainable_part(run), flatten_dict(parameter_shapes(model_config(run)), sep="/")
-    factor_shapes = jax.eval_shape(partial(lora.init, rules=run.lora), jax.random.key(0), unflatten_dict(shapes, sep="/"))
+    trainable, shapes = (
+        trainable_part(run),
+        flatten_dict(parameter_shapes(model_config(run)), sep="/"),
+    )
+    factor_shapes = jax.eval_shape(
+        partial(lora.init, rules=run.lora), jax.random.key(0), unflatten_dict(shapes, sep="/")
+    )
 
     def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """To be read as a NumPy array; takes no memory itself."""
@@ -261,20 +347,36 @@ def _averaged(step: epath.Path, run: RunConfig) -> Any:
 
     def held(path: str) -> np.ndarray:
         """What a product is added to comes in float32: the sum is rounded once."""
-        return host(shapes[path].shape, np.float32 if lora.find(run.lora, path) else sampling.storage_dtype(path, run.dtype))
+        return host(
+            shapes[path].shape,
+            np.float32 if lora.find(run.lora, path) else sampling.storage_dtype(path, run.dtype),
+        )
 
     trained = {path: held(path) for path in shapes if trainable.trains(path)}
     frozen = {path: held(path) for path in shapes if path not in trained}
     for path, leaf in flatten_dict(factor_shapes, sep="/").items():
         trained[path] = host(leaf.shape, leaf.dtype)
-    read = flatten_dict(checkpoints.read_params(step, "ema", unflatten_dict(trained, sep="/")), sep="/")
+    read = flatten_dict(
+        checkpoints.read_params(step, "ema", unflatten_dict(trained, sep="/")), sep="/"
+    )
     if frozen:
-        read |= flatten_dict(checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/")
+        read |= flatten_dict(
+            checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/"
+        )
     add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
     for path in [path for path in frozen if lora.find(run.lora, path)]:
         a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
-        merged = add(read[path], a, b, rules=run.lora, path=path, dtype=sampling.storage_dtype(path, run.dtype))
-        read[path] = np.asarray(merged)  # the device computes one leaf after the other, and keeps none
+        merged = add(
+            read[path],
+            a,
+            b,
+            rules=run.lora,
+            path=path,
+            dtype=sampling.storage_dtype(path, run.dtype),
+        )
+        read[path] = np.asarray(
+            merged
+        )  # the device computes one leaf after the other, and keeps none
     return unflatten_dict(read, sep="/")
 
 
@@ -290,7 +392,14 @@ def _noise(seeds: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 def sample(
-    weights: sampling.Packed, batch: RawBatch, dims: jax.Array, noise: jax.Array, *, layout: Layout, sampler: Any, real_dims_only: bool
+    weights: sampling.Packed,
+    batch: RawBatch,
+    dims: jax.Array,
+    noise: jax.Array,
+    *,
+    layout: Layout,
+    sampler: Any,
+    real_dims_only: bool,
 ) -> jax.Array:
     """What a policy runs: actions float32[B, H, D] in model units, from noise of that shape; `dims` bool[B, D], those that a robot has."""
     observation = preprocess.device(batch, layout)

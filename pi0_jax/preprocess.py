@@ -16,7 +16,14 @@ from PIL import Image
 from pi0_jax import images, normalize
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.observation import CAMERA_SLOTS, ActionBatch, Observation, RawBatch, RawObservation, Sample
+from pi0_jax.observation import (
+    CAMERA_SLOTS,
+    ActionBatch,
+    Observation,
+    RawBatch,
+    RawObservation,
+    Sample,
+)
 from pi0_jax.tokenizer import Tokenizer
 
 WRIST_SLOTS = ("left_wrist_0_rgb", "right_wrist_0_rgb")
@@ -37,7 +44,9 @@ class Layout(NamedTuple):
     action_dim: int
     max_tokens: int
     normalization: normalize.Mode
-    normalization_clip: float  # states and target actions are cut off at ± this many model units; 0: nowhere
+    normalization_clip: (
+        float  # states and target actions are cut off at ± this many model units; 0: nowhere
+    )
     cut_prompts: bool = False  # a prompt over max_tokens loses its end; else it is refused
 
 
@@ -67,31 +76,56 @@ def host(
     for row, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         _check(observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})")
     if canvases is not None and not isinstance(canvases, Mapping):
-        shapes = [image.shape[:2] for observation in observations for image in observation["images"].values()]
+        shapes = [
+            image.shape[:2]
+            for observation in observations
+            for image in observation["images"].values()
+        ]
         canvases = dict.fromkeys(layout.slots, _chosen(canvases, shapes))
     pixels, sizes, masks = {}, {}, {}
     for slot in layout.slots:
         masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
-        seen = {i: observations[i]["images"][robots[i].embodiment.cameras[slot]] for i in np.flatnonzero(masks[slot])}
-        canvas = canvas_for([image.shape[:2] for image in seen.values()]) if canvases is None else canvases[slot]
+        seen = {
+            i: observations[i]["images"][robots[i].embodiment.cameras[slot]]
+            for i in np.flatnonzero(masks[slot])
+        }
+        canvas = (
+            canvas_for([image.shape[:2] for image in seen.values()])
+            if canvases is None
+            else canvases[slot]
+        )
         pixels[slot] = np.empty((batch, *canvas, 3), np.uint8)
         sizes[slot] = np.empty((batch, 2), np.int32)
         for i in range(batch):
             image = fit(seen[i], canvas) if i in seen else _NOTHING
             sizes[slot][i] = np.maximum(image.shape[:2], 1)
             _place(image, pixels[slot][i])
-    tokens, token_mask = zip(*(tokenizer.encode(o["prompt"], layout.max_tokens, cut=layout.cut_prompts) for o in observations), strict=True)
+    tokens, token_mask = zip(
+        *(
+            tokenizer.encode(o["prompt"], layout.max_tokens, cut=layout.cut_prompts)
+            for o in observations
+        ),
+        strict=True,
+    )
     state = np.zeros((batch, layout.action_dim), np.float32)
     for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         state[i, : len(robot.embodiment.state)] = normalize.normalize(
-            np.asarray(observation["state"], np.float32), robot.statistics.state, layout.normalization, layout.normalization_clip
+            np.asarray(observation["state"], np.float32),
+            robot.statistics.state,
+            layout.normalization,
+            layout.normalization_clip,
         )
     return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
 
 
-def _chosen(canvases: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _chosen(
+    canvases: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
     by_size = sorted(canvases, key=math.prod)
-    return next((canvas for canvas in by_size if all(h <= canvas[0] and w <= canvas[1] for h, w in shapes)), by_size[-1])
+    return next(
+        (canvas for canvas in by_size if all(h <= canvas[0] and w <= canvas[1] for h, w in shapes)),
+        by_size[-1],
+    )
 
 
 def _place(image: np.ndarray, canvas: np.ndarray) -> None:
@@ -117,44 +151,78 @@ def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
 
 def canvas_for(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The smallest canvas that holds images of all these sizes (height, width); the largest where none does."""
-    return images.smallest_canvas(max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1))
+    return images.smallest_canvas(
+        max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1)
+    )
 
 
 def _check(observation: RawObservation, embodiment: Embodiment, name: str) -> None:
     for field in ("images", "state", "prompt"):
         if field not in observation:
-            raise InputError(f"{name}: field {field!r} is missing; expected images, state and prompt")
+            raise InputError(
+                f"{name}: field {field!r} is missing; expected images, state and prompt"
+            )
     expected = set(embodiment.cameras.values())
     for camera in sorted(expected - set(observation["images"])):
-        raise InputError(f"{name}: camera {camera!r} is missing; got {sorted(observation['images'])}")
+        raise InputError(
+            f"{name}: camera {camera!r} is missing; got {sorted(observation['images'])}"
+        )
     for camera in sorted(set(observation["images"]) - expected):
-        raise InputError(f"{name}: camera {camera!r} is not declared; the embodiment has {sorted(expected)}")
+        raise InputError(
+            f"{name}: camera {camera!r} is not declared; the embodiment has {sorted(expected)}"
+        )
     for camera, image in observation["images"].items():
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            found = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise InputError(f"{name}: image {camera!r} must be uint8[height, width, 3] RGB, got {found}")
+        if (
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
+            or not image.size
+        ):
+            found = (
+                f"{image.dtype}{list(image.shape)}"
+                if isinstance(image, np.ndarray)
+                else type(image).__name__
+            )
+            raise InputError(
+                f"{name}: image {camera!r} must be uint8[height, width, 3] RGB, got {found}"
+            )
     state = np.asarray(observation["state"])
     if state.shape != (len(embodiment.state),):
         names = ", ".join(dim.name for dim in embodiment.state)
-        raise InputError(f"{name}: state must have {len(embodiment.state)} dimensions ({names}), got shape {list(state.shape)}")
+        raise InputError(
+            f"{name}: state must have {len(embodiment.state)} dimensions ({names}), got shape {list(state.shape)}"
+        )
     if state.dtype.kind not in "fiu":
         raise InputError(f"{name}: state must hold numbers, got {state.dtype}")
     for dim, value in zip(embodiment.state, state, strict=True):
         if not abs(value) <= np.finfo(np.float32).max:
             raise InputError(f"{name}: state {dim.name!r} is {value}; expected a finite float32")
     if not isinstance(observation["prompt"], str):
-        raise InputError(f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}")
+        raise InputError(
+            f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}"
+        )
 
 
-def device(batch: RawBatch, layout: Layout, *, augmentation_keys: jax.Array | None = None) -> Observation:
+def device(
+    batch: RawBatch, layout: Layout, *, augmentation_keys: jax.Array | None = None
+) -> Observation:
     """Resizes, scales and, with `augmentation_keys` (a key per row), augments; jittable."""
     result = {}
     for slot in layout.slots:
-        pixels = images.resize_with_pad(batch.images[slot], batch.image_sizes[slot], layout.image_size)
+        pixels = images.resize_with_pad(
+            batch.images[slot], batch.image_sizes[slot], layout.image_size
+        )
         if augmentation_keys is not None:
             # By the slot, not by its place: a camera's augmentation must not depend on which other cameras there are.
-            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(augmentation_keys, CAMERA_SLOTS.index(slot))
-            pixels = jax.vmap(lambda key, image, wrist=slot in WRIST_SLOTS: images.augment(key, image, geometric=not wrist))(keys, pixels)
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
+                augmentation_keys, CAMERA_SLOTS.index(slot)
+            )
+            pixels = jax.vmap(
+                lambda key, image, wrist=slot in WRIST_SLOTS: images.augment(
+                    key, image, geometric=not wrist
+                )
+            )(keys, pixels)
         result[slot] = images.to_unit_range(pixels)
     return Observation(result, batch.image_masks, batch.tokens, batch.token_mask, batch.state)
 
@@ -179,13 +247,19 @@ def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Lay
     dims = np.zeros((len(samples), layout.action_dim), bool)
     for i, (sample, robot) in enumerate(zip(samples, robots, strict=True)):
         count = len(robot.embodiment.actions)
-        chunk = to_delta(sample.actions, np.asarray(sample.observation["state"], np.float32), robot.embodiment)
-        actions[i, :, :count] = normalize.normalize(chunk, robot.statistics.actions, layout.normalization, layout.normalization_clip)
+        chunk = to_delta(
+            sample.actions, np.asarray(sample.observation["state"], np.float32), robot.embodiment
+        )
+        actions[i, :, :count] = normalize.normalize(
+            chunk, robot.statistics.actions, layout.normalization, layout.normalization_clip
+        )
         dims[i, :count] = True
     return ActionBatch(actions, np.stack([sample.action_valid for sample in samples]), dims)
 
 
-def to_robot(actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode) -> np.ndarray:
+def to_robot(
+    actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode
+) -> np.ndarray:
     """Model units float32[..., H, D] -> robot units float32[..., H, number of action dimensions]; `state` float[..., n] in robot units."""
     count = len(robot.embodiment.actions)
     chunk = normalize.denormalize(actions[..., :count], robot.statistics.actions, mode)
@@ -201,13 +275,22 @@ def dimension_masks(robots: Sequence[Robot], action_dim: int) -> np.ndarray:
 def check_robot(robot: Robot, layout: Layout) -> None:
     """InputError where an embodiment does not fit the model or its statistics."""
     embodiment, statistics = robot.embodiment, robot.statistics
-    for what, dims, vector in (("state", embodiment.state, statistics.state), ("action", embodiment.actions, statistics.actions)):
+    for what, dims, vector in (
+        ("state", embodiment.state, statistics.state),
+        ("action", embodiment.actions, statistics.actions),
+    ):
         if len(dims) > layout.action_dim:
-            raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, the model {layout.action_dim} (action_dim)")
+            raise InputError(
+                f"{embodiment.name} has {len(dims)} {what} dimensions, the model {layout.action_dim} (action_dim)"
+            )
         if len(dims) != len(vector.mean):
-            raise InputError(f"{embodiment.name} has {len(dims)} {what} dimensions, its statistics {len(vector.mean)}")
+            raise InputError(
+                f"{embodiment.name} has {len(dims)} {what} dimensions, its statistics {len(vector.mean)}"
+            )
         if layout.normalization == "quantile" and (vector.q01 is None or vector.q99 is None):
-            raise InputError(f"{embodiment.name}: quantile normalisation: expected {what} statistics with q01 and q99, found none")
+            raise InputError(
+                f"{embodiment.name}: quantile normalisation: expected {what} statistics with q01 and q99, found none"
+            )
 
 
 def used_slots(embodiments: Sequence[Embodiment]) -> tuple[str, ...]:

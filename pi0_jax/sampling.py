@@ -27,11 +27,16 @@ from pi0_jax.models.gemma import KVCache
 from pi0_jax.models.pi0 import Pi0, time_code
 from pi0_jax.observation import Observation
 
-Packed = Mapping[str, jax.Array]  # published path, of an unrolled layer's weight with "/<layer>" behind it -> array
+Packed = Mapping[
+    str, jax.Array
+]  # published path, of an unrolled layer's weight with "/<layer>" behind it -> array
 
 # First match wins, over published paths.
 _STACKED = r"/(encoderblock|layers)/"  # one layer per entry of axis 0
-_INPUT_FIRST = ((r"/q_einsum", (1, 0, 2)), (r"/kv_einsum", (2, 0, 1, 3)))  # axes of one layer's weight
+_INPUT_FIRST = (
+    (r"/q_einsum", (1, 0, 2)),
+    (r"/kv_einsum", (2, 0, 1, 3)),
+)  # axes of one layer's weight
 _FLOAT32 = r"norm|LayerNorm|input_embedding|action_out_proj"  # what the model itself computes with in float32
 
 
@@ -56,10 +61,15 @@ def unpack(packed: Packed) -> dict[str, Any]:
     for name, weight in packed.items():
         path, _, layer = name.rpartition("/")
         if layer.isdigit():
-            stacks.setdefault(path, {})[int(layer)] = jnp.transpose(weight, np.argsort(_axes(path, weight.ndim)))
+            stacks.setdefault(path, {})[int(layer)] = jnp.transpose(
+                weight, np.argsort(_axes(path, weight.ndim))
+            )
         else:
             flat[name] = weight
-    flat |= {path: jnp.stack([stack[layer] for layer in range(len(stack))]) for path, stack in stacks.items()}
+    flat |= {
+        path: jnp.stack([stack[layer] for layer in range(len(stack))])
+        for path, stack in stacks.items()
+    }
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -91,7 +101,15 @@ def sample(
     tokens, valid = encode(packed, observation, model=model)
     cache = prefill(packed, tokens, valid, model=model)
     return integrate(
-        packed, cache, valid, observation.state, noise, model=model, num_steps=num_steps, dim_mask=dim_mask, unroll_steps=unroll_steps
+        packed,
+        cache,
+        valid,
+        observation.state,
+        noise,
+        model=model,
+        num_steps=num_steps,
+        dim_mask=dim_mask,
+        unroll_steps=unroll_steps,
     )
 
 
@@ -131,9 +149,13 @@ def integrate(
     x = x + dt * masked(v)
 
     def euler(x: jax.Array, time_part: jax.Array) -> tuple[jax.Array, None]:
-        return x + dt * masked(_apply(model, packed, _next_velocity, cache, valid, x, time_part)), None
+        return x + dt * masked(
+            _apply(model, packed, _next_velocity, cache, valid, x, time_part)
+        ), None
 
-    x, _ = jax.lax.scan(euler, x, time_parts[1:], unroll=max(num_steps - 1, 1) if unroll_steps else 1)
+    x, _ = jax.lax.scan(
+        euler, x, time_parts[1:], unroll=max(num_steps - 1, 1) if unroll_steps else 1
+    )
     return x
 
 
@@ -155,7 +177,9 @@ def euler_times(num_steps: int) -> np.ndarray:
 
 
 def _prefill(model: Pi0, tokens: jax.Array, valid: jax.Array) -> KVCache:
-    _, cache = model.PaliGemma.llm((tokens, None), masks.prefix_positions(valid), masks.prefix_mask(valid), read=(False, False))
+    _, cache = model.PaliGemma.llm(
+        (tokens, None), masks.prefix_positions(valid), masks.prefix_mask(valid), read=(False, False)
+    )
     return cache
 
 
@@ -164,33 +188,66 @@ def _time_parts(model: Pi0, times: jax.Array) -> jax.Array:
     mlp = model.projections()["action_time_mlp_in"]
     width = mlp["bias"].shape[0]
     code = time_code(times, width).astype(model.dtype)
-    return jnp.matmul(code, mlp["kernel"][width:].astype(model.dtype), preferred_element_type=jnp.float32) + mlp["bias"]
+    return (
+        jnp.matmul(
+            code, mlp["kernel"][width:].astype(model.dtype), preferred_element_type=jnp.float32
+        )
+        + mlp["bias"]
+    )
 
 
 def _action_tokens(model: Pi0, x: jax.Array, time_part: jax.Array) -> jax.Array:
     """Noisy actions float32[B, H, D] at the time of float32[W] -> dtype[B, H, W]."""
     actions = model.project("action_in_proj", x, model.dtype)
-    kernel = model.projections()["action_time_mlp_in"]["kernel"][: time_part.shape[0]].astype(model.dtype)
+    kernel = model.projections()["action_time_mlp_in"]["kernel"][: time_part.shape[0]].astype(
+        model.dtype
+    )
     hidden = jnp.matmul(actions, kernel, preferred_element_type=jnp.float32) + time_part
-    return model.project("action_time_mlp_out", jax.nn.swish(hidden.astype(model.dtype)), model.dtype)
+    return model.project(
+        "action_time_mlp_out", jax.nn.swish(hidden.astype(model.dtype)), model.dtype
+    )
 
 
 def _first_velocity(
-    model: Pi0, cache: KVCache, valid: jax.Array, state: jax.Array, x: jax.Array, time_part: jax.Array
+    model: Pi0,
+    cache: KVCache,
+    valid: jax.Array,
+    state: jax.Array,
+    x: jax.Array,
+    time_part: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
     """Velocity float32[B, H, D], and the state token's keys and values [L, B, 1, K, H]: it sees neither actions nor time."""
-    suffix = jnp.concatenate([model.project("state_proj", state, model.dtype)[:, None, :], _action_tokens(model, x, time_part)], axis=1)
+    suffix = jnp.concatenate(
+        [
+            model.project("state_proj", state, model.dtype)[:, None, :],
+            _action_tokens(model, x, time_part),
+        ],
+        axis=1,
+    )
     layout = dict(horizon=x.shape[1], draws=1)
     positions, mask = masks.suffix_positions(valid, **layout), masks.suffix_mask(valid, **layout)
-    (_, out), new = model.PaliGemma.llm((None, suffix), positions, mask, cache=cache, read=(False, True))
+    (_, out), new = model.PaliGemma.llm(
+        (None, suffix), positions, mask, cache=cache, read=(False, True)
+    )
     return _decode(model, out[:, 1:]), jax.tree.map(lambda kv: kv[:, :, :1], new)
 
 
-def _next_velocity(model: Pi0, cache: KVCache, valid: jax.Array, x: jax.Array, time_part: jax.Array) -> jax.Array:
+def _next_velocity(
+    model: Pi0, cache: KVCache, valid: jax.Array, x: jax.Array, time_part: jax.Array
+) -> jax.Array:
     """Velocity float32[B, H, D] from a cache of prefix and state: the suffix's rows and columns without the state's own."""
     layout = dict(horizon=x.shape[1], draws=1)
-    positions, mask = masks.suffix_positions(valid, **layout)[:, 1:], masks.suffix_mask(valid, **layout)[:, 1:]
-    (_, out), _ = model.PaliGemma.llm((None, _action_tokens(model, x, time_part)), positions, mask, cache=cache, read=(False, True))
+    positions, mask = (
+        masks.suffix_positions(valid, **layout)[:, 1:],
+        masks.suffix_mask(valid, **layout)[:, 1:],
+    )
+    (_, out), _ = model.PaliGemma.llm(
+        (None, _action_tokens(model, x, time_part)),
+        positions,
+        mask,
+        cache=cache,
+        read=(False, True),
+    )
     return _decode(model, out)
 
 

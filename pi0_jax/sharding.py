@@ -25,7 +25,10 @@ BATCH_AXES = ("data", "fsdp")
 PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"img/embedding/kernel$", (None, None, None, "embed")),
     (r"img/pos_embedding$", (None, None, "embed")),
-    (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel$", ("layers", "embed", "heads", None)),
+    (
+        r"MultiHeadDotProductAttention_0/(query|key|value)/kernel$",
+        ("layers", "embed", "heads", None),
+    ),
     (r"MultiHeadDotProductAttention_0/out/kernel$", ("layers", "heads", None, "embed")),
     (r"MlpBlock_0/Dense_0/kernel$", ("layers", "embed", "mlp")),
     (r"MlpBlock_0/Dense_1/kernel$", ("layers", "mlp", "embed")),
@@ -38,7 +41,10 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp(_\d+)?/linear$", ("layers", "mlp", "embed")),
     # LoRA's factors of these weights (models/lora.py); their rank is too small to split.
     (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/a$", ("layers", "embed", None)),
-    (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/b$", ("layers", None, "heads", None)),
+    (
+        r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/b$",
+        ("layers", None, "heads", None),
+    ),
     (r"MultiHeadDotProductAttention_0/out/kernel/a$", ("layers", "heads", None, None)),
     (r"MultiHeadDotProductAttention_0/out/kernel/b$", ("layers", None, "embed")),
     (r"MlpBlock_0/Dense_0/kernel/a$", ("layers", "embed", None)),
@@ -55,12 +61,21 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp(_\d+)?/gating_einsum/b$", ("layers", None, None, "mlp")),
     (r"mlp(_\d+)?/linear/a$", ("layers", "mlp", None)),
     (r"mlp(_\d+)?/linear/b$", ("layers", None, "embed")),
-    (r"(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)/kernel$", (None, "embed")),
+    (
+        r"(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)/kernel$",
+        (None, "embed"),
+    ),
     (r"action_out_proj/kernel$", ("embed", None)),
     (r"(scale|bias)$", ()),  # vectors: whole on every device
 )
 
-PARAMETER_MESH: Mapping[str, str | None] = {"layers": None, "embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+PARAMETER_MESH: Mapping[str, str | None] = {
+    "layers": None,
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
 
 ACTIVATION_MESH: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
@@ -75,17 +90,23 @@ ACTIVATION_MESH: Mapping[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(*, data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    *, data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None
+) -> Mesh:
     """A mesh over all devices; one of the sizes may be -1 and takes what the others leave."""
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     known = int(np.prod([s for s in sizes if s != -1]))
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-        raise InputError(f"mesh data={data} fsdp={fsdp} tensor={tensor}: sizes must be positive, at most one of them -1")
+        raise InputError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor}: sizes must be positive, at most one of them -1"
+        )
     if -1 in sizes:
         sizes[sizes.index(-1)] = len(devices) // known
     if int(np.prod(sizes)) != len(devices):
-        raise InputError(f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices")
+        raise InputError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices"
+        )
     try:
         return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     except NotImplementedError as error:  # JAX cuts no axis of a torus
@@ -102,7 +123,9 @@ def logical_axes(path: str) -> tuple[str | None, ...]:
 
 def parameter_shardings(shapes: Any, mesh: Mesh) -> Any:
     """A tree of shardings for a tree of parameter shapes. An axis that its mesh axis does not divide stays whole."""
-    return jax.tree_util.tree_map_with_path(lambda key, leaf: NamedSharding(mesh, _parameter_spec(_path(key), leaf.shape, mesh)), shapes)
+    return jax.tree_util.tree_map_with_path(
+        lambda key, leaf: NamedSharding(mesh, _parameter_spec(_path(key), leaf.shape, mesh)), shapes
+    )
 
 
 def _path(key: Any) -> str:
@@ -114,12 +137,21 @@ def _parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionS
     if axes[:1] == ("layers",):  # also for a single layer, without its axis
         axes = axes[len(axes) - len(shape) :]
     places = [PARAMETER_MESH[name] if name else None for name in axes]
-    return PartitionSpec(*(place if place and shape[i] % mesh.shape[place] == 0 else None for i, place in enumerate(places)))
+    return PartitionSpec(
+        *(
+            place if place and shape[i] % mesh.shape[place] == 0 else None
+            for i, place in enumerate(places)
+        )
+    )
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
     """The same shapes and dtypes, as ShapeDtypeStructs that say where they are held."""
-    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -133,7 +165,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows (host arrays) -> global arrays, split over the batch axes."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
 
 
 def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
@@ -143,7 +177,14 @@ def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], ja
         parts = []
         for size, name in zip(x.shape, axes, strict=True):
             where = ACTIVATION_MESH[name] if name else None
-            count = int(np.prod([mesh.shape[axis] for axis in ((where,) if isinstance(where, str) else where or ())]))
+            count = int(
+                np.prod(
+                    [
+                        mesh.shape[axis]
+                        for axis in ((where,) if isinstance(where, str) else where or ())
+                    ]
+                )
+            )
             parts.append(where if size % count == 0 else PartitionSpec.UNCONSTRAINED)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*parts)))
 
@@ -175,14 +216,20 @@ def gather_on(mesh: Mesh) -> Callable[[Any, tuple[str, ...], Any], Any]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(w.astype(dtype), split), whole)
+    return jax.lax.with_sharding_constraint(
+        jax.lax.with_sharding_constraint(w.astype(dtype), split), whole
+    )
 
 
-def _gather_forward(w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding) -> tuple[jax.Array, jax.Array]:
+def _gather_forward(
+    w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding
+) -> tuple[jax.Array, jax.Array]:
     return _gather(w, dtype, split, whole), jnp.zeros((0,), w.dtype)
 
 
-def _gather_backward(dtype: Any, split: NamedSharding, whole: NamedSharding, like: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+def _gather_backward(
+    dtype: Any, split: NamedSharding, whole: NamedSharding, like: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(gradient, split).astype(like.dtype),)
 
 

@@ -61,14 +61,18 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
     """
     frames = index.frames("train")
     if not len(frames):
-        raise InputError(f"dataset {index.name}: expected training frames to take statistics of, found none")
+        raise InputError(
+            f"dataset {index.name}: expected training frames to take statistics of, found none"
+        )
     delta = np.array([dim.delta for dim in index.embodiment.actions])
     bar = f"statistics {index.name}" if progress else None
     state = normalize.accumulate(_Blocks(frames, block, lambda some: index.state[some], bar))
     table = np.empty((len(VectorStatistics._fields), len(delta)))
     for dims, read in ((delta, _deltas), (~delta, _counted)):
         if dims.any():
-            chunks = _Blocks(frames, max(1, block // horizon), partial(read, index, horizon, dims), bar)
+            chunks = _Blocks(
+                frames, max(1, block // horizon), partial(read, index, horizon, dims), bar
+            )
             table[:, dims] = normalize.accumulate(chunks)
     return Statistics(state, VectorStatistics(*table))
 
@@ -96,7 +100,9 @@ def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) ->
         i, _, dim = np.argwhere(~np.isfinite(deltas))[0]
         where = f"dataset {index.name}: episode {index.episode_of(frames[i])} of its index, step {index.step_of(frames[i])}"
         name = [dim.name for dim in index.embodiment.actions if dim.delta][dim]
-        raise InputError(f"{where}: action {name} minus the state: expected a float32, found a larger number")
+        raise InputError(
+            f"{where}: action {name} minus the state: expected a float32, found a larger number"
+        )
     return deltas.reshape(-1, np.count_nonzero(dims))
 
 
@@ -111,18 +117,31 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
     past              0  0  0  3             and past it; there, relative dimensions have one more value, 0, in its place
     """
     episodes = index.episode_of(frames)
-    end = np.minimum(frames + horizon, index.episodes["start"][episodes] + index.episodes["stop"][episodes])  # of each chunk; ascends
+    end = np.minimum(
+        frames + horizon, index.episodes["start"][episodes] + index.episodes["stop"][episodes]
+    )  # of each chunk; ascends
     begin = np.maximum(frames, np.append(0, end[:-1]))  # steps from here on are in no chunk before
     new = end - begin
-    steps = np.repeat(end - np.cumsum(new), new) + np.arange(new.sum())  # begin .. end - 1 of each chunk, one after the other
-    within = np.searchsorted(frames, steps, side="right") - np.searchsorted(end, steps, side="right")
-    past = np.bincount(np.searchsorted(steps, end - 1), weights=frames + horizon - end, minlength=len(steps)).astype(np.int64)
+    steps = np.repeat(end - np.cumsum(new), new) + np.arange(
+        new.sum()
+    )  # begin .. end - 1 of each chunk, one after the other
+    within = np.searchsorted(frames, steps, side="right") - np.searchsorted(
+        end, steps, side="right"
+    )
+    past = np.bincount(
+        np.searchsorted(steps, end - 1), weights=frames + horizon - end, minlength=len(steps)
+    ).astype(np.int64)
     relative = np.array([dim.kind == "relative" for dim in index.embodiment.actions])[dims]
     counts = np.where(relative, within[:, None], (within + past)[:, None])
     actions = index.chunks(steps, 1)[0][:, 0, dims]  # in robot units
     one_over = frames[frames + horizon > end][:1]
-    beyond = index.chunks(one_over, horizon)[0][:, -1, dims]  # float32[0 or 1, d]: what relative dimensions have past the end
-    return Counted(np.append(actions, beyond, axis=0), np.append(counts, np.broadcast_to(past.sum() * relative, beyond.shape), axis=0))
+    beyond = index.chunks(one_over, horizon)[0][
+        :, -1, dims
+    ]  # float32[0 or 1, d]: what relative dimensions have past the end
+    return Counted(
+        np.append(actions, beyond, axis=0),
+        np.append(counts, np.broadcast_to(past.sum() * relative, beyond.shape), axis=0),
+    )
 
 
 def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
@@ -139,11 +158,19 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
             unit = "" if dim.unit == "1" else f" {dim.unit}"
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
             if still[i]:
-                middle = f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}" if mode == "quantile" else ""
-                lines.append(f"{name}: {part} {dim.name} hardly varies ({value}{middle}); it is centred, not scaled")
+                middle = (
+                    f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}"
+                    if mode == "quantile"
+                    else ""
+                )
+                lines.append(
+                    f"{name}: {part} {dim.name} hardly varies ({value}{middle}); it is centred, not scaled"
+                )
             elif narrow[i] and far[i]:
                 ends = f"98% within {vector.q01[i]:g} to {vector.q99[i]:g}, all within {vector.minimum[i]:g} to {vector.maximum[i]:g}"
-                lines.append(f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do")
+                lines.append(
+                    f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do"
+                )
     return lines
 
 
@@ -156,9 +183,16 @@ def _digest(index: Index) -> str:
 def _load(file: Path, index: Index) -> Statistics:
     try:
         statistics = normalize.load(file)
-        expected, found = (len(index.embodiment.state), len(index.embodiment.actions)), tuple(len(vector.mean) for vector in statistics)
+        expected, found = (
+            (len(index.embodiment.state), len(index.embodiment.actions)),
+            tuple(len(vector.mean) for vector in statistics),
+        )
         if expected != found:
-            raise InputError(f"{file}: expected {expected} dimensions of state and actions, found {found}")
+            raise InputError(
+                f"{file}: expected {expected} dimensions of state and actions, found {found}"
+            )
     except InputError as error:
-        raise InputError(f"{error}; delete the file, and its statistics are computed again") from error
+        raise InputError(
+            f"{error}; delete the file, and its statistics are computed again"
+        ) from error
     return statistics

@@ -28,9 +28,16 @@ class Tokenizer:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{source}: not a SentencePiece model: {error}") from error
-        ids = self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.bos_id(), self._pieces.unk_id()
+        ids = (
+            self._pieces.pad_id(),
+            self._pieces.eos_id(),
+            self._pieces.bos_id(),
+            self._pieces.unk_id(),
+        )
         if ids != (PAD_ID, EOS_ID, BOS_ID, UNK_ID):
-            raise InputError(f"{source}: (pad, eos, bos, unk) ids are {ids}; expected {(PAD_ID, EOS_ID, BOS_ID, UNK_ID)} as in PaliGemma")
+            raise InputError(
+                f"{source}: (pad, eos, bos, unk) ids are {ids}; expected {(PAD_ID, EOS_ID, BOS_ID, UNK_ID)} as in PaliGemma"
+            )
 
     @classmethod
     def open(cls, path: str) -> "Tokenizer":
@@ -49,7 +56,9 @@ class Tokenizer:
         text = prompt.replace("_", " ").replace("\n", " ").strip()
         return [BOS_ID, *self._pieces.encode(text), *self._pieces.encode("\n")]
 
-    def encode(self, prompt: str, max_tokens: int, *, cut: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, prompt: str, max_tokens: int, *, cut: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """int32[max_tokens] and bool[max_tokens] (False: padding). A longer prompt is an InputError, or loses its end where `cut`."""
         ids = self.pieces(prompt)
         if cut:

@@ -25,13 +25,18 @@ from pi0_jax.models.lora import LoraRule
 
 class Trainable(NamedTuple):
     frozen: tuple[str, ...] = ()
-    frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # in which weights that are not trained are kept
+    frozen_dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # in which weights that are not trained are kept
+    )
     lora: tuple[LoraRule, ...] = ()
     averaged: bool = True  # whether a moving average of what is trained is kept
 
     def trains(self, path: str) -> bool:
         """Whether the weight of a published path is trained itself."""
-        return not any(re.search(pattern, path) for pattern in self.frozen) and lora.find(self.lora, path) is None
+        return (
+            not any(re.search(pattern, path) for pattern in self.frozen)
+            and lora.find(self.lora, path) is None
+        )
 
 
 EVERYTHING = Trainable()
@@ -41,7 +46,10 @@ def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
     """A published tree as a run keeps it: what is not trained in `frozen_dtype`."""
     flat = flatten_dict(params, sep="/")
     dtype = jnp.dtype(trainable.frozen_dtype)
-    return unflatten_dict({path: w if trainable.trains(path) else w.astype(dtype) for path, w in flat.items()}, sep="/")
+    return unflatten_dict(
+        {path: w if trainable.trains(path) else w.astype(dtype) for path, w in flat.items()},
+        sep="/",
+    )
 
 
 def select(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
@@ -55,7 +63,9 @@ def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The published tree with its trained leaves replaced, and the factors: `select` undone."""
     flat, leaves = flatten_dict(params), flatten_dict(trained)
     factors = {path: leaf for path, leaf in leaves.items() if path not in flat}
-    return unflatten_dict({path: leaves[path] if path in leaves else leaf for path, leaf in flat.items()}), unflatten_dict(factors)
+    return unflatten_dict(
+        {path: leaves[path] if path in leaves else leaf for path, leaf in flat.items()}
+    ), unflatten_dict(factors)
 
 
 def check(trainable: Trainable, no_decay: Sequence[str], shapes: Any) -> None:
@@ -64,33 +74,49 @@ def check(trainable: Trainable, no_decay: Sequence[str], shapes: Any) -> None:
     Raises InputError: no regular expression; one that matches no parameter; a rank or alpha that fits no such weight; nothing to train.
     """
     flat: Mapping[str, Any] = flatten_dict(shapes, sep="/")
-    for field, patterns in (("frozen", trainable.frozen), ("no_decay", no_decay), ("lora", [rule.path for rule in trainable.lora])):
+    for field, patterns in (
+        ("frozen", trainable.frozen),
+        ("no_decay", no_decay),
+        ("lora", [rule.path for rule in trainable.lora]),
+    ):
         for i, pattern in enumerate(patterns):
             _check_matches(pattern, flat, f"config.{field}[{i}]")
     for i, rule in enumerate(trainable.lora):
         mine = [path for path in flat if lora.find(trainable.lora, path) is rule]
         if not mine:
-            raise InputError(f"config.lora[{i}].path {rule.path!r}: rules before it match all its parameters; expected one that is left")
+            raise InputError(
+                f"config.lora[{i}].path {rule.path!r}: rules before it match all its parameters; expected one that is left"
+            )
         for path in mine:
             _check_rank(rule, path, flat[path].shape, f"config.lora[{i}]")
     if not trainable.lora and not any(trainable.trains(path) for path in flat):
-        raise InputError(f"config.frozen is {trainable.frozen}: all {len(flat)} parameters match; expected one that is left to train")
+        raise InputError(
+            f"config.frozen is {trainable.frozen}: all {len(flat)} parameters match; expected one that is left to train"
+        )
 
 
 def _check_matches(pattern: str, paths: Mapping[str, Any], where: str) -> None:
     try:
         found = any(re.search(pattern, path) for path in paths)
     except re.error as error:
-        raise InputError(f"{where} {pattern!r}: expected a regular expression, found: {error}") from error
+        raise InputError(
+            f"{where} {pattern!r}: expected a regular expression, found: {error}"
+        ) from error
     if not found:
-        raise InputError(f"{where} {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}")
+        raise InputError(
+            f"{where} {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}"
+        )
 
 
 def _check_rank(rule: LoraRule, path: str, shape: tuple[int, ...], where: str) -> None:
     if not lora.adaptable(path):
-        raise InputError(f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only")
+        raise InputError(
+            f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only"
+        )
     largest = min(lora.fans(lora.product(path), shape))
     if not 1 <= rule.rank <= largest:
-        raise InputError(f"{where}.rank is {rule.rank}; expected 1 to {largest}, for {path} of shape {list(shape)}")
+        raise InputError(
+            f"{where}.rank is {rule.rank}; expected 1 to {largest}, for {path} of shape {list(shape)}"
+        )
     if rule.alpha <= 0:
         raise InputError(f"{where}.alpha is {rule.alpha}; expected a positive number")

@@ -81,11 +81,20 @@ def load_vectors(path: str | Path) -> Vectors:
         vision=VisionConfig(
             image_size=size(spec, "image"),
             patch_size=size(spec, "vit", "patch"),
-            **{field: size(spec, "vit", field) for field in ("width", "depth", "mlp_dim", "num_heads")},
+            **{
+                field: size(spec, "vit", field)
+                for field in ("width", "depth", "mlp_dim", "num_heads")
+            },
         ),
         gemma=GemmaConfig(
-            experts=tuple(ExpertConfig(size(spec, name, "width"), size(spec, name, "mlp_dim")) for name in experts),
-            **{field: size(spec, "backbone", field) for field in ("depth", "num_heads", "num_kv_heads", "head_dim")},
+            experts=tuple(
+                ExpertConfig(size(spec, name, "width"), size(spec, name, "mlp_dim"))
+                for name in experts
+            ),
+            **{
+                field: size(spec, "backbone", field)
+                for field in ("depth", "num_heads", "num_kv_heads", "head_dim")
+            },
             vocab_size=size(spec, "vocab"),
         ),
         action_dim=size(spec, "action_dim"),
@@ -105,12 +114,20 @@ def load_vectors(path: str | Path) -> Vectors:
     for path_, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
         flat[path_] = get(f"params/{path_}")
         if flat[path_].shape != leaf.shape:
-            raise InputError(f"{path}: params/{path_} has shape {flat[path_].shape}; the sizes in spec.json make it {leaf.shape}")
-    outputs = {name.removeprefix("out/"): array for name, array in arrays.items() if name.startswith("out/")}
+            raise InputError(
+                f"{path}: params/{path_} has shape {flat[path_].shape}; the sizes in spec.json make it {leaf.shape}"
+            )
+    outputs = {
+        name.removeprefix("out/"): array
+        for name, array in arrays.items()
+        if name.startswith("out/")
+    }
     for name in ("velocity", "loss"):
         get(f"out/{name}")
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return Vectors(config, params, observation, get("in/actions"), get("in/noise"), get("in/time"), outputs)
+    return Vectors(
+        config, params, observation, get("in/actions"), get("in/noise"), get("in/time"), outputs
+    )
 
 
 def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
@@ -131,21 +148,37 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     @jax.jit
     def training_outputs(params: Any) -> dict[str, jax.Array]:
         (_, (velocity, loss)), gradient = jax.value_and_grad(batch_loss, has_aux=True)(params)
-        norms = {f"grad_norm/{path}": jnp.linalg.norm(g) for path, g in flax.traverse_util.flatten_dict(gradient, sep="/").items()}
+        norms = {
+            f"grad_norm/{path}": jnp.linalg.norm(g)
+            for path, g in flax.traverse_util.flatten_dict(gradient, sep="/").items()
+        }
         return {"velocity": velocity, "loss": loss} | norms
 
     @jax.jit
     def embeddings(variables: Any) -> dict[str, jax.Array]:
         images = {
-            f"image_tokens/{slot}": model.apply(variables, image, method="encode_image") for slot, image in observation.images.items()
+            f"image_tokens/{slot}": model.apply(variables, image, method="encode_image")
+            for slot, image in observation.images.items()
         }
-        return images | {"prefix_embedding": model.apply(variables, observation, method="embed_prefix")[0]}
+        return images | {
+            "prefix_embedding": model.apply(variables, observation, method="embed_prefix")[0]
+        }
 
     def sample(num_steps: int) -> jax.Array:
-        return jax.jit(lambda params: sample_actions(params, observation, noise, model=model, num_steps=num_steps))(vectors.params)
+        return jax.jit(
+            lambda params: sample_actions(
+                params, observation, noise, model=model, num_steps=num_steps
+            )
+        )(vectors.params)
 
-    steps = [int(match[1]) for name in vectors.outputs if (match := re.fullmatch(r"actions_(\d+)", name))]
-    return embeddings(variables) | training_outputs(vectors.params) | {f"actions_{n}": sample(n) for n in steps}
+    steps = [
+        int(match[1]) for name in vectors.outputs if (match := re.fullmatch(r"actions_(\d+)", name))
+    ]
+    return (
+        embeddings(variables)
+        | training_outputs(vectors.params)
+        | {f"actions_{n}": sample(n) for n in steps}
+    )
 
 
 def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:
@@ -155,7 +188,9 @@ def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:
         computed = compute(vectors, Pi0(vectors.config, dtype=jnp.dtype(dtype)))
     for name, expected in vectors.outputs.items():
         if name not in computed:
-            raise InputError(f"vectors hold out/{name}, which is none of the outputs that are known: {', '.join(sorted(computed))}")
+            raise InputError(
+                f"vectors hold out/{name}, which is none of the outputs that are known: {', '.join(sorted(computed))}"
+            )
         got = np.asarray(computed[name], np.float64)
         if got.shape != expected.shape:
             raise InputError(f"out/{name} has shape {expected.shape}, the model gives {got.shape}")
@@ -164,4 +199,6 @@ def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:
         if name.startswith("grad_norm/"):
             share, floor = GRADIENT_TOLERANCE[dtype]
             tolerance = limit = share * scale + floor
-        yield Comparison(name, absolute, absolute / max(scale, 1e-30), tolerance, bool(absolute <= limit))
+        yield Comparison(
+            name, absolute, absolute / max(scale, 1e-30), tolerance, bool(absolute <= limit)
+        )

@@ -49,7 +49,14 @@ def norm_stats(dims: int, seed: int = 1) -> dict:
     }  # fmt: skip
 
 
-def write_openpi(folder: Path, flat: dict[str, np.ndarray], *, value_level: bool = False, asset: str = "droid", dims: int = 8) -> Path:
+def write_openpi(
+    folder: Path,
+    flat: dict[str, np.ndarray],
+    *,
+    value_level: bool = False,
+    asset: str = "droid",
+    dims: int = 8,
+) -> Path:
     """As openpi's JAX training writes it; with `value_level`, as it saves it in training."""
     tree = nested({f"{path}/value": array for path, array in flat.items()} if value_level else flat)
     with ocp.PyTreeCheckpointer() as checkpointer:

@@ -49,7 +49,11 @@ class FaultyServer(ThreadingHTTPServer):
         self._faults[method, name] = collections.deque(faults)
 
     def asked(self, method: str, name: str) -> list[Request]:
-        return [r for r in self.requests if r.method == method and r.path.partition("?")[0].endswith(name)]
+        return [
+            r
+            for r in self.requests
+            if r.method == method and r.path.partition("?")[0].endswith(name)
+        ]
 
     def handle_error(self, request, client_address) -> None:
         """Clients that hang up are part of the tests."""
@@ -87,7 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         wanted = self.headers.get("Range")
-        with self.server.counted(Request(self.command, self.path, wanted, self.headers.get("Authorization"))):
+        with self.server.counted(
+            Request(self.command, self.path, wanted, self.headers.get("Authorization"))
+        ):
             file = self.server.root / self.path.partition("?")[0].lstrip("/")
             fault = self.server.next_fault(self.command, file.name)
             time.sleep(STALL_S if fault == STALL else self.server.latency_s)

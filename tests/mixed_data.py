@@ -10,7 +10,11 @@ from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.write import ArrayFeature
 from tests.tiny_data import REACH_STEPS, reach_episodes, write_reach
 
-LENGTHS = {"reach_arm3": tuple(4 + i % 7 for i in range(140)), "reach_arm4": (8,) * 42, "reach_arm5": (20, 30, 25)}
+LENGTHS = {
+    "reach_arm3": tuple(4 + i % 7 for i in range(140)),
+    "reach_arm4": (8,) * 42,
+    "reach_arm5": (20, 30, 25),
+}
 
 
 def write_mixed(data_dir: Path) -> list[Path]:
@@ -20,10 +24,18 @@ def write_mixed(data_dir: Path) -> list[Path]:
         episodes = reach_episodes(lengths)
         for step in (step for episode in episodes for step in episode["steps"]):
             step["observation"]["state"] = np.resize(step["observation"]["state"], joints)
-            step["action"] = np.resize(step["action"], joints) / 100  # rad: no robot turns a joint by as many as there are episodes
+            step["action"] = (
+                np.resize(step["action"], joints) / 100
+            )  # rad: no robot turns a joint by as many as there are episodes
         vector = ArrayFeature((joints,), np.float32)
-        steps = {**REACH_STEPS, "observation": {**REACH_STEPS["observation"], "state": vector}, "action": vector}
-        directories.append(write_reach(data_dir, name=name, steps=steps, episodes=episodes, per_shard=50))
+        steps = {
+            **REACH_STEPS,
+            "observation": {**REACH_STEPS["observation"], "state": vector},
+            "action": vector,
+        }
+        directories.append(
+            write_reach(data_dir, name=name, steps=steps, episodes=episodes, per_shard=50)
+        )
     return directories
 
 

@@ -42,7 +42,9 @@ def message(number: int = 0, **changes: Any) -> dict[str, Any]:
 def answer(observation: RawObservation, seed: int = 0) -> np.ndarray:
     """float32[10, 8]: the state's sum, plus the images' sums (mod 97), plus the seed; a step more at each step."""
     pixels = sum(int(image.astype(np.int64).sum()) for image in observation["images"].values()) % 97
-    return (np.sum(observation["state"]) + pixels + seed + np.arange(HORIZON)[:, None] + np.zeros(DIMS)).astype(np.float32)
+    return (
+        np.sum(observation["state"]) + pixels + seed + np.arange(HORIZON)[:, None] + np.zeros(DIMS)
+    ).astype(np.float32)
 
 
 def act(observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray:
@@ -55,19 +57,38 @@ def act(observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray
         end = time.monotonic() + (float(seconds) if what == "work" else 0)
         while time.monotonic() < end:
             sum(range(1000))
-    chunks = np.stack([answer(observation, int(seed)) for observation, seed in zip(observations, seeds, strict=True)])
+    chunks = np.stack(
+        [
+            answer(observation, int(seed))
+            for observation, seed in zip(observations, seeds, strict=True)
+        ]
+    )
     chunks[[observation["prompt"] == "nan" for observation in observations], 3, 2] = np.nan
     return chunks
 
 
 @contextmanager
 def running(
-    robot: str = "droid", *, warm_seconds: float = 0.0, batch_sizes: tuple[int, ...] = (1,), wait: bool = True, **options
+    robot: str = "droid",
+    *,
+    warm_seconds: float = 0.0,
+    batch_sizes: tuple[int, ...] = (1,),
+    wait: bool = True,
+    **options,
 ) -> Iterator:
     """A server in a process of its own: (its address host:port, the process). `options`: see server.Options."""
-    given = json.dumps({"robot": robot, "warm_seconds": warm_seconds, "batch_sizes": batch_sizes, "options": {"port": 0, **options}})
+    given = json.dumps(
+        {
+            "robot": robot,
+            "warm_seconds": warm_seconds,
+            "batch_sizes": batch_sizes,
+            "options": {"port": 0, **options},
+        }
+    )
     command = [sys.executable, "-m", "tests.numpy_server", given]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         yield wait_for(process, "warm" if wait else "listening"), process
     finally:
@@ -87,8 +108,17 @@ class serving:
     """launch.serve in a process of its own, from when it says `state`, "listening" or "warm"."""
 
     def __init__(self, checkpoint: Path, *flags: str, state: str = "warm") -> None:
-        command = [sys.executable, "-m", "launch.serve", f"--checkpoint={checkpoint}", "--port=0", *flags]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "launch.serve",
+            f"--checkpoint={checkpoint}",
+            "--port=0",
+            *flags,
+        ]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.pid, self._state = self._process.pid, state
 
     def __enter__(self) -> str:
@@ -106,9 +136,15 @@ def main(given: str) -> None:
 
     def load() -> Service:
         time.sleep(given["warm_seconds"])
-        return Service(act, EMBODIMENTS[given["robot"]], horizon=HORIZON, batch_sizes=given["batch_sizes"])
+        return Service(
+            act, EMBODIMENTS[given["robot"]], horizon=HORIZON, batch_sizes=given["batch_sizes"]
+        )
 
-    server.run(load, options, lambda state, port: print(f"{state} on ws://{options.host}:{port}", flush=True))
+    server.run(
+        load,
+        options,
+        lambda state, port: print(f"{state} on ws://{options.host}:{port}", flush=True),
+    )
 
 
 if __name__ == "__main__":

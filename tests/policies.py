@@ -42,13 +42,20 @@ def robot(name: str) -> Robot:
 def parameters(run: RunConfig, seed: int = 0):
     """None of them zero or one."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.15, leaf.shape), jnp.float32), parameter_shapes(model_config(run)))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.15, leaf.shape), jnp.float32),
+        parameter_shapes(model_config(run)),
+    )
 
 
-def policy(*robots: str, num_steps: int | None = None, scan_layers: bool | None = None, **changes) -> Policy:
+def policy(
+    *robots: str, num_steps: int | None = None, scan_layers: bool | None = None, **changes
+) -> Policy:
     run = run_config(**changes)
     records = {name: robot(name) for name in robots}
-    return Policy(run, records, TOKENIZER, parameters(run), num_steps=num_steps, scan_layers=scan_layers)
+    return Policy(
+        run, records, TOKENIZER, parameters(run), num_steps=num_steps, scan_layers=scan_layers
+    )
 
 
 def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
@@ -58,7 +65,11 @@ def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
     counters = dict(step=jnp.int32(1), opt_state={"count": jnp.int32(1)}, skipped=jnp.int32(0))
     state = SimpleNamespace(params=params, ema=params, factors={}, **counters)
     saved = RunCheckpoints(workdir, keep=1)
-    saved.save(state, Description(run, {name: robot(name) for name in robots}, TOKENIZER, position=1, digests={}), {})
+    saved.save(
+        state,
+        Description(run, {name: robot(name) for name in robots}, TOKENIZER, position=1, digests={}),
+        {},
+    )
     saved.close()
     return workdir
 
@@ -69,7 +80,9 @@ def picture(rng: np.random.Generator, size: tuple[int, int] = (48, 64)) -> np.nd
     return np.asarray(coarse.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def observation(name: str, seed: int = 0, size: tuple[int, int] = (48, 64), prompt: str = PROMPT) -> RawObservation:
+def observation(
+    name: str, seed: int = 0, size: tuple[int, int] = (48, 64), prompt: str = PROMPT
+) -> RawObservation:
     rng, embodiment = np.random.default_rng(seed), EMBODIMENTS[name]
     return {
         "images": {camera: picture(rng, size) for camera in embodiment.cameras.values()},

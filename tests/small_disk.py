@@ -12,7 +12,11 @@ import pytest
 def small_disk(place: Path, size: int) -> Iterator[Path]:
     """A new folder at `place` that holds `size` bytes. Skips the test where mounting is not permitted."""
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
     try:

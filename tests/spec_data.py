@@ -58,7 +58,13 @@ def index_from_spec(
     `spec` names the description, by default as the folder; `version` is by default the row's preferred one.
     """
     write_from_spec(
-        data_dir, spec or row.tfds_name, episodes, tfds_name=row.tfds_name, version=version or row.versions[0], zlib=zlib, split=split
+        data_dir,
+        spec or row.tfds_name,
+        episodes,
+        tfds_name=row.tfds_name,
+        version=version or row.versions[0],
+        zlib=zlib,
+        split=split,
     )
     return build_or_open(row, data_dir, progress=False)
 
@@ -81,7 +87,11 @@ def write_from_spec(
     unknown = set(zlib).union(*episodes) - spec_fields(spec).keys()
     if unknown:
         raise ValueError(f"{spec} has no field {', '.join(sorted(unknown))}")
-    features = {name: _features(feature, name, zlib) for name, feature in description.items() if name != "steps"}
+    features = {
+        name: _features(feature, name, zlib)
+        for name, feature in description.items()
+        if name != "steps"
+    }
     metadata = features.pop("episode_metadata", {})
     return write_rlds(
         data_dir,
@@ -111,17 +121,23 @@ def _leaves(description: Mapping[str, Any], path: str) -> Iterator[tuple[str, di
 def _features(description: Mapping[str, Any], path: str, zlib: Collection[str]) -> Any:
     """The description as nested dicts of TFDS features."""
     if not _is_leaf(description):
-        return {name: _features(child, f"{path}/{name}", zlib) for name, child in description.items()}
+        return {
+            name: _features(child, f"{path}/{name}", zlib) for name, child in description.items()
+        }
     shape, dtype = tuple(description["shape"]), description["dtype"]
     match description["type"]:
         case "Image":
-            return tfds.features.Image(shape=shape, dtype=np.dtype(dtype), encoding_format=description["encoding_format"])
+            return tfds.features.Image(
+                shape=shape, dtype=np.dtype(dtype), encoding_format=description["encoding_format"]
+            )
         case "Text":
             return tfds.features.Text()
         case "Scalar":
             return tfds.features.Scalar(_numpy_type(dtype))
         case "Tensor":
-            return tfds.features.Tensor(shape=shape, dtype=_numpy_type(dtype), encoding="zlib" if path in zlib else "none")
+            return tfds.features.Tensor(
+                shape=shape, dtype=_numpy_type(dtype), encoding="zlib" if path in zlib else "none"
+            )
         case other:
             raise ValueError(f"{path}: a feature of type {other}, which no row needs")
 
@@ -132,20 +148,41 @@ def _numpy_type(dtype: str) -> Any:
 
 def _episode(description: Mapping[str, Any], given: Episode) -> dict[str, Any]:
     """An episode as write_rlds takes it."""
-    lengths = {path: len(values) for path, values in given.items() if path.startswith(STEPS) and not isinstance(values, str)}
+    lengths = {
+        path: len(values)
+        for path, values in given.items()
+        if path.startswith(STEPS) and not isinstance(values, str)
+    }
     if len(set(lengths.values())) != 1:
         raise ValueError(f"expected values for one number of steps, found {lengths}")
     count = next(iter(lengths.values()))
-    top = {name: _value(child, name, given) for name, child in description.items() if name != "steps"}
-    return {**top, "steps": [_value(description["steps"]["feature"], "steps", given, step, count) for step in range(count)]}
+    top = {
+        name: _value(child, name, given) for name, child in description.items() if name != "steps"
+    }
+    return {
+        **top,
+        "steps": [
+            _value(description["steps"]["feature"], "steps", given, step, count)
+            for step in range(count)
+        ],
+    }
 
 
-def _value(description: Mapping[str, Any], path: str, given: Episode, step: int = 0, count: int = 1) -> Any:
+def _value(
+    description: Mapping[str, Any], path: str, given: Episode, step: int = 0, count: int = 1
+) -> Any:
     """What an episode holds at `path`: nested dicts of values, at one step where the path is one of the steps."""
     if not _is_leaf(description):
-        return {name: _value(child, f"{path}/{name}", given, step, count) for name, child in description.items()}
+        return {
+            name: _value(child, f"{path}/{name}", given, step, count)
+            for name, child in description.items()
+        }
     if path in given:
-        value = given[path] if isinstance(given[path], str) or not path.startswith(STEPS) else given[path][step]
+        value = (
+            given[path]
+            if isinstance(given[path], str) or not path.startswith(STEPS)
+            else given[path][step]
+        )
     else:
         value = _default(description, path.rsplit("/", 1)[-1], step, count)
     shape, dtype = tuple(description["shape"]), description["dtype"]
@@ -166,10 +203,16 @@ def _default(description: Mapping[str, Any], name: str, step: int, count: int) -
     if dtype == "string" or name == "instruction":
         return INSTRUCTION
     if dtype == "bool":
-        return (name == "is_first" and step == 0) or (name in ("is_last", "is_terminal") and step == count - 1)
+        return (name == "is_first" and step == 0) or (
+            name in ("is_last", "is_terminal") and step == count - 1
+        )
     if not dtype.startswith("float"):
         return np.zeros(shape, dtype)
-    parts = [_default_part(*part) for part in description["layout"]] if "layout" in description and len(shape) == 1 else []
+    parts = (
+        [_default_part(*part) for part in description["layout"]]
+        if "layout" in description and len(shape) == 1
+        else []
+    )
     return np.concatenate(parts) if parts else np.full(shape, 0.1)
 
 
@@ -183,7 +226,9 @@ def _default_part(kind: str, size: int) -> np.ndarray:
 
 
 @functools.cache
-def _encoded(colour: tuple[int, ...], shape: tuple[int, ...], dtype: str, encoding: str | None) -> bytes | np.ndarray:
+def _encoded(
+    colour: tuple[int, ...], shape: tuple[int, ...], dtype: str, encoding: str | None
+) -> bytes | np.ndarray:
     """An image file of one colour; of depth, which no row reads, an array of zeros."""
     if (shape[2], dtype) != (3, "uint8"):
         return np.zeros(shape, dtype)

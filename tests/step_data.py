@@ -29,7 +29,13 @@ def make_batch(number: int, *, action: float = 0.5, rows: int = B) -> TrainBatch
             token_mask=np.ones((rows, L), bool),
             state=np.zeros((rows, D), np.float32),
         ),
-        targets=ActionBatch(actions=actions, valid=np.ones((rows, H), bool), dims=np.ones((rows, D), bool)),
-        frames=FrameId(np.resize(np.int32([0, 2, 2, 0]), rows), np.zeros(rows, np.int32), np.zeros(rows, np.int32)),
+        targets=ActionBatch(
+            actions=actions, valid=np.ones((rows, H), bool), dims=np.ones((rows, D), bool)
+        ),
+        frames=FrameId(
+            np.resize(np.int32([0, 2, 2, 0]), rows),
+            np.zeros(rows, np.int32),
+            np.zeros(rows, np.int32),
+        ),
         rows=np.arange(rows, dtype=np.int32),
     )

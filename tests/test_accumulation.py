@@ -24,9 +24,17 @@ DESCENT = optax.sgd(1e-2, momentum=0.0)  # whose state is the last gradient
 
 def step(accumulate: int, *, devices: int, fsdp: int, remat: str):
     mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=1, devices=jax.devices()[:devices])
-    model = Pi0(CONFIG, jnp.float32, remat=remat, constrain=sharding.constrain_on(mesh), gather=sharding.gather_on(mesh))
+    model = Pi0(
+        CONFIG,
+        jnp.float32,
+        remat=remat,
+        constrain=sharding.constrain_on(mesh),
+        gather=sharding.gather_on(mesh),
+    )
     state = placement.jit_init(model, DESCENT, mesh)(jax.random.key(0))
-    run = placement.jit_train_step(model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), state)
+    run = placement.jit_train_step(
+        model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), state
+    )
     return run(state, sharding.place_batch(make_batch(1, rows=ROWS), mesh))
 
 
@@ -35,7 +43,10 @@ def whole():
     return step(1, devices=1, fsdp=1, remat="none")
 
 
-@pytest.mark.parametrize(("accumulate", "mesh"), [(4, dict(devices=1, fsdp=1, remat="none")), (2, dict(devices=4, fsdp=2, remat="full"))])
+@pytest.mark.parametrize(
+    ("accumulate", "mesh"),
+    [(4, dict(devices=1, fsdp=1, remat="none")), (2, dict(devices=4, fsdp=2, remat="full"))],
+)
 def test_parts_sum_to_the_batch(whole, accumulate, mesh):
     """Losses row by row, the gradient's norm, and every leaf of the gradient and of the parameters after one step of plain descent.
 
@@ -44,7 +55,9 @@ def test_parts_sum_to_the_batch(whole, accumulate, mesh):
     state, metrics = step(accumulate, **mesh)
     expected_state, expected = whole
     for name in ("loss", "gradient_norm", "row_loss", "dataset_loss"):
-        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6 if accumulate == 4 else 1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            metrics[name], expected[name], rtol=1e-6 if accumulate == 4 else 1e-5, err_msg=name
+        )
     assert len(set(np.asarray(expected["row_loss"]).tolist())) == ROWS
     for ours, theirs, tolerance in (
         (state.params, expected_state.params, 1e-6),
@@ -52,7 +65,9 @@ def test_parts_sum_to_the_batch(whole, accumulate, mesh):
     ):
         far = [
             jax.tree_util.keystr(path, simple=True, separator="/")
-            for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)
+            for (path, a), b in zip(
+                jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+            )
             if np.max(np.abs(np.asarray(a) - np.asarray(b))) > tolerance * np.max(np.abs(b))
         ]
         assert [path for path in far if not path.endswith("key/bias")] == []
@@ -74,8 +89,15 @@ def test_parts_that_do_not_divide_the_batch_are_refused():
     from configs.reach import get_config
 
     values = get_config().to_dict() | {"batch_size": 16, "mesh": dict(data=4, fsdp=2, tensor=1)}
-    assert dict(run_mesh(from_mapping(values | {"accumulate": 2}), jax.devices()).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
-    with pytest.raises(InputError, match=r"^config\.batch_size 16 is not a multiple of accumulate x data x fsdp = 3 x 8$"):
+    assert dict(run_mesh(from_mapping(values | {"accumulate": 2}), jax.devices()).shape) == {
+        "data": 4,
+        "fsdp": 2,
+        "tensor": 1,
+    }
+    with pytest.raises(
+        InputError,
+        match=r"^config\.batch_size 16 is not a multiple of accumulate x data x fsdp = 3 x 8$",
+    ):
         run_mesh(from_mapping(values | {"accumulate": 3}), jax.devices())
     with pytest.raises(InputError, match=r"^config\.accumulate is 0; expected a positive number$"):
         from_mapping(values | {"accumulate": 0})

@@ -29,7 +29,9 @@ from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import run_mesh
 
 ROOT = Path(__file__).parents[1]
-LIBTPU = Path(sys.prefix, "libtpu")  # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import it
+LIBTPU = Path(
+    sys.prefix, "libtpu"
+)  # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import it
 
 # The published model with three cameras, as it is trained on TPUs.
 FULL_SIZE = dict(
@@ -61,24 +63,42 @@ def test_collectives_inside_a_loop_count_as_often_as_it_runs(mesh):
     split, whole = NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P())
 
     def layers(stack, x):
-        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ jax.lax.with_sharding_constraint(w, whole)[:, :] @ w.T), None), x, stack)[0]
+        return jax.lax.scan(
+            lambda x, w: (
+                jnp.tanh(x @ jax.lax.with_sharding_constraint(w, whole)[:, :] @ w.T),
+                None,
+            ),
+            x,
+            stack,
+        )[0]
 
     arguments = (
         jax.ShapeDtypeStruct((5, 64, 32), jnp.float32, sharding=split),
-        jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))),
+        jax.ShapeDtypeStruct(
+            (8, 64), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
+        ),
     )
     program = hlo.parse(compiled_text(layers, *arguments))
-    gathers = [c for c in hlo.collectives(program) if c.kind == "all-gather" and c.bytes == 64 * 32 * 4]
+    gathers = [
+        c for c in hlo.collectives(program) if c.kind == "all-gather" and c.bytes == 64 * 32 * 4
+    ]
     assert program.devices == 8
     assert [(c.count, c.group, c.sent) for c in gathers] == [(5, 4, 5 * 64 * 32 * 4 * 3 / 4)]
 
 
 def test_a_sum_over_all_devices(mesh):
     """float32[16], half of which every device holds: summed over two groups of devices at a time."""
-    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"))))
+    x = jax.ShapeDtypeStruct(
+        (8, 16), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
+    )
     program = hlo.parse(compiled_text(lambda x: x.sum(axis=0), x, out=NamedSharding(mesh, P())))
     (collective,) = hlo.collectives(program)
-    assert (collective.kind, collective.bytes, collective.group, collective.count) == ("all-reduce", 64, 8, 1)
+    assert (collective.kind, collective.bytes, collective.group, collective.count) == (
+        "all-reduce",
+        64,
+        8,
+        1,
+    )
     assert collective.sent == 2 * 64 * 7 / 8
 
 
@@ -137,10 +157,23 @@ def test_how_tpus_write_a_reduce_scatter():
     program = hlo.parse(TPU_LOOP)
     scatter, ring = sorted(hlo.collectives(program), key=lambda c: c.count)
     array = 64 * 32 * 2
-    assert (scatter.kind, scatter.bytes, scatter.group, scatter.count, scatter.sent) == ("reduce-scatter", array, 4, 1, array * 3 / 4)
-    assert (ring.kind, ring.bytes, ring.count, ring.sent) == ("ring reduce-scatter", array, 4, 4 * array)
+    assert (scatter.kind, scatter.bytes, scatter.group, scatter.count, scatter.sent) == (
+        "reduce-scatter",
+        array,
+        4,
+        1,
+        array * 3 / 4,
+    )
+    assert (ring.kind, ring.bytes, ring.count, ring.sent) == (
+        "ring reduce-scatter",
+        array,
+        4,
+        4 * array,
+    )
     # HBM: negate reads and writes the array, the fusion writes a quarter; each collective its own array; the loop's counter, 12 bytes.
-    assert hlo.hbm_traffic(program) == 2 * array + array // 4 + scatter.bytes + 4 * ring.bytes + 4 * 12
+    assert (
+        hlo.hbm_traffic(program) == 2 * array + array // 4 + scatter.bytes + 4 * ring.bytes + 4 * 12
+    )
 
 
 TPU_SCAN = """HloModule jit_f, num_partitions=1
@@ -207,7 +240,9 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
     """Of a small model's step on eight virtual devices. Its token counts (prompt 14, prefix 22, suffix 11) are in no weight's shape."""
     run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
-    compiled = step.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices())).lower().compile()
+    compiled = (
+        step.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices())).lower().compile()
+    )
     return hlo.collectives(hlo.parse(compiled.as_text()))
 
 
@@ -215,7 +250,9 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
 def test_the_step_gathers_weights_and_no_activations(data, fsdp):
     collectives = step_collectives(data=data, fsdp=fsdp)
     gathered = [c.bytes for c in collectives if c.kind == "all-gather" for _ in range(c.count)]
-    assert max(gathered) == 16 * 16 * 3 * 16 * 4  # the patch embedding: no stack of layers, no embedding table
+    assert (
+        max(gathered) == 16 * 16 * 3 * 16 * 4
+    )  # the patch embedding: no stack of layers, no embedding table
     # The language model's gate and up projections: layer by layer in the forward pass, again in the backward pass; the last has no use.
     assert gathered.count(2 * 32 * 48 * 4) == 2 * (VARIANTS["pico"].gemma.depth - 1)
     # Only the prompt's rows of the embedding table change hands, once each way; its numbers are gathered to find them.
@@ -225,7 +262,12 @@ def test_the_step_gathers_weights_and_no_activations(data, fsdp):
 
 
 def dimensions(collective: hlo.Collective) -> set[int]:
-    return {int(d) for part in collective.shape.split("[")[1:] for d in part.partition("]")[0].split(",") if d}
+    return {
+        int(d)
+        for part in collective.shape.split("[")[1:]
+        for d in part.partition("]")[0].split(",")
+        if d
+    }
 
 
 # Full size, on eight virtual devices: compiled, and nothing allocated.
@@ -258,7 +300,9 @@ def large_embedding_state():
     pico = VARIANTS["pico"]
     model = Pi0(dataclasses.replace(pico, gemma=dataclasses.replace(pico.gemma, vocab_size=2**18)))
     mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), optax.adamw(1e-4)
-    return placement.abstract_state(model, optimizer, mesh), placement.jit_init(model, optimizer, mesh)
+    return placement.abstract_state(model, optimizer, mesh), placement.jit_init(
+        model, optimizer, mesh
+    )
 
 
 def growth_while_restoring(workdir: str) -> int:
@@ -271,17 +315,25 @@ def growth_while_restoring(workdir: str) -> int:
     return peak.growth
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc"
+)
 def test_restoring_reads_each_part_once(tmp_path):
     """In a process whose memory is not used yet. Were arrays read whole for each device, it would take eight times the state."""
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     saved = checkpoints.RunCheckpoints(tmp_path, keep=1)
     tokenizer = Tokenizer.open("small")
-    saved.save(init(jax.random.key(0)), checkpoints.Description(config(), {}, tokenizer, position=1, digests={}), {})
+    saved.save(
+        init(jax.random.key(0)),
+        checkpoints.Description(config(), {}, tokenizer, position=1, digests={}),
+        {},
+    )
     saved.close()
     program = f"from tests.test_ahead import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     growth = int(process.stdout)
     # Once where it stays; and here, where devices are in the host's memory, parts once more on their way.
     assert total < growth < 2 * total
@@ -295,8 +347,13 @@ def test_a_page_keeps_its_rows_and_refuses_those_of_another_compiler():
     line = f"| v5e:4x4 | 16 | 64 | 2 x 8 x 1 | 6.7 + 4.6 | `{row.flags}` |"
     made = dict(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
     text = page.markdown([line], page.head(**made))
-    assert row.flags == "--topology=v5e:4x4 --config.batch_size=64 --config.mesh.data=2 --config.mesh.fsdp=8 --config.mesh.tensor=1"
-    assert page.kept_lines(text, page.head(**made | {"command": "another"}), "tpu.md") == {row.flags: line}
+    assert (
+        row.flags
+        == "--topology=v5e:4x4 --config.batch_size=64 --config.mesh.data=2 --config.mesh.fsdp=8 --config.mesh.tensor=1"
+    )
+    assert page.kept_lines(text, page.head(**made | {"command": "another"}), "tpu.md") == {
+        row.flags: line
+    }
     for other in ({"jax": "0.11"}, {"libtpu": "0.2"}, {"run_flags": "--config=b.py"}):
         with pytest.raises(InputError, match="tpu.md: its rows are of another run or compiler"):
             page.kept_lines(text, page.head(**made | other), "tpu.md")
@@ -304,7 +361,10 @@ def test_a_page_keeps_its_rows_and_refuses_those_of_another_compiler():
 
 @pytest.mark.parametrize("text", ["v5e:4x4", "v5e:4x4/64", "v5e:4x4/64/2x8", "v5e:4x4/64/2x8xa"])
 def test_a_row_that_cannot_be_read(text):
-    with pytest.raises(InputError, match=f"row '{text}': expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler"):
+    with pytest.raises(
+        InputError,
+        match=f"row '{text}': expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler",
+    ):
         page.Row.parse(text)
 
 
@@ -313,11 +373,20 @@ def test_a_row_that_cannot_be_read(text):
 
 def test_an_unknown_slice_is_one_line():
     """Also where libtpu is missing: then the line says so."""
-    command = [sys.executable, "-m", "launch.train", "--config=configs/reach.py", "--compile_only", "--topology=v9:4x4"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.train",
+        "--config=configs/reach.py",
+        "--compile_only",
+        "--topology=v9:4x4",
+    ]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2
     line = process.stderr.splitlines()[-1]
-    assert line.startswith("error: topology 'v9:4x4': ") and "expected a slice such as v5e:4x4" in line
+    assert (
+        line.startswith("error: topology 'v9:4x4': ") and "expected a slice such as v5e:4x4" in line
+    )
 
 
 def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
@@ -329,11 +398,21 @@ def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LIBTPU.is_dir(), reason="libtpu is not there: make test puts it where it is to be had")
+@pytest.mark.skipif(
+    not LIBTPU.is_dir(), reason="libtpu is not there: make test puts it where it is to be had"
+)
 def test_for_tpu_slices():
     """tests/test_ahead_tpu.py, in a process that can import libtpu: the full-size step and sampler, compiled for v5e:4x4."""
     env = os.environ | {"PYTHONPATH": str(LIBTPU)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_ahead_tpu.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_ahead_tpu.py",
+    ]
     process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
     assert "skipped" not in process.stdout.splitlines()[-1]

@@ -9,7 +9,9 @@ import pytest
 
 def test_stopped_by_hand_it_says_so_in_one_line():
     program = "from launch.app import run\ndef main(): raise KeyboardInterrupt\nrun(main)"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
     assert (ended.returncode, ended.stderr) == (130, "stopped\n")
 
 
@@ -29,8 +31,16 @@ app.run(lambda: print(app.config_mapping(config)))
             "--config.step=2",
             """the config has no field 'step'. Did you mean "steps" instead of "step"?""",
         ),
-        ("raise ValueError('expected full or lora')", "", "ValueError: expected full or lora ({file}, line 4)"),
-        ("return dict(steps=1)", "", "--config: expected a file whose get_config() returns a ConfigDict, found dict"),
+        (
+            "raise ValueError('expected full or lora')",
+            "",
+            "ValueError: expected full or lora ({file}, line 4)",
+        ),
+        (
+            "return dict(steps=1)",
+            "",
+            "--config: expected a file whose get_config() returns a ConfigDict, found dict",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_config_is_one_line(tmp_path: Path, body: str, flag: str, said: str):

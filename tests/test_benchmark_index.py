@@ -18,7 +18,9 @@ def test_a_synthetic_index_repeats_a_real_one(tmp_path):
     directory = write_reach(tmp_path, (3, 5, 4))
     template = build_or_open(ROW, tmp_path, progress=False)
     index = synthetic_index(template, directory, tmp_path / "large", 1000, sparse=False)
-    assert index.steps == 84 * 12 and len(index.frames("train")) == 84 * len(template.frames("train"))
+    assert index.steps == 84 * 12 and len(index.frames("train")) == 84 * len(
+        template.frames("train")
+    )
     frame = 12 * 20 + 4  # of the 21st copy: step 1 of its second episode
     assert index.episode_of(np.array(frame)) == 3 * 20 + 1 and index.step_of(np.array(frame)) == 1
     ours, theirs = index.observation(frame), template.observation(4)
@@ -27,13 +29,17 @@ def test_a_synthetic_index_repeats_a_real_one(tmp_path):
     assert ours["prompt"] == "reach block 1"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc"
+)
 @pytest.mark.slow
 def test_a_hundred_million_frames_take_no_memory(tmp_path):
     opening = benchmark_opening(tmp_path, 100_000_000)
     assert opening.frames >= 100_000_000
     assert opening.anonymous_bytes < 100e6
-    assert opening.seconds < 60  # it takes a hundredth of one; how fast it is, is for the benchmark to say
+    assert (
+        opening.seconds < 60
+    )  # it takes a hundredth of one; how fast it is, is for the benchmark to say
 
 
 def test_the_speed_of_building_is_measured_for_each_kind_of_file(tmp_path):

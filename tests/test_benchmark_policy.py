@@ -29,14 +29,23 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def latencies(checkpoint):
     device = Device("made up", flops=1e9, bandwidth=1e6)
-    return {(row.cameras, row.part): row for row in policy.benchmark_policy(Policy.open(checkpoint, dtype="float32"), device, calls=3)}
+    return {
+        (row.cameras, row.part): row
+        for row in policy.benchmark_policy(
+            Policy.open(checkpoint, dtype="float32"), device, calls=3
+        )
+    }
 
 
 def test_random_weights_open_as_any_checkpoint(checkpoint):
     opened = Policy.open(checkpoint)
-    assert sum(weight.size for weight in opened.weights.values()) == sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(PICO)))
+    assert sum(weight.size for weight in opened.weights.values()) == sum(
+        leaf.size for leaf in jax.tree.leaves(parameter_shapes(PICO))
+    )
     chunk = opened(arm.observation(2), robot="benchmark_arm_2")["actions"]
-    assert chunk.shape == (PICO.horizon, arm.JOINTS) and np.isfinite(chunk).all() and np.ptp(chunk) > 0
+    assert (
+        chunk.shape == (PICO.horizon, arm.JOINTS) and np.isfinite(chunk).all() and np.ptp(chunk) > 0
+    )
 
 
 def test_every_part_is_timed_for_every_number_of_cameras(latencies):
@@ -51,7 +60,9 @@ def test_operations_and_bytes_are_those_of_the_model(latencies):
     """pico: 4 patches of 16x16 a camera, width 16, MLP 32, 2 layers; experts 32 and 24 wide, MLPs 48 and 40, 4 heads of 8, 2 of them
     keys and values, 3 layers; 16 tokens of prompt, 4 actions. Float32."""
     resize = 2 * (32 * 224 * 224 * 3 + 32 * 224 * 32 * 3)
-    encoder = 2 * 4 * (768 * 16 + 2 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 32) + 2 * 2 * 2 * 4 * 4 * 16
+    encoder = (
+        2 * 4 * (768 * 16 + 2 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 32) + 2 * 2 * 2 * 4 * 4 * 16
+    )
     for cameras in (1, 2, 3):
         assert latencies[cameras, "images"].work.flops == cameras * (resize + encoder)
         tokens = 4 * cameras + 16
@@ -62,7 +73,9 @@ def test_operations_and_bytes_are_those_of_the_model(latencies):
     keys_and_values = 2 * 32 * 16
     norm = 32
     whole_layer = 2 * 32 * 32 + 3 * 32 * 48 + keys_and_values + 2 * norm
-    assert latencies[1, "prefix"].work.bytes == 4 * (2 * whole_layer + keys_and_values + norm)  # the last layer ends at keys and values
+    assert latencies[1, "prefix"].work.bytes == 4 * (
+        2 * whole_layer + keys_and_values + norm
+    )  # the last layer ends at keys and values
     expert = 3 * (2 * 24 * 32 + 2 * 24 * 16 + 3 * 24 * 40 + 2 * 24) + 24
     projections = 2 * (8 * 24 + 24) + (48 * 24 + 24) + (24 * 24 + 24) + (24 * 8 + 8)
     cache = 3 * 2 * (4 + 16) * 16
@@ -70,9 +83,15 @@ def test_operations_and_bytes_are_those_of_the_model(latencies):
 
 
 def test_the_plain_path_gives_the_same_actions(checkpoint):
-    opened, seen, name = Policy.open(checkpoint, dtype="float32"), arm.observation(1), arm.ROBOTS[1].name
+    opened, seen, name = (
+        Policy.open(checkpoint, dtype="float32"),
+        arm.observation(1),
+        arm.ROBOTS[1].name,
+    )
     part = policy.plain(opened, seen, name)
-    np.testing.assert_allclose(part.run(*part.arguments), opened.compute(opened.prepare([seen], robot=name)), atol=1e-5)
+    np.testing.assert_allclose(
+        part.run(*part.arguments), opened.compute(opened.prepare([seen], robot=name)), atol=1e-5
+    )
 
 
 def test_the_least_time_is_of_operations_or_of_bytes(latencies):
@@ -80,7 +99,10 @@ def test_the_least_time_is_of_operations_or_of_bytes(latencies):
     assert device.least_seconds(Work(flops=4_000_000, bytes=1000)) == 0.004
     assert device.least_seconds(Work(flops=4_000_000, bytes=10_000)) == 0.01
     parts = [latencies[2, part].least for part in ("images", "prefix", "Euler loop")]
-    assert latencies[2, "compiled"].least == pytest.approx(sum(parts)) and latencies[2, "host"].least is None
+    assert (
+        latencies[2, "compiled"].least == pytest.approx(sum(parts))
+        and latencies[2, "host"].least is None
+    )
 
 
 @pytest.mark.slow
@@ -92,7 +114,9 @@ def test_rates_of_this_machine_are_plausible():
 
 def test_a_process_starts_cold_and_warm(checkpoint, monkeypatch):
     monkeypatch.setattr(first_action, "ROUNDS", 1)
-    starts = first_action.benchmark_starts(checkpoint, {"dtype": "float32", "scan_layers": False}, cameras=1)
+    starts = first_action.benchmark_starts(
+        checkpoint, {"dtype": "float32", "scan_layers": False}, cameras=1
+    )
     for start in starts:
         assert 0 < start.imported < start.opened < start.acted
     assert first_action.table(starts).splitlines()[-1] == f"warm / cold: {starts.ratio:.2f}"
@@ -103,12 +127,16 @@ def test_what_serving_adds_is_taken_apart(checkpoint):
     measured = serving.benchmark_serving(checkpoint, "float32", calls=5)
     assert len(measured.in_process) == len(measured.round_trips) == len(measured.pings) == 5
     for trip in measured.round_trips:
-        assert min(trip) > 0 and trip.overhead == pytest.approx(trip.packing + trip.queue + trip.socket)
+        assert min(trip) > 0 and trip.overhead == pytest.approx(
+            trip.packing + trip.queue + trip.socket
+        )
 
 
 def test_the_benchmark_needs_neither_tensorflow_nor_a_simulator():
     modules = "policy, serving, first_action"
     absent = ("tensorflow", "tensorflow_datasets", "torch", "mujoco", "gymnasium", "grain")
     code = f"import sys; from pi0_jax.benchmark import {modules}; print([name for name in {absent} if name in sys.modules])"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert process.stdout.strip() == "[]"

@@ -38,7 +38,11 @@ def test_rates_follow_from_the_median_step():
 
 
 def test_a_variant_comes_with_its_sizes_and_settings_and_the_user_goes_before():
-    run = train.sized(get_config().to_dict() | {"remat": "dots", "batch_size": 32}, {"remat": "dots"}, variant="pi0")
+    run = train.sized(
+        get_config().to_dict() | {"remat": "dots", "batch_size": 32},
+        {"remat": "dots"},
+        variant="pi0",
+    )
     assert (run.variant, run.action_dim, run.horizon, run.max_tokens) == ("pi0", 32, 50, 48)
     assert (run.dtype, run.scan_layers, run.draws, run.batch_size) == ("bfloat16", True, 1, 32)
     assert run.remat == "dots"
@@ -55,9 +59,13 @@ def test_a_synthetic_batch_is_one_that_a_model_can_read():
     seen = batch.observation
     assert list(seen.images) == ["base_0_rgb", "left_wrist_0_rgb"]
     pixels = seen.images["base_0_rgb"]
-    assert pixels.dtype == np.uint8 and pixels.shape[0] == 8 and pixels.std() > 70  # of even noise: 74
+    assert (
+        pixels.dtype == np.uint8 and pixels.shape[0] == 8 and pixels.std() > 70
+    )  # of even noise: 74
     np.testing.assert_array_equal(seen.image_sizes["base_0_rgb"], [pixels.shape[1:3]] * 8)
-    assert seen.image_masks["base_0_rgb"].all() and seen.token_mask.all() and batch.targets.dims.all()
+    assert (
+        seen.image_masks["base_0_rgb"].all() and seen.token_mask.all() and batch.targets.dims.all()
+    )
     assert seen.tokens.min() >= 0 and seen.tokens.max() < 512 and len(np.unique(seen.tokens)) > 50
     assert batch.rows.tolist() == list(range(8)) and not batch.frames.dataset.any()
     assert abs(batch.targets.actions.std() - 1) < 0.1
@@ -65,7 +73,9 @@ def test_a_synthetic_batch_is_one_that_a_model_can_read():
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     run = train.sized(get_config().to_dict() | {"batch_size": 12}, {}, variant="pico")
-    with pytest.raises(InputError, match="config.batch_size 12 is not a multiple of data x fsdp = 8"):
+    with pytest.raises(
+        InputError, match="config.batch_size 12 is not a multiple of data x fsdp = 8"
+    ):
         train.benchmark_train(run, cameras=1, steps=1)
 
 
@@ -74,14 +84,29 @@ def test_the_command_measures_a_step_without_tensorflow_or_data(tmp_path):
     """Packages that only reading and writing data need are not there."""
     absent = ("tensorflow", "tensorflow_datasets", "simplejpeg", "google_crc32c", "loky", "orbax")
     program = f"import sys, runpy; sys.modules.update(dict.fromkeys({absent})); runpy.run_module('launch.benchmark', run_name='__main__')"
-    command = [sys.executable, "-c", program, "train", "--variant=pico", "--config.batch_size=8", "--cameras=2", "--calls=3"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "train",
+        "--variant=pico",
+        "--config.batch_size=8",
+        "--cameras=2",
+        "--calls=3",
+    ]
     process = subprocess.run(
-        [*command, f"--json={tmp_path / 'speed.json'}"], cwd=ROOT, env=environment(1, None), capture_output=True, text=True
+        [*command, f"--json={tmp_path / 'speed.json'}"],
+        cwd=ROOT,
+        env=environment(1, None),
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("| what | result |\n|---|---|\n| device | ")
     measured = json.loads((tmp_path / "speed.json").read_text())
-    assert len(measured["step_seconds"]) == 3 and measured["batch"] == 8 and measured["cameras"] == 2
+    assert (
+        len(measured["step_seconds"]) == 3 and measured["batch"] == 8 and measured["cameras"] == 2
+    )
     assert measured["model_flops"] == measured["flops"] > 0  # nothing is computed again: remat none
     assert measured["matmul_rate"] > 1e9
     assert 0 < measured["share_of_matmul_rate"] < 1

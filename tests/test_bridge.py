@@ -18,7 +18,10 @@ BRIDGE = ROWS["bridge_dataset"]
 
 
 def _columns(state, action):
-    return {"steps/observation/state": np.array(state, np.float32), "steps/action": np.array(action, np.float32)}
+    return {
+        "steps/observation/state": np.array(state, np.float32),
+        "steps/action": np.array(action, np.float32),
+    }
 
 
 def test_actions_are_reached_changes_and_the_last_step_has_none():
@@ -26,7 +29,9 @@ def test_actions_are_reached_changes_and_the_last_step_has_none():
     command = [[9, 9, 9, 9, 9, 9, 1], [9, 9, 9, 9, 9, 9, 0.5], [9, 9, 9, 9, 9, 9, 0]]
     result = standardise(_columns(state, command))
     yaw = 2 * np.pi - 6.2  # from 3.1 to -3.1 rad through pi: +0.083, not -6.2
-    np.testing.assert_allclose(result.action[:2], [[0.1, 0, 0, 0, 0, yaw, 1], [0, 0.3, 0, 0, 0, 0.1, 0]], atol=1e-6)
+    np.testing.assert_allclose(
+        result.action[:2], [[0.1, 0, 0, 0, 0, yaw, 1], [0, 0.3, 0, 0, 0, 0.1, 0]], atol=1e-6
+    )
     np.testing.assert_array_equal(result.state, np.array(state, np.float32))
     assert result.keep.tolist() == [True, True, False]
     assert result.stop == 2
@@ -52,7 +57,12 @@ def test_a_change_in_what_the_rule_calls_is_a_change_of_the_rule(monkeypatch):
 
 
 OBSERVED = "steps/observation/state"
-POSES = [[0.1, 0, 0, 0, 0, 3.1, 1], [0.2, 0, 0, 0, 0, -3.1, 0.5], [0.2, 0.3, 0, 0, 0, -3.0, 0], [0.2, 0.3, 0, 0, 0, -3.0, 0]]
+POSES = [
+    [0.1, 0, 0, 0, 0, 3.1, 1],
+    [0.2, 0, 0, 0, 0, -3.1, 0.5],
+    [0.2, 0.3, 0, 0, 0, -3.0, 0],
+    [0.2, 0.3, 0, 0, 0, -3.0, 0],
+]
 YAW = 2 * np.pi - 6.2
 REACHED = np.array([[0.1, 0, 0, 0, 0, YAW], [0, 0.3, 0, 0, 0, 0.1], [0, 0, 0, 0, 0, 0]])
 
@@ -69,14 +79,22 @@ def test_bridge_v2_under_both_its_names(tmp_path, name):
     index = index_from_spec(ROWS[name], tmp_path, episodes, spec="bridge_orig", split="train")
     np.testing.assert_allclose(index.state[0:4], np.array(POSES, np.float32))
     np.testing.assert_allclose(index.action[0:3], np.column_stack([REACHED, [1, 0, 0]]), atol=1e-6)
-    assert index.episodes["kept"].tolist() == [3, 2, 0]  # the last step never, the first not if a filler, none without an instruction
+    assert index.episodes["kept"].tolist() == [
+        3,
+        2,
+        0,
+    ]  # the last step never, the first not if a filler, none without an instruction
     np.testing.assert_allclose(index.observation(0)["images"]["image_0"][0, 0], (255, 0, 0), atol=3)
 
 
 def test_the_older_bridge_has_its_commands_in_a_dict(tmp_path):
     zero_first = np.array([[0], [1], [1], [1]])
     episodes = [
-        {OBSERVED: POSES, "steps/action/world_vector": np.full((4, 3), 9), "steps/action/open_gripper": [True, False, False, True]},
+        {
+            OBSERVED: POSES,
+            "steps/action/world_vector": np.full((4, 3), 9),
+            "steps/action/open_gripper": [True, False, False, True],
+        },
         {
             OBSERVED: POSES,
             "steps/action/world_vector": zero_first * [1, 2, 3],
@@ -106,7 +124,10 @@ def real(tmp_path_factory):
 def _parse(directory):
     import tensorflow as tf
 
-    files = [str(directory / f"bridge_dataset-{split}.tfrecord-00000-of-00001") for split in ("train", "val")]
+    files = [
+        str(directory / f"bridge_dataset-{split}.tfrecord-00000-of-00001")
+        for split in ("train", "val")
+    ]
     records = tf.data.TFRecordDataset(files, buffer_size=1 << 20)
     return [tf.train.Example.FromString(record.numpy()).features.feature for record in records]
 
@@ -123,7 +144,9 @@ def test_real_images_equal_the_protobuf_parse(real):
             frame += 1
     assert frame == index.steps == 500
     ours = index.observation(0)["images"]["image_0"].astype(int)
-    theirs = tf.io.decode_jpeg(index.read_encoded(0, "steps/observation/image_0"), dct_method="INTEGER_ACCURATE").numpy()
+    theirs = tf.io.decode_jpeg(
+        index.read_encoded(0, "steps/observation/image_0"), dct_method="INTEGER_ACCURATE"
+    ).numpy()
     assert np.abs(ours - theirs).max() <= 2  # two JPEG libraries
 
 
@@ -132,15 +155,22 @@ def test_real_columns_follow_the_rule(real):
     assert len(index.prompts) == 4 and len(index.frames("train")) == len(index.frames("val")) == 225
     for number, episode in enumerate(episodes):
         start = int(index.episodes["start"][number])
-        state = np.array(episode["steps/observation/state"].float_list.value, np.float32).reshape(-1, 7)
+        state = np.array(episode["steps/observation/state"].float_list.value, np.float32).reshape(
+            -1, 7
+        )
         command = np.array(episode["steps/action"].float_list.value, np.float32).reshape(-1, 7)
         steps = slice(start, start + len(state))
         np.testing.assert_array_equal(index.state[steps], state)
         action = index.action[steps]
-        np.testing.assert_allclose(action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7)  # no yaw jump in these episodes
+        np.testing.assert_allclose(
+            action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7
+        )  # no yaw jump in these episodes
         settled = (command[:-1, 6] > 0.95) | (command[:-1, 6] < 0.05)
         np.testing.assert_array_equal(action[:-1, 6][settled], np.round(command[:-1, 6][settled]))
-        assert index.observation(start)["prompt"] == episode["steps/language_instruction"].bytes_list.value[0].decode()
+        assert (
+            index.observation(start)["prompt"]
+            == episode["steps/language_instruction"].bytes_list.value[0].decode()
+        )
 
 
 def test_a_chunk_past_the_last_action_holds_still_and_keeps_the_gripper(real):

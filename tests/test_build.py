@@ -80,7 +80,9 @@ def deadly_rule(columns):
 
 def test_workers_build_the_index_that_one_process_builds(data_dir, undisturbed, tmp_path):
     assert contents(build(data_dir, tmp_path, workers=2)) == undisturbed
-    assert [folder.name for folder in root(tmp_path).iterdir()] == [build(data_dir, tmp_path).path.name]  # no parts are left
+    assert [folder.name for folder in root(tmp_path).iterdir()] == [
+        build(data_dir, tmp_path).path.name
+    ]  # no parts are left
 
 
 def users_row(tmp_path, rule):
@@ -104,7 +106,9 @@ def test_a_worker_that_is_killed_is_named_and_the_next_build_goes_on(data_dir, t
     with pytest.raises(InputError, match="dataset reach_arm3: a worker process was killed"):
         build(data_dir, tmp_path, row, workers=2)
     (tmp_path / "flag").unlink()
-    assert contents(build(data_dir, tmp_path, row, workers=2)) == contents(build(data_dir, tmp_path / "alone", row))
+    assert contents(build(data_dir, tmp_path, row, workers=2)) == contents(
+        build(data_dir, tmp_path / "alone", row)
+    )
 
 
 # ---- killed builds
@@ -142,7 +146,9 @@ build_or_open(ROWS["reach_arm3"], sys.argv[1], sys.argv[2], progress=False)
         ("before the index has its name", "build", "_publish", 1, []),
     ],
 )
-def test_a_killed_build_goes_on_where_it_was(data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name, call, left):
+def test_a_killed_build_goes_on_where_it_was(
+    data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name, call, left
+):
     command = [sys.executable, "-c", KILLED, data_dir, tmp_path, module, name, str(call)]
     assert subprocess.run(command, timeout=100).returncode == -9
     with pytest.raises(InputError, match="found none"):
@@ -150,7 +156,11 @@ def test_a_killed_build_goes_on_where_it_was(data_dir, undisturbed, tmp_path, mo
     read = []
     index_shard = parts.index_shard
     monkeypatch.setattr(
-        parts, "index_shard", lambda row, shard, **options: read.append(shard.first // 2) or index_shard(row, shard, **options)
+        parts,
+        "index_shard",
+        lambda row, shard, **options: (
+            read.append(shard.first // 2) or index_shard(row, shard, **options)
+        ),
     )
     assert contents(build(data_dir, tmp_path)) == undisturbed
     assert read == left
@@ -164,14 +174,22 @@ def test_a_build_whose_workers_outlive_it_goes_on(data_dir, tmp_path):
         "build(sys.argv[1], sys.argv[2], users_row(Path(sys.argv[2]), 'deadly_rule'), workers=2)"
     )
     (tmp_path / "flag").write_text("parent")
-    assert subprocess.run([sys.executable, "-c", program, data_dir, tmp_path], timeout=100).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", program, data_dir, tmp_path], timeout=100).returncode
+        == -9
+    )
     (tmp_path / "flag").unlink()
-    assert contents(build(data_dir, tmp_path, row, workers=2)) == contents(build(data_dir, tmp_path / "alone", row))
+    assert contents(build(data_dir, tmp_path, row, workers=2)) == contents(
+        build(data_dir, tmp_path / "alone", row)
+    )
 
 
 def test_what_was_abandoned_long_ago_goes(data_dir, tmp_path):
     folder = root(tmp_path)
-    old, recent = [folder / ".parts-1", folder / ".building-1"], [folder / ".parts-2", folder / ".building-2"]
+    old, recent = (
+        [folder / ".parts-1", folder / ".building-1"],
+        [folder / ".parts-2", folder / ".building-2"],
+    )
     for path in (*old, *recent):
         path.mkdir(parents=True)
         (path / "00000.npz").write_text("something")
@@ -182,14 +200,20 @@ def test_what_was_abandoned_long_ago_goes(data_dir, tmp_path):
     assert not any(path.exists() for path in old) and all(path.exists() for path in recent)
 
 
-def test_parts_of_a_row_with_its_cameras_in_another_order_are_not_taken(data_dir, tmp_path, monkeypatch):
+def test_parts_of_a_row_with_its_cameras_in_another_order_are_not_taken(
+    data_dir, tmp_path, monkeypatch
+):
     """The columns of its images stand the other way round."""
     monkeypatch.setattr(build_module, "_merge", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(data_dir, tmp_path)
     monkeypatch.undo()
-    index = build(data_dir, tmp_path, dataclasses.replace(ROW, cameras=dict(reversed(ROW.cameras.items()))))
-    images, expected = (some.observation(0)["images"] for some in (index, build(data_dir, tmp_path / "alone")))
+    index = build(
+        data_dir, tmp_path, dataclasses.replace(ROW, cameras=dict(reversed(ROW.cameras.items())))
+    )
+    images, expected = (
+        some.observation(0)["images"] for some in (index, build(data_dir, tmp_path / "alone"))
+    )
     for camera in ROW.cameras:
         np.testing.assert_array_equal(images[camera], expected[camera])
 
@@ -205,7 +229,10 @@ def test_a_damaged_part_is_refused(data_dir, tmp_path, monkeypatch):
     flipped[len(whole) // 2] ^= 1
     for damaged in (whole[:-100], bytes(flipped)):
         part.write_bytes(damaged)
-        with pytest.raises(InputError, match=f"{part}: expected a part of an index, found: .*; delete it and build again"):
+        with pytest.raises(
+            InputError,
+            match=f"{part}: expected a part of an index, found: .*; delete it and build again",
+        ):
             build(data_dir, tmp_path)
 
 
@@ -213,22 +240,39 @@ def test_a_damaged_part_is_refused(data_dir, tmp_path, monkeypatch):
 
 
 def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
-    command = [sys.executable, "-m", "launch.index", f"--data_dir={data_dir}", f"--index_dir={tmp_path}", "--datasets=reach_arm3"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.index",
+        f"--data_dir={data_dir}",
+        f"--index_dir={tmp_path}",
+        "--datasets=reach_arm3",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    builders = [subprocess.Popen([*command, f"--workers={workers}"], **pipes) for workers in (1, 1, 2)]
+    builders = [
+        subprocess.Popen([*command, f"--workers={workers}"], **pipes) for workers in (1, 1, 2)
+    ]
     for builder in builders:
         output, bars = builder.communicate(timeout=200)
         assert builder.returncode == 0, bars
         assert output.startswith("reach_arm3: 8 episodes, 34 steps, kept frames ")
-        assert "index reach_arm3: " in bars or "index reach_arm3" not in bars  # the last may find the index there
+        assert (
+            "index reach_arm3: " in bars or "index reach_arm3" not in bars
+        )  # the last may find the index there
     (path,) = root(tmp_path).iterdir()
-    assert contents(open_index(ROW, data_dir, tmp_path)) == undisturbed and path.name == open_index(ROW, data_dir, tmp_path).path.name
+    assert (
+        contents(open_index(ROW, data_dir, tmp_path)) == undisturbed
+        and path.name == open_index(ROW, data_dir, tmp_path).path.name
+    )
 
 
 @pytest.mark.parametrize(
-    ("moment", "module", "name"), [("while it reads", parts, "index_shard"), ("while it merges", build_module, "load_part")]
+    ("moment", "module", "name"),
+    [("while it reads", parts, "index_shard"), ("while it merges", build_module, "load_part")],
 )
-def test_a_build_that_another_overtakes_takes_its_index(data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name):
+def test_a_build_that_another_overtakes_takes_its_index(
+    data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name
+):
     function = {"index_shard": parts.index_shard, "load_part": build_module.load_part}[name]
 
     def overtaken(*arguments, **options):
@@ -267,7 +311,9 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
     options = {"workers": workers}
     with pytest.raises(InputError, match=f"{NAN}|{PAYLOAD}"):
         build(bad_data, tmp_path, **options)
-    with pytest.raises(InputError, match=rf"({NAN}|{PAYLOAD}).* \(and 1 more bad episodes; 1 may be left out\)"):
+    with pytest.raises(
+        InputError, match=rf"({NAN}|{PAYLOAD}).* \(and 1 more bad episodes; 1 may be left out\)"
+    ):
         build(bad_data, tmp_path, skip_bad_episodes=1, **options)
     index = build(bad_data, tmp_path, skip_bad_episodes=2, **options)
     whole = build(data_dir, tmp_path / "whole")
@@ -279,8 +325,17 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
     assert build(bad_data, tmp_path, skip_bad_episodes=5).skipped == [first, second]
     assert open_index(ROW, bad_data, tmp_path).skipped == [first, second]
 
-    left = [0, 2, 3, 5, 6, 7]  # and every one is where it was: its record, and on its side of the split
-    assert index.steps == sum(LENGTHS[i] for i in left) and index.episodes["length"].tolist() == [LENGTHS[i] for i in left]
+    left = [
+        0,
+        2,
+        3,
+        5,
+        6,
+        7,
+    ]  # and every one is where it was: its record, and on its side of the split
+    assert index.steps == sum(LENGTHS[i] for i in left) and index.episodes["length"].tolist() == [
+        LENGTHS[i] for i in left
+    ]
     for name in ("shard", "record", "offset", "bytes", "split"):
         np.testing.assert_array_equal(index.episodes[name], whole.episodes[name][left])
     assert index.state[index.episodes["start"], 0].tolist() == left
@@ -288,9 +343,20 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
 
 
 def test_the_command_lists_what_it_leaves_out(bad_data):
-    command = [sys.executable, "-m", "launch.index", f"--data_dir={bad_data}", "--datasets=reach_arm3", "--skip_bad_episodes=2"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.splitlines()
-    assert [line.partition("episode ")[0] + line.partition("episode ")[2][0] for line in lines[:2]] == [
+    command = [
+        sys.executable,
+        "-m",
+        "launch.index",
+        f"--data_dir={bad_data}",
+        "--datasets=reach_arm3",
+        "--skip_bad_episodes=2",
+    ]
+    lines = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=100
+    ).stdout.splitlines()
+    assert [
+        line.partition("episode ")[0] + line.partition("episode ")[2][0] for line in lines[:2]
+    ] == [
         "left out: dataset reach_arm3: split train 1",
         "left out: dataset reach_arm3: split train 4",
     ]
@@ -303,7 +369,10 @@ def test_a_corrupted_length_cannot_be_left_out(tmp_path):
     damaged = bytearray(shard.read_bytes())
     damaged[3] ^= 1
     shard.write_bytes(damaged)
-    with pytest.raises(InputError, match=f"{shard}: record 0 at byte 0: corrupted length: .*; no record after it can be found"):
+    with pytest.raises(
+        InputError,
+        match=f"{shard}: record 0 at byte 0: corrupted length: .*; no record after it can be found",
+    ):
         build(tmp_path, skip_bad_episodes=8)
 
 
@@ -320,7 +389,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
         return index_episode(*arguments, **options)
 
     monkeypatch.setattr(parts, "index_episode", change)
-    with pytest.raises(InputError, match=f"dataset reach_arm3: {shard} changed while it was indexed"):
+    with pytest.raises(
+        InputError, match=f"dataset reach_arm3: {shard} changed while it was indexed"
+    ):
         build(tmp_path)
 
 
@@ -332,23 +403,36 @@ def test_an_index_is_small(tmp_path):
     episodes = reach_episodes((10,) * 12)
     for number, episode in enumerate(episodes):
         for step in episode["steps"]:
-            step["language_instruction"] = f"put the blue block number {number} on top of the red one in the corner"
+            step["language_instruction"] = (
+                f"put the blue block number {number} on top of the red one in the corner"
+            )
     write_reach(tmp_path, episodes=episodes)
     index = build(tmp_path)
     headers = 128 * len(list(index.path.glob("*.npy")))
-    beside = index.size_bytes - index.state.nbytes - index.action.nbytes - headers - (index.path / "index.json").stat().st_size
+    beside = (
+        index.size_bytes
+        - index.state.nbytes
+        - index.action.nbytes
+        - headers
+        - (index.path / "index.json").stat().st_size
+    )
     assert beside / index.steps / len(index.views) <= 64
 
 
 def test_a_column_that_the_disk_cannot_take_says_so(tmp_path):
     (tmp_path / "state.npy").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"), ColumnWriters(tmp_path, {"state": ("float32", (3,))}) as columns:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        ColumnWriters(tmp_path, {"state": ("float32", (3,))}) as columns,
+    ):
         columns.append(state=np.zeros((100_000, 3)))
 
 
 def test_a_full_disk_keeps_the_shards_that_are_done(data_dir, undisturbed, tmp_path):
     with small_disk(tmp_path / "disk", 24 << 10) as disk:
-        with pytest.raises(InputError, match=f"dataset reach_arm3: no space left for its index below {root(disk)}"):
+        with pytest.raises(
+            InputError, match=f"dataset reach_arm3: no space left for its index below {root(disk)}"
+        ):
             build(data_dir, disk)
         grow(disk, 10 << 20)
         assert contents(build(data_dir, disk)) == undisturbed

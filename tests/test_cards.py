@@ -20,12 +20,23 @@ from pi0_jax.report.cards import Card, write_cards
 from tests.tiny_data import reach_episodes, shard_files, write_reach
 
 STEPS = {
-    "observation": {"front": ImageFeature(36, 64), "hand": ImageFeature(32, 32), "state": ArrayFeature((3,), np.float32)},
+    "observation": {
+        "front": ImageFeature(36, 64),
+        "hand": ImageFeature(32, 32),
+        "state": ArrayFeature((3,), np.float32),
+    },
     "action": ArrayFeature((2,), np.float32),
     "ok": ArrayFeature((), np.int64),
     "language_instruction": TextFeature(),
 }
-PROMPTS = ("<script>alert('x')</script> costs $5", "pick it up", "", "pick it up", "pick it up", "pick it up")
+PROMPTS = (
+    "<script>alert('x')</script> costs $5",
+    "pick it up",
+    "",
+    "pick it up",
+    "pick it up",
+    "pick it up",
+)
 FAILED = 1
 LENGTH, HORIZON = 20, 4
 ROBOT = Embodiment(
@@ -70,7 +81,13 @@ def recorded(columns: Columns) -> Standardised:
     steps = len(columns["steps/action"])
     success = bool(columns["steps/ok"][-1])
     keep = (np.arange(steps) < steps - 1) & success
-    return Standardised(columns["steps/observation/state"], columns["steps/action"], keep, stop=steps - 1, success=success)
+    return Standardised(
+        columns["steps/observation/state"],
+        columns["steps/action"],
+        keep,
+        stop=steps - 1,
+        success=success,
+    )
 
 
 def inverted(columns: Columns) -> Standardised:
@@ -102,7 +119,10 @@ ROW = DatasetRow(
     tfds_name="tiny",
     versions=("1.0.0",),
     embodiment=ROBOT,
-    cameras={"front": CameraField("steps/observation/front"), "hand": CameraField("steps/observation/hand", "BGR")},
+    cameras={
+        "front": CameraField("steps/observation/front"),
+        "hand": CameraField("steps/observation/hand", "BGR"),
+    },
     fields={
         "steps/observation/state": RawField((3,), "float32"),
         "steps/action": RawField((2,), "float32"),
@@ -119,7 +139,10 @@ ROW = DatasetRow(
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    episodes = [{"steps": [step(episode, number) for number in range(LENGTH)]} for episode in range(len(PROMPTS))]
+    episodes = [
+        {"steps": [step(episode, number) for number in range(LENGTH)]}
+        for episode in range(len(PROMPTS))
+    ]
     write_reach(folder, name="tiny", steps=STEPS, episodes=episodes)
     return folder
 
@@ -128,7 +151,10 @@ def card_of(row: DatasetRow, data_dir: Path, share: float | None = None) -> Card
     index = build_or_open(row, data_dir, progress=False)
     frames = index.frames("train")
     chunks, _ = index.chunks(frames, HORIZON)
-    state, actions = (normalize.accumulate([values]) for values in (index.state[frames], chunks.reshape(-1, chunks.shape[-1])))
+    state, actions = (
+        normalize.accumulate([values])
+        for values in (index.state[frames], chunks.reshape(-1, chunks.shape[-1]))
+    )
     return Card(index, normalize.Statistics(state, actions), HORIZON, share)
 
 
@@ -169,7 +195,10 @@ class Page(HTMLParser):
 def cards(data_dir, tmp_path_factory):
     """A right row and one with a mistake."""
     rows = (ROW, dataclasses.replace(ROW, name="mistaken", standardise=inverted))
-    return write_cards([card_of(row, data_dir, share) for row, share in zip(rows, (0.75, 0.25), strict=True)], tmp_path_factory.mktemp("c"))
+    return write_cards(
+        [card_of(row, data_dir, share) for row, share in zip(rows, (0.75, 0.25), strict=True)],
+        tmp_path_factory.mktemp("c"),
+    )
 
 
 def test_what_a_card_says(cards):
@@ -194,7 +223,9 @@ def test_what_a_card_says(cards):
         "Everything as it was recorded; failures are dropped.",
     ):
         assert said in page.text
-    assert not page.tags & {"script", "link", "iframe"}, "text from the data is text, and nothing comes from elsewhere"
+    assert not page.tags & {"script", "link", "iframe"}, (
+        "text from the data is text, and nothing comes from elsewhere"
+    )
 
 
 def test_what_a_card_finds(cards):
@@ -208,36 +239,60 @@ def test_what_a_card_finds(cards):
             " 19 in episodes without an instruction",
         ),
         ("look", "1 of 6 episodes have no instruction"),
-        ("fine", "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared"),  # two steps at 5 Hz
+        (
+            "fine",
+            "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared",
+        ),  # two steps at 5 Hz
     ]
 
 
 def test_an_inverted_gripper_is_a_problem_on_its_card_and_in_the_list(cards):
     problem = (
-        "INVERTED action or state: the state falls as the action opens (correlation -1.00, 0.4 s later), though it is declared 1 = open"
+        "INVERTED action or state: the state falls as the action opens (correlation -1.00, 0.4 s"
+        " later), though it is declared 1 = open"
     )
     page, overview = Page(cards.parent / "mistaken" / "index.html"), Page(cards)
     assert page.findings[0] == ("wrong", f"gripper: {problem}")
-    assert ("look", "gripper: closed when 100% of the episodes begin, where most tasks begin open: see frames") in page.findings
+    assert (
+        "look",
+        "gripper: closed when 100% of the episodes begin, where most tasks begin open: see frames",
+    ) in page.findings
     assert ("wrong", problem) in page.findings  # beside the gripper's own section
-    assert overview.findings == [("look", "5 to look at"), ("wrong", f"gripper: {problem}"), ("look", "6 to look at")]
+    assert overview.findings == [
+        ("look", "5 to look at"),
+        ("wrong", f"gripper: {problem}"),
+        ("look", "6 to look at"),
+    ]
     assert overview.links[:2] == [cards.parent / "tiny" / "index.html"] * 2
     assert "tiny tiny arm 5 6 120 76 0 75.00%" in overview.text
 
 
 def test_a_state_that_counts_the_other_way_is_right_if_it_is_declared(data_dir, tmp_path):
     state = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
-    row = dataclasses.replace(ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state))
-    page = Page(write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html")
+    row = dataclasses.replace(
+        ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state)
+    )
+    page = Page(
+        write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html"
+    )
     assert [finding for finding in page.findings if "action opens" in finding[1]] == [
-        ("fine", "the state falls as the action opens (correlation -1.00, 0.4 s later), as declared: the state counts the other way")
+        (
+            "fine",
+            "the state falls as the action opens (correlation -1.00, 0.4 s later), as declared: the state counts the other way",
+        )
     ]
 
 
 def test_pictures_show_the_colours_that_the_model_sees(cards):
     folder = cards.parent / "tiny"
-    for number, red_and_blue in ((0, (220, 20)), (1, (200, 10))):  # hand's files hold BGR: what is 10, 60, 200 there is 200, 60, 10
-        for file, expected in ((f"camera-{number}.png", red_and_blue), (f"camera-{number}-swapped.png", red_and_blue[::-1])):
+    for number, red_and_blue in (
+        (0, (220, 20)),
+        (1, (200, 10)),
+    ):  # hand's files hold BGR: what is 10, 60, 200 there is 200, 60, 10
+        for file, expected in (
+            (f"camera-{number}.png", red_and_blue),
+            (f"camera-{number}-swapped.png", red_and_blue[::-1]),
+        ):
             with Image.open(folder / file) as image:
                 red, _, blue = image.getpixel((4, 16))
             assert np.abs(np.array([red, blue]) - expected).max() <= 4
@@ -256,14 +311,21 @@ def test_every_picture_is_there_and_shows_something(cards):
 
 def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
     state = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
-    row = dataclasses.replace(ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state))
+    row = dataclasses.replace(
+        ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state)
+    )
     index = build_or_open(row, data_dir, progress=False)
     strip = card_episodes.strip(index, 0)
     assert strip.steps.tolist() == [1, 5, 8, 11, 15, 18]
     assert strip.kept.tolist() == [True] * 19 + [False]
     opening, command = card_episodes.curves(index, 0, card_facts.grippers(index)[0])
-    assert opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1] and "drawn upside down" in opening.label
-    assert command.opening[strip.steps].tolist() == [1, 1, 0, 0, 1, 1] and np.isnan(command.opening[19])
+    assert (
+        opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1]
+        and "drawn upside down" in opening.label
+    )
+    assert command.opening[strip.steps].tolist() == [1, 1, 0, 0, 1, 1] and np.isnan(
+        command.opening[19]
+    )
 
 
 def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(data_dir, tmp_path):
@@ -271,16 +333,24 @@ def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(
     card.index.skipped[:] = [f"episode {i}: NaN" for i in range(12)]
     card.index.image_sizes["steps/observation/hand"] = {"min": [30, 32], "max": [32, 40]}
     card.statistics.state.maximum[0] = 100.0
-    findings = Page(write_cards([card], tmp_path / "cards").parent / "still" / "index.html").findings
+    findings = Page(
+        write_cards([card], tmp_path / "cards").parent / "still" / "index.html"
+    ).findings
     assert [text for level, text in findings if level == "wrong"] == [
         *(f"skipped when the index was built: episode {i}: NaN" for i in range(10)),
         "... and 2 more episodes skipped when the index was built",
         "gripper: action dimension gripper never moves: it is 1 in every training frame",
     ]
     looks = " | ".join(text for level, text in findings if level == "look")
-    assert "gripper: state and action hardly move together (correlation +0.00), so the polarity can't be checked" in looks
+    assert (
+        "gripper: state and action hardly move together (correlation +0.00), so the polarity can't be checked"
+        in looks
+    )
     assert "images of steps/observation/hand vary in size: 30x32 to 32x40" in looks
-    assert "state dimension x reaches " in looks and "standard deviations from its mean (0 to 100 m)" in looks
+    assert (
+        "state dimension x reaches " in looks
+        and "standard deviations from its mean (0 to 100 m)" in looks
+    )
 
 
 def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
@@ -294,21 +364,33 @@ def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
         " 3 of 0, 4 of 1, 5 of 2"
     )
     assert files == card_facts.Finding(
-        "look", "1 files that dataset_info.json does not name are not read: reach_arm3-train.tfrecord-00003-of-00004"
+        "look",
+        "1 files that dataset_info.json does not name are not read: reach_arm3-train.tfrecord-00003-of-00004",
     )
 
 
 def test_without_a_gripper_there_is_no_gripper_section(tmp_path):
     write_reach(tmp_path, (6, 7, 5))
-    page = Page(write_cards([card_of(ROWS["reach_arm3"], tmp_path)], tmp_path / "cards").parent / "reach_arm3" / "index.html")
+    page = Page(
+        write_cards([card_of(ROWS["reach_arm3"], tmp_path)], tmp_path / "cards").parent
+        / "reach_arm3"
+        / "index.html"
+    )
     assert "Gripper" not in page.text and "gripper" not in page.text
     assert "no mixture given" in page.text and "The row has no notes." in page.text
 
 
 def test_a_robot_without_a_state_shows_its_action_alone(data_dir, tmp_path):
-    row = dataclasses.replace(ROW, standardise=stateless, embodiment=dataclasses.replace(ROBOT, state=()))
-    page = Page(write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html")
-    assert "This robot has no state." in page.text and "No gripper has both an action and a state." in page.text
+    row = dataclasses.replace(
+        ROW, standardise=stateless, embodiment=dataclasses.replace(ROBOT, state=())
+    )
+    page = Page(
+        write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html"
+    )
+    assert (
+        "This robot has no state." in page.text
+        and "No gripper has both an action and a state." in page.text
+    )
     assert [path.name for path in page.pictures][-1] == "action.png"
 
 
@@ -331,12 +413,21 @@ def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
     write_cards([card], output)
     assert sorted(path.name for path in output.iterdir()) == ["index.html", "thesis.txt", "tiny"]
     assert (output / "tiny" / "index.html").read_text() != "old"
-    with pytest.raises(InputError, match="expected datasets of different names, found 'tiny' 2 times"):
+    with pytest.raises(
+        InputError, match="expected datasets of different names, found 'tiny' 2 times"
+    ):
         write_cards([card, card], output)
     (output / "index.html").write_text("my own list")
-    with pytest.raises(InputError, match="cards/index.html: expected no page, or an older one of this kind, found another"):
+    with pytest.raises(
+        InputError,
+        match="cards/index.html: expected no page, or an older one of this kind, found another",
+    ):
         write_cards([card], output)
-    assert sorted(path.name for path in output.iterdir()) == ["index.html", "thesis.txt", "tiny"]  # nothing half written is left
+    assert sorted(path.name for path in output.iterdir()) == [
+        "index.html",
+        "thesis.txt",
+        "tiny",
+    ]  # nothing half written is left
 
 
 def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
@@ -350,5 +441,8 @@ def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
     for output in (tmp_path / "cards", tmp_path / "others"):
         with pytest.raises(InputError, match="expected a readable file"):
             write_cards([fresh], output)
-    assert page.read_bytes() == written and sorted(path.name for path in page.parent.iterdir()) == ["index.html", "reach_arm3"]
+    assert page.read_bytes() == written and sorted(path.name for path in page.parent.iterdir()) == [
+        "index.html",
+        "reach_arm3",
+    ]
     assert not (tmp_path / "others").exists()

@@ -28,16 +28,26 @@ class State(NamedTuple):
 
 def state_at(step: int) -> State:
     weights = {"w": jnp.full(2, step, jnp.float32)}
-    return State(jnp.int32(step), weights, weights, {"momentum": jnp.float32(0.5)}, jnp.int32(1), {})
+    return State(
+        jnp.int32(step), weights, weights, {"momentum": jnp.float32(0.5)}, jnp.int32(1), {}
+    )
 
 
 def description_at(step: int) -> Description:
-    return Description(config.from_mapping(get_config().to_dict()), {}, Tokenizer.open("small"), step, {"reach_arm3": "0123456789abcdef"})
+    return Description(
+        config.from_mapping(get_config().to_dict()),
+        {},
+        Tokenizer.open("small"),
+        step,
+        {"reach_arm3": "0123456789abcdef"},
+    )
 
 
 def save(manager: RunCheckpoints, losses: dict[int, float | None]) -> None:
     for step, loss in losses.items():
-        manager.save(state_at(step), description_at(step), {} if loss is None else {"validation/loss": loss})
+        manager.save(
+            state_at(step), description_at(step), {} if loss is None else {"validation/loss": loss}
+        )
 
 
 def steps(workdir) -> list[int]:
@@ -68,19 +78,29 @@ def test_only_the_latest_by_default(tmp_path):
     assert steps(tmp_path) == [2]
     restored = manager.restore(2, state_at(0))
     manager.close()
-    assert int(restored.step) == 2 and int(restored.skipped) == 1 and float(restored.opt_state["momentum"]) == 0.5
+    assert (
+        int(restored.step) == 2
+        and int(restored.skipped) == 1
+        and float(restored.opt_state["momentum"]) == 0.5
+    )
     np.testing.assert_array_equal(restored.ema["w"], [2, 2])
-    assert checkpoints.read_description(tmp_path / "checkpoints" / "2").digests == {"reach_arm3": "0123456789abcdef"}
+    assert checkpoints.read_description(tmp_path / "checkpoints" / "2").digests == {
+        "reach_arm3": "0123456789abcdef"
+    }
 
 
-@pytest.mark.parametrize(("field", "item"), [("params", "params"), ("ema", "ema"), ("opt_state", "optimizer"), ("factors", "lora")])
+@pytest.mark.parametrize(
+    ("field", "item"),
+    [("params", "params"), ("ema", "ema"), ("opt_state", "optimizer"), ("factors", "lora")],
+)
 def test_leaves_that_are_missing_or_extra_are_named(tmp_path, field, item):
     ours, theirs = ({"w": jnp.zeros(2), name: jnp.zeros(3)} for name in ("new", "old"))
     manager = RunCheckpoints(tmp_path, keep=1)
     manager.save(state_at(1)._replace(**{field: theirs}), description_at(1), {})
     manager.wait()
     with pytest.raises(
-        InputError, match=rf"/1/{item} is of another model: \S*new: expected \(3,\), found nothing; \S*old: expected nothing,"
+        InputError,
+        match=rf"/1/{item} is of another model: \S*new: expected \(3,\), found nothing; \S*old: expected nothing,",
     ):
         manager.restore(1, state_at(0)._replace(**{field: ours}))
     manager.close()
@@ -104,7 +124,12 @@ def test_a_checkpoint_of_another_format_is_refused():
 def test_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert checkpoints.locate("run") == epath.Path(tmp_path / "run")
-    assert str(checkpoints.locate("gs://bucket/run") / "checkpoints") == "gs://bucket/run/checkpoints"
-    with pytest.raises(InputError, match="^https://server/run: expected a local folder or a URL that begins with gs:// or s3://$"):
+    assert (
+        str(checkpoints.locate("gs://bucket/run") / "checkpoints") == "gs://bucket/run/checkpoints"
+    )
+    with pytest.raises(
+        InputError,
+        match="^https://server/run: expected a local folder or a URL that begins with gs:// or s3://$",
+    ):
         checkpoints.locate("https://server/run")
     assert checkpoints.latest_step(tmp_path / "nothing") is None

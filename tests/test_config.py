@@ -23,7 +23,9 @@ def modes(path: Path) -> tuple[str, ...]:
 
 
 RECIPES = [(path, mode) for path in CONFIGS for mode in modes(path)]
-by_name = pytest.mark.parametrize(("path", "mode"), RECIPES, ids=[f"{path.stem}:{mode}".rstrip(":") for path, mode in RECIPES])
+by_name = pytest.mark.parametrize(
+    ("path", "mode"), RECIPES, ids=[f"{path.stem}:{mode}".rstrip(":") for path, mode in RECIPES]
+)
 
 
 def load(path: Path, mode: str = "") -> ConfigDict:
@@ -44,9 +46,9 @@ def test_every_config_file_sets_every_field(path, mode):
     run = config.from_mapping(stated.to_dict())
     assert set(stated) == {field.name for field in dataclasses.fields(RunConfig)} | {"mixture"}
     given = {"mixture", "datasets", "weights", "frames_power"} if stated.mixture else {"mixture"}
-    assert {name: value for name, value in dataclasses.asdict(run).items() if name not in given} == {
-        name: value for name, value in stated.to_dict().items() if name not in given
-    }
+    assert {
+        name: value for name, value in dataclasses.asdict(run).items() if name not in given
+    } == {name: value for name, value in stated.to_dict().items() if name not in given}
 
 
 @by_name
@@ -56,12 +58,17 @@ def test_every_config_file_takes_another_mixture(path, mode):
     stated.mixture = "oxe_magic_soup"
     if stated.datasets:
         with pytest.raises(
-            InputError, match=r"^config\.mixture is 'oxe_magic_soup', which has its own datasets; expected config\.datasets to be"
+            InputError,
+            match=r"^config\.mixture is 'oxe_magic_soup', which has its own datasets; expected config\.datasets to be",
         ):
             config.from_mapping(stated.to_dict())
     stated.update(datasets=(), weights=(), keep_empty_language=())
     run = config.from_mapping(stated.to_dict())
-    assert (len(run.datasets), run.weights[:2], run.frames_power) == (25, (0.54087122203, 0.8341046294), 1.0)
+    assert (len(run.datasets), run.weights[:2], run.frames_power) == (
+        25,
+        (0.54087122203, 0.8341046294),
+        1.0,
+    )
 
 
 def test_a_run_survives_json(values):
@@ -70,7 +77,9 @@ def test_a_run_survives_json(values):
 
 
 def test_an_unknown_field_is_named_with_its_neighbour(values):
-    with pytest.raises(InputError, match=r"^config\.lerning_rate is unknown; did you mean learning_rate\?$"):
+    with pytest.raises(
+        InputError, match=r"^config\.lerning_rate is unknown; did you mean learning_rate\?$"
+    ):
         config.from_mapping(values | {"lerning_rate": 1e-3})
     with pytest.raises(InputError, match=r"^config\.mesh\.fdsp is unknown; did you mean fsdp\?$"):
         config.from_mapping(values | {"mesh": {"data": 1, "fdsp": 1, "tensor": 1}})
@@ -134,7 +143,10 @@ def test_a_wrong_value_is_named(values, field, value, message):
 
 
 def test_the_best_are_chosen_among_what_is_saved(values):
-    with pytest.raises(InputError, match=r"^config\.validate_every is 100; expected a multiple of save_every \(500\): keep_best chooses"):
+    with pytest.raises(
+        InputError,
+        match=r"^config\.validate_every is 100; expected a multiple of save_every \(500\): keep_best chooses",
+    ):
         config.from_mapping(values | {"keep_best": 1, "validate_every": 100})
     assert config.from_mapping(values | {"keep_best": 1, "validate_every": 1000}).keep_best == 1
 
@@ -147,17 +159,29 @@ def test_whole_numbers_do_for_floats_and_lists_for_tuples(values):
 
 
 def test_the_model_is_the_variant_at_the_runs_sizes(values):
-    run = config.from_mapping(values | {"variant": "pico", "action_dim": 7, "horizon": 3, "max_tokens": 9})
+    run = config.from_mapping(
+        values | {"variant": "pico", "action_dim": 7, "horizon": 3, "max_tokens": 9}
+    )
     model = config.model_config(run)
     assert (model.action_dim, model.horizon, model.max_tokens) == (7, 3, 9)
     assert (model.vision, model.gemma) == (VARIANTS["pico"].vision, VARIANTS["pico"].gemma)
     layout = config.layout(run, ("base_0_rgb",))
-    assert layout == (("base_0_rgb",), VARIANTS["pico"].vision.image_size, 7, 9, "zscore", 0.0, False)
+    assert layout == (
+        ("base_0_rgb",),
+        VARIANTS["pico"].vision.image_size,
+        7,
+        9,
+        "zscore",
+        0.0,
+        False,
+    )
 
 
 def test_differing_fields_are_those_that_decide_numbers(values):
     ours = config.from_mapping(values)
-    elsewhere = dataclasses.replace(ours, data_dir="/elsewhere", log_every=1, mesh=config.MeshConfig(1, 8, 1))
+    elsewhere = dataclasses.replace(
+        ours, data_dir="/elsewhere", log_every=1, mesh=config.MeshConfig(1, 8, 1)
+    )
     assert config.differing_fields(ours, elsewhere) == []
     other = dataclasses.replace(elsewhere, seed=1, weights=(1.0, 3.0))
     assert config.differing_fields(ours, other) == [

@@ -22,19 +22,34 @@ from pi0_jax.convert.metadata import Metadata
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
 from pi0_jax.policy import Policy
-from tests.checkpoints_of_others import GOLDEN, ROBOT, UNEVEN, nested, random_parameters, write_openpi
+from tests.checkpoints_of_others import (
+    GOLDEN,
+    ROBOT,
+    UNEVEN,
+    nested,
+    random_parameters,
+    write_openpi,
+)
 
 TOY = GOLDEN / "openpi_toy_checkpoint"
-UNEVEN_OPTIONS = convert.Options(embodiment="droid", tokenizer="small", sizes={"horizon": 7, "max_tokens": 11})
+UNEVEN_OPTIONS = convert.Options(
+    embodiment="droid", tokenizer="small", sizes={"horizon": 7, "max_tokens": 11}
+)
 PICO = dataclasses.replace(VARIANTS["pico"], action_dim=9)
-PICO_OPTIONS = convert.Options(embodiment="droid", tokenizer="small", sizes={"horizon": 4, "max_tokens": 12})
+PICO_OPTIONS = convert.Options(
+    embodiment="droid", tokenizer="small", sizes={"horizon": 4, "max_tokens": 12}
+)
 HEADS = {"head_dim": 8, "image_heads": 2}  # of the toy, which PyTorch's flattened heads do not show
 
 
 @pytest.fixture(scope="module")
 def toy():
     with np.load(verify.SHIPPED_VECTORS) as archive:
-        return {name.removeprefix("params/"): archive[name] for name in archive.files if name.startswith("params/")}
+        return {
+            name.removeprefix("params/"): archive[name]
+            for name in archive.files
+            if name.startswith("params/")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +72,9 @@ def check_equal(source, flat):
     assert source.leaves.keys() == flat.keys()
     for path, array in flat.items():
         found = source.read(path)
-        assert (found.shape, found.dtype) == (array.shape, array.dtype) == tuple(source.leaves[path]), path
+        assert (
+            (found.shape, found.dtype) == (array.shape, array.dtype) == tuple(source.leaves[path])
+        ), path
         assert found.tobytes() == array.tobytes(), path
 
 
@@ -66,7 +83,11 @@ def check_equal(source, flat):
 
 def test_a_published_checkpoint_loads_without_renaming(toy):
     source = convert.open(TOY)
-    assert source.format == "openpi_jax" and source.sizes["N"] == 8 and len(source.metadata.robots["toy"].statistics.state.mean) == 6
+    assert (
+        source.format == "openpi_jax"
+        and source.sizes["N"] == 8
+        and len(source.metadata.robots["toy"].statistics.state.mean) == 6
+    )
     check_equal(source, toy)
 
 
@@ -79,34 +100,56 @@ def test_a_published_checkpoint_reproduces_the_known_answers():
 def test_our_export_is_the_published_port_bit_for_bit(toy, tmp_path):
     """But for the expert's output head, which no part of π0 uses: the file leaves it out, the ports' own loaders expect it."""
     robot = tmp_path / "robot.json"
-    record = Embodiment("arm", "six joints", {"base_0_rgb": "front"}, *_dims(6), control_hz=20.0, execute_steps=5)
+    record = Embodiment(
+        "arm", "six joints", {"base_0_rgb": "front"}, *_dims(6), control_hz=20.0, execute_steps=5
+    )
     robot.write_text(json.dumps(record.to_json()))
-    convert.convert(TOY, tmp_path / "out", "lerobot", convert.Options(embodiment=str(robot), sizes={"horizon": 5}))
+    convert.convert(
+        TOY,
+        tmp_path / "out",
+        "lerobot",
+        convert.Options(embodiment=str(robot), sizes={"horizon": 5}),
+    )
     ours = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
     published = safetensors.numpy.load_file(GOLDEN / "lerobot_toy.safetensors")
     head = ours.pop("model.paligemma_with_expert.gemma_expert.lm_head.weight")
     assert head.shape == (64, 16) and not head.any()
     assert ours.keys() == published.keys()
     for name, array in published.items():
-        assert (ours[name].shape, ours[name].dtype, ours[name].tobytes()) == (array.shape, array.dtype, array.tobytes()), name
+        assert (ours[name].shape, ours[name].dtype, ours[name].tobytes()) == (
+            array.shape,
+            array.dtype,
+            array.tobytes(),
+        ), name
     check_equal(convert.open(GOLDEN / "lerobot_toy.safetensors", convert.Options(sizes=HEADS)), toy)
 
 
 def _dims(count):
     names = [f"joint_{i}" for i in range(count)]
-    return tuple(StateDim(name, "rad") for name in names), tuple(ActionDim(name, "rad", "absolute") for name in names)
+    return tuple(StateDim(name, "rad") for name in names), tuple(
+        ActionDim(name, "rad", "absolute") for name in names
+    )
 
 
 @pytest.mark.parametrize(
-    ("table", "file"), [(lerobot.RULES, "lerobot_pi0_tensors.json"), (openpi.TORCH_RULES, "openpi_pytorch_pi0_tensors.json")]
+    ("table", "file"),
+    [
+        (lerobot.RULES, "lerobot_pi0_tensors.json"),
+        (openpi.TORCH_RULES, "openpi_pytorch_pi0_tensors.json"),
+    ],
 )
 def test_at_full_size_every_tensor_of_the_ports_is_there_and_no_other(table, file):
     """778: the backbone's output head is the embedding once more, the expert's is zeros."""
     config = VARIANTS["pi0"]
-    shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/").items()}
+    shapes = {
+        path: leaf.shape
+        for path, leaf in flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/").items()
+    }
     entries = rules.entries(table, shapes, tree.sizes_of_config(config), "full size")
     assert len(entries) == 778 and len({entry.name for entry in entries}) == 778
-    assert {entry.name: list(entry.shape) for entry in entries} == json.loads((GOLDEN / file).read_text())
+    assert {entry.name: list(entry.shape) for entry in entries} == json.loads(
+        (GOLDEN / file).read_text()
+    )
 
 
 def test_the_files_of_a_policy_directory_are_lerobots_own(tmp_path):
@@ -114,7 +157,14 @@ def test_the_files_of_a_policy_directory_are_lerobots_own(tmp_path):
     published = GOLDEN / "lerobot_policy_directory"
     cameras = {slot: slot for slot in ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")}
     robot = Embodiment("arm", "eight joints", cameras, *_dims(8), control_hz=50.0, execute_steps=50)
-    lerobot_files.write(tmp_path, VARIANTS["pi0"], Metadata(normalization="zscore"), robot, mode="MEAN_STD", dtype="float32")
+    lerobot_files.write(
+        tmp_path,
+        VARIANTS["pi0"],
+        Metadata(normalization="zscore"),
+        robot,
+        mode="MEAN_STD",
+        dtype="float32",
+    )
     for name in ("config.json", "policy_preprocessor.json", "policy_postprocessor.json"):
         text = (tmp_path / name).read_text().replace('"eps": 1e-06', '"eps": 1e-08')
         assert json.loads(text) == json.loads((published / name).read_text()), name
@@ -127,17 +177,25 @@ def test_a_policy_directory_of_lerobots_own_is_read():
     assert list(robot.cameras.values()) == ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]
     assert (len(robot.state), len(robot.actions), robot.execute_steps) == (8, 8, 50)
     published = safetensors.numpy.load_file(
-        GOLDEN / "lerobot_policy_directory" / "policy_preprocessor_step_6_normalizer_processor.safetensors"
+        GOLDEN
+        / "lerobot_policy_directory"
+        / "policy_preprocessor_step_6_normalizer_processor.safetensors"
     )
-    np.testing.assert_array_equal(statistics.state.mean, published["observation.state.mean"].astype(np.float64))
-    np.testing.assert_array_equal(statistics.actions.std, published["action.std"].astype(np.float64))
+    np.testing.assert_array_equal(
+        statistics.state.mean, published["observation.state.mean"].astype(np.float64)
+    )
+    np.testing.assert_array_equal(
+        statistics.actions.std, published["action.std"].astype(np.float64)
+    )
 
 
 # ---- there and back
 
 
 @pytest.mark.parametrize("value_level", [False, True])
-def test_openpis_trees_are_read_with_and_without_the_level_that_training_adds(uneven, tmp_path, value_level):
+def test_openpis_trees_are_read_with_and_without_the_level_that_training_adds(
+    uneven, tmp_path, value_level
+):
     source = convert.open(write_openpi(tmp_path / "theirs", uneven, value_level=value_level))
     check_equal(source, uneven)
     assert source.sizes == tree.sizes_of_config(UNEVEN)
@@ -145,7 +203,9 @@ def test_openpis_trees_are_read_with_and_without_the_level_that_training_adds(un
 
 def test_every_format_there_and_back_bit_for_bit(uneven, theirs, tmp_path):
     path, options, travelled = theirs, UNEVEN_OPTIONS, []
-    for number, to in enumerate(["openpi_pytorch", "lerobot", "openpi_jax", "lerobot", "openpi_pytorch", "openpi_jax"]):
+    for number, to in enumerate(
+        ["openpi_pytorch", "lerobot", "openpi_jax", "lerobot", "openpi_pytorch", "openpi_jax"]
+    ):
         output = tmp_path / f"{number}_{to}"
         convert.convert(path, output, to, options)
         source = convert.open(output)
@@ -153,7 +213,10 @@ def test_every_format_there_and_back_bit_for_bit(uneven, theirs, tmp_path):
         check_equal(source, uneven)
         travelled.append(source.metadata.to_json())
         path, options = output, convert.DEFAULTS  # the rest travels beside the weights
-    assert all(metadata == travelled[0] for metadata in travelled) and travelled[0]["robots"]["droid"]["embodiment"]["name"] == "droid"
+    assert (
+        all(metadata == travelled[0] for metadata in travelled)
+        and travelled[0]["robots"]["droid"]["embodiment"]["name"] == "droid"
+    )
     with ocp.PyTreeCheckpointer() as checkpointer:  # openpi's own way of reading
         restored = checkpointer.restore(path / "params")
     jax.tree.map(np.testing.assert_array_equal, restored["params"], nested(uneven))
@@ -161,17 +224,25 @@ def test_every_format_there_and_back_bit_for_bit(uneven, theirs, tmp_path):
 
 def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
     bfloat16 = np.dtype(ml_dtypes.bfloat16)
-    report = convert.convert(theirs, tmp_path / "out", "lerobot", convert.Options(embodiment="droid", dtype=bfloat16))
+    report = convert.convert(
+        theirs, tmp_path / "out", "lerobot", convert.Options(embodiment="droid", dtype=bfloat16)
+    )
     rounded = {path: array.astype(bfloat16) for path, array in uneven.items()}
     check_equal(convert.open(tmp_path / "out"), rounded)
-    assert all(c.differing == 0 for c in check.compare(report.source, convert.open(tmp_path / "out")))
+    assert all(
+        c.differing == 0 for c in check.compare(report.source, convert.open(tmp_path / "out"))
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
-    model = dataclasses.replace(UNEVEN, gemma=dataclasses.replace(UNEVEN.gemma, vocab_size=514))  # the small tokenizer has 512 pieces
+    model = dataclasses.replace(
+        UNEVEN, gemma=dataclasses.replace(UNEVEN.gemma, vocab_size=514)
+    )  # the small tokenizer has 512 pieces
     uneven = random_parameters(model)
-    convert.convert(write_openpi(tmp_path / "theirs", uneven), tmp_path / "ours", "ours", UNEVEN_OPTIONS)
+    convert.convert(
+        write_openpi(tmp_path / "theirs", uneven), tmp_path / "ours", "ours", UNEVEN_OPTIONS
+    )
     assert model_config(Policy.open(tmp_path / "ours").run) == model
     convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
     convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
@@ -185,7 +256,11 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     convert.convert(pico, tmp_path / "ours", "ours", PICO_OPTIONS)
     policy = Policy.open(tmp_path / "ours", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, policy.params, nested(flat))
-    assert policy.run.variant == "pico" and policy.run.action_dim == 9 and policy.robots.keys() == {"droid"}
+    assert (
+        policy.run.variant == "pico"
+        and policy.run.action_dim == 9
+        and policy.robots.keys() == {"droid"}
+    )
     images = {camera: np.zeros((32, 32, 3), np.uint8) for camera in ROBOT.cameras.values()}
     chunk = policy.act([{"images": images, "state": np.zeros(8), "prompt": "reach"}])
     assert chunk.shape == (1, 4, 8) and np.isfinite(chunk).all()
@@ -194,7 +269,11 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     again = Policy.open(tmp_path / "again", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
     assert again.run == policy.run
-    jax.tree.map(np.testing.assert_array_equal, again.robots["droid"].statistics, policy.robots["droid"].statistics)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        again.robots["droid"].statistics,
+        policy.robots["droid"].statistics,
+    )
 
 
 # ---- streamed, and whole or not there
@@ -203,12 +282,19 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
 def test_stacked_leaves_are_written_by_layer(theirs, tmp_path, monkeypatch):
     report = convert.convert(theirs, tmp_path / "a", "lerobot", convert.Options(embodiment="droid"))
     asked = []
-    spied = dataclasses.replace(report.source, fetch=lambda path, layer: asked.append((path, layer)) or report.source.fetch(path, layer))
+    spied = dataclasses.replace(
+        report.source,
+        fetch=lambda path, layer: asked.append((path, layer)) or report.source.fetch(path, layer),
+    )
     leaves, arrays = openpi.torch_tensors(spied, openpi.TORCH_RULES)
     assert len(list(arrays)) == len(leaves)
     stacked = {path for path, layer in asked if layer is not None}
-    assert stacked == {path for path in spied.leaves if "/layers/" in path or "/encoderblock/" in path}
-    assert [ask for ask in asked if ask[0].endswith("attn/kv_einsum/w")] == [("PaliGemma/llm/layers/attn/kv_einsum/w", i) for i in range(3)]
+    assert stacked == {
+        path for path in spied.leaves if "/layers/" in path or "/encoderblock/" in path
+    }
+    assert [ask for ask in asked if ask[0].endswith("attn/kv_einsum/w")] == [
+        ("PaliGemma/llm/layers/attn/kv_einsum/w", i) for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize("to", convert.OUTPUTS)
@@ -216,7 +302,11 @@ def test_an_interrupted_conversion_leaves_nothing(pico, tmp_path, monkeypatch, t
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    for late in ("openpi.norm_stats.save", "lerobot.safetensors_file.write", "ours.ocp.Checkpointer"):
+    for late in (
+        "openpi.norm_stats.save",
+        "lerobot.safetensors_file.write",
+        "ours.ocp.Checkpointer",
+    ):
         monkeypatch.setattr(f"pi0_jax.convert.{late}", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert.convert(pico, tmp_path / "out", to, PICO_OPTIONS)
@@ -224,14 +314,25 @@ def test_an_interrupted_conversion_leaves_nothing(pico, tmp_path, monkeypatch, t
 
 
 def test_the_command_converts_verifies_and_says_what_it_assumed(tmp_path):
-    command = [sys.executable, "-m", "launch.convert", f"--input={TOY}", f"--output={tmp_path / 'out'}", "--to=openpi_pytorch", "--verify"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.convert",
+        f"--input={TOY}",
+        f"--output={tmp_path / 'out'}",
+        "--to=openpi_pytorch",
+        "--verify",
+    ]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "openpi_jax -> openpi_pytorch: 57,912 parameters" in process.stdout
     assert "50 of 50 leaves read back bit for bit" in process.stdout
     assert "horizon shows in no file of this format: 50, as published" in process.stdout
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
-    assert again.stderr.strip() == f"error: {tmp_path / 'out'}: exists; expected a new path to write to"
+    assert (
+        again.stderr.strip()
+        == f"error: {tmp_path / 'out'}: exists; expected a new path to write to"
+    )
 
 
 def test_the_page_of_formats_is_up_to_date():

@@ -19,7 +19,10 @@ gemma = pytest.importorskip("big_vision.models.ppp.gemma", reason=WHY)
 def ours(tmp_path_factory):
     flat = random_parameters(UNEVEN)
     file = tmp_path_factory.mktemp("big_vision") / "pt.npz"
-    np.savez(file, **{path.replace("PaliGemma/", "params/"): 0.3 * flat[path] for path in tree.BACKBONE_AXES})
+    np.savez(
+        file,
+        **{path.replace("PaliGemma/", "params/"): 0.3 * flat[path] for path in tree.BACKBONE_AXES},
+    )
     return convert.open(file).tree()["PaliGemma"]
 
 
@@ -37,7 +40,12 @@ def test_image_encoder(ours):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 42, 42, 3)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
         expected, _ = theirs.apply({"params": ours["img"]}, images)
-        check_close(SigLIP(vision, output_width=24, dtype=jnp.float32).apply({"params": ours["img"]}, images), expected)
+        check_close(
+            SigLIP(vision, output_width=24, dtype=jnp.float32).apply(
+                {"params": ours["img"]}, images
+            ),
+            expected,
+        )
 
 
 def test_language_model(ours):

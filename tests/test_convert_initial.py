@@ -27,33 +27,51 @@ def backbone():
 
 @pytest.fixture
 def npz(backbone, tmp_path):
-    np.savez(tmp_path / "pt_42.npz", **{path.replace("PaliGemma/", "params/"): array for path, array in backbone.items()})
+    np.savez(
+        tmp_path / "pt_42.npz",
+        **{path.replace("PaliGemma/", "params/"): array for path, array in backbone.items()},
+    )
     return tmp_path / "pt_42.npz"
 
 
 def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path):
     source = convert.open(npz)
     assert source.format == "big_vision" and source.leaves.keys() == backbone.keys()
-    np.testing.assert_array_equal(source.layer("PaliGemma/llm/layers/mlp/linear", 2), backbone["PaliGemma/llm/layers/mlp/linear"][2])
+    np.testing.assert_array_equal(
+        source.layer("PaliGemma/llm/layers/mlp/linear", 2),
+        backbone["PaliGemma/llm/layers/mlp/linear"][2],
+    )
     report = convert.convert(npz, tmp_path / "out", "openpi_jax", EXPERT)
     whole = convert.open(tmp_path / "out")
     for path, array in backbone.items():
         assert whole.read(path).tobytes() == array.tobytes(), path
     fresh = whole.leaves.keys() - backbone.keys()
-    (note,) = [note for note in report.notes if note.startswith("not in the input, freshly initialised with seed 3: ")]
+    (note,) = [
+        note
+        for note in report.notes
+        if note.startswith("not in the input, freshly initialised with seed 3: ")
+    ]
     assert set(note.partition(": ")[2].split(", ")) == fresh and len(fresh) == 18
     assert whole.tree().keys() == nested(random_parameters(UNEVEN)).keys()
-    assert 0.1 < whole.read("PaliGemma/llm/layers/attn/q_einsum_1/w").std() * 16**0.5 < 1.1  # by fan-in, as from scratch
+    assert (
+        0.1 < whole.read("PaliGemma/llm/layers/attn/q_einsum_1/w").std() * 16**0.5 < 1.1
+    )  # by fan-in, as from scratch
     assert not whole.read("state_proj/bias").any()
     assert "no statistics: weights alone, to start training from" in report.notes
 
 
 def test_bfloat16_in_an_npz_has_no_name_and_is_read(backbone, tmp_path):
     rounded = {path: array.astype(ml_dtypes.bfloat16) for path, array in backbone.items()}
-    np.savez(tmp_path / "pt.npz", **{path.replace("PaliGemma/", "params/"): array for path, array in rounded.items()})
+    np.savez(
+        tmp_path / "pt.npz",
+        **{path.replace("PaliGemma/", "params/"): array for path, array in rounded.items()},
+    )
     source = convert.open(tmp_path / "pt.npz")
     for path, array in rounded.items():
-        assert source.leaves[path].dtype == ml_dtypes.bfloat16 and source.read(path).tobytes() == array.tobytes()
+        assert (
+            source.leaves[path].dtype == ml_dtypes.bfloat16
+            and source.read(path).tobytes() == array.tobytes()
+        )
 
 
 def hugging_face(backbone, table):
@@ -61,7 +79,10 @@ def hugging_face(backbone, table):
     shapes = {path: array.shape for path, array in backbone.items()}
     entries = rules.entries(table, shapes, tree.sizes_of_config(UNEVEN), "backbone")
     return {
-        entry.name: np.ascontiguousarray(rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])) for entry in entries
+        entry.name: np.ascontiguousarray(
+            rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])
+        )
+        for entry in entries
     }
 
 
@@ -71,15 +92,23 @@ def test_shards_of_hugging_face_are_read_under_old_names_and_new(backbone, tmp_p
     names = sorted(tensors)
     shards = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
     for shard in set(shards.values()):
-        safetensors.numpy.save_file({name: tensors[name] for name in names if shards[name] == shard}, tmp_path / shard)
+        safetensors.numpy.save_file(
+            {name: tensors[name] for name in names if shards[name] == shard}, tmp_path / shard
+        )
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"num_attention_heads": 4}, "text_config": {"head_dim": 8}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"vision_config": {"num_attention_heads": 4}, "text_config": {"head_dim": 8}})
+    )
     source = convert.open(tmp_path)
     assert source.format == "hugging_face"
     for path, array in backbone.items():
         assert source.read(path).tobytes() == array.tobytes(), path
     shapes = {name: leaf.shape for name, leaf in source.leaves.items()}
-    assert shapes == {name: shape for name, shape in tree.expected_shapes(tree.sizes_of_config(UNEVEN)).items() if name in shapes}
+    assert shapes == {
+        name: shape
+        for name, shape in tree.expected_shapes(tree.sizes_of_config(UNEVEN)).items()
+        if name in shapes
+    }
 
 
 def test_a_padded_embedding_is_cut_to_the_vocabulary(backbone, tmp_path, monkeypatch):
@@ -92,17 +121,29 @@ def test_a_padded_embedding_is_cut_to_the_vocabulary(backbone, tmp_path, monkeyp
     embedding = "PaliGemma/llm/embedder/input_embedding"
     assert source.leaves[embedding] == Leaf((66, 24), np.dtype(np.float32))
     np.testing.assert_array_equal(source.read(embedding), backbone[embedding])
-    assert "language_model.model.embed_tokens.weight: padded; kept 66 rows" in source.notes and source.differing_copies() == []
+    assert (
+        "language_model.model.embed_tokens.weight: padded; kept 66 rows" in source.notes
+        and source.differing_copies() == []
+    )
 
 
 def test_a_backbone_that_lacks_a_part_is_refused(backbone, tmp_path):
-    left = {path.replace("PaliGemma/", "params/"): array for path, array in backbone.items() if "/llm/layers" not in path}
+    left = {
+        path.replace("PaliGemma/", "params/"): array
+        for path, array in backbone.items()
+        if "/llm/layers" not in path
+    }
     np.savez(tmp_path / "pt.npz", **left)
-    with pytest.raises(InputError, match=r"pt.npz: PaliGemma/llm/layers/attn/q_einsum/w, .* and 4 more: missing"):
+    with pytest.raises(
+        InputError, match=r"pt.npz: PaliGemma/llm/layers/attn/q_einsum/w, .* and 4 more: missing"
+    ):
         convert.open(tmp_path / "pt.npz")
 
 
 def test_the_fresh_tree_is_the_models(npz, tmp_path):
     convert.convert(npz, tmp_path / "out", "openpi_jax", EXPERT)
     found = {path: leaf.shape for path, leaf in convert.open(tmp_path / "out").leaves.items()}
-    assert found == {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(parameter_shapes(UNEVEN), sep="/").items()}
+    assert found == {
+        path: leaf.shape
+        for path, leaf in flax.traverse_util.flatten_dict(parameter_shapes(UNEVEN), sep="/").items()
+    }

@@ -31,15 +31,27 @@ def test_a_file_is_read_without_what_it_does_not_say(tmp_path):
     file = write(tmp_path)
     assert file == tmp_path / "assets" / "trossen" / "arm" / "norm_stats.json"
     state, actions = load(file, 2, 1)
-    assert [values.tolist() for values in state[:4]] == [[0.5, -1.0], [0.25, 2.0], [0.0, -4.0], [1.0, 4.0]]
+    assert [values.tolist() for values in state[:4]] == [
+        [0.5, -1.0],
+        [0.25, 2.0],
+        [0.0, -4.0],
+        [1.0, 4.0],
+    ]
     assert [values.tolist() for values in actions[:2]] == [[3.0], [0.5]]
     assert actions[2:] == (None, None, None, None) and state[4:] == (None, None)
-    assert normalize.normalize(np.array([3.25]), actions, "zscore") == pytest.approx([0.5], rel=1e-5)
+    assert normalize.normalize(np.array([3.25]), actions, "zscore") == pytest.approx(
+        [0.5], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("std", [0.0, 1.0])
 def test_padding_to_the_models_dimension_is_taken_off(tmp_path, std):
-    padded = {"mean": [3.0, 0.0, 0.0], "std": [0.5, std, std], "q01": [2.0, 0.0, 0.0], "q99": [4.0, 0.0, 0.0]}
+    padded = {
+        "mean": [3.0, 0.0, 0.0],
+        "std": [0.5, std, std],
+        "q01": [2.0, 0.0, 0.0],
+        "q99": [4.0, 0.0, 0.0],
+    }
     _, actions = load(write(tmp_path, actions=padded), 2, 1)
     assert [values.tolist() for values in actions[:4]] == [[3.0], [0.5], [2.0], [4.0]]
 
@@ -66,13 +78,17 @@ def test_what_does_not_fit_is_named(tmp_path, parts, message):
 def test_another_format_is_refused(tmp_path, content):
     file = tmp_path / "norm_stats.json"
     file.write_text(content)
-    with pytest.raises(InputError, match=f"^{file}: (expected .*, found|statistics lack state.mean)") as error:
+    with pytest.raises(
+        InputError, match=f"^{file}: (expected .*, found|statistics lack state.mean)"
+    ) as error:
         load(file, 2, 1)
     assert "\n" not in str(error.value)
 
 
 def test_ours_are_written_as_theirs_and_come_back(tmp_path):
-    ours = normalize.Statistics(*(normalize.accumulate([np.random.default_rng(n).normal(size=(50, n))]) for n in (3, 4)))
+    ours = normalize.Statistics(
+        *(normalize.accumulate([np.random.default_rng(n).normal(size=(50, n))]) for n in (3, 4))
+    )
     file = norm_stats.norm_stats_file(tmp_path, "arm")
     norm_stats.save(file, ours)
     parts = json.loads(file.read_text())["norm_stats"]
@@ -87,7 +103,17 @@ def test_quantile_normalisation_without_quantiles_is_refused_by_name(tmp_path):
     three = {"mean": [0.0] * 3, "std": [1.0] * 3, "q01": None, "q99": None}
     statistics = load(write(tmp_path, state=three, actions=three), 3, 3)
     robot = Robot(EMBODIMENTS["reach_arm3"], statistics)
-    layout = Layout((), image_size=32, action_dim=8, max_tokens=12, normalization="zscore", normalization_clip=0.0)
+    layout = Layout(
+        (),
+        image_size=32,
+        action_dim=8,
+        max_tokens=12,
+        normalization="zscore",
+        normalization_clip=0.0,
+    )
     check_robot(robot, layout)
-    with pytest.raises(InputError, match="^reach_arm3: quantile normalisation: expected state statistics with q01 and q99, found none$"):
+    with pytest.raises(
+        InputError,
+        match="^reach_arm3: quantile normalisation: expected state statistics with q01 and q99, found none$",
+    ):
         check_robot(robot, layout._replace(normalization="quantile"))

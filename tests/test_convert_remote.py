@@ -20,31 +20,50 @@ def test_a_directory_behind_a_url_is_written_whole_and_read(bucket, tmp_path, mo
     put = []
     memory = type(fsspec.filesystem("memory"))
     original = memory.put_file
-    monkeypatch.setattr(memory, "put_file", lambda self, file, target, **how: put.append(target) or original(self, file, target, **how))
+    monkeypatch.setattr(
+        memory,
+        "put_file",
+        lambda self, file, target, **how: put.append(target) or original(self, file, target, **how),
+    )
     convert.convert(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_pytorch")
-    assert put[-1].endswith("toy/config.json") and len(put) == 4  # what makes it a checkpoint comes last
+    assert (
+        put[-1].endswith("toy/config.json") and len(put) == 4
+    )  # what makes it a checkpoint comes last
     theirs, ours = convert.open(f"{bucket}/toy"), convert.open(GOLDEN / "openpi_toy_checkpoint")
     assert theirs.format == "openpi_pytorch" and theirs.metadata.robots.keys() == {"toy"}
     for path in ours.leaves:
         assert theirs.read(path).tobytes() == ours.read(path).tobytes()
-    with pytest.raises(InputError, match="memory://bucket/toy: exists; expected a new path to write to"):
+    with pytest.raises(
+        InputError, match="memory://bucket/toy: exists; expected a new path to write to"
+    ):
         convert.convert(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_jax")
 
 
 def test_a_file_behind_a_url_is_read(bucket):
-    fsspec.filesystem("memory").put_file(str(GOLDEN / "lerobot_toy.safetensors"), "/bucket/toy.safetensors")
-    source = convert.open(f"{bucket}/toy.safetensors", convert.Options(sizes={"head_dim": 8, "image_heads": 2}))
+    fsspec.filesystem("memory").put_file(
+        str(GOLDEN / "lerobot_toy.safetensors"), "/bucket/toy.safetensors"
+    )
+    source = convert.open(
+        f"{bucket}/toy.safetensors", convert.Options(sizes={"head_dim": 8, "image_heads": 2})
+    )
     assert source.read("state_proj/kernel").shape == (8, 16)
 
 
 def test_an_npz_behind_a_url_is_read(bucket, tmp_path):
     flat = random_parameters(UNEVEN)
-    np.savez(tmp_path / "pt.npz", **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES})
+    np.savez(
+        tmp_path / "pt.npz",
+        **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES},
+    )
     fsspec.filesystem("memory").put_file(str(tmp_path / "pt.npz"), "/bucket/pt.npz")
     source = convert.open(f"{bucket}/pt.npz")
-    np.testing.assert_array_equal(source.read("PaliGemma/img/head/kernel"), flat["PaliGemma/img/head/kernel"])
+    np.testing.assert_array_equal(
+        source.read("PaliGemma/img/head/kernel"), flat["PaliGemma/img/head/kernel"]
+    )
 
 
 def test_nothing_behind_a_url_is_named(bucket):
-    with pytest.raises(InputError, match=r"^memory://bucket/none: expected a checkpoint, found nothing$"):
+    with pytest.raises(
+        InputError, match=r"^memory://bucket/none: expected a checkpoint, found nothing$"
+    ):
         convert.open(f"{bucket}/none")

@@ -19,9 +19,14 @@ print(json.dumps([comparison._asdict() for comparison in parity.compare_with_tra
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not TORCH_PYTHON.exists(), reason=f"PyTorch is not there: make torch puts it into {TORCH_PYTHON.parents[1]}")
+@pytest.mark.skipif(
+    not TORCH_PYTHON.exists(),
+    reason=f"PyTorch is not there: make torch puts it into {TORCH_PYTHON.parents[1]}",
+)
 def test_image_tokens_and_language_model_are_theirs():
-    process = subprocess.run([TORCH_PYTHON, "-c", PROGRAM], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    process = subprocess.run(
+        [TORCH_PYTHON, "-c", PROGRAM], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
     assert process.returncode == 0, process.stderr
     comparisons = json.loads(process.stdout.splitlines()[-1])
     assert [c["output"] for c in comparisons] == ["image tokens", "language model's outputs"]

@@ -10,7 +10,16 @@ import pytest
 
 from tests import training
 from tests.tiny_data import write_reach
-from tests.training import arrays, finish, losses, overflowing_data, saved_steps, start, start_two, validations
+from tests.training import (
+    arrays,
+    finish,
+    losses,
+    overflowing_data,
+    saved_steps,
+    start,
+    start_two,
+    validations,
+)
 
 data_dir, compiled = training.data_dir, training.compiled
 
@@ -35,10 +44,14 @@ def assert_close(workdir: Path, other: Path) -> None:
     for item in ("params", "ema"):
         a, b = arrays(workdir, 20, item), arrays(other, 20, item)
         assert a.keys() == b.keys()
-        far = [path for path in b if np.max(np.abs(a[path] - b[path])) > 1e-5 * np.max(np.abs(b[path]))]
+        far = [
+            path for path in b if np.max(np.abs(a[path] - b[path])) > 1e-5 * np.max(np.abs(b[path]))
+        ]
         assert [path for path in far if not path.endswith("key/bias")] == []
     for a, b in zip(validations(workdir), validations(other), strict=True):
-        assert a.keys() == b.keys() and list(a.values()) == pytest.approx(list(b.values()), rel=1e-4, abs=1e-5)
+        assert a.keys() == b.keys() and list(a.values()) == pytest.approx(
+            list(b.values()), rel=1e-4, abs=1e-5
+        )
 
 
 def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
@@ -52,16 +65,30 @@ def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
     assert "2 processes" in processes[0].text
     assert [line for line in processes[1].text.splitlines() if "Gloo" not in line] == []
     assert len(list(workdir.glob("tensorboard/*"))) == 1
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "metrics.jsonl", "tensorboard"]
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [dict(data=1, fsdp=8, tensor=1), dict(data=4, fsdp=1, tensor=2), dict(data=1, fsdp=1, tensor=8)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        dict(data=1, fsdp=8, tensor=1),
+        dict(data=4, fsdp=1, tensor=2),
+        dict(data=1, fsdp=1, tensor=8),
+    ],
+    ids=str,
+)
 def test_two_processes_of_four_devices_agree_with_one(data_dir, compiled, alone, tmp_path, mesh):
     """In the last mesh both processes hold, and prepare, all rows."""
     workdir = tmp_path / "run"
     axes = {f"mesh.{axis}": size for axis, size in mesh.items()}
-    finish(*start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER, **axes))
+    finish(
+        *start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER, **axes)
+    )
     assert_close(workdir, alone)
 
 
@@ -72,7 +99,11 @@ def test_from_two_processes_to_one_and_back(data_dir, compiled, alone, tmp_path)
 
     def stop(processes) -> int:
         before = max(saved_steps(workdir), default=0) if (workdir / "checkpoints").exists() else 0
-        processes[0].wait_for(lambda: (workdir / "metrics.jsonl").exists() and max(losses(workdir), default=0) > before)
+        processes[0].wait_for(
+            lambda: (
+                (workdir / "metrics.jsonl").exists() and max(losses(workdir), default=0) > before
+            )
+        )
         processes[-1].send(signal.SIGTERM)
         finish(*processes)
         return max(saved_steps(workdir))
@@ -92,7 +123,9 @@ def test_what_one_host_finds_wrong_ends_both(data_dir, compiled, tmp_path):
     assert [process.wait(60) for process in processes] == [2, 2]
     found = f"dataset reach_arm3: expected a readable directory {empty}/reach_arm3, found: No such file or directory"
     assert processes[1].last_line == f"error: {found}"
-    assert processes[0].last_line.startswith("error: process 1 (") and processes[0].last_line.endswith(f"): {found}")
+    assert processes[0].last_line.startswith("error: process 1 (") and processes[
+        0
+    ].last_line.endswith(f"): {found}")
 
 
 def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
@@ -101,7 +134,10 @@ def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
     assert [process.wait(60) for process in processes] == [2, 2]
     for process in processes:
         assert "process 1 (" in process.last_line
-        assert "dataset reach_arm3: digest of the index is" in process.last_line and "expected that of process 0" in process.last_line
+        assert (
+            "dataset reach_arm3: digest of the index is" in process.last_line
+            and "expected that of process 0" in process.last_line
+        )
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -109,14 +145,23 @@ def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
 @pytest.mark.parametrize("dead", [1, 0])
 def test_a_dead_process_ends_the_other_within_a_minute(data_dir, compiled, tmp_path, dead):
     workdir = tmp_path / "run"
-    processes = start_two([data_dir, data_dir], workdir, "--silence_seconds=25", compiled=compiled, devices=1, steps=10_000)
+    processes = start_two(
+        [data_dir, data_dir],
+        workdir,
+        "--silence_seconds=25",
+        compiled=compiled,
+        devices=1,
+        steps=10_000,
+    )
     processes[0].wait_for(lambda: (workdir / "checkpoints" / "4" / "params").exists())
     processes[dead].send(signal.SIGKILL)
     began = time.monotonic()
     other = processes[1 - dead]
     assert other.wait(timeout=60) != 0
     assert time.monotonic() - began < 60
-    named = "error: process 1 (" if dead == 1 else "the leader"  # who has the key-value store is missed by JAX, and at once
+    named = (
+        "error: process 1 (" if dead == 1 else "the leader"
+    )  # who has the key-value store is missed by JAX, and at once
     assert named in other.text, other.text
     assert 4 in saved_steps(workdir) or max(saved_steps(workdir)) > 4
 
@@ -127,7 +172,10 @@ def test_flags_that_do_not_fit_together(data_dir, tmp_path):
             ["--num_processes=2", "--process_id=0"],
             "coordinator_address: expected coordinator_address, num_processes and process_id together",
         ),
-        (["--num_processes=2", "--process_id=2", "--coordinator_address=localhost:1"], "process_id is 2; expected a number from 0 to 1"),
+        (
+            ["--num_processes=2", "--process_id=2", "--coordinator_address=localhost:1"],
+            "process_id is 2; expected a number from 0 to 1",
+        ),
     ]:
         process = start(data_dir, tmp_path / "run", *flags, compiled=None)
         assert process.wait() == 2 and process.last_line.startswith(f"error: {message}")
@@ -137,11 +185,15 @@ def test_flags_that_do_not_fit_together(data_dir, tmp_path):
 def test_a_loss_that_is_not_finite_stops_both(compiled, tmp_path):
     """Its frames, which the second process may have read, are gathered and written once."""
     workdir = tmp_path / "run"
-    processes = start_two([tmp_path, tmp_path], workdir, compiled=compiled, devices=1, **overflowing_data(tmp_path))
+    processes = start_two(
+        [tmp_path, tmp_path], workdir, compiled=compiled, devices=1, **overflowing_data(tmp_path)
+    )
     assert [process.wait() for process in processes] == [2, 2]
     (path,) = (workdir / "nonfinite").iterdir()
     for process in processes:
-        assert "error: " in process.last_line and process.last_line.endswith(f"the most suspicious first: head {path}")
+        assert "error: " in process.last_line and process.last_line.endswith(
+            f"the most suspicious first: head {path}"
+        )
     first, *others = [json.loads(line) for line in path.read_text().splitlines()]
     assert (first["episode"], first["step"], first["loss"]) == (2, 0, None)
     assert sorted([first["row"], *(line["row"] for line in others)]) == list(range(8))

@@ -12,7 +12,11 @@ from tests.spec_data import index_from_spec, write_from_spec
 OBSERVATION, COMMAND = "steps/observation", "steps/action_dict"
 FILE = "episode_metadata/file_path"
 SUCCESS = "/nfs/droid/ILIAD/success/2023-04-21/Fri_Apr_21/trajectory.h5"
-INSTRUCTIONS = ("steps/language_instruction", "steps/language_instruction_2", "steps/language_instruction_3")
+INSTRUCTIONS = (
+    "steps/language_instruction",
+    "steps/language_instruction_2",
+    "steps/language_instruction_3",
+)
 ACTIVE, IDLE = 0.01, 0.0005  # change of one joint's commanded velocity
 
 
@@ -40,7 +44,11 @@ FILTERS = {
     "15 are not": ("." * 15, SUCCESS, []),
     "one step": (".", SUCCESS, []),
     "6 idle steps stay": ("." * 20 + "x" * 6 + "." * 20, SUCCESS, steps((0, 36))),
-    "7 go, and split the episode": ("." * 20 + "x" * 7 + "." * 20, SUCCESS, steps((0, 10), (27, 37))),
+    "7 go, and split the episode": (
+        "." * 20 + "x" * 7 + "." * 20,
+        SUCCESS,
+        steps((0, 10), (27, 37)),
+    ),
     "idle steps that stay count as active": ("." * 8 + "x" * 6 + "." * 2, SUCCESS, steps((0, 6))),
     "a run of 15 goes beside one of 16": ("." * 15 + "x" * 7 + "." * 16, SUCCESS, steps((22, 28))),
     "the first step is not idle": ("x" * 7 + "." * 20, SUCCESS, steps((0, 17))),  # so only 6 are
@@ -55,7 +63,9 @@ FILTERS = {
 def filtered(tmp_path_factory) -> Index:
     """An episode for each of FILTERS."""
     return index_from_spec(
-        ROWS["droid"], tmp_path_factory.mktemp("droid"), [episode(pattern, file) for pattern, file, _ in FILTERS.values()]
+        ROWS["droid"],
+        tmp_path_factory.mktemp("droid"),
+        [episode(pattern, file) for pattern, file, _ in FILTERS.values()],
     )
 
 
@@ -107,7 +117,11 @@ def data_dir(tmp_path_factory):
     }
     said = dict(zip(INSTRUCTIONS, ("move the cup", "", "put the cup away"), strict=True))
     speeds = [SPEED if step % 2 else [0] * 7 for step in range(20)]  # always moving
-    first = {path: [value] * 20 for path, value in one_step.items()} | {f"{COMMAND}/joint_velocity": speeds[::-1], FILE: SUCCESS, **said}
+    first = {path: [value] * 20 for path, value in one_step.items()} | {
+        f"{COMMAND}/joint_velocity": speeds[::-1],
+        FILE: SUCCESS,
+        **said,
+    }
     folder = tmp_path_factory.mktemp("droid")
     episodes = [first, episode("." * 20, **dict.fromkeys(INSTRUCTIONS, ""))]
     write_from_spec(folder, "droid", episodes, tfds_name="droid", version="1.0.0")
@@ -134,7 +148,9 @@ def test_joint_targets_are_learnt_from_the_current_joints_and_the_gripper_is_not
 
 def test_past_the_end_velocities_are_zero_and_the_gripper_stays(data_dir):
     velocities = build_or_open(ROWS["droid_velocity"], data_dir, progress=False)
-    np.testing.assert_allclose(velocities.chunk(18, 3)[0][2], [0, 0, 0, 0, 0, 0, 0, 0.875], atol=1e-6)
+    np.testing.assert_allclose(
+        velocities.chunk(18, 3)[0][2], [0, 0, 0, 0, 0, 0, 0, 0.875], atol=1e-6
+    )
     cartesian = build_or_open(ROWS["droid_cartesian"], data_dir, progress=False)
     np.testing.assert_allclose(cartesian.chunk(19, 2)[0][1], [0, 0, 0, 0, 0, 0, 0.875], atol=1e-6)
 
@@ -144,7 +160,10 @@ def test_views_and_instructions_are_drawn_and_an_empty_instruction_is_not(data_d
     seen, said = set(), set()
     for choice in range(12):
         observation = index.observation(0, choice)
-        colours = {camera: int(image.mean(axis=(0, 1)).argmax()) for camera, image in observation["images"].items()}
+        colours = {
+            camera: int(image.mean(axis=(0, 1)).argmax())
+            for camera, image in observation["images"].items()
+        }
         assert colours["wrist"] == 2  # blue
         seen.add(colours["exterior"])
         said.add(observation["prompt"])
@@ -153,8 +172,14 @@ def test_views_and_instructions_are_drawn_and_an_empty_instruction_is_not(data_d
 
 
 def test_a_card_counts_all_three_instructions(tmp_path):
-    said = dict(zip(INSTRUCTIONS, ("move the cup", "the cup, move it", "put the cup away"), strict=True))
-    index = index_from_spec(ROWS["droid"], tmp_path, [episode("." * 20, **said), episode("." * 20, **dict.fromkeys(INSTRUCTIONS, ""))])
+    said = dict(
+        zip(INSTRUCTIONS, ("move the cup", "the cup, move it", "put the cup away"), strict=True)
+    )
+    index = index_from_spec(
+        ROWS["droid"],
+        tmp_path,
+        [episode("." * 20, **said), episode("." * 20, **dict.fromkeys(INSTRUCTIONS, ""))],
+    )
     prompts = card_facts.count_prompts(index)
     assert prompts.counts == [(text, 1) for text in said.values()]
     assert (prompts.episodes, prompts.empty) == (2, 1)

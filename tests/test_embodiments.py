@@ -16,7 +16,10 @@ def embodiment(**changes) -> Embodiment:
         "robot": "an arm",
         "cameras": {"base_0_rgb": "front"},
         "state": (StateDim("joint_0", "rad"), StateDim("gripper", "1")),
-        "actions": (ActionDim("joint_0", "rad", "absolute", delta=True), ActionDim("gripper", "1", "absolute")),
+        "actions": (
+            ActionDim("joint_0", "rad", "absolute", delta=True),
+            ActionDim("gripper", "1", "absolute"),
+        ),
         "control_hz": 10.0,
         "execute_steps": 5,
     }
@@ -36,18 +39,24 @@ def test_reach_arms_are_told_apart_by_their_joints_alone():
         arm = EMBODIMENTS[f"reach_arm{joints}"]
         assert arm.cameras == {"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"}
         assert len(arm.state) == len(arm.actions) == joints
-        assert all(dim.unit == "rad" and dim.kind == "absolute" and dim.delta for dim in arm.actions)
+        assert all(
+            dim.unit == "rad" and dim.kind == "absolute" and dim.delta for dim in arm.actions
+        )
 
 
 def test_widowx_commands_changes_of_pose_and_an_absolute_gripper():
     actions = EMBODIMENTS["widowx"].actions
     assert [dim.name for dim in actions] == ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
     assert [dim.kind for dim in actions] == ["relative"] * 6 + ["absolute"]
-    assert not any(dim.delta for dim in actions)  # what is relative to the last step is not made relative to the chunk's start
+    assert not any(
+        dim.delta for dim in actions
+    )  # what is relative to the last step is not made relative to the chunk's start
 
 
 def test_a_name_that_two_records_have_is_refused():
-    with pytest.raises(InputError, match="embodiment arm: expected names that differ, found two records of it"):
+    with pytest.raises(
+        InputError, match="embodiment arm: expected names that differ, found two records of it"
+    ):
         by_name((embodiment(),), (EMBODIMENTS["widowx"], embodiment()))
 
 
@@ -56,7 +65,10 @@ def test_robots_of_one_laboratory_differ_in_what_they_record():
     assert EMBODIMENTS["stretch_nyu_door"].state == ()
     assert EMBODIMENTS["stretch_nyu_door"].cameras == {"left_wrist_0_rgb": "wrist"}
     assert {dim.kind for dim in EMBODIMENTS["franka_toto"].actions} == {"absolute"}
-    assert EMBODIMENTS["google_robot"].state[7].one_means == "closed" and EMBODIMENTS["google_robot"].actions[6].one_means == "open"
+    assert (
+        EMBODIMENTS["google_robot"].state[7].one_means == "closed"
+        and EMBODIMENTS["google_robot"].actions[6].one_means == "open"
+    )
     assert [dim.name for dim in EMBODIMENTS["xarm_language_table"].actions] == ["dx", "dy"]
 
 
@@ -66,12 +78,18 @@ def test_records_do_not_change():
 
 
 def test_an_unknown_camera_slot_is_named():
-    with pytest.raises(InputError, match="embodiment arm: camera slot 'head_0_rgb' is unknown; the slots are base_0_rgb, left_wrist_0_rgb"):
+    with pytest.raises(
+        InputError,
+        match="embodiment arm: camera slot 'head_0_rgb' is unknown; the slots are base_0_rgb, left_wrist_0_rgb",
+    ):
         embodiment(cameras={"head_0_rgb": "front"})
 
 
 def test_an_unknown_kind_of_action_is_named():
-    with pytest.raises(InputError, match="embodiment arm: action 'joint_0' has kind 'velocity'; expected absolute or relative"):
+    with pytest.raises(
+        InputError,
+        match="embodiment arm: action 'joint_0' has kind 'velocity'; expected absolute or relative",
+    ):
         embodiment(actions=(ActionDim("joint_0", "rad", "velocity"),))
 
 
@@ -84,14 +102,18 @@ def test_an_unknown_kind_of_action_is_named():
     ],
 )
 def test_a_gripper_that_is_turned_round_counts_from_0_to_1(gripper):
-    with pytest.raises(InputError, match="embodiment arm: action 'gripper' can have one_means closed only if it is absolute, of unit 1"):
+    with pytest.raises(
+        InputError,
+        match="embodiment arm: action 'gripper' can have one_means closed only if it is absolute, of unit 1",
+    ):
         embodiment(actions=(gripper,))
 
 
 @pytest.mark.parametrize(("field", "value"), [("control_hz", -1.0), ("execute_steps", 0)])
 def test_rates_are_positive(field, value):
     with pytest.raises(
-        InputError, match=f"embodiment arm: expected control_hz of at least 0 and execute_steps of at least 1, .*{field} {value}"
+        InputError,
+        match=f"embodiment arm: expected control_hz of at least 0 and execute_steps of at least 1, .*{field} {value}",
     ):
         dataclasses.replace(embodiment(), **{field: value})
 
@@ -101,11 +123,17 @@ def test_rates_are_positive(field, value):
     [
         (ActionDim("joint_0", "rad", "relative", delta=True),),  # a change already
         (ActionDim("joint_0", "m", "absolute", delta=True),),  # metres minus radians
-        (ActionDim("a", "rad", "absolute"), ActionDim("b", "1", "absolute"), ActionDim("c", "rad", "absolute", delta=True)),  # no state 2
+        (
+            ActionDim("a", "rad", "absolute"),
+            ActionDim("b", "1", "absolute"),
+            ActionDim("c", "rad", "absolute", delta=True),
+        ),  # no state 2
     ],
 )
 def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):
-    with pytest.raises(InputError, match=f"embodiment arm: action '{actions[-1].name}' can be a delta only if"):
+    with pytest.raises(
+        InputError, match=f"embodiment arm: action '{actions[-1].name}' can be a delta only if"
+    ):
         embodiment(actions=actions)
 
 
@@ -113,18 +141,36 @@ def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):
     ("changes", "said"),
     [
         ({"contol_hz": 5}, "embodiment arm: 'contol_hz' is unknown; did you mean 'control_hz'?"),
-        ({"colour": "red"}, "embodiment arm: 'colour' is unknown; expected some of name, robot, cameras, state, actions, control_hz"),
-        ({"state": [{"name": "joint_0", "units": "rad"}]}, "embodiment arm: state 0: 'units' is unknown; did you mean 'unit'?"),
-        ({"actions": [{"name": "joint_0", "unit": "rad"}]}, "embodiment arm: actions 0: kind missing"),
+        (
+            {"colour": "red"},
+            "embodiment arm: 'colour' is unknown; expected some of name, robot, cameras, state, actions, control_hz",
+        ),
+        (
+            {"state": [{"name": "joint_0", "units": "rad"}]},
+            "embodiment arm: state 0: 'units' is unknown; did you mean 'unit'?",
+        ),
+        (
+            {"actions": [{"name": "joint_0", "unit": "rad"}]},
+            "embodiment arm: actions 0: kind missing",
+        ),
         ({"actions": "joint_0"}, "embodiment arm: actions: expected a list, found str"),
-        ({"state": ["joint_0"]}, "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, found str"),
-        ({"cameras": ["front"]}, "embodiment arm: cameras: expected a map from text to text, found ['front']"),
+        (
+            {"state": ["joint_0"]},
+            "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, found str",
+        ),
+        (
+            {"cameras": ["front"]},
+            "embodiment arm: cameras: expected a map from text to text, found ['front']",
+        ),
         (
             {"execute_steps": 8.5},
             "embodiment arm: expected control_hz of at least 0 and execute_steps of at least 1, found control_hz 10.0",
         ),
         ({"control_hz": "10"}, "found control_hz '10', execute_steps 5"),
-        ({"client_keys": {"camera": {}, "state": []}}, "embodiment arm: client_keys: 'camera' is unknown; did you mean 'cameras'?"),
+        (
+            {"client_keys": {"camera": {}, "state": []}},
+            "embodiment arm: client_keys: 'camera' is unknown; did you mean 'cameras'?",
+        ),
         (
             {"client_keys": {"cameras": {"front": "f"}, "state": ["q"]}},
             "client_keys: state: expected pairs of a key and a number of values",
@@ -142,7 +188,12 @@ def test_what_is_wrong_with_a_record_of_ones_own_is_named(changes, said):
 
 
 def test_a_record_that_is_no_map_or_lacks_much():
-    with pytest.raises(InputError, match="embodiment: expected a map of name, robot, cameras, .*, found list"):
+    with pytest.raises(
+        InputError, match="embodiment: expected a map of name, robot, cameras, .*, found list"
+    ):
         Embodiment.from_json([])
-    with pytest.raises(InputError, match="embodiment arm: cameras, state, actions, control_hz, execute_steps missing"):
+    with pytest.raises(
+        InputError,
+        match="embodiment arm: cameras, state, actions, control_hz, execute_steps missing",
+    ):
         Embodiment.from_json({"name": "arm", "robot": "an arm"})

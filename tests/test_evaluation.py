@@ -9,7 +9,9 @@ from pi0_jax.sim.rollouts import EpisodeResult
 
 
 def result(episode: int, group: str, success: bool) -> EpisodeResult:
-    return EpisodeResult(episode, "reach_arm3", episode, f"reach the {group} block", group, success, 10)
+    return EpisodeResult(
+        episode, "reach_arm3", episode, f"reach the {group} block", group, success, 10
+    )
 
 
 @pytest.fixture
@@ -19,9 +21,17 @@ def rows():
 
 
 def test_a_row_for_all_episodes_and_one_per_group(rows):
-    assert [(row.group, row.successes, row.episodes) for row in rows] == [("all", 2, 3), ("blue", 1, 1), ("red", 1, 2)]
-    assert rows[0].interval == pytest.approx((0.2077, 0.9385), abs=1e-4)  # Wilson's interval of 2 in 3
-    assert [row.group for row in count(Case("reach_arm3", "right"), [result(0, "red", True)] * 2)] == ["all"]
+    assert [(row.group, row.successes, row.episodes) for row in rows] == [
+        ("all", 2, 3),
+        ("blue", 1, 1),
+        ("red", 1, 2),
+    ]
+    assert rows[0].interval == pytest.approx(
+        (0.2077, 0.9385), abs=1e-4
+    )  # Wilson's interval of 2 in 3
+    assert [
+        row.group for row in count(Case("reach_arm3", "right"), [result(0, "red", True)] * 2)
+    ] == ["all"]
 
 
 def test_the_table_names_robot_condition_and_interval(rows):
@@ -35,5 +45,10 @@ def test_json_holds_the_same(rows, tmp_path):
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert (record["checkpoint"], record["seed"], len(record["rows"])) == ("runs/reach", 3, 3)
     row = record["rows"][0]
-    assert (row["robot"], row["condition"], row["group"], row["successes"]) == ("reach_arm3", "right", "all", 2)
+    assert (row["robot"], row["condition"], row["group"], row["successes"]) == (
+        "reach_arm3",
+        "right",
+        "all",
+        2,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]

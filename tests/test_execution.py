@@ -31,7 +31,9 @@ def test_open_loop_executes_the_first_steps_of_each_chunk():
 
 
 def test_open_loop_refuses_what_it_cannot_execute():
-    with pytest.raises(InputError, match="open loop: expected chunks of at least 6 actions, found 5"):
+    with pytest.raises(
+        InputError, match="open loop: expected chunks of at least 6 actions, found 5"
+    ):
         OpenLoop(6).step(np.zeros((5, 2)))
     with pytest.raises(InputError, match="open loop: expected at least 1 step of a chunk, found 0"):
         OpenLoop(0)
@@ -43,13 +45,18 @@ def test_temporal_ensemble_refuses_a_tick_without_actions():
     _, used = TemporalEnsemble().step(np.zeros((3, 2)))
     with pytest.raises(InputError, match="expected a chunk at every tick, found none"):
         used.step(None)
-    with pytest.raises(InputError, match="expected a chunk at every tick, found one without actions"):
+    with pytest.raises(
+        InputError, match="expected a chunk at every tick, found one without actions"
+    ):
         used.step(np.zeros((0, 2)))
 
 
 def test_embodiments_say_how_much_of_a_chunk_is_executed():
     """Appendix D: 16 of 50 actions at 20 Hz, 25 of 50 at 50 Hz."""
-    assert [(EMBODIMENTS[name].control_hz, EMBODIMENTS[name].execute_steps) for name in ("franka_osc", "mobile_aloha")] == [
+    assert [
+        (EMBODIMENTS[name].control_hz, EMBODIMENTS[name].execute_steps)
+        for name in ("franka_osc", "mobile_aloha")
+    ] == [
         (20, 16),
         (50, 25),
     ]
@@ -75,7 +82,9 @@ def test_temporal_ensemble_online_is_the_offline_average():
         filled = table[~np.isnan(table[:, t, 0]), t]
         assert len(filled) == min(t + 1, horizon)
         weights = np.exp(-0.01 * np.arange(len(filled)))
-        np.testing.assert_allclose(online[t], (weights[:, None] * filled).sum(0) / weights.sum(), atol=1e-6)
+        np.testing.assert_allclose(
+            online[t], (weights[:, None] * filled).sum(0) / weights.sum(), atol=1e-6
+        )
     assert online.dtype == np.float32
 
 

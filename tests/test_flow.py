@@ -25,7 +25,9 @@ def test_times_follow_the_papers_density():
     tau = 1 - t
     assert tau.min() >= -1e-6 and tau.max() <= 0.999 + 1e-6
     x = stats.beta(1.5, 1)
-    assert tau.mean() == pytest.approx(0.999 * (1 - x.mean()), abs=3 * 0.999 * x.std() / np.sqrt(len(t)))
+    assert tau.mean() == pytest.approx(
+        0.999 * (1 - x.mean()), abs=3 * 0.999 * x.std() / np.sqrt(len(t))
+    )
     assert tau.std() == pytest.approx(0.999 * x.std(), rel=0.01)
     assert stats.kstest(1 - tau / 0.999, x.cdf).pvalue > 0.01
 
@@ -49,10 +51,19 @@ def test_masked_loss_counts_valid_steps_and_real_dimensions_only(arrays):
     steps = np.arange(H) < np.array([4, 2, 1])[:, None]
     dims = np.arange(D) < np.array([5, 3, 1])[:, None]
     noise = flow.mask_dims(noise, jnp.asarray(dims))
-    loss = flow.loss(lambda x, t: jnp.zeros_like(x), actions, noise, t, step_mask=jnp.asarray(steps), dim_mask=jnp.asarray(dims))
+    loss = flow.loss(
+        lambda x, t: jnp.zeros_like(x),
+        actions,
+        noise,
+        t,
+        step_mask=jnp.asarray(steps),
+        dim_mask=jnp.asarray(dims),
+    )
     target = np.asarray(noise) - np.asarray(actions)[:, None]
     for b, (h, d) in enumerate([(4, 5), (2, 3), (1, 1)]):
-        np.testing.assert_allclose(loss[b], np.mean(target[b, :, :h, :d] ** 2, axis=(1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(
+            loss[b], np.mean(target[b, :, :h, :d] ** 2, axis=(1, 2)), rtol=1e-5
+        )
 
 
 def test_noise_is_zero_where_a_robot_has_no_dimension(arrays):
@@ -68,19 +79,25 @@ def test_noise_is_zero_where_a_robot_has_no_dimension(arrays):
 def test_euler_steps_visit_the_right_times(num_steps):
     """v = t integrates to sum(t_i) / N over t_i = 1, 1 - 1/N, ..., 1/N."""
     noise = jnp.ones((B, H, D))
-    out = flow.integrate(lambda x, t: jnp.broadcast_to(t[:, :, None, None], x.shape), noise, num_steps)
+    out = flow.integrate(
+        lambda x, t: jnp.broadcast_to(t[:, :, None, None], x.shape), noise, num_steps
+    )
     np.testing.assert_allclose(out, 1 - np.mean(1 - np.arange(num_steps) / num_steps), atol=1e-6)
 
 
 def test_the_true_velocity_of_a_point_leads_there_in_any_number_of_steps(arrays):
     actions, noise, _ = arrays
     for num_steps in (1, 10):
-        out = flow.integrate(lambda x, t: (x - actions[:, None]) / t[:, :, None, None], noise[:, 0], num_steps)
+        out = flow.integrate(
+            lambda x, t: (x - actions[:, None]) / t[:, :, None, None], noise[:, 0], num_steps
+        )
         np.testing.assert_allclose(out, actions, atol=1e-5)
 
 
 def test_integration_sums_in_float32():
-    out = flow.integrate(lambda x, t: jnp.full(x.shape, 1e-3, jnp.bfloat16), jnp.ones((1, 1, 1)), 1000)
+    out = flow.integrate(
+        lambda x, t: jnp.full(x.shape, 1e-3, jnp.bfloat16), jnp.ones((1, 1, 1)), 1000
+    )
     # 1,000 additions in float32 may be off by 1,000 half units in the last place, 6e-5; in bfloat16 the sum would stall.
     np.testing.assert_allclose(out, 1 - float(jnp.bfloat16(1e-3)), rtol=6e-5)
 
@@ -109,7 +126,10 @@ def test_a_tiny_model_recovers_the_closed_form_velocity_of_a_gaussian():
 
     keys = jax.random.split(jax.random.key(0), 3)
     sizes = [(2, 64), (64, 64), (64, 1)]
-    params = [(jax.random.normal(k, s) * s[0] ** -0.5, jnp.zeros(s[1])) for k, s in zip(keys, sizes, strict=True)]
+    params = [
+        (jax.random.normal(k, s) * s[0] ** -0.5, jnp.zeros(s[1]))
+        for k, s in zip(keys, sizes, strict=True)
+    ]
     steps = 2000
     optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
 
@@ -117,22 +137,31 @@ def test_a_tiny_model_recovers_the_closed_form_velocity_of_a_gaussian():
         params, opt_state = carry
         a_key, n_key, t_key = jax.random.split(key, 3)
         actions = mean + std * jax.random.normal(a_key, (batch, 1, 1))
-        noise, t = jax.random.normal(n_key, (batch, draws, 1, 1)), flow.sample_time(t_key, (batch, draws))
-        gradient = jax.grad(lambda p: jnp.mean(flow.loss(lambda x, t: net(p, x, t), actions, noise, t)))(params)
+        noise, t = (
+            jax.random.normal(n_key, (batch, draws, 1, 1)),
+            flow.sample_time(t_key, (batch, draws)),
+        )
+        gradient = jax.grad(
+            lambda p: jnp.mean(flow.loss(lambda x, t: net(p, x, t), actions, noise, t))
+        )(params)
         updates, opt_state = optimizer.update(gradient, opt_state)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    (params, _), _ = jax.jit(lambda c: jax.lax.scan(update, c, jax.random.split(jax.random.key(1), steps)))(
-        (params, optimizer.init(params))
-    )
+    (params, _), _ = jax.jit(
+        lambda c: jax.lax.scan(update, c, jax.random.split(jax.random.key(1), steps))
+    )((params, optimizer.init(params)))
     a_key, n_key, t_key = jax.random.split(jax.random.key(2), 3)
     t = flow.sample_time(t_key, (4096, 1))
     actions = mean + std * jax.random.normal(a_key, (4096, 1, 1))
     x = flow.interpolate(actions, jax.random.normal(n_key, (4096, 1, 1, 1)), t)
     expected = gaussian_velocity(x, t[:, :, None, None], mean, std)
-    error = jnp.sqrt(jnp.mean(jnp.square(net(params, x, t) - expected)) / jnp.mean(jnp.square(expected)))
+    error = jnp.sqrt(
+        jnp.mean(jnp.square(net(params, x, t) - expected)) / jnp.mean(jnp.square(expected))
+    )
     assert error <= 0.05, float(error)
     # And its flow turns noise into the Gaussian.
-    samples = flow.integrate(lambda x, t: net(params, x, t), jax.random.normal(jax.random.key(3), (20_000, 1, 1)), 50)
+    samples = flow.integrate(
+        lambda x, t: net(params, x, t), jax.random.normal(jax.random.key(3), (20_000, 1, 1)), 50
+    )
     assert float(jnp.mean(samples)) == pytest.approx(mean, abs=0.03)
     assert float(jnp.std(samples)) == pytest.approx(std, rel=0.07)

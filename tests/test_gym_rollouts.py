@@ -40,7 +40,9 @@ class Slider(gymnasium.Env):
 
     observation_space = gymnasium.spaces.Dict(
         {
-            "cameras": gymnasium.spaces.Dict({"front": gymnasium.spaces.Box(0, 255, (8, 12, 3), np.uint8)}),
+            "cameras": gymnasium.spaces.Dict(
+                {"front": gymnasium.spaces.Box(0, 255, (8, 12, 3), np.uint8)}
+            ),
             "x": gymnasium.spaces.Box(-10, 10, (1,)),
             "target": gymnasium.spaces.Box(-10, 10, (1,)),
             "clock": gymnasium.spaces.Box(0, 100, (1,)),
@@ -65,11 +67,19 @@ class Slider(gymnasium.Env):
     def _observe(self):
         image = np.full((8, 12, 3), int(80 * abs(self._goal - self._x)), np.uint8)
         numbers = {"x": self._x, "target": self._goal, "clock": self._ticks}
-        return {"cameras": {"front": image}} | {name: np.array([value], np.float32) for name, value in numbers.items()}
+        return {"cameras": {"front": image}} | {
+            name: np.array([value], np.float32) for name, value in numbers.items()
+        }
 
 
 gymnasium.register("Slider-v0", Slider)
-slider = partial(gym_setting, env="tests.test_gym_rollouts:Slider-v0", arguments="{}", success="success", prompt="slide to the goal")
+slider = partial(
+    gym_setting,
+    env="tests.test_gym_rollouts:Slider-v0",
+    arguments="{}",
+    success="success",
+    prompt="slide to the goal",
+)
 
 
 def towards_the_goal(observations, seeds):
@@ -111,11 +121,18 @@ def outcomes(result):
 def test_a_world_by_its_record():
     """Keys that the record names, actions cut to the space, success from info, which ends an episode."""
     with slider(SLIDER) as (make_world, _):
-        result = rollout(make_world, towards_the_goal, episodes=10, seed=0, parallel=4, execute_steps=2)
+        result = rollout(
+            make_world, towards_the_goal, episodes=10, seed=0, parallel=4, execute_steps=2
+        )
     assert result.successes == 10
     for episode in result.episodes:
-        goal = np.random.default_rng(np.random.SeedSequence(episode.seed)).uniform(0.2, 1.0)  # as Gymnasium seeds
-        assert episode.ticks == int(np.ceil((goal - 0.05) / 0.1)) and episode.prompt == episode.group == "slide to the goal"
+        goal = np.random.default_rng(np.random.SeedSequence(episode.seed)).uniform(
+            0.2, 1.0
+        )  # as Gymnasium seeds
+        assert (
+            episode.ticks == int(np.ceil((goal - 0.05) / 0.1))
+            and episode.prompt == episode.group == "slide to the goal"
+        )
     with slider(SLIDER) as (make_world, _):
         result = rollout(make_world, away, episodes=3, seed=0, execute_steps=2)
     assert [(r.success, r.ticks) for r in result.episodes] == [(False, 20)] * 3
@@ -124,10 +141,19 @@ def test_a_world_by_its_record():
 def test_success_can_have_another_name_or_be_termination():
     other = partial(slider, arguments='{"key": "is_success"}')
     with other(SLIDER, success="is_success") as (make_world, _):
-        assert rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes == 2
+        assert (
+            rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes
+            == 2
+        )
     with other(SLIDER, success="terminated") as (make_world, _):
-        assert rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes == 0
-    with other(SLIDER) as (make_world, _), pytest.raises(InputError, match="expected 'success', which says success, found is_success"):
+        assert (
+            rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes
+            == 0
+        )
+    with (
+        other(SLIDER) as (make_world, _),
+        pytest.raises(InputError, match="expected 'success', which says success, found is_success"),
+    ):
         rollout(make_world, away, episodes=1, seed=0, execute_steps=2)
 
 
@@ -135,22 +161,40 @@ def test_whole_numbers_are_rounded_and_pictures_kept():
     env = Dial()
     world = GymWorld(env, "dial", SLIDER, success="success", prompt="turn")
     chunk = np.array([[[0.97], [-1.6], [7.0]]], np.float32)
-    (recording,) = rollout(lambda: world, lambda observations, seeds: chunk, episodes=1, seed=0, execute_steps=3, record=1).recordings
-    assert [turned.tolist() for turned in env.turned] == [[1], [-2], [3]] and env.turned[0].dtype == np.int64
+    (recording,) = rollout(
+        lambda: world,
+        lambda observations, seeds: chunk,
+        episodes=1,
+        seed=0,
+        execute_steps=3,
+        record=1,
+    ).recordings
+    assert [turned.tolist() for turned in env.turned] == [[1], [-2], [3]] and env.turned[
+        0
+    ].dtype == np.int64
     assert len({pictures[0].tobytes() for pictures in recording.snapshots}) == 4
 
 
 def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
-    contestants = [Contestant(Case("slider", "right"), towards_the_goal, SLIDER), Contestant(Case("slider", "shuffled"), away, SLIDER)]
-    rows = evaluate(contestants, slider, episodes=4, seed=0, parallel=3, record=1, directory=tmp_path)
+    contestants = [
+        Contestant(Case("slider", "right"), towards_the_goal, SLIDER),
+        Contestant(Case("slider", "shuffled"), away, SLIDER),
+    ]
+    rows = evaluate(
+        contestants, slider, episodes=4, seed=0, parallel=3, record=1, directory=tmp_path
+    )
     assert [(row.case.condition, row.group, row.successes, row.episodes) for row in rows] == [
         ("right", "all", 4, 4),
         ("shuffled", "all", 0, 4),
     ]
     assert rows[0].interval == pytest.approx((0.5101, 1.0), abs=1e-4)
     with Image.open(tmp_path / "rollouts" / "slider-shuffled-0.gif") as gif:
-        assert gif.n_frames == 21 and gif.size == (336, 224 + 26) and gif.info["duration"] == 200  # ms: 5 Hz
-    wordy = partial(slider, prompt="slide along the line until you are at the goal, and do not go past it")
+        assert (
+            gif.n_frames == 21 and gif.size == (336, 224 + 26) and gif.info["duration"] == 200
+        )  # ms: 5 Hz
+    wordy = partial(
+        slider, prompt="slide along the line until you are at the goal, and do not go past it"
+    )
     evaluate(contestants[:1], wordy, episodes=1, seed=0, parallel=1, record=1, directory=tmp_path)
     with Image.open(tmp_path / "rollouts" / "slider-right-0.gif") as gif:
         assert gif.size == (336, 224 + 43)  # a line more
@@ -159,12 +203,21 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"env": "tests.test_gym_rollouts:Slider-v9"}, "environment 'tests.test_gym_rollouts:Slider-v9': "),
+        (
+            {"env": "tests.test_gym_rollouts:Slider-v9"},
+            "environment 'tests.test_gym_rollouts:Slider-v9': ",
+        ),
         ({"env": "no_such_module:Slider-v0"}, "environment 'no_such_module:Slider-v0': "),
-        ({"arguments": '{"colour": 3}'}, "environment 'tests.test_gym_rollouts:Slider-v0': .*colour"),
+        (
+            {"arguments": '{"colour": 3}'},
+            "environment 'tests.test_gym_rollouts:Slider-v0': .*colour",
+        ),
         ({"arguments": "[1]"}, r"expected a map as JSON, found '\[1\]'"),
         ({"arguments": "{"}, "expected a map as JSON, found '{'"),
-        ({"prompt": None}, "observation: expected 'prompt', found cameras, x, target, clock; --prompt gives one"),
+        (
+            {"prompt": None},
+            "observation: expected 'prompt', found cameras, x, target, clock; --prompt gives one",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_environment_is_named(changes, message):
@@ -174,7 +227,10 @@ def test_what_is_wrong_with_an_environment_is_named(changes, message):
 
 def test_a_record_of_another_robot_is_refused():
     droid = EMBODIMENTS["droid"]
-    with slider(droid) as (make_world, _), pytest.raises(InputError, match=r"expected a Box of 8 dimensions \(droid\), found Box"):
+    with (
+        slider(droid) as (make_world, _),
+        pytest.raises(InputError, match=r"expected a Box of 8 dimensions \(droid\), found Box"),
+    ):
         make_world()
 
 
@@ -187,21 +243,30 @@ def test_the_reach_world_is_a_gymnasium_environment():
     def act(observations, seeds):
         """Some function of what is seen, so that every pixel counts."""
         seen = [
-            [o["images"][c].astype(np.int64).sum() % 1000 / 1000 for c in ("base", "wrist")] + [len(o["prompt"]) / 50] for o in observations
+            [o["images"][c].astype(np.int64).sum() % 1000 / 1000 for c in ("base", "wrist")]
+            + [len(o["prompt"]) / 50]
+            for o in observations
         ]
-        return np.array([np.linspace(o["state"], s, 6) for o, s in zip(observations, seen, strict=True)], np.float32)
+        return np.array(
+            [np.linspace(o["state"], s, 6) for o, s in zip(observations, seen, strict=True)],
+            np.float32,
+        )
 
     embodiment = EMBODIMENTS["reach_arm3"]
     how = dict(episodes=3, seed=2, parallel=2, execute_steps=5, record=1)
     with reach_setting(embodiment) as (make_world, _):
         expected = rollout(make_world, act, **how)
     name = "pi0_jax.sim.reach:pi0_jax/Reach-v0"
-    with gym_setting(embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None) as (make_world, pictures):
+    with gym_setting(
+        embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None
+    ) as (make_world, pictures):
         found = rollout(make_world, act, **how)
         assert outcomes(found) == outcomes(expected)
         np.testing.assert_array_equal(found.recordings[0].chunks, expected.recordings[0].chunks)
         assert next(iter(pictures(found.recordings[0]))).size == (448, 224)
-    with gym_setting(embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None) as (make_world, _):
+    with gym_setting(
+        embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None
+    ) as (make_world, _):
         shuffled = rollout(make_world, act, prompts="shuffled", **how)
     with reach_setting(embodiment) as (make_world, _):
         assert outcomes(rollout(make_world, act, prompts="shuffled", **how)) == outcomes(shuffled)
@@ -215,7 +280,9 @@ def test_worlds_are_kept_apart():
         second.begin(1)
         second.advance(np.zeros(3, np.float32))
         np.testing.assert_array_equal(first.snapshot().blocks, before.blocks)
-    assert isinstance(GymWorld(Slider(), "slider", SLIDER, success="success", prompt="go"), GymWorld)
+    assert isinstance(
+        GymWorld(Slider(), "slider", SLIDER, success="success", prompt="go"), GymWorld
+    )
 
 
 # ---- policies
@@ -224,9 +291,15 @@ def test_worlds_are_kept_apart():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--server=127.0.0.1:1", "--num_steps=2"], "--robots, --num_steps: expected with --checkpoint"),
+        (
+            ["--server=127.0.0.1:1", "--num_steps=2"],
+            "--robots, --num_steps: expected with --checkpoint",
+        ),
         (["--checkpoint=/nowhere", "--api_key_file=key"], "--api_key_file: expected with --server"),
-        (["--checkpoint=/nowhere", "--prompt= "], "--prompt: expected an instruction, found empty text"),
+        (
+            ["--checkpoint=/nowhere", "--prompt= "],
+            "--prompt: expected an instruction, found empty text",
+        ),
         (["--server=127.0.0.1:1", "--api_key_file=/nowhere"], "--api_key_file: /nowhere: "),
     ],
 )
@@ -244,9 +317,15 @@ def test_a_robot_that_the_reach_world_lacks_needs_an_environment():
 
 
 def test_no_server():
-    with Client("127.0.0.1:1", start_timeout=0.1) as client, pytest.raises(InputError, match="ws://127.0.0.1:1: cannot connect: "):
+    with (
+        Client("127.0.0.1:1", start_timeout=0.1) as client,
+        pytest.raises(InputError, match="ws://127.0.0.1:1: cannot connect: "),
+    ):
         served(client, conditions=["right"], embodiment=None)
-    with Client("127.0.0.1:99999") as client, pytest.raises(InputError, match="expected an address like ws://host:port"):
+    with (
+        Client("127.0.0.1:99999") as client,
+        pytest.raises(InputError, match="expected an address like ws://host:port"),
+    ):
         served(client, conditions=["right"], embodiment=None)
 
 
@@ -255,25 +334,55 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
     """A real server on a socket, batches of several rows, and the command itself."""
     checkpoint = policies.write_checkpoint(tmp_path / "run", ["reach_arm3"], sampling_steps=2)
     how = dict(episodes=3, seed=1, parallel=2, record=0, directory=tmp_path / "out")
-    (local,) = opened(str(checkpoint), robots=[None], conditions=["right"], embodiment=None, num_steps=None, seed=0)
+    (local,) = opened(
+        str(checkpoint),
+        robots=[None],
+        conditions=["right"],
+        embodiment=None,
+        num_steps=None,
+        seed=0,
+    )
     rows = evaluate([local], reach_setting, **how)
     (tmp_path / "key").write_text("s3cret\n")
     key = f"--api_key_file={tmp_path / 'key'}"
-    with serving(checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", "--compilation_cache=", key) as address:
+    with serving(
+        checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", "--compilation_cache=", key
+    ) as address:
         with Client(address, api_key="s3cret") as client:
             (remote,) = served(client, conditions=["right"], embodiment=None)
             assert (remote.case, remote.embodiment) == (local.case, local.embodiment)
             assert evaluate([remote], reach_setting, **how) == rows
             observation = policies.observation("reach_arm3", size=(64, 64))
-            np.testing.assert_array_equal(remote.act([observation] * 2, [3, 4]), local.act([observation] * 2, [3, 4]))
-            with pytest.raises(InputError, match="condition untrained: expected a checkpoint, found a server"):
+            np.testing.assert_array_equal(
+                remote.act([observation] * 2, [3, 4]), local.act([observation] * 2, [3, 4])
+            )
+            with pytest.raises(
+                InputError, match="condition untrained: expected a checkpoint, found a server"
+            ):
                 served(client, conditions=["untrained"], embodiment=None)
-        environment = ["--env=pi0_jax.sim.reach:pi0_jax/Reach-v0", '--env_args={"robot": "reach_arm3"}']
-        command = [sys.executable, "-m", "launch.evaluate", f"--server={address}", f"--output={tmp_path / 'out'}", key, *environment]
+        environment = [
+            "--env=pi0_jax.sim.reach:pi0_jax/Reach-v0",
+            '--env_args={"robot": "reach_arm3"}',
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "launch.evaluate",
+            f"--server={address}",
+            f"--output={tmp_path / 'out'}",
+            key,
+            *environment,
+        ]
         process = subprocess.run(
-            [*command, "--episodes=2", "--parallel=2", "--record=1"], cwd=ROOT, capture_output=True, text=True, check=True
+            [*command, "--episodes=2", "--parallel=2", "--record=1"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     assert "reach_arm3   right      all" in process.stdout
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["checkpoint"] == address and record["rows"][0]["episodes"] == 2
-    assert [path.name for path in (tmp_path / "out" / "rollouts").iterdir()] == ["reach_arm3-right-0.gif"]
+    assert [path.name for path in (tmp_path / "out" / "rollouts").iterdir()] == [
+        "reach_arm3-right-0.gif"
+    ]

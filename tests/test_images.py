@@ -21,7 +21,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def smooth(side: int) -> np.ndarray:
     """uint8[side, side, 3]: a few soft reddish blobs, which survive being interpolated twice."""
-    pixels = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(side, side, 3)), (side / 10, side / 10, 0))
+    pixels = ndimage.gaussian_filter(
+        np.random.default_rng(1).normal(size=(side, side, 3)), (side / 10, side / 10, 0)
+    )
     return np.uint8((pixels - pixels.min()) / np.ptp(pixels) * (255, 180, 90))
 
 
@@ -33,7 +35,9 @@ def on_canvas(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
 
 
 def resized(image: np.ndarray, canvas: tuple[int, int], side: int = SIDE) -> np.ndarray:
-    return np.asarray(resize(on_canvas(image, canvas)[None], np.array([image.shape[:2]], np.int32), side=side)[0])
+    return np.asarray(
+        resize(on_canvas(image, canvas)[None], np.array([image.shape[:2]], np.int32), side=side)[0]
+    )
 
 
 def pil_resize_with_pad(image: np.ndarray, side: int) -> np.ndarray:
@@ -49,7 +53,20 @@ def pil_resize_with_pad(image: np.ndarray, side: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "size",
-    [(128, 128), (96, 128), (128, 97), (127, 31), (64, 48), (33, 64), (20, 20), (37, 53), (3, 5), (1, 5), (1, 1), (128, 1)],
+    [
+        (128, 128),
+        (96, 128),
+        (128, 97),
+        (127, 31),
+        (64, 48),
+        (33, 64),
+        (20, 20),
+        (37, 53),
+        (3, 5),
+        (1, 5),
+        (1, 1),
+        (128, 1),
+    ],
 )
 def test_resizing_is_pils_antialiased_bilinear_with_centred_black_padding(size):
     """PIL rounds to whole numbers after each of its two passes: at most one level of difference."""
@@ -108,7 +125,9 @@ def test_no_shift_and_no_turn_is_the_centre_crop():
     image = noise(SIDE, SIDE)
     margin = (1 - images.CROP) / 2 * SIDE
     box = (margin, margin, SIDE - margin, SIDE - margin)
-    expected = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box), np.float32)
+    expected = np.asarray(
+        Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box), np.float32
+    )
     assert np.abs(crop_and_rotate(image.astype(np.float32), 0.0, 0.0, 0.0) - expected).max() <= 1.01
 
 
@@ -119,8 +138,12 @@ def test_a_shift_moves_the_crop_down_and_right(down, right):
     margin = (1 - images.CROP) / 2 * SIDE
     top, left = margin * (1 + down), margin * (1 + right)
     box = (left, top, left + images.CROP * SIDE, top + images.CROP * SIDE)
-    expected = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box), np.float32)
-    assert np.abs(crop_and_rotate(image.astype(np.float32), down, right, 0.0) - expected).max() <= 1.01
+    expected = np.asarray(
+        Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box), np.float32
+    )
+    assert (
+        np.abs(crop_and_rotate(image.astype(np.float32), down, right, 0.0) - expected).max() <= 1.01
+    )
 
 
 @pytest.mark.parametrize("turn", [1.0, -0.5])
@@ -128,7 +151,9 @@ def test_a_turn_is_anticlockwise_about_the_centre(turn):
     """PIL's rotate is anticlockwise too; it interpolates a second time, hence a smooth image and two levels of tolerance."""
     image = smooth(SIDE)
     cropped = np.uint8(np.round(crop_and_rotate(image.astype(np.float32), 0.0, 0.0, 0.0)))
-    turned = Image.fromarray(cropped).rotate(turn * images.ROTATION_DEGREES, Image.Resampling.BILINEAR)
+    turned = Image.fromarray(cropped).rotate(
+        turn * images.ROTATION_DEGREES, Image.Resampling.BILINEAR
+    )
     result = np.asarray(crop_and_rotate(image.astype(np.float32), 0.0, 0.0, turn))
     inner = slice(6, -6)  # beyond lies what PIL has cut off, and we have not
     assert np.abs(result - np.asarray(turned, np.float32))[inner, inner].max() <= 2
@@ -140,15 +165,23 @@ def test_crop_shift_and_turn_are_one_affine_map():
     image = noise(SIDE, SIDE).astype(np.float32)
     down, right, turn = 1.0, -1.0, 1.0
     angle, centre = np.deg2rad(turn * images.ROTATION_DEGREES), np.full(2, (SIDE - 1) / 2)
-    matrix = images.CROP * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    matrix = images.CROP * np.array(
+        [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    )
     offset = centre - matrix @ centre + (1 - images.CROP) / 2 * SIDE * np.array([down, right])
-    expected = [ndimage.affine_transform(image[..., c], matrix, offset, order=1, mode="grid-constant") for c in range(3)]
+    expected = [
+        ndimage.affine_transform(image[..., c], matrix, offset, order=1, mode="grid-constant")
+        for c in range(3)
+    ]
     result = np.asarray(crop_and_rotate(image, down, right, turn))
     np.testing.assert_allclose(result, np.stack(expected, axis=-1), atol=0.05)
     assert np.any(np.all(result == 0, axis=-1))
 
 
-@pytest.mark.parametrize("shares", [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1), (0.7, -0.6, 0.9)])
+@pytest.mark.parametrize(
+    "shares",
+    [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1), (0.7, -0.6, 0.9)],
+)
 def test_recolouring_is_pils_brightness_then_contrast_then_saturation(shares):
     """PIL cuts fractions off after each of them: at most four levels of difference."""
     image = smooth(SIDE)
@@ -171,7 +204,9 @@ def test_neutral_recolouring_changes_nothing():
 
 def test_augmentation_is_a_function_of_the_key():
     image = noise(SIDE, SIDE).astype(np.float32)
-    first, again, other = (augment(jax.random.key(seed), image, geometric=True) for seed in (0, 0, 1))
+    first, again, other = (
+        augment(jax.random.key(seed), image, geometric=True) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 10
     assert first.shape == image.shape
@@ -183,7 +218,10 @@ def test_without_geometry_every_pixel_stays_in_place():
     """A pixel's new colour depends on its old colour alone, so the edge between two colours stays where it was."""
     image = np.full((SIDE, SIDE, 3), (200, 80, 60), np.float32)
     image[:, 20:] = (60, 90, 180)
-    still, moved = (np.asarray(augment(jax.random.key(0), image, geometric=geometric)) for geometric in (False, True))
+    still, moved = (
+        np.asarray(augment(jax.random.key(0), image, geometric=geometric))
+        for geometric in (False, True)
+    )
     for half in (still[:, :20], still[:, 20:]):
         np.testing.assert_array_equal(half, np.broadcast_to(half[0, 0], half.shape))
     assert np.abs(still - image).max() > 1

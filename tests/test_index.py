@@ -53,8 +53,15 @@ def test_columns_and_episodes(index):
     assert (table["shard"], table["record"]) == ([0, 0, 1], [0, 1, 0])  # two episodes to a shard
     assert table["success"] == [-1, -1, -1]  # the dataset does not say
     assert index.prompts == ["reach block 0", "reach block 1"]
-    assert [index.prompt(frame) for frame in (0, 3, 11)] == ["reach block 0", "reach block 1", "reach block 0"]
-    assert index.image_sizes == {f"steps/observation/{camera}": {"min": [16, 24], "max": [16, 24]} for camera in ("base", "wrist")}
+    assert [index.prompt(frame) for frame in (0, 3, 11)] == [
+        "reach block 0",
+        "reach block 1",
+        "reach block 0",
+    ]
+    assert index.image_sizes == {
+        f"steps/observation/{camera}": {"min": [16, 24], "max": [16, 24]}
+        for camera in ("base", "wrist")
+    }
 
 
 def test_one_episode_in_three_is_held_out_by_hash(index):
@@ -68,7 +75,9 @@ def test_one_episode_in_three_is_held_out_by_hash(index):
 
 def test_rows_of_the_same_files_hold_out_the_same_episodes(index, tmp_path):
     """As DROID's three action spaces: what one row trains on, no other validates on."""
-    other = build(index.path.parents[3], dataclasses.replace(ROW, name="reach_arm3_by_velocity"), tmp_path)
+    other = build(
+        index.path.parents[3], dataclasses.replace(ROW, name="reach_arm3_by_velocity"), tmp_path
+    )
     np.testing.assert_array_equal(other.episodes["split"], index.episodes["split"])
     assert other.path.name != index.path.name
 
@@ -95,7 +104,9 @@ def test_observation_is_the_frame(index):
 
 def test_chunks_repeat_the_last_absolute_action(index):
     actions, valid = index.chunks(np.array([0, 6, 11]), horizon=3)
-    np.testing.assert_array_equal(actions[:, :, 1], np.array([[0, 1, 2], [3, 4, 4], [3, 3, 3]]) + 0.5)
+    np.testing.assert_array_equal(
+        actions[:, :, 1], np.array([[0, 1, 2], [3, 4, 4], [3, 3, 3]]) + 0.5
+    )
     assert valid.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
     one, one_valid = index.chunk(6, horizon=3)
     np.testing.assert_array_equal(one, actions[1])
@@ -103,9 +114,14 @@ def test_chunks_repeat_the_last_absolute_action(index):
 
 
 @pytest.mark.parametrize("split", ["val", "validation", "test"])
-def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(tmp_path, split):
+def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(
+    tmp_path, split
+):
     """A row and a rule in the user's own file: no change to the package."""
-    steps = {**REACH_STEPS, "observation": {"front": ImageFeature(16, 24), "pose": ArrayFeature((2,), np.float64)}}
+    steps = {
+        **REACH_STEPS,
+        "observation": {"front": ImageFeature(16, 24), "pose": ArrayFeature((2,), np.float64)},
+    }
     steps["action"] = ArrayFeature((), np.int64)
     episode = {
         "steps": [
@@ -118,7 +134,15 @@ def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation
         ]
     }
     write_reach(tmp_path, name="mine", steps=steps, episodes=[episode], split=split)
-    robot = Embodiment("mine", "an arm", {"base_0_rgb": "front"}, (StateDim("x", "m"),), (ActionDim("dx", "m", "relative"),), 5.0, 1)
+    robot = Embodiment(
+        "mine",
+        "an arm",
+        {"base_0_rgb": "front"},
+        (StateDim("x", "m"),),
+        (ActionDim("dx", "m", "relative"),),
+        5.0,
+        1,
+    )
     index = build(tmp_path, own_row("mine", robot))
     np.testing.assert_array_equal(index.state, [[0], [1], [2], [3]])
     assert index.frames("train").tolist() == [] and index.frames("val").tolist() == [1, 2]
@@ -142,7 +166,10 @@ def own_row(name, robot):
         versions=("2.0.0", "1.0.0"),
         embodiment=robot,
         cameras={"front": CameraField("steps/observation/front", order="BGR")},
-        fields={"steps/observation/pose": RawField((2,), "float64"), "steps/action": RawField((), "int64")},
+        fields={
+            "steps/observation/pose": RawField((2,), "float64"),
+            "steps/action": RawField((), "int64"),
+        },
         language=Language(("steps/language_instruction",)),
         standardise=own_rule,
         revision=1,
@@ -153,8 +180,18 @@ def test_an_instruction_of_the_episode_as_code_points(tmp_path):
     """Six numbers for an episode of three steps are one instruction, not three."""
     episode = {**reach_episodes((3,))[0], "words": np.array([*map(ord, "push"), 0, 0], np.int32)}
     features = {"words": ArrayFeature((6,), np.int32)}
-    write_rlds(tmp_path, "reach_arm3", "1.0.0", steps=REACH_STEPS, metadata={}, episode=features, splits={"train": [episode]})
-    index = build(tmp_path, dataclasses.replace(ROW, language=Language(("words",), encoding="code points")))
+    write_rlds(
+        tmp_path,
+        "reach_arm3",
+        "1.0.0",
+        steps=REACH_STEPS,
+        metadata={},
+        episode=features,
+        splits={"train": [episode]},
+    )
+    index = build(
+        tmp_path, dataclasses.replace(ROW, language=Language(("words",), encoding="code points"))
+    )
     assert [index.prompt(frame) for frame in range(3)] == ["push"] * 3
 
 
@@ -166,7 +203,9 @@ def test_frames_without_an_instruction_are_not_drawn(tmp_path):
     row = dataclasses.replace(ROW, held_out=0.0)
     index = build(tmp_path, row)
     assert index.frames("train").tolist() == [0, 1] and index.episodes["kept"].tolist() == [2, 0]
-    assert build(tmp_path, dataclasses.replace(row, keep_empty_language=True)).frames("train").tolist() == [
+    assert build(tmp_path, dataclasses.replace(row, keep_empty_language=True)).frames(
+        "train"
+    ).tolist() == [
         0,
         1,
         2,
@@ -194,7 +233,9 @@ def test_a_reader_is_quiet_when_the_interpreter_ends(tmp_path):
         "import sys; from pi0_jax.data.datasets import ROWS; from pi0_jax.data.index import open_index\n"
         f"sys.keep = open_index(ROWS['reach_arm3'], {str(tmp_path)!r}); sys.keep.observation(0)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -235,11 +276,19 @@ def another_rule(columns):
 
 def test_a_stale_index_is_refused_by_open_and_replaced_by_build(tmp_path):
     write_reach(tmp_path)
-    with pytest.raises(InputError, match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index"):
+    with pytest.raises(
+        InputError,
+        match="dataset reach_arm3: expected an index of .*, found none; build it with launch.index",
+    ):
         open_index(ROW, tmp_path)
     old = build(tmp_path)
-    state, actions = ([dataclasses.replace(dim, unit="1") for dim in dims] for dims in (ROW.embodiment.state, ROW.embodiment.actions))
-    without_units = dataclasses.replace(ROW.embodiment, state=tuple(state), actions=tuple(actions))  # so other values are plausible
+    state, actions = (
+        [dataclasses.replace(dim, unit="1") for dim in dims]
+        for dims in (ROW.embodiment.state, ROW.embodiment.actions)
+    )
+    without_units = dataclasses.replace(
+        ROW.embodiment, state=tuple(state), actions=tuple(actions)
+    )  # so other values are plausible
     for row, reason in (
         (dataclasses.replace(ROW, revision=2), "the row's revision changed since"),
         (dataclasses.replace(ROW, standardise=another_rule), "the row's rule changed since"),
@@ -280,15 +329,29 @@ def test_changed_metadata_make_the_index_stale(tmp_path):
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.index",
+        f"--data_dir={tmp_path}",
+        "--datasets=reach_arm3",
+    ]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1].startswith("error: dataset reach_arm3: expected a readable directory ")
+    assert failed.stderr.splitlines()[-1].startswith(
+        "error: dataset reach_arm3: expected a readable directory "
+    )
 
 
 def test_a_missing_dataset_is_said_before_another_is_built(tmp_path):
     directory = write_reach(tmp_path)
-    command = [sys.executable, "-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3,reach_arm4"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.index",
+        f"--data_dir={tmp_path}",
+        "--datasets=reach_arm3,reach_arm4",
+    ]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "error: dataset reach_arm4: expected a readable directory" in failed.stderr
     assert not (directory / "pi0_index").exists()

@@ -64,7 +64,10 @@ def empty_png(height, width):
         (encoded("RGBA", "PNG"), "a PNG with 8 bits a channel, RGB with alpha"),
         (encoded("I;16", "PNG"), "a PNG with 16 bits a channel, greyscale"),
         (encoded("RGB", "GIF"), "bytes that start with 0x474946"),
-        (encoded("RGB", "JPEG", orientation=6), r"a JPEG that is to be turned when it is shown \(EXIF orientation 6\)"),
+        (
+            encoded("RGB", "JPEG", orientation=6),
+            r"a JPEG that is to be turned when it is shown \(EXIF orientation 6\)",
+        ),
         (empty_png(0, 24), "an image of 0x24 pixels"),
     ],
 )
@@ -73,15 +76,22 @@ def test_an_image_that_is_not_8_bit_rgb(tmp_path, image, found):
     episodes[1]["steps"][2]["observation"]["wrist"] = image
     write_reach(tmp_path, episodes=episodes)
     place = r"dataset reach_arm3: split train episode 1 \(reach_arm3-train.tfrecord-00000-of-00001 record 1\): step 2"
-    refuses(tmp_path, f"{place}: field steps/observation/wrist: expected an 8-bit RGB JPEG or PNG, found .*{found}")
+    refuses(
+        tmp_path,
+        f"{place}: field steps/observation/wrist: expected an 8-bit RGB JPEG or PNG, found .*{found}",
+    )
 
 
 def test_images_of_several_sizes_and_kinds(tmp_path):
     """Headers that differ are read one by one; those that are alike need it once."""
     sizes = [(24, 16), (24, 16), (32, 8), (24, 16), (40, 20), (8, 48)]
     episodes = reach_episodes((3, 3))
-    for number, (size, format) in enumerate(zip(sizes, ("JPEG", "PNG", "JPEG", "JPEG", "JPEG", "PNG"), strict=True)):
-        episodes[number // 3]["steps"][number % 3]["observation"]["base"] = encoded("RGB", format, size=size)
+    for number, (size, format) in enumerate(
+        zip(sizes, ("JPEG", "PNG", "JPEG", "JPEG", "JPEG", "PNG"), strict=True)
+    ):
+        episodes[number // 3]["steps"][number % 3]["observation"]["base"] = encoded(
+            "RGB", format, size=size
+        )
     write_reach(tmp_path, episodes=episodes)
     index = build(tmp_path)
     assert index.image_sizes["steps/observation/base"] == {"min": [8, 8], "max": [48, 40]}
@@ -101,22 +111,32 @@ def test_an_image_cut_short(tmp_path):
     with pytest.raises(InputError, match=message.format(1)):
         build_or_open(ROW, tmp_path / "1", progress=False, decode_all=True)
     index = build(tmp_path / "1")
-    with pytest.raises(InputError, match="record 0: step 1: field steps/observation/base: .* do not decode"):
+    with pytest.raises(
+        InputError, match="record 0: step 1: field steps/observation/base: .* do not decode"
+    ):
         index.observation(1)
     with pytest.raises(
-        InputError, match=f"expected an index for which all images were decoded, found {index.path}; delete it to build one"
+        InputError,
+        match=f"expected an index for which all images were decoded, found {index.path}; delete it to build one",
     ):
         build_or_open(ROW, tmp_path / "1", progress=False, decode_all=True)
 
 
 @pytest.mark.parametrize(
-    ("image", "found"), [(empty_png(30_000, 30_000), "exceeds limit"), (encoded("RGB", "PNG")[:29] + b"????", "a broken header")]
+    ("image", "found"),
+    [
+        (empty_png(30_000, 30_000), "exceeds limit"),
+        (encoded("RGB", "PNG")[:29] + b"????", "a broken header"),
+    ],
 )
 def test_a_png_that_cannot_be_decoded(tmp_path, image, found):
     episodes = reach_episodes((3,))
     episodes[0]["steps"][0]["observation"]["base"] = image
     write_reach(tmp_path, episodes=episodes)
-    refuses(tmp_path, f"step 0: field steps/observation/base: expected .* bytes that do not decode: .*{found}")
+    refuses(
+        tmp_path,
+        f"step 0: field steps/observation/base: expected .* bytes that do not decode: .*{found}",
+    )
 
 
 def test_an_instruction_of_what_are_no_characters(tmp_path):
@@ -126,8 +146,14 @@ def test_an_instruction_of_what_are_no_characters(tmp_path):
         for step in episode["steps"]:
             step["language_instruction"] = np.array([65, code, 0], np.int32)
     write_reach(tmp_path, steps=steps, episodes=episodes)
-    row = dataclasses.replace(ROW, language=Language(("steps/language_instruction",), "code points"))
-    refuses(tmp_path, r"episode 1 .*language_instruction: expected Unicode code points, found \[65, 55296\]", row)
+    row = dataclasses.replace(
+        ROW, language=Language(("steps/language_instruction",), "code points")
+    )
+    refuses(
+        tmp_path,
+        r"episode 1 .*language_instruction: expected Unicode code points, found \[65, 55296\]",
+        row,
+    )
 
 
 @pytest.mark.parametrize(("field", "value"), [("state", np.nan), ("action", np.inf)])
@@ -145,8 +171,13 @@ def test_a_number_that_is_not_finite(tmp_path, field, value):
 
 def test_a_quaternion_that_is_not_of_unit_length(tmp_path):
     pose = "steps/observation/pose"
-    steps = {**REACH_STEPS, "observation": {**REACH_STEPS["observation"], "pose": ArrayFeature((7,), np.float32)}}
-    row = dataclasses.replace(ROW, fields={**ROW.fields, pose: RawField((7,), "float32", quaternions=(3,))})
+    steps = {
+        **REACH_STEPS,
+        "observation": {**REACH_STEPS["observation"], "pose": ArrayFeature((7,), np.float32)},
+    }
+    row = dataclasses.replace(
+        ROW, fields={**ROW.fields, pose: RawField((7,), "float32", quaternions=(3,))}
+    )
     for name, last in (("rounded", 0.8004), ("wrong", 0.9)):
         episodes = reach_episodes((2, 3))
         for step in (step for episode in episodes for step in episode["steps"]):
@@ -161,22 +192,54 @@ def test_a_quaternion_that_is_not_of_unit_length(tmp_path):
 @pytest.mark.parametrize(
     ("dim", "right", "wrong", "expected"),
     [
-        (ActionDim("gripper", "1", "absolute", low=0.0, high=1.0), 1.00005, 1.01, "at least 0 and at most 1"),
-        (ActionDim("gripper", "1", "absolute", low=0.0, high=1.0), -0.00005, -0.01, "at least 0 and at most 1"),
-        (ActionDim("gripper", "1", "absolute", one_means="open"), 1.0, -1.0, "at least 0 and at most 1"),
+        (
+            ActionDim("gripper", "1", "absolute", low=0.0, high=1.0),
+            1.00005,
+            1.01,
+            "at least 0 and at most 1",
+        ),
+        (
+            ActionDim("gripper", "1", "absolute", low=0.0, high=1.0),
+            -0.00005,
+            -0.01,
+            "at least 0 and at most 1",
+        ),
+        (
+            ActionDim("gripper", "1", "absolute", one_means="open"),
+            1.0,
+            -1.0,
+            "at least 0 and at most 1",
+        ),
         (ActionDim("height", "m", "absolute", low=0.0), 9.9, -0.1, "at least 0 and at most 10 m"),
         (ActionDim("force", "N", "absolute", low=0.0), 1e9, -1.0, "at least 0 N"),
         (ActionDim("dx", "m", "relative"), -1.0, -1.1, "a plausible magnitude of at most 1 m"),
         (ActionDim("x", "m", "absolute"), 10.0, 11.0, "a plausible magnitude of at most 10 m"),
-        (ActionDim("dyaw", "rad", "relative"), np.pi, 180.0, "a plausible magnitude of at most 3.14159 rad"),
-        (ActionDim("joint", "rad", "absolute"), 12.0, 90.0, "a plausible magnitude of at most 12.5664 rad"),
+        (
+            ActionDim("dyaw", "rad", "relative"),
+            np.pi,
+            180.0,
+            "a plausible magnitude of at most 3.14159 rad",
+        ),
+        (
+            ActionDim("joint", "rad", "absolute"),
+            12.0,
+            90.0,
+            "a plausible magnitude of at most 12.5664 rad",
+        ),
         (ActionDim("vx", "m/s", "relative"), 5.0, -6.0, "a plausible magnitude of at most 5 m/s"),
-        (ActionDim("vyaw", "rad/s", "relative"), 10.0, 11.0, "a plausible magnitude of at most 10 rad/s"),
+        (
+            ActionDim("vyaw", "rad/s", "relative"),
+            10.0,
+            11.0,
+            "a plausible magnitude of at most 10 rad/s",
+        ),
     ],
 )
 def test_an_action_out_of_its_range(tmp_path, dim, right, wrong, expected):
     free = ActionDim("free", "1", "absolute")
-    row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ROW.embodiment, actions=(free, free, dim)))
+    row = dataclasses.replace(
+        ROW, embodiment=dataclasses.replace(ROW.embodiment, actions=(free, free, dim))
+    )
     for name, value in (("right", right), ("wrong", wrong)):
         episodes = reach_episodes((2, 3))
         for step in (step for episode in episodes for step in episode["steps"]):
@@ -193,35 +256,66 @@ def test_an_action_out_of_its_range(tmp_path, dim, right, wrong, expected):
 
 def test_a_state_out_of_its_range(tmp_path):
     """Refused where a step may be drawn; what a rule drops may be dropped for being so."""
-    state = (StateDim("joint_0", "rad"), StateDim("joint_1", "rad", low=-1.0, high=1.0), StateDim("joint_2", "rad"))
+    state = (
+        StateDim("joint_0", "rad"),
+        StateDim("joint_1", "rad", low=-1.0, high=1.0),
+        StateDim("joint_2", "rad"),
+    )
     row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ROW.embodiment, state=state))
     write_reach(tmp_path)
-    refuses(tmp_path, r"episode 0 .* step 2: state dimension 1 \(joint_1\): expected at least -1 and at most 1 rad, found 2$", row)
+    refuses(
+        tmp_path,
+        r"episode 0 .* step 2: state dimension 1 \(joint_1\): expected at least -1 and at most 1 rad, found 2$",
+        row,
+    )
     assert build(tmp_path, dataclasses.replace(row, standardise=nothing_kept)).steps == 12
 
 
 def nothing_kept(columns):
-    return as_recorded(columns)._replace(keep=np.zeros(len(columns["steps/action"]), bool), success=False)
+    return as_recorded(columns)._replace(
+        keep=np.zeros(len(columns["steps/action"]), bool), success=False
+    )
 
 
 def test_an_episode_without_steps(tmp_path):
     write_reach(tmp_path, episodes=[*reach_episodes((2,)), {"steps": []}])
-    refuses(tmp_path, r"split train episode 1 \(.* record 1\): expected at least one step, found none")
+    refuses(
+        tmp_path, r"split train episode 1 \(.* record 1\): expected at least one step, found none"
+    )
 
 
 def test_features_unlike_the_rows(tmp_path):
     step = reach_step(0, 0)
     four = {**REACH_STEPS, "action": ArrayFeature((4,), np.float32)}
-    write_reach(tmp_path / "four", steps=four, episodes=[{"steps": [{**step, "action": np.zeros(4, np.float32)}]}])
-    refuses(tmp_path / "four", r"field steps/action: expected float32\[3\], found Tensor float32\[4\]")
+    write_reach(
+        tmp_path / "four",
+        steps=four,
+        episodes=[{"steps": [{**step, "action": np.zeros(4, np.float32)}]}],
+    )
+    refuses(
+        tmp_path / "four", r"field steps/action: expected float32\[3\], found Tensor float32\[4\]"
+    )
 
     missing = {name: feature for name, feature in REACH_STEPS.items() if name != "action"}
-    write_reach(tmp_path / "missing", steps=missing, episodes=[{"steps": [{k: v for k, v in step.items() if k != "action"}]}])
-    refuses(tmp_path / "missing", "expected field steps/action, found steps/language_instruction, steps/observation/base")
+    write_reach(
+        tmp_path / "missing",
+        steps=missing,
+        episodes=[{"steps": [{k: v for k, v in step.items() if k != "action"}]}],
+    )
+    refuses(
+        tmp_path / "missing",
+        "expected field steps/action, found steps/language_instruction, steps/observation/base",
+    )
 
-    text = dataclasses.replace(ROW, cameras={**ROW.cameras, "base": CameraField("steps/language_instruction")})
+    text = dataclasses.replace(
+        ROW, cameras={**ROW.cameras, "base": CameraField("steps/language_instruction")}
+    )
     write_reach(tmp_path / "text")
-    refuses(tmp_path / "text", r"field steps/language_instruction: expected a uint8 RGB image, found Text string\[\]", text)
+    refuses(
+        tmp_path / "text",
+        r"field steps/language_instruction: expected a uint8 RGB image, found Text string\[\]",
+        text,
+    )
 
 
 def test_dimensions_and_cameras_unlike_the_embodiments(tmp_path):
@@ -233,11 +327,16 @@ def test_dimensions_and_cameras_unlike_the_embodiments(tmp_path):
         InputError,
         match=r"dataset row reach_arm3: expected cameras \['base', 'wrist'\].* found \['base', 'top', 'wrist'\]",
     ):
-        dataclasses.replace(ROW, cameras={**ROW.cameras, "top": CameraField("steps/observation/top")})
+        dataclasses.replace(
+            ROW, cameras={**ROW.cameras, "top": CameraField("steps/observation/top")}
+        )
 
 
 def test_files_that_are_missing_or_wrong(tmp_path):
-    refuses(tmp_path, r"dataset reach_arm3: expected a readable directory .*/reach_arm3, found: No such file or directory")
+    refuses(
+        tmp_path,
+        r"dataset reach_arm3: expected a readable directory .*/reach_arm3, found: No such file or directory",
+    )
     directory = write_reach(tmp_path)
     info = json.loads((directory / "dataset_info.json").read_text())
 
@@ -256,7 +355,10 @@ def test_files_that_are_missing_or_wrong(tmp_path):
 
     features = (directory / "features.json").read_text()
     (directory / "features.json").write_text('{"pythonClassName": 3}')
-    refuses(tmp_path, "expected metadata that TFDS can open, found: Failed to parse pythonClassName field")
+    refuses(
+        tmp_path,
+        "expected metadata that TFDS can open, found: Failed to parse pythonClassName field",
+    )
     (directory / "features.json").write_text(features)
     info["splits"][0]["shardLengths"] = ["1", "2"]
     (directory / "dataset_info.json").write_text(json.dumps(info))
@@ -272,7 +374,10 @@ def test_files_that_are_missing_or_wrong(tmp_path):
 def test_a_dataset_folder_that_cannot_be_written_to(tmp_path):
     directory = write_reach(tmp_path)
     (directory / "pi0_index").write_text("in the way")
-    with pytest.raises(InputError, match=r"cannot write an index to .*/pi0_index \(File exists\); give another index_dir"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot write an index to .*/pi0_index \(File exists\); give another index_dir",
+    ):
         build(tmp_path)
     assert build(tmp_path, index_dir=tmp_path / "indices").steps == 12
 
@@ -281,12 +386,18 @@ def test_a_shard_that_shrank_after_it_was_indexed(tmp_path):
     directory = write_reach(tmp_path)
     index = build(tmp_path)
     next(shard_files(directory)).write_bytes(b"")
-    with pytest.raises(InputError, match="expected [0-9]+ bytes at byte [0-9]+, found 0: the file has changed since it was indexed"):
+    with pytest.raises(
+        InputError,
+        match="expected [0-9]+ bytes at byte [0-9]+, found 0: the file has changed since it was indexed",
+    ):
         index.observation(0)
 
 
 def test_an_unknown_dataset():
-    with pytest.raises(InputError, match="dataset 'nonesuch' is unknown; expected one of .*bridge_dataset.*reach_arm3"):
+    with pytest.raises(
+        InputError,
+        match="dataset 'nonesuch' is unknown; expected one of .*bridge_dataset.*reach_arm3",
+    ):
         find_row("nonesuch")
     with pytest.raises(InputError, match=r"dataset 'my_robt' is unknown; did you mean my_robot\?"):
         find_row("my_robt", {"my_robot": {}})
@@ -294,7 +405,9 @@ def test_an_unknown_dataset():
 
 def test_a_folder_without_known_datasets(tmp_path):
     (tmp_path / "my_robot").mkdir()
-    with pytest.raises(InputError, match=r"expected folders of known datasets, found my_robot; .* \(--config\)"):
+    with pytest.raises(
+        InputError, match=r"expected folders of known datasets, found my_robot; .* \(--config\)"
+    ):
         datasets_in(tmp_path)
     with pytest.raises(InputError, match="none: expected a folder of datasets, found none"):
         datasets_in(tmp_path / "none")

@@ -28,16 +28,27 @@ from tests.test_config import load
 from tests.test_train import tiny_config
 from tests.training import ROOT, arrays, command
 
-EXPERT_FRESH = (("PaliGemma/llm/.*_1/", "fresh"), ("^(state|action)_", "fresh"))  # a PaliGemma has neither
+EXPERT_FRESH = (
+    ("PaliGemma/llm/.*_1/", "fresh"),
+    ("^(state|action)_", "fresh"),
+)  # a PaliGemma has neither
 EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 
 
 def values() -> dict:
-    return {**load(ROOT / "configs" / "reach.py").to_dict(), "variant": "pico", "action_dim": 6, "horizon": 4, "max_tokens": 12}
+    return {
+        **load(ROOT / "configs" / "reach.py").to_dict(),
+        "variant": "pico",
+        "action_dim": 6,
+        "horizon": 4,
+        "max_tokens": 12,
+    }
 
 
 def run_config(weights: object, rules: tuple = (), **changes) -> RunConfig:
-    return config.from_mapping({**values(), "initial_weights": str(weights), "initial_rules": rules, **changes})
+    return config.from_mapping(
+        {**values(), "initial_weights": str(weights), "initial_rules": rules, **changes}
+    )
 
 
 def start(run: RunConfig):
@@ -46,11 +57,16 @@ def start(run: RunConfig):
 
 def from_scratch(run: RunConfig):
     mesh = run_mesh(run, jax.devices())
-    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))(jax.random.key(run.seed))
+    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))(
+        jax.random.key(run.seed)
+    )
 
 
 def flat(tree_: object) -> dict[str, np.ndarray]:
-    return {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(tree_, sep="/").items()}
+    return {
+        path: np.asarray(leaf)
+        for path, leaf in flax.traverse_util.flatten_dict(tree_, sep="/").items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +82,10 @@ def parameters(pico) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def npz(parameters, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("paligemma") / "pt_32.npz"
-    np.savez(path, **{name.replace("PaliGemma/", "params/"): parameters[name] for name in tree.BACKBONE_AXES})
+    np.savez(
+        path,
+        **{name.replace("PaliGemma/", "params/"): parameters[name] for name in tree.BACKBONE_AXES},
+    )
     return path
 
 
@@ -81,7 +100,11 @@ def test_a_paligemma_fills_the_backbone_and_the_rest_is_as_from_scratch(npz, par
     ours, theirs = flat(state.params), flat(scratch.params)
     assert ours.keys() == theirs.keys() == parameters.keys()
     for path in ours:
-        np.testing.assert_array_equal(ours[path], parameters[path] if path in tree.BACKBONE_AXES else theirs[path], err_msg=path)
+        np.testing.assert_array_equal(
+            ours[path],
+            parameters[path] if path in tree.BACKBONE_AXES else theirs[path],
+            err_msg=path,
+        )
     assert flat(state.ema).keys() == ours.keys()
     assert all(np.array_equal(leaf, ours[path]) for path, leaf in flat(state.ema).items())
     assert jax.tree.all(jax.tree.map(np.array_equal, state.opt_state, scratch.opt_state))
@@ -102,20 +125,32 @@ def test_a_released_model_is_taken_whole_and_its_statistics_are_not(released, pa
     ours = flat(start(run_config(released)).params)
     assert ours.keys() == parameters.keys()
     assert [path for path in ours if ours[path].tobytes() != parameters[path].tobytes()] == []
-    assert "note: not used: the statistics of droid; this run normalises by those of its own data" in capsys.readouterr().out
+    assert (
+        "note: not used: the statistics of droid; this run normalises by those of its own data"
+        in capsys.readouterr().out
+    )
 
 
 def test_rules_take_a_part_and_the_first_that_matches_counts(released, parameters, capsys):
     """The last projection from the file, everything else of the action expert's own from scratch."""
     run = run_config(released, (("action_out_proj", "load"), ("^(state|action)_", "fresh")))
     ours, scratch = flat(start(run).params), flat(from_scratch(run).params)
-    new = {path for path in ours if path.startswith(("state_proj", "action_in_proj", "action_time_mlp"))}
+    new = {
+        path
+        for path in ours
+        if path.startswith(("state_proj", "action_in_proj", "action_time_mlp"))
+    }
     assert len(new) == 8
     for path in ours:
-        np.testing.assert_array_equal(ours[path], scratch[path] if path in new else parameters[path], err_msg=path)
+        np.testing.assert_array_equal(
+            ours[path], scratch[path] if path in new else parameters[path], err_msg=path
+        )
     text = capsys.readouterr().out
     assert "loaded 42 leaves" in text and "fresh 8 leaves" in text and "ignored 8 leaves" in text
-    assert "  fresh              144  state_proj/kernel [6, 24]" in text and "  ignored            144  state_proj/kernel [6, 24]" in text
+    assert (
+        "  fresh              144  state_proj/kernel [6, 24]" in text
+        and "  ignored            144  state_proj/kernel [6, 24]" in text
+    )
 
 
 def test_another_action_dimension_starts_with_new_projections(released, parameters, capsys):
@@ -124,7 +159,10 @@ def test_another_action_dimension_starts_with_new_projections(released, paramete
     assert ours["state_proj/kernel"].shape == (8, 24) and ours["action_out_proj/bias"].shape == (8,)
     np.testing.assert_array_equal(ours["state_proj/bias"], parameters["state_proj/bias"])
     text = capsys.readouterr().out
-    assert "  fresh              192  state_proj/kernel [8, 24]" in text and "  ignored            144  state_proj/kernel [6, 24]" in text
+    assert (
+        "  fresh              192  state_proj/kernel [8, 24]" in text
+        and "  ignored            144  state_proj/kernel [6, 24]" in text
+    )
 
 
 def test_hugging_face_tensors_and_narrow_ones_are_widened(parameters, pico, tmp_path, capsys):
@@ -132,27 +170,54 @@ def test_hugging_face_tensors_and_narrow_ones_are_widened(parameters, pico, tmp_
     shapes = {path: array.shape for path, array in backbone.items()}
     entries = rules.entries(HUGGING_FACE_RULES[0], shapes, tree.sizes_of_config(pico), "backbone")
     tensors = {
-        entry.name: np.ascontiguousarray(rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])) for entry in entries
+        entry.name: np.ascontiguousarray(
+            rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])
+        )
+        for entry in entries
     }
     tensors["vision_tower.vision_model.embeddings.position_ids"] = np.arange(4)[None]
-    tensors = {name: array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array for name, array in tensors.items()}
+    tensors = {
+        name: array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array
+        for name, array in tensors.items()
+    }
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"vision_config": {"num_attention_heads": 2}, "text_config": {"head_dim": 8}}')
+    (tmp_path / "config.json").write_text(
+        '{"vision_config": {"num_attention_heads": 2}, "text_config": {"head_dim": 8}}'
+    )
     ours = flat(start(run_config(tmp_path, EXPERT_FRESH)).params)
     for path, array in backbone.items():
         assert ours[path].dtype == np.float32
-        np.testing.assert_array_equal(ours[path], array.astype(ml_dtypes.bfloat16).astype(np.float32), err_msg=path)
-    assert "  ignored              4  vision_tower.vision_model.embeddings.position_ids [1, 4]" in capsys.readouterr().out
+        np.testing.assert_array_equal(
+            ours[path], array.astype(ml_dtypes.bfloat16).astype(np.float32), err_msg=path
+        )
+    assert (
+        "  ignored              4  vision_tower.vision_model.embeddings.position_ids [1, 4]"
+        in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("mesh", [dict(data=8, fsdp=1, tensor=1), dict(data=1, fsdp=8, tensor=1), dict(data=1, fsdp=4, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        dict(data=8, fsdp=1, tensor=1),
+        dict(data=1, fsdp=8, tensor=1),
+        dict(data=1, fsdp=4, tensor=2),
+    ],
+    ids=str,
+)
 def test_every_mesh_gets_the_same_numbers_each_device_its_part(npz, parameters, mesh):
     run = run_config(npz, EXPERT_FRESH, mesh=mesh)
     devices = run_mesh(run, jax.devices())
     state = start(run)
     expected = abstract_state(make_model(run, devices), make_optimizer(run), devices)
     assert jax.tree.all(
-        jax.tree.map(lambda leaf, like: (leaf.shape, leaf.dtype, leaf.sharding) == (like.shape, like.dtype, like.sharding), state, expected)
+        jax.tree.map(
+            lambda leaf, like: (
+                (leaf.shape, leaf.dtype, leaf.sharding) == (like.shape, like.dtype, like.sharding)
+            ),
+            state,
+            expected,
+        )
     )
     for path, array in flat(state.params).items():
         if path in tree.BACKBONE_AXES:
@@ -175,7 +240,9 @@ def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(rel
         np.testing.assert_array_equal(ours[path], expected, err_msg=path)
         assert (path in average) == (not narrow)
     for part in "ab":
-        np.testing.assert_array_equal(average[f"{linear}/{part}"], flat(scratch.factors)[f"{linear}/{part}"])
+        np.testing.assert_array_equal(
+            average[f"{linear}/{part}"], flat(scratch.factors)[f"{linear}/{part}"]
+        )
 
 
 # ---- mistakes
@@ -184,10 +251,26 @@ def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(rel
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        ("npz", {}, r"config.initial_weights .*pt_32.npz: PaliGemma/llm/\S+_1/\w+, .* and 15 more: not in the file \(big_vision\)"),
-        ("npz", {"initial_rules": EXPERT_FRESH[:1]}, r"action_in_proj/.* and 7 more: not in the file"),
-        ("npz", {"initial_rules": (*EXPERT_FRESH, ("lm_head", "fresh"))}, r"config.initial_rules: 'lm_head' matches no parameter"),
-        ("npz", {"initial_rules": EXPERT_FRESH, "variant": "nano"}, r"PaliGemma/img/.*: expected image_width 64, found 16"),
+        (
+            "npz",
+            {},
+            r"config.initial_weights .*pt_32.npz: PaliGemma/llm/\S+_1/\w+, .* and 15 more: not in the file \(big_vision\)",
+        ),
+        (
+            "npz",
+            {"initial_rules": EXPERT_FRESH[:1]},
+            r"action_in_proj/.* and 7 more: not in the file",
+        ),
+        (
+            "npz",
+            {"initial_rules": (*EXPERT_FRESH, ("lm_head", "fresh"))},
+            r"config.initial_rules: 'lm_head' matches no parameter",
+        ),
+        (
+            "npz",
+            {"initial_rules": EXPERT_FRESH, "variant": "nano"},
+            r"PaliGemma/img/.*: expected image_width 64, found 16",
+        ),
         (
             "released",
             {"action_dim": 8},
@@ -205,7 +288,13 @@ def test_a_leaf_that_no_rule_explains_is_named(npz, released, tmp_path, source, 
 
 
 def test_missing_weights_are_told_before_the_data_are_looked_for(tmp_path):
-    run = config.from_mapping({**values(), "initial_weights": str(tmp_path / "nothing"), "data_dir": str(tmp_path / "no data")})
+    run = config.from_mapping(
+        {
+            **values(),
+            "initial_weights": str(tmp_path / "nothing"),
+            "data_dir": str(tmp_path / "no data"),
+        }
+    )
     with pytest.raises(InputError, match=r"nothing: expected a checkpoint, found nothing$"):
         train(run, tmp_path / "run")
 
@@ -213,9 +302,15 @@ def test_missing_weights_are_told_before_the_data_are_looked_for(tmp_path):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ((("state_proj", "freeze"),), "config.initial_rules[0][1] is 'freeze'; expected one of load, fresh"),
+        (
+            (("state_proj", "freeze"),),
+            "config.initial_rules[0][1] is 'freeze'; expected one of load, fresh",
+        ),
         ((("state_proj",),), "config.initial_rules[0] is ('state_proj',); expected 2 entries"),
-        ((("(state", "fresh"),), "config.initial_rules[0] is '(state'; expected a regular expression: "),
+        (
+            (("(state", "fresh"),),
+            "config.initial_rules[0] is '(state'; expected a regular expression: ",
+        ),
         (("state_proj", "fresh"), "config.initial_rules[0] is 'state_proj'; expected a tuple"),
     ],
 )
@@ -243,7 +338,12 @@ def first(data_dir, npz, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("runs")
     weights = shutil.copy(npz, folder / "pt.npz")
     flags = [f"--config.initial_rules={EXPERT_FRESH!r}"]
-    subprocess.run(command(data_dir, folder / "run", *flags, initial_weights=weights, **SHORT), check=True, capture_output=True, cwd=ROOT)
+    subprocess.run(
+        command(data_dir, folder / "run", *flags, initial_weights=weights, **SHORT),
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
     weights.unlink()
     return Run(folder / "run", weights)
 
@@ -256,14 +356,25 @@ def test_the_command_starts_from_the_weights(first, parameters):
 
 def test_a_run_goes_on_without_its_starting_weights(data_dir, first, capsys):
     """They are read by a new run only; but they stay part of what the run is."""
-    train(tiny_config(data_dir, initial_weights=str(first.weights), initial_rules=EXPERT_FRESH, **SHORT), first.workdir)
+    train(
+        tiny_config(
+            data_dir, initial_weights=str(first.weights), initial_rules=EXPERT_FRESH, **SHORT
+        ),
+        first.workdir,
+    )
     assert "starting weights" not in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"another config: initial_weights: '' now, '.*pt.npz' in the checkpoint; initial_rules: \(\) now"):
+    with pytest.raises(
+        InputError,
+        match=r"another config: initial_weights: '' now, '.*pt.npz' in the checkpoint; initial_rules: \(\) now",
+    ):
         train(tiny_config(data_dir, **SHORT), first.workdir)
 
 
 def test_a_checkpoint_of_our_own_gives_its_moving_average_to_the_bit(first, capsys):
-    ours, ema = flat(start(run_config(first.workdir, horizon=5)).params), arrays(first.workdir, 3, "ema")
+    ours, ema = (
+        flat(start(run_config(first.workdir, horizon=5)).params),
+        arrays(first.workdir, 3, "ema"),
+    )
     assert ours.keys() == ema.keys()
     assert [path for path in ours if ours[path].tobytes() != ema[path].tobytes()] == []
     assert "loaded 50 leaves" in capsys.readouterr().out

@@ -35,7 +35,12 @@ def indices(data_dir, directories):
 
 
 def make(indices, *, lanes=LANES, pool_bytes=POOL, seed=0, weights=WEIGHTS):
-    return LocalOrder(Mixture(indices, weights, split="train", horizon=4, seed=seed), BATCH, lanes=lanes, pool_bytes=pool_bytes)
+    return LocalOrder(
+        Mixture(indices, weights, split="train", horizon=4, seed=seed),
+        BATCH,
+        lanes=lanes,
+        pool_bytes=pool_bytes,
+    )
 
 
 def lane_rows(order, lane):
@@ -45,14 +50,21 @@ def lane_rows(order, lane):
 def frames_of(order, start, stop, rows=None):
     """[(dataset, frame), ...] of all rows of all steps."""
     batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
-    return [pair for batch in batches for pair in zip(*(column.tolist() for column in batch), strict=True)]
+    return [
+        pair
+        for batch in batches
+        for pair in zip(*(column.tolist() for column in batch), strict=True)
+    ]
 
 
 @pytest.fixture
 def counted(indices, directories):
     """The same indices, and a ledger of what is read from them."""
     ledger = Ledger()
-    return [CountingIndex(index, directory, ledger) for index, directory in zip(indices, directories, strict=True)], ledger
+    return [
+        CountingIndex(index, directory, ledger)
+        for index, directory in zip(indices, directories, strict=True)
+    ], ledger
 
 
 def test_an_epoch_of_a_lane_has_each_frame_of_its_deck_once(indices):
@@ -78,16 +90,24 @@ def test_an_epoch_of_a_lane_has_each_frame_of_its_deck_once(indices):
 
 def test_shares_follow_the_weights_in_every_lane(indices):
     order = make(indices)
-    drawn = [np.array(frames_of(order, 0, 8000, lane_rows(order, lane)))[:, 0] for lane in range(LANES)]
+    drawn = [
+        np.array(frames_of(order, 0, 8000, lane_rows(order, lane)))[:, 0] for lane in range(LANES)
+    ]
     for number, share in enumerate(order.mixture.shares.values()):
         assert (np.concatenate(drawn) == number).mean() == pytest.approx(share, rel=0.01)
         for lane in drawn:
-            assert abs((lane == number).sum() - share * len(lane)) < 30 + 0.01 * share * len(lane)  # the longest episode has 30 frames
+            assert abs((lane == number).sum() - share * len(lane)) < 30 + 0.01 * share * len(
+                lane
+            )  # the longest episode has 30 frames
 
 
 def test_a_rare_dataset_comes_up_in_one_lane_after_the_other(indices):
     """Arm 5 makes up a fiftieth. At no time has it had two episodes, of at most 30 frames, more or less than its share in all."""
-    order = make(indices, weights={"reach_arm3": 70.0, "reach_arm4": 28.0, "reach_arm5": 2.0}, pool_bytes=20_000)
+    order = make(
+        indices,
+        weights={"reach_arm3": 70.0, "reach_arm4": 28.0, "reach_arm5": 2.0},
+        pool_bytes=20_000,
+    )
     drawn = np.array(frames_of(order, 0, 4000))[:, 0] == 2
     assert np.abs(np.cumsum(drawn) - 0.02 * np.arange(1, len(drawn) + 1)).max() < 60
 
@@ -97,13 +117,22 @@ def test_a_global_batch_is_the_same_for_any_number_of_hosts_and_from_any_step(in
     assert whole != frames_of(make(indices, seed=1), 0, 1000)
     for hosts in (2, 4, 8):
         orders = [make(indices) for _ in range(hosts)]  # each host makes its own
-        rows = [frames_of(order, 0, 1000, order.rows(host, hosts)) for host, order in enumerate(orders)]
+        rows = [
+            frames_of(order, 0, 1000, order.rows(host, hosts)) for host, order in enumerate(orders)
+        ]
         count = BATCH // hosts
-        assert [pair for step in range(1000) for own in rows for pair in own[step * count : (step + 1) * count]] == whole
+        assert [
+            pair
+            for step in range(1000)
+            for own in rows
+            for pair in own[step * count : (step + 1) * count]
+        ] == whole
     for step in (1, 2, 17, 333, 334, 500, 777, 997):
         assert frames_of(make(indices), step, step + 3) == whole[step * BATCH : (step + 3) * BATCH]
     far = 10**10
-    assert frames_of(make(indices), far, far + 20)[BATCH:] == frames_of(make(indices), far + 1, far + 20)
+    assert frames_of(make(indices), far, far + 20)[BATCH:] == frames_of(
+        make(indices), far + 1, far + 20
+    )
 
 
 def test_samples_are_the_frames_that_the_order_names(indices):
@@ -115,9 +144,15 @@ def test_samples_are_the_frames_that_the_order_names(indices):
                 (sample,) = order.mixture.samples([draw])
                 assert [sample.dataset, sample.episode, sample.step] == named
                 colour = sample.observation["images"]["base"][0, 0].astype(int)
-                assert np.abs(colour - (10 * sample.episode % 256, 20 * sample.step % 256, 200)).max() <= 3
+                assert (
+                    np.abs(colour - (10 * sample.episode % 256, 20 * sample.step % 256, 200)).max()
+                    <= 3
+                )
     uniform = UniformOrder(order.mixture, BATCH)
-    choices = [[draw.choice for draw in next(each.draws(40, 41, range(BATCH)))] for each in (order, uniform)]
+    choices = [
+        [draw.choice for draw in next(each.draws(40, 41, range(BATCH)))]
+        for each in (order, uniform)
+    ]
     assert choices[0] == choices[1]  # by seed and position alone
 
 
@@ -139,7 +174,10 @@ def test_a_lane_reads_each_record_once_an_epoch_and_holds_no_more_than_its_pool(
     read = Counter(ledger.records)
     for dataset, frame in set(drawn := frames_of(order, 0, 3000, rows)):
         epochs = drawn.count((dataset, frame))
-        assert read[indices[dataset].name, int(indices[dataset].episode_of(np.int64(frame)))] <= epochs + 1  # one ahead
+        assert (
+            read[indices[dataset].name, int(indices[dataset].episode_of(np.int64(frame)))]
+            <= epochs + 1
+        )  # one ahead
 
 
 def test_a_pool_smaller_than_an_episode_holds_two_episodes(indices, counted):
@@ -149,7 +187,9 @@ def test_a_pool_smaller_than_an_episode_holds_two_episodes(indices, counted):
     assert order.bound_bytes == 2 * largest
     draw_all(order, 0, 500, lane_rows(order, 3))
     assert ledger.peak <= 2 * largest
-    assert mixing(make(indices, lanes=1, pool_bytes=10), 0, 50).episodes < 4  # 16 rows run through episodes of 4 to 30 frames
+    assert (
+        mixing(make(indices, lanes=1, pool_bytes=10), 0, 50).episodes < 4
+    )  # 16 rows run through episodes of 4 to 30 frames
 
 
 def test_resuming_reads_at_most_one_block_again(indices, counted):
@@ -173,17 +213,28 @@ def test_mixing_grows_with_the_pool_and_the_lanes(indices):
         return mixing(make(indices, **changes), 0, 300).episodes
 
     uniform = mixing(UniformOrder(make(indices).mixture, BATCH), 0, 300).episodes
-    assert 3 < episodes(lanes=1, pool_bytes=40_000) < episodes(lanes=1, pool_bytes=POOL) < episodes() < uniform <= BATCH
+    assert (
+        3
+        < episodes(lanes=1, pool_bytes=40_000)
+        < episodes(lanes=1, pool_bytes=POOL)
+        < episodes()
+        < uniform
+        <= BATCH
+    )
 
 
 def test_wrong_numbers(indices):
-    with pytest.raises(InputError, match="5 lanes: expected a number that divides the batch of 16 rows"):
+    with pytest.raises(
+        InputError, match="5 lanes: expected a number that divides the batch of 16 rows"
+    ):
         make(indices, lanes=5)
     with pytest.raises(InputError, match="a pool of 0 bytes a lane: expected a positive number"):
         make(indices, pool_bytes=0)
     with pytest.raises(InputError, match="16 hosts: expected a number that divides the 8 lanes"):
         make(indices).rows(0, 16)
-    with pytest.raises(InputError, match=r"rows \[1, 2\]: expected whole lanes of 2 rows each, ascending"):
+    with pytest.raises(
+        InputError, match=r"rows \[1, 2\]: expected whole lanes of 2 rows each, ascending"
+    ):
         next(make(indices).frames(0, 1, range(1, 3)))
 
 

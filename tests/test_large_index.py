@@ -41,7 +41,11 @@ def stretch(file, rows):
     """The .npy `file` with `rows` rows of zeros that take no room on the disk."""
     column = np.load(file)
     with open(file, "wb") as target:
-        header = {"descr": column.dtype.str, "fortran_order": False, "shape": (rows, *column.shape[1:])}
+        header = {
+            "descr": column.dtype.str,
+            "fortran_order": False,
+            "shape": (rows, *column.shape[1:]),
+        }
         np.lib.format.write_array_header_1_0(target, header)
         target.truncate(target.tell() + rows * column[:1].nbytes)
 
@@ -52,7 +56,9 @@ def fill(file, values):
 
 def test_an_index_of_100_million_frames_opens_at_once(tmp_path):
     directory = write_reach(tmp_path / "data")
-    path = build_or_open(ROWS["reach_arm3"], tmp_path / "data", tmp_path / "indices", progress=False).path
+    path = build_or_open(
+        ROWS["reach_arm3"], tmp_path / "data", tmp_path / "indices", progress=False
+    ).path
     for file in path.glob("*.npy"):
         stretch(file, EPISODES if file.stem.startswith(("episode_", "prompt_")) else FRAMES)
     fill(path / "episode_start.npy", np.arange(EPISODES) * LENGTH)
@@ -60,10 +66,18 @@ def test_an_index_of_100_million_frames_opens_at_once(tmp_path):
     fill(path / "prompt_end.npy", np.arange(EPISODES) + 1)
     fill(path / "prompt_text.npy", np.full(EPISODES, ord("p")))
     record = json.loads((path / "index.json").read_text())
-    (path / "index.json").write_text(json.dumps({**record, "steps": FRAMES, "episodes": EPISODES, "prompts": EPISODES}))
+    (path / "index.json").write_text(
+        json.dumps({**record, "steps": FRAMES, "episodes": EPISODES, "prompts": EPISODES})
+    )
 
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    opened = subprocess.run([sys.executable, "-c", OPEN, directory, path], env=environment, capture_output=True, text=True, timeout=60)
+    opened = subprocess.run(
+        [sys.executable, "-c", OPEN, directory, path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert opened.returncode == 0, opened.stderr
     seconds, grown = map(float, opened.stdout.split())
     assert seconds < 2 and grown < 100e6

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TPU, SLURM = ROOT / "launch/tpu_pod.sh", ROOT / "launch/slurm.sbatch"
-SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+SHELLCHECK = shutil.which(
+    "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+)
 AWKWARD = ["two words", "it's", 'a "quoted" one', "$HOME `id` \\", "('a',)", "*", ""]
 
 # Runs on this machine what is meant for the workers, in a home of their own; notes its arguments.
@@ -23,10 +25,14 @@ done
 """
 
 
-def launch(script: Path, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def launch(
+    script: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """Without what a job or a user's shell may have set."""
     env = {"PATH": os.environ["PATH"], "HOME": "/home/me"} | (environment or {})
-    return subprocess.run(["bash", script, *arguments], env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["bash", script, *arguments], env=env, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.fixture
@@ -41,7 +47,9 @@ def worker(tmp_path) -> dict[str, str]:
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed (extra dev)")
-@pytest.mark.parametrize("script", ["launch/tpu_pod.sh", "launch/slurm.sbatch", "launch/install_gl.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["launch/tpu_pod.sh", "launch/slurm.sbatch", "launch/install_gl.sh", ".ci/run"]
+)
 def test_shellcheck_finds_nothing(script):
     process = subprocess.run([SHELLCHECK, ROOT / script], capture_output=True, text=True)
     assert (process.stdout, process.returncode) == ("", 0)
@@ -49,7 +57,15 @@ def test_shellcheck_finds_nothing(script):
 
 def test_a_slice_is_created_and_installed():
     where = ["--name=pi0", "--zone=us-west4-a"]
-    process = launch(TPU, "up", *where, "--type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot", "--dry_run")
+    process = launch(
+        TPU,
+        "up",
+        *where,
+        "--type=v5litepod-16",
+        "--version=v2-alpha-tpuv5-lite",
+        "--spot",
+        "--dry_run",
+    )
     lines = process.stdout.splitlines()
     assert process.returncode == 0 and process.stderr == ""
     assert lines[:4] == [
@@ -59,14 +75,22 @@ def test_a_slice_is_created_and_installed():
         "gcloud compute tpus tpu-vm scp /tmp/pi0_jax.tar.gz pi0:pi0_jax.tar.gz --worker=all --zone=us-west4-a",
     ]
     (install,) = lines[4:]
-    assert install.startswith("gcloud compute tpus tpu-vm ssh pi0 --worker=all $'--command=set -e\\n")
-    assert "python3 -m uv pip install --quiet --python pi0_jax_env --editable \\'pi0_jax[tpu,data,remote]\\'" in install
+    assert install.startswith(
+        "gcloud compute tpus tpu-vm ssh pi0 --worker=all $'--command=set -e\\n"
+    )
+    assert (
+        "python3 -m uv pip install --quiet --python pi0_jax_env --editable \\'pi0_jax[tpu,data,remote]\\'"
+        in install
+    )
 
 
 @pytest.mark.parametrize(
     ("action", "expected"),
     [
-        (["logs", "--worker=3"], "gcloud compute tpus tpu-vm ssh pi0 --worker=3 --command=tail\\ -n\\ 100\\ -F\\ run.log --zone=z"),
+        (
+            ["logs", "--worker=3"],
+            "gcloud compute tpus tpu-vm ssh pi0 --worker=3 --command=tail\\ -n\\ 100\\ -F\\ run.log --zone=z",
+        ),
         (["delete"], "gcloud compute tpus tpu-vm delete pi0 --quiet --zone=z"),
     ],
 )
@@ -79,9 +103,15 @@ def test_logs_and_the_end_of_a_slice(action, expected):
     [
         ([], "error: expected up, run, logs, stop or delete, found ''"),
         (["run", "--name=pi0", "--", "true"], "error: --name and --zone are needed"),
-        (["run", "--name=pi0", "--zone=z"], "error: expected the command that the workers run after --"),
+        (
+            ["run", "--name=pi0", "--zone=z"],
+            "error: expected the command that the workers run after --",
+        ),
         (["up", "--name=pi0", "--zone=z"], "error: --type and --version are needed"),
-        (["run", "--name=pi0", "--zone=z", "python"], "error: unknown argument 'python'; the command that the workers run comes after --"),
+        (
+            ["run", "--name=pi0", "--zone=z", "python"],
+            "error: unknown argument 'python'; the command that the workers run comes after --",
+        ),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(arguments, message):
@@ -98,9 +128,23 @@ def test_a_worker_gets_the_arguments_as_they_were_given(worker, tmp_path):
 
 def test_a_run_is_not_started_twice_and_stops_by_sigterm(worker, tmp_path):
     where = ["--name=pi0", "--zone=z"]
-    program = "\n".join(["import signal", "print('ready', flush=True)", "signal.sigwait([signal.SIGTERM])", "print('saved')"])
-    program = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n{program}"
-    assert launch(TPU, "run", *where, "--", sys.executable, "-c", program, environment=worker).returncode == 0
+    program = "\n".join(
+        [
+            "import signal",
+            "print('ready', flush=True)",
+            "signal.sigwait([signal.SIGTERM])",
+            "print('saved')",
+        ]
+    )
+    program = (
+        f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n{program}"
+    )
+    assert (
+        launch(
+            TPU, "run", *where, "--", sys.executable, "-c", program, environment=worker
+        ).returncode
+        == 0
+    )
     wait_for(tmp_path / "run.log", "ready\n")
     again = launch(TPU, "run", *where, "--", "true", environment=worker)
     assert (again.returncode, again.stderr) == (1, "error: a command runs here; stop it first\n")
@@ -120,7 +164,13 @@ def wait_for(log: Path, text: str) -> None:
 
 def test_a_slurm_job_starts_one_process_for_each_gpu():
     environment = {"PYTHON": "/shared/my env/bin/python", "SLURM_CPUS_PER_TASK": "12"}
-    process = launch(SLURM, "--dry_run", "--config=configs/reach.py", "--config.datasets=('a',)", environment=environment)
+    process = launch(
+        SLURM,
+        "--dry_run",
+        "--config=configs/reach.py",
+        "--config.datasets=('a',)",
+        environment=environment,
+    )
     assert process.stdout == (
         "srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task=12 /shared/my\\ env/bin/python -m launch.train"
         " --config=configs/reach.py --config.datasets=\\(\\'a\\'\\,\\)\n"
@@ -129,7 +179,9 @@ def test_a_slurm_job_starts_one_process_for_each_gpu():
 
 def test_slurm_tasks_get_the_arguments_as_they_were_given(tmp_path):
     tool = tmp_path / "srun"
-    tool.write_text(f'#!{sys.executable}\nimport sys\nprint(sys.argv[sys.argv.index("launch.train") + 1 :])\n')
+    tool.write_text(
+        f'#!{sys.executable}\nimport sys\nprint(sys.argv[sys.argv.index("launch.train") + 1 :])\n'
+    )
     tool.chmod(0o755)
     process = launch(SLURM, *AWKWARD, environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert process.stdout == f"{AWKWARD}\n"

@@ -24,20 +24,34 @@ from tests.step_data import OPTIONS, make_batch
 from tests.training import arrays
 
 # Every weight that can be adapted, at two ranks.
-RULES = (LoraRule(r"llm/layers/(attn/\w+_1/w|mlp_1)", 4, 8.0), LoraRule(r"llm/layers/(attn|mlp)|encoderblock/M.*kernel$", 2, 3.0))
+RULES = (
+    LoraRule(r"llm/layers/(attn/\w+_1/w|mlp_1)", 4, 8.0),
+    LoraRule(r"llm/layers/(attn|mlp)|encoderblock/M.*kernel$", 2, 3.0),
+)
 AS_FIELDS = tuple(dict(path=rule.path, rank=rule.rank, alpha=rule.alpha) for rule in RULES)
-Q, KV, OUT = (f"PaliGemma/llm/layers/attn/{name}/w" for name in ("q_einsum", "kv_einsum", "attn_vec_einsum_1"))
+Q, KV, OUT = (
+    f"PaliGemma/llm/layers/attn/{name}/w" for name in ("q_einsum", "kv_einsum", "attn_vec_einsum_1")
+)
 IMAGE_KEYS = "PaliGemma/img/Transformer/encoderblock/MultiHeadDotProductAttention_0/key/kernel"
 
 
 def random_like(tree, seed: int, scale: float):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, scale, leaf.shape), jnp.float32), tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, scale, leaf.shape), jnp.float32), tree
+    )
 
 
 @pytest.fixture(scope="module")
 def run():
-    return policies.run_config(lora=AS_FIELDS, batch_size=4, dtype="float32", learning_rate=1e-2, warmup_steps=0, ema_decay=0.5)
+    return policies.run_config(
+        lora=AS_FIELDS,
+        batch_size=4,
+        dtype="float32",
+        learning_rate=1e-2,
+        warmup_steps=0,
+        ema_decay=0.5,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +67,10 @@ def factors(params):
 
 def merged(params, factors):
     """The products by hand, in NumPy: per head for the language model, one matrix for the image encoder."""
-    flat, pairs = ({path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()} for tree in (params, factors))
+    flat, pairs = (
+        {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (params, factors)
+    )
     for path in [path for path in flat if f"{path}/a" in pairs]:
         a, b = pairs[f"{path}/a"], pairs[f"{path}/b"]
         scale = np.float32(2.0 if re.search("llm/.*_1/", path) else 1.5)  # 8 / 4, 3 / 2
@@ -65,14 +82,19 @@ def merged(params, factors):
 
 def test_shapes_and_starting_values(params):
     made = flatten_dict(lora.init(jax.random.key(0), params, RULES), sep="/")
-    shapes = {path: tuple(made[f"{path}/{part}"].shape for part in "ab") for path in (Q, KV, OUT, IMAGE_KEYS)}
+    shapes = {
+        path: tuple(made[f"{path}/{part}"].shape for part in "ab")
+        for path in (Q, KV, OUT, IMAGE_KEYS)
+    }
     assert shapes == {
         Q: ((3, 4, 32, 2), (3, 4, 2, 8)),  # a head: 32 -> 2 -> 8
         KV: ((3, 2, 2, 32, 2), (3, 2, 2, 2, 8)),  # of keys and of values
         OUT: ((3, 4, 8, 4), (3, 4, 4, 24)),  # the expert's, at rank 4
         IMAGE_KEYS: ((2, 16, 2), (2, 2, 2, 8)),  # both heads together: 16 -> 2 -> 2 x 8
     }
-    assert {path.split("/")[-2] for path in made if "img" in path} == {"kernel"} and len(made) == 2 * (10 + 6)
+    assert {path.split("/")[-2] for path in made if "img" in path} == {"kernel"} and len(
+        made
+    ) == 2 * (10 + 6)
     assert all(not np.any(leaf) for path, leaf in made.items() if path.endswith("/b"))
     assert np.std(made[f"{Q}/a"]) == pytest.approx(32**-0.5, rel=0.1)
 
@@ -81,12 +103,23 @@ def added(params, factors):
     """The same by what exports use."""
     flat, pairs = flatten_dict(params, sep="/"), flatten_dict(factors, sep="/")
     for path in [path for path in flat if f"{path}/a" in pairs]:
-        flat[path] = lora.add(flat[path], pairs[f"{path}/a"], pairs[f"{path}/b"], rules=RULES, path=path, dtype=jnp.float32)
+        flat[path] = lora.add(
+            flat[path],
+            pairs[f"{path}/a"],
+            pairs[f"{path}/b"],
+            rules=RULES,
+            path=path,
+            dtype=jnp.float32,
+        )
     return unflatten_dict(flat, sep="/")
 
 
 def test_products_by_hand(params, factors):
-    for found, expected in zip(jax.tree.leaves(added(params, factors)), jax.tree.leaves(merged(params, factors)), strict=True):
+    for found, expected in zip(
+        jax.tree.leaves(added(params, factors)),
+        jax.tree.leaves(merged(params, factors)),
+        strict=True,
+    ):
         assert np.max(np.abs(found - expected)) <= 1e-6 * np.max(np.abs(expected))
 
 
@@ -106,10 +139,16 @@ def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors,
     def velocity(params, factors):
         return model.apply(lora.variables(params, factors), observation, x_t, t, method="velocity")
 
-    base, adapted, plain = velocity(params, None), velocity(params, factors), velocity(added(params, factors), None)
+    base, adapted, plain = (
+        velocity(params, None),
+        velocity(params, factors),
+        velocity(added(params, factors), None),
+    )
     assert np.max(np.abs(adapted - plain)) <= 1e-6 * np.max(np.abs(plain))
     assert np.max(np.abs(adapted - base)) > 1e-2 * np.max(np.abs(base))
-    np.testing.assert_array_equal(velocity(params, lora.init(jax.random.key(0), params, RULES)), base)  # to the bit: b is zero
+    np.testing.assert_array_equal(
+        velocity(params, lora.init(jax.random.key(0), params, RULES)), base
+    )  # to the bit: b is zero
 
 
 def test_a_layers_products_are_computed_again_in_the_backward_pass(params, factors, capsys):
@@ -118,27 +157,44 @@ def test_a_layers_products_are_computed_again_in_the_backward_pass(params, facto
 
     linear = "PaliGemma/llm/layers/mlp_1"
     w, pair = (flatten_dict(tree, sep="/") for tree in (params, factors))
-    arguments = {"linear": w[f"{linear}/linear"][0]}, {"linear": {part: pair[f"{linear}/linear/{part}"][0] for part in "ab"}}
+    arguments = (
+        {"linear": w[f"{linear}/linear"][0]},
+        {"linear": {part: pair[f"{linear}/linear/{part}"][0] for part in "ab"}},
+    )
 
     def layer(x, inputs):
         weights = lora.merge_layer(*inputs, rules=RULES, path=linear.split("/"), dtype=jnp.float32)
         return jnp.sin(layers.dense(jnp.sin(x), weights["linear"]))
 
     print_saved_residuals(layers.rematerialise(layer, "dots"), jnp.ones((5, 40)), arguments)
-    kept = [line for line in capsys.readouterr().out.splitlines() if "from the argument" not in line]
+    kept = [
+        line for line in capsys.readouterr().out.splitlines() if "from the argument" not in line
+    ]
     assert len(kept) == 1 and kept[0].startswith("f32[5,24]")
 
 
 def test_factors_are_split_like_their_weights(run):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     state = placement.abstract_run_state(run, mesh)
-    specs = {path: leaf.sharding.spec for path, leaf in flatten_dict(state.factors, sep="/").items()}
-    assert specs[f"{Q}/a"] == PartitionSpec(None, "tensor", "fsdp", None) and specs[f"{Q}/b"] == PartitionSpec(None, "tensor", None, None)
+    specs = {
+        path: leaf.sharding.spec for path, leaf in flatten_dict(state.factors, sep="/").items()
+    }
+    assert specs[f"{Q}/a"] == PartitionSpec(None, "tensor", "fsdp", None) and specs[
+        f"{Q}/b"
+    ] == PartitionSpec(None, "tensor", None, None)
     assert specs[f"{IMAGE_KEYS}/b"] == PartitionSpec(None, None, "tensor", None)
     gate = "PaliGemma/llm/layers/mlp/gating_einsum"
-    assert (specs[f"{gate}/a"], specs[f"{gate}/b"]) == (PartitionSpec(None, None, "fsdp", None), PartitionSpec(None, None, None, "tensor"))
-    assert all(len(spec) == len(leaf.shape) for spec, leaf in zip(specs.values(), jax.tree.leaves(state.factors), strict=False))
-    assert flatten_dict(state.opt_state[1][0].mu, sep="/")[f"{Q}/a"].sharding.spec == specs[f"{Q}/a"]
+    assert (specs[f"{gate}/a"], specs[f"{gate}/b"]) == (
+        PartitionSpec(None, None, "fsdp", None),
+        PartitionSpec(None, None, None, "tensor"),
+    )
+    assert all(
+        len(spec) == len(leaf.shape)
+        for spec, leaf in zip(specs.values(), jax.tree.leaves(state.factors), strict=False)
+    )
+    assert (
+        flatten_dict(state.opt_state[1][0].mu, sep="/")[f"{Q}/a"].sharding.spec == specs[f"{Q}/a"]
+    )
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, 0.0])
@@ -148,11 +204,28 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     Without a decay no average is kept; in the checkpoint the factors stand in for it, for who reads only that.
     """
     rule = dict(path=r"layers/(attn/\w+_1/w|mlp_1)", rank=2, alpha=2.0)
-    sizes = dict(action_dim=6, horizon=4, max_tokens=12, batch_size=4, dtype="bfloat16", learning_rate=3e-2, warmup_steps=0)
-    run = policies.run_config(
-        lora=(rule,), frozen=(".",), frozen_dtype="bfloat16", scan_layers=True, remat="full", ema_decay=ema_decay, **sizes
+    sizes = dict(
+        action_dim=6,
+        horizon=4,
+        max_tokens=12,
+        batch_size=4,
+        dtype="bfloat16",
+        learning_rate=3e-2,
+        warmup_steps=0,
     )
-    mesh, part = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2]), config.trainable_part(run)
+    run = policies.run_config(
+        lora=(rule,),
+        frozen=(".",),
+        frozen_dtype="bfloat16",
+        scan_layers=True,
+        remat="full",
+        ema_decay=ema_decay,
+        **sizes,
+    )
+    mesh, part = (
+        sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2]),
+        config.trainable_part(run),
+    )
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
     state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))
     step = placement.jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
@@ -174,7 +247,9 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     assert (state.ema == {}) == (ema_decay == 0) and all(
         np.array_equal(leaf, average[path]) for path, leaf in arrays(tmp_path, 6, "ema").items()
     )
-    assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == [leaf.sharding for leaf in jax.tree.leaves(state)]
+    assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == [
+        leaf.sharding for leaf in jax.tree.leaves(state)
+    ]
     ours, theirs = (jax.device_get(step(start, batch)[0]) for start in (state, restored))
     assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
 
@@ -182,8 +257,14 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp_path, dtype):
     """Of a run that trained the projections and factors on a base kept in bfloat16, its images frozen."""
-    run = policies.run_config(lora=AS_FIELDS[:1], frozen=("img/",), frozen_dtype="bfloat16", dtype=dtype)
-    state = jax.jit(lambda params: state_from(params, jax.random.key(0), make_optimizer(run), config.trainable_part(run)))(params)
+    run = policies.run_config(
+        lora=AS_FIELDS[:1], frozen=("img/",), frozen_dtype="bfloat16", dtype=dtype
+    )
+    state = jax.jit(
+        lambda params: state_from(
+            params, jax.random.key(0), make_optimizer(run), config.trainable_part(run)
+        )
+    )(params)
     average = random_like(state.ema, 3, 0.2)
     state = state._replace(ema=average, factors=random_like(state.factors, 4, 0.2))
     saved = RunCheckpoints(tmp_path / "run", keep=1)
@@ -192,20 +273,35 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
     saved.close()
 
     base, products = (jax.tree.map(np.float32, jax.device_get(tree)) for tree in averaged(state))
-    assert set(flatten_dict(products, sep="/")) == {path for path in flatten_dict(average, sep="/") if path.endswith(("/a", "/b"))}
+    assert set(flatten_dict(products, sep="/")) == {
+        path for path in flatten_dict(average, sep="/") if path.endswith(("/a", "/b"))
+    }
     expected = flatten_dict(merged(base, products), sep="/")
     opened = flatten_dict(Policy.open(tmp_path / "run").params, sep="/")
     assert opened.keys() == expected.keys()
     for path, leaf in expected.items():
         found = np.float32(opened[path])
-        np.testing.assert_allclose(found, leaf, rtol=1e-5 if dtype == "float32" else 2**-8, atol=1e-6)  # rounded once
+        np.testing.assert_allclose(
+            found, leaf, rtol=1e-5 if dtype == "float32" else 2**-8, atol=1e-6
+        )  # rounded once
 
     written = tmp_path / "merged"
     convert.convert(str(tmp_path / "run"), str(written), "ours")
     for path, leaf in expected.items():
-        np.testing.assert_allclose(np.float32(convert.open(str(written)).read(path)), leaf, rtol=1e-5, atol=1e-6)
-    assert config.trainable_part(Policy.open(written).run) == trainable.EVERYTHING._replace(frozen_dtype="bfloat16")
+        np.testing.assert_allclose(
+            np.float32(convert.open(str(written)).read(path)), leaf, rtol=1e-5, atol=1e-6
+        )
+    assert config.trainable_part(Policy.open(written).run) == trainable.EVERYTHING._replace(
+        frozen_dtype="bfloat16"
+    )
     current = convert.open(str(tmp_path / "run"), convert.Options(weights="params"))
-    now = merged(jax.tree.map(np.float32, jax.device_get(state.params)), jax.device_get(state.factors))
+    now = merged(
+        jax.tree.map(np.float32, jax.device_get(state.params)), jax.device_get(state.factors)
+    )
     for path in (Q, OUT, IMAGE_KEYS):  # trained, adapted, frozen
-        np.testing.assert_allclose(np.float32(current.layer(path, 1)), flatten_dict(now, sep="/")[path][1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            np.float32(current.layer(path, 1)),
+            flatten_dict(now, sep="/")[path][1],
+            rtol=1e-5,
+            atol=1e-6,
+        )

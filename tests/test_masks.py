@@ -10,7 +10,9 @@ VALID = jnp.array([[True, False, True]])
 
 
 def rows(text: str) -> np.ndarray:
-    return np.array([[c == "1" for c in line if c in "01"] for line in text.split("\n") if line.strip()])
+    return np.array(
+        [[c == "1" for c in line if c in "01"] for line in text.split("\n") if line.strip()]
+    )
 
 
 def test_full_mask_of_one_draw_is_the_published_one():
@@ -50,4 +52,6 @@ def test_padding_takes_no_position():
 
 
 def test_draws_stand_at_the_same_positions():
-    np.testing.assert_array_equal(masks.suffix_positions(VALID, horizon=2, draws=2)[0], [2, 3, 4, 3, 4])
+    np.testing.assert_array_equal(
+        masks.suffix_positions(VALID, horizon=2, draws=2)[0], [2, 3, 4, 3, 4]
+    )

@@ -22,13 +22,21 @@ def write(workdir, steps, *, start: int) -> None:
 
 
 def events(workdir) -> list[Event]:
-    return [Event.FromString(record.payload) for file in sorted(workdir.glob("tensorboard/*")) for record in read_records(file)]
+    return [
+        Event.FromString(record.payload)
+        for file in sorted(workdir.glob("tensorboard/*"))
+        for record in read_records(file)
+    ]
 
 
 def test_one_json_line_for_each_write(tmp_path):
     write(tmp_path, [1, 2, 4], start=0)
     lines = (tmp_path / METRICS_FILE).read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.25}]
+    assert [json.loads(line) for line in lines] == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 4, "loss": 0.25},
+    ]
     assert read_metrics(tmp_path) == [json.loads(line) for line in lines]
 
 
@@ -41,7 +49,11 @@ def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, [1, 2], start=0)
-    scalars = [(event.step, value.tag, value.simple_value) for event in events(tmp_path) for value in event.summary.value]
+    scalars = [
+        (event.step, value.tag, value.simple_value)
+        for event in events(tmp_path)
+        for value in event.summary.value
+    ]
     assert scalars == [(1, "loss", 1.0), (2, "loss", 0.5)]
 
 
@@ -57,7 +69,9 @@ def test_tensorboard_is_told_to_drop_what_is_done_again(tmp_path):
     """TensorBoard purges everything from the step of a START on."""
     write(tmp_path, [1, 2, 3], start=0)
     write(tmp_path, [3], start=2)
-    starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
+    starts = [
+        event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START
+    ]
     assert starts == [1, 3]
 
 
@@ -87,7 +101,9 @@ class Bucket(MemoryFileSystem):
 
 def test_a_workdir_behind_a_url(monkeypatch):
     """What is flushed with a checkpoint is there for the run that goes on from it, on another machine."""
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # else it reads gs:// with TensorFlow, not with fsspec
+    monkeypatch.setattr(
+        gpath, "_is_tf_installed", lambda: False
+    )  # else it reads gs:// with TensorFlow, not with fsspec
     fsspec.register_implementation("gcs", Bucket, clobber=True)
     url = "gs://bucket/run"
     first = MetricsWriter(url, start=0)
@@ -100,7 +116,11 @@ def test_a_workdir_behind_a_url(monkeypatch):
     second = MetricsWriter(url, start=2)
     second.write(3, {"loss": 0.5})
     second.close()
-    assert read_metrics(url) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
+    assert read_metrics(url) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 3, "loss": 0.5},
+    ]
     assert len(list(epath.Path(url, "tensorboard").iterdir())) == 2
 
 

@@ -36,20 +36,30 @@ def mix(indices, weights=WEIGHTS, *, split="train", horizon=4, seed=0):
 def frames_of(order, start, stop, rows=None):
     """[(dataset, frame), ...] of all rows of all steps."""
     batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
-    return [pair for batch in batches for pair in zip(*(column.tolist() for column in batch), strict=True)]
+    return [
+        pair
+        for batch in batches
+        for pair in zip(*(column.tolist() for column in batch), strict=True)
+    ]
 
 
 def stand_ins(sizes):
     """What the order of frames asks of an index, for datasets too large to write."""
     return [
-        SimpleNamespace(name=f"dataset_{i}", frames=lambda split, size=size: np.arange(size), episodes={"start": np.zeros(1, np.int64)})
+        SimpleNamespace(
+            name=f"dataset_{i}",
+            frames=lambda split, size=size: np.arange(size),
+            episodes={"start": np.zeros(1, np.int64)},
+        )
         for i, size in enumerate(sizes)
     ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 24, 1000, 4096, 4097])
 def test_a_permutation_has_each_place_once(size):
-    shuffled = [permute(np.arange(size), size, hashes(seed, np.arange(1))[0]).tolist() for seed in range(4)]
+    shuffled = [
+        permute(np.arange(size), size, hashes(seed, np.arange(1))[0]).tolist() for seed in range(4)
+    ]
     assert all(sorted(places) == list(range(size)) for places in shuffled)
     assert size < 24 or len({tuple(places) for places in shuffled}) == 4
 
@@ -57,7 +67,11 @@ def test_a_permutation_has_each_place_once(size):
 def test_neighbours_in_a_permutation_are_independent():
     """Pairs of places 1, 2 and 64 apart, in 16 x 16 cells: chi squared with 255 degrees of freedom, a deviation of 22.6."""
     for size in (1000, 10**6, 10**8, 2**40 + 1):
-        cells = permute(np.arange(20_000) % size, size, hashes(7, np.arange(20_000) // size)) * 16 // size
+        cells = (
+            permute(np.arange(20_000) % size, size, hashes(7, np.arange(20_000) // size))
+            * 16
+            // size
+        )
         for apart in (1, 2, 64):
             counts = np.bincount(cells[:-apart] * 16 + cells[apart:], minlength=256)
             expected = (20_000 - apart) / 256
@@ -70,7 +84,9 @@ def test_an_epoch_of_a_dataset_has_each_of_its_frames_once(indices):
     for dataset, index in enumerate(indices):
         frames = index.frames("train").tolist()
         own = [frame for number, frame in drawn if number == dataset]
-        epochs = [own[i : i + len(frames)] for i in range(0, len(own) - len(frames) + 1, len(frames))]
+        epochs = [
+            own[i : i + len(frames)] for i in range(0, len(own) - len(frames) + 1, len(frames))
+        ]
         assert len(epochs) > 10
         assert all(sorted(epoch) == frames for epoch in epochs)
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs)  # each in another order
@@ -90,28 +106,56 @@ def test_rare_datasets_get_their_share():
     """35 datasets, weights 1 : 5000 apart, a million samples: the rarest is drawn 34 times and a bit."""
     weights = np.exp(np.linspace(0, np.log(5000), 35))
     names = [f"dataset_{i}" for i in range(35)]
-    order = UniformOrder(mix(stand_ins([1000] * 35), dict(zip(names, weights, strict=True))), 1_000_000)
+    order = UniformOrder(
+        mix(stand_ins([1000] * 35), dict(zip(names, weights, strict=True))), 1_000_000
+    )
     counts = np.bincount(next(order.frames(0, 1, range(1_000_000))).dataset)
     expected = weights / weights.sum() * 1e6
     assert np.abs(counts - expected).max() < 3
-    assert all(abs(count / share - 1) < 0.01 for count, share in zip(counts, expected, strict=True) if share > 200)
+    assert all(
+        abs(count / share - 1) < 0.01
+        for count, share in zip(counts, expected, strict=True)
+        if share > 200
+    )
 
 
 def test_the_held_out_episodes_are_their_own_split(indices):
-    train, val = (frames_of(UniformOrder(mix(indices, split=split), BATCH), 0, 400) for split in ("train", "val"))
-    episodes = [{(d, int(indices[d].episode_of(np.int64(frame)))) for d, frame in drawn} for drawn in (train, val)]
-    assert [Counter(d for d, _ in drawn) for drawn in episodes] == [{0: 133, 1: 40, 2: 2}, {0: 7, 1: 2, 2: 1}]
+    train, val = (
+        frames_of(UniformOrder(mix(indices, split=split), BATCH), 0, 400)
+        for split in ("train", "val")
+    )
+    episodes = [
+        {(d, int(indices[d].episode_of(np.int64(frame)))) for d, frame in drawn}
+        for drawn in (train, val)
+    ]
+    assert [Counter(d for d, _ in drawn) for drawn in episodes] == [
+        {0: 133, 1: 40, 2: 2},
+        {0: 7, 1: 2, 2: 1},
+    ]
     assert not episodes[0] & episodes[1]
 
 
 def test_a_global_batch_is_the_same_for_any_number_of_hosts_and_from_any_step(indices):
     whole = frames_of(UniformOrder(mix(indices), BATCH), 0, 1000)
     for hosts in (2, 4, 8):
-        orders = [UniformOrder(mix(indices), BATCH) for _ in range(hosts)]  # each host makes its own
-        rows = [frames_of(order, 300, 1000, order.rows(host, hosts)) for host, order in enumerate(orders)]
+        orders = [
+            UniformOrder(mix(indices), BATCH) for _ in range(hosts)
+        ]  # each host makes its own
+        rows = [
+            frames_of(order, 300, 1000, order.rows(host, hosts))
+            for host, order in enumerate(orders)
+        ]
         count = BATCH // hosts
-        assert [pair for step in range(700) for own in rows for pair in own[step * count : (step + 1) * count]] == whole[300 * BATCH :]
-    with pytest.raises(InputError, match="host 0 of 3: expected a host below a number of hosts that divides the batch of 16 rows"):
+        assert [
+            pair
+            for step in range(700)
+            for own in rows
+            for pair in own[step * count : (step + 1) * count]
+        ] == whole[300 * BATCH :]
+    with pytest.raises(
+        InputError,
+        match="host 0 of 3: expected a host below a number of hosts that divides the batch of 16 rows",
+    ):
         UniformOrder(mix(indices), BATCH).rows(0, 3)
 
 
@@ -124,8 +168,14 @@ def test_any_thread_and_any_step(indices):
     again = mix(indices)
     for draw, sample in zip(draws, samples, strict=True):
         (same,) = again.samples([draw])
-        assert (sample.dataset, sample.episode, sample.step) == (same.dataset, same.episode, same.step)
-        np.testing.assert_array_equal(sample.observation["images"]["base"], same.observation["images"]["base"])
+        assert (sample.dataset, sample.episode, sample.step) == (
+            same.dataset,
+            same.episode,
+            same.step,
+        )
+        np.testing.assert_array_equal(
+            sample.observation["images"]["base"], same.observation["images"]["base"]
+        )
     far = 10**12
     assert frames_of(order, far, far + 1) == frames_of(UniformOrder(again, BATCH), far, far + 1)
 
@@ -133,22 +183,36 @@ def test_any_thread_and_any_step(indices):
 def test_a_sample_is_the_frame_that_it_names(indices):
     mixture = mix(indices, horizon=4)
     order = UniformOrder(mixture, BATCH)
-    for draws, frames in zip(order.draws(0, 6, range(BATCH)), order.frames(0, 6, range(BATCH)), strict=True):
+    for draws, frames in zip(
+        order.draws(0, 6, range(BATCH)), order.frames(0, 6, range(BATCH)), strict=True
+    ):
         samples, ids = mixture.samples(draws), mixture.frame_ids(frames)
-        assert [(s.dataset, s.episode, s.step) for s in samples] == list(zip(*(column.tolist() for column in ids), strict=True))
+        assert [(s.dataset, s.episode, s.step) for s in samples] == list(
+            zip(*(column.tolist() for column in ids), strict=True)
+        )
         for sample in samples:
             state = sample.observation["state"]
             assert state[:2].tolist() == [sample.episode, sample.step]
-            assert len(state) == 3 + sample.dataset and sample.actions.shape == (4, 3 + sample.dataset)
+            assert len(state) == 3 + sample.dataset and sample.actions.shape == (
+                4,
+                3 + sample.dataset,
+            )
             length = mixture.indices[sample.dataset].episodes["length"][sample.episode]
-            np.testing.assert_allclose(sample.actions[:, 1], (np.minimum(sample.step + np.arange(4), length - 1) + 0.5) / 100)
+            np.testing.assert_allclose(
+                sample.actions[:, 1],
+                (np.minimum(sample.step + np.arange(4), length - 1) + 0.5) / 100,
+            )
             assert sample.action_valid.tolist() == (sample.step + np.arange(4) < length).tolist()
             colour = sample.observation["images"]["base"][0, 0].astype(int)
-            assert np.abs(colour - (10 * sample.episode % 256, 20 * sample.step % 256, 200)).max() <= 3
+            assert (
+                np.abs(colour - (10 * sample.episode % 256, 20 * sample.step % 256, 200)).max() <= 3
+            )
 
 
 def test_seeds_give_different_orders_and_datasets_do_not_depend_on_each_other(indices):
-    assert frames_of(UniformOrder(mix(indices, seed=0), 40), 0, 1) != frames_of(UniformOrder(mix(indices, seed=1), 40), 0, 1)
+    assert frames_of(UniformOrder(mix(indices, seed=0), 40), 0, 1) != frames_of(
+        UniformOrder(mix(indices, seed=1), 40), 0, 1
+    )
     alone = frames_of(UniformOrder(mix(indices[:1], {"reach_arm3": 1.0}), 200), 0, 1)
     mixed = [pair for pair in frames_of(UniformOrder(mix(indices), 400), 0, 1) if pair[0] == 0]
     assert mixed[:200] == alone
@@ -159,7 +223,9 @@ def test_views_and_instructions_are_drawn_independently(tmp_path):
     row = dataclasses.replace(
         ROWS["reach_arm3"],
         cameras={
-            "base": CameraField("steps/observation/base", alternatives=("steps/observation/other_base",)),
+            "base": CameraField(
+                "steps/observation/base", alternatives=("steps/observation/other_base",)
+            ),
             "wrist": CameraField("steps/observation/wrist"),
         },
         language=Language(("steps/language_instruction", "steps/another_instruction")),
@@ -174,8 +240,13 @@ def test_views_and_instructions_are_drawn_independently(tmp_path):
     mixture = mix([build_or_open(row, tmp_path, progress=False)], {"reach_arm3": 1.0})
     order = UniformOrder(mixture, 1200)
     samples = mixture.samples(next(order.draws(0, 1, range(1200))))
-    pairs = Counter((bool(s.observation["images"]["base"][0, 0, 0] > 150), s.observation["prompt"] == "other") for s in samples)
-    assert len(pairs) == 4 and all(250 < count < 350 for count in pairs.values())  # 300, a deviation of 15
+    pairs = Counter(
+        (bool(s.observation["images"]["base"][0, 0, 0] > 150), s.observation["prompt"] == "other")
+        for s in samples
+    )
+    assert len(pairs) == 4 and all(
+        250 < count < 350 for count in pairs.values()
+    )  # 300, a deviation of 15
     choices = [draw.choice for draw in next(order.draws(0, 1, range(600, 1200)))]
     assert choices == [draw.choice for draw in next(order.draws(0, 1, range(1200)))][600:]
 
@@ -183,7 +254,9 @@ def test_views_and_instructions_are_drawn_independently(tmp_path):
 def test_mixing_counts_distinct_episodes_and_datasets(indices):
     order = UniformOrder(mix(indices), 84)  # 60, 20 and 4 rows of a batch
     batch = mixing(order, 3, 4)
-    episodes = {(d, int(indices[d].episode_of(np.int64(frame)))) for d, frame in frames_of(order, 3, 4)}
+    episodes = {
+        (d, int(indices[d].episode_of(np.int64(frame)))) for d, frame in frames_of(order, 3, 4)
+    }
     assert (batch.episodes, batch.datasets) == (len(episodes), 3) and batch.share_error < 0.3
     assert mixing(order, 0, 100).share_error < 0.01
 
@@ -199,10 +272,16 @@ def test_mixing_counts_distinct_episodes_and_datasets(indices):
             {"reach_arm3": 1.0, "reach_arm5": 1.0},
             "mixture: expected a weight for dataset reach_arm4, found weights for reach_arm3, reach_arm5",
         ),
-        ({**WEIGHTS, "reach_arm4": 0.0}, "mixture: weight of reach_arm4: expected a positive number, found 0.0"),
+        (
+            {**WEIGHTS, "reach_arm4": 0.0},
+            "mixture: weight of reach_arm4: expected a positive number, found 0.0",
+        ),
         ({**WEIGHTS, "reach_arm4": -1.0}, "expected a positive number, found -1.0"),
         ({**WEIGHTS, "reach_arm4": float("nan")}, "expected a positive number, found nan"),
-        ({**WEIGHTS, "reach_arm4": 1e-8}, "mixture: weight of reach_arm4: expected a share of the samples of at least 1e-07, found 3.1"),
+        (
+            {**WEIGHTS, "reach_arm4": 1e-8},
+            "mixture: weight of reach_arm4: expected a share of the samples of at least 1e-07, found 3.1",
+        ),
     ],
 )
 def test_wrong_weights(indices, weights, message):
@@ -215,8 +294,16 @@ def test_wrong_weights(indices, weights, message):
     [
         ((0.0, 0.0, 0.0), 1.0, "weight of reach_arm3: expected a positive number, found 0.0"),
         ((1.0, -1.0, 1.0), 1.0, "weight of reach_arm4: expected a positive number, found -1.0"),
-        ((1.0, 1.0, 1.0), 400.0, r"weight x frames\^400: expected numbers that float64 can add up, found larger ones"),
-        ((1e307, 1.0, 1.0), 4.0, r"weight x frames\^4: expected numbers that float64 can add up, found larger ones"),
+        (
+            (1.0, 1.0, 1.0),
+            400.0,
+            r"weight x frames\^400: expected numbers that float64 can add up, found larger ones",
+        ),
+        (
+            (1e307, 1.0, 1.0),
+            4.0,
+            r"weight x frames\^4: expected numbers that float64 can add up, found larger ones",
+        ),
     ],
 )
 def test_weights_that_give_no_shares(indices, weights, power, message):
@@ -225,18 +312,27 @@ def test_weights_that_give_no_shares(indices, weights, power, message):
 
 
 def test_wrong_datasets(indices, tmp_path):
-    with pytest.raises(InputError, match="expected datasets of different names, found reach_arm3 2 times"):
+    with pytest.raises(
+        InputError, match="expected datasets of different names, found reach_arm3 2 times"
+    ):
         mix([indices[0], indices[0]], {"reach_arm3": 1.0})
     with pytest.raises(InputError, match="expected at least one dataset, found none"):
         mix([], {})
     write_reach(tmp_path, (4,))  # one episode: nothing to hold out
     single = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
     with pytest.raises(
-        InputError, match="dataset reach_arm3: expected frames to draw in split val, found none: its 1 episodes are all in the other split$"
+        InputError,
+        match="dataset reach_arm3: expected frames to draw in split val, found none: its 1 episodes are all in the other split$",
     ):
         mix([single], {"reach_arm3": 1.0}, split="val")
-    silent = [{"steps": [{**step, "language_instruction": " "} for step in episode["steps"]]} for episode in reach_episodes((4, 4, 4))]
+    silent = [
+        {"steps": [{**step, "language_instruction": " "} for step in episode["steps"]]}
+        for episode in reach_episodes((4, 4, 4))
+    ]
     write_reach(tmp_path / "silent", episodes=silent)
     index = build_or_open(ROWS["reach_arm3"], tmp_path / "silent", progress=False)
-    with pytest.raises(InputError, match="split train, found none in its 2 episodes: without an instruction .keep_empty_language., or"):
+    with pytest.raises(
+        InputError,
+        match="split train, found none in its 2 episodes: without an instruction .keep_empty_language., or",
+    ):
         shares_by_frames([index], [1.0], 1.0)

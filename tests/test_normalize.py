@@ -14,7 +14,11 @@ MODES = ("zscore", "quantile")
 
 @pytest.fixture
 def rows() -> np.ndarray:
-    return np.random.default_rng(0).normal([1.0, -20.0, 0.1], [2.0, 0.5, 3.0], (1000, 3)).astype(np.float32)
+    return (
+        np.random.default_rng(0)
+        .normal([1.0, -20.0, 0.1], [2.0, 0.5, 3.0], (1000, 3))
+        .astype(np.float32)
+    )
 
 
 @pytest.fixture
@@ -49,15 +53,22 @@ def test_percentiles_are_exact_whatever_the_values(dtype, count):
     x[:, 3] = np.where(rng.random(count) < 0.985, 0.0, x[:, 3])
     x = x.astype(dtype)
     found = normalize.accumulate([x[: count // 2], x[count // 2 :]])
-    np.testing.assert_allclose([found.q01, found.q99], np.quantile(x.astype(np.float64), [0.01, 0.99], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        [found.q01, found.q99], np.quantile(x.astype(np.float64), [0.01, 0.99], axis=0), rtol=1e-12
+    )
 
 
 def test_counted_values_count_as_often_as_they_say(rows):
     counts = np.random.default_rng(1).integers(0, 5, rows.shape)
-    found = normalize.accumulate([normalize.Counted(rows[:300], counts[:300]), normalize.Counted(rows[300:], counts[300:])])
+    found = normalize.accumulate(
+        [normalize.Counted(rows[:300], counts[:300]), normalize.Counted(rows[300:], counts[300:])]
+    )
     for dimension in range(3):
         repeated = np.repeat(rows[:, dimension], counts[:, dimension])[:, None]
-        assert_numpys(normalize.VectorStatistics(*(values[dimension : dimension + 1] for values in found)), repeated)
+        assert_numpys(
+            normalize.VectorStatistics(*(values[dimension : dimension + 1] for values in found)),
+            repeated,
+        )
 
 
 def test_statistics_of_nothing_are_an_error():
@@ -84,7 +95,11 @@ def test_memory_does_not_grow_with_the_data():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 12e6
-    np.testing.assert_allclose([found.q01, found.mean, found.std, found.q99], np.array([[-2.326, 0, 1, 2.326]] * 2).T, atol=5e-3)
+    np.testing.assert_allclose(
+        [found.q01, found.mean, found.std, found.q99],
+        np.array([[-2.326, 0, 1, 2.326]] * 2).T,
+        atol=5e-3,
+    )
 
 
 def test_zscore_is_the_published_formula(rows, statistics):
@@ -99,7 +114,9 @@ def test_quantiles_go_to_minus_one_and_one(rows, statistics):
     x = rows.astype(np.float64)
     q01, q99 = np.quantile(x, 0.01, axis=0), np.quantile(x, 0.99, axis=0)
     expected = 2 * (x - q01) / (q99 - q01 + 1e-6) - 1
-    np.testing.assert_allclose(normalize.normalize(rows, statistics, "quantile"), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        normalize.normalize(rows, statistics, "quantile"), expected, rtol=1e-6, atol=1e-6
+    )
     np.testing.assert_allclose(normalize.normalize(q99, statistics, "quantile"), 1, atol=1e-5)
 
 
@@ -113,7 +130,8 @@ def test_denormalize_inverts(rows, statistics, mode):
 def test_leading_axes_are_free(rows, statistics, mode):
     chunks = rows[:24].reshape(2, 3, 4, 3)
     np.testing.assert_array_equal(
-        normalize.normalize(chunks, statistics, mode).reshape(24, 3), normalize.normalize(rows[:24], statistics, mode)
+        normalize.normalize(chunks, statistics, mode).reshape(24, 3),
+        normalize.normalize(rows[:24], statistics, mode),
     )
 
 
@@ -135,7 +153,9 @@ def test_a_constant_dimension_is_centred_and_never_divided_by(mode, value):
     assert normalize.constant(statistics, "zscore").tolist() == [True, False]
     found = normalize.normalize(x + np.array([0.5, 0.0]), statistics, mode)
     np.testing.assert_allclose(found[:, 0], 0.5, rtol=1e-5)
-    np.testing.assert_allclose(normalize.denormalize(found, statistics, mode)[:, 0], value + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        normalize.denormalize(found, statistics, mode)[:, 0], value + 0.5, rtol=1e-6
+    )
 
 
 def test_a_dimension_whose_quantiles_coincide_is_not_divided_by_their_distance():
@@ -146,7 +166,9 @@ def test_a_dimension_whose_quantiles_coincide_is_not_divided_by_their_distance()
     assert statistics.q01 == statistics.q99 == 1
     assert not normalize.constant(statistics, "zscore")
     np.testing.assert_allclose(normalize.normalize(x, statistics, "quantile"), x - 1, atol=1e-5)
-    np.testing.assert_allclose(normalize.normalize(x[:1], statistics, "zscore"), (0 - 0.995) / x.std(), rtol=1e-4)
+    np.testing.assert_allclose(
+        normalize.normalize(x[:1], statistics, "zscore"), (0 - 0.995) / x.std(), rtol=1e-4
+    )
 
 
 def test_what_float32_does_not_resolve_is_no_spread():
@@ -167,7 +189,9 @@ def test_nearly_equal_quantiles_beside_a_large_spread_do_not_make_values_explode
     assert statistics.std > 0.09
     assert normalize.constant(statistics, "quantile")
     centre = (statistics.q01 + statistics.q99) / 2
-    np.testing.assert_allclose(normalize.normalize(x, statistics, "quantile"), x - centre, atol=2e-6)
+    np.testing.assert_allclose(
+        normalize.normalize(x, statistics, "quantile"), x - centre, atol=2e-6
+    )
 
 
 def test_clipping_bounds_model_units_on_the_way_in_only(rows, statistics):
@@ -176,20 +200,35 @@ def test_clipping_bounds_model_units_on_the_way_in_only(rows, statistics):
     assert np.abs(plain).max() > 1.2
     np.testing.assert_array_equal(clipped, np.minimum(np.maximum(plain, -1), 1))
     assert clipped.dtype == np.float32
-    np.testing.assert_allclose(normalize.denormalize(clipped, statistics, "quantile").max(axis=0), statistics.q99, rtol=1e-5)
+    np.testing.assert_allclose(
+        normalize.denormalize(clipped, statistics, "quantile").max(axis=0),
+        statistics.q99,
+        rtol=1e-5,
+    )
     beyond = normalize.denormalize(np.full(3, 2.0), statistics, "quantile")
-    np.testing.assert_allclose(beyond, statistics.q99 + (statistics.q99 - statistics.q01) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        beyond, statistics.q99 + (statistics.q99 - statistics.q01) / 2, rtol=1e-5
+    )
 
 
 def test_an_unknown_mode_is_refused(rows, statistics):
-    with pytest.raises(InputError, match="normalisation 'minmax' is unknown; expected zscore or quantile"):
+    with pytest.raises(
+        InputError, match="normalisation 'minmax' is unknown; expected zscore or quantile"
+    ):
         normalize.normalize(rows, statistics, "minmax")
 
 
 def test_json_keeps_every_bit(statistics):
-    both = normalize.Statistics(state=statistics, actions=normalize.accumulate([np.random.default_rng(1).normal(size=(50, 2))]))
+    both = normalize.Statistics(
+        state=statistics,
+        actions=normalize.accumulate([np.random.default_rng(1).normal(size=(50, 2))]),
+    )
     record = json.loads(json.dumps(normalize.to_json(both)))
-    assert record["state"].keys() == record["actions"].keys() == {"mean", "std", "q01", "q99", "min", "max"}
+    assert (
+        record["state"].keys()
+        == record["actions"].keys()
+        == {"mean", "std", "q01", "q99", "min", "max"}
+    )
     back = normalize.from_json(record, "statistics.json")
     for part, vector in both._asdict().items():
         for field, values in vector._asdict().items():
@@ -198,11 +237,22 @@ def test_json_keeps_every_bit(statistics):
 
 def test_statistics_without_quantiles_serve_zscore_only(rows, statistics):
     poor = statistics._replace(q01=None, q99=None, minimum=None, maximum=None)
-    np.testing.assert_array_equal(normalize.normalize(rows, poor, "zscore"), normalize.normalize(rows, statistics, "zscore"))
-    with pytest.raises(InputError, match="quantile normalisation: expected statistics with q01 and q99, found none"):
+    np.testing.assert_array_equal(
+        normalize.normalize(rows, poor, "zscore"), normalize.normalize(rows, statistics, "zscore")
+    )
+    with pytest.raises(
+        InputError, match="quantile normalisation: expected statistics with q01 and q99, found none"
+    ):
         normalize.normalize(rows, poor, "quantile")
-    back = normalize.from_json(json.loads(json.dumps(normalize.to_json(normalize.Statistics(poor, poor)))), "file")
-    assert (back.state.q01, back.state.q99, back.state.minimum, back.state.maximum) == (None, None, None, None)
+    back = normalize.from_json(
+        json.loads(json.dumps(normalize.to_json(normalize.Statistics(poor, poor)))), "file"
+    )
+    assert (back.state.q01, back.state.q99, back.state.minimum, back.state.maximum) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +263,10 @@ def test_statistics_without_quantiles_serve_zscore_only(rows, statistics):
         ({"max": [1.0, float("nan"), 2.0]}, r"state.max\[1\]: expected a finite number, found nan"),
         ({"std": [1.0]}, "state.std: expected 3 numbers as in state.mean, found 1"),
         ({"std": [1.0, -0.5, 1.0]}, r"state.std\[1\]: expected at least zero \(0\), found -0.5"),
-        ({"q01": [0.0, 0.0, 9.0], "q99": [1.0, 1.0, 8.0]}, r"state.q99\[2\]: expected at least q01 \(9\), found 8"),
+        (
+            {"q01": [0.0, 0.0, 9.0], "q99": [1.0, 1.0, 8.0]},
+            r"state.q99\[2\]: expected at least q01 \(9\), found 8",
+        ),
         ({"mean": [10**400, 0, 0]}, "state.mean: expected numbers that float64 holds, found .*"),
         ({"q01": None}, "state: expected q01 and q99, or neither; found one of them"),
     ],

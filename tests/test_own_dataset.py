@@ -20,7 +20,11 @@ from tests.tiny_data import solid
 
 ROOT = Path(__file__).parent.parent
 STEPS = {
-    "observation": {"image": ImageFeature(16, 24), "wrist_image": ImageFeature(16, 24), "state": ArrayFeature((7,), np.float32)},
+    "observation": {
+        "image": ImageFeature(16, 24),
+        "wrist_image": ImageFeature(16, 24),
+        "state": ArrayFeature((7,), np.float32),
+    },
     "action": ArrayFeature((7,), np.float32),
     "language_instruction": TextFeature(),
 }
@@ -30,7 +34,9 @@ STEPS = {
 def record(tmp_path_factory) -> dict:
     """MY_ROBOT of the README, from a file, as a config file would hold it."""
     text = (ROOT / "README.md").read_text()
-    (block,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "MY_ROBOT" in code)
+    (block,) = (
+        code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "MY_ROBOT" in code
+    )
     assert block.count("\n") < 40
     path = tmp_path_factory.mktemp("config") / "my_config.py"
     path.write_text(block)
@@ -43,11 +49,24 @@ def record(tmp_path_factory) -> dict:
 def data_dir(tmp_path_factory) -> Path:
     def step(t: int) -> dict:
         images = {"image": solid((200, 0, 0)), "wrist_image": solid((0, 0, 200))}
-        action = np.array([*[0.01 * t] * 6, 1.0 if t >= 11 else 0.0], np.float32)  # closes at step 11
-        return {"observation": {**images, "state": np.zeros(7, np.float32)}, "action": action, "language_instruction": "open the drawer"}
+        action = np.array(
+            [*[0.01 * t] * 6, 1.0 if t >= 11 else 0.0], np.float32
+        )  # closes at step 11
+        return {
+            "observation": {**images, "state": np.zeros(7, np.float32)},
+            "action": action,
+            "language_instruction": "open the drawer",
+        }
 
     folder = tmp_path_factory.mktemp("data")
-    write_rlds(folder, "my_robot", "1.0.0", steps=STEPS, metadata={}, splits={"train": [{"steps": [step(t) for t in range(13)]}]})
+    write_rlds(
+        folder,
+        "my_robot",
+        "1.0.0",
+        steps=STEPS,
+        metadata={},
+        splits={"train": [{"steps": [step(t) for t in range(13)]}]},
+    )
     return folder
 
 
@@ -85,26 +104,47 @@ def test_colours_come_in_the_order_that_the_row_says(index):
     assert np.abs(images["wrist"].astype(int) - (200, 0, 0)).max() < 4  # recorded as BGR
 
 
-def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(record, data_dir, index):
-    values = config_values(own_datasets={"my_robot": record}, datasets=("my_robot",), weights=(1.0,))
+def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(
+    record, data_dir, index
+):
+    values = config_values(
+        own_datasets={"my_robot": record}, datasets=("my_robot",), weights=(1.0,)
+    )
     stored = config.to_json(config.from_mapping(values))["own_datasets"]["my_robot"]
-    assert stored["standardise"].keys() == {"rule", "sha256"} and stored["standardise"]["rule"] == "without_homing"
+    assert (
+        stored["standardise"].keys() == {"rule", "sha256"}
+        and stored["standardise"]["rule"] == "without_homing"
+    )
     row = row_from_mapping("my_robot", stored)
-    assert open_index(row, data_dir).path == index.path  # enough to open the index that the rule made
+    assert (
+        open_index(row, data_dir).path == index.path
+    )  # enough to open the index that the rule made
     with pytest.raises(InputError, match="rule without_homing is known by its hash alone"):
         build_or_open(row, data_dir, data_dir / "elsewhere", progress=False)
 
 
 def test_the_command_takes_a_config(data_dir, tmp_path):
     """It indexes what a run of that config reads, by its own rule, and cards say the shares."""
-    block = next(code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) if "MY_ROBOT" in code)
+    block = next(
+        code
+        for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "MY_ROBOT" in code
+    )
     own = 'c.own_datasets = {"my_robot": MY_ROBOT}'
     chosen = f'    {own}; c.datasets = c.statistics_only = ("my_robot",); c.weights = (2.0,)\n    return c'
     config_file = tmp_path / "mine.py"
-    config_file.write_text(f"{block}\n\n{(ROOT / 'configs' / 'reach.py').read_text().replace('    return c', chosen)}")
-    flags = [f"--config={config_file}", f"--config.data_dir={data_dir}", f"--config.index_dir={tmp_path / 'index'}"]
+    config_file.write_text(
+        f"{block}\n\n{(ROOT / 'configs' / 'reach.py').read_text().replace('    return c', chosen)}"
+    )
+    flags = [
+        f"--config={config_file}",
+        f"--config.data_dir={data_dir}",
+        f"--config.index_dir={tmp_path / 'index'}",
+    ]
     command = [sys.executable, "-m", "launch.index", *flags, f"--report={tmp_path / 'cards'}"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    lines = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120
+    ).stdout.splitlines()
     assert lines[0].startswith("my_robot: 1 episodes, 13 steps, kept frames 3 train, 0 val")
     assert "100.00%" in (tmp_path / "cards" / "my_robot" / "index.html").read_text()
 
@@ -114,7 +154,9 @@ def test_a_changed_rule_is_another_run(record):
         return record["standardise"](columns)._replace(keep=np.ones(13, bool))
 
     before, after = (
-        config.from_mapping(config_values(own_datasets={"my_robot": row}, datasets=("my_robot",), weights=(1.0,)))
+        config.from_mapping(
+            config_values(own_datasets={"my_robot": row}, datasets=("my_robot",), weights=(1.0,))
+        )
         for row in (record, {**record, "standardise": everything})
     )
     (difference,) = config.differing_fields(after, before)
@@ -143,7 +185,9 @@ RULES = [with_globals, with_default, scaled(GAINS[0])]
 
 
 @pytest.mark.parametrize("rule", [0, 1, 2])
-@pytest.mark.parametrize(("old", "new"), [("[1.0, 2.0]", "[1.5, 2.0]"), ("np.zeros(2)", "np.array([0, 0.5])")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("[1.0, 2.0]", "[1.5, 2.0]"), ("np.zeros(2)", "np.array([0, 0.5])")]
+)
 def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
     """Lists, dicts and arrays of its file; defaults; values that a surrounding function bound."""
 
@@ -157,34 +201,60 @@ def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
 
     before = written("before", RULES)
     assert written("same", RULES) == before
-    assert (written("changed", RULES.replace(old, new)) != before) == (rule == 0 or "zeros" not in old)
+    assert (written("changed", RULES.replace(old, new)) != before) == (
+        rule == 0 or "zeros" not in old
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"camera": {}}, "dataset row my_robot: field 'camera' is unknown; expected some of cameras, embodiment, fields"),
+        (
+            {"camera": {}},
+            "dataset row my_robot: field 'camera' is unknown; expected some of cameras, embodiment, fields",
+        ),
         ({"embodiment": "my_arm"}, "embodiment 'my_arm' is unknown; expected one of "),
         (
             {"cameras": {"front": {"path": "steps/observation/image"}}},
             r"expected cameras \['front', 'wrist'\] as embodiment my_robot declares",
         ),
         ({"language": {"path": "steps/text"}}, "dataset row my_robot: .*path"),
-        ({"language": {"paths": "steps/text"}}, "dataset row my_robot: expected several values, found the text 'steps/text'"),
-        ({"versions": "1.0.0"}, "dataset row my_robot: expected several values, found the text '1.0.0'"),
+        (
+            {"language": {"paths": "steps/text"}},
+            "dataset row my_robot: expected several values, found the text 'steps/text'",
+        ),
+        (
+            {"versions": "1.0.0"},
+            "dataset row my_robot: expected several values, found the text '1.0.0'",
+        ),
         ({"versions": ()}, "dataset row my_robot: expected at least one version"),
-        ({"versions": (1.0,)}, "dataset row my_robot: tfds_name and versions: expected text, found 1.0$"),
-        ({"keep_empty_language": "no"}, "dataset row my_robot: keep_empty_language: expected True or False, found 'no'$"),
-        ({"held_out": "0.1"}, r"dataset row my_robot: held_out: expected a share in \[0, 1\), found '0.1'$"),
+        (
+            {"versions": (1.0,)},
+            "dataset row my_robot: tfds_name and versions: expected text, found 1.0$",
+        ),
+        (
+            {"keep_empty_language": "no"},
+            "dataset row my_robot: keep_empty_language: expected True or False, found 'no'$",
+        ),
+        (
+            {"held_out": "0.1"},
+            r"dataset row my_robot: held_out: expected a share in \[0, 1\), found '0.1'$",
+        ),
         (
             {"language": {"paths": ("steps/text",), "encoding": "latin-1"}},
             "language: expected encoding utf-8 or code points, found 'latin-1'$",
         ),
         (
-            {"standardise": as_recorded, "fields": [{"path": "gripper", "shape": (), "dtype": "int64"}]},
+            {
+                "standardise": as_recorded,
+                "fields": [{"path": "gripper", "shape": (), "dtype": "int64"}],
+            },
             "expected fields of the steps, found gripper$",
         ),
-        ({"fields": {"steps/action": {"shape": (7,), "dtype": "float32"}}}, "fields: expected a sequence of records, each with its path"),
+        (
+            {"fields": {"steps/action": {"shape": (7,), "dtype": "float32"}}},
+            "fields: expected a sequence of records, each with its path",
+        ),
     ],
 )
 def test_mistakes_are_named(record, change, message):
@@ -196,7 +266,10 @@ def test_mistakes_are_named(record, change, message):
     ("rule", "expected"),
     [
         (lambda columns: columns["steps/action"], "expected a Standardised, found ndarray$"),
-        (lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13), 13), r"expected keep as bool\[13\], found int64\[13\]$"),
+        (
+            lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13), 13),
+            r"expected keep as bool\[13\], found int64\[13\]$",
+        ),
         (
             lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.arange(13) > 10, stop=12),
             r"expected kept steps below 12 of 13, found \[11, 12\]$",
@@ -205,9 +278,14 @@ def test_mistakes_are_named(record, change, message):
             lambda columns: Standardised([[0] * 7] * 13, np.zeros((13, 7)), np.ones(13, bool), 13),
             "state: expected an array of numbers, found list$",
         ),
-        (lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.ones(13, bool), 13.0), "stop: expected a whole number, found 13.0$"),
         (
-            lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.ones(13, bool), 13, success="failed"),
+            lambda columns: Standardised(*[np.zeros((13, 7))] * 2, np.ones(13, bool), 13.0),
+            "stop: expected a whole number, found 13.0$",
+        ),
+        (
+            lambda columns: Standardised(
+                *[np.zeros((13, 7))] * 2, np.ones(13, bool), 13, success="failed"
+            ),
             "success: expected True, False or None, found 'failed'$",
         ),
     ],
@@ -215,7 +293,12 @@ def test_mistakes_are_named(record, change, message):
 def test_what_a_rule_gives_is_checked(record, data_dir, tmp_path, rule, expected):
     where = r"split train episode 0 \(my_robot-train.* record 0\): the rule of row my_robot: "
     with pytest.raises(InputError, match=where + expected):
-        build_or_open(row_from_mapping("my_robot", {**record, "standardise": rule}), data_dir, tmp_path, progress=False)
+        build_or_open(
+            row_from_mapping("my_robot", {**record, "standardise": rule}),
+            data_dir,
+            tmp_path,
+            progress=False,
+        )
 
 
 def test_what_a_rule_raises_says_where(record, data_dir, tmp_path):
@@ -226,18 +309,24 @@ def test_what_a_rule_raises_says_where(record, data_dir, tmp_path):
     with pytest.raises(KeyError, match="steps/stat") as raised:
         build_or_open(row, data_dir, tmp_path, progress=False)
     (note,) = raised.value.__notes__
-    assert note.startswith("dataset my_robot: split train episode 0 (my_robot-train") and note.endswith(
-        "raised by the rule of row my_robot"
-    )
+    assert note.startswith(
+        "dataset my_robot: split train episode 0 (my_robot-train"
+    ) and note.endswith("raised by the rule of row my_robot")
 
 
 def test_missing_parts_are_named():
-    with pytest.raises(InputError, match="expected versions, embodiment, cameras, fields, language, embodiment, cameras missing"):
+    with pytest.raises(
+        InputError,
+        match="expected versions, embodiment, cameras, fields, language, embodiment, cameras missing",
+    ):
         row_from_mapping("mine", {"versions": ("1.0.0",), "fields": [], "language": {"paths": ()}})
 
 
 def test_a_name_that_the_package_has_is_refused(record):
-    with pytest.raises(InputError, match="dataset reach_arm3: the config's own_datasets holds one, and the package another"):
+    with pytest.raises(
+        InputError,
+        match="dataset reach_arm3: the config's own_datasets holds one, and the package another",
+    ):
         find_row("reach_arm3", {"reach_arm3": record})
 
 

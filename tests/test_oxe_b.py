@@ -51,10 +51,30 @@ NAMED_JOINTS_AND_WIDTH = {
 JOINT_STATES = [[*JOINTS, 0.08], [*JOINTS, 0.01]]
 
 CASES = [
-    Case(f"austin_buds_dataset{CONVERTED}", {**JOINTS_AND_WIDTH, **CLOSING}, JOINT_STATES, OPENING_ACTION, BOTH),
-    Case(f"austin_sailor_dataset{CONVERTED}", {**NAMED_JOINTS_AND_WIDTH, **CLOSING}, JOINT_STATES, OPENING_ACTION, BOTH),
-    Case(f"austin_sirius_dataset{CONVERTED}", {**NAMED_JOINTS_AND_WIDTH, **CLOSING}, JOINT_STATES, OPENING_ACTION, BOTH),
-    Case("utaustin_mutex", {**JOINTS_AND_WIDTH, **CLOSING}, JOINT_STATES, OPENING_ACTION, BOTH, "BGR"),
+    Case(
+        f"austin_buds_dataset{CONVERTED}",
+        {**JOINTS_AND_WIDTH, **CLOSING},
+        JOINT_STATES,
+        OPENING_ACTION,
+        BOTH,
+    ),
+    Case(
+        f"austin_sailor_dataset{CONVERTED}",
+        {**NAMED_JOINTS_AND_WIDTH, **CLOSING},
+        JOINT_STATES,
+        OPENING_ACTION,
+        BOTH,
+    ),
+    Case(
+        f"austin_sirius_dataset{CONVERTED}",
+        {**NAMED_JOINTS_AND_WIDTH, **CLOSING},
+        JOINT_STATES,
+        OPENING_ACTION,
+        BOTH,
+    ),
+    Case(
+        "utaustin_mutex", {**JOINTS_AND_WIDTH, **CLOSING}, JOINT_STATES, OPENING_ACTION, BOTH, "BGR"
+    ),
     Case(
         f"stanford_hydra_dataset{CONVERTED}",
         {
@@ -95,7 +115,10 @@ CASES = [
         {
             STATE: [[*JOINTS, 1, *[9] * 12], [*JOINTS, 0, *[9] * 12]],
             # Pointing down and turned by 90 degrees about z; rolled on by one degree, to 181, which is also -179.
-            ACTION: [[0.5, 0.1, 0.2, H, H, 0, 0, 1], [0.5, 0.1, 0.2, 0.99996192, 0, 0, -0.00872654, 0]],
+            ACTION: [
+                [0.5, 0.1, 0.2, H, H, 0, 0, 1],
+                [0.5, 0.1, 0.2, 0.99996192, 0, 0, -0.00872654, 0],
+            ],
         },
         [[*JOINTS, 1], [*JOINTS, 0]],
         [[0.5, 0.1, 0.2, 3.1415927, 0, 1.5707963, 1], [0.5, 0.1, 0.2, 3.1590459, 0, 0, 0]],
@@ -128,9 +151,15 @@ CASES = [
     Case(
         f"ucsd_kitchen_dataset{CONVERTED}",
         # Millimetres and degrees; a roll of 179 and, on by two degrees, of -179.
-        {STATE: [[*JOINTS] + [9] * 14] * 2, ACTION: [[410, -100, 200, 179, 30, 90, 1, 0], [410, -100, 200, -179, 30, 90, 0, 1]]},
+        {
+            STATE: [[*JOINTS] + [9] * 14] * 2,
+            ACTION: [[410, -100, 200, 179, 30, 90, 1, 0], [410, -100, 200, -179, 30, 90, 0, 1]],
+        },
         [JOINTS, JOINTS],
-        [[0.41, -0.1, 0.2, 3.1241394, 0.5235988, 1.5707963, 1], [0.41, -0.1, 0.2, 3.1590459, 0.5235988, 1.5707963, 0]],
+        [
+            [0.41, -0.1, 0.2, 3.1241394, 0.5235988, 1.5707963, 1],
+            [0.41, -0.1, 0.2, 3.1590459, 0.5235988, 1.5707963, 0],
+        ],
         {"base": IMAGE},
     ),
     Case(
@@ -150,14 +179,20 @@ CASES = [
     ),
     Case(
         "cmu_stretch",
-        {STATE: [[*POINT, 0.9], [*POINT, 0.1]], ACTION: [[0.01, 0, 0.03, 0, 0, 0, 1, 0], [*STILL, 0, 1]]},
+        {
+            STATE: [[*POINT, 0.9], [*POINT, 0.1]],
+            ACTION: [[0.01, 0, 0.03, 0, 0, 0, 1, 0], [*STILL, 0, 1]],
+        },
         [[*POINT, 0.9], [*POINT, 0.1]],
         [[0.01, 0, 0.03, 0, 0, 0, 1], [*STILL, 0]],
         {"base": IMAGE},
     ),
     Case(
         "dobbe",
-        {STATE: [[*POINT, 1.1, 1.2, 1.3, 0.9], [*POINT, 1.1, 1.2, -1.3, 0.1]], ACTION: [[*MOVE, 0.9], [*STILL, 0.1]]},
+        {
+            STATE: [[*POINT, 1.1, 1.2, 1.3, 0.9], [*POINT, 1.1, 1.2, -1.3, 0.1]],
+            ACTION: [[*MOVE, 0.9], [*STILL, 0.1]],
+        },
         [[*POINT, 1.1, 1.2, 1.3, 0.9], [*POINT, 1.1, 1.2, -1.3, 0.1]],
         [[*MOVE, 0.9], [*STILL, 0.1]],
         {"wrist": WRIST},
@@ -165,7 +200,10 @@ CASES = [
     *(
         Case(
             f"libero_{suite}_no_noops",
-            {STATE: [[*POINT, 3.1, 0.1, 0.2, 0.04, -0.04], [*POINT, 3.1, 0.1, 0.2, 0.01, -0.01]], **CLOSING},
+            {
+                STATE: [[*POINT, 3.1, 0.1, 0.2, 0.04, -0.04], [*POINT, 3.1, 0.1, 0.2, 0.01, -0.01]],
+                **CLOSING,
+            },
             [[*POINT, 3.1, 0.1, 0.2, 0.04, -0.04], [*POINT, 3.1, 0.1, 0.2, 0.01, -0.01]],
             OPENING_ACTION,
             BOTH,
@@ -176,11 +214,17 @@ CASES = [
         "aloha_mobile",
         {
             STATE: [[*JOINTS[:6], 1, *JOINTS[:6], 0]] * 2,
-            ACTION: [[*JOINTS[1:], 1.02, *JOINTS[1:], -0.01, 0.3, -0.2], [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0]],
+            ACTION: [
+                [*JOINTS[1:], 1.02, *JOINTS[1:], -0.01, 0.3, -0.2],
+                [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0],
+            ],
         },
         [[*JOINTS[:6], 1, *JOINTS[:6], 0]] * 2,
         [[*JOINTS[1:], 1, *JOINTS[1:], 0, 0.3, -0.2], [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0]],
-        {camera: f"steps/observation/{camera}" for camera in ("cam_high", "cam_left_wrist", "cam_right_wrist")},
+        {
+            camera: f"steps/observation/{camera}"
+            for camera in ("cam_high", "cam_left_wrist", "cam_right_wrist")
+        },
     ),
 ]
 
@@ -191,7 +235,9 @@ def test_columns_colours_and_prompts(case, tmp_path):
     images = {path: [red_as_stored] * 2 for path in case.cameras.values()}
     instruction = {INSTRUCTION: "put the cup on the shelf"}
     shortest = {"steps/is_first": [True]}  # an episode of one step
-    index = index_from_spec(ROWS[case.name], tmp_path, [{**case.raw, **images, **instruction}, shortest])
+    index = index_from_spec(
+        ROWS[case.name], tmp_path, [{**case.raw, **images, **instruction}, shortest]
+    )
 
     np.testing.assert_allclose(index.state[:2], case.state, atol=1e-6)
     np.testing.assert_allclose(index.action[:2], case.action, atol=1e-6)
@@ -213,16 +259,29 @@ def chunk_after_the_end(name: str, tmp_path) -> np.ndarray:
 
 def test_past_the_end_targets_stay_and_changes_and_velocities_stop(tmp_path):
     stays = [0.41, -0.1, 0.2, 3.1590459, 0.5235988, 1.5707963, 0]  # a pose, and a gripper
-    np.testing.assert_allclose(chunk_after_the_end(f"ucsd_kitchen_dataset{CONVERTED}", tmp_path), stays, atol=1e-6)
+    np.testing.assert_allclose(
+        chunk_after_the_end(f"ucsd_kitchen_dataset{CONVERTED}", tmp_path), stays, atol=1e-6
+    )
     np.testing.assert_allclose(chunk_after_the_end("cmu_stretch", tmp_path), [*STILL, 0], atol=1e-6)
     np.testing.assert_allclose(chunk_after_the_end("dobbe", tmp_path), [*STILL, 0.1], atol=1e-6)
-    np.testing.assert_allclose(chunk_after_the_end("aloha_mobile", tmp_path), [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        chunk_after_the_end("aloha_mobile", tmp_path),
+        [*JOINTS[1:], 0, *JOINTS[1:], 1, 0, 0],
+        atol=1e-6,
+    )
 
 
 def test_quaternions_that_rules_or_states_rely_on_are_declared():
     """So that the build refuses one that is not of unit length."""
-    declared = {(name, path): field.quaternions for name, row in ROWS.items() for path, field in row.fields.items() if field.quaternions}
-    here = {key: places for key, places in declared.items() if key[0] in {case.name for case in CASES}}
+    declared = {
+        (name, path): field.quaternions
+        for name, row in ROWS.items()
+        for path, field in row.fields.items()
+        if field.quaternions
+    }
+    here = {
+        key: places for key, places in declared.items() if key[0] in {case.name for case in CASES}
+    }
     assert here == {
         (f"stanford_hydra_dataset{CONVERTED}", STATE): (3,),
         (f"furniture_bench_dataset{CONVERTED}", STATE): (3,),

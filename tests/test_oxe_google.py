@@ -49,7 +49,9 @@ def test_fractal(tmp_path):
 
 def test_fractal_reports_success_where_the_episode_says_so_and_drops_nothing(tmp_path):
     said = [(True, True), (True, False), (False, False)]
-    episodes = [GRASP | {"aspects/has_aspects": has, "aspects/success": success} for has, success in said]
+    episodes = [
+        GRASP | {"aspects/has_aspects": has, "aspects/success": success} for has, success in said
+    ]
     index = index_from_spec(ROWS["fractal20220817_data"], tmp_path, episodes)
     assert index.episodes["success"].tolist() == [1, 0, -1]
     assert index.episodes["kept"].tolist() == [3, 3, 3]
@@ -60,7 +62,10 @@ KUKA_CLOSED = "steps/observation/gripper_closed"
 
 
 def test_kuka_draws_no_failed_grasp_and_reads_compressed_states(tmp_path):
-    grasps = [GRASP | {KUKA_POSE: POSES, KUKA_CLOSED: [[0], [0], [1]], "success": success} for success in (True, False)]
+    grasps = [
+        GRASP | {KUKA_POSE: POSES, KUKA_CLOSED: [[0], [0], [1]], "success": success}
+        for success in (True, False)
+    ]
     index = index_from_spec(ROWS["kuka"], tmp_path, grasps, zlib=(KUKA_POSE, KUKA_CLOSED))
     state = np.column_stack([POSES, [0, 0, 1]])
     assert_columns(index, [*state, *state], [*GRASP_ACTIONS, *GRASP_ACTIONS])
@@ -71,7 +76,9 @@ def test_kuka_draws_no_failed_grasp_and_reads_compressed_states(tmp_path):
 
 
 def test_bc_z_takes_the_first_of_ten_targets_and_axis_angles_for_what_they_are(tmp_path):
-    tilt = np.pi * np.array([np.cos(0.1), np.sin(0.1), 0])  # half a turn about an axis 0.1 rad from x
+    tilt = np.pi * np.array(
+        [np.cos(0.1), np.sin(0.1), 0]
+    )  # half a turn about an axis 0.1 rad from x
     residuals = np.zeros((3, 30))
     residuals[:, 0:3] = [tilt - [np.pi, 0, 0], [0.1, 0, 0], [0, 0, -0.2]]
     residuals[:, 3:] = 9  # later targets
@@ -90,7 +97,11 @@ def test_bc_z_takes_the_first_of_ten_targets_and_axis_angles_for_what_they_are(t
         "steps/observation/image": [RED] * 3,
         "steps/observation/natural_language_instruction": "wipe tray",
     }
-    index = index_from_spec(ROWS["bc_z"], tmp_path, [episode, episode | {"steps/observation/episode_success": [0, 0, 0]}])
+    index = index_from_spec(
+        ROWS["bc_z"],
+        tmp_path,
+        [episode, episode | {"steps/observation/episode_success": [0, 0, 0]}],
+    )
     state = [[1, 2, 3, np.pi, 0, 0, 0.2], [4, 5, 6, 0, 0, 0, 0.6], [7, 8, 9, 0, 0, 0.5, 1]]
     action = [
         [0.1, 0.2, 0.3, 0, 0, 0.2, 1],  # turns twice the tilt, about z

@@ -21,13 +21,21 @@ from pi0_jax.data.oxe.primitives import (
     ("opening", "command"),
     [
         ([1.0, 0.7, 0.3, 0.0, 0.4, 1.0], [1, 0, 0, 0, 1, 1]),  # in between: what is reached next
-        ([1.0, 0.0, 0.4, 0.6], [1, 0, np.float32(0.6), np.float32(0.6)]),  # never reached: the last value
-        ([0.95, 0.05], [np.float32(0.05), np.float32(0.05)]),  # the thresholds themselves are in between
+        (
+            [1.0, 0.0, 0.4, 0.6],
+            [1, 0, np.float32(0.6), np.float32(0.6)],
+        ),  # never reached: the last value
+        (
+            [0.95, 0.05],
+            [np.float32(0.05), np.float32(0.05)],
+        ),  # the thresholds themselves are in between
         ([0.2], [np.float32(0.2)]),
     ],
 )
 def test_openings_become_commands(opening, command):
-    np.testing.assert_array_equal(binarize_gripper(np.array(opening, np.float32)), np.array(command, np.float32))
+    np.testing.assert_array_equal(
+        binarize_gripper(np.array(opening, np.float32)), np.array(command, np.float32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,18 +53,27 @@ def test_commands_last_until_the_next(commands, opening):
 
 
 def test_closedness_counts_the_other_way():
-    np.testing.assert_array_equal(opening_from_closedness(np.array([-1.0, 0.0, 0.25, 1.0, 1.5])), [1, 1, 0.75, 0, 0])
+    np.testing.assert_array_equal(
+        opening_from_closedness(np.array([-1.0, 0.0, 0.25, 1.0, 1.5])), [1, 1, 0.75, 0, 0]
+    )
     np.testing.assert_array_equal(opening_from_closedness(np.array([0, 1], np.int64)), [1, 0])
 
 
 def test_angles_take_the_short_way_round():
     angles = np.array([0, 3, 3.5, -3.5, np.pi, -np.pi, 2 * np.pi - 0.1])
-    np.testing.assert_allclose(wrap_angle(angles), [0, 3, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, np.pi, np.pi, -0.1], atol=1e-12)
+    np.testing.assert_allclose(
+        wrap_angle(angles), [0, 3, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, np.pi, np.pi, -0.1], atol=1e-12
+    )
 
 
 def test_changes_of_pose_lead_from_each_step_to_the_next():
-    poses = np.array([[0, 0, 0, 0, 0, 3.1], [0.1, -0.2, 0, 0.5, 0, -3.1], [0.1, -0.2, 4.0, 0.5, 0, -3.0]])
-    expected = [[0.1, -0.2, 0, 0.5, 0, 2 * np.pi - 6.2], [0, 0, 4.0, 0, 0, 0.1]]  # metres are not wrapped
+    poses = np.array(
+        [[0, 0, 0, 0, 0, 3.1], [0.1, -0.2, 0, 0.5, 0, -3.1], [0.1, -0.2, 4.0, 0.5, 0, -3.0]]
+    )
+    expected = [
+        [0.1, -0.2, 0, 0.5, 0, 2 * np.pi - 6.2],
+        [0, 0, 4.0, 0, 0, 0.1],
+    ]  # metres are not wrapped
     np.testing.assert_allclose(pose_changes(poses), expected, atol=1e-12)
     assert pose_changes(poses[:1]).shape == (0, 6)
 

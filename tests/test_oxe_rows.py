@@ -10,7 +10,12 @@ from tests.spec_data import SPECS, index_from_spec, spec_fields
 
 PUBLIC = [name for name in ROWS if not name.startswith("reach_")]
 SPEC_OF = {"bridge_dataset": "bridge_orig"}  # the same files under another name
-COMPRESSED = {"kuka": ("steps/observation/clip_function_input/base_pose_tool_reached", "steps/observation/gripper_closed")}
+COMPRESSED = {
+    "kuka": (
+        "steps/observation/clip_function_input/base_pose_tool_reached",
+        "steps/observation/gripper_closed",
+    )
+}
 
 
 def spec_of(row):
@@ -22,7 +27,9 @@ def compressed(row):
 
 
 def test_a_name_that_two_rows_have_is_refused():
-    with pytest.raises(InputError, match="dataset toto: expected names that differ, found two rows of it"):
+    with pytest.raises(
+        InputError, match="dataset toto: expected names that differ, found two rows of it"
+    ):
         by_name((ROWS["kuka"], ROWS["toto"]), (ROWS["toto"],))
 
 
@@ -35,13 +42,24 @@ def test_the_dataset_declares_what_the_row_needs(name):
     row = ROWS[name]
     declared = spec_fields(spec_of(row))
     for path, field in row.fields.items():
-        shape, dtype = (tuple(declared[path]["shape"]), declared[path]["dtype"]) if path not in compressed(row) else ((), "string")
+        shape, dtype = (
+            (tuple(declared[path]["shape"]), declared[path]["dtype"])
+            if path not in compressed(row)
+            else ((), "string")
+        )
         assert (path, field.shape, field.dtype) == (path, shape, dtype)
         assert all(start + 4 <= field.shape[0] for start in field.quaternions)
     for path in row.views:
-        assert (declared[path]["type"], declared[path]["shape"][2], declared[path]["dtype"]) == ("Image", 3, "uint8")
+        assert (declared[path]["type"], declared[path]["shape"][2], declared[path]["dtype"]) == (
+            "Image",
+            3,
+            "uint8",
+        )
     for path in row.language.paths:
-        assert declared[path]["dtype"] == {"utf-8": "string", "code points": "int32"}[row.language.encoding]
+        assert (
+            declared[path]["dtype"]
+            == {"utf-8": "string", "code points": "int32"}[row.language.encoding]
+        )
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -66,7 +84,9 @@ def test_notes_are_sentences(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_an_episode_of_one_step_is_indexed(tmp_path, name):
     row = ROWS[name]
-    index = index_from_spec(row, tmp_path, [{"steps/is_first": [True]}], spec=spec_of(row), zlib=compressed(row))
+    index = index_from_spec(
+        row, tmp_path, [{"steps/is_first": [True]}], spec=spec_of(row), zlib=compressed(row)
+    )
     assert index.state.shape == (1, len(row.embodiment.state))
     assert index.action.shape == (1, len(row.embodiment.actions))
     assert index.frames("train").tolist() in ([], [0])

@@ -35,7 +35,9 @@ def numbered(dims):
     return np.arange(dims) + 100.0 * np.arange(4)[:, None]
 
 
-UR5_STATE = np.concatenate([numbered(9), [[0, 0, 0, 1]] * 4, column([0, 1, 1, 0]), column([5, 5, 5, 5])], axis=1)
+UR5_STATE = np.concatenate(
+    [numbered(9), [[0, 0, 0, 1]] * 4, column([0, 1, 1, 0]), column([5, 5, 5, 5])], axis=1
+)
 COMMANDED = {CLOSE: column(HOLD_CLOSE_HOLD_OPEN)}
 
 CASES = (
@@ -43,18 +45,29 @@ CASES = (
         "taco_play",  # the seventh number is the gripper's width, the eighth a joint; -1 closes
         {
             f"{OBSERVATION}robot_obs": numbered(15),
-            "steps/action/rel_actions_world": np.concatenate([MOVED, column([1, -1, -1, 1])], axis=1),
+            "steps/action/rel_actions_world": np.concatenate(
+                [MOVED, column([1, -1, -1, 1])], axis=1
+            ),
         },
         numbered(7),
         np.concatenate([MOVED, column([1, 0, 0, 1])], axis=1),
     ),
     Case(
         "jaco_play",  # no rotation: zeros
-        {MOVE: MOTION[MOVE], CLOSE: column(HOLD_CLOSE_HOLD_OPEN), f"{OBSERVATION}end_effector_cartesian_pos": numbered(7)},
+        {
+            MOVE: MOTION[MOVE],
+            CLOSE: column(HOLD_CLOSE_HOLD_OPEN),
+            f"{OBSERVATION}end_effector_cartesian_pos": numbered(7),
+        },
         numbered(7),
         np.concatenate([MOVED[:, 0:3], np.zeros((4, 3)), column(OPEN_CLOSED_CLOSED_OPEN)], axis=1),
     ),
-    Case("berkeley_cable_routing", {**MOTION, f"{OBSERVATION}robot_state": numbered(7)}, numbered(7), MOVED),  # no gripper
+    Case(
+        "berkeley_cable_routing",
+        {**MOTION, f"{OBSERVATION}robot_state": numbered(7)},
+        numbered(7),
+        MOVED,
+    ),  # no gripper
     Case(
         "roboturk",  # -1 opens, 1 closes; no state
         {**MOTION, CLOSE: column([-1, 1, 0.25, -0.5])},
@@ -81,7 +94,10 @@ CASES = (
     Case(
         "berkeley_autolab_ur5",  # of 15 numbers: position, quaternion, gripper with 1 = closed
         {**MOTION, CLOSE: HOLD_CLOSE_HOLD_OPEN, f"{OBSERVATION}robot_state": UR5_STATE},
-        [[100 * i + 6, 100 * i + 7, 100 * i + 8, 0, 0, 0, 1, closed] for i, closed in enumerate([0, 1, 1, 0])],
+        [
+            [100 * i + 6, 100 * i + 7, 100 * i + 8, 0, 0, 0, 1, closed]
+            for i, closed in enumerate([0, 1, 1, 0])
+        ],
         np.concatenate([MOVED, column(OPEN_CLOSED_CLOSED_OPEN)], axis=1),
     ),
     Case(
@@ -126,7 +142,9 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     ],
 )
 def test_cameras_and_colours(tmp_path, row, stored, seen):
-    index = index_from_spec(ROWS[row], tmp_path, [{f"{OBSERVATION}{name}": [colour] for name, colour in stored.items()}])
+    index = index_from_spec(
+        ROWS[row], tmp_path, [{f"{OBSERVATION}{name}": [colour] for name, colour in stored.items()}]
+    )
     images = index.observation(0)["images"]
     assert images.keys() == seen.keys()
     for camera, colour in seen.items():
@@ -141,6 +159,8 @@ def test_toto_holds_poses_which_repeat_past_the_end_and_not_changes_which_stop(t
 
 
 def test_velocities_are_zero_past_the_end_and_the_gripper_holds(tmp_path):
-    index = index_from_spec(ROWS["nyu_door_opening_surprising_effectiveness"], tmp_path, [MOTION | COMMANDED])
+    index = index_from_spec(
+        ROWS["nyu_door_opening_surprising_effectiveness"], tmp_path, [MOTION | COMMANDED]
+    )
     actions, _ = index.chunk(3, 2)
     np.testing.assert_array_equal(actions[1], [0, 0, 0, 0, 0, 0, 1])

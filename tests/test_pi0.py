@@ -30,7 +30,12 @@ def params(model):
     params = jax.jit(lambda key: model.init(key, method="declare"))(jax.random.key(0))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten([leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    return tree.unflatten(
+        [
+            leaf + 0.1 * jax.random.normal(key, leaf.shape)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,10 @@ def observation() -> Observation:
     keys = jax.random.split(jax.random.key(2), 5)
     side, length = CONFIG.vision.image_size, CONFIG.max_tokens
     return Observation(
-        images={slot: jax.random.uniform(key, (B, side, side, 3), minval=-1) for slot, key in zip(CAMERA_SLOTS, keys[:3], strict=True)},
+        images={
+            slot: jax.random.uniform(key, (B, side, side, 3), minval=-1)
+            for slot, key in zip(CAMERA_SLOTS, keys[:3], strict=True)
+        },
         image_masks={
             "base_0_rgb": jnp.array([True, True]),
             "left_wrist_0_rgb": jnp.array([True, False]),
@@ -57,30 +65,47 @@ def noisy_actions():
 
 
 def velocity(model, params, observation, x_t, t):
-    return jax.jit(lambda p, o, x, t: model.apply({"params": p}, o, x, t, method="velocity"))(params, observation, x_t, t)
+    return jax.jit(lambda p, o, x, t: model.apply({"params": p}, o, x, t, method="velocity"))(
+        params, observation, x_t, t
+    )
 
 
 def actions(model, params, observation, noise, num_steps=3):
-    return jax.jit(lambda p, o, n: sample_actions(p, o, n, model=model, num_steps=num_steps))(params, observation, noise)
+    return jax.jit(lambda p, o, n: sample_actions(p, o, n, model=model, num_steps=num_steps))(
+        params, observation, noise
+    )
 
 
 def assert_close(a, b, tolerance=1e-5):
-    assert jnp.max(jnp.abs(a - b)) <= tolerance * jnp.max(jnp.abs(b)), float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
+    assert jnp.max(jnp.abs(a - b)) <= tolerance * jnp.max(jnp.abs(b)), float(
+        jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))
+    )
 
 
 def test_full_size_tree_is_the_published_one():
     """Every path and every shape of the published checkpoint, 3,238,048,528 parameters, without allocating one."""
-    shapes = jax.eval_shape(lambda: Pi0(VARIANTS["pi0"]).init(jax.random.key(0), method="declare"))["params"]
-    ours = {path: list(leaf.shape) for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
+    shapes = jax.eval_shape(lambda: Pi0(VARIANTS["pi0"]).init(jax.random.key(0), method="declare"))[
+        "params"
+    ]
+    ours = {
+        path: list(leaf.shape)
+        for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()
+    }
     published = json.loads(PUBLISHED_TREE.read_text())
     assert ours == {path: shape for path, (shape, _) in published["tree"].items()}
-    assert sum(np.prod(shape, dtype=np.int64) for shape in ours.values()) == published["parameters"] == 3_238_048_528
+    assert (
+        sum(np.prod(shape, dtype=np.int64) for shape in ours.values())
+        == published["parameters"]
+        == 3_238_048_528
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_tables_say_what_initialisation_makes(variant):
-    made = jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))["params"]
+    made = jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))[
+        "params"
+    ]
     assert parameter_shapes(VARIANTS[variant]) == made
 
 
@@ -101,44 +126,79 @@ def test_full_size_forward_has_the_expected_shapes():
         shapes, observation, spec((1, 1, 50, 32), jnp.float32), spec((1, 1), jnp.float32),
     )  # fmt: skip
     assert out.shape == (1, 1, 50, 32) and out.dtype == jnp.float32
-    cache, valid = jax.eval_shape(lambda v, o: model.apply(v, o, method="prefill"), shapes, observation)
+    cache, valid = jax.eval_shape(
+        lambda v, o: model.apply(v, o, method="prefill"), shapes, observation
+    )
     assert cache.keys.shape == (18, 1, 3 * 256 + 48, 1, 256) and valid.shape == (1, 816)
 
 
-def test_dead_weights_of_the_last_layer_get_exactly_zero_gradient(model, params, observation, noisy_actions):
+def test_dead_weights_of_the_last_layer_get_exactly_zero_gradient(
+    model, params, observation, noisy_actions
+):
     """The prefix's last layer is read only through its keys and values."""
     gradient = jax.jit(
-        jax.grad(lambda p: jnp.mean(jnp.square(model.apply({"params": p}, observation, *noisy_actions, method="velocity"))))
+        jax.grad(
+            lambda p: jnp.mean(
+                jnp.square(
+                    model.apply({"params": p}, observation, *noisy_actions, method="velocity")
+                )
+            )
+        )
     )(params)
     flat = flax.traverse_util.flatten_dict(gradient["PaliGemma"]["llm"], sep="/")
-    dead = ("attn/q_einsum/w", "attn/attn_vec_einsum/w", "mlp/gating_einsum", "mlp/linear", "pre_ffw_norm/scale")
+    dead = (
+        "attn/q_einsum/w",
+        "attn/attn_vec_einsum/w",
+        "mlp/gating_einsum",
+        "mlp/linear",
+        "pre_ffw_norm/scale",
+    )
     for name in dead:
         assert not np.any(flat[f"layers/{name}"][-1]), name
         assert np.all([np.any(layer) for layer in flat[f"layers/{name}"][:-1]]), name
     assert not np.any(flat["final_norm/scale"])
-    for name in ("attn/kv_einsum/w", "attn/q_einsum_1/w", "attn/attn_vec_einsum_1/w", "mlp_1/gating_einsum", "mlp_1/linear"):
+    for name in (
+        "attn/kv_einsum/w",
+        "attn/q_einsum_1/w",
+        "attn/attn_vec_einsum_1/w",
+        "mlp_1/gating_einsum",
+        "mlp_1/linear",
+    ):
         assert np.any(flat[f"layers/{name}"][-1]), name
 
 
 def test_masked_pixels_and_padded_tokens_change_nothing(model, params, observation, noisy_actions):
     images = dict(observation.images)
     images["right_wrist_0_rgb"] = -images["right_wrist_0_rgb"]  # masked in both rows
-    images["left_wrist_0_rgb"] = images["left_wrist_0_rgb"].at[1].multiply(0.5)  # masked in the second
+    images["left_wrist_0_rgb"] = (
+        images["left_wrist_0_rgb"].at[1].multiply(0.5)
+    )  # masked in the second
     tokens = jnp.where(observation.token_mask, observation.tokens, 7)
     other = observation._replace(images=images, tokens=tokens)
-    np.testing.assert_array_equal(velocity(model, params, other, *noisy_actions), velocity(model, params, observation, *noisy_actions))
+    np.testing.assert_array_equal(
+        velocity(model, params, other, *noisy_actions),
+        velocity(model, params, observation, *noisy_actions),
+    )
     noise = noisy_actions[0][:, 0]
-    np.testing.assert_array_equal(actions(model, params, other, noise), actions(model, params, observation, noise))
+    np.testing.assert_array_equal(
+        actions(model, params, other, noise), actions(model, params, observation, noise)
+    )
 
 
-def test_visible_pixels_and_tokens_do_change_the_velocity(model, params, observation, noisy_actions):
+def test_visible_pixels_and_tokens_do_change_the_velocity(
+    model, params, observation, noisy_actions
+):
     before = velocity(model, params, observation, *noisy_actions)
     for other in (
-        observation._replace(images=observation.images | {"base_0_rgb": -observation.images["base_0_rgb"]}),
+        observation._replace(
+            images=observation.images | {"base_0_rgb": -observation.images["base_0_rgb"]}
+        ),
         observation._replace(tokens=observation.tokens.at[:, 1].set(9)),
         observation._replace(state=-observation.state),
     ):
-        assert jnp.all(jnp.any(velocity(model, params, other, *noisy_actions) != before, axis=(1, 2, 3)))
+        assert jnp.all(
+            jnp.any(velocity(model, params, other, *noisy_actions) != before, axis=(1, 2, 3))
+        )
 
 
 def test_prefix_does_not_depend_on_state_or_actions(model, params, observation, noisy_actions):
@@ -148,8 +208,12 @@ def test_prefix_does_not_depend_on_state_or_actions(model, params, observation, 
         prefix, valid = self.embed_prefix(observation)
         suffix = self.embed_suffix(observation.state, x_t, t)
         layout = dict(horizon=H, draws=K)
-        positions = jnp.concatenate([masks.prefix_positions(valid), masks.suffix_positions(valid, **layout)], axis=1)
-        (out, _), _ = self.PaliGemma.llm((prefix, suffix), positions, masks.full_mask(valid, **layout), read=(True, True))
+        positions = jnp.concatenate(
+            [masks.prefix_positions(valid), masks.suffix_positions(valid, **layout)], axis=1
+        )
+        (out, _), _ = self.PaliGemma.llm(
+            (prefix, suffix), positions, masks.full_mask(valid, **layout), read=(True, True)
+        )
         return out
 
     x_t, t = noisy_actions
@@ -164,7 +228,10 @@ def test_cached_velocity_equals_the_full_forward(model, params, observation, noi
         cache, valid = model.apply({"params": p}, o, method="prefill")
         return model.apply({"params": p}, cache, valid, o.state, x_t, t, method="cached_velocity")
 
-    assert_close(jax.jit(cached)(params, observation, *noisy_actions), velocity(model, params, observation, *noisy_actions))
+    assert_close(
+        jax.jit(cached)(params, observation, *noisy_actions),
+        velocity(model, params, observation, *noisy_actions),
+    )
 
 
 def test_cached_sampling_equals_full_recomputation(model, params, observation, noisy_actions):
@@ -176,8 +243,13 @@ def test_cached_sampling_equals_full_recomputation(model, params, observation, n
 
 
 def test_a_dropped_camera_equals_a_masked_one(model, params, observation, noisy_actions):
-    dropped = observation._replace(images={s: i for s, i in observation.images.items() if s != "right_wrist_0_rgb"})
-    assert_close(velocity(model, params, dropped, *noisy_actions), velocity(model, params, observation, *noisy_actions))
+    dropped = observation._replace(
+        images={s: i for s, i in observation.images.items() if s != "right_wrist_0_rgb"}
+    )
+    assert_close(
+        velocity(model, params, dropped, *noisy_actions),
+        velocity(model, params, observation, *noisy_actions),
+    )
     noise = noisy_actions[0][:, 0]
     assert_close(actions(model, params, dropped, noise), actions(model, params, observation, noise))
 
@@ -185,27 +257,39 @@ def test_a_dropped_camera_equals_a_masked_one(model, params, observation, noisy_
 def test_a_robot_without_cameras(model, params, observation, noisy_actions):
     blind = observation._replace(images={}, image_masks={})
     masked = observation._replace(image_masks={s: jnp.zeros(B, bool) for s in CAMERA_SLOTS})
-    assert_close(velocity(model, params, blind, *noisy_actions), velocity(model, params, masked, *noisy_actions))
+    assert_close(
+        velocity(model, params, blind, *noisy_actions),
+        velocity(model, params, masked, *noisy_actions),
+    )
 
 
 def test_draws_together_equal_draws_alone(model, params, observation, noisy_actions):
     x_t, t = noisy_actions
     together = velocity(model, params, observation, x_t, t)
     for k in range(K):
-        assert_close(together[:, k : k + 1], velocity(model, params, observation, x_t[:, k : k + 1], t[:, k : k + 1]))
+        assert_close(
+            together[:, k : k + 1],
+            velocity(model, params, observation, x_t[:, k : k + 1], t[:, k : k + 1]),
+        )
 
 
 @pytest.mark.parametrize("scan", [True, False])
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_scan_and_remat_change_no_number(model, params, observation, noisy_actions, scan, remat):
     def loss(model, p):
-        return jnp.mean(jnp.square(model.apply({"params": p}, observation, *noisy_actions, method="velocity")))
+        return jnp.mean(
+            jnp.square(model.apply({"params": p}, observation, *noisy_actions, method="velocity"))
+        )
 
     expected = jax.jit(jax.grad(lambda p: loss(model, p)))(params)
     other = Pi0(CONFIG, dtype=jnp.float32, scan_layers=scan, remat=remat)
     got = jax.jit(jax.grad(lambda p: loss(other, p)))(params)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
-        if "key" not in str(path) or "bias" not in str(path):  # the gradient of key biases is rounding noise about zero
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
+    ):
+        if "key" not in str(path) or "bias" not in str(
+            path
+        ):  # the gradient of key biases is rounding noise about zero
             assert jnp.max(jnp.abs(a - b)) <= 1e-5 * jnp.max(jnp.abs(b)) + 1e-9, path
 
 
@@ -213,16 +297,24 @@ def test_any_horizon_and_action_dim():
     config = dataclasses.replace(CONFIG, horizon=7, action_dim=3)
     model = Pi0(config, dtype=jnp.bfloat16)
     params = jax.jit(lambda key: model.init(key, method="declare"))(jax.random.key(0))["params"]
-    observation = Observation({}, {}, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 3)))
+    observation = Observation(
+        {}, {}, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 3))
+    )
     assert actions(model, params, observation, jnp.zeros((1, 7, 3)), num_steps=1).shape == (1, 7, 3)
 
 
-def test_dimensions_that_a_robot_lacks_hold_zero_while_sampling(model, params, observation, noisy_actions):
+def test_dimensions_that_a_robot_lacks_hold_zero_while_sampling(
+    model, params, observation, noisy_actions
+):
     dims = jnp.arange(D) < jnp.array([[4], [D]])
     noise = noisy_actions[0][:, 0]
-    out = jax.jit(lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims))(noise)
+    out = jax.jit(
+        lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims)
+    )(noise)
     np.testing.assert_array_equal(out[0, :, 4:], 0.0)
     garbage = noise.at[0, :, 4:].set(100.0)
-    again = jax.jit(lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims))(garbage)
+    again = jax.jit(
+        lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims)
+    )(garbage)
     np.testing.assert_array_equal(out, again)
     assert_close(out[1], actions(model, params, observation, noise)[1])

@@ -21,7 +21,10 @@ from tests.policies import observation
 
 ROBOT = "droid"  # two cameras of three, joints learnt as deltas
 NUM_STEPS = 3
-SHORT, LONG = "lift it", "pick up the red block and then put the cup on the plate"  # of two lengths that prompts are padded to
+SHORT, LONG = (
+    "lift it",
+    "pick up the red block and then put the cup on the plate",
+)  # of two lengths that prompts are padded to
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +48,38 @@ def plain_path(policy: Policy, dtype: str = "float32"):
     record, params = policy.robot(None), policies.parameters(policy.run)
     wanted = layout(policy.run, CAMERA_SLOTS)
     model = Pi0(model_config(policy.run), jnp.dtype(dtype), scan_layers=True)
-    dims = preprocess.dimension_masks([record], wanted.action_dim) if policy.run.loss_dims == "real" else None
+    dims = (
+        preprocess.dimension_masks([record], wanted.action_dim)
+        if policy.run.loss_dims == "real"
+        else None
+    )
 
     @jax.jit
     def sample(batch, noise):
-        return sample_actions(params, preprocess.device(batch, wanted), noise, model=model, num_steps=policy.num_steps, dim_mask=dims)
+        return sample_actions(
+            params,
+            preprocess.device(batch, wanted),
+            noise,
+            model=model,
+            num_steps=policy.num_steps,
+            dim_mask=dims,
+        )
 
     def act(seen, noise):
         actions = sample(preprocess.host([seen], [record], wanted, policy.tokenizer), noise[None])
-        return preprocess.to_robot(np.asarray(actions), seen["state"][None], record, wanted.normalization)[0]
+        return preprocess.to_robot(
+            np.asarray(actions), seen["state"][None], record, wanted.normalization
+        )[0]
 
     return act
 
 
 def noise_for(policy: Policy, seed: int = 0, rows: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(rows, policy.run.horizon, policy.run.action_dim)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .normal(size=(rows, policy.run.horizon, policy.run.action_dim))
+        .astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("layers", ["policy", "unrolled"])
@@ -79,10 +99,17 @@ def test_shortcuts_give_the_numbers_of_the_plain_path(layers, plain, request):
 def test_one_step_and_unrolled_steps(num_steps, unroll):
     run = policies.run_config(loss_dims="real")
     policy = Policy(
-        run, {ROBOT: policies.robot(ROBOT)}, policies.TOKENIZER, policies.parameters(run), num_steps=num_steps, unroll_steps=unroll
+        run,
+        {ROBOT: policies.robot(ROBOT)},
+        policies.TOKENIZER,
+        policies.parameters(run),
+        num_steps=num_steps,
+        unroll_steps=unroll,
     )
     seen, (noise,) = observation(ROBOT), noise_for(policy)
-    np.testing.assert_allclose(policy(seen, noise=noise)["actions"], plain_path(policy)(seen, noise), atol=1e-5)
+    np.testing.assert_allclose(
+        policy(seen, noise=noise)["actions"], plain_path(policy)(seen, noise), atol=1e-5
+    )
 
 
 def test_rows_of_a_batch_are_what_they_are_alone(policy):
@@ -97,13 +124,23 @@ def test_rows_of_a_batch_are_what_they_are_alone(policy):
 def test_bfloat16_is_as_near_to_float32_as_the_plain_path(policy):
     """Weights cast once give the numbers of weights cast at each use; a token's time part is summed in float32, not rounded first."""
     run = policies.run_config(dtype="bfloat16")
-    rounded = Policy(run, policy.robots, policy.tokenizer, policies.parameters(run), num_steps=NUM_STEPS)
-    assert {weight.dtype for weight in rounded.weights.values()} == {jnp.dtype("float32"), jnp.dtype("bfloat16")}
+    rounded = Policy(
+        run, policy.robots, policy.tokenizer, policies.parameters(run), num_steps=NUM_STEPS
+    )
+    assert {weight.dtype for weight in rounded.weights.values()} == {
+        jnp.dtype("float32"),
+        jnp.dtype("bfloat16"),
+    }
     plain, errors = plain_path(rounded, "bfloat16"), []
     for seed in range(8):
         seen, (noise,) = observation(ROBOT, seed), noise_for(policy, seed)
         exact = policy(seen, noise=noise)["actions"]
-        errors.append([np.sqrt(np.mean((found - exact) ** 2)) for found in (rounded(seen, noise=noise)["actions"], plain(seen, noise))])
+        errors.append(
+            [
+                np.sqrt(np.mean((found - exact) ** 2))
+                for found in (rounded(seen, noise=noise)["actions"], plain(seen, noise))
+            ]
+        )
     ours, theirs = np.mean(errors, axis=0)
     assert 0 < ours < 1.2 * theirs
 
@@ -113,17 +150,29 @@ def test_packed_weights_are_the_published_tree(policy, unrolled):
     for each in (policy, unrolled):
         jax.tree.map(np.testing.assert_array_equal, each.params, params)
     assert unrolled.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (2, 24, 40)
-    assert unrolled.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24  # input axis first
+    assert (
+        unrolled.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24
+    )  # input axis first
 
 
 def test_no_weight_is_copied_when_layers_are_unrolled(unrolled):
     """The compiled function holds no slice, transpose or stack of a layer's weights: what `unpack` says cancels out."""
     wanted = unrolled.layout(unrolled.robot(None))
-    batch = preprocess.host([observation(ROBOT)], [unrolled.robot(None)], wanted, unrolled.tokenizer)
+    batch = preprocess.host(
+        [observation(ROBOT)], [unrolled.robot(None)], wanted, unrolled.tokenizer
+    )
     dims = preprocess.dimension_masks([unrolled.robot(None)], wanted.action_dim)
-    program = unrolled._sample.lower(unrolled.weights, batch, dims, noise_for(unrolled), layout=wanted).compile().as_text()
+    program = (
+        unrolled._sample.lower(unrolled.weights, batch, dims, noise_for(unrolled), layout=wanted)
+        .compile()
+        .as_text()
+    )
     stacked = sampling.unpack(unrolled.weights)["PaliGemma"]["llm"]["layers"]
-    for weight in (stacked["mlp"]["gating_einsum"], stacked["attn"]["q_einsum_1"]["w"], stacked["mlp_1"]["linear"]):
+    for weight in (
+        stacked["mlp"]["gating_einsum"],
+        stacked["attn"]["q_einsum_1"]["w"],
+        stacked["mlp_1"]["linear"],
+    ):
         stack = ",".join(map(str, weight.shape))
         assert f"f32[{stack}]" not in program
 
@@ -135,25 +184,39 @@ def test_the_same_key_gives_the_same_actions(policy):
     np.testing.assert_array_equal(first["actions"], policy.act([seen], [3])[0])
     assert np.any(first["actions"] != policy(seen)["actions"])
     timing = first["policy_timing"]
-    assert timing["infer_ms"] == pytest.approx(timing["host_ms"] + timing["device_ms"]) and min(timing.values()) > 0
+    assert (
+        timing["infer_ms"] == pytest.approx(timing["host_ms"] + timing["device_ms"])
+        and min(timing.values()) > 0
+    )
 
 
 def test_a_larger_canvas_changes_nothing():
-    policy, seen = policies.policy("google_robot", num_steps=1), [observation("google_robot", size=(20, 64))]
-    np.testing.assert_allclose(policy.act(seen, canvases=[(224, 224), (128, 128)]), policy.act(seen), atol=1e-5)
+    policy, seen = (
+        policies.policy("google_robot", num_steps=1),
+        [observation("google_robot", size=(20, 64))],
+    )
+    np.testing.assert_allclose(
+        policy.act(seen, canvases=[(224, 224), (128, 128)]), policy.act(seen), atol=1e-5
+    )
     batch = policy.prepare(seen, canvases=[(224, 224), (128, 128)]).batch
-    assert {slot: pixels.shape[1:] for slot, pixels in batch.images.items()} == dict.fromkeys(batch.images, (128, 128, 3))
+    assert {slot: pixels.shape[1:] for slot, pixels in batch.images.items()} == dict.fromkeys(
+        batch.images, (128, 128, 3)
+    )
 
 
 def test_nothing_compiles_after_warm_up():
     fresh = policies.policy("google_robot", num_steps=1)
     fresh.warm_up(image_sizes=((48, 64),), batch_sizes=(1, 2))
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, _seconds, **_: compiled.append(event))
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _seconds, **_: compiled.append(event)
+    )
     fresh(observation("google_robot"), seed=5)
     fresh(observation("google_robot", size=(20, 64), prompt=LONG))
     fresh.act([observation("google_robot", i) for i in range(2)], [1, 2])
-    large = fresh.act([observation("google_robot", size=(100, 100))], canvases=[(64, 64)])  # reduced
+    large = fresh.act(
+        [observation("google_robot", size=(100, 100))], canvases=[(64, 64)]
+    )  # reduced
     assert large.shape == (1, 10, 7) and np.isfinite(large).all()
     assert [event for event in compiled if "compile" in event] == []
     fresh(observation("google_robot", size=(100, 100)))  # a size that was not named
@@ -171,18 +234,25 @@ def test_wrong_input_is_named(policy):
     with pytest.raises(InputError, match=r"noise has shape \[1, 10, 15\]; expected \[1, 10, 16\]"):
         policy(seen, noise=np.zeros((10, 15), np.float32))
     for seed in (-1, 2**32, 1.5):
-        with pytest.raises(InputError, match=rf"seeds: expected whole numbers in \[0, 2\^32\), found \[{seed}\]"):
+        with pytest.raises(
+            InputError, match=rf"seeds: expected whole numbers in \[0, 2\^32\), found \[{seed}\]"
+        ):
             policy(seen, seed=seed)
     with pytest.raises(InputError, match="no observations"):
         policy.act([])
-    with pytest.raises(InputError, match=r"expected a sequence of observations, found one by itself: policy\(observation\) takes that"):
+    with pytest.raises(
+        InputError,
+        match=r"expected a sequence of observations, found one by itself: policy\(observation\) takes that",
+    ):
         policy.act({"images": {}, "state": np.zeros(3), "prompt": "reach"})
 
 
 def test_a_checkpoint_opens_in_another_dtype(tmp_path):
     directory = policies.write_checkpoint(tmp_path / "run", [ROBOT])
     opened = Policy.open(directory, dtype="bfloat16", num_steps=2)
-    expected = Policy(opened.run, opened.robots, opened.tokenizer, policies.parameters(opened.run), num_steps=2)
+    expected = Policy(
+        opened.run, opened.robots, opened.tokenizer, policies.parameters(opened.run), num_steps=2
+    )
     jax.tree.map(np.testing.assert_array_equal, dict(opened.weights), dict(expected.weights))
     assert np.isfinite(opened(observation(ROBOT))["actions"]).all()
 
@@ -195,7 +265,10 @@ def test_compilations_are_kept_for_the_next_process(tmp_path):
         "policies.policy('google_robot', num_steps=1, max_tokens=16).warm_up(image_sizes=((48, 64),));"
         "print(events.count('cache_hits'), events.count('cache_misses'))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
     (_, missed), (hit, missed_again) = (map(int, run.stdout.split()) for run in runs)
     assert missed > 0 and missed_again == 0 and hit >= missed
 
@@ -224,10 +297,20 @@ def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
     tokens, _ = policy.tokenizer.encode(seen["prompt"], policy.run.max_tokens)
     cameras = policy.robot(None).embodiment.cameras
     images = {f"images/{slot}": seen["images"][camera][None] for slot, camera in cameras.items()}
-    np.savez(folder / "given.npz", tokens=tokens[None], state=seen["state"][None], noise=noise, **images)
-    process = subprocess.run([sys.executable, "-c", RUN_EXPORT, str(folder)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    np.savez(
+        folder / "given.npz", tokens=tokens[None], state=seen["state"][None], noise=noise, **images
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", RUN_EXPORT, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     assert json.loads(process.stdout) == [["cpu", "cuda", "tpu"], []]
-    np.testing.assert_allclose(np.load(folder / "actions.npy"), policy.act([seen], noise=noise), atol=1e-5)
+    np.testing.assert_allclose(
+        np.load(folder / "actions.npy"), policy.act([seen], noise=noise), atol=1e-5
+    )
 
     description = json.loads((folder / "policy.json").read_text())
     assert description["inputs"]["images"]["base_0_rgb"] == {
@@ -236,7 +319,9 @@ def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
         "camera": "exterior",
         "order": "RGB",
     }
-    assert description["actions"]["shape"] == [1, 10, 8] and description["actions"]["dimensions"][7] == ["gripper", "1"]
+    assert description["actions"]["shape"] == [1, 10, 8] and description["actions"]["dimensions"][
+        7
+    ] == ["gripper", "1"]
     assert (folder / "tokenizer.model").read_bytes() == policy.tokenizer.model
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exported"]
     with pytest.raises(InputError, match="expected nothing there to export to, found something"):
@@ -246,5 +331,7 @@ def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
 def test_a_robot_must_be_named_where_there_are_several():
     both = policies.policy("droid", "libero")
     assert isinstance(both.robot("libero"), Robot)
-    with pytest.raises(InputError, match="no robot is named: the checkpoint has several, droid, libero"):
+    with pytest.raises(
+        InputError, match="no robot is named: the checkpoint has several, droid, libero"
+    ):
         both(observation("droid"))

@@ -14,7 +14,14 @@ from pi0_jax.observation import CAMERA_SLOTS, RawObservation, Sample
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
-LAYOUT = Layout(CAMERA_SLOTS[:2], image_size=32, action_dim=8, max_tokens=12, normalization="zscore", normalization_clip=0.0)
+LAYOUT = Layout(
+    CAMERA_SLOTS[:2],
+    image_size=32,
+    action_dim=8,
+    max_tokens=12,
+    normalization="zscore",
+    normalization_clip=0.0,
+)
 CANVAS = (128, 128)
 HORIZON = 4
 TOKENIZER = Tokenizer.open("small")
@@ -34,18 +41,35 @@ MIXED = Embodiment(
 def robot(embodiment: Embodiment, seed: int = 0) -> Robot:
     """With statistics of no particular size, and a constant state dimension."""
     rng = np.random.default_rng(seed)
-    state, actions = (rng.normal(3, 2, (200, len(dims))) for dims in (embodiment.state, embodiment.actions))
+    state, actions = (
+        rng.normal(3, 2, (200, len(dims))) for dims in (embodiment.state, embodiment.actions)
+    )
     state[:, 1] = 0.25
-    return Robot(embodiment, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])))
+    return Robot(
+        embodiment,
+        normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])),
+    )
 
 
-ARM3, WIDOWX, OTHER = robot(EMBODIMENTS["reach_arm3"]), robot(EMBODIMENTS["widowx"], 1), robot(MIXED, 2)
+ARM3, WIDOWX, OTHER = (
+    robot(EMBODIMENTS["reach_arm3"]),
+    robot(EMBODIMENTS["widowx"], 1),
+    robot(MIXED, 2),
+)
 
 
-def observation(robot: Robot, size: tuple[int, int] = (40, 30), prompt: str = "reach the red block", seed: int = 0) -> RawObservation:
+def observation(
+    robot: Robot,
+    size: tuple[int, int] = (40, 30),
+    prompt: str = "reach the red block",
+    seed: int = 0,
+) -> RawObservation:
     rng = np.random.default_rng(seed)
     return RawObservation(
-        images={camera: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for camera in robot.embodiment.cameras.values()},
+        images={
+            camera: rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            for camera in robot.embodiment.cameras.values()
+        },
         state=rng.normal(size=len(robot.embodiment.state)).astype(np.float32),
         prompt=prompt,
     )
@@ -54,11 +78,15 @@ def observation(robot: Robot, size: tuple[int, int] = (40, 30), prompt: str = "r
 def sample(robot: Robot, seed: int = 0) -> Sample:
     rng = np.random.default_rng(seed)
     actions = rng.normal(3, 2, (HORIZON, len(robot.embodiment.actions))).astype(np.float32)
-    return Sample(observation(robot, seed=seed), actions, np.arange(HORIZON) < 3, dataset=0, episode=0, step=0)
+    return Sample(
+        observation(robot, seed=seed), actions, np.arange(HORIZON) < 3, dataset=0, episode=0, step=0
+    )
 
 
 def host(observations, robots, layout: Layout = LAYOUT, canvas: tuple[int, int] = CANVAS):
-    return preprocess.host(observations, robots, layout, TOKENIZER, dict.fromkeys(layout.slots, canvas))
+    return preprocess.host(
+        observations, robots, layout, TOKENIZER, dict.fromkeys(layout.slots, canvas)
+    )
 
 
 device = jax.jit(partial(preprocess.device, layout=LAYOUT))
@@ -69,7 +97,9 @@ PROMPTS = ("reach the red block", "put the spoon in the pot", "open")
 
 @pytest.fixture(scope="module")
 def observations() -> list[RawObservation]:
-    return [observation(*row, seed=i) for i, row in enumerate(zip(ROBOTS, SIZES, PROMPTS, strict=True))]
+    return [
+        observation(*row, seed=i) for i, row in enumerate(zip(ROBOTS, SIZES, PROMPTS, strict=True))
+    ]
 
 
 def test_mixed_robots_fill_one_batch(observations):
@@ -92,7 +122,9 @@ def test_mixed_robots_fill_one_batch(observations):
     assert batch.state.dtype == np.float32
     for row, raw, one in zip(batch.state, observations, ROBOTS, strict=True):
         count = len(one.embodiment.state)
-        np.testing.assert_array_equal(row[:count], normalize.normalize(raw["state"], one.statistics.state, "zscore"))
+        np.testing.assert_array_equal(
+            row[:count], normalize.normalize(raw["state"], one.statistics.state, "zscore")
+        )
         assert not row[count:].any()
     for i, prompt in enumerate(PROMPTS):
         tokens, mask = TOKENIZER.encode(prompt, 12)
@@ -124,13 +156,21 @@ def test_the_device_half_gives_unit_range_images(observations):
 
 
 @pytest.mark.parametrize(
-    ("size", "reduced"), [((128, 256), (64, 128)), ((225, 100), (128, 56)), ((130, 129), (128, 127)), ((5000, 1), (128, 1))]
+    ("size", "reduced"),
+    [
+        ((128, 256), (64, 128)),
+        ((225, 100), (128, 56)),
+        ((130, 129), (128, 127)),
+        ((5000, 1), (128, 1)),
+    ],
 )
 def test_an_image_larger_than_its_canvas_is_reduced_to_fit(size, reduced):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     fitted = preprocess.fit(image, CANVAS)
     assert fitted.shape == (*reduced, 3)
-    np.testing.assert_array_equal(fitted, Image.fromarray(image).resize(reduced[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(
+        fitted, Image.fromarray(image).resize(reduced[::-1], Image.Resampling.BILINEAR)
+    )
     batch = host([observation(WIDOWX, size)], [WIDOWX])
     assert batch.image_sizes["base_0_rgb"].tolist() == [list(reduced)]
 
@@ -139,7 +179,9 @@ def test_a_reduced_image_fills_a_side_of_any_canvas():
     """225 / (225 / 224) is 223.99... in floating point."""
     for canvas in ((224, 224), (256, 480), (360, 640)):
         for longest in range(max(canvas) + 1, max(canvas) + 60):
-            height, width, _ = preprocess.fit(np.zeros((longest, longest, 3), np.uint8), canvas).shape
+            height, width, _ = preprocess.fit(
+                np.zeros((longest, longest, 3), np.uint8), canvas
+            ).shape
             assert height == width == min(canvas)
 
 
@@ -155,8 +197,14 @@ def test_canvas_for_holds_every_image():
 
 
 BROKEN = {
-    "a field is missing": (lambda o: o.pop("state"), "field 'state' is missing; expected images, state and prompt"),
-    "a camera is missing": (lambda o: o["images"].pop("wrist"), r"camera 'wrist' is missing; got \['base'\]"),
+    "a field is missing": (
+        lambda o: o.pop("state"),
+        "field 'state' is missing; expected images, state and prompt",
+    ),
+    "a camera is missing": (
+        lambda o: o["images"].pop("wrist"),
+        r"camera 'wrist' is missing; got \['base'\]",
+    ),
     "a camera is not declared": (
         lambda o: o["images"].update(head=o["images"]["base"]),
         r"camera 'head' is not declared; the embodiment has \['base', 'wrist'\]",
@@ -165,11 +213,26 @@ BROKEN = {
         lambda o: o["images"].update(base=np.zeros((40, 30, 3), np.float32)),
         r"image 'base' must be uint8\[height, width, 3\] RGB, got float32\[40, 30, 3\]",
     ),
-    "an alpha channel": (lambda o: o["images"].update(base=np.zeros((40, 30, 4), np.uint8)), r"got uint8\[40, 30, 4\]"),
-    "a grey image": (lambda o: o["images"].update(base=np.zeros((40, 30), np.uint8)), r"got uint8\[40, 30\]"),
-    "a batch of images": (lambda o: o["images"].update(base=np.zeros((1, 40, 30, 3), np.uint8)), r"got uint8\[1, 40, 30, 3\]"),
-    "an image without pixels": (lambda o: o["images"].update(base=np.zeros((0, 30, 3), np.uint8)), r"got uint8\[0, 30, 3\]"),
-    "not an array": (lambda o: o["images"].update(base=[[[0, 0, 0]]]), "image 'base' must be .*, got list"),
+    "an alpha channel": (
+        lambda o: o["images"].update(base=np.zeros((40, 30, 4), np.uint8)),
+        r"got uint8\[40, 30, 4\]",
+    ),
+    "a grey image": (
+        lambda o: o["images"].update(base=np.zeros((40, 30), np.uint8)),
+        r"got uint8\[40, 30\]",
+    ),
+    "a batch of images": (
+        lambda o: o["images"].update(base=np.zeros((1, 40, 30, 3), np.uint8)),
+        r"got uint8\[1, 40, 30, 3\]",
+    ),
+    "an image without pixels": (
+        lambda o: o["images"].update(base=np.zeros((0, 30, 3), np.uint8)),
+        r"got uint8\[0, 30, 3\]",
+    ),
+    "not an array": (
+        lambda o: o["images"].update(base=[[[0, 0, 0]]]),
+        "image 'base' must be .*, got list",
+    ),
     "a state too long": (
         lambda o: o.update(state=np.zeros(4)),
         r"state must have 3 dimensions \(joint_0, joint_1, joint_2\), got shape \[4\]",
@@ -177,9 +240,15 @@ BROKEN = {
     "a batch of states": (lambda o: o.update(state=np.zeros((1, 3))), r"got shape \[1, 3\]"),
     "NaN": (lambda o: o.update(state=np.array([0, np.nan, 0])), "state 'joint_1' is nan"),
     "infinity": (lambda o: o.update(state=np.array([0, 0, -np.inf])), "state 'joint_2' is -inf"),
-    "infinity in float32": (lambda o: o.update(state=np.array([1e300, 0, 0])), r"state 'joint_0' is 1e\+300"),
+    "infinity in float32": (
+        lambda o: o.update(state=np.array([1e300, 0, 0])),
+        r"state 'joint_0' is 1e\+300",
+    ),
     "not numbers": (lambda o: o.update(state=["0", "0", "0"]), "state must hold numbers, got <U1"),
-    "a prompt in bytes": (lambda o: o.update(prompt=b"reach"), "prompt must be a string, got bytes"),
+    "a prompt in bytes": (
+        lambda o: o.update(prompt=b"reach"),
+        "prompt must be a string, got bytes",
+    ),
 }
 
 
@@ -214,7 +283,10 @@ def test_states_and_targets_are_clipped_where_the_layout_says_so():
     drawn, layout = sample(ARM3), LAYOUT._replace(normalization_clip=0.5)
     for clipped, plain in (
         (host([drawn.observation], [ARM3], layout).state, host([drawn.observation], [ARM3]).state),
-        (preprocess.host_actions([drawn], [ARM3], layout).actions, preprocess.host_actions([drawn], [ARM3], LAYOUT).actions),
+        (
+            preprocess.host_actions([drawn], [ARM3], layout).actions,
+            preprocess.host_actions([drawn], [ARM3], LAYOUT).actions,
+        ),
     ):
         assert np.abs(plain).max() > 0.5
         np.testing.assert_array_equal(clipped, np.minimum(np.maximum(plain, -0.5), 0.5))
@@ -223,7 +295,9 @@ def test_states_and_targets_are_clipped_where_the_layout_says_so():
 def test_to_robot_takes_a_batch_of_chunks():
     drawn = [sample(OTHER, seed) for seed in range(3)]
     batch = preprocess.host_actions(drawn, [OTHER] * 3, LAYOUT)
-    back = preprocess.to_robot(batch.actions, np.stack([s.observation["state"] for s in drawn]), OTHER, "zscore")
+    back = preprocess.to_robot(
+        batch.actions, np.stack([s.observation["state"] for s in drawn]), OTHER, "zscore"
+    )
     np.testing.assert_allclose(back, np.stack([s.actions for s in drawn]), atol=1e-5)
 
 
@@ -233,7 +307,9 @@ def test_deltas_are_taken_from_the_state_before_the_chunk():
     actions = np.array([[11.0, 1.0], [12.0, 2.0], [14.0, 3.0]], np.float32)
     expected = [[1.0, 1.0], [2.0, 2.0], [4.0, 3.0]]
     np.testing.assert_array_equal(preprocess.to_delta(actions, state, MIXED), expected)
-    np.testing.assert_array_equal(preprocess.to_delta(actions[None], state[None], MIXED), [expected])
+    np.testing.assert_array_equal(
+        preprocess.to_delta(actions[None], state[None], MIXED), [expected]
+    )
 
 
 def test_targets_are_normalised_deltas_padded_with_zeros():
@@ -247,7 +323,9 @@ def test_targets_are_normalised_deltas_padded_with_zeros():
     for row, one, known, dims in zip(batch.actions, ROBOTS, drawn, batch.dims, strict=True):
         delta = preprocess.to_delta(known.actions, known.observation["state"], one.embodiment)
         statistics = one.statistics.actions
-        np.testing.assert_allclose(row[:, dims], (delta - statistics.mean) / (statistics.std + 1e-6), rtol=1e-5)
+        np.testing.assert_allclose(
+            row[:, dims], (delta - statistics.mean) / (statistics.std + 1e-6), rtol=1e-5
+        )
         assert not row[:, ~dims].any()
 
 
@@ -256,14 +334,19 @@ def halves():
     """One row per robot; every camera shows two colours side by side."""
     image = np.full((32, 32, 3), (200, 80, 60), np.uint8)
     image[:, 10:] = (60, 90, 180)
-    raw = RawObservation(images={"base": image, "wrist": image}, state=np.zeros(3, np.float32), prompt="open")
+    raw = RawObservation(
+        images={"base": image, "wrist": image}, state=np.zeros(3, np.float32), prompt="open"
+    )
     return host([raw, raw], [ARM3, ARM3])
 
 
 def test_augmentation_moves_base_images_and_recolours_all(halves):
     """Two colours stay two colours in a wrist image: nothing was interpolated, so nothing moved."""
     keys = jax.random.split(jax.random.key(0), 2)
-    plain, augmented = preprocess.device(halves, LAYOUT), preprocess.device(halves, LAYOUT, augmentation_keys=keys)
+    plain, augmented = (
+        preprocess.device(halves, LAYOUT),
+        preprocess.device(halves, LAYOUT, augmentation_keys=keys),
+    )
     for slot, interpolated in (("base_0_rgb", True), ("left_wrist_0_rgb", False)):
         first, second = np.asarray(augmented.images[slot])
         assert (len(np.unique(first[..., 0])) > 2) == interpolated
@@ -276,13 +359,17 @@ def test_augmentation_moves_base_images_and_recolours_all(halves):
 def test_a_cameras_augmentation_does_not_depend_on_the_other_cameras(halves):
     keys = jax.random.split(jax.random.key(0), 2)
     both = preprocess.device(halves, LAYOUT, augmentation_keys=keys)
-    wrist = preprocess.device(halves, LAYOUT._replace(slots=("left_wrist_0_rgb",)), augmentation_keys=keys)
+    wrist = preprocess.device(
+        halves, LAYOUT._replace(slots=("left_wrist_0_rgb",)), augmentation_keys=keys
+    )
     np.testing.assert_array_equal(both.images["left_wrist_0_rgb"], wrist.images["left_wrist_0_rgb"])
 
 
 def test_check_robot_names_what_does_not_fit():
     preprocess.check_robot(WIDOWX, LAYOUT)
-    with pytest.raises(InputError, match=r"^widowx has 7 state dimensions, the model 6 \(action_dim\)$"):
+    with pytest.raises(
+        InputError, match=r"^widowx has 7 state dimensions, the model 6 \(action_dim\)$"
+    ):
         preprocess.check_robot(WIDOWX, LAYOUT._replace(action_dim=6))
     with pytest.raises(InputError, match=r"^widowx has 7 state dimensions, its statistics 3$"):
         preprocess.check_robot(Robot(WIDOWX.embodiment, ARM3.statistics), LAYOUT)

@@ -15,7 +15,10 @@ from pi0_jax.policy import Policy
 from tests import policies
 from tests.numpy_server import ROOT, serving
 
-REQUIREMENTS = ("openpi-client==0.1.2", "typing_extensions")  # it imports the second without saying so
+REQUIREMENTS = (
+    "openpi-client==0.1.2",
+    "typing_extensions",
+)  # it imports the second without saying so
 DISTINCT, INFERENCES = 10, 100
 
 CLIENT = """
@@ -59,7 +62,15 @@ def client_python() -> str:
     folder = ROOT / ".venv" / "openpi_client"
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
-        install = [python, "-m", "pip", "install", "--quiet", "--only-binary=numpy", *REQUIREMENTS]  # from source it takes an hour
+        install = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--only-binary=numpy",
+            *REQUIREMENTS,
+        ]  # from source it takes an hour
         for command in ([sys.executable, "-m", "venv", folder], install):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
@@ -88,20 +99,36 @@ def libero(seen):
 
 
 def aloha(seen):
-    images = {f"images/{camera}": np.ascontiguousarray(image.transpose(2, 0, 1)) for camera, image in seen["images"].items()}
+    images = {
+        f"images/{camera}": np.ascontiguousarray(image.transpose(2, 0, 1))
+        for camera, image in seen["images"].items()
+    }
     return {"state": seen["state"], "images/cam_low": np.zeros((3, 224, 224), np.uint8), **images}
 
 
 @pytest.mark.parametrize("layout", [droid, libero, aloha])
-def test_a_hundred_inferences_are_those_of_the_policy_in_this_process(layout, client_python, tmp_path):
+def test_a_hundred_inferences_are_those_of_the_policy_in_this_process(
+    layout, client_python, tmp_path
+):
     robot = layout.__name__
-    checkpoint = policies.write_checkpoint(tmp_path / "run", [robot], max_tokens=16, sampling_steps=3)
+    checkpoint = policies.write_checkpoint(
+        tmp_path / "run", [robot], max_tokens=16, sampling_steps=3
+    )
     (tmp_path / "key").write_text("s3cret\n")
     observations = [policies.observation(robot, i, size=(224, 224)) for i in range(DISTINCT)]
-    np.savez(tmp_path / "given.npz", **{f"{i}:{key}": value for i, seen in enumerate(observations) for key, value in layout(seen).items()})
+    np.savez(
+        tmp_path / "given.npz",
+        **{
+            f"{i}:{key}": value
+            for i, seen in enumerate(observations)
+            for key, value in layout(seen).items()
+        },
+    )
 
     flags = [f"--api_key_file={tmp_path / 'key'}", f"--compilation_cache={tmp_path / 'cache'}"]
-    with serving(checkpoint, *flags, state="listening") as address:  # the client comes while the policy loads, and waits
+    with serving(
+        checkpoint, *flags, state="listening"
+    ) as address:  # the client comes while the policy loads, and waits
         command = [client_python, "-c", CLIENT, address, str(tmp_path), str(INFERENCES)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

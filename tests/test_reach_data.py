@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, encode_jpeg, read_settings, write_rlds
+from pi0_jax.data.write import (
+    ArrayFeature,
+    ImageFeature,
+    TextFeature,
+    encode_jpeg,
+    read_settings,
+    write_rlds,
+)
 from pi0_jax.errors import InputError
 from pi0_jax.sim import demonstrations
 from pi0_jax.sim.demonstrations import write_reach_data
@@ -17,7 +24,11 @@ from pi0_jax.sim.reach import COLORS, ReachEnv
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
-SIZES = {"episodes": 21, "val_episodes": 2, "heldout_episodes": 3}  # 21: more than one task of a worker
+SIZES = {
+    "episodes": 21,
+    "val_episodes": 2,
+    "heldout_episodes": 3,
+}  # 21: more than one task of a worker
 ROBOTS = {"reach_arm3": (3, 21), "reach_arm4": (4, 21), "reach_arm5": (5, 3)}
 
 
@@ -36,7 +47,10 @@ def read(folder, split):
 
 def digests(folder: Path):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 # ---- the reach data
@@ -47,7 +61,10 @@ def test_every_robot_is_an_ordinary_tfds_dataset(data_dir, robot):
     joints, train = ROBOTS[robot]
     info = tfds.builder_from_directory(data_dir / robot / "1.0.0").info
     assert info.name == robot and info.features["steps"]["action"].shape == (joints,)
-    assert {split: info.splits[split].num_examples for split in info.splits} == {"train": train, "val": 2}
+    assert {split: info.splits[split].num_examples for split in info.splits} == {
+        "train": train,
+        "val": 2,
+    }
 
 
 def test_episodes_follow_the_rlds_layout(data_dir):
@@ -55,13 +72,23 @@ def test_episodes_follow_the_rlds_layout(data_dir):
         steps, metadata = episode["steps"], episode["episode_metadata"]
         last = len(steps) - 1
         assert [step["is_first"] for step in steps] == [i == 0 for i in range(last + 1)]
-        assert [step["is_last"] for step in steps] == [step["is_terminal"] for step in steps] == [i == last for i in range(last + 1)]
+        assert (
+            [step["is_last"] for step in steps]
+            == [step["is_terminal"] for step in steps]
+            == [i == last for i in range(last + 1)]
+        )
         assert steps[-1]["reward"] == 1 and steps[0]["reward"] == 0 and steps[0]["discount"] == 1
         assert metadata["robot"] == b"reach_arm4" and metadata["success"]
         color = metadata["prompt_color"].decode()
-        assert color in COLORS and all(color in step["language_instruction"].decode() for step in steps)
+        assert color in COLORS and all(
+            color in step["language_instruction"].decode() for step in steps
+        )
         for step in steps:
-            assert step["observation"]["base"].shape == step["observation"]["wrist"].shape == (64, 64, 3)
+            assert (
+                step["observation"]["base"].shape
+                == step["observation"]["wrist"].shape
+                == (64, 64, 3)
+            )
             assert step["observation"]["state"].dtype == step["action"].dtype == np.float32
 
 
@@ -93,17 +120,22 @@ def test_no_two_episodes_share_a_seed(data_dir):
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(data_dir, tmp_path):
     write_reach_data(tmp_path / "again", seed=0, workers=1, **SIZES)
     assert digests(tmp_path / "again") == digests(data_dir)
-    other = write_reach_data(tmp_path / "other", seed=1, workers=1, episodes=1, val_episodes=1, heldout_episodes=1)
+    other = write_reach_data(
+        tmp_path / "other", seed=1, workers=1, episodes=1, val_episodes=1, heldout_episodes=1
+    )
     assert all(other.values())
     assert read(tmp_path / "other/reach_arm5/1.0.0", "val")[0]["episode_metadata"]["seed"] not in [
-        episode["episode_metadata"]["seed"] for episode in read(data_dir / "reach_arm5/1.0.0", "val")
+        episode["episode_metadata"]["seed"]
+        for episode in read(data_dir / "reach_arm5/1.0.0", "val")
     ]
 
 
 def test_what_is_there_already_is_kept_or_refused(data_dir):
     before = digests(data_dir)
     assert not any(write_reach_data(data_dir, seed=0, workers=1, **SIZES).values())
-    with pytest.raises(InputError, match=r"reach_arm3/1.0.0: was made with other settings.*'seed': 7.*delete it"):
+    with pytest.raises(
+        InputError, match=r"reach_arm3/1.0.0: was made with other settings.*'seed': 7.*delete it"
+    ):
         write_reach_data(data_dir, seed=7, workers=1, **SIZES)
     assert digests(data_dir) == before
 
@@ -111,35 +143,70 @@ def test_what_is_there_already_is_kept_or_refused(data_dir):
 def test_command_line(data_dir):
     def run(*more):
         flags = [f"--{name}={value}" for name, value in SIZES.items()]
-        command = [sys.executable, "-m", "launch.make_reach_data", f"--data_dir={data_dir}", *flags, *more]
+        command = [
+            sys.executable,
+            "-m",
+            "launch.make_reach_data",
+            f"--data_dir={data_dir}",
+            *flags,
+            *more,
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     again = run()
-    assert again.returncode == 0 and again.stdout.count("there already, with the same settings") == 3, again.stderr
+    assert (
+        again.returncode == 0 and again.stdout.count("there already, with the same settings") == 3
+    ), again.stderr
     refused = run("--episodes=0")
-    assert refused.returncode == 2 and "error: episodes: expected at least 1, found 0" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "error: episodes: expected at least 1, found 0" in refused.stderr
+    )
 
 
 # ---- the writer
 
-STEPS = {"image": ImageFeature(4, 6), "nested": {"vector": ArrayFeature((2,), np.float64)}, "text": TextFeature()}
+STEPS = {
+    "image": ImageFeature(4, 6),
+    "nested": {"vector": ArrayFeature((2,), np.float64)},
+    "text": TextFeature(),
+}
 
 
 def tiny_episode(number):
     image = np.full((4, 6, 3), 10 * number, np.uint8)
-    step = {"image": image, "nested": {"vector": np.array([number, 0.5])}, "text": f"episode {number}"}
-    return {"steps": [step, {**step, "image": encode_jpeg(image)}], "episode_metadata": {"number": number}}
+    step = {
+        "image": image,
+        "nested": {"vector": np.array([number, 0.5])},
+        "text": f"episode {number}",
+    }
+    return {
+        "steps": [step, {**step, "image": encode_jpeg(image)}],
+        "episode_metadata": {"number": number},
+    }
 
 
 def write_tiny(data_dir, episodes, **options):
     metadata = {"number": ArrayFeature((), np.int64)}
-    return write_rlds(data_dir, "tiny", "0.1.0", steps=STEPS, metadata=metadata, splits={"train": episodes}, **options)
+    return write_rlds(
+        data_dir,
+        "tiny",
+        "0.1.0",
+        steps=STEPS,
+        metadata=metadata,
+        splits={"train": episodes},
+        **options,
+    )
 
 
 def test_any_features_any_shards(tmp_path):
-    folder = write_tiny(tmp_path, map(tiny_episode, range(5)), episodes_per_shard=2, settings={"made": "by hand"})
+    folder = write_tiny(
+        tmp_path, map(tiny_episode, range(5)), episodes_per_shard=2, settings={"made": "by hand"}
+    )
     assert folder == tmp_path / "tiny" / "0.1.0" and read_settings(folder) == {"made": "by hand"}
-    assert [path.name for path in sorted(folder.glob("*tfrecord*"))] == [f"tiny-train.tfrecord-0000{i}-of-00003" for i in range(3)]
+    assert [path.name for path in sorted(folder.glob("*tfrecord*"))] == [
+        f"tiny-train.tfrecord-0000{i}-of-00003" for i in range(3)
+    ]
     episodes = read(folder, "train")
     assert [episode["episode_metadata"]["number"] for episode in episodes] == list(range(5))
     for number, episode in enumerate(episodes):
@@ -176,8 +243,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     ("episodes", "message"),
     [
         ([], "dataset tiny: split 'train' has no episode"),
-        ([{"steps": [{"image": np.zeros((4, 6, 3), np.float32)}]}], r"expected uint8.*found float32\[4, 6, 3\]"),
-        ([{"steps": [{"image": np.zeros((5, 6, 3), np.uint8)}]}], r"expected uint8\[4, 6, 3\], found uint8\[5, 6, 3\]"),
+        (
+            [{"steps": [{"image": np.zeros((4, 6, 3), np.float32)}]}],
+            r"expected uint8.*found float32\[4, 6, 3\]",
+        ),
+        (
+            [{"steps": [{"image": np.zeros((5, 6, 3), np.uint8)}]}],
+            r"expected uint8\[4, 6, 3\], found uint8\[5, 6, 3\]",
+        ),
     ],
 )
 def test_bad_episodes_are_named(tmp_path, episodes, message):

@@ -34,7 +34,10 @@ SOME = ("bridge_dataset", "droid", "toto")
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory) -> Iterator[None]:
     """What recipes have in common is compiled once."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    before = (
+        jax.config.jax_compilation_cache_dir,
+        jax.config.jax_persistent_cache_min_compile_time_secs,
+    )
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
@@ -47,13 +50,23 @@ def compiled_once(tmp_path_factory) -> Iterator[None]:
 def data_dir(tmp_path_factory) -> Path:
     """Episodes of equal lengths, of which one is held out."""
     folder = tmp_path_factory.mktemp("data")
-    moving = np.arange(7 * 26).reshape(26, 7).tolist()  # not idle; of 26 steps the last 10 are not drawn
-    droid = {"steps/action_dict/joint_velocity": np.sin(moving).tolist(), "episode_metadata/file_path": "a/success/b"}
+    moving = (
+        np.arange(7 * 26).reshape(26, 7).tolist()
+    )  # not idle; of 26 steps the last 10 are not drawn
+    droid = {
+        "steps/action_dict/joint_velocity": np.sin(moving).tolist(),
+        "episode_metadata/file_path": "a/success/b",
+    }
     for spec, name, version, episodes in (
         ("bridge_orig", "bridge_dataset", "1.0.0", [{"steps/is_first": [True] + [False] * 8}] * 2),
         ("droid", "droid", "1.0.1", [droid] * 3),
         ("toto", "toto", "0.1.0", [{"steps/is_first": [True, False]}] * 2),
-        ("libero_10_no_noops", "libero_10_no_noops", "1.0.0", [{"steps/is_first": [True, False, False]}] * 2),
+        (
+            "libero_10_no_noops",
+            "libero_10_no_noops",
+            "1.0.0",
+            [{"steps/is_first": [True, False, False]}] * 2,
+        ),
     ):
         assert version in ROWS[name].versions
         write_from_spec(folder, spec, episodes, tfds_name=name, version=version)
@@ -63,7 +76,11 @@ def data_dir(tmp_path_factory) -> Path:
             step["observation"]["state"] = np.resize(step["observation"]["state"], joints)
             step["action"] = np.resize(step["action"], joints)
         vector = dataclasses.replace(ARRAY, shape=(joints,))
-        steps = {**REACH_STEPS, "observation": {**REACH_STEPS["observation"], "state": vector}, "action": vector}
+        steps = {
+            **REACH_STEPS,
+            "observation": {**REACH_STEPS["observation"], "state": vector},
+            "action": vector,
+        }
         write_reach(folder, name=f"reach_arm{joints}", steps=steps, episodes=episodes)
     return folder
 
@@ -95,7 +112,10 @@ def starting_weights(run: RunConfig, small: RunConfig, folder: Path) -> str:
     flat = {path: 0.1 * array for path, array in random_parameters(model_config(small)).items()}
     if not run.initial_weights.endswith(".npz"):
         return str(write_openpi(folder / "pi0", flat))
-    np.savez(folder / "pt.npz", **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES})
+    np.savez(
+        folder / "pt.npz",
+        **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES},
+    )
     return str(folder / "pt.npz")
 
 
@@ -105,14 +125,24 @@ def test_a_recipe_runs(path, mode, data_dir, tmp_path, capsys):
     train(shrunken(run, data_dir, tmp_path), tmp_path / "run")
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
-    assert all(math.isfinite(value) for line in lines for name, value in line.items() if name in ("loss", "validation/loss"))
+    assert all(
+        math.isfinite(value)
+        for line in lines
+        for name, value in line.items()
+        if name in ("loss", "validation/loss")
+    )
     assert saved_steps(tmp_path / "run") == [3]
     text = capsys.readouterr().out
-    printed = {name: (float(share), int(frames)) for name, share, frames in re.findall(r"(\w+): ([\d.]+)% of samples, (\d+) train", text)}
+    printed = {
+        name: (float(share), int(frames))
+        for name, share, frames in re.findall(r"(\w+): ([\d.]+)% of samples, (\d+) train", text)
+    }
     if len(run.datasets) > 3:
         assert printed == {name: (PERCENT[name], TRAINING_FRAMES[name]) for name in SOME}
     else:
-        assert {name: share for name, (share, _) in printed.items()} == dict.fromkeys(run.datasets, 100 / len(run.datasets))
+        assert {name: share for name, (share, _) in printed.items()} == dict.fromkeys(
+            run.datasets, 100 / len(run.datasets)
+        )
     assert ("starting weights" in text) == bool(run.initial_weights)
 
 
@@ -129,7 +159,9 @@ def test_the_open_mixture_is_the_papers():
     assert run.frames_power == 0.43
     assert set(run.weights) == {1.0} and len(run.datasets) == 26
     assert set(SOUPS["oxe_magic_soup"].weights) | {"droid"} == set(run.datasets)
-    assert "bridge_dataset" in run.datasets  # counted once, though it is in the soup and named beside it
+    assert (
+        "bridge_dataset" in run.datasets
+    )  # counted once, though it is in the soup and named beside it
 
 
 @by_name
@@ -140,10 +172,18 @@ def test_starting_weights_fit_the_full_model(path, mode):
         return
     assert run.variant == "pi0"
     found = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
-    fresh = {leaf for leaf in found if any(re.search(pattern, leaf) for pattern, action in run.initial_rules if action == "fresh")}
+    fresh = {
+        leaf
+        for leaf in found
+        if any(
+            re.search(pattern, leaf) for pattern, action in run.initial_rules if action == "fresh"
+        )
+    }
     backbone_only = run.initial_weights.endswith(".npz")
     assert fresh == (found.keys() - tree.BACKBONE_AXES.keys() if backbone_only else set())
     published = tree.expected_shapes({**tree.sizes_of_config(model_config(run)), "A": 32})
     assert all(found[leaf].shape == published[leaf] for leaf in found.keys() - fresh)
     count = sum(math.prod(leaf.shape) for leaf in found.values())
-    assert count == 3_238_048_528 - (32 - run.action_dim) * (1024 * 3 + 1)  # of the published model, less unused dimensions
+    assert count == 3_238_048_528 - (32 - run.action_dim) * (
+        1024 * 3 + 1
+    )  # of the published model, less unused dimensions

@@ -61,19 +61,32 @@ def assert_same_samples(index, other):
         np.testing.assert_array_equal(ours["state"], theirs["state"])
         for camera in ("base", "wrist"):
             np.testing.assert_array_equal(ours["images"][camera], theirs["images"][camera])
-    for ours, theirs in zip(index.chunks(np.arange(index.steps), 4), other.chunks(np.arange(index.steps), 4), strict=True):
+    for ours, theirs in zip(
+        index.chunks(np.arange(index.steps), 4),
+        other.chunks(np.arange(index.steps), 4),
+        strict=True,
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_same_index_and_samples_as_from_disk(server, data_dir, cache):
     remote = build(server.url)
-    assert remote.path.parent == cache / "index" / "reach_arm3" / "1.0.0" and cache == cache_folder()
-    assert [str(shard) for shard in remote.shards] == [f"{server.url}/{FOLDER}/{name}" for name in (FIRST, SECOND)]
+    assert (
+        remote.path.parent == cache / "index" / "reach_arm3" / "1.0.0" and cache == cache_folder()
+    )
+    assert [str(shard) for shard in remote.shards] == [
+        f"{server.url}/{FOLDER}/{name}" for name in (FIRST, SECOND)
+    ]
     local = build(data_dir)
     assert contents(remote) == contents(local) and remote.digest == local.digest == local.path.name
     assert_same_samples(remote, local)
     assert remote.read_record(1) == local.read_record(1)
-    assert {request.path.rpartition("/")[2] for request in server.requests} == {"dataset_info.json", "features.json", FIRST, SECOND}
+    assert {request.path.rpartition("/")[2] for request in server.requests} == {
+        "dataset_info.json",
+        "features.json",
+        FIRST,
+        SECOND,
+    }
 
 
 def test_an_index_folder_of_ones_own(server, tmp_path):
@@ -82,7 +95,10 @@ def test_an_index_folder_of_ones_own(server, tmp_path):
     before = len(server.asked("GET", FIRST))
     assert open_index(ROW, server.url, tmp_path / "indices").path == built.path
     assert len(server.asked("GET", FIRST)) == before + 2  # both ends
-    with pytest.raises(InputError, match="dataset reach_arm3: expected a local folder for its index, found s3://bucket/x"):
+    with pytest.raises(
+        InputError,
+        match="dataset reach_arm3: expected a local folder for its index, found s3://bucket/x",
+    ):
         open_index(ROW, server.url, "s3://bucket/x")
 
 
@@ -93,7 +109,12 @@ def test_opening_needs_no_tensorflow(server):
         f"open_index(ROWS['reach_arm3'], {server.url!r}).observation(4)\n"
         "assert not {'tensorflow', 'tensorflow_datasets', 'jax'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
 
 
 def test_faults_while_building_and_reading_change_nothing(server, data_dir):
@@ -112,10 +133,15 @@ def test_a_missing_shard_is_named_at_once(server, data_dir):
     (data_dir / FOLDER / SECOND).rename(data_dir / "away")
     missing = f"{server.url}/{FOLDER}/{SECOND}"
     for act in (build, lambda url: open_index(ROW, url)):
-        with pytest.raises(InputError, match=f"^dataset reach_arm3: split train: expected the shard file {missing}, found none$"):
+        with pytest.raises(
+            InputError,
+            match=f"^dataset reach_arm3: split train: expected the shard file {missing}, found none$",
+        ):
             act(server.url)
     before = len(server.asked("GET", SECOND))
-    with pytest.raises(InputError, match=rf"^{missing}: expected [0-9]+ bytes at byte [0-9]+, found none$"):
+    with pytest.raises(
+        InputError, match=rf"^{missing}: expected [0-9]+ bytes at byte [0-9]+, found none$"
+    ):
         index.observation(11)
     assert len(server.asked("GET", SECOND)) == before + 1
 
@@ -125,11 +151,16 @@ def test_versions_are_tried_in_order(server, data_dir):
     assert str(dataset_directory(row, server.url)) == f"{server.url}/{FOLDER}"
     shutil.copytree(data_dir / FOLDER, data_dir / "reach_arm3" / "2.0.0")
     assert dataset_directory(row, f"{server.url}/").name == "2.0.0"
-    with pytest.raises(InputError, match=rf"expected 4.0.0/dataset_info.json in {server.url}/reach_arm3, found none$"):
+    with pytest.raises(
+        InputError,
+        match=rf"expected 4.0.0/dataset_info.json in {server.url}/reach_arm3, found none$",
+    ):
         dataset_directory(dataclasses.replace(ROW, versions=("4.0.0",)), server.url)
     server.fail("dataset_info.json", 403, method="HEAD")
     server.fail("dataset_info.json", 403)
-    with pytest.raises(InputError, match=r"3.0.0/dataset_info.json: expected a file, found HTTP 403: Forbidden$"):
+    with pytest.raises(
+        InputError, match=r"3.0.0/dataset_info.json: expected a file, found HTTP 403: Forbidden$"
+    ):
         dataset_directory(row, server.url)
 
 
@@ -137,7 +168,10 @@ def test_changed_files_are_noticed_and_metadata_copied_anew(server, data_dir, ca
     old = build(server.url)
     shutil.rmtree(data_dir / FOLDER)
     write_reach(data_dir, (3, 5, 7))
-    with pytest.raises(InputError, match=r"found a stale one: file dataset_info.json changed since; build it with launch.index"):
+    with pytest.raises(
+        InputError,
+        match=r"found a stale one: file dataset_info.json changed since; build it with launch.index",
+    ):
         open_index(ROW, server.url)
     new = build(server.url)
     assert (old.steps, new.steps) == (12, 15) and old.digest != new.digest
@@ -168,11 +202,20 @@ def test_metadata_that_names_no_shards(server, data_dir):
     for splits, found in (
         ([], "found none"),
         ([{"name": "train"}], "found none"),
-        ([{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{WHAT}"}], "found none of 'WHAT'"),
-        ([{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{SPLIT}/a"}], "a shard in a folder of its own: train/a"),
+        (
+            [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{WHAT}"}],
+            "found none of 'WHAT'",
+        ),
+        (
+            [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{SPLIT}/a"}],
+            "a shard in a folder of its own: train/a",
+        ),
     ):
         file.write_text(json.dumps({**info, "splits": splits}))
-        with pytest.raises(InputError, match=f"^dataset reach_arm3: {server.url}/{FOLDER}/dataset_info.json: expected .*{found}"):
+        with pytest.raises(
+            InputError,
+            match=f"^dataset reach_arm3: {server.url}/{FOLDER}/dataset_info.json: expected .*{found}",
+        ):
             build(server.url)
 
 
@@ -187,14 +230,23 @@ def test_shards_are_named_as_tfds_names_them(data_dir):
         "test": "{SPLIT}_{SHARD_INDEX}_{NUM_SHARDS}.{FILEFORMAT}",
     }
     lengths = {"train": ["2", "1"] * 50_001, "val": ["3"], "test": ["4"] * 12}
-    info["splits"] = [{"name": split, "shardLengths": lengths[split], "filepathTemplate": templates[split]} for split in templates]
+    info["splits"] = [
+        {"name": split, "shardLengths": lengths[split], "filepathTemplate": templates[split]}
+        for split in templates
+    ]
     (directory / "dataset_info.json").write_text(json.dumps(info))
     shards = list_shards(ROW, directory, read_metadata(ROW, directory))
     for split, theirs in tfds.builder_from_directory(directory).info.splits.items():
         ours = [shard for shard in shards if shard.split == split]
         assert [shard.episodes for shard in ours] == theirs.shard_lengths
         for i in {0, len(ours) // 2, len(ours) - 1}:
-            assert ours[i].path == directory / theirs.filename_template.sharded_filepath(shard_index=i, num_shards=len(ours)).name
+            assert (
+                ours[i].path
+                == directory
+                / theirs.filename_template.sharded_filepath(
+                    shard_index=i, num_shards=len(ours)
+                ).name
+            )
             assert ours[i].first == sum(theirs.shard_lengths[:i])
 
 
@@ -217,7 +269,10 @@ def test_a_dataset_in_memory(data_dir):
     assert_same_samples(build("memory://remote_test"), build(f"file://{data_dir}"))
     (shard,) = [file for file in files.find("/remote_test") if file.endswith(SECOND)]
     files.rm(shard)
-    with pytest.raises(InputError, match=f"expected the shard file memory://remote_test/{FOLDER}/{SECOND}, found none"):
+    with pytest.raises(
+        InputError,
+        match=f"expected the shard file memory://remote_test/{FOLDER}/{SECOND}, found none",
+    ):
         build("memory://remote_test")
     files.rm("/remote_test", recursive=True)
 
@@ -234,7 +289,11 @@ def test_no_secret_of_a_url_is_written_or_shown(server, data_dir, tmp_path):
         build(url)
     assert f"{server.url}/{FOLDER}/{SECOND}: record 0 at byte 0: truncated" in str(damaged.value)
     written = "".join(str(file) for file in tmp_path.rglob("*"))
-    written += "".join(file.read_text(errors="replace") for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    written += "".join(
+        file.read_text(errors="replace")
+        for file in (tmp_path / "cache").rglob("*")
+        if file.is_file()
+    )
     for text in (str(stale.value), str(damaged.value), written):
         assert "pass-word" not in text and "abc-def" not in text
 
@@ -242,7 +301,8 @@ def test_no_secret_of_a_url_is_written_or_shown(server, data_dir, tmp_path):
 def test_a_cache_that_cannot_be_written(server, tmp_path, cache):
     cache.parent.write_text("in the way")
     with pytest.raises(
-        InputError, match=rf"{cache}/metadata/[0-9a-f]+: expected a folder that can be written, found: .*; set XDG_CACHE_HOME"
+        InputError,
+        match=rf"{cache}/metadata/[0-9a-f]+: expected a folder that can be written, found: .*; set XDG_CACHE_HOME",
     ):
         build(server.url, index_dir=tmp_path / "indices")
     assert not list(shard_files(tmp_path))

@@ -14,7 +14,16 @@ import pytest
 
 from tests import training
 from tests.small_disk import grow, small_disk
-from tests.training import arrays, assert_same, finish, losses, overflowing_data, saved_steps, start, validations
+from tests.training import (
+    arrays,
+    assert_same,
+    finish,
+    losses,
+    overflowing_data,
+    saved_steps,
+    start,
+    validations,
+)
 
 data_dir, compiled = training.data_dir, training.compiled
 
@@ -36,7 +45,10 @@ def test_killed_while_compiling_saving_and_training(data_dir, compiled, finished
     assert process.wait() == -signal.SIGKILL
     assert not workdir.exists() or not saved_steps(workdir)
 
-    for moment in (lambda: list(workdir.glob("checkpoints/4.orbax*")), lambda: max(losses(workdir), default=0) >= 9):
+    for moment in (
+        lambda: list(workdir.glob("checkpoints/4.orbax*")),
+        lambda: max(losses(workdir), default=0) >= 9,
+    ):
         process = start(data_dir, workdir, compiled=compiled)
         process.wait_for(moment)
         process.send(signal.SIGKILL)
@@ -67,7 +79,9 @@ def test_killed_at_ten_random_moments(data_dir, compiled, tmp_path):
             time.sleep(rng.uniform(0, 4))
         process.send(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        saved.append(max(saved_steps(killed), default=0) if (killed / "checkpoints").exists() else 0)
+        saved.append(
+            max(saved_steps(killed), default=0) if (killed / "checkpoints").exists() else 0
+        )
     finish(start(data_dir, killed, compiled=compiled, log=tmp_path / "last.log", **longer))
     assert saved == sorted(saved) and 10 <= saved[-1] < 60
     assert list(losses(killed)) == list(range(1, 61))
@@ -84,7 +98,10 @@ def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
     assert process.wait() == 0
     stopped = max(saved_steps(workdir))
     assert 1 <= stopped < 12 and list(losses(workdir)) == list(range(1, stopped + 1))
-    assert process.last_line == f"SIGTERM: stopped after step {stopped}, which is saved; the same command goes on from there"
+    assert (
+        process.last_line
+        == f"SIGTERM: stopped after step {stopped}, which is saved; the same command goes on from there"
+    )
     metrics = workdir / "metrics.jsonl"
     lines = [line for line in metrics.read_text().splitlines() if "validation/loss" not in line]
     metrics.write_text("\n".join(lines) + "\n")
@@ -99,7 +116,9 @@ def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
 def test_a_second_sigterm_ends_at_once(data_dir, tmp_path):
     """Even while XLA compiles, which a signal does not interrupt."""
     process = start(data_dir, tmp_path / "run", compiled=None)
-    process.wait_for((tmp_path / "run" / "metrics.jsonl").exists)  # just before the step is compiled
+    process.wait_for(
+        (tmp_path / "run" / "metrics.jsonl").exists
+    )  # just before the step is compiled
     time.sleep(0.5)
     process.send(signal.SIGTERM)
     time.sleep(1)
@@ -115,7 +134,8 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     process = run()
     assert process.wait() == 2
     found = re.fullmatch(
-        r"error: batch (\d+): loss (nan|inf), gradient norm \S+, after 0 such batches .* Look .*: head (\S+)", process.last_line
+        r"error: batch (\d+): loss (nan|inf), gradient norm \S+, after 0 such batches .* Look .*: head (\S+)",
+        process.last_line,
     )
     assert found, process.last_line
     number = int(found[1])
@@ -123,8 +143,14 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     assert list(losses(workdir)) == list(range(1, number + 1))
     lines = [json.loads(line) for line in Path(found[3]).read_text().splitlines()]
     assert len(lines) == 8 and sorted(line["row"] for line in lines) == list(range(8))
-    assert lines[0]["loss"] is None and lines[0]["dataset"] == "unchecked" and lines[0]["episode"] == 2
-    assert lines[0]["prompt"] == "reach block 0" and lines[0]["record"] == 0 and "train.tfrecord-00001-of-00004" in lines[0]["file"]
+    assert (
+        lines[0]["loss"] is None and lines[0]["dataset"] == "unchecked" and lines[0]["episode"] == 2
+    )
+    assert (
+        lines[0]["prompt"] == "reach block 0"
+        and lines[0]["record"] == 0
+        and "train.tfrecord-00001-of-00004" in lines[0]["file"]
+    )
     assert lines[0]["step"] == 0 and lines[0]["actions"][0][0] == pytest.approx(3e38)
 
     again = run()  # comes to the same batch, and leaves the same behind
@@ -138,20 +164,27 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     fewer = run()  # it would halt at once, at a batch that has nothing wrong
     assert fewer.wait() == 2
     assert re.fullmatch(
-        r"error: config.skip_nonfinite is 0; expected at least \d+, the batches that this run has passed over already", fewer.last_line
+        r"error: config.skip_nonfinite is 0; expected at least \d+, the batches that this run has passed over already",
+        fewer.last_line,
     ), fewer.last_line
 
 
 def test_no_space_left(data_dir, compiled, finished, tmp_path):
     """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""
-    size = sum(file.stat().st_size for file in (finished / "checkpoints" / "12").rglob("*") if file.is_file())
+    size = sum(
+        file.stat().st_size
+        for file in (finished / "checkpoints" / "12").rglob("*")
+        if file.is_file()
+    )
     with small_disk(tmp_path / "disk", int(1.5 * size)) as disk:
         workdir = disk / "run"
         process = start(data_dir, workdir, compiled=compiled, log=tmp_path / "log")
         assert process.wait() == 2, process.text
         saving = "/checkpoints: saving step 8 failed, the checkpoint of step 4 is whole; found: "
         metrics = ": expected to write metrics there, found: "  # whichever comes first
-        assert re.fullmatch(rf"error: {workdir}({saving}|{metrics})No space left on device", process.last_line)
+        assert re.fullmatch(
+            rf"error: {workdir}({saving}|{metrics})No space left on device", process.last_line
+        )
         assert saved_steps(workdir) == [4]
         grow(disk, 10 * size)
         finish(start(data_dir, workdir, compiled=compiled, log=tmp_path / "log"))
@@ -164,4 +197,7 @@ def test_a_trace_of_some_steps(data_dir, compiled, tmp_path):
     finish(start(data_dir, workdir, "--profile=1:2", compiled=compiled, steps=4))
     assert list(workdir.glob("profile/**/*.xplane.pb"))
     wrong = start(data_dir, tmp_path / "wrong", "--profile=3", compiled=compiled)
-    assert wrong.wait() == 2 and wrong.last_line == "error: --profile=3: expected START:STEPS, as in 20:5"
+    assert (
+        wrong.wait() == 2
+        and wrong.last_line == "error: --profile=3: expected START:STEPS, as in 20:5"
+    )

@@ -36,7 +36,11 @@ class Oracle:
         return np.array([self.chunk(observation) for observation in observations], np.float32)
 
     def chunk(self, observation):
-        env = next(env for env in self.envs if np.array_equal(env.joints.astype(np.float32), observation["state"]))
+        env = next(
+            env
+            for env in self.envs
+            if np.array_equal(env.joints.astype(np.float32), observation["state"])
+        )
         named = next(color for color in COLORS if color in observation["prompt"])
         goal, joints, chunk = expert.goal_joints(self.scene, env.goal(named)), env.joints, []
         for _ in range(HORIZON):
@@ -75,10 +79,16 @@ def test_expert_as_policy_succeeds(oracle):
 def test_shuffled_prompts_leave_luck(oracle):
     """Success is measured for the episode's own block; a policy that does as it is told gets there 1 time in 3."""
     right = rollout(oracle.make_world, oracle, episodes=90, seed=0, parallel=30)
-    shuffled = rollout(oracle.make_world, oracle, episodes=90, seed=0, parallel=30, prompts="shuffled")
-    assert [(r.seed, r.group) for r in shuffled.episodes] == [(r.seed, r.group) for r in right.episodes]
+    shuffled = rollout(
+        oracle.make_world, oracle, episodes=90, seed=0, parallel=30, prompts="shuffled"
+    )
+    assert [(r.seed, r.group) for r in shuffled.episodes] == [
+        (r.seed, r.group) for r in right.episodes
+    ]
     assert sorted(r.prompt for r in shuffled.episodes) == sorted(r.prompt for r in right.episodes)
-    assert [r.success for r in shuffled.episodes] == [r.group in r.prompt for r in shuffled.episodes]
+    assert [r.success for r in shuffled.episodes] == [
+        r.group in r.prompt for r in shuffled.episodes
+    ]
     assert 0.2 < shuffled.successes / 90 < 0.5
     assert all(r.ticks == EPISODE_TICKS for r in shuffled.episodes if not r.success)
 
@@ -91,7 +101,9 @@ def test_episodes_do_not_depend_on_how_many_run_at_once(oracle, prompts):
         other = rollout(oracle.make_world, oracle, parallel=parallel, **options)
         assert outcomes(other) == outcomes(together)
         for mine, theirs in zip(other.recordings, together.recordings, strict=True):
-            np.testing.assert_array_equal([s.joints for s in mine.snapshots], [s.joints for s in theirs.snapshots])
+            np.testing.assert_array_equal(
+                [s.joints for s in mine.snapshots], [s.joints for s in theirs.snapshots]
+            )
             np.testing.assert_array_equal(mine.chunks, theirs.chunks)
 
 
@@ -107,12 +119,16 @@ def test_every_call_has_the_same_number_of_rows_and_every_row_its_own_seed(oracl
 
 
 def test_recordings_hold_what_was_predicted_and_done(oracle):
-    result = rollout(oracle.make_world, oracle, episodes=4, seed=0, parallel=2, execute_steps=3, record=2)
+    result = rollout(
+        oracle.make_world, oracle, episodes=4, seed=0, parallel=2, execute_steps=3, record=2
+    )
     assert [recording.result.episode for recording in result.recordings] == [0, 1]
     for recording in result.recordings:
         ticks, joints = recording.result.ticks, oracle.envs[0].action_space.shape[0]
         assert recording.result == result.episodes[recording.result.episode]
-        assert len(recording.snapshots) == ticks + 1 and recording.snapshots[0].joints.shape == (joints,)
+        assert len(recording.snapshots) == ticks + 1 and recording.snapshots[0].joints.shape == (
+            joints,
+        )
         assert recording.chunk_ticks == tuple(range(0, ticks, 3))
         assert recording.chunks.shape == (len(recording.chunk_ticks), HORIZON, joints)
 
@@ -124,9 +140,18 @@ def test_recordings_hold_what_was_predicted_and_done(oracle):
             lambda n, a: np.zeros((n, HORIZON, a + 1), np.float32),
             r"expected float\[2, H >= 5, .\], found float32\[2, 8, .\]",
         ),
-        (lambda n, a: np.zeros((n, 4, a), np.float32), r"expected float\[2, H >= 5, .\], found float32\[2, 4, .\]"),
-        (lambda n, a: np.zeros((n, a), np.float32), r"expected float\[2, H >= 5, .\], found float32\[2, .\]"),
-        (lambda n, a: np.full((n, 8, a), np.nan), "episode 0, tick 0, chunk step 0, joint_0: expected a finite number, found nan"),
+        (
+            lambda n, a: np.zeros((n, 4, a), np.float32),
+            r"expected float\[2, H >= 5, .\], found float32\[2, 4, .\]",
+        ),
+        (
+            lambda n, a: np.zeros((n, a), np.float32),
+            r"expected float\[2, H >= 5, .\], found float32\[2, .\]",
+        ),
+        (
+            lambda n, a: np.full((n, 8, a), np.nan),
+            "episode 0, tick 0, chunk step 0, joint_0: expected a finite number, found nan",
+        ),
     ],
 )
 def test_bad_answers_of_a_policy_are_named(oracle, answer, message):
@@ -164,14 +189,18 @@ def test_wilson_interval(successes, trials, low, high):
     np.testing.assert_allclose(wilson_interval(successes, trials), (low, high), atol=5e-5)
     mirrored = wilson_interval(trials - successes, trials)
     np.testing.assert_allclose(mirrored, (1 - high, 1 - low), atol=5e-5)
-    assert [wilson_interval(0, n)[0] for n in (3, 10)] == [0, 0] and [wilson_interval(n, n)[1] for n in (3, 10)] == [1, 1]
+    assert [wilson_interval(0, n)[0] for n in (3, 10)] == [0, 0] and [
+        wilson_interval(n, n)[1] for n in (3, 10)
+    ] == [1, 1]
 
 
 # ---- video
 
 
 def test_gif_shows_every_tick_and_the_predicted_path(oracle, tmp_path):
-    recording = rollout(oracle.make_world, oracle, episodes=1, seed=0, parallel=1, record=1).recordings[0]
+    recording = rollout(
+        oracle.make_world, oracle, episodes=1, seed=0, parallel=1, record=1
+    ).recordings[0]
     path = tmp_path / "rollouts" / "0.gif"
     video.save_gif(path, recording, pictures(recording, side=96), tick_seconds=0.1)
     with Image.open(path) as gif:

@@ -31,7 +31,9 @@ HANDSHAKE = (
 @contextmanager
 def conversation(address, **headers):
     """A bare websocket after the greeting: what any client sees."""
-    with connect(f"ws://{address}", compression=None, additional_headers=headers, open_timeout=30) as connection:
+    with connect(
+        f"ws://{address}", compression=None, additional_headers=headers, open_timeout=30
+    ) as connection:
         wire.unpack(connection.recv())
         yield connection
 
@@ -62,21 +64,39 @@ def server():
 def test_metadata_come_first_then_an_answer_for_every_observation(server):
     with connect(f"ws://{server}", compression=None) as connection:
         metadata = wire.unpack(connection.recv())
-        assert (metadata["robot"], metadata["control_hz"], metadata["execute_steps"], metadata["horizon"]) == ("droid", 15.0, 8, 10)
+        assert (
+            metadata["robot"],
+            metadata["control_hz"],
+            metadata["execute_steps"],
+            metadata["horizon"],
+        ) == ("droid", 15.0, 8, 10)
         assert metadata["actions"][-1] == "gripper" and metadata["batch_sizes"] == [1, 4]
         assert Embodiment.from_json(metadata["embodiment"]) == EMBODIMENTS["droid"]
         for seed in range(3):
             reply = ask(connection, message(seed))
             np.testing.assert_array_equal(reply["actions"], answer(observation(seed)))
-            assert set(reply["server_timing"]) == {"queue_ms", "unpack_ms", "infer_ms"} and reply["policy_timing"]["infer_ms"] > 0
+            assert (
+                set(reply["server_timing"]) == {"queue_ms", "unpack_ms", "infer_ms"}
+                and reply["policy_timing"]["infer_ms"] > 0
+            )
 
 
 def test_seeds_and_batches(server):
     with conversation(server) as connection:
-        np.testing.assert_array_equal(ask(connection, message(1, seed=5))["actions"], answer(observation(1), 5))
-        reply = ask(connection, {"batch": [message(i) for i in range(3)], "seeds": np.array([7, 8, 9])})
-        assert reply["actions"].shape == (3, HORIZON, 8)  # the policy got 4 rows, one of them for nothing
-        np.testing.assert_array_equal(reply["actions"], [answer(observation(i), 7 + i) for i in range(3)])
+        np.testing.assert_array_equal(
+            ask(connection, message(1, seed=5))["actions"], answer(observation(1), 5)
+        )
+        reply = ask(
+            connection, {"batch": [message(i) for i in range(3)], "seeds": np.array([7, 8, 9])}
+        )
+        assert reply["actions"].shape == (
+            3,
+            HORIZON,
+            8,
+        )  # the policy got 4 rows, one of them for nothing
+        np.testing.assert_array_equal(
+            reply["actions"], [answer(observation(i), 7 + i) for i in range(3)]
+        )
 
 
 @pytest.mark.parametrize(
@@ -89,12 +109,30 @@ def test_seeds_and_batches(server):
         (wire.pack({"prompt": "x"}), "'observation/exterior_image_1_left' is missing"),
         (wire.pack(message(action=1)), "'action' is not expected"),
         (wire.pack(message(seed=-1)), "'seed': expected a whole number in [0, 2^32), found -1"),
-        (wire.pack({"batch": [], "seeds": []}), "'batch': expected a list of 1 to 4 observations, found 0"),
-        (wire.pack({"batch": [message()] * 5}), "'batch': expected a list of 1 to 4 observations, found 5"),
-        (wire.pack({"batch": [message(), 3]}), "'batch', observation 1: expected an observation, a map, found int"),
-        (wire.pack({"batch": [message()], "seeds": [1, 2]}), "'seeds': expected 1, one for each observation, found [1, 2]"),
-        (wire.pack({"batch": [message()], "prompt": "x"}), "'prompt' is not expected beside 'batch'"),
-        (wire.pack({"batch": [message()], "seeds": np.zeros(1_000_000, np.uint8)}), "found [0 0 0 ... 0 0 0]"),
+        (
+            wire.pack({"batch": [], "seeds": []}),
+            "'batch': expected a list of 1 to 4 observations, found 0",
+        ),
+        (
+            wire.pack({"batch": [message()] * 5}),
+            "'batch': expected a list of 1 to 4 observations, found 5",
+        ),
+        (
+            wire.pack({"batch": [message(), 3]}),
+            "'batch', observation 1: expected an observation, a map, found int",
+        ),
+        (
+            wire.pack({"batch": [message()], "seeds": [1, 2]}),
+            "'seeds': expected 1, one for each observation, found [1, 2]",
+        ),
+        (
+            wire.pack({"batch": [message()], "prompt": "x"}),
+            "'prompt' is not expected beside 'batch'",
+        ),
+        (
+            wire.pack({"batch": [message()], "seeds": np.zeros(1_000_000, np.uint8)}),
+            "found [0 0 0 ... 0 0 0]",
+        ),
         (wire.pack([]), "expected an observation, a map, found list"),
     ],
 )
@@ -102,15 +140,22 @@ def test_a_bad_message_is_answered_and_the_connection_stays(server, request_, sa
     with conversation(server) as connection:
         reply = ask(connection, request_)
         assert isinstance(reply, str) and said in reply
-        np.testing.assert_array_equal(ask(connection, message(2))["actions"], answer(observation(2)))
+        np.testing.assert_array_equal(
+            ask(connection, message(2))["actions"], answer(observation(2))
+        )
 
 
 def test_nothing_of_the_server_leaks():
     """An unforeseen error is told to the log, with its traceback, and not to the client."""
     with running() as (address, process):
         with conversation(address) as connection:
-            assert ask(connection, message(prompt="fail")) == "internal error: the request could not be answered; the server's log says why"
-            np.testing.assert_array_equal(ask(connection, message())["actions"], answer(observation()))
+            assert (
+                ask(connection, message(prompt="fail"))
+                == "internal error: the request could not be answered; the server's log says why"
+            )
+            np.testing.assert_array_equal(
+                ask(connection, message())["actions"], answer(observation())
+            )
         process.terminate()
         log = process.communicate()[1]
     assert "RuntimeError: secret in /home/robot/secret.txt" in log
@@ -128,7 +173,10 @@ def test_a_message_over_the_limit_closes_only_its_own_connection():
             ask(connection, bytes(20_001))
         assert closed.value.rcvd.code == 1009
         np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
-        with Client(address) as client, pytest.raises(ServerError, match="request of .* bytes is over the server's limit"):
+        with (
+            Client(address) as client,
+            pytest.raises(ServerError, match="request of .* bytes is over the server's limit"),
+        ):
             client.infer({"a": np.zeros(30_000, np.uint8)})
 
 
@@ -137,11 +185,19 @@ def test_a_message_over_the_limit_closes_only_its_own_connection():
 
 def test_an_api_key_is_asked_for():
     with running(api_key="s3cret") as (address, _):
-        for headers in ({}, {"Authorization": "Api-Key wrong"}, {"Authorization": "Api-Key s3cret\u00e9"}, {"Authorization": "s3cret"}):
+        for headers in (
+            {},
+            {"Authorization": "Api-Key wrong"},
+            {"Authorization": "Api-Key s3cret\u00e9"},
+            {"Authorization": "s3cret"},
+        ):
             with pytest.raises(InvalidStatus) as refused, conversation(address, **headers):
                 pass
             assert refused.value.response.status_code == 401
-        with pytest.raises(InputError, match="the server refuses the API key"), Client(address, api_key="wrong") as client:
+        with (
+            pytest.raises(InputError, match="the server refuses the API key"),
+            Client(address, api_key="wrong") as client,
+        ):
             client.infer(message())
         with Client(address, api_key="s3cret") as client:
             np.testing.assert_array_equal(client.infer(message())["actions"], answer(observation()))
@@ -149,16 +205,27 @@ def test_an_api_key_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("", "nothing"), (" \n", "nothing"), ("one\ntwo\n", "something else"), ("cl\u00e9", "something else")]
+    ("text", "found"),
+    [
+        ("", "nothing"),
+        (" \n", "nothing"),
+        ("one\ntwo\n", "something else"),
+        ("cl\u00e9", "something else"),
+    ],
 )
 def test_a_file_without_a_key_is_refused(text, found, tmp_path):
     (tmp_path / "key").write_text(text)
-    with pytest.raises(InputError, match=f"--api_key_file: .*: expected one line of printable ASCII, found {found}"):
+    with pytest.raises(
+        InputError, match=f"--api_key_file: .*: expected one line of printable ASCII, found {found}"
+    ):
         api_key.read(str(tmp_path / "key"))
 
 
 def test_a_web_page_may_not_connect(server):
-    with pytest.raises(InvalidStatus) as refused, conversation(server, Origin="https://example.com"):
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        conversation(server, Origin="https://example.com"),
+    ):
         pass
     assert refused.value.response.status_code == 403
 
@@ -178,7 +245,10 @@ def test_a_client_too_many_is_told_and_takes_the_place_of_one_that_leaves():
             with pytest.raises(InvalidStatus) as refused, conversation(address):
                 pass
             assert refused.value.response.status_code == 503
-            assert refused.value.response.body == b"too many clients: 2 are connected, the most allowed\n"
+            assert (
+                refused.value.response.body
+                == b"too many clients: 2 are connected, the most allowed\n"
+            )
             with (
                 Client(address, start_timeout=0.3) as client,
                 pytest.raises(TimeoutError, match="cannot connect: 503: too many clients: 2"),
@@ -187,7 +257,9 @@ def test_a_client_too_many_is_told_and_takes_the_place_of_one_that_leaves():
             assert health(address) == 200
             np.testing.assert_array_equal(ask(first, message())["actions"], answer(observation()))
         with Client(address, start_timeout=5) as client:
-            np.testing.assert_array_equal(client.infer(message(1))["actions"], answer(observation(1)))
+            np.testing.assert_array_equal(
+                client.infer(message(1))["actions"], answer(observation(1))
+            )
 
 
 def test_what_is_no_websocket_is_told_in_one_line(server):
@@ -203,8 +275,13 @@ def test_two_servers_on_one_port(server):
     """Which is told at once, not when the second one is warm."""
     given = f'{{"robot": "droid", "warm_seconds": 600, "batch_sizes": [1], "options": {{"port": {server.split(":")[1]}}}}}'
     command = [sys.executable, "-m", "tests.numpy_server", given]
-    process = subprocess.run(command, cwd=numpy_server.ROOT, capture_output=True, text=True, timeout=60)
-    assert process.stderr.splitlines()[-1] == f"pi0_jax.errors.InputError: cannot listen on {server}: Address already in use"
+    process = subprocess.run(
+        command, cwd=numpy_server.ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (
+        process.stderr.splitlines()[-1]
+        == f"pi0_jax.errors.InputError: cannot listen on {server}: Address already in use"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +293,10 @@ def test_two_servers_on_one_port(server):
         ("--max_connections=-1", "--max_connections"),
         ("--image_sizes=", "--image_sizes: expected sizes like 224x224, found"),
         ("--image_sizes=224x0", "--image_sizes: expected sizes like 224x224, found 224x0"),
-        (f"--api_key_file={sys.executable}", f"--api_key_file: {sys.executable}: 'utf-8' codec can't decode"),
+        (
+            f"--api_key_file={sys.executable}",
+            f"--api_key_file: {sys.executable}: 'utf-8' codec can't decode",
+        ),
     ],
 )
 def test_a_flag_that_is_wrong_is_named(flag, said):
@@ -276,13 +356,18 @@ def test_a_client_that_vanishes_harms_nobody(server):
             vanishing.socket.shutdown(socket.SHUT_RDWR)
     with conversation(server) as connection:
         start = time.perf_counter()
-        np.testing.assert_array_equal(ask(connection, message(4))["actions"], answer(observation(4)))
+        np.testing.assert_array_equal(
+            ask(connection, message(4))["actions"], answer(observation(4))
+        )
         assert time.perf_counter() - start < 1.5
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_not_warm_ends_at_once(signal_):
-    with running(warm_seconds=60, wait=False) as (address, process), Client(address, start_timeout=0.5) as client:
+    with (
+        running(warm_seconds=60, wait=False) as (address, process),
+        Client(address, start_timeout=0.5) as client,
+    ):
         with pytest.raises(TimeoutError):
             client.infer(message())  # waits for the metadata
         process.send_signal(signal_)
@@ -293,7 +378,10 @@ def test_a_client_that_never_reads_is_dropped():
     """It would keep its connection for ever, and the server from stopping."""
     request = wire.pack({"batch": [message()] * 128})  # a long answer
     frame = b"\x82\xff" + len(request).to_bytes(8, "big") + bytes(4) + request
-    with running(send_seconds=0.5, batch_sizes=(1, 128)) as (address, process), conversation(address) as other:
+    with (
+        running(send_seconds=0.5, batch_sizes=(1, 128)) as (address, process),
+        conversation(address) as other,
+    ):
         files = len(os.listdir(f"/proc/{process.pid}/fd"))
         host, port = address.split(":")
         with socket.create_connection((host, int(port))) as deaf:
@@ -324,11 +412,17 @@ def test_a_client_that_pings_and_never_reads_is_dropped():
 
 
 def test_sigterm_finishes_the_request_in_flight():
-    with running() as (address, process), conversation(address) as idle, conversation(address) as busy:
+    with (
+        running() as (address, process),
+        conversation(address) as idle,
+        conversation(address) as busy,
+    ):
         busy.send(wire.pack(message(3, prompt="sleep 0.7")))
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        np.testing.assert_array_equal(wire.unpack(busy.recv(timeout=10))["actions"], answer(observation(3)))
+        np.testing.assert_array_equal(
+            wire.unpack(busy.recv(timeout=10))["actions"], answer(observation(3))
+        )
         for connection in (busy, idle):
             with pytest.raises(ConnectionClosed) as closed:
                 connection.recv(timeout=10)

@@ -25,9 +25,13 @@ def server():
 def test_our_client_acts_like_a_policy(server):
     with Client(server) as client:
         seen = [observation(i) for i in range(6)]  # more than the server takes at once
-        np.testing.assert_array_equal(client.act(seen, np.arange(6)), [answer(o, i) for i, o in enumerate(seen)])
+        np.testing.assert_array_equal(
+            client.act(seen, np.arange(6)), [answer(o, i) for i, o in enumerate(seen)]
+        )
         np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
-        with pytest.raises(ServerError, match="'prompt': expected an instruction, found empty text"):
+        with pytest.raises(
+            ServerError, match="'prompt': expected an instruction, found empty text"
+        ):
             client.act([observation(prompt="")])
         with pytest.raises(InputError, match="no observations: expected at least one"):
             client.act([])
@@ -43,7 +47,9 @@ def test_our_client_reconnects():
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         answers = []
-        thread = threading.Thread(target=lambda: answers.append(client.infer(message(1))["actions"]))
+        thread = threading.Thread(
+            target=lambda: answers.append(client.infer(message(1))["actions"])
+        )
         thread.start()
         time.sleep(0.5)
         assert not answers
@@ -67,7 +73,10 @@ def test_a_call_has_a_timeout_and_a_late_answer_is_not_taken_for_another():
 def test_an_address_without_a_policy_server(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with Client(f"127.0.0.1:{port}", start_timeout=0.3) as client, pytest.raises(TimeoutError, match="cannot connect"):
+    with (
+        Client(f"127.0.0.1:{port}", start_timeout=0.3) as client,
+        pytest.raises(TimeoutError, match="cannot connect"),
+    ):
         client.infer(message())
     with (
         faulty_server.serving(tmp_path) as files,
@@ -75,7 +84,10 @@ def test_an_address_without_a_policy_server(tmp_path):
         pytest.raises(InputError, match="expected a policy server, found one that answers 404"),
     ):
         client.infer(message())
-    with Client("http://nowhere") as client, pytest.raises(InputError, match="expected an address like ws://host:port"):
+    with (
+        Client("http://nowhere") as client,
+        pytest.raises(InputError, match="expected an address like ws://host:port"),
+    ):
         client.infer(message())
 
 
@@ -98,12 +110,21 @@ def test_a_controller_asks_as_often_as_the_robot_executes(server):
         controller = Controller(client, TemporalEnsemble())
         controller.action(observe)
         weights = np.array([1, np.exp(-0.01)])
-        expected = weights @ np.stack([answer(observation(0))[1], answer(observation(1))[0]]) / weights.sum()
+        expected = (
+            weights
+            @ np.stack([answer(observation(0))[1], answer(observation(1))[0]])
+            / weights.sum()
+        )
         np.testing.assert_allclose(controller.action(observe), expected, rtol=1e-6)
 
 
 def test_a_record_that_executes_more_than_a_chunk_has_needs_an_execution():
-    with running("franka_osc") as (address, _), Client(address) as client:  # 16 steps; chunks have 10
-        with pytest.raises(InputError, match="the robot's record executes 16 steps of a chunk, which has 10"):
+    with (
+        running("franka_osc") as (address, _),
+        Client(address) as client,
+    ):  # 16 steps; chunks have 10
+        with pytest.raises(
+            InputError, match="the robot's record executes 16 steps of a chunk, which has 10"
+        ):
             Controller(client)
         Controller(client, TemporalEnsemble())

@@ -29,7 +29,9 @@ from tests import numpy_server, policies
 from tests.numpy_server import serving
 
 ROBOT = "reach_arm3"
-REQUESTS = int(os.environ["PI0_JAX_SOAK_REQUESTS"]) if "PI0_JAX_SOAK_REQUESTS" in os.environ else 1000
+REQUESTS = (
+    int(os.environ["PI0_JAX_SOAK_REQUESTS"]) if "PI0_JAX_SOAK_REQUESTS" in os.environ else 1000
+)
 EXAMPLES = REQUESTS // 4  # of the fuzzer alone
 CLIENTS, DISTINCT = 8, 16
 MALFORMED, VANISH = 0.1, 0.02  # shares of the requests
@@ -38,9 +40,17 @@ MALFORMED, VANISH = 0.1, 0.02  # shares of the requests
 
 GOOD = to_message(policies.observation(ROBOT), EMBODIMENTS[ROBOT].keys)
 KEYS = sorted(GOOD)
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+)
 arrays = st_numpy.arrays(
-    st.sampled_from(["|u1", "<f4", ">f8", "<i8", "|b1"]), st_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+    st.sampled_from(["|u1", "<f4", ">f8", "<i8", "|b1"]),
+    st_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
 )
 array_records = st.fixed_dictionaries(
     {b"__ndarray__": scalars},
@@ -52,7 +62,10 @@ array_records = st.fixed_dictionaries(
 )
 values = st.recursive(
     scalars | arrays.map(lambda x: msgpack.unpackb(wire.pack(x))) | array_records,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.sampled_from(KEYS), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(KEYS), inner, max_size=4)
+    ),
     max_leaves=6,
 )
 
@@ -78,12 +91,16 @@ def malformed(draw) -> bytes | str:
     if kind == "cut":
         return message[: draw(st.integers(0, len(message) - 1))]
     if kind == "flip":
-        place = draw(st.integers(0, min(len(message), 400) - 1))  # where the structure is, rather than pixels
+        place = draw(
+            st.integers(0, min(len(message), 400) - 1)
+        )  # where the structure is, rather than pixels
         return message[:place] + bytes([draw(st.integers(0, 255))]) + message[place + 1 :]
     return draw(st.binary(max_size=200)) if kind == "noise" else message
 
 
-@hypothesis.settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 @hypothesis.given(malformed())
 def test_whatever_comes_is_answered_or_refused_in_one_line(message):
     service = Service(numpy_server.act, EMBODIMENTS[ROBOT], horizon=10, batch_sizes=(1, 4))
@@ -101,7 +118,11 @@ def corpus(count: int) -> list[bytes | str]:
     found: list[bytes | str] = []
 
     @hypothesis.settings(
-        max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(malformed())
     def collect(message):
@@ -137,7 +158,9 @@ def converse(address, seed, requests, good, bad, soaked):
     rng = random.Random(seed)
     left = requests
     while left > 0:
-        with connect(f"ws://{address}", compression=None, max_size=None, open_timeout=60) as connection:
+        with connect(
+            f"ws://{address}", compression=None, max_size=None, open_timeout=60
+        ) as connection:
             connection.recv(timeout=60)
             while left > 0:
                 left -= 1
@@ -156,7 +179,9 @@ def converse(address, seed, requests, good, bad, soaked):
                 request, expected = rng.choice(good)
                 connection.send(request)
                 reply = connection.recv(timeout=60)
-                if isinstance(reply, str) or not np.array_equal(wire.unpack(reply)["actions"], expected):
+                if isinstance(reply, str) or not np.array_equal(
+                    wire.unpack(reply)["actions"], expected
+                ):
                     soaked.problems.append(f"client {seed}: a good request got {reply[:200]!r}")
                 soaked.count("right")
 
@@ -164,18 +189,28 @@ def converse(address, seed, requests, good, bad, soaked):
 def guarded(*arguments):
     try:
         converse(*arguments)
-    except (TimeoutError, ConnectionClosed, OSError) as error:  # a stuck or lost client is the test's finding
+    except (
+        TimeoutError,
+        ConnectionClosed,
+        OSError,
+    ) as error:  # a stuck or lost client is the test's finding
         arguments[-1].problems.append(f"client {arguments[1]}: {error!r}")
 
 
 def resident(pid: int) -> int:
     """Anonymous memory of a process, in KiB."""
-    return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return next(
+        int(line.split()[1])
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("RssAnon")
+    )
 
 
 @pytest.mark.slow
 def test_eight_clients_with_malformed_messages_and_disconnections(tmp_path):
-    checkpoint = policies.write_checkpoint(tmp_path / "run", [ROBOT], variant="nano", action_dim=8, max_tokens=16, sampling_steps=3)
+    checkpoint = policies.write_checkpoint(
+        tmp_path / "run", [ROBOT], variant="nano", action_dim=8, max_tokens=16, sampling_steps=3
+    )
     policy = Policy.open(checkpoint)
     seen = [policies.observation(ROBOT, i) for i in range(DISTINCT)]
     good = [(wire.pack(to_message(o, EMBODIMENTS[ROBOT].keys)), policy(o)["actions"]) for o in seen]
@@ -191,8 +226,14 @@ def test_eight_clients_with_malformed_messages_and_disconnections(tmp_path):
             memory.append((soaked.done, resident(server.pid)))
             time.sleep(0.2)
         memory.append((soaked.done, resident(server.pid)))
-    print(f"{soaked.right} right, {soaked.refused} malformed, {soaked.vanished} vanished; KiB {memory[:: max(len(memory) // 10, 1)]}")
+    print(
+        f"{soaked.right} right, {soaked.refused} malformed, {soaked.vanished} vanished; KiB {memory[:: max(len(memory) // 10, 1)]}"
+    )
     assert soaked.problems == []
-    assert soaked.done == soaked.right + soaked.refused + soaked.vanished == REQUESTS // CLIENTS * CLIENTS
+    assert (
+        soaked.done
+        == soaked.right + soaked.refused + soaked.vanished
+        == REQUESTS // CLIENTS * CLIENTS
+    )
     settled = next(kib for done, kib in memory if done > REQUESTS / 5)
     assert memory[-1][1] < 1.05 * settled + 4096

@@ -20,7 +20,11 @@ ARRAY = {b"__ndarray__": True, b"data": bytes(8), b"dtype": "<f4", b"shape": [2]
     "value",
     [
         {"a": np.arange(6, dtype=np.uint8).reshape(1, 2, 3), "b": {"c": np.float32([0.5, np.inf])}},
-        {"empty": np.zeros((0, 3), np.int64), "none": np.array(True), "big-endian": np.array([1.5], ">f8")},
+        {
+            "empty": np.zeros((0, 3), np.int64),
+            "none": np.array(True),
+            "big-endian": np.array([1.5], ">f8"),
+        },
         [1, -2.5, "text", None, True, {"deep": [[np.int32(7)]]}],
     ],
 )
@@ -31,21 +35,30 @@ def test_values_survive(value):
         if isinstance(a, list):
             return len(a) == len(b) and all(map(same, a, b))
         if isinstance(a, np.ndarray | np.generic):
-            return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
+            return (
+                type(a) is type(b)
+                and a.dtype == b.dtype
+                and a.shape == b.shape
+                and np.array_equal(a, b)
+            )
         return type(a) is type(b) and a == b
 
     assert same(value, wire.unpack(wire.pack(value)))
 
 
 def test_arrays_travel_as_the_published_client_packs_them():
-    packed = msgpack.packb({"x": {b"__ndarray__": True, b"data": b"\x01\x02", b"dtype": "|u1", b"shape": (2, 1)}})
+    packed = msgpack.packb(
+        {"x": {b"__ndarray__": True, b"data": b"\x01\x02", b"dtype": "|u1", b"shape": (2, 1)}}
+    )
     assert wire.pack({"x": np.array([[1], [2]], np.uint8)}) == packed
     assert wire.unpack(packed)["x"].tolist() == [[1], [2]]
 
 
 def test_a_transposed_image_is_sent_as_it_looks():
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    np.testing.assert_array_equal(wire.unpack(wire.pack(np.moveaxis(image, -1, 0))), np.moveaxis(image, -1, 0))
+    np.testing.assert_array_equal(
+        wire.unpack(wire.pack(np.moveaxis(image, -1, 0))), np.moveaxis(image, -1, 0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +101,10 @@ def test_what_is_no_message_is_named(message, said):
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize("value", [{"a": np.array(["text"])}, {"a": np.array([object()])}, {"a": {1, 2}}, {"a": np.complex64(1)}])
+@pytest.mark.parametrize(
+    "value",
+    [{"a": np.array(["text"])}, {"a": np.array([object()])}, {"a": {1, 2}}, {"a": np.complex64(1)}],
+)
 def test_only_numbers_are_packed(value):
     with pytest.raises(TypeError, match="cannot pack"):
         wire.pack(value)
@@ -115,22 +131,48 @@ def droid(**changes):
 
 def test_droid_clients_send_joints_and_gripper_apart():
     seen = to_observation(droid(), EMBODIMENTS["droid"])
-    assert seen["state"].dtype == np.float32 and seen["state"].tolist() == [0, 1, 2, 3, 4, 5, 6, 0.25]
+    assert seen["state"].dtype == np.float32 and seen["state"].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        0.25,
+    ]
     np.testing.assert_array_equal(seen["images"]["wrist"], image(seed=1))
     assert sorted(seen["images"]) == ["exterior", "wrist"] and seen["prompt"] == "pick up the cup"
     for gripper in (0.25, np.float32(0.25), [0.25], np.array(0.25)):
-        assert to_observation(droid(**{"observation/gripper_position": gripper}), EMBODIMENTS["droid"])["state"][7] == 0.25
+        assert (
+            to_observation(
+                droid(**{"observation/gripper_position": gripper}), EMBODIMENTS["droid"]
+            )["state"][7]
+            == 0.25
+        )
 
 
 def test_libero_clients_send_one_state():
-    message = {"observation/image": image(), "observation/wrist_image": image(), "observation/state": np.arange(8.0), "prompt": "open"}
+    message = {
+        "observation/image": image(),
+        "observation/wrist_image": image(),
+        "observation/state": np.arange(8.0),
+        "prompt": "open",
+    }
     assert to_observation(message, EMBODIMENTS["libero"])["state"].tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_aloha_clients_send_channels_first_and_four_cameras(nested):
-    cameras = {camera: image(True, i) for i, camera in enumerate(("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"))}
-    images = {"images": cameras} if nested else {f"images/{camera}": pixels for camera, pixels in cameras.items()}
+    cameras = {
+        camera: image(True, i)
+        for i, camera in enumerate(("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"))
+    }
+    images = (
+        {"images": cameras}
+        if nested
+        else {f"images/{camera}": pixels for camera, pixels in cameras.items()}
+    )
     seen = to_observation({"state": np.zeros(14), "prompt": "fold", **images}, EMBODIMENTS["aloha"])
     assert sorted(seen["images"]) == ["cam_high", "cam_left_wrist", "cam_right_wrist"]
     np.testing.assert_array_equal(seen["images"]["cam_high"], image(seed=0))
@@ -180,7 +222,9 @@ def test_what_is_no_observation_is_named(message, said):
 
 
 def test_a_server_may_have_a_prompt_for_those_who_send_none():
-    assert to_observation(droid(prompt=None), EMBODIMENTS["droid"], "tidy up")["prompt"] == "tidy up"
+    assert (
+        to_observation(droid(prompt=None), EMBODIMENTS["droid"], "tidy up")["prompt"] == "tidy up"
+    )
     assert to_observation(droid(), EMBODIMENTS["droid"], "tidy up")["prompt"] == "pick up the cup"
 
 
@@ -188,8 +232,14 @@ def test_keys_that_do_not_fit_the_robot_are_refused():
     fitting = EMBODIMENTS["droid"].client_keys
     for keys, said in (
         (dataclasses.replace(fitting, cameras={"exterior": "a"}), "client keys: expected cameras"),
-        (dataclasses.replace(fitting, state=(("a", 7),)), "client keys: expected 8 values of state, found 7"),
-        (ClientKeys(fitting.cameras, (("a", 7), ("prompt", 1))), "client keys: expected keys that differ"),
+        (
+            dataclasses.replace(fitting, state=(("a", 7),)),
+            "client keys: expected 8 values of state, found 7",
+        ),
+        (
+            ClientKeys(fitting.cameras, (("a", 7), ("prompt", 1))),
+            "client keys: expected keys that differ",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             dataclasses.replace(EMBODIMENTS["droid"], client_keys=keys)

@@ -14,7 +14,9 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0
 
 
 def parameter_shapes(variant: str):
-    return jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))["params"]
+    return jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))[
+        "params"
+    ]
 
 
 def bytes_per_device(shapes, shardings) -> int:
@@ -26,7 +28,13 @@ def bytes_per_device(shapes, shardings) -> int:
 
 @pytest.mark.parametrize(
     ("sizes", "shape"),
-    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, -1), (1, 4, 2)), ((1, 8, 1), (1, 8, 1)), ((8, -1, 1), (8, 1, 1))],
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((2, -1, 2), (2, 2, 2)),
+        ((1, 4, -1), (1, 4, 2)),
+        ((1, 8, 1), (1, 8, 1)),
+        ((8, -1, 1), (8, 1, 1)),
+    ],
 )
 def test_mesh_sizes(sizes, shape):
     mesh = sharding.make_mesh(**dict(zip(sharding.MESH_AXES, sizes, strict=True)))
@@ -40,7 +48,10 @@ def test_a_mesh_over_given_devices():
 
 @pytest.mark.parametrize("sizes", [(-1, -1, 1), (0, 1, 1), (-2, 1, 1)])
 def test_a_mesh_size_is_positive_or_once_minus_one(sizes):
-    with pytest.raises(InputError, match=r"^mesh data=.* fsdp=.* tensor=.*: sizes must be positive, at most one of them -1$"):
+    with pytest.raises(
+        InputError,
+        match=r"^mesh data=.* fsdp=.* tensor=.*: sizes must be positive, at most one of them -1$",
+    ):
         sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
 
 
@@ -65,23 +76,31 @@ def test_every_parameter_has_a_rule_of_its_rank(variant):
 def test_shards_of_every_parameter_are_equal(variant, sizes):
     """shard_shape raises where a mesh axis does not divide an array's axis."""
     shapes = parameter_shapes(variant)
-    shardings = sharding.parameter_shardings(shapes, sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+    shardings = sharding.parameter_shardings(
+        shapes, sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
+    )
     for leaf, where in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True):
         assert len(where.shard_shape(leaf.shape)) == len(leaf.shape)
 
 
-@pytest.mark.parametrize(("sizes", "share"), [((8, 1, 1), 1), ((1, 8, 1), 1 / 8), ((1, 2, 4), 1 / 8), ((2, 2, 2), 1 / 4)])
+@pytest.mark.parametrize(
+    ("sizes", "share"), [((8, 1, 1), 1), ((1, 8, 1), 1 / 8), ((1, 2, 4), 1 / 8), ((2, 2, 2), 1 / 4)]
+)
 def test_the_full_models_parameters_are_split_over_fsdp_and_tensor(sizes, share):
     """Per device little more than its share: what stays whole is small. Kv heads are few, so tensor does not split them."""
     shapes = parameter_shapes("pi0")
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    shardings = sharding.parameter_shardings(shapes, sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+    shardings = sharding.parameter_shardings(
+        shapes, sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
+    )
     assert share <= bytes_per_device(shapes, shardings) / total <= share + 0.01
 
 
 def test_the_rules_of_a_few_parameters_of_the_full_model():
     mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
-    specs = jax.tree.map(lambda where: where.spec, sharding.parameter_shardings(parameter_shapes("pi0"), mesh))
+    specs = jax.tree.map(
+        lambda where: where.spec, sharding.parameter_shardings(parameter_shapes("pi0"), mesh)
+    )
     llm = specs["PaliGemma"]["llm"]
     assert llm["embedder"]["input_embedding"] == PartitionSpec("tensor", "fsdp")
     assert llm["layers"]["attn"]["q_einsum"]["w"] == PartitionSpec(None, "tensor", "fsdp", None)
@@ -93,18 +112,27 @@ def test_the_rules_of_a_few_parameters_of_the_full_model():
 def test_an_axis_that_does_not_divide_stays_whole():
     mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
     shapes = {"action_out_proj": {"kernel": jax.ShapeDtypeStruct((6, 5), jnp.float32)}}
-    assert sharding.parameter_shardings(shapes, mesh)["action_out_proj"]["kernel"].spec == PartitionSpec(None, None)
+    assert sharding.parameter_shardings(shapes, mesh)["action_out_proj"][
+        "kernel"
+    ].spec == PartitionSpec(None, None)
 
 
 def test_a_parameter_without_a_rule_is_an_error():
-    with pytest.raises(ValueError, match="no rule of PARAMETER_AXES covers the parameter 'head/new_kernel'"):
+    with pytest.raises(
+        ValueError, match="no rule of PARAMETER_AXES covers the parameter 'head/new_kernel'"
+    ):
         sharding.logical_axes("head/new_kernel")
 
 
-@pytest.mark.parametrize(("sizes", "rows"), [((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 2), ((1, 1, 8), 8)])
+@pytest.mark.parametrize(
+    ("sizes", "rows"), [((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 2), ((1, 1, 8), 8)]
+)
 def test_place_batch_splits_rows_over_data_and_fsdp(sizes, rows):
     mesh = sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
-    batch = {"state": np.arange(24, dtype=np.float32).reshape(8, 3), "rows": np.arange(8, dtype=np.int32)}
+    batch = {
+        "state": np.arange(24, dtype=np.float32).reshape(8, 3),
+        "rows": np.arange(8, dtype=np.int32),
+    }
     placed = sharding.place_batch(batch, mesh)
     for name, array in batch.items():
         np.testing.assert_array_equal(placed[name], array)
@@ -125,7 +153,9 @@ def test_constrain_leaves_axes_that_do_not_divide_to_the_compiler():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     constrain = sharding.constrain_on(mesh)
     x = jnp.arange(9.0).reshape(3, 3)
-    np.testing.assert_array_equal(constrain(x, ("batch", "heads")), x)  # outside jit, JAX refuses uneven shards
+    np.testing.assert_array_equal(
+        constrain(x, ("batch", "heads")), x
+    )  # outside jit, JAX refuses uneven shards
     np.testing.assert_array_equal(jax.jit(lambda x: constrain(x, ("batch", "heads")))(x), x)
     with pytest.raises(KeyError, match="bach"):
         constrain(x, ("bach", None))
@@ -135,11 +165,15 @@ def test_gather_brings_one_layers_weights_together_in_the_compute_dtype():
     """Over fsdp, not over tensor; vectors, which every device holds, stay as they are. Gradients go back to where the weights are held."""
     mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
     stacked = {
-        "mlp": {"gating_einsum": jnp.arange(3 * 2 * 8 * 16, dtype=jnp.float32).reshape(3, 2, 8, 16)},
+        "mlp": {
+            "gating_einsum": jnp.arange(3 * 2 * 8 * 16, dtype=jnp.float32).reshape(3, 2, 8, 16)
+        },
         "pre_ffw_norm": {"scale": jnp.ones((3, 8))},
     }
     path = ("PaliGemma", "llm", "layers")
-    held = sharding.parameter_shardings({"PaliGemma": {"llm": {"layers": stacked}}}, mesh)["PaliGemma"]["llm"]["layers"]
+    held = sharding.parameter_shardings({"PaliGemma": {"llm": {"layers": stacked}}}, mesh)[
+        "PaliGemma"
+    ]["llm"]["layers"]
     stacked = jax.device_put(stacked, held)
 
     def layer(params):
@@ -151,10 +185,14 @@ def test_gather_brings_one_layers_weights_together_in_the_compute_dtype():
     np.testing.assert_array_equal(gating, stacked["mlp"]["gating_einsum"][1].astype(jnp.bfloat16))
     assert used["pre_ffw_norm"]["scale"].dtype == jnp.float32
 
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(3.0 * layer(p)["mlp"]["gating_einsum"]).astype(jnp.float32)))(stacked)
+    gradient = jax.jit(
+        jax.grad(lambda p: jnp.sum(3.0 * layer(p)["mlp"]["gating_einsum"]).astype(jnp.float32))
+    )(stacked)
     gating = gradient["mlp"]["gating_einsum"]
     assert gating.dtype == jnp.float32 and gating.sharding.shard_shape(gating.shape) == (3, 2, 2, 8)
-    np.testing.assert_array_equal(gating, 3.0 * (np.arange(3) == 1)[:, None, None, None] * np.ones((3, 2, 8, 16)))
+    np.testing.assert_array_equal(
+        gating, 3.0 * (np.arange(3) == 1)[:, None, None, None] * np.ones((3, 2, 8, 16))
+    )
 
 
 def test_without_fsdp_weights_are_used_where_they_are():

@@ -44,8 +44,18 @@ def arm3():
 
 def python(program, **environ):
     """Runs a program in a fresh interpreter in which no OpenGL is chosen yet."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
-    return subprocess.run([sys.executable, "-c", program], env={**clean, **environ}, capture_output=True, text=True, timeout=120)
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**clean, **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 # ---- OpenGL
@@ -63,7 +73,11 @@ def python(program, **environ):
     ],
 )
 def test_gl_is_chosen_by_what_is_there(environ, device, libraries, chosen):
-    found = gl.choose(environ, exists=lambda path: device and path == "/dev/dri", works=lambda name: name in libraries)
+    found = gl.choose(
+        environ,
+        exists=lambda path: device and path == "/dev/dri",
+        works=lambda name: name in libraries,
+    )
     assert found == chosen
 
 
@@ -87,7 +101,9 @@ except InputError as error:
     print("InputError:", error)
 """
     done = python(program, MUJOCO_GL="disable")
-    assert done.stdout.startswith("InputError: rendering needs an off-screen OpenGL library"), done.stderr
+    assert done.stdout.startswith("InputError: rendering needs an off-screen OpenGL library"), (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("order", ["tensorflow first", "tensorflow last"])
@@ -96,14 +112,18 @@ def test_rendering_and_tensorflow_share_a_process(order):
     if gl.choose({}, exists=os.path.exists, works=gl.library_works) != "osmesa":
         pytest.skip("needs OSMesa, and no GPU that would be preferred to it")
     parts = ["import tensorflow as tf; tf.constant(1) + 1"]
-    render = "from pi0_jax.sim.reach import ReachEnv; env = ReachEnv('reach_arm3'); env.reset(seed=0)"
+    render = (
+        "from pi0_jax.sim.reach import ReachEnv; env = ReachEnv('reach_arm3'); env.reset(seed=0)"
+    )
     parts.insert(1 if order == "tensorflow first" else 0, render)
     done = python("\n".join([*parts, "env.reset(seed=1); env.close(); print('alive')"]))
     assert done.stdout == "alive\n", done.stderr[-2000:]
 
 
 def test_an_environment_that_nobody_closed_ends_in_silence():
-    done = python("from pi0_jax.sim.reach import ReachEnv; env = ReachEnv('reach_arm3'); env.reset(seed=0)")
+    done = python(
+        "from pi0_jax.sim.reach import ReachEnv; env = ReachEnv('reach_arm3'); env.reset(seed=0)"
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -114,13 +134,20 @@ def test_an_environment_that_nobody_closed_ends_in_silence():
 def test_arms_are_the_embodiments(robot):
     embodiment = EMBODIMENTS[robot]
     env = ReachEnv(robot)
-    assert len(ARMS[robot].joints) == len(embodiment.state) == len(embodiment.actions) == env.action_space.shape[0]
+    assert (
+        len(ARMS[robot].joints)
+        == len(embodiment.state)
+        == len(embodiment.actions)
+        == env.action_space.shape[0]
+    )
     assert set(embodiment.cameras.values()) == set(env.observation_space["images"])
     assert embodiment.control_hz == env.metadata["render_fps"]
 
 
 def test_unknown_robot_is_named():
-    with pytest.raises(InputError, match=r"robot 'reach_arm7' is unknown.*reach_arm3, reach_arm4, reach_arm5"):
+    with pytest.raises(
+        InputError, match=r"robot 'reach_arm7' is unknown.*reach_arm3, reach_arm4, reach_arm5"
+    ):
         ReachEnv("reach_arm7")
 
 
@@ -147,7 +174,14 @@ def test_every_block_is_where_it_projects_to_in_the_base_camera():
 
 def test_corners_of_the_workspace_are_in_the_base_view():
     with ReachScene("reach_arm3") as scene:
-        ring = np.array([(r * np.cos(a), r * np.sin(a), z) for r in (0.18, 0.42) for a in (-1, 0, 1) for z in (0, BLOCK_SIDE)])
+        ring = np.array(
+            [
+                (r * np.cos(a), r * np.sin(a), z)
+                for r in (0.18, 0.42)
+                for a in (-1, 0, 1)
+                for z in (0, BLOCK_SIDE)
+            ]
+        )
         pixels = scene.project(ring)
         assert pixels.min() > 0 and pixels.max() < scene.side
 
@@ -168,7 +202,9 @@ def test_gymnasium_accepts_the_environment(robot):
     env = ReachEnv(robot)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", ".*symmetric and normalized space.*")  # these actions are in rad
+        warnings.filterwarnings(
+            "ignore", ".*symmetric and normalized space.*"
+        )  # these actions are in rad
         # It can only make further environments, to check their rendering, from a registered one.
         gymnasium.utils.env_checker.check_env(env, skip_render_check=True)
     assert env.render().shape == (64, 64, 3)
@@ -181,7 +217,9 @@ def test_observation_is_what_the_contract_says(env):
     for image in observation["images"].values():
         assert image.dtype == np.uint8 and image.shape == (64, 64, 3) and image.std() > 5
     assert observation["state"].dtype == np.float32
-    assert observation["prompt"] in [phrasing.format(color=info["prompt_color"]) for phrasing in PHRASINGS]
+    assert observation["prompt"] in [
+        phrasing.format(color=info["prompt_color"]) for phrasing in PHRASINGS
+    ]
 
 
 def test_reset_is_a_function_of_the_seed(env):
@@ -199,9 +237,14 @@ def test_layouts_keep_their_distances(arm3):
         arm3.begin(seed=seed)
         seen.add(arm3.prompt)
         blocks = arm3.blocks
-        distance, bearing = np.hypot(blocks[:, 0], blocks[:, 1]), np.arctan2(blocks[:, 1], blocks[:, 0])
+        distance, bearing = (
+            np.hypot(blocks[:, 0], blocks[:, 1]),
+            np.arctan2(blocks[:, 1], blocks[:, 0]),
+        )
         assert distance.min() >= 0.20 and distance.max() <= 0.40 and np.abs(bearing).max() <= 1.0
-        assert min(np.linalg.norm(blocks[i] - blocks[j]) for i in range(3) for j in range(i)) >= 0.10
+        assert (
+            min(np.linalg.norm(blocks[i] - blocks[j]) for i in range(3) for j in range(i)) >= 0.10
+        )
         assert arm3.fingertip[2] >= 0.08
     assert len(seen) == len(PHRASINGS) * len(COLORS)
 
@@ -215,7 +258,9 @@ def test_prompt_options(arm3):
     assert arm3.prompt == phrasing.replace(drawn, other)
     np.testing.assert_array_equal(arm3.blocks, layout)
 
-    assert arm3.begin(seed=0, options={"prompt": f"grab the {other} thing"})["prompt_color"] == other
+    assert (
+        arm3.begin(seed=0, options={"prompt": f"grab the {other} thing"})["prompt_color"] == other
+    )
     assert arm3.prompt == f"grab the {other} thing"
 
     both = {"prompt_color": drawn, "prompt": f"reach the {other} block"}
@@ -227,7 +272,10 @@ def test_prompt_options(arm3):
     ("options", "message"),
     [
         ({"prompt_color": "pink"}, "prompt_color: expected one of red, green, blue, found 'pink'"),
-        ({"prompt": "reach it"}, "prompt: expected text that names one of red, green, blue, found 'reach it'"),
+        (
+            {"prompt": "reach it"},
+            "prompt: expected text that names one of red, green, blue, found 'reach it'",
+        ),
         ({"prompt": "red or blue"}, "prompt: expected text that names one of"),
         ({"color": "red"}, "reset option 'color' is unknown; expected prompt_color or prompt"),
     ],
@@ -243,8 +291,14 @@ def test_bad_prompt_options_are_named(arm3, options, message):
         (np.zeros(4), r"reach_arm3: action: expected float\[3\], found float64\[4\]"),
         (np.zeros((1, 3), np.float32), r"expected float\[3\], found float32\[1, 3\]"),
         (np.array(["a", "b", "c"]), r"expected float\[3\], found <U1\[3\]"),
-        (np.array([0.0, np.nan, 0.0]), "action: joint_1: expected a finite target in rad, found nan"),
-        (np.array([0.0, 0.0, np.inf]), "action: joint_2: expected a finite target in rad, found inf"),
+        (
+            np.array([0.0, np.nan, 0.0]),
+            "action: joint_1: expected a finite target in rad, found nan",
+        ),
+        (
+            np.array([0.0, 0.0, np.inf]),
+            "action: joint_2: expected a finite target in rad, found inf",
+        ),
     ],
 )
 def test_bad_actions_are_named(arm3, action, message):
@@ -280,7 +334,9 @@ def test_success_takes_five_ticks_on_end(arm3):
     stay(goal)
     for tick in range(HOLD_TICKS - 1):
         reward, terminated, truncated, info = arm3.advance(goal)
-        assert terminated == info["success"] == (tick == HOLD_TICKS - 2) and reward == float(terminated)
+        assert terminated == info["success"] == (tick == HOLD_TICKS - 2) and reward == float(
+            terminated
+        )
     assert not truncated
 
 
@@ -292,7 +348,9 @@ def test_success_is_for_the_named_block_alone(arm3):
         _, terminated, truncated, info = arm3.advance(goal)
         assert not terminated
     assert truncated and info["distance"] > 0.06
-    np.testing.assert_allclose(arm3.goal(color) - arm3.blocks[COLORS.index(color)], (0, 0, GOAL_HEIGHT))
+    np.testing.assert_allclose(
+        arm3.goal(color) - arm3.blocks[COLORS.index(color)], (0, 0, GOAL_HEIGHT)
+    )
 
 
 def test_a_shared_scene_gives_the_same_images_and_stays_open():
@@ -310,7 +368,10 @@ def test_a_shared_scene_gives_the_same_images_and_stays_open():
 
 
 def test_a_shared_scene_must_fit():
-    with ReachScene("reach_arm3", side=32) as scene, pytest.raises(ValueError, match="scene is of reach_arm3, side 32"):
+    with (
+        ReachScene("reach_arm3", side=32) as scene,
+        pytest.raises(ValueError, match="scene is of reach_arm3, side 32"),
+    ):
         ReachEnv("reach_arm3", scene=scene)
 
 

@@ -47,10 +47,30 @@ FRAMES = {
         (
             "oxe_magic_soup",
             25,
-            {"fractal20220817_data": 16.94, "kuka": 16.95, "bridge_dataset": 17.67, "bc_z": 9.05, "language_table": 5.83},
+            {
+                "fractal20220817_data": 16.94,
+                "kuka": 16.95,
+                "bridge_dataset": 17.67,
+                "bc_z": 9.05,
+                "language_table": 5.83,
+            },
         ),
-        ("oxe_magic_soup_plus", 27, {"bridge_dataset": 14.18, "droid_cartesian": 10.78, "fmb": 7.55, "dobbe": 1.51, "toto": 1.95}),
-        ("oxe_magic_soup_plus_minus", 25, {"fractal20220817_data": 26.17, "bridge_dataset": 14.76, "fmb": 7.86, "viola": 0.95}),
+        (
+            "oxe_magic_soup_plus",
+            27,
+            {
+                "bridge_dataset": 14.18,
+                "droid_cartesian": 10.78,
+                "fmb": 7.55,
+                "dobbe": 1.51,
+                "toto": 1.95,
+            },
+        ),
+        (
+            "oxe_magic_soup_plus_minus",
+            25,
+            {"fractal20220817_data": 26.17, "bridge_dataset": 14.76, "fmb": 7.86, "viola": 0.95},
+        ),
     ],
 )
 def test_shares_are_the_published_ones(name, datasets, percent):
@@ -68,8 +88,13 @@ def test_pi0_open_is_the_magic_soup_with_bridge_and_droid_each_once():
 
 
 def test_a_mixture_by_name_stands_for_its_datasets_and_weights():
-    run = config.from_mapping(config_values(mixture="oxe_magic_soup_plus_minus", datasets=(), weights=()))
-    assert dict(zip(run.datasets, run.weights, strict=True)) == SOUPS["oxe_magic_soup_plus_minus"].weights
+    run = config.from_mapping(
+        config_values(mixture="oxe_magic_soup_plus_minus", datasets=(), weights=())
+    )
+    assert (
+        dict(zip(run.datasets, run.weights, strict=True))
+        == SOUPS["oxe_magic_soup_plus_minus"].weights
+    )
     assert run.frames_power == 1.0
     assert config.from_mapping(config_values(mixture="")) == config.from_mapping(config_values())
 
@@ -78,7 +103,10 @@ def test_a_mixture_by_name_stands_for_its_datasets_and_weights():
     ("changes", "message"),
     [
         ({"mixture": "magic"}, "mixture 'magic' is unknown; expected one of oxe_magic_soup, "),
-        ({"mixture": "pi0_open"}, "config.mixture is 'pi0_open', which has its own datasets; expected config.datasets to be empty"),
+        (
+            {"mixture": "pi0_open"},
+            "config.mixture is 'pi0_open', which has its own datasets; expected config.datasets to be empty",
+        ),
         (
             {"mixture": "oxe_magic_soup", "datasets": (), "weights": (), "frames_power": 0.43},
             "config.mixture is 'oxe_magic_soup', which has its own frames_power; expected config.frames_power 0, found 0.43",

@@ -41,7 +41,9 @@ ARM = Embodiment(
 def kept_where_asked(columns):
     """The last step has no action; frames are kept as the recorded mask says."""
     keep = columns["steps/keep"].astype(bool)
-    return Standardised(columns["steps/observation/state"], columns["steps/action"], keep, stop=len(keep) - 1)
+    return Standardised(
+        columns["steps/observation/state"], columns["steps/action"], keep, stop=len(keep) - 1
+    )
 
 
 ROW = dataclasses.replace(
@@ -53,7 +55,9 @@ ROW = dataclasses.replace(
 )
 
 
-def make_index(data_dir: Path, states: Sequence, actions: Sequence, keep: Sequence, row: DatasetRow = ROW) -> Index:
+def make_index(
+    data_dir: Path, states: Sequence, actions: Sequence, keep: Sequence, row: DatasetRow = ROW
+) -> Index:
     """An index of episodes with these float[T, 3] states and actions."""
     episodes = []
     for number, episode in enumerate(zip(states, actions, keep, strict=True)):
@@ -63,7 +67,9 @@ def make_index(data_dir: Path, states: Sequence, actions: Sequence, keep: Sequen
             step["observation"]["state"] = np.asarray(state, np.float32)
             steps.append(step | {"action": np.asarray(action, np.float32), "keep": int(kept)})
         episodes.append({"steps": steps})
-    write_reach(data_dir, steps={**REACH_STEPS, "keep": ArrayFeature((), np.int64)}, episodes=episodes)
+    write_reach(
+        data_dir, steps={**REACH_STEPS, "keep": ArrayFeature((), np.int64)}, episodes=episodes
+    )
     return build_or_open(row, data_dir, progress=False)
 
 
@@ -101,7 +107,9 @@ def many(tmp_path_factory):
     """Twenty episodes of 2 to 30 steps, with gaps between the kept frames, and what was recorded."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 31, 20)
-    states, actions = ([rng.normal(50, 2, (length, 3)).astype(np.float32) for length in lengths] for _ in range(2))
+    states, actions = (
+        [rng.normal(50, 2, (length, 3)).astype(np.float32) for length in lengths] for _ in range(2)
+    )
     for action in actions:
         action[:, 2] = rng.random(len(action))  # the gripper
     keep = [(rng.random(length) < 0.6) & (np.arange(length) < length - 1) for length in lengths]
@@ -121,11 +129,18 @@ def test_statistics_are_numpys_on_the_raw_arrays(many, horizon, block):
                 x, dy, gripper = action[min(step, len(action) - 2)]
                 chunks.append([x - state[t, 0], dy if step <= len(action) - 2 else 0, 1 - gripper])
     found = compute(index, horizon, progress=False, block=block)
-    for vector, rows in ((found.actions, np.array(chunks, np.float64)), (found.state, np.array(observed, np.float64))):
+    for vector, rows in (
+        (found.actions, np.array(chunks, np.float64)),
+        (found.state, np.array(observed, np.float64)),
+    ):
         np.testing.assert_allclose(vector.mean, rows.mean(axis=0), rtol=1e-6)
         np.testing.assert_allclose(vector.std, rows.std(axis=0), rtol=1e-6)
-        np.testing.assert_allclose([vector.q01, vector.q99], np.quantile(rows, [0.01, 0.99], axis=0), rtol=1e-6)
-        np.testing.assert_array_equal([vector.minimum, vector.maximum], [rows.min(axis=0), rows.max(axis=0)])
+        np.testing.assert_allclose(
+            [vector.q01, vector.q99], np.quantile(rows, [0.01, 0.99], axis=0), rtol=1e-6
+        )
+        np.testing.assert_array_equal(
+            [vector.minimum, vector.maximum], [rows.min(axis=0), rows.max(axis=0)]
+        )
 
 
 def test_memory_does_not_grow_with_the_chunks(many):
@@ -161,28 +176,46 @@ def test_another_horizon_or_reading_of_the_actions_has_statistics_of_its_own(ind
     """The index is the same: what an embodiment does with its actions is decided when they are read."""
 
     def read_as(place: int, **change) -> Index:
-        actions = [*ARM.actions[:place], dataclasses.replace(ARM.actions[place], **change), *ARM.actions[place + 1 :]]
+        actions = [
+            *ARM.actions[:place],
+            dataclasses.replace(ARM.actions[place], **change),
+            *ARM.actions[place + 1 :],
+        ]
         row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ARM, actions=tuple(actions)))
         return Index(row, index.path.parents[1], index.path)
 
     by_hand = [
         (index, 1, [(10 + 19 + 33) / 3, 7 / 3, 1 / 3]),
-        (index, 2, [(10 + 20 + 19 + 29 + 33 + 33) / 6, (1 + 2 + 2 + 3 + 4 + 0) / 6, (0 + 0 + 0 + 1 + 1 + 1) / 6]),
+        (
+            index,
+            2,
+            [
+                (10 + 20 + 19 + 29 + 33 + 33) / 6,
+                (1 + 2 + 2 + 3 + 4 + 0) / 6,
+                (0 + 0 + 0 + 1 + 1 + 1) / 6,
+            ],
+        ),
         (read_as(0, delta=False), 1, [(10 + 20 + 40) / 3, 7 / 3, 1 / 3]),
         (read_as(2, one_means="open"), 1, [(10 + 19 + 33) / 3, 7 / 3, 2 / 3]),
     ]
     for _ in range(2):
         for one, horizon, mean in by_hand:
-            np.testing.assert_allclose(index_statistics(one, horizon, progress=False).actions.mean, mean, rtol=1e-12)
+            np.testing.assert_allclose(
+                index_statistics(one, horizon, progress=False).actions.mean, mean, rtol=1e-12
+            )
     assert len(kept_files(index)) == 4
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[:100], lambda text: "{}", lambda text: text.replace("10.0", "NaN")])
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:100], lambda text: "{}", lambda text: text.replace("10.0", "NaN")]
+)
 def test_damaged_statistics_are_refused_with_what_to_do(index, damage):
     index_statistics(index, 3, progress=False)
     (file,) = kept_files(index)
     file.write_text(damage(file.read_text()))
-    with pytest.raises(InputError, match=rf"^{file}: .*; delete the file, and its statistics are computed again$"):
+    with pytest.raises(
+        InputError, match=rf"^{file}: .*; delete the file, and its statistics are computed again$"
+    ):
         index_statistics(index, 3, progress=False)
     file.unlink()
     index_statistics(index, 3, progress=False)
@@ -218,16 +251,28 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_statistics(recwarn, capfd):
 
 def test_no_training_frames_is_an_error(tmp_path):
     index = make_index(tmp_path, STATES, ACTIONS, [[0] * 4, [0] * 2])
-    with pytest.raises(InputError, match="^dataset reach_arm3: expected training frames to take statistics of, found none$"):
+    with pytest.raises(
+        InputError,
+        match="^dataset reach_arm3: expected training frames to take statistics of, found none$",
+    ):
         index_statistics(index, 3)
 
 
 def test_dimensions_that_hardly_vary_are_reported_with_their_value():
-    state = np.stack([np.linspace(0, 1, 1000), np.full(1000, 0.25), np.linspace(0, 1, 1000)], axis=1)
-    actions = np.stack([np.linspace(-1, 1, 1000), np.linspace(0, 3, 1000), np.r_[np.zeros(5), np.ones(995)]], axis=1)
-    robot = Robot(ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])))
+    state = np.stack(
+        [np.linspace(0, 1, 1000), np.full(1000, 0.25), np.linspace(0, 1, 1000)], axis=1
+    )
+    actions = np.stack(
+        [np.linspace(-1, 1, 1000), np.linspace(0, 3, 1000), np.r_[np.zeros(5), np.ones(995)]],
+        axis=1,
+    )
+    robot = Robot(
+        ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions]))
+    )
     still = "state y hardly varies (mean 0.25 mm, standard deviation 0"
-    assert remarkable_dimensions("my_arm", robot, "zscore") == [f"my_arm: {still}); it is centred, not scaled"]
+    assert remarkable_dimensions("my_arm", robot, "zscore") == [
+        f"my_arm: {still}); it is centred, not scaled"
+    ]
     assert remarkable_dimensions("my_arm", robot, "quantile") == [
         f"my_arm: {still}, 98% within 0.25 to 0.25); it is centred, not scaled",
         "my_arm: actions gripper hardly varies (mean 0.995, standard deviation 0.07, 98% within 1 to 1); it is centred, not scaled",
@@ -235,20 +280,34 @@ def test_dimensions_that_hardly_vary_are_reported_with_their_value():
 
 
 def test_one_wild_value_that_makes_the_spread_is_reported():
-    state = np.stack([np.linspace(0, 1, 1000), np.linspace(0, 1, 1000), np.r_[np.linspace(0, 1, 999), 1e6]], axis=1)
+    state = np.stack(
+        [np.linspace(0, 1, 1000), np.linspace(0, 1, 1000), np.r_[np.linspace(0, 1, 999), 1e6]],
+        axis=1,
+    )
     robot = Robot(
-        ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([np.random.default_rng(0).normal(size=(99, 3))]))
+        ARM,
+        normalize.Statistics(
+            normalize.accumulate([state]),
+            normalize.accumulate([np.random.default_rng(0).normal(size=(99, 3))]),
+        ),
     )
     (line,) = remarkable_dimensions("my_arm", robot, "zscore")
     assert line.startswith("my_arm: state opening varies by a few far values (mean 1000.5")
-    assert line.endswith("98% within 0.01001 to 0.990992, all within 0 to 1e+06): in model units the others hardly do")
+    assert line.endswith(
+        "98% within 0.01001 to 0.990992, all within 0 to 1e+06): in model units the others hardly do"
+    )
 
 
 def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
     robot = dataclasses.replace(
-        ARM, state=(StateDim("x", "1"), *ARM.state[1:]), actions=(ActionDim("x", "1", "absolute", delta=True), *ARM.actions[1:])
+        ARM,
+        state=(StateDim("x", "1"), *ARM.state[1:]),
+        actions=(ActionDim("x", "1", "absolute", delta=True), *ARM.actions[1:]),
     )
-    states, actions = [STATES[0], [[-3e38, 6, 1], [8, 9, 1]]], [ACTIONS[0], [[3e38, 4, 0], [99, 99, 0.5]]]
+    states, actions = (
+        [STATES[0], [[-3e38, 6, 1], [8, 9, 1]]],
+        [ACTIONS[0], [[3e38, 4, 0], [99, 99, 0.5]]],
+    )
     index = make_index(tmp_path, states, actions, KEEP, dataclasses.replace(ROW, embodiment=robot))
     message = "^dataset reach_arm3: episode 1 of its index, step 0: action x minus the state: expected a float32, found a larger number$"
     with np.errstate(over="ignore"), pytest.raises(InputError, match=message):

@@ -47,17 +47,29 @@ def batch() -> TrainBatch:
 
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-DESCENT = optax.sgd(1e-2)  # linear in the gradient: Adam divides by its size, and so scales rounding noise of small gradients up
+DESCENT = optax.sgd(
+    1e-2
+)  # linear in the gradient: Adam divides by its size, and so scales rounding noise of small gradients up
 
 
-def run(batch: TrainBatch, *, devices=1, fsdp=1, tensor=1, steps=3, options: StepOptions = OPTIONS, optimizer=ADAM):
+def run(
+    batch: TrainBatch,
+    *,
+    devices=1,
+    fsdp=1,
+    tensor=1,
+    steps=3,
+    options: StepOptions = OPTIONS,
+    optimizer=ADAM,
+):
     mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=jax.devices()[:devices])
     model = Pi0(CONFIG, dtype=jnp.float32, constrain=sharding.constrain_on(mesh))
     create = partial(init_state, model=model, optimizer=optimizer)
     shardings = state_shardings(jax.eval_shape(create, jax.random.key(0)), optimizer, mesh)
     state = jax.jit(create, out_shardings=shardings)(jax.random.key(0))
     step = jax.jit(
-        partial(train_step, model=model, optimizer=optimizer, options=options), out_shardings=(shardings, sharding.replicated(mesh))
+        partial(train_step, model=model, optimizer=optimizer, options=options),
+        out_shardings=(shardings, sharding.replicated(mesh)),
     )
     losses = []
     for _ in range(steps):
@@ -81,14 +93,22 @@ def test_meshes_of_eight_devices_agree_with_one(batch, descended, mesh):
     losses, state = run(batch, devices=8, optimizer=DESCENT, **mesh)
     np.testing.assert_allclose(losses, descended[0], rtol=1e-5)
     assert losses[-1] < losses[0]
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(descended[1].params), strict=True):
-        assert np.max(np.abs(np.asarray(a) - np.asarray(b))) <= 1e-5 * np.max(np.abs(b)) + 1e-7, path
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(state.params),
+        jax.tree.leaves(descended[1].params),
+        strict=True,
+    ):
+        assert np.max(np.abs(np.asarray(a) - np.asarray(b))) <= 1e-5 * np.max(np.abs(b)) + 1e-7, (
+            path
+        )
 
 
 def test_parameters_are_spread_over_the_mesh(batch):
     _, state = run(batch, devices=8, fsdp=8, steps=1)
     table = state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]
-    assert {shard.data.shape for shard in table.addressable_shards} == {(512, CONFIG.gemma.experts[0].width // 8)}
+    assert {shard.data.shape for shard in table.addressable_shards} == {
+        (512, CONFIG.gemma.experts[0].width // 8)
+    }
     moments = state.opt_state[1][0].mu["PaliGemma"]["llm"]["embedder"]["input_embedding"]
     assert moments.sharding == table.sharding
 
@@ -102,7 +122,12 @@ def test_the_loss_falls_and_ema_follows(batch):
 
 def test_randomness_is_keyed_by_seed_step_and_row():
     def keys(seed, step, rows):
-        return [tuple(key) for key in np.asarray(jax.random.key_data(row_keys(seed, jnp.int32(step), jnp.array(rows))))]
+        return [
+            tuple(key)
+            for key in np.asarray(
+                jax.random.key_data(row_keys(seed, jnp.int32(step), jnp.array(rows)))
+            )
+        ]
 
     assert keys(0, 5, [0, 1, 2, 3])[2:] == keys(0, 5, [2, 3])  # another process holds rows 2 and 3
     everything = keys(0, 5, range(4)) + keys(0, 6, range(4)) + keys(1, 5, range(4))
@@ -113,12 +138,20 @@ def test_randomness_is_keyed_by_seed_step_and_row():
 def test_switches_choose_what_counts(batch, one_device, field):
     """What does not count does not move the loss, and does where it counts."""
     options = OPTIONS._replace(**{field: True})
-    mask = batch.targets.dims[:, None, :] if field == "real_dims_only" else batch.targets.valid[:, :, None]
+    mask = (
+        batch.targets.dims[:, None, :]
+        if field == "real_dims_only"
+        else batch.targets.valid[:, :, None]
+    )
     garbage = np.where(mask, batch.targets.actions, 3.0).astype(np.float32)
     if field == "real_dims_only":
-        garbage = np.where(mask, batch.targets.actions, 0.0).astype(np.float32)  # padding is zero, as in the data
+        garbage = np.where(mask, batch.targets.actions, 0.0).astype(
+            np.float32
+        )  # padding is zero, as in the data
         noise_free = batch._replace(targets=batch.targets._replace(actions=garbage))
-        assert run(noise_free, steps=1, options=options)[0] != pytest.approx(run(noise_free, steps=1)[0])
+        assert run(noise_free, steps=1, options=options)[0] != pytest.approx(
+            run(noise_free, steps=1)[0]
+        )
         return
     # Actions past the end enter the model through x_t, so the loss itself changes; its gradient by their targets is gone instead.
     other = batch._replace(targets=batch.targets._replace(actions=garbage))
@@ -128,5 +161,8 @@ def test_switches_choose_what_counts(batch, one_device, field):
 
 def test_augmentation_changes_the_loss_and_repeats(batch, one_device):
     augmented = OPTIONS._replace(augment=True)
-    first, second = run(batch, steps=1, options=augmented)[0], run(batch, steps=1, options=augmented)[0]
+    first, second = (
+        run(batch, steps=1, options=augmented)[0],
+        run(batch, steps=1, options=augmented)[0],
+    )
     assert first == second != one_device[0][:1]

@@ -26,7 +26,9 @@ def fresh():
 
 
 def leaves(state) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
+    return [
+        np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))
+    ]
 
 
 def same(state, other) -> bool:
@@ -40,7 +42,11 @@ def test_losses_of_rows_and_datasets(fresh):
     datasets = np.asarray(values["dataset_loss"])
     assert datasets[[0, 2]] == pytest.approx([rows[[0, 3]].mean(), rows[[1, 2]].mean()], rel=1e-6)
     assert np.isnan(datasets[1])
-    assert float(values["gradient_norm"]) > 0 and float(values["parameter_norm"]) > 0 and not values["halted"]
+    assert (
+        float(values["gradient_norm"]) > 0
+        and float(values["parameter_norm"]) > 0
+        and not values["halted"]
+    )
 
 
 def test_one_batch_too_many_that_is_not_finite_halts_the_state(fresh):
@@ -50,7 +56,14 @@ def test_one_batch_too_many_that_is_not_finite_halts_the_state(fresh):
         state, values = step(states[-1], make_batch(number, action=action))
         states.append(state)
         said.append((int(state.step), int(values["skipped"]), bool(values["halted"])))
-    assert said == [(1, 0, False), (2, 1, False), (3, 1, False), (3, 2, True), (3, 2, True), (3, 2, True)]
+    assert said == [
+        (1, 0, False),
+        (2, 1, False),
+        (3, 1, False),
+        (3, 2, True),
+        (3, 2, True),
+        (3, 2, True),
+    ]
     changed = [not same(before, after) for before, after in itertools.pairwise(states)]
     assert changed == [True, False, True, False, False, False]
     assert all(np.isfinite(leaf).all() for leaf in leaves(states[-1]))
@@ -60,5 +73,12 @@ def test_one_batch_too_many_that_is_not_finite_halts_the_state(fresh):
 
 
 def test_the_peak_rate_is_that_of_the_form_of_a_gpu():
-    names = "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H200", "NVIDIA H200 NVL", "TPU v5 lite", "cpu"
+    names = (
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA H100 PCIe",
+        "NVIDIA H200",
+        "NVIDIA H200 NVL",
+        "TPU v5 lite",
+        "cpu",
+    )
     assert [peak_flops(name) for name in names] == [989e12, 756e12, 989e12, 835e12, 197e12, None]

@@ -34,7 +34,9 @@ def test_ranges_by_many_threads_at_once(server, path):
     places = np.random.default_rng(1).integers(0, len(CONTENT) - 5000, 640).tolist()
     with ThreadPoolExecutor(64) as pool:
         found = list(pool.map(lambda offset: file.read(offset, 5000), places))
-    assert all(data == CONTENT[offset : offset + 5000] for offset, data in zip(places, found, strict=True))
+    assert all(
+        data == CONTENT[offset : offset + 5000] for offset, data in zip(places, found, strict=True)
+    )
     assert server.most_at_once > 8
     assert file.read(len(CONTENT), 0) == b""
 
@@ -62,7 +64,9 @@ def test_a_server_that_says_nothing_is_asked_again(server, path):
 )
 def test_a_lasting_fault_is_reported_with_url_range_and_reason(server, path, fault, found):
     server.fail("data.bin", *[fault] * 3)
-    expected = rf"^{path}: expected 2000 bytes at byte 1000, found {found}.* \(3 tries in [0-9.]+ s\)$"
+    expected = (
+        rf"^{path}: expected 2000 bytes at byte 1000, found {found}.* \(3 tries in [0-9.]+ s\)$"
+    )
     with pytest.raises(InputError, match=expected):
         remote.read_range(path, 1000, 2000, QUICK)
     assert len(server.requests) == 3
@@ -79,7 +83,9 @@ def test_a_lasting_fault_is_reported_with_url_range_and_reason(server, path, fau
 )
 def test_what_would_not_change_is_reported_at_once(server, path, fault, found):
     server.fail("data.bin", *[fault] * 3)
-    with pytest.raises(InputError, match=f"^{path}: expected 2000 bytes at byte 1000, found {found}[^()]*$"):
+    with pytest.raises(
+        InputError, match=f"^{path}: expected 2000 bytes at byte 1000, found {found}[^()]*$"
+    ):
         remote.read_range(path, 1000, 2000)
     assert len(server.requests) == 1
 
@@ -95,7 +101,12 @@ def test_a_range_that_is_ignored_does_not_bring_the_whole_file(server, tmp_path)
 
 def test_a_missing_file_is_reported_at_once(server, tmp_path):
     gone = f"{server.url}/gone.bin"
-    for act in (storage.size, storage.read_all, storage.open_stream, lambda path: storage.RangeReader(path).read(0, 1)):
+    for act in (
+        storage.size,
+        storage.read_all,
+        storage.open_stream,
+        lambda path: storage.RangeReader(path).read(0, 1),
+    ):
         with pytest.raises(MissingFileError, match=f"^{gone}: expected .*, found none$"):
             act(gone)
     assert not storage.exists(gone) and storage.exists(f"{server.url}/data.bin")
@@ -105,7 +116,10 @@ def test_a_missing_file_is_reported_at_once(server, tmp_path):
 
 
 def test_no_server_at_all():
-    with pytest.raises(InputError, match=r"^http://127.0.0.1:9/x: expected a file, found .*127.0.0.1.* \(3 tries in"):
+    with pytest.raises(
+        InputError,
+        match=r"^http://127.0.0.1:9/x: expected a file, found .*127.0.0.1.* \(3 tries in",
+    ):
         remote.file_info(RemotePath("http://127.0.0.1:9/x"), QUICK)
 
 
@@ -124,7 +138,9 @@ def test_a_stream_reads_ahead_a_little_and_overcomes_faults(server, path, monkey
         assert start == CONTENT[:10]
         while len(server.asked("GET", "data.bin")) < 3:
             pass
-        assert server.bytes_sent <= 2_100_000  # the buffer's first megabyte, three blocks, and two on their way
+        assert (
+            server.bytes_sent <= 2_100_000
+        )  # the buffer's first megabyte, three blocks, and two on their way
         assert start + file.read() == CONTENT
         assert file.read() == b""
     assert len(server.asked("GET", "data.bin")) == 8 + 3
@@ -133,12 +149,17 @@ def test_a_stream_reads_ahead_a_little_and_overcomes_faults(server, path, monkey
 def test_a_stream_that_cannot_go_on_says_where(server, path, monkeypatch):
     monkeypatch.setattr(remote, "_BLOCK_BYTES", 1_500_000)
     server.fail("data.bin", 403, 403)
-    with storage.open_stream(path) as file, pytest.raises(InputError, match="expected 1500000 bytes at byte 0, found HTTP 403"):
+    with (
+        storage.open_stream(path) as file,
+        pytest.raises(InputError, match="expected 1500000 bytes at byte 0, found HTTP 403"),
+    ):
         file.read()
 
 
 def test_secrets_reach_the_server_and_no_message(server):
-    secret = RemotePath(f"http://someone:pass-word@127.0.0.1:{server.server_port}/folder/?token=abc-def")
+    secret = RemotePath(
+        f"http://someone:pass-word@127.0.0.1:{server.server_port}/folder/?token=abc-def"
+    )
     with pytest.raises(InputError) as missing:
         storage.size(secret / "gone.bin")
     server.fail("data.bin", *[500] * 3)
@@ -149,7 +170,9 @@ def test_secrets_reach_the_server_and_no_message(server):
     for caught in (missing, failing):
         shown = "".join(traceback.format_exception(caught.value, chain=True)) + repr(secret)
         assert "pass-word" not in shown and "abc-def" not in shown
-    assert str(missing.value).startswith(f"{server.url}/folder/gone.bin: expected a file, found none")
+    assert str(missing.value).startswith(
+        f"{server.url}/folder/gone.bin: expected a file, found none"
+    )
 
 
 def test_other_protocols_and_local_urls(tmp_path):
@@ -160,20 +183,30 @@ def test_other_protocols_and_local_urls(tmp_path):
     assert storage.RangeReader(place).read(7, 5) == CONTENT[7:12]
     with storage.open_stream(place) as file:
         assert file.read() == CONTENT
-    with pytest.raises(MissingFileError, match="^memory://storage_test/data.bin/more: expected a file, found none$"):
+    with pytest.raises(
+        MissingFileError, match="^memory://storage_test/data.bin/more: expected a file, found none$"
+    ):
         storage.size(place / "more")
-    with pytest.raises(MissingFileError, match="^memory://storage_test: expected a file, found a directory$"):
+    with pytest.raises(
+        MissingFileError, match="^memory://storage_test: expected a file, found a directory$"
+    ):
         storage.size("memory://storage_test")
     files.rm("/storage_test", recursive=True)
     assert storage.locate(f"file://{tmp_path}") == storage.locate(str(tmp_path)) == tmp_path
 
 
 def test_a_protocol_that_is_unknown_or_lacks_its_package(monkeypatch):
-    with pytest.raises(InputError, match=r"^abc://bucket/x: expected a URL that fsspec reads, found: Protocol not known: abc$"):
+    with pytest.raises(
+        InputError,
+        match=r"^abc://bucket/x: expected a URL that fsspec reads, found: Protocol not known: abc$",
+    ):
         storage.size("abc://bucket/x")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
-    with pytest.raises(InputError, match=r"^gs://bucket/x: reading gs:// needs another package, found: Please install gcsfs"):
+    with pytest.raises(
+        InputError,
+        match=r"^gs://bucket/x: reading gs:// needs another package, found: Please install gcsfs",
+    ):
         storage.size("gs://bucket/x")
 
 

@@ -44,7 +44,9 @@ def test_a_flipped_bit_is_found_and_placed(record_file, place, problem):
     data = bytearray(record_file.read_bytes())
     data[place] ^= 1
     record_file.write_bytes(data)
-    with pytest.raises(InputError, match=f"{record_file.name}: {problem}: expected checksum 0x[0-9a-f]+, found 0x"):
+    with pytest.raises(
+        InputError, match=f"{record_file.name}: {problem}: expected checksum 0x[0-9a-f]+, found 0x"
+    ):
         list(read_records(record_file))
 
 
@@ -52,7 +54,10 @@ def test_records_after_a_damaged_payload_are_found(record_file):
     data = bytearray(record_file.read_bytes())
     data[14] ^= 1
     record_file.write_bytes(data)
-    found = [(record.number, record.offset, bytes(record.payload), record.damage[:42]) for record in scan_records(record_file)]
+    found = [
+        (record.number, record.offset, bytes(record.payload), record.damage[:42])
+        for record in scan_records(record_file)
+    ]
     assert found == [
         (0, 12, b"fi" + bytes([b"r"[0] ^ 1]) + b"st", "record 0 at byte 0: corrupted payload: exp"),
         (1, 33, b"", ""),
@@ -75,7 +80,9 @@ def test_a_truncated_file_is_refused(record_file, size, problem):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="gone.tfrecord: expected a readable file, found: No such file"):
+    with pytest.raises(
+        InputError, match="gone.tfrecord: expected a readable file, found: No such file"
+    ):
         list(read_records(tmp_path / "gone.tfrecord"))
 
 
@@ -108,23 +115,36 @@ def test_example_equals_the_protobuf_parse():
 
     assert set(found) == names
     np.testing.assert_array_equal(found["steps/state"], floats)
-    assert found["steps/state"].dtype == np.float32 and not found["steps/state"].flags.owndata  # a view, not a copy
+    assert (
+        found["steps/state"].dtype == np.float32 and not found["steps/state"].flags.owndata
+    )  # a view, not a copy
     np.testing.assert_array_equal(found["steps/count"], np.array(integers, np.int64))
     ranges = found["steps/image"]
     assert isinstance(ranges, ByteRanges)
-    assert [payload[o : o + n] for o, n in zip(ranges.offsets, ranges.lengths, strict=True)] == images
+    assert [
+        payload[o : o + n] for o, n in zip(ranges.offsets, ranges.lengths, strict=True)
+    ] == images
     assert not ranges.equal
     for name, values in (("steps/said", [b"pick it up"] * 50), ("steps/empty", [b""] * 3)):
         said = found[name]
-        assert said.equal and [payload[o : o + n] for o, n in zip(said.offsets, said.lengths, strict=True)] == values
+        assert (
+            said.equal
+            and [payload[o : o + n] for o, n in zip(said.offsets, said.lengths, strict=True)]
+            == values
+        )
     assert found["steps/none"].size == 0
     assert found["steps/unset"] is None
 
 
 def test_lists_that_a_writer_did_not_pack_are_read_too():
-    two_floats = b"\x0d\x00\x00\x80\x3f" + b"\x0d\x00\x00\x00\x40"  # field 1 as two 32-bit values: 1.0, 2.0
+    two_floats = (
+        b"\x0d\x00\x00\x80\x3f" + b"\x0d\x00\x00\x00\x40"
+    )  # field 1 as two 32-bit values: 1.0, 2.0
     two_integers = b"\x08\x05" + b"\x08\xac\x02"  # field 1 as two varints: 5, 300
-    features = b"".join(_entry(name, feature) for name, feature in ((b"f", b"\x12\x0a" + two_floats), (b"i", b"\x1a\x05" + two_integers)))
+    features = b"".join(
+        _entry(name, feature)
+        for name, feature in ((b"f", b"\x12\x0a" + two_floats), (b"i", b"\x1a\x05" + two_integers))
+    )
     found = parse_example(b"\x0a" + bytes([len(features)]) + features, {"f", "i"})
     np.testing.assert_array_equal(found["f"], [1.0, 2.0])
     np.testing.assert_array_equal(found["i"], [5, 300])
@@ -136,7 +156,9 @@ def _entry(name: bytes, feature: bytes) -> bytes:
 
 
 def test_varints():
-    np.testing.assert_array_equal(decode_varints(np.array([0x01, 0xAC, 0x02, 0x00], np.uint8)), [1, 300, 0])
+    np.testing.assert_array_equal(
+        decode_varints(np.array([0x01, 0xAC, 0x02, 0x00], np.uint8)), [1, 300, 0]
+    )
     assert decode_varints(np.empty(0, np.uint8)).shape == (0,)
     with pytest.raises(ValueError, match="ends within a number"):
         decode_varints(np.array([0x01, 0x80], np.uint8))

@@ -44,7 +44,15 @@ def test_paligemmas_special_ids(small, reference):
     assert small.vocab_size == 512
 
 
-@pytest.mark.parametrize("prompt", ["reach the_red\nblock", "  reach the red block ", "reach the red block\n", "reach_the_red_block"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "reach the_red\nblock",
+        "  reach the red block ",
+        "reach the red block\n",
+        "reach_the_red_block",
+    ],
+)
 def test_underscores_line_breaks_and_outer_blanks_are_cleaned(small, prompt):
     assert small.pieces(prompt) == small.pieces("reach the red block")
 
@@ -68,7 +76,9 @@ def test_a_prompt_of_exactly_the_limit_fits_and_a_longer_one_is_an_error(small):
     tokens, mask = small.encode("reach the red block", 6)
     assert mask.all()
     assert PAD_ID not in tokens
-    with pytest.raises(InputError, match=r"^prompt has 6 tokens, the limit is 5: 'reach the red block'$"):
+    with pytest.raises(
+        InputError, match=r"^prompt has 6 tokens, the limit is 5: 'reach the red block'$"
+    ):
         small.encode("reach the red block", 5)
 
 
@@ -85,9 +95,16 @@ def test_the_model_travels_as_bytes(small):
 def test_a_model_with_other_special_ids_is_refused():
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["reach the red block"] * 9), model_writer=model, vocab_size=20, model_type="bpe", minloglevel=2
+        sentence_iterator=iter(["reach the red block"] * 9),
+        model_writer=model,
+        vocab_size=20,
+        model_type="bpe",
+        minloglevel=2,
     )
-    with pytest.raises(InputError, match=r"^their\.model: \(pad, eos, bos, unk\) ids are \(-1, 2, 1, 0\); expected \(0, 1, 2, 3\)"):
+    with pytest.raises(
+        InputError,
+        match=r"^their\.model: \(pad, eos, bos, unk\) ids are \(-1, 2, 1, 0\); expected \(0, 1, 2, 3\)",
+    ):
         Tokenizer(model.getvalue(), "their.model")
 
 
@@ -108,5 +125,10 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_the_shipped_model_is_what_its_command_writes(tmp_path):
     output = tmp_path / "small.model"
-    subprocess.run([sys.executable, "-m", "launch.make_tokenizer", f"--output={output}"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "launch.make_tokenizer", f"--output={output}"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     assert output.read_bytes() == tokenizer.SMALL_MODEL.read_bytes()

@@ -40,7 +40,13 @@ data_dir = training.data_dir
 def finished(data_dir, tmp_path_factory) -> Path:
     """The workdir of an uninterrupted run of the real command."""
     workdir = tmp_path_factory.mktemp("run")
-    said = subprocess.run(command(data_dir, workdir), check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout
+    said = subprocess.run(
+        command(data_dir, workdir),
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    ).stdout
     (workdir / "said").write_text(said)
     return workdir
 
@@ -49,24 +55,45 @@ def test_what_is_said_before_the_first_step(finished):
     said = (finished / "said").read_text()
     (parameters,) = re.findall(r"  ([\d,]+) parameters, of which \1 are trained\n", said)
     size = 4 * int(parameters.replace(",", "")) / 1e6  # float32
-    (together,) = re.findall(r"MB per device: parameters (\S+), gradients \1, optimizer (\S+), moving average \1; (\S+) in all", said)
+    (together,) = re.findall(
+        r"MB per device: parameters (\S+), gradients \1, optimizer (\S+), moving average \1; (\S+) in all",
+        said,
+    )
     assert [float(part) for part in together] == pytest.approx([size, 2 * size, 5 * size], abs=0.06)
     ((state, outputs),) = re.findall(
-        r"the step as compiled, MB per device: arguments (\S+), outputs beside them (\S+), temporaries \S+; \S+ TFLOP", said
+        r"the step as compiled, MB per device: arguments (\S+), outputs beside them (\S+), temporaries \S+; \S+ TFLOP",
+        said,
     )
-    assert float(state) == pytest.approx(4 * size, rel=0.2)  # parameters, two moments, the average; and a batch
+    assert float(state) == pytest.approx(
+        4 * size, rel=0.2
+    )  # parameters, two moments, the average; and a batch
     assert float(outputs) == 0.0  # the new state takes the old one's place
 
 
 def test_the_workdir_says_what_happened(finished):
     lines = read_metrics(finished)
-    assert {"loss", "loss/reach_arm3", "gradient_norm", "parameter_norm", "skipped", "learning_rate"} <= set(lines[0])
-    assert {"steps_per_second", "samples_per_second", "data_wait_share", "model_tflops_per_second"} <= set(lines[0])
+    assert {
+        "loss",
+        "loss/reach_arm3",
+        "gradient_norm",
+        "parameter_norm",
+        "skipped",
+        "learning_rate",
+    } <= set(lines[0])
+    assert {
+        "steps_per_second",
+        "samples_per_second",
+        "data_wait_share",
+        "model_tflops_per_second",
+    } <= set(lines[0])
     assert lines[0]["loss/reach_arm3"] == pytest.approx(lines[0]["loss"], rel=1e-6)
     last = [line for line in lines if "validation/loss" in line][-1]
     assert {f"validation/reach_arm3/error/joint_{i}" for i in range(3)} <= set(last)
     assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir() if p.name.isdigit()) == ["12", "8"]
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir() if p.name.isdigit()) == [
+        "12",
+        "8",
+    ]
 
 
 def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
@@ -76,7 +103,9 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
     policy = Policy.open(moved)
     rng = np.random.default_rng(0)
     observation = {
-        "images": {camera: rng.integers(0, 256, (48, 64, 3), np.uint8) for camera in ("base", "wrist")},
+        "images": {
+            camera: rng.integers(0, 256, (48, 64, 3), np.uint8) for camera in ("base", "wrist")
+        },
         "state": np.float32([0.1, -0.2, 0.0]),
         "prompt": "reach block 1",
     }
@@ -87,18 +116,27 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
     pair = policy.act([observation, observation], [0, 1])
     np.testing.assert_allclose(pair[0], chunks[0], atol=1e-5)
     noise = np.zeros((1, 5, 6), np.float32)
-    np.testing.assert_array_equal(policy.act([observation], noise=noise), policy.act([observation], [7], noise=noise))
+    np.testing.assert_array_equal(
+        policy.act([observation], noise=noise), policy.act([observation], [7], noise=noise)
+    )
     with pytest.raises(InputError, match="noise has shape"):
         policy.act([observation], noise=noise[:, :2])
-    with pytest.raises(InputError, match="robot 'reach_arm9': the checkpoint has statistics for reach_arm3"):
+    with pytest.raises(
+        InputError, match="robot 'reach_arm9': the checkpoint has statistics for reach_arm3"
+    ):
         policy.act([observation], robot="reach_arm9")
 
 
 def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_path):
     """And the numbers are those of a run whose average forgets everything at once."""
     for name, decay in (("none", 0.0), ("short", 1e-30)):
-        train(tiny_config(data_dir, ema_decay=decay, steps=3, warmup_steps=1, validate_every=3), tmp_path / name)
-    assert losses(tmp_path / "none") == losses(tmp_path / "short") and validations(tmp_path / "none") == validations(tmp_path / "short")
+        train(
+            tiny_config(data_dir, ema_decay=decay, steps=3, warmup_steps=1, validate_every=3),
+            tmp_path / name,
+        )
+    assert losses(tmp_path / "none") == losses(tmp_path / "short") and validations(
+        tmp_path / "none"
+    ) == validations(tmp_path / "short")
     trained = arrays(tmp_path / "none", 3, "params")
     opened = flatten_dict(Policy.open(tmp_path / "none").params, sep="/")
     converted = convert.open(str(tmp_path / "none"))
@@ -110,8 +148,19 @@ def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_pat
 
 def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
     """The real commands on the real simulator: the table, a rollout as GIF, the page with its pictures."""
-    root, evaluation, report = Path(__file__).parents[1], tmp_path / "evaluation", tmp_path / "report"
-    run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={finished}", f"--output={evaluation}", "--robots=reach_arm3"]
+    root, evaluation, report = (
+        Path(__file__).parents[1],
+        tmp_path / "evaluation",
+        tmp_path / "report",
+    )
+    run = [
+        sys.executable,
+        "-m",
+        "launch.evaluate",
+        f"--checkpoint={finished}",
+        f"--output={evaluation}",
+        "--robots=reach_arm3",
+    ]
     flags = ["--episodes=3", "--parallel=2", "--record=1", "--conditions=right,untrained"]
     process = subprocess.run([*run, *flags], capture_output=True, text=True, cwd=root, check=True)
     assert "reach_arm3   untrained  all" in process.stdout
@@ -126,20 +175,42 @@ def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
         with Image.open(report / name) as image:
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
-    write_report(finished, evaluation, evaluation, data_dir=str(data_dir), frames=1)  # beside the evaluation, which stays
-    assert sorted(path.name for path in evaluation.iterdir()) == ["chunk-0.png", "curves.png", "evaluation.json", "index.html", "rollouts"]
+    write_report(
+        finished, evaluation, evaluation, data_dir=str(data_dir), frames=1
+    )  # beside the evaluation, which stays
+    assert sorted(path.name for path in evaluation.iterdir()) == [
+        "chunk-0.png",
+        "curves.png",
+        "evaluation.json",
+        "index.html",
+        "rollouts",
+    ]
 
 
 def test_evaluation_refuses_what_it_does_not_know(finished):
-    for flag, message in (("--robots=reach_arm9", "robot 'reach_arm9'"), ("--conditions=left", "'left' is unknown")):
-        run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={finished}", "--output=/nowhere", flag]
+    for flag, message in (
+        ("--robots=reach_arm9", "robot 'reach_arm9'"),
+        ("--conditions=left", "'left' is unknown"),
+    ):
+        run = [
+            sys.executable,
+            "-m",
+            "launch.evaluate",
+            f"--checkpoint={finished}",
+            "--output=/nowhere",
+            flag,
+        ]
         process = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[1])
         assert process.returncode == 2
         assert message in process.stderr.splitlines()[-1]
 
 
 def test_training_again_is_nothing_to_do(data_dir, finished, capsys):
-    assert (finished / "said").read_text().endswith(f"\nall 12 steps are done; {finished} holds checkpoints/ and metrics.jsonl\n")
+    assert (
+        (finished / "said")
+        .read_text()
+        .endswith(f"\nall 12 steps are done; {finished} holds checkpoints/ and metrics.jsonl\n")
+    )
     before = (finished / METRICS_FILE).read_text()
     train(tiny_config(data_dir), finished)
     assert "\nnothing to do: all 12 steps are done" in capsys.readouterr().out
@@ -148,7 +219,8 @@ def test_training_again_is_nothing_to_do(data_dir, finished, capsys):
 
 def test_a_workdir_of_another_config_is_refused(data_dir, finished):
     with pytest.raises(
-        InputError, match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now.* takes another workdir"
+        InputError,
+        match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now.* takes another workdir",
     ):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
 
@@ -157,7 +229,8 @@ def test_a_conversion_is_no_run_to_go_on_with(data_dir, finished, tmp_path):
     written = tmp_path / "converted"
     convert.convert(str(finished), str(written), "ours")
     with pytest.raises(
-        InputError, match=rf"12 has no optimizer, as what a conversion wrote.* config.initial_weights={written} starts from"
+        InputError,
+        match=rf"12 has no optimizer, as what a conversion wrote.* config.initial_weights={written} starts from",
     ):
         train(tiny_config(data_dir), written)
 
@@ -165,14 +238,23 @@ def test_a_conversion_is_no_run_to_go_on_with(data_dir, finished, tmp_path):
 def test_a_workdir_that_cannot_be_written_is_refused(data_dir, tmp_path):
     file = tmp_path / "file"
     file.touch()
-    for workdir, found in ((file, "File exists"), (file / "run", "Not a directory"), (Path("/proc"), "No such file or directory")):
-        with pytest.raises(InputError, match=rf"^workdir {workdir}: expected a folder to write to, found: {found}$"):
+    for workdir, found in (
+        (file, "File exists"),
+        (file / "run", "Not a directory"),
+        (Path("/proc"), "No such file or directory"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"^workdir {workdir}: expected a folder to write to, found: {found}$"
+        ):
             train(tiny_config(data_dir), workdir)
 
 
 def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):
     write_reach(tmp_path, lengths=(7,) * 8)
-    with pytest.raises(InputError, match="dataset reach_arm3: the digest of its index is .* in the checkpoint of step 12"):
+    with pytest.raises(
+        InputError,
+        match="dataset reach_arm3: the digest of its index is .* in the checkpoint of step 12",
+    ):
         train(tiny_config(tmp_path), finished)
 
 
@@ -189,7 +271,9 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
             record["config"]["variant"] = "nano"
             content = json.dumps(record)
         (description / file.name).write_text(content)
-    with pytest.raises(InputError, match=r"is of another model: PaliGemma/\S+: expected \S+.*found .* and \d+ more"):
+    with pytest.raises(
+        InputError, match=r"is of another model: PaliGemma/\S+: expected \S+.*found .* and \d+ more"
+    ):
         Policy.open(tmp_path)
     assert not step.exists()
 
@@ -212,8 +296,14 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
         (dict(batch_size=12), "config.batch_size 12 is not a multiple of data x fsdp = 8"),
         (dict(datasets=("reach_arm7",)), "dataset 'reach_arm7' is unknown"),
         (dict(action_dim=2), r"reach_arm3 has 3 state dimensions, the model 2 \(action_dim\)"),
-        (dict(max_tokens=4), "dataset reach_arm3: 2 of 2 prompts have more tokens than config.max_tokens, 4; the longest has ."),
-        (dict(tokenizer="/nowhere/paligemma.model"), "tokenizer model not found: /nowhere/paligemma.model"),
+        (
+            dict(max_tokens=4),
+            "dataset reach_arm3: 2 of 2 prompts have more tokens than config.max_tokens, 4; the longest has .",
+        ),
+        (
+            dict(tokenizer="/nowhere/paligemma.model"),
+            "tokenizer model not found: /nowhere/paligemma.model",
+        ),
         (dict(data_dir="/nowhere"), "/nowhere"),
         (
             dict(initial_rules=(("img/", "fresh"),)),
@@ -234,10 +324,20 @@ def test_what_cannot_be_trained_is_refused_first(data_dir, tmp_path, changes, me
 
 def test_what_is_odd_but_allowed_is_told_before_the_run(data_dir, tmp_path, capsys, caplog):
     train(tiny_config(data_dir, frozen=("img/",), horizon=4, steps=1, warmup_steps=0), tmp_path)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "absl" and record.levelname == "WARNING"]
-    assert warning == "config.frozen without config.initial_weights: what is not trained itself stays as it is drawn at random"
+    (warning,) = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "absl" and record.levelname == "WARNING"
+    ]
+    assert (
+        warning
+        == "config.frozen without config.initial_weights: what is not trained itself stays as it is drawn at random"
+    )
     before = capsys.readouterr().out.partition("the step as compiled")[0]
-    assert "\n  reach_arm3: rollouts execute 5 steps of a chunk, as its robot's record says, and refuse config.horizon 4\n" in before
+    assert (
+        "\n  reach_arm3: rollouts execute 5 steps of a chunk, as its robot's record says, and refuse config.horizon 4\n"
+        in before
+    )
 
 
 @pytest.mark.slow
@@ -245,7 +345,8 @@ def test_out_of_memory_is_one_line_that_says_what_helps(data_dir, tmp_path):
     """In a step: attention among a hundred thousand tokens takes terabytes."""
     found = r"out of memory: RESOURCE_EXHAUSTED: Out of memory allocating \d{12,} bytes"
     helps = (
-        r"To need less for activations: config.accumulate above 1, remat 'full' \(is 'none'\), batch_size below 8; for parameters and .*"
+        r"To need less for activations: config.accumulate above 1, remat 'full' \(is 'none'\),"
+        r" batch_size below 8; for parameters and .*"
     )
     with pytest.raises(InputError, match=rf"^{found}\. {helps}$"):
         train(tiny_config(data_dir, max_tokens=100_000), tmp_path)
@@ -253,14 +354,22 @@ def test_out_of_memory_is_one_line_that_says_what_helps(data_dir, tmp_path):
 
 def test_only_a_lack_of_memory_is_named_so(data_dir):
     run = tiny_config(data_dir, remat="full")
-    with pytest.raises(InputError, match=r"config.accumulate above 1, batch_size below 8"), named_out_of_memory(run):
+    with (
+        pytest.raises(InputError, match=r"config.accumulate above 1, batch_size below 8"),
+        named_out_of_memory(run),
+    ):
         jnp.zeros(1 << 45).block_until_ready()
     with pytest.raises(jax.errors.JaxRuntimeError, match="^INTERNAL"), named_out_of_memory(run):
-        jax.jit(lambda: jax.pure_callback(lambda: 1 // 0, jax.ShapeDtypeStruct((), jnp.float32)))().block_until_ready()
+        jax.jit(
+            lambda: jax.pure_callback(lambda: 1 // 0, jax.ShapeDtypeStruct((), jnp.float32))
+        )().block_until_ready()
 
 
 def test_an_unknown_config_field_ends_in_one_line(data_dir, tmp_path):
     process = subprocess.run(
-        [*command(data_dir, tmp_path), "--config.bach_size=3"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        [*command(data_dir, tmp_path), "--config.bach_size=3"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     assert process.returncode != 0 and "bach_size" in process.stderr.splitlines()[-1]

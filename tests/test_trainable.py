@@ -25,12 +25,23 @@ NOT_THE_EXPERT = (IMAGES, r"PaliGemma/llm/(?!.*_1/)")
 def run_config(**changes) -> RunConfig:
     from configs.reach import get_config
 
-    small = dict(variant="pico", action_dim=6, horizon=4, max_tokens=12, warmup_steps=0, steps=100, learning_rate=1e-2)
+    small = dict(
+        variant="pico",
+        action_dim=6,
+        horizon=4,
+        max_tokens=12,
+        warmup_steps=0,
+        steps=100,
+        learning_rate=1e-2,
+    )
     return config.from_mapping({**get_config().to_dict(), **small, **changes})
 
 
 def paths(tree) -> set[str]:
-    return {jax.tree_util.keystr(key, simple=True, separator="/") for key, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(key, simple=True, separator="/")
+        for key, _ in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 # ---- the trees
@@ -38,7 +49,11 @@ def paths(tree) -> set[str]:
 
 def test_one_tree_of_what_is_trained():
     """head is trained, body frozen, layers/w adapted."""
-    params = {"head": np.float32([1, 2]), "body": np.float32([3, 4]), "layers": {"w": np.float32([5, 6])}}
+    params = {
+        "head": np.float32([1, 2]),
+        "body": np.float32([3, 4]),
+        "layers": {"w": np.float32([5, 6])},
+    }
     factors = {"layers": {"w": {"a": np.float32([7]), "b": np.float32([8])}}}
     part = Trainable(("^body",), "bfloat16", (LoraRule("layers/", 1, 1.0),))
     trained = trainable.select(params, factors, part)
@@ -48,7 +63,11 @@ def test_one_tree_of_what_is_trained():
     }  # fmt: skip
     doubled = jax.tree.map(lambda w: 2 * w, trained)
     weights, products = trainable.put(params, doubled)
-    assert (weights["head"].tolist(), weights["body"].tolist(), weights["layers"]["w"].tolist()) == ([2, 4], [3, 4], [5, 6])
+    assert (
+        weights["head"].tolist(),
+        weights["body"].tolist(),
+        weights["layers"]["w"].tolist(),
+    ) == ([2, 4], [3, 4], [5, 6])
     assert products == {"layers": {"w": {"a": [14], "b": [16]}}}
     assert trainable.select(weights, products, part) == doubled
 
@@ -56,11 +75,26 @@ def test_one_tree_of_what_is_trained():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(frozen=("img", "imgs/")), r"config\.frozen\[1\] 'imgs/': matches no parameter; expected one such as \S+"),
-        (dict(frozen=("img[",)), r"config\.frozen\[0\] 'img\[': expected a regular expression, found: unterminated character set.*"),
-        (dict(frozen=(".",)), r"config\.frozen is \('\.',\): all 50 parameters match; expected one that is left to train"),
-        (dict(no_decay=("biases$",)), r"config\.no_decay\[0\] 'biases\$': matches no parameter; expected one such as \S+"),
-        (dict(frozen_dtype="float16"), r"config\.frozen_dtype is 'float16'; expected one of float32, bfloat16"),
+        (
+            dict(frozen=("img", "imgs/")),
+            r"config\.frozen\[1\] 'imgs/': matches no parameter; expected one such as \S+",
+        ),
+        (
+            dict(frozen=("img[",)),
+            r"config\.frozen\[0\] 'img\[': expected a regular expression, found: unterminated character set.*",
+        ),
+        (
+            dict(frozen=(".",)),
+            r"config\.frozen is \('\.',\): all 50 parameters match; expected one that is left to train",
+        ),
+        (
+            dict(no_decay=("biases$",)),
+            r"config\.no_decay\[0\] 'biases\$': matches no parameter; expected one such as \S+",
+        ),
+        (
+            dict(frozen_dtype="float16"),
+            r"config\.frozen_dtype is 'float16'; expected one of float32, bfloat16",
+        ),
         (
             dict(lora=(dict(path="mlp_2/", rank=2, alpha=2.0),)),
             r"config\.lora\[0\] 'mlp_2/': matches no parameter; expected one such as \S+",
@@ -73,11 +107,22 @@ def test_one_tree_of_what_is_trained():
             dict(lora=(dict(path="mlp_1/linear", rank=25, alpha=2.0),)),
             r"config\.lora\[0\]\.rank is 25; expected 1 to 24, for PaliGemma/llm/layers/mlp_1/linear of shape \[3, 40, 24\]",
         ),
-        (dict(lora=(dict(path="attn/q_einsum/", rank=0, alpha=2.0),)), r"config\.lora\[0\]\.rank is 0; expected 1 to 8, .*"),
-        (dict(lora=(dict(path="mlp/linear", rank=2, alpha=-1.0),)), r"config\.lora\[0\]\.alpha is -1\.0; expected a positive number"),
+        (
+            dict(lora=(dict(path="attn/q_einsum/", rank=0, alpha=2.0),)),
+            r"config\.lora\[0\]\.rank is 0; expected 1 to 8, .*",
+        ),
+        (
+            dict(lora=(dict(path="mlp/linear", rank=2, alpha=-1.0),)),
+            r"config\.lora\[0\]\.alpha is -1\.0; expected a positive number",
+        ),
         (dict(lora=(dict(path="mlp/linear", rank=2),)), r"config\.lora\[0\] lacks alpha"),
         (
-            dict(lora=(dict(path="layers/mlp", rank=2, alpha=2.0), dict(path="mlp_1/linear", rank=4, alpha=4.0))),
+            dict(
+                lora=(
+                    dict(path="layers/mlp", rank=2, alpha=2.0),
+                    dict(path="mlp_1/linear", rank=4, alpha=4.0),
+                )
+            ),
             r"config\.lora\[1\]\.path 'mlp_1/linear': rules before it match all its parameters; expected one that is left",
         ),
     ],
@@ -89,7 +134,9 @@ def test_expressions_that_mean_nothing_are_refused(changes, message):
 
 def test_what_changes_numbers_is_not_free():
     ours = run_config()
-    theirs = dataclasses.replace(ours, accumulate=2, frozen=(IMAGES,), first_moment_dtype="bfloat16")
+    theirs = dataclasses.replace(
+        ours, accumulate=2, frozen=(IMAGES,), first_moment_dtype="bfloat16"
+    )
     assert config.differing_fields(ours, theirs) == [
         f"frozen: () now, ('{IMAGES}',) in the checkpoint",
         "first_moment_dtype: 'float32' now, 'bfloat16' in the checkpoint",
@@ -102,11 +149,19 @@ def test_what_changes_numbers_is_not_free():
 def test_decay_leaves_alone_what_it_is_told_to():
     """Without a gradient a step of size 0.01 shrinks by 0.01 x 0.5."""
     run = run_config(weight_decay=0.5, no_decay=(r"(bias|scale)$", r"embedding$"))
-    params = {"norm": {"scale": jnp.ones(2)}, "embedder": {"input_embedding": jnp.ones(2)}, "mlp": {"linear": jnp.ones(2)}}
+    params = {
+        "norm": {"scale": jnp.ones(2)},
+        "embedder": {"input_embedding": jnp.ones(2)},
+        "mlp": {"linear": jnp.ones(2)},
+    }
     optimizer = make_optimizer(run)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
     np.testing.assert_allclose(updates["mlp"]["linear"], [-0.005, -0.005], rtol=1e-6)
-    assert not np.any(updates["norm"]["scale"]) and not np.any(updates["embedder"]["input_embedding"])
+    assert not np.any(updates["norm"]["scale"]) and not np.any(
+        updates["embedder"]["input_embedding"]
+    )
 
 
 def test_the_first_moment_may_be_bfloat16():
@@ -145,9 +200,16 @@ def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     assert losses[-1] < losses[0]
     after = jax.device_get(state.params)
     same = jax.tree.map(np.array_equal, before, after)
-    assert {path for path in paths(before) if not at(same, path)} == trained - {"state_proj/kernel"}  # the batch's states are zero
-    assert not np.array_equal(averaged(state).params["action_in_proj"]["kernel"], after["action_in_proj"]["kernel"])
-    images = (tree["PaliGemma"]["img"]["head"]["kernel"] for tree in (averaged(state).params, state.params))
+    assert {path for path in paths(before) if not at(same, path)} == trained - {
+        "state_proj/kernel"
+    }  # the batch's states are zero
+    assert not np.array_equal(
+        averaged(state).params["action_in_proj"]["kernel"], after["action_in_proj"]["kernel"]
+    )
+    images = (
+        tree["PaliGemma"]["img"]["head"]["kernel"]
+        for tree in (averaged(state).params, state.params)
+    )
     assert next(images) is next(images)
 
 
@@ -159,16 +221,31 @@ def at(tree, path: str):
 
 def test_the_footprint_counts_what_a_device_holds():
     """Pico on fsdp 2, the expert alone trained: by hand from the shapes."""
-    run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16", first_moment_dtype="bfloat16", accumulate=2, batch_size=4)
+    run = run_config(
+        frozen=NOT_THE_EXPERT,
+        frozen_dtype="bfloat16",
+        first_moment_dtype="bfloat16",
+        accumulate=2,
+        batch_size=4,
+    )
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
     state = placement.abstract_run_state(run, mesh)
     table = {"table": state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]}
-    assert bytes_per_device(table) == CONFIG.gemma.vocab_size * CONFIG.gemma.experts[0].width // 2 * 2  # half the columns, 2 bytes each
+    assert (
+        bytes_per_device(table) == CONFIG.gemma.vocab_size * CONFIG.gemma.experts[0].width // 2 * 2
+    )  # half the columns, 2 bytes each
     lines = footprint(run, mesh)
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.ema))
     everything = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert lines[0] == f"{everything:,} parameters, of which {trained:,} are trained"
     held = bytes_per_device(state.ema) / 1e6
-    assert f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average {held:.1f}; " in lines[1]
+    assert (
+        f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average {held:.1f}; "
+        in lines[1]
+    )
     without = footprint(dataclasses.replace(run, ema_decay=0.0), mesh)
-    assert without[0] == lines[0] and f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average 0.0; " in without[1]
+    assert (
+        without[0] == lines[0]
+        and f"gradients {2 * held:.1f}, optimizer {1.5 * held:.1f}, moving average 0.0; "
+        in without[1]
+    )

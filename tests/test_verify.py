@@ -26,20 +26,35 @@ def test_every_shipped_output_is_reproduced_in_float32():
     comparisons = list(verify.compare(verify.load_vectors(verify.SHIPPED_VECTORS), "float32"))
     assert [c for c in comparisons if not c.ok] == []
     names = {c.name for c in comparisons}
-    assert {"image_tokens/base_0_rgb", "prefix_embedding", "velocity", "loss", "actions_1", "actions_4", "actions_10"} <= names
+    assert {
+        "image_tokens/base_0_rgb",
+        "prefix_embedding",
+        "velocity",
+        "loss",
+        "actions_1",
+        "actions_4",
+        "actions_10",
+    } <= names
     assert sum(name.startswith("grad_norm/") for name in names) == 50
 
 
 def test_a_wrong_parameter_fails_and_says_so(arrays, tmp_path):
     arrays = arrays | {"params/state_proj/bias": arrays["params/state_proj/bias"] + 0.01}
     vectors = write(tmp_path / "vectors.npz", arrays)
-    process = subprocess.run([sys.executable, "-m", "launch.verify", f"--vectors={vectors}"], capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-m", "launch.verify", f"--vectors={vectors}"],
+        capture_output=True,
+        text=True,
+    )
     assert process.returncode == 1
     lines = {line.split()[0]: line for line in process.stdout.splitlines() if line}
     assert lines["velocity"].endswith("FAIL") and lines["prefix_embedding"].endswith("ok")
 
 
-@pytest.mark.parametrize("key", ["spec.json", "in/state", "in/image/base_0_rgb", "params/state_proj/bias", "out/velocity"])
+@pytest.mark.parametrize(
+    "key",
+    ["spec.json", "in/state", "in/image/base_0_rgb", "params/state_proj/bias", "out/velocity"],
+)
 def test_a_missing_key_is_named(arrays, tmp_path, key):
     path = write(tmp_path / "vectors.npz", {k: v for k, v in arrays.items() if k != key})
     with pytest.raises(InputError, match=f"vectors.npz: key '{key}' is missing"):
@@ -47,7 +62,9 @@ def test_a_missing_key_is_named(arrays, tmp_path, key):
 
 
 def test_a_parameter_of_another_shape_is_named(arrays, tmp_path):
-    path = write(tmp_path / "vectors.npz", arrays | {"params/state_proj/bias": np.zeros(3, np.float32)})
+    path = write(
+        tmp_path / "vectors.npz", arrays | {"params/state_proj/bias": np.zeros(3, np.float32)}
+    )
     with pytest.raises(InputError, match=r"params/state_proj/bias has shape \(3,\)"):
         verify.load_vectors(path)
 

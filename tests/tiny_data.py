@@ -27,7 +27,10 @@ def solid(colour: Sequence[int]) -> np.ndarray:
 def reach_step(episode: int, step: int) -> dict[str, Any]:
     """State (episode, step, 0), action state + 0.5, a base image of red 10 * episode and green 20 * step (mod 256)."""
     state = np.array([episode, step, 0], np.float32)
-    images = {"base": solid((10 * episode % 256, 20 * step % 256, 200)), "wrist": solid((200, 0, 0))}
+    images = {
+        "base": solid((10 * episode % 256, 20 * step % 256, 200)),
+        "wrist": solid((200, 0, 0)),
+    }
     return {
         "observation": {**images, "state": state},
         "action": state + np.float32(0.5),
@@ -36,7 +39,10 @@ def reach_step(episode: int, step: int) -> dict[str, Any]:
 
 
 def reach_episodes(lengths: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"steps": [reach_step(episode, step) for step in range(length)]} for episode, length in enumerate(lengths)]
+    return [
+        {"steps": [reach_step(episode, step) for step in range(length)]}
+        for episode, length in enumerate(lengths)
+    ]
 
 
 def write_reach(

@@ -77,16 +77,40 @@ def overflowing_data(data_dir: Path) -> dict[str, Any]:
     return dict(file=config, normalization="quantile", datasets=("unchecked",))
 
 
-def command(data_dir: Path, workdir: Path, *flags: str, file: str | Path = "configs/reach.py", **changes: Any) -> list[str]:
+def command(
+    data_dir: Path,
+    workdir: Path,
+    *flags: str,
+    file: str | Path = "configs/reach.py",
+    **changes: Any,
+) -> list[str]:
     fields = {**TINY, "data_dir": data_dir, **changes}
-    config = [f"--config.{name}={repr(value) if isinstance(value, tuple) else value}" for name, value in fields.items()]
-    return [sys.executable, "-m", "launch.train", f"--config={file}", f"--workdir={workdir}", *config, *flags]
+    config = [
+        f"--config.{name}={repr(value) if isinstance(value, tuple) else value}"
+        for name, value in fields.items()
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "launch.train",
+        f"--config={file}",
+        f"--workdir={workdir}",
+        *config,
+        *flags,
+    ]
 
 
 def environment(devices: int, compiled: Path | None) -> dict[str, str]:
     """`devices` virtual ones, quick compilation, which `compiled` keeps for the next run."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    kept = {} if compiled is None else {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept = (
+        {}
+        if compiled is None
+        else {
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+    )
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1", **kept}
 
 
@@ -96,7 +120,9 @@ class Process:
     def __init__(self, run: list[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
         with log.open("a") as file:
-            self._process = subprocess.Popen(run, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                run, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT
+            )
 
     def wait(self, timeout: float = 300) -> int:
         return self._process.wait(timeout)
@@ -124,13 +150,21 @@ class Process:
 
 
 def start(
-    data_dir: Path, workdir: Path, *flags: str, compiled: Path | None, devices: int = 1, log: Path | None = None, **changes: Any
+    data_dir: Path,
+    workdir: Path,
+    *flags: str,
+    compiled: Path | None,
+    devices: int = 1,
+    log: Path | None = None,
+    **changes: Any,
 ) -> Process:
     run, env = command(data_dir, workdir, *flags, **changes), environment(devices, compiled)
     return Process(run, env, log or workdir.with_suffix(".log"))
 
 
-def start_two(data_dirs: list[Path], workdir: Path, *flags: str, compiled: Path, devices: int, **changes: Any) -> list[Process]:
+def start_two(
+    data_dirs: list[Path], workdir: Path, *flags: str, compiled: Path, devices: int, **changes: Any
+) -> list[Process]:
     """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data.
 
     A machine that does much else may keep one from speaking for long: without another flag they are patient with each other.
@@ -165,7 +199,9 @@ def validations(workdir: Path) -> list[dict[str, float]]:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / checkpoints.FOLDER).iterdir() if path.name.isdigit())
+    return sorted(
+        int(path.name) for path in (workdir / checkpoints.FOLDER).iterdir() if path.name.isdigit()
+    )
 
 
 def arrays(workdir: Path, step: int, item: str) -> dict[str, np.ndarray]:
@@ -173,7 +209,8 @@ def arrays(workdir: Path, step: int, item: str) -> dict[str, np.ndarray]:
     folder = workdir / checkpoints.FOLDER / str(step)
     tree = checkpoints.read_params(folder, item, abstract(folder, item))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
@@ -183,7 +220,9 @@ def abstract(folder: Path, item: str) -> Any:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder / item).item_metadata
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), dict(metadata))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), dict(metadata)
+    )
 
 
 def assert_same(workdir: Path, other: Path, step: int) -> None:

@@ -9,13 +9,29 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _ON_CHIP = re.compile(r"S\([1-9]\)")  # a TPU's memory spaces other than its HBM
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _ROLE = re.compile(r"(body|condition|calls|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
-_COLLECTIVE = re.compile(r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?$")
+_COLLECTIVE = re.compile(
+    r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?$"
+)
 _SLICES = ("dynamic-slice", "slice", "gather")
 # Inside a fusion: what only passes through. Custom calls there begin and end collectives.
 _HANDED_ON = ("parameter", "tuple", "custom-call")
@@ -86,7 +102,12 @@ def _instruction(line: str) -> Instruction:
     start = rest.index("(")
     end = _closing(rest, start)
     return Instruction(
-        name.removeprefix("ROOT ").lstrip("%"), shape, rest[:start], rest[start + 1 : end - 1], rest[end:], name.startswith("ROOT ")
+        name.removeprefix("ROOT ").lstrip("%"),
+        shape,
+        rest[:start],
+        rest[start + 1 : end - 1],
+        rest[end:],
+        name.startswith("ROOT "),
     )
 
 
@@ -103,7 +124,8 @@ def _closing(text: str, start: int) -> int:
 def size(shape: str, *, hbm_only: bool = False) -> int:
     """Bytes of an array, or of all of a tuple's arrays; `hbm_only` leaves out what lies in a TPU's on-chip memory."""
     return sum(
-        _BYTES.get(dtype, 0) * math.prod(int(d) for d in dims.split(",") if d)  # tokens have no bytes
+        _BYTES.get(dtype, 0)
+        * math.prod(int(d) for d in dims.split(",") if d)  # tokens have no bytes
         for dtype, dims, layout in _ARRAY.findall(shape)
         if not (hbm_only and _ON_CHIP.search(layout))
     )
@@ -136,14 +158,19 @@ def trip_count(program: Program, loop: Instruction) -> int:
     """How often a while loop's body runs: XLA's own word, or else the limit of its counter, which begins at 0, over the step."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
-    condition, body = (program.computations[dict(_ROLE.findall(loop.attributes))[role]] for role in ("condition", "body"))
+    condition, body = (
+        program.computations[dict(_ROLE.findall(loop.attributes))[role]]
+        for role in ("condition", "body")
+    )
     compare = _root(condition)
     if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
         raise ValueError(f"cannot read how often {loop.name} runs: {compare}")
     counter, limit = (condition[name] for name in compare.operands)
     place = int(re.search(r"index=(\d+)", counter.attributes)[1])
     step = body[_root(body).operands[place]]
-    (increment,) = (int(body[name].arguments) for name in step.operands if body[name].opcode == "constant")
+    (increment,) = (
+        int(body[name].arguments) for name in step.operands if body[name].opcode == "constant"
+    )
     return math.ceil(int(limit.arguments) / increment)
 
 
@@ -160,17 +187,31 @@ def collectives(program: Program) -> list[Collective]:
             if match := _COLLECTIVE.match(instruction.opcode):
                 channel = re.search(r"channel_id=\d+", instruction.attributes)
                 key = match[1], channel[0] if channel else f"{name} {instruction.name}"
-                seen.setdefault(key, _collective(match[1], instruction, name, computation, times, program.devices))
+                seen.setdefault(
+                    key,
+                    _collective(match[1], instruction, name, computation, times, program.devices),
+                )
     return list(seen.values())
 
 
-def _collective(opcode: str, instruction: Instruction, where: str, computation: Computation, count: int, devices: int) -> Collective:
+def _collective(
+    opcode: str,
+    instruction: Instruction,
+    where: str,
+    computation: Computation,
+    count: int,
+    devices: int,
+) -> Collective:
     group = _group_size(instruction.attributes, devices)
     operands = [computation[name].shape for name in instruction.operands]
     kind = opcode
-    if where.startswith("all-reduce-scatter"):  # how TPUs' XLA writes it: an all-reduce of which each device computes its part
+    if where.startswith(
+        "all-reduce-scatter"
+    ):  # how TPUs' XLA writes it: an all-reduce of which each device computes its part
         kind = "reduce-scatter"
-    elif opcode == "collective-permute" and (ring := re.search(r"windowed_dot_general_body_(ag|rs)", where)):
+    elif opcode == "collective-permute" and (
+        ring := re.search(r"windowed_dot_general_body_(ag|rs)", where)
+    ):
         kind = {"ag": "ring all-gather", "rs": "ring reduce-scatter"}[ring[1]]
     source = re.search(r'op_name="([^"]*)"', instruction.attributes)
     total = sum(map(size, operands)) * (group if opcode == "all-gather" else 1)
@@ -197,10 +238,15 @@ def hbm_traffic(program: Program) -> int:
     count their array once.
     """
     fused = {
-        called for c in program.computations.values() for i in c.values() if i.opcode in ("fusion", "custom-call") for called in _called(i)
+        called
+        for c in program.computations.values()
+        for i in c.values()
+        if i.opcode in ("fusion", "custom-call")
+        for called in _called(i)
     }
     return sum(c.count * c.bytes for c in collectives(program)) + sum(
-        times * sum(_traffic(program, instruction, computation) for instruction in computation.values())
+        times
+        * sum(_traffic(program, instruction, computation) for instruction in computation.values())
         for name, times in runs(program).items()
         if name not in fused
         for computation in [program.computations[name]]
@@ -208,13 +254,19 @@ def hbm_traffic(program: Program) -> int:
 
 
 def _traffic(program: Program, instruction: Instruction, computation: Computation) -> int:
-    if instruction.opcode in _FREE or instruction.opcode.endswith("-done") or _COLLECTIVE.match(instruction.opcode):
+    if (
+        instruction.opcode in _FREE
+        or instruction.opcode.endswith("-done")
+        or _COLLECTIVE.match(instruction.opcode)
+    ):
         return 0
     operands = [computation[name].shape for name in instruction.operands]
     if instruction.opcode == "slice-start":  # a part of an array, from HBM to the chip
         _, part, *_ = _ARRAY.finditer(instruction.shape)
         return size(part[0])
-    if instruction.opcode.endswith("-start"):  # the result is a tuple of what goes in and what comes out
+    if instruction.opcode.endswith(
+        "-start"
+    ):  # the result is a tuple of what goes in and what comes out
         return size(instruction.shape, hbm_only=True)
     if instruction.opcode in _SLICES:
         return 2 * size(instruction.shape, hbm_only=True)
@@ -225,7 +277,9 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
         return sum(whole) + size(instruction.shape, hbm_only=True)
     (called,) = _called(instruction)
     inside = program.computations[called]
-    return sum(map(min, whole, _parameter_reads(program, inside))) + min(size(instruction.shape, hbm_only=True), _written(inside))
+    return sum(map(min, whole, _parameter_reads(program, inside))) + min(
+        size(instruction.shape, hbm_only=True), _written(inside)
+    )
 
 
 def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
@@ -236,7 +290,9 @@ def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
 
 def _reads(program: Program, fusion: Computation, name: str) -> int:
     """Bytes that a fusion reads of an array in it."""
-    return sum(_read(program, fusion, name, user) for user in fusion.values() if name in user.operands)
+    return sum(
+        _read(program, fusion, name, user) for user in fusion.values() if name in user.operands
+    )
 
 
 def _read(program: Program, fusion: Computation, name: str, user: Instruction) -> int:
@@ -247,7 +303,9 @@ def _read(program: Program, fusion: Computation, name: str, user: Instruction) -
     if user.opcode == "fusion":  # one in another: a slice just before a matrix product
         (called,) = _called(user)
         inner = _parameter_reads(program, program.computations[called])
-        return sum(read for operand, read in zip(user.operands, inner, strict=True) if operand == name)
+        return sum(
+            read for operand, read in zip(user.operands, inner, strict=True) if operand == name
+        )
     updated = user.opcode == "dynamic-update-slice" and user.operands[0] == name
     if updated or user.opcode in _HANDED_ON or _COLLECTIVE.match(user.opcode):
         return 0

@@ -53,24 +53,36 @@ class Row:
             batch, sizes = rest
             return cls(topology, int(batch), MeshConfig(*map(int, sizes.split("x"))))
         except (TypeError, ValueError) as error:
-            raise InputError(f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler") from error
+            raise InputError(
+                f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler"
+            ) from error
 
     @property
     def flags(self) -> str:
         """Of launch.train, beside the run's own and --compile_only."""
         if self.mesh is None:
             return f"--topology={self.topology}"
-        sizes = [f"--config.mesh.{axis}={size}" for axis, size in dataclasses.asdict(self.mesh).items()]
-        return " ".join([f"--topology={self.topology}", f"--config.batch_size={self.batch}", *sizes])
+        sizes = [
+            f"--config.mesh.{axis}={size}" for axis, size in dataclasses.asdict(self.mesh).items()
+        ]
+        return " ".join(
+            [f"--topology={self.topology}", f"--config.batch_size={self.batch}", *sizes]
+        )
 
     def line(self, run: RunConfig) -> str:
         """Compiles the program: minutes at full size."""
         devices = programs.topology_devices(self.topology)
         if self.mesh is None:
-            return self._line([f"one chip of {self.topology}: sampler", "1", "1", "–"], partial(programs.sampler, run, devices[0]))
+            return self._line(
+                [f"one chip of {self.topology}: sampler", "1", "1", "–"],
+                partial(programs.sampler, run, devices[0]),
+            )
         run = dataclasses.replace(run, batch_size=self.batch, mesh=self.mesh)
         sizes = " x ".join(map(str, dataclasses.astuple(self.mesh)))
-        return self._line([self.topology, str(len(devices)), str(self.batch), sizes], partial(programs.train_step, run, devices))
+        return self._line(
+            [self.topology, str(len(devices)), str(self.batch), sizes],
+            partial(programs.train_step, run, devices),
+        )
 
     def _line(self, what: Sequence[str], make: Callable[[], Compiled]) -> str:
         try:
@@ -108,7 +120,12 @@ def head(*, command: str, run_flags: str, jax: str, libtpu: str) -> str:
 
 def kept_lines(text: str, about: str, where: str) -> dict[str, str]:
     """The rows of a page, by their flags. Raises InputError if it is of another run, or of another compiler, than `about` says."""
-    of, expected = ([line for line in page.splitlines() if line.startswith(_MADE_WITH)] for page in (text, about))
+    of, expected = (
+        [line for line in page.splitlines() if line.startswith(_MADE_WITH)]
+        for page in (text, about)
+    )
     if of != expected:
-        raise InputError(f"{where}: its rows are of another run or compiler; expected {expected}, found {of}; remove it to make it anew")
+        raise InputError(
+            f"{where}: its rows are of another run or compiler; expected {expected}, found {of}; remove it to make it anew"
+        )
     return {line.split("`")[-2]: line for line in text.splitlines() if line.endswith("` |")}

@@ -45,7 +45,9 @@ class Compiled(NamedTuple):
     arguments: int
     outputs: int  # without those that take an argument's place
     temporaries: int
-    flops: float  # of matrix products, on all chips, with what is computed again in the backward pass
+    flops: (
+        float  # of matrix products, on all chips, with what is computed again in the backward pass
+    )
     model_flops: float  # without
     hbm_traffic: int
     collectives: tuple[hlo.Collective, ...]
@@ -57,7 +59,9 @@ class Compiled(NamedTuple):
     @property
     def roofline(self) -> Roofline:
         sent = sum(collective.sent for collective in self.collectives)
-        return roofline(self.chip, flops=self.flops / self.devices, hbm_traffic=self.hbm_traffic, ici_sent=sent)
+        return roofline(
+            self.chip, flops=self.flops / self.devices, hbm_traffic=self.hbm_traffic, ici_sent=sent
+        )
 
     def utilisation(self, seconds: float) -> float:
         """The model's operations over what the chips could do in that time."""
@@ -70,19 +74,29 @@ def topology_devices(name: str) -> list[jax.Device]:
     jax.config.update("jax_platforms", "cpu")
     os.environ.update(_NO_TPU)
     sides = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
-    small = {"chips_per_host_bounds": (*(min(side, 2) for side in sides), 1, 1)[:3]} if 1 in sides[:2] else {}
+    small = (
+        {"chips_per_host_bounds": (*(min(side, 2) for side in sides), 1, 1)[:3]}
+        if 1 in sides[:2]
+        else {}
+    )
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **small).devices
     except RuntimeError as error:  # no libtpu, or no such slice
         said = " ".join(str(error).split())
-        raise InputError(f"topology {name!r}: {said}; expected a slice such as v5e:4x4 or v5p:4x4x4, and libtpu (pi0_jax[tpu])") from error
+        raise InputError(
+            f"topology {name!r}: {said}; expected a slice such as v5e:4x4 or v5p:4x4x4, and libtpu (pi0_jax[tpu])"
+        ) from error
     if devices[0].device_kind not in CHIPS:
-        raise InputError(f"topology {name!r}: expected chips {', '.join(c.name for c in CHIPS.values())}, found {devices[0].device_kind}")
+        raise InputError(
+            f"topology {name!r}: expected chips {', '.join(c.name for c in CHIPS.values())}, found {devices[0].device_kind}"
+        )
     return list(devices)
 
 
 def cameras(run: RunConfig) -> tuple[str, ...]:
-    return preprocess.used_slots([find_row(name, run.own_datasets).embodiment for name in run.datasets])
+    return preprocess.used_slots(
+        [find_row(name, run.own_datasets).embodiment for name in run.datasets]
+    )
 
 
 def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
@@ -90,7 +104,9 @@ def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
     mesh, slots = run_mesh(run, devices), cameras(run)
     state, memory = state_bytes(run, mesh), CHIPS[devices[0].device_kind].hbm_bytes
     if state > memory:
-        raise DoesNotFit(f"parameters, EMA and optimizer state alone take {state / 1e9:.1f} of {memory / 1e9:.1f} GB a chip")
+        raise DoesNotFit(
+            f"parameters, EMA and optimizer state alone take {state / 1e9:.1f} of {memory / 1e9:.1f} GB a chip"
+        )
     model_flops = matmul_flops(traced_step(run, slots, mesh, remat="none").jaxpr)
     return _compile(traced_step(run, slots, mesh), devices, model_flops=model_flops)
 
@@ -103,13 +119,24 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *shape), dtype, sharding=where)
 
-    packed = jax.eval_shape(partial(sampling.pack, dtype=run.dtype, scan_layers=False), parameter_shapes(config))
-    weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), packed)
+    packed = jax.eval_shape(
+        partial(sampling.pack, dtype=run.dtype, scan_layers=False), parameter_shapes(config)
+    )
+    weights = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), packed
+    )
     model = Pi0(config, jnp.dtype(run.dtype), scan_layers=False)
     sampler = partial(sampling.sample, model=model, num_steps=run.sampling_steps)
-    function = partial(sample, layout=layout(run, slots), sampler=sampler, real_dims_only=run.loss_dims == "real")
+    function = partial(
+        sample, layout=layout(run, slots), sampler=sampler, real_dims_only=run.loss_dims == "real"
+    )
     noise = array(np.float32, config.horizon, config.action_dim)
-    return _compile(jax.jit(function).trace(weights, raw_batch(run, slots, array), array(bool, config.action_dim), noise), [device])
+    return _compile(
+        jax.jit(function).trace(
+            weights, raw_batch(run, slots, array), array(bool, config.action_dim), noise
+        ),
+        [device],
+    )
 
 
 def _compile(traced: Any, devices: list[jax.Device], *, model_flops: int | None = None) -> Compiled:

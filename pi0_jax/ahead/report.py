@@ -30,12 +30,17 @@ def compile_only(run: RunConfig, topology: str) -> Iterator[Report]:
     devices = programs.topology_devices(topology)
     mesh = run_mesh(run, devices)
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(model_config(run))))
+    parameters = sum(
+        math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(model_config(run)))
+    )
     about = f"{run.variant}, {parameters:,} parameters, {len(programs.cameras(run))} cameras"
     title = f"train step on {topology}: {about}, batch {run.batch_size}, mesh {sizes}, remat {run.remat}"
     yield _report(title, partial(programs.train_step, run, devices))
     chip = CHIPS[devices[0].device_kind].name
-    yield _report(f"sampler on one {chip} chip: {about}, batch 1, {run.sampling_steps} steps", partial(programs.sampler, run, devices[0]))
+    yield _report(
+        f"sampler on one {chip} chip: {about}, batch 1, {run.sampling_steps} steps",
+        partial(programs.sampler, run, devices[0]),
+    )
 
 
 def _report(title: str, make: Callable[[], Compiled]) -> Report:
@@ -43,7 +48,10 @@ def _report(title: str, make: Callable[[], Compiled]) -> Report:
         compiled = make()
     except DoesNotFit as error:
         return Report(f"{title}\n  does not fit: {error}", False)
-    return Report("\n".join([title, *_memory(compiled), *_traffic(compiled), *_prediction(compiled)]), fits(compiled))
+    return Report(
+        "\n".join([title, *_memory(compiled), *_traffic(compiled), *_prediction(compiled)]),
+        fits(compiled),
+    )
 
 
 def fits(compiled: Compiled) -> bool:
@@ -53,7 +61,9 @@ def fits(compiled: Compiled) -> bool:
 def _memory(compiled: Compiled) -> list[str]:
     parts = f"{compiled.arguments / GB:.2f} arguments + {compiled.outputs / GB:.2f} outputs + {compiled.temporaries / GB:.2f} temporaries"
     verdict = "fits" if fits(compiled) else "does not fit"
-    return [f"  GB a chip     {parts} = {compiled.used / GB:.2f} of {compiled.chip.hbm_bytes / GB:.2f}: {verdict}"]
+    return [
+        f"  GB a chip     {parts} = {compiled.used / GB:.2f} of {compiled.chip.hbm_bytes / GB:.2f}: {verdict}"
+    ]
 
 
 def _traffic(compiled: Compiled) -> list[str]:
@@ -61,7 +71,11 @@ def _traffic(compiled: Compiled) -> list[str]:
     lines = []
     for kind in sorted({c.kind for c in compiled.collectives}):
         mine = [c for c in compiled.collectives if c.kind == kind]
-        count, total, sent = sum(c.count for c in mine), sum(c.count * c.bytes for c in mine), sum(c.sent for c in mine)
+        count, total, sent = (
+            sum(c.count for c in mine),
+            sum(c.count * c.bytes for c in mine),
+            sum(c.sent for c in mine),
+        )
         largest = max(mine, key=lambda c: c.bytes)
         lines.append(
             f"  {kind:20} {count:6} times, {total / GB:7.2f} GB, sends {sent / GB:6.2f} GB; "

@@ -16,11 +16,15 @@ from pi0_jax.train import placement
 from pi0_jax.train.footprint import bytes_per_device
 
 
-def traced_step(run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None) -> jax.stages.Traced:
+def traced_step(
+    run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None
+) -> jax.stages.Traced:
     """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
     model, state = placement.make_model(run, mesh), placement.abstract_run_state(run, mesh)
     model = model if remat is None else model.clone(remat=remat)
-    return placement.jit_run_step(run, layout(run, slots), model, state).trace(state, abstract_batch(run, slots, mesh))
+    return placement.jit_run_step(run, layout(run, slots), model, state).trace(
+        state, abstract_batch(run, slots, mesh)
+    )
 
 
 def state_bytes(run: RunConfig, mesh: Mesh) -> int:
@@ -39,7 +43,9 @@ def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainB
     return TrainBatch(
         observation=raw_batch(run, slots, array),
         targets=ActionBatch(
-            array(np.float32, config.horizon, config.action_dim), array(bool, config.horizon), array(bool, config.action_dim)
+            array(np.float32, config.horizon, config.action_dim),
+            array(bool, config.horizon),
+            array(bool, config.action_dim),
         ),
         frames=FrameId(*(array(np.int32) for _ in FrameId._fields)),
         rows=array(np.int32),

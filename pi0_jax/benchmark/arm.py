@@ -16,17 +16,24 @@ def _robot(cameras: int) -> Embodiment:
         robot=f"made-up arm, {cameras} cameras",
         cameras={slot: f"camera_{i}" for i, slot in enumerate(CAMERA_SLOTS[:cameras])},
         state=tuple(StateDim(f"joint_{i}", "rad") for i in range(JOINTS)),
-        actions=tuple(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(JOINTS)),
+        actions=tuple(
+            ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(JOINTS)
+        ),
         control_hz=50.0,
         execute_steps=25,
     )
 
 
-ROBOTS = {cameras: _robot(cameras) for cameras in range(1, len(CAMERA_SLOTS) + 1)}  # by the number of cameras
+ROBOTS = {
+    cameras: _robot(cameras) for cameras in range(1, len(CAMERA_SLOTS) + 1)
+}  # by the number of cameras
 
 
 def observation(cameras: int) -> RawObservation:
     """Noise in every camera."""
     rng = np.random.default_rng(cameras)
-    images = {camera: rng.integers(0, 256, (*IMAGE_SIZE, 3), np.uint8) for camera in ROBOTS[cameras].cameras.values()}
+    images = {
+        camera: rng.integers(0, 256, (*IMAGE_SIZE, 3), np.uint8)
+        for camera in ROBOTS[cameras].cameras.values()
+    }
     return {"images": images, "state": rng.normal(size=JOINTS).astype(np.float32), "prompt": PROMPT}

@@ -35,20 +35,34 @@ class Measurement(NamedTuple):
 def benchmark_convert(folder: Path, *, to: str, dtype: str, variant: str) -> list[Measurement]:
     """Ours -> `to` -> ours, in `folder`, which keeps the `to` directory alone. Raises AssertionError if a bit of any leaf differs."""
     folder.mkdir(parents=True, exist_ok=True)
-    source, there = random_source(VARIANTS[variant], lambda path: DTYPES[dtype], [arm.ROBOTS[3]]), folder / f"{to}_{dtype}"
+    source, there = (
+        random_source(VARIANTS[variant], lambda path: DTYPES[dtype], [arm.ROBOTS[3]]),
+        folder / f"{to}_{dtype}",
+    )
     with tempfile.TemporaryDirectory(dir=folder) as begin:
         ours.write(source, Path(begin))
         forth = _measured(Path(begin), there, to, dtype)
     with tempfile.TemporaryDirectory(dir=folder) as parent:
         back = Path(parent, "back")
         measurements = [forth, _measured(there, back, ours.NAME, dtype)]
-        differing = [comparison.path for comparison in check.compare(source, convert.open(str(back))) if comparison.differing]
+        differing = [
+            comparison.path
+            for comparison in check.compare(source, convert.open(str(back)))
+            if comparison.differing
+        ]
     assert not differing, differing
     return measurements
 
 
 def _measured(source: Path, output: Path, to: str, dtype: str) -> Measurement:
-    command = [sys.executable, "-m", "launch.convert", f"--input={source}", f"--output={output}", f"--to={to}"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.convert",
+        f"--input={source}",
+        f"--output={output}",
+        f"--to={to}",
+    ]
     start = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, used = os.wait4(process.pid, 0)
@@ -67,6 +81,12 @@ def report(folder: Path, *, to: str, dtype: str, variant: str) -> tuple[str, lis
 
 def table(measurements: list[Measurement]) -> str:
     """Markdown."""
-    lines = ["| conversion | dtype | seconds | peak resident memory, GiB | written, GiB |", "|---|---|---|---|---|"]
-    lines += [f"| {m.conversion} | {m.dtype} | {m.seconds:.0f} | {m.peak_gib:.1f} | {m.written_gib:.1f} |" for m in measurements]
+    lines = [
+        "| conversion | dtype | seconds | peak resident memory, GiB | written, GiB |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {m.conversion} | {m.dtype} | {m.seconds:.0f} | {m.peak_gib:.1f} | {m.written_gib:.1f} |"
+        for m in measurements
+    ]
     return "\n".join(lines)

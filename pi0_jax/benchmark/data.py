@@ -34,7 +34,11 @@ from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 
 NAME = "benchmark_arm"
-CAMERAS = {"base_0_rgb": "base", "left_wrist_0_rgb": "left_wrist", "right_wrist_0_rgb": "right_wrist"}
+CAMERAS = {
+    "base_0_rgb": "base",
+    "left_wrist_0_rgb": "left_wrist",
+    "right_wrist_0_rgb": "right_wrist",
+}
 SIDE = 256  # pixels
 JOINTS = 7
 HORIZON = 50
@@ -48,12 +52,18 @@ ROW = {
         "robot": "made up",
         "cameras": CAMERAS,
         "state": [{"name": f"joint_{i}", "unit": "rad"} for i in range(JOINTS)],
-        "actions": [{"name": f"joint_{i}", "unit": "rad", "kind": "absolute", "delta": True} for i in range(JOINTS)],
+        "actions": [
+            {"name": f"joint_{i}", "unit": "rad", "kind": "absolute", "delta": True}
+            for i in range(JOINTS)
+        ],
         "control_hz": 15.0,
         "execute_steps": 8,
     },
     "cameras": {camera: {"path": f"steps/observation/{camera}"} for camera in CAMERAS.values()},
-    "fields": [{"path": path, "shape": (JOINTS,), "dtype": "float32"} for path in ("steps/observation/state", "steps/action")],
+    "fields": [
+        {"path": path, "shape": (JOINTS,), "dtype": "float32"}
+        for path in ("steps/observation/state", "steps/action")
+    ],
     "language": {"paths": ("steps/language_instruction",)},
 }
 
@@ -98,18 +108,24 @@ def table(measurements: list[Measurement]) -> str:
     for m in measurements:
         speed, memory = m.frames_per_second / first.frames_per_second, m.memory_mb / first.memory_mb
         rates = f"{m.frames_per_second:,.0f} | {speed:.2f} | {m.processor_us:,.0f}"
-        lines.append(f"| {m.contender} | {rates} | {m.first_batch_s:.1f} | {m.memory_mb:,.0f} | {memory:.3f} |")
+        lines.append(
+            f"| {m.contender} | {rates} | {m.first_batch_s:.1f} | {m.memory_mb:,.0f} | {memory:.3f} |"
+        )
     return "\n".join(lines)
 
 
-def _measured(name: str, contender: Callable[[Path], Iterator[Any]], folder: Path, seconds: float) -> Measurement:
+def _measured(
+    name: str, contender: Callable[[Path], Iterator[Any]], folder: Path, seconds: float
+) -> Measurement:
     """In a fresh process, so that nothing is warm and memory is its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_measure, (name, contender, folder, seconds))
 
 
-def _measure(name: str, contender: Callable[[Path], Iterator[Any]], folder: Path, seconds: float) -> Measurement:
+def _measure(
+    name: str, contender: Callable[[Path], Iterator[Any]], folder: Path, seconds: float
+) -> Measurement:
     keep_freed_memory()
     with PeakMemory() as peak:
         begin = time.perf_counter()
@@ -120,12 +136,16 @@ def _measure(name: str, contender: Callable[[Path], Iterator[Any]], folder: Path
             next(stream)
             read += BATCH
         elapsed, busy = time.perf_counter() - start, time.process_time() - busy
-        return Measurement(name, read / elapsed, busy / read * 1e6, start - begin, peak.growth / 1e6)
+        return Measurement(
+            name, read / elapsed, busy / read * 1e6, start - begin, peak.growth / 1e6
+        )
 
 
 def _tfdata(folder: Path) -> Iterator[Any]:
     directory = dataset_directory(row_from_mapping(NAME, ROW), folder)
-    return tfdata.batches(directory, list(CAMERAS.values()), horizon=HORIZON, buffer=BUFFER_FRAMES, batch_size=BATCH)
+    return tfdata.batches(
+        directory, list(CAMERAS.values()), horizon=HORIZON, buffer=BUFFER_FRAMES, batch_size=BATCH
+    )
 
 
 def _uniform(folder: Path) -> Iterator[Any]:
@@ -135,7 +155,9 @@ def _uniform(folder: Path) -> Iterator[Any]:
 
 def _local(folder: Path) -> Iterator[Any]:
     index = _open(folder)
-    return _stream(LocalOrder(_mixture(index), BATCH, lanes=LANES, pool_bytes=LANE_MEGABYTES << 20), index)
+    return _stream(
+        LocalOrder(_mixture(index), BATCH, lanes=LANES, pool_bytes=LANE_MEGABYTES << 20), index
+    )
 
 
 def _uniform_small(folder: Path) -> Iterator[Any]:
@@ -158,7 +180,10 @@ def _synthetic(folder: Path, frames: int) -> Index:
     Its columns are brought into the page cache, where they come to lie in a long run: what is compared is not the disk.
     """
     template = _open(folder)
-    directory, path = dataset_directory(template.row, folder), folder / f"synthetic-{frames}-{template.path.name}"
+    directory, path = (
+        dataset_directory(template.row, folder),
+        folder / f"synthetic-{frames}-{template.path.name}",
+    )
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:
             synthetic_index(template, directory, Path(unfinished, "index"), frames, sparse=False)
@@ -177,10 +202,19 @@ def _mixture(index: Index) -> Mixture:
 def _stream(order: Order, real: Index) -> Iterator[Any]:
     """What a training run reads; statistics are the real dataset's."""
     slots = preprocess.used_slots([real.embodiment])
-    layout = Layout(slots, image_size=224, action_dim=32, max_tokens=48, normalization="zscore", normalization_clip=0.0)
+    layout = Layout(
+        slots,
+        image_size=224,
+        action_dim=32,
+        max_tokens=48,
+        normalization="zscore",
+        normalization_clip=0.0,
+    )
     robot = Robot(real.embodiment, index_statistics(real, HORIZON))
     batcher = batches.Batcher([robot], layout, Tokenizer.open("small"), batches.canvases([real]))
-    return batches.train_batches(order, batcher, rows=range(BATCH), start=0, stop=1 << 40, threads=THREADS, prefetch=4)
+    return batches.train_batches(
+        order, batcher, rows=range(BATCH), start=0, stop=1 << 40, threads=THREADS, prefetch=4
+    )
 
 
 def report(folder: Path, *, frames: int, seconds: float) -> tuple[str, list[dict[str, Any]]]:
@@ -194,10 +228,20 @@ def mixing_table(folder: Path, steps: int = 50) -> str:
     mixture = _mixture(_open(folder))
     orders: dict[str, Order] = {
         "uniform": UniformOrder(mixture, BATCH),
-        f"local, {LANES} lanes of {LANE_MEGABYTES} MB": LocalOrder(mixture, BATCH, lanes=LANES, pool_bytes=LANE_MEGABYTES << 20),
+        f"local, {LANES} lanes of {LANE_MEGABYTES} MB": LocalOrder(
+            mixture, BATCH, lanes=LANES, pool_bytes=LANE_MEGABYTES << 20
+        ),
     }
     lines = [f"| order | distinct episodes in a batch of {BATCH} |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {mixing(order, 0, steps).episodes:.1f} |" for name, order in orders.items())])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"| {name} | {mixing(order, 0, steps).episodes:.1f} |"
+                for name, order in orders.items()
+            ),
+        ]
+    )
 
 
 def write_dataset(data_dir: Path, frames: int) -> None:
@@ -210,21 +254,42 @@ def write_dataset(data_dir: Path, frames: int) -> None:
     def step() -> dict[str, Any]:
         seen = {camera: images[rng.integers(DISTINCT_IMAGES)] for camera in CAMERAS.values()}
         state, action = rng.normal(size=(2, JOINTS)).astype(np.float32)
-        return {"observation": {**seen, "state": state}, "action": action, "language_instruction": "put the cup on the shelf"}
+        return {
+            "observation": {**seen, "state": state},
+            "action": action,
+            "language_instruction": "put the cup on the shelf",
+        }
 
     steps = {
-        "observation": {**{camera: ImageFeature(SIDE, SIDE) for camera in CAMERAS.values()}, "state": ArrayFeature((JOINTS,), np.float32)},
+        "observation": {
+            **{camera: ImageFeature(SIDE, SIDE) for camera in CAMERAS.values()},
+            "state": ArrayFeature((JOINTS,), np.float32),
+        },
         "action": ArrayFeature((JOINTS,), np.float32),
         "language_instruction": TextFeature(),
     }
-    episodes = ({"steps": [step() for _ in range(EPISODE_STEPS)]} for _ in range(frames // EPISODE_STEPS))
-    write_rlds(data_dir, NAME, "1.0.0", steps=steps, metadata={}, splits={"train": episodes}, episodes_per_shard=10)
+    episodes = (
+        {"steps": [step() for _ in range(EPISODE_STEPS)]} for _ in range(frames // EPISODE_STEPS)
+    )
+    write_rlds(
+        data_dir,
+        NAME,
+        "1.0.0",
+        steps=steps,
+        metadata={},
+        splits={"train": episodes},
+        episodes_per_shard=10,
+    )
 
 
 def _picture(rng: np.random.Generator) -> bytes:
     """JPEG of SIDE x SIDE pixels: smooth shapes and some grain, about 16 kB."""
-    coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    pixels = np.clip(np.asarray(coarse) + rng.normal(0, 3, (SIDE, SIDE, 1)), 0, 255).astype(np.uint8)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).resize(
+        (SIDE, SIDE), Image.Resampling.BICUBIC
+    )
+    pixels = np.clip(np.asarray(coarse) + rng.normal(0, 3, (SIDE, SIDE, 1)), 0, 255).astype(
+        np.uint8
+    )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -39,12 +39,22 @@ def benchmark_starts(checkpoint: Path, how: Mapping[str, Any], cameras: int = 3)
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as cache:
             rounds.append([_start(checkpoint, how, cache, cameras) for _ in Starts._fields])
-    return Starts(*(min(starts, key=lambda start: start.acted) for starts in zip(*rounds, strict=True)))
+    return Starts(
+        *(min(starts, key=lambda start: start.acted) for starts in zip(*rounds, strict=True))
+    )
 
 
 def _start(checkpoint: Path, how: Mapping[str, Any], cache: str, cameras: int) -> Start:
     begin = time.monotonic()
-    command = [sys.executable, "-m", "pi0_jax.benchmark.first_action", str(checkpoint), json.dumps(how), cache, str(cameras)]
+    command = [
+        sys.executable,
+        "-m",
+        "pi0_jax.benchmark.first_action",
+        str(checkpoint),
+        json.dumps(how),
+        cache,
+        str(cameras),
+    ]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Start(*(stamp - begin for stamp in json.loads(process.stdout)))
 
@@ -76,4 +86,6 @@ def table(starts: Starts) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_act(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))
+    sys.stdout.write(
+        json.dumps(_act(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    )

@@ -37,7 +37,11 @@ from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 
 _DISTINCT_IMAGES = 64
 _DRAWS = 256 * 100
-_JOINTS, _GRIPPER, _VELOCITY = "steps/observation/joints", "steps/observation/gripper", "steps/action/joint_velocity"
+_JOINTS, _GRIPPER, _VELOCITY = (
+    "steps/observation/joints",
+    "steps/observation/gripper",
+    "steps/action/joint_velocity",
+)
 
 
 class Kind(NamedTuple):
@@ -78,7 +82,18 @@ KINDS = (
         unread=10,
         shard_bytes=120_000_000,
     ),
-    Kind("reach", 64, 64, cameras=2, indexed=2, image_bytes=1_500, steps=(50, 50), instructions=1, unread=0, shard_bytes=40_000_000),
+    Kind(
+        "reach",
+        64,
+        64,
+        cameras=2,
+        indexed=2,
+        image_bytes=1_500,
+        steps=(50, 50),
+        instructions=1,
+        unread=0,
+        shard_bytes=40_000_000,
+    ),
 )
 
 
@@ -97,7 +112,9 @@ class Result(NamedTuple):
         return (self.cat + self.checksums) / self.index
 
 
-def benchmark_index(directory: Path | None = None, *, megabytes: int = 400, repeats: int = 5) -> list[Result]:
+def benchmark_index(
+    directory: Path | None = None, *, megabytes: int = 400, repeats: int = 5
+) -> list[Result]:
     """One result for each of KINDS, from files of about `megabytes` each, the best time of `repeats` for everything.
 
     The files are made in `directory`, where they stay for the next time, or in a temporary one.
@@ -150,10 +167,16 @@ def report() -> tuple[str, list[dict[str, Any]]]:
 
 
 def table(results: list[Result]) -> str:
-    lines = [f"{'files':<12} {'MB':>6} {'frames':>8} {'cat':>10} {'checksums':>10} {'index':>10} {'ratio':>6} {'whole build':>12}"]
+    lines = [
+        f"{'files':<12} {'MB':>6} {'frames':>8} {'cat':>10} {'checksums':>10} {'index':>10} {'ratio':>6} {'whole build':>12}"
+    ]
     for r in results:
-        speeds = [f"{r.bytes / seconds / 1e9:5.1f} GB/s" for seconds in (r.cat, r.checksums, r.index)]
-        lines.append(f"{r.kind:<12} {r.bytes / 1e6:6.0f} {r.frames:8,} {' '.join(speeds)} {r.ratio:6.2f} {r.build:10.2f} s")
+        speeds = [
+            f"{r.bytes / seconds / 1e9:5.1f} GB/s" for seconds in (r.cat, r.checksums, r.index)
+        ]
+        lines.append(
+            f"{r.kind:<12} {r.bytes / 1e6:6.0f} {r.frames:8,} {' '.join(speeds)} {r.ratio:6.2f} {r.build:10.2f} s"
+        )
     return "\n".join(lines)
 
 
@@ -161,15 +184,28 @@ def _measure(kind: Kind, folder: Path, repeats: int) -> Result:
     row, directory = _row(kind), folder / kind.name / "1.0.0"
     shards = open_shards(row, directory)
     files = [str(shard.path) for shard in shards]
-    payloads = [np.frombuffer(record.payload, np.uint8) for file in files for record in read_records(file)]
+    payloads = [
+        np.frombuffer(record.payload, np.uint8) for file in files for record in read_records(file)
+    ]
 
     def index() -> int:
-        parts = [index_shard(row, shard, decode_all=False, skip=0, on_read=lambda read: None) for shard in shards]
+        parts = [
+            index_shard(row, shard, decode_all=False, skip=0, on_read=lambda read: None)
+            for shard in shards
+        ]
         return sum(len(part.steps["state"]) for part in parts)
 
     def build() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as root:
-            build_index(row, directory, Path(root), progress=False, workers=1, decode_all=False, skip_bad_episodes=0)
+            build_index(
+                row,
+                directory,
+                Path(root),
+                progress=False,
+                workers=1,
+                decode_all=False,
+                skip_bad_episodes=0,
+            )
 
     seconds = _best(
         repeats,
@@ -221,7 +257,11 @@ def _step_bytes(kind: Kind) -> int:
 def _features(kind: Kind) -> Features:
     images = {f"image_{i}": ImageFeature(kind.height, kind.width) for i in range(kind.cameras)}
     return {
-        "observation": {**images, "joints": ArrayFeature((7,), np.float64), "gripper": ArrayFeature((1,), np.float64)},
+        "observation": {
+            **images,
+            "joints": ArrayFeature((7,), np.float64),
+            "gripper": ArrayFeature((1,), np.float64),
+        },
         "action": {"joint_velocity": ArrayFeature((7,), np.float64)},
         **{f"unread_{i}": ArrayFeature((6,), np.float64) for i in range(kind.unread)},
         **{f"instruction_{i}": TextFeature() for i in range(kind.instructions)},
@@ -236,11 +276,16 @@ def _episodes(kind: Kind, total: int) -> Iterator[dict[str, Any]]:
         if written >= total:
             return
         steps = int(generator.integers(kind.steps[0], kind.steps[1] + 1))
-        yield {"steps": [_step(kind, number, images, generator) for _ in range(steps)], "episode_metadata": {"file_path": f"{number}"}}
+        yield {
+            "steps": [_step(kind, number, images, generator) for _ in range(steps)],
+            "episode_metadata": {"file_path": f"{number}"},
+        }
         written += steps * _step_bytes(kind)
 
 
-def _step(kind: Kind, episode: int, images: list[bytes], generator: np.random.Generator) -> dict[str, Any]:
+def _step(
+    kind: Kind, episode: int, images: list[bytes], generator: np.random.Generator
+) -> dict[str, Any]:
     numbers = generator.uniform(-1, 1, (7 + 7 + 6 * kind.unread))
     chosen = generator.integers(len(images), size=kind.cameras)
     return {
@@ -251,20 +296,27 @@ def _step(kind: Kind, episode: int, images: list[bytes], generator: np.random.Ge
         },
         "action": {"joint_velocity": numbers[7:14]},
         **{f"unread_{i}": numbers[14 + 6 * i : 20 + 6 * i] for i in range(kind.unread)},
-        **{f"instruction_{i}": f"put the thing of episode {episode} into the other" for i in range(kind.instructions)},
+        **{
+            f"instruction_{i}": f"put the thing of episode {episode} into the other"
+            for i in range(kind.instructions)
+        },
     }
 
 
 def _images(kind: Kind, generator: np.random.Generator) -> list[bytes]:
     """JPEGs of about the kind's number of bytes: smooth noise, as fine as that allows."""
-    cells = next(n for n in range(kind.height, 2, -1) if len(_noise(kind, n, generator)) <= kind.image_bytes)
+    cells = next(
+        n for n in range(kind.height, 2, -1) if len(_noise(kind, n, generator)) <= kind.image_bytes
+    )
     return [_noise(kind, cells, generator) for _ in range(_DISTINCT_IMAGES)]
 
 
 def _noise(kind: Kind, cells: int, generator: np.random.Generator) -> bytes:
     coarse = generator.integers(0, 256, (cells, cells * kind.width // kind.height, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(coarse).resize((kind.width, kind.height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+    Image.fromarray(coarse).resize((kind.width, kind.height), Image.Resampling.BICUBIC).save(
+        file, "JPEG", quality=85
+    )
     return file.getvalue()
 
 
@@ -282,11 +334,15 @@ def _standardise(columns: Columns) -> Standardised:
 
 
 def _row(kind: Kind) -> DatasetRow:
-    cameras = {f"image_{i}": CameraField(f"steps/observation/image_{i}") for i in range(kind.indexed)}
+    cameras = {
+        f"image_{i}": CameraField(f"steps/observation/image_{i}") for i in range(kind.indexed)
+    }
     robot = Embodiment(
         name=kind.name,
         robot="none",
-        cameras=dict(zip(("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"), cameras, strict=False)),
+        cameras=dict(
+            zip(("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"), cameras, strict=False)
+        ),
         state=(*(StateDim(f"joint_{i}", "rad") for i in range(7)), StateDim("gripper", "1")),
         actions=(
             *(ActionDim(f"joint_{i}", "rad/s", "relative") for i in range(7)),
@@ -301,7 +357,10 @@ def _row(kind: Kind) -> DatasetRow:
         versions=("1.0.0",),
         embodiment=robot,
         cameras=cameras,
-        fields={path: RawField(shape, "float64") for path, shape in ((_JOINTS, (7,)), (_GRIPPER, (1,)), (_VELOCITY, (7,)))},
+        fields={
+            path: RawField(shape, "float64")
+            for path, shape in ((_JOINTS, (7,)), (_GRIPPER, (1,)), (_VELOCITY, (7,)))
+        },
         language=Language(tuple(f"steps/instruction_{i}" for i in range(kind.instructions))),
         standardise=_standardise,
         revision=1,

@@ -72,7 +72,9 @@ def report(variant: str, dtype: str, *, calls: int, **how: bool | None) -> Repor
     latencies = benchmark_policy(policy, device, calls=calls)
     parameters = sum(weight.size for weight in policy.weights.values())
     rates = f"{device.flops / 1e12:,.3g} TFLOP/s, {device.bandwidth / 1e9:,.3g} GB/s"
-    loops = f"layers {'scanned' if policy.model.scan_layers else 'unrolled'}, {policy.num_steps} steps"
+    loops = (
+        f"layers {'scanned' if policy.model.scan_layers else 'unrolled'}, {policy.num_steps} steps"
+    )
     title = f"{variant}, {parameters:,} parameters, {dtype}, {loops}, JAX {jax.__version__} on {device.name} ({rates})"
     record = {
         "variant": variant, "parameters": parameters, "dtype": dtype, "num_steps": policy.num_steps, **how,
@@ -84,7 +86,9 @@ def report(variant: str, dtype: str, *, calls: int, **how: bool | None) -> Repor
 
 def benchmark_policy(policy: Policy, device: Device, *, calls: int) -> list[Latency]:
     """Times `calls` calls of every part for each of arm.ROBOTS."""
-    return [latency for cameras in arm.ROBOTS for latency in _latencies(policy, device, cameras, calls)]
+    return [
+        latency for cameras in arm.ROBOTS for latency in _latencies(policy, device, cameras, calls)
+    ]
 
 
 def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list[Latency]:
@@ -92,16 +96,29 @@ def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list
     policy(seen, robot=robot)
     parts = device_parts(policy, _placed(policy.prepare([seen], robot=robot)))
     seconds = {name: _timed(part, calls) for name, part in parts.items()}
-    seconds["compiled"], seconds["host"] = zip(*(_halves(policy, seen, robot) for _ in range(calls)), strict=True)
+    seconds["compiled"], seconds["host"] = zip(
+        *(_halves(policy, seen, robot) for _ in range(calls)), strict=True
+    )
     seconds["plain"] = _timed(plain(policy, seen, robot), calls)
     seconds["call"] = [_seconds(policy, seen, robot=robot) for _ in range(calls)]
 
-    work = {name: Work(part.flops(), moved) for (name, part), moved in zip(parts.items(), _bytes(policy, parts), strict=True)}
+    work = {
+        name: Work(part.flops(), moved)
+        for (name, part), moved in zip(parts.items(), _bytes(policy, parts), strict=True)
+    }
     least = {name: 1e3 * device.least_seconds(part) for name, part in work.items()}
     # The parts' least times add up: one is bound by operations, another by bytes.
-    work["compiled"], least["compiled"] = Work(*(sum(numbers) for numbers in zip(*work.values(), strict=True))), sum(least.values())
+    work["compiled"], least["compiled"] = (
+        Work(*(sum(numbers) for numbers in zip(*work.values(), strict=True))),
+        sum(least.values()),
+    )
     return [
-        Latency(cameras, name, *(1e3 * np.percentile(taken, PERCENTILES)).tolist(), *((work[name], least[name]) if name in work else ()))
+        Latency(
+            cameras,
+            name,
+            *(1e3 * np.percentile(taken, PERCENTILES)).tolist(),
+            *((work[name], least[name]) if name in work else ()),
+        )
         for name, taken in seconds.items()
     ]
 
@@ -113,7 +130,9 @@ def _halves(policy: Policy, seen: RawObservation, robot: str) -> tuple[float, fl
     begin = time.perf_counter()
     actions = policy.compute(prepared).block_until_ready()
     end = time.perf_counter()
-    preprocess.to_robot(np.asarray(actions), seen["state"][None], policy.robot(robot), prepared.layout.normalization)
+    preprocess.to_robot(
+        np.asarray(actions), seen["state"][None], policy.robot(robot), prepared.layout.normalization
+    )
     return end - begin, time.perf_counter() - start - (end - begin)
 
 
@@ -137,7 +156,9 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
     return {
         "images": Part(encode, (weights, prepared.batch)),
         "prefix": Part(prefill, (weights, tokens, valid)),
-        "Euler loop": Part(integrate, (weights, cache, valid, prepared.batch.state, prepared.noise)),
+        "Euler loop": Part(
+            integrate, (weights, cache, valid, prepared.batch.state, prepared.noise)
+        ),
     }
 
 
@@ -147,23 +168,39 @@ def plain(policy: Policy, seen: RawObservation, robot: str) -> Part:
     model = Pi0(policy.model.config, policy.model.dtype)
 
     def sample(params: Any, batch: RawBatch, noise: jax.Array) -> jax.Array:
-        return sample_actions(params, preprocess.device(batch, wanted), noise, model=model, num_steps=policy.num_steps)
+        return sample_actions(
+            params, preprocess.device(batch, wanted), noise, model=model, num_steps=policy.num_steps
+        )
 
     batch = preprocess.host([seen], [record], wanted, policy.tokenizer)
-    return Part(jax.jit(sample), jax.device_put((policy.params, batch, policy.prepare([seen], robot=robot).noise)))
+    return Part(
+        jax.jit(sample),
+        jax.device_put((policy.params, batch, policy.prepare([seen], robot=robot).noise)),
+    )
 
 
 def _bytes(policy: Policy, parts: Mapping[str, Part]) -> tuple[int, int, int]:
     """Bytes that each part must read: see roofline.py. Of the last layer the prefix uses the keys and values alone."""
 
     def size(wanted: str, unwanted: str = "^$") -> int:
-        return sum(w.nbytes for path, w in policy.weights.items() if re.search(wanted, path) and not re.search(unwanted, path))
+        return sum(
+            w.nbytes
+            for path, w in policy.weights.items()
+            if re.search(wanted, path) and not re.search(unwanted, path)
+        )
 
     second_expert = r"_1(/|$)"
-    last_layer = size("llm/layers/", rf"{second_expert}|kv_einsum|pre_attention_norm") // policy.model.config.gemma.depth
+    last_layer = (
+        size("llm/layers/", rf"{second_expert}|kv_einsum|pre_attention_norm")
+        // policy.model.config.gemma.depth
+    )
     cache = sum(array.nbytes for array in parts["Euler loop"].arguments[1])
     in_steps = size(rf"^(?!PaliGemma)|llm/.*{second_expert}")
-    return size("/img/"), size("llm/layers/", second_expert) - last_layer, policy.num_steps * (in_steps + cache)
+    return (
+        size("/img/"),
+        size("llm/layers/", second_expert) - last_layer,
+        policy.num_steps * (in_steps + cache),
+    )
 
 
 def _timed(part: Part, calls: int) -> list[float]:
@@ -179,11 +216,16 @@ def _seconds(function: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
 
 def table(latencies: Sequence[Latency]) -> str:
     """Markdown."""
-    lines = ["| cameras | part | p50, ms | p90 | p99 | GFLOP | MB | least, ms | share of it |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| cameras | part | p50, ms | p90 | p99 | GFLOP | MB | least, ms | share of it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in latencies:
         work = f"{row.work.flops / 1e9:,.2f} | {row.work.bytes / 1e6:,.1f}" if row.work else "|"
         least = f"{row.least:,.3f} | {row.least / row.p50:.2f}" if row.least else "|"
-        lines.append(f"| {row.cameras} | {row.part} | {row.p50:,.2f} | {row.p90:,.2f} | {row.p99:,.2f} | {work} | {least} |")
+        lines.append(
+            f"| {row.cameras} | {row.part} | {row.p50:,.2f} | {row.p90:,.2f} | {row.p99:,.2f} | {work} | {least} |"
+        )
     return "\n".join(lines)
 
 

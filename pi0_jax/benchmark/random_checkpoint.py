@@ -45,10 +45,17 @@ def named(variant: str) -> Pi0Config:
 
 def write(directory: Path, model: Pi0Config, dtype: str) -> None:
     """A run's workdir with random weights, stored as a policy of that compute dtype keeps them. Its robots are arm.ROBOTS."""
-    ours.write(random_source(model, lambda path: np.dtype(sampling.storage_dtype(path, dtype)), arm.ROBOTS.values()), directory)
+    ours.write(
+        random_source(
+            model, lambda path: np.dtype(sampling.storage_dtype(path, dtype)), arm.ROBOTS.values()
+        ),
+        directory,
+    )
 
 
-def random_source(model: Pi0Config, dtype: Callable[[str], np.dtype], robots: Iterable[Embodiment]) -> Source:
+def random_source(
+    model: Pi0Config, dtype: Callable[[str], np.dtype], robots: Iterable[Embodiment]
+) -> Source:
     """Normal numbers, the same whenever a leaf or a layer is read, and others in every leaf and layer. `dtype`: of a leaf, by its path."""
     sizes = tree.sizes_of_config(model)
     leaves = {path: Leaf(shape, dtype(path)) for path, shape in tree.expected_shapes(sizes).items()}
@@ -74,4 +81,9 @@ def random_source(model: Pi0Config, dtype: Callable[[str], np.dtype], robots: It
 
 def _statistics(robot: Embodiment) -> normalize.Statistics:
     rng = np.random.default_rng(0)
-    return normalize.Statistics(*(normalize.accumulate([rng.normal(size=(100, len(dims)))]) for dims in (robot.state, robot.actions)))
+    return normalize.Statistics(
+        *(
+            normalize.accumulate([rng.normal(size=(100, len(dims)))])
+            for dims in (robot.state, robot.actions)
+        )
+    )

@@ -76,8 +76,13 @@ def report(variant: str, dtype: str, *, calls: int) -> Report:
         checkpoint = Path(folder, "run")
         random_checkpoint.write(checkpoint, random_checkpoint.named(variant), dtype)
         serving = benchmark_serving(checkpoint, dtype, calls=calls)
-    rows = {name: np.percentile(values, PERCENTILES).tolist() for name, values in serving.rows().items()}
-    lines = [f"| {name} | " + " | ".join(f"{value:,.2f}" for value in values) + " |" for name, values in rows.items()]
+    rows = {
+        name: np.percentile(values, PERCENTILES).tolist() for name, values in serving.rows().items()
+    }
+    lines = [
+        f"| {name} | " + " | ".join(f"{value:,.2f}" for value in values) + " |"
+        for name, values in rows.items()
+    ]
     title = f"{variant}, {dtype}, {CAMERAS} cameras of {arm.IMAGE_SIZE[0]}x{arm.IMAGE_SIZE[1]}, {calls} requests, JAX {jax.__version__}"
     table = "\n".join(["| serving | p50, ms | p90 | p99 |", "|---|---|---|---|", *lines])
     record = {
@@ -128,7 +133,11 @@ def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
     def load() -> Service:
         policy = Policy.open(checkpoint, dtype=dtype)
         policy.act([arm.observation(CAMERAS)], robot=ROBOT.name)
-        return Service(partial(policy.act, robot=ROBOT.name), policy.robot(ROBOT.name).embodiment, horizon=policy.run.horizon)
+        return Service(
+            partial(policy.act, robot=ROBOT.name),
+            policy.robot(ROBOT.name).embodiment,
+            horizon=policy.run.horizon,
+        )
 
     def tell(state: str, port: int) -> None:
         if state == "warm":
@@ -146,7 +155,13 @@ def _round_trip(client: Client, request: dict[str, Any]) -> RoundTrip:
         taken, packed = _timed(wire.pack, message)
         packing += taken
     packing += _timed(wire.unpack, packed)[0]
-    return RoundTrip(total, told["infer_ms"], packing, told["queue_ms"], total - told["infer_ms"] - packing - told["queue_ms"])
+    return RoundTrip(
+        total,
+        told["infer_ms"],
+        packing,
+        told["queue_ms"],
+        total - told["infer_ms"] - packing - told["queue_ms"],
+    )
 
 
 def _timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:

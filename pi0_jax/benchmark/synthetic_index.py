@@ -13,7 +13,9 @@ from pi0_jax.data.index import Index
 _FRAMES_AT_ONCE = 1 << 20
 
 
-def synthetic_index(template: Index, directory: Path, path: Path, frames: int, *, sparse: bool) -> Index:
+def synthetic_index(
+    template: Index, directory: Path, path: Path, frames: int, *, sparse: bool
+) -> Index:
     """An index of at least `frames` frames at `path`: the episodes of `template`, an index of the dataset in `directory`, repeated.
 
     Its images are the template's, read from the same shard files. With `sparse` the columns of the steps hold zeros that take no place
@@ -31,27 +33,57 @@ def synthetic_index(template: Index, directory: Path, path: Path, frames: int, *
     for split in SPLITS:
         kept = template.frames(split)
         at_once = max(1, _FRAMES_AT_ONCE // max(1, len(kept)))
-        blocks = (np.arange(first, min(first + at_once, copies)) for first in range(0, copies, at_once))
-        _write(path, f"frames_{split}", "int64", (), ((block[:, None] * template.steps + kept).ravel() for block in blocks))
+        blocks = (
+            np.arange(first, min(first + at_once, copies)) for first in range(0, copies, at_once)
+        )
+        _write(
+            path,
+            f"frames_{split}",
+            "int64",
+            (),
+            ((block[:, None] * template.steps + kept).ravel() for block in blocks),
+        )
     for name in ("prompt_text", "prompt_end"):
         column_path(path, name).write_bytes(column_path(template.path, name).read_bytes())
     record = json.loads((template.path / INDEX_FILE).read_text())
-    record |= {"steps": copies * template.steps, "episodes": copies * len(template.episodes["start"])}
+    record |= {
+        "steps": copies * template.steps,
+        "episodes": copies * len(template.episodes["start"]),
+    }
     (path / INDEX_FILE).write_text(json.dumps(record))
     return Index(template.row, directory, path)
 
 
-def _repeat(template: Index, path: Path, name: str, dtype: str, shape: tuple[int, ...], copies: int, *, sparse: bool) -> None:
+def _repeat(
+    template: Index,
+    path: Path,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    copies: int,
+    *,
+    sparse: bool,
+) -> None:
     if sparse:
-        np.lib.format.open_memmap(column_path(path, name), "w+", dtype, (copies * template.steps, *shape))
+        np.lib.format.open_memmap(
+            column_path(path, name), "w+", dtype, (copies * template.steps, *shape)
+        )
         return
     column = np.load(column_path(template.path, name), mmap_mode="r")
     at_once = max(1, _FRAMES_AT_ONCE // template.steps)
     blocks = (min(at_once, copies - first) for first in range(0, copies, at_once))
-    _write(path, name, dtype, shape, (np.tile(column, (block, *(1 for _ in shape))) for block in blocks))
+    _write(
+        path,
+        name,
+        dtype,
+        shape,
+        (np.tile(column, (block, *(1 for _ in shape))) for block in blocks),
+    )
 
 
-def _write(path: Path, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+def _write(
+    path: Path, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]
+) -> None:
     writer = ColumnWriter(column_path(path, name), dtype, shape)
     for block in blocks:
         writer.append(block)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
-def batches(directory: Path, cameras: list[str], *, horizon: int, buffer: int, batch_size: int) -> Iterator[dict[str, Any]]:
+def batches(
+    directory: Path, cameras: list[str], *, horizon: int, buffer: int, batch_size: int
+) -> Iterator[dict[str, Any]]:
     """Batches of uint8 images, states and action chunks, shuffled by a buffer of `buffer` frames whose images stay encoded."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -19,12 +21,24 @@ def batches(directory: Path, cameras: list[str], *, horizon: int, buffer: int, b
         places = tf.minimum(tf.range(length)[:, None] + tf.range(horizon)[None, :], length - 1)
         frame = {camera: steps["observation"][camera] for camera in cameras}
         frame |= {"state": steps["observation"]["state"], "prompt": steps["language_instruction"]}
-        return tf.data.Dataset.from_tensor_slices({**frame, "actions": tf.gather(steps["action"], places)})
+        return tf.data.Dataset.from_tensor_slices(
+            {**frame, "actions": tf.gather(steps["action"], places)}
+        )
 
     def decode(frame: dict[str, Any]) -> dict[str, Any]:
-        return {**frame, **{camera: tf.io.decode_jpeg(frame[camera], channels=3) for camera in cameras}}
+        return {
+            **frame,
+            **{camera: tf.io.decode_jpeg(frame[camera], channels=3) for camera in cameras},
+        }
 
     builder = tfds.builder_from_directory(directory)
-    episodes = builder.as_dataset(split="train", shuffle_files=True, decoders={"steps": tfds.decode.SkipDecoding()})
-    stream = episodes.repeat().flat_map(frames).shuffle(buffer).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    episodes = builder.as_dataset(
+        split="train", shuffle_files=True, decoders={"steps": tfds.decode.SkipDecoding()}
+    )
+    stream = (
+        episodes.repeat()
+        .flat_map(frames)
+        .shuffle(buffer)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    )
     return stream.batch(batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

@@ -26,7 +26,16 @@ WARM_UP = 3  # steps that are not timed
 
 # What of a config a variant changes beside its sizes: the full model is measured as it is trained on accelerators.
 _AS_TRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"pi0": dict(dtype="bfloat16", scan_layers=True, remat="full", draws=1, augment=True, loss_dims="padded")}
+    {
+        "pi0": dict(
+            dtype="bfloat16",
+            scan_layers=True,
+            remat="full",
+            draws=1,
+            augment=True,
+            loss_dims="padded",
+        )
+    }
 )
 
 
@@ -45,7 +54,9 @@ class TrainSpeed(NamedTuple):
     model_flops: int  # floating-point operations of the model's matrix products in a step, forward and backward, on all devices
     flops: int  # with what is computed again in the backward pass
     matmul_rate: float  # operations per second of large matrix products, on all devices
-    peak_bytes: int | None  # of memory on one device, since the process began, where the device counts it
+    peak_bytes: (
+        int | None
+    )  # of memory on one device, since the process began, where the device counts it
 
     @property
     def seconds(self) -> float:
@@ -62,17 +73,27 @@ class TrainSpeed(NamedTuple):
         return self.model_flops / self.seconds / self.matmul_rate
 
     def to_json(self) -> dict[str, Any]:
-        return self._asdict() | {"samples_per_second": self.samples_per_second, "share_of_matmul_rate": self.share}
+        return self._asdict() | {
+            "samples_per_second": self.samples_per_second,
+            "share_of_matmul_rate": self.share,
+        }
 
 
-def sized(config: Mapping[str, Any], changes: Mapping[str, Any], *, variant: str | None) -> RunConfig:
+def sized(
+    config: Mapping[str, Any], changes: Mapping[str, Any], *, variant: str | None
+) -> RunConfig:
     """A config's run with another `variant` and its usual settings; `changes` by the user go before these."""
     values = dict(config)
     if variant is not None:
         if variant not in VARIANTS:
             raise InputError(f"--variant={variant}: expected one of {', '.join(VARIANTS)}")
         sizes = VARIANTS[variant]
-        values |= dict(variant=variant, action_dim=sizes.action_dim, horizon=sizes.horizon, max_tokens=sizes.max_tokens)
+        values |= dict(
+            variant=variant,
+            action_dim=sizes.action_dim,
+            horizon=sizes.horizon,
+            max_tokens=sizes.max_tokens,
+        )
         values |= _AS_TRAINED[variant] if variant in _AS_TRAINED else {}
         values |= {name: value for name, value in changes.items() if "." not in name}
     return from_mapping(values)
@@ -91,7 +112,9 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
     start = time.perf_counter()
     step = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
-    state = placement.jit_init(placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(jax.random.key(run.seed))
+    state = placement.jit_init(
+        placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run)
+    )(jax.random.key(run.seed))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     times = _time_steps(step, state, synthetic_batch(run, slots, mesh), steps)
     stats = devices[0].memory_stats()
@@ -128,7 +151,9 @@ def synthetic_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> Train
     abstract = abstract_batch(run, slots, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     vocabulary = model_config(run).gemma.vocab_size
-    return jax.jit(partial(_random, abstract, vocabulary), out_shardings=shardings)(jax.random.key(0))
+    return jax.jit(partial(_random, abstract, vocabulary), out_shardings=shardings)(
+        jax.random.key(0)
+    )
 
 
 def _random(abstract: TrainBatch, vocabulary: int, key: jax.Array) -> TrainBatch:
@@ -144,12 +169,15 @@ def _random(abstract: TrainBatch, vocabulary: int, key: jax.Array) -> TrainBatch
     batch = jax.tree.unflatten(tree, [one(place, leaf) for place, leaf in enumerate(leaves)])
     observation = batch.observation
     sizes = {
-        slot: jnp.broadcast_to(jnp.array(pixels.shape[1:3], jnp.int32), (pixels.shape[0], 2)) for slot, pixels in observation.images.items()
+        slot: jnp.broadcast_to(jnp.array(pixels.shape[1:3], jnp.int32), (pixels.shape[0], 2))
+        for slot, pixels in observation.images.items()
     }
     tokens = jax.random.randint(key, observation.tokens.shape, 0, vocabulary)
     rows = jnp.arange(batch.rows.shape[0], dtype=jnp.int32)
     first = jax.tree.map(jnp.zeros_like, batch.frames)
-    return batch._replace(observation=observation._replace(image_sizes=sizes, tokens=tokens), frames=first, rows=rows)
+    return batch._replace(
+        observation=observation._replace(image_sizes=sizes, tokens=tokens), frames=first, rows=rows
+    )
 
 
 def report(run: RunConfig, *, cameras: int, steps: int) -> tuple[str, dict[str, Any]]:
@@ -160,7 +188,11 @@ def report(run: RunConfig, *, cameras: int, steps: int) -> tuple[str, dict[str, 
 
 def table(speed: TrainSpeed) -> str:
     """Markdown."""
-    peak = "not counted by this device" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e9:.1f} GB"
+    peak = (
+        "not counted by this device"
+        if speed.peak_bytes is None
+        else f"{speed.peak_bytes / 1e9:.1f} GB"
+    )
     again = speed.flops / speed.model_flops - 1.0
     quick, slow = min(speed.step_seconds), max(speed.step_seconds)
     mesh = " x ".join(f"{axis} {size}" for axis, size in speed.mesh.items())
@@ -177,4 +209,10 @@ def table(speed: TrainSpeed) -> str:
         "the model's of these": f"{speed.share:.1%}",
         "memory at its peak": peak,
     }
-    return "\n".join(["| what | result |", "|---|---|", *(f"| {what} | {result} |" for what, result in rows.items())])
+    return "\n".join(
+        [
+            "| what | result |",
+            "|---|---|",
+            *(f"| {what} | {result} |" for what, result in rows.items()),
+        ]
+    )

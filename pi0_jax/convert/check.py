@@ -20,7 +20,11 @@ def compare(source: Source, back: Source) -> Iterator[Comparison]:
     The source is what was written, so after a cast it is the rounded values that must come back, to the bit.
     """
     for path in sorted(source.leaves.keys() | back.leaves.keys()):
-        if path not in back.leaves or path not in source.leaves or source.leaves[path] != back.leaves[path]:
+        if (
+            path not in back.leaves
+            or path not in source.leaves
+            or source.leaves[path] != back.leaves[path]
+        ):
             whole = (source if path in source.leaves else back).leaves[path]
             yield Comparison(path, int(np.prod(whole.shape)), int(np.prod(whole.shape)))
             continue

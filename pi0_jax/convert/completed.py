@@ -12,20 +12,34 @@ from pi0_jax.trainable import Trainable
 class Completed:
     """Named by published paths."""
 
-    def __init__(self, trained: Tensors, frozen: Tensors, factors: Tensors, trainable: Trainable) -> None:
+    def __init__(
+        self, trained: Tensors, frozen: Tensors, factors: Tensors, trainable: Trainable
+    ) -> None:
         """`trained`, `frozen`, `factors`: where each is read from; `factors` has <path>/a and <path>/b."""
-        self._trained, self._frozen, self._factors, self._trainable = trained, frozen, factors, trainable
-        own = {name: leaf for name, leaf in trained.infos.items() if trainable.trains(name) and not self._is_factor(name)}
+        self._trained, self._frozen, self._factors, self._trainable = (
+            trained,
+            frozen,
+            factors,
+            trainable,
+        )
+        own = {
+            name: leaf
+            for name, leaf in trained.infos.items()
+            if trainable.trains(name) and not self._is_factor(name)
+        }
         rest = {name: leaf for name, leaf in frozen.infos.items() if not trainable.trains(name)}
         self.infos: Mapping[str, Leaf] = own | {
-            name: leaf._replace(dtype=np.dtype(np.float32)) if self._adapted(name) else leaf for name, leaf in rest.items()
+            name: leaf._replace(dtype=np.dtype(np.float32)) if self._adapted(name) else leaf
+            for name, leaf in rest.items()
         }
 
     def _is_factor(self, name: str) -> bool:
         return self._adapted(name.rpartition("/")[0])
 
     def _adapted(self, name: str) -> bool:
-        return lora.find(self._trainable.lora, name) is not None and f"{name}/a" in self._factors.infos
+        return (
+            lora.find(self._trainable.lora, name) is not None and f"{name}/a" in self._factors.infos
+        )
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
         """The array, or its `entry` along the first axis."""
@@ -36,4 +50,6 @@ class Completed:
         rule, subscripts = lora.find(self._trainable.lora, name), lora.product(name)
         if entry is not None:
             subscripts = subscripts.replace("L", "")
-        return w.astype(np.float32) + np.float32(rule.alpha / rule.rank) * np.einsum(subscripts, a, b, optimize=True)
+        return w.astype(np.float32) + np.float32(rule.alpha / rule.rank) * np.einsum(
+            subscripts, a, b, optimize=True
+        )

@@ -53,7 +53,9 @@ class Folder:
         except ValueError as error:
             raise InputError(f"{self.file(name)}: expected JSON, found: {error}") from error
         if not isinstance(record, dict):
-            raise InputError(f"{self.file(name)}: expected a JSON object, found {type(record).__name__}")
+            raise InputError(
+                f"{self.file(name)}: expected a JSON object, found {type(record).__name__}"
+            )
         return record
 
 
@@ -98,17 +100,25 @@ def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem
     try:
         files, name = fsspec.core.url_to_fs(place.url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise InputError(f"{place}: expected a URL that fsspec reads, found: {without_secrets(str(error))}") from None
+        raise InputError(
+            f"{place}: expected a URL that fsspec reads, found: {without_secrets(str(error))}"
+        ) from None
     try:
         yield files, name.rstrip("/")
     except errors(place.protocol) as error:
         found = diagnose(error, place.protocol).found
-        raise InputError(f"{place}: expected a checkpoint, found {'nothing' if found == 'none' else found}") from None
+        raise InputError(
+            f"{place}: expected a checkpoint, found {'nothing' if found == 'none' else found}"
+        ) from None
 
 
 def open_file(place: Location) -> BinaryIO:
     """A file, open for reading anywhere in it. Raises InputError or OSError if it cannot be read."""
-    return open(place, "rb") if isinstance(place, Path) else io.BufferedReader(_RemoteFile(place), _REMOTE_BUFFER)
+    return (
+        open(place, "rb")
+        if isinstance(place, Path)
+        else io.BufferedReader(_RemoteFile(place), _REMOTE_BUFFER)
+    )
 
 
 class _RemoteFile(io.RawIOBase):
@@ -166,14 +176,18 @@ def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
             parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-unfinished-", dir=parent))
     except OSError as error:
-        raise InputError(f"{place}: expected a place that can be written, found: {error.strerror}") from error
+        raise InputError(
+            f"{place}: expected a place that can be written, found: {error.strerror}"
+        ) from error
     try:
         try:
             yield temporary
         except OSError as error:
             if error.errno not in FULL_DISK:
                 raise
-            raise InputError(f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there") from error
+            raise InputError(
+                f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there"
+            ) from error
         temporary.chmod(0o755)  # mkdtemp's is for its user alone
         if isinstance(place, Path):
             check_absent(place)

@@ -37,8 +37,14 @@ from pi0_jax.tokenizer import Tokenizer
 OUTPUTS = {
     ours.NAME: ("checkpoints", ""),
     openpi.JAX: ("params", "minimum and maximum, embodiment, horizon, tokenizer, config"),
-    openpi.PYTORCH: ("config.json", "minimum and maximum, embodiment, sizes of heads, tokenizer, config"),
-    lerobot.NAME: ("config.json", "float64 statistics, units, control rate, sizes of heads, tokenizer, config"),
+    openpi.PYTORCH: (
+        "config.json",
+        "minimum and maximum, embodiment, sizes of heads, tokenizer, config",
+    ),
+    lerobot.NAME: (
+        "config.json",
+        "float64 statistics, units, control rate, sizes of heads, tokenizer, config",
+    ),
 }
 INITIAL_WEIGHTS = (paligemma.BIG_VISION, paligemma.HUGGING_FACE)
 _SHOWN_NOWHERE = ("horizon", "max_tokens")
@@ -50,9 +56,13 @@ class Options:
     """What the user says and the files may not."""
 
     robot: str | None = None  # of several; None: all that there are
-    embodiment: str | None = None  # name of a record, or a JSON file with one, for statistics that come without
+    embodiment: str | None = (
+        None  # name of a record, or a JSON file with one, for statistics that come without
+    )
     tokenizer: str | None = None  # path of a SentencePiece model
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by the names of tree.py; and horizon, max_tokens
+    sizes: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # by the names of tree.py; and horizon, max_tokens
     weights: str = "ema"  # of our own checkpoints: or "params"
     merge_lora: float | None = None  # alpha / rank
     weights_only: bool = False
@@ -72,7 +82,9 @@ def open_checkpoint(path: str, options: Options = DEFAULTS) -> Source:
     """
     source = _opened(path, options)
     if options.merge_lora is not None and source.format != openpi.JAX:
-        raise InputError(f"{source.path}: --merge_lora: expected LoRA leaves of openpi's JAX checkpoints, found {source.format}")
+        raise InputError(
+            f"{source.path}: --merge_lora: expected LoRA leaves of openpi's JAX checkpoints, found {source.format}"
+        )
     return source
 
 
@@ -90,15 +102,23 @@ def _opened(path: str, options: Options) -> Source:
         return ours.read(folder, options.weights)
     orbax, torch = openpi.recognise_jax(folder), shards.present(folder)
     if orbax and torch:
-        raise InputError(f"{folder}: expected a checkpoint of one format, found an Orbax checkpoint and safetensors")
+        raise InputError(
+            f"{folder}: expected a checkpoint of one format, found an Orbax checkpoint and safetensors"
+        )
     if not orbax and not torch:
-        raise InputError(f"{folder}: expected a checkpoint of a known format, found {', '.join(sorted(folder.names)[:5]) or 'nothing'}")
+        raise InputError(
+            f"{folder}: expected a checkpoint of a known format, found {', '.join(sorted(folder.names)[:5]) or 'nothing'}"
+        )
     if torch:
         return _read_safetensors(folder, str(folder), shards.read(folder), given)
-    return openpi.read_jax(folder, _screened(openpi.arrays(folder), str(folder), options.merge_lora))
+    return openpi.read_jax(
+        folder, _screened(openpi.arrays(folder), str(folder), options.merge_lora)
+    )
 
 
-def _read_safetensors(folder: Folder | None, path: str, tensors: SafetensorsFiles, given: tree.Sizes) -> Source:
+def _read_safetensors(
+    folder: Folder | None, path: str, tensors: SafetensorsFiles, given: tree.Sizes
+) -> Source:
     _screened(tensors, path, None)
     names = list(tensors.infos)
     if any(name.startswith(lerobot.FIRST_NAME) for name in names):
@@ -107,16 +127,22 @@ def _read_safetensors(folder: Folder | None, path: str, tensors: SafetensorsFile
         return openpi.read_torch(folder, path, tensors, given)
     if paligemma.is_hugging_face(names):
         return paligemma.read_hugging_face(folder, path, tensors, given)
-    raise InputError(f"{path}: expected the tensors of a π0 or a PaliGemma, found {', '.join(sorted(names)[:3]) or 'none'}")
+    raise InputError(
+        f"{path}: expected the tensors of a π0 or a PaliGemma, found {', '.join(sorted(names)[:3]) or 'none'}"
+    )
 
 
 def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
     """Refuses by name what is not a plain π0; LoRA leaves are merged where asked for."""
     if adarms := sorted(name for name in tensors.infos if _ADARMS.search(name)):
-        raise InputError(f"{path}: {adarms[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers")
+        raise InputError(
+            f"{path}: {adarms[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers"
+        )
     names = lora_names(tensors)
     if names and merge_lora is None:
-        raise InputError(f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK")
+        raise InputError(
+            f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK"
+        )
     if merge_lora is not None and not names:
         raise InputError(f"{path}: --merge_lora: expected LoRA leaves to merge, found none")
     return Merged(tensors, merge_lora, path) if names else tensors
@@ -140,7 +166,10 @@ def convert(path: str, output: str, to: str, options: Options = DEFAULTS) -> Rep
     """
     check_absent(output)
     source, notes = prepared(path, to, options)
-    notes += [f"{name} differs from the embedding that it is tied to, and is left out" for name in source.differing_copies()]
+    notes += [
+        f"{name} differs from the embedding that it is tied to, and is left out"
+        for name in source.differing_copies()
+    ]
     last, elsewhere = OUTPUTS[to]
     with new_folder(output, last) as folder:
         notes += _WRITERS[to](source, folder)
@@ -166,23 +195,39 @@ def prepared(path: str, to: str, options: Options) -> tuple[Source, list[str]]:
     if initial:
         source = with_fresh_leaves(source, _letters(options.sizes), options.seed)
     metadata, notes = _completed(source.metadata, options, source.path)
-    if not metadata.robots and to in (openpi.JAX, openpi.PYTORCH) and not (initial or options.weights_only):
-        raise InputError(f"{source.path}: expected a robot's statistics, found none; --weights_only converts without them")
+    if (
+        not metadata.robots
+        and to in (openpi.JAX, openpi.PYTORCH)
+        and not (initial or options.weights_only)
+    ):
+        raise InputError(
+            f"{source.path}: expected a robot's statistics, found none; --weights_only converts without them"
+        )
     if not metadata.robots:
         notes.append("no statistics: weights alone, to start training from")
-    return cast(dataclasses.replace(source, metadata=metadata), options.dtype), [*source.notes, *notes]
+    return cast(dataclasses.replace(source, metadata=metadata), options.dtype), [
+        *source.notes,
+        *notes,
+    ]
 
 
 def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metadata, list[str]]:
     notes, tokens = [], metadata.max_tokens
-    for name, known, published in (("horizon", metadata.horizon, PUBLISHED_HORIZON), ("max_tokens", tokens, PUBLISHED_MAX_TOKENS)):
+    for name, known, published in (
+        ("horizon", metadata.horizon, PUBLISHED_HORIZON),
+        ("max_tokens", tokens, PUBLISHED_MAX_TOKENS),
+    ):
         if name in options.sizes and known is not None and known != options.sizes[name]:
-            raise InputError(f"{source}: {name} is {known}; found --sizes={name}={options.sizes[name]}")
+            raise InputError(
+                f"{source}: {name} is {known}; found --sizes={name}={options.sizes[name]}"
+            )
         if known is None:
             value = options.sizes[name] if name in options.sizes else published
             metadata = dataclasses.replace(metadata, **{name: value})
             if name not in options.sizes:
-                notes.append(f"{name} shows in no file of this format: {published}, as published (--sizes={name}=...)")
+                notes.append(
+                    f"{name} shows in no file of this format: {published}, as published (--sizes={name}=...)"
+                )
     robots = {} if options.weights_only else dict(metadata.robots)
     if robots and (options.robot is not None or options.embodiment is not None):
         name, record = choose_robot(metadata, options.robot, source)
@@ -191,10 +236,16 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
         if left := [other for other in robots if other != name]:
             notes.append(f"left out: the statistics of {', '.join(left)}")
         robots = {name: record}
-    robots = {name: _without_padding(record, f"{source}: {name}") for name, record in robots.items()}
-    tokenizer = metadata.tokenizer if options.tokenizer is None else Tokenizer.open(options.tokenizer).model
+    robots = {
+        name: _without_padding(record, f"{source}: {name}") for name, record in robots.items()
+    }
+    tokenizer = (
+        metadata.tokenizer if options.tokenizer is None else Tokenizer.open(options.tokenizer).model
+    )
     mode = metadata.normalization or "zscore"
-    return dataclasses.replace(metadata, robots=robots, tokenizer=tokenizer, normalization=mode), notes
+    return dataclasses.replace(
+        metadata, robots=robots, tokenizer=tokenizer, normalization=mode
+    ), notes
 
 
 def _without_padding(record: RobotRecord, where: str) -> RobotRecord:
@@ -207,7 +258,9 @@ def _without_padding(record: RobotRecord, where: str) -> RobotRecord:
 def _letters(sizes: Mapping[str, int]) -> dict[str, int]:
     unknown = [name for name in sizes if name not in tree.LETTERS and name not in _SHOWN_NOWHERE]
     if unknown:
-        raise InputError(f"--sizes: {unknown[0]} is unknown; the sizes are {', '.join((*tree.LETTERS, *_SHOWN_NOWHERE))}")
+        raise InputError(
+            f"--sizes: {unknown[0]} is unknown; the sizes are {', '.join((*tree.LETTERS, *_SHOWN_NOWHERE))}"
+        )
     if small := [name for name, size in sizes.items() if size < 1]:
         raise InputError(f"--sizes: {small[0]}: expected at least 1, found {sizes[small[0]]}")
     return {tree.LETTERS[name]: size for name, size in sizes.items() if name in tree.LETTERS}

@@ -25,7 +25,9 @@ def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
     sizes = {**source.sizes, **expert, "T": 2 * expert["E"]}
     shapes = tree.expected_shapes(sizes)
     missing = [path for path in tree.AXES if path not in source.leaves]
-    model = Pi0(tree.model_config(sizes, horizon=PUBLISHED_HORIZON, max_tokens=PUBLISHED_MAX_TOKENS))
+    model = Pi0(
+        tree.model_config(sizes, horizon=PUBLISHED_HORIZON, max_tokens=PUBLISHED_MAX_TOKENS)
+    )
 
     @jax.jit
     def initialise(key: jax.Array) -> Mapping[str, jax.Array]:
@@ -41,6 +43,13 @@ def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
             held.append(jax.tree.map(np.asarray, initialise(jax.random.key(seed))))
         return held[0][path] if layer is None else held[0][path][layer]
 
-    leaves = {path: source.leaves[path] if path in source.leaves else Leaf(shapes[path], np.dtype(np.float32)) for path in tree.AXES}
+    leaves = {
+        path: source.leaves[path]
+        if path in source.leaves
+        else Leaf(shapes[path], np.dtype(np.float32))
+        for path in tree.AXES
+    }
     note = f"not in the input, freshly initialised with seed {seed}: {', '.join(missing)}"
-    return dataclasses.replace(source, leaves=leaves, sizes=sizes, fetch=fetch, notes=(*source.notes, note))
+    return dataclasses.replace(
+        source, leaves=leaves, sizes=sizes, fetch=fetch, notes=(*source.notes, note)
+    )

@@ -17,7 +17,15 @@ from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards, tree
 from pi0_jax.convert.folder import Folder, expecting, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
-from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata, RobotRecord, choose_robot, differences, read_beside, with_beside
+from pi0_jax.convert.metadata import (
+    PUBLISHED_VOCABULARY,
+    Metadata,
+    RobotRecord,
+    choose_robot,
+    differences,
+    read_beside,
+    with_beside,
+)
 from pi0_jax.convert.ports import heads, is_published, pi0_rules
 from pi0_jax.convert.rules import Rule
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
@@ -45,7 +53,9 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
         config = folder.read_json(CONFIG)
         for name in ("max_state_dim", "max_action_dim"):
             if name in config and config[name] != source.sizes["A"]:
-                raise InputError(f"{folder.file(CONFIG)}: {name} is {config[name]}, {source.sizes['A']} by the tensors")
+                raise InputError(
+                    f"{folder.file(CONFIG)}: {name} is {config[name]}, {source.sizes['A']} by the tensors"
+                )
     return source
 
 
@@ -53,25 +63,41 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
 
 
 def _metadata(folder: Folder) -> Metadata:
-    with expecting(f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them", str(folder)):
+    with expecting(
+        f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them", str(folder)
+    ):
         own = read_metadata(folder)
     beside = read_beside(folder)
-    if beside is not None and len(beside.robots) == len(own.robots) == 1:  # the directory does not say what its robot is called
-        own = dataclasses.replace(own, robots=dict(zip(beside.robots, own.robots.values(), strict=True)))
+    if (
+        beside is not None and len(beside.robots) == len(own.robots) == 1
+    ):  # the directory does not say what its robot is called
+        own = dataclasses.replace(
+            own, robots=dict(zip(beside.robots, own.robots.values(), strict=True))
+        )
     return with_beside(own, folder, lambda statistics, mode: as_written(statistics, mode)[0])
 
 
 def read_metadata(folder: Folder) -> Metadata:
     """Raises InputError: another policy than π0, a field or a processor that is missing, a normalisation that we lack."""
     config, where = folder.read_json(CONFIG), str(folder.file(CONFIG))
-    fields = ("type", "chunk_size", "n_action_steps", "tokenizer_max_length", "input_features", "output_features", "normalization_mapping")
+    fields = (
+        "type",
+        "chunk_size",
+        "n_action_steps",
+        "tokenizer_max_length",
+        "input_features",
+        "output_features",
+        "normalization_mapping",
+    )
     missing = [name for name in fields if name not in config]
     if missing:
         raise InputError(f"{where}: lacks {', '.join(missing)}")
     if config["type"] != "pi0":
         raise InputError(f"{where}: expected a policy of type pi0, found {config['type']}")
     mode = _mode(config["normalization_mapping"], where)
-    common = dict(horizon=config["chunk_size"], max_tokens=config["tokenizer_max_length"], normalization=mode)
+    common = dict(
+        horizon=config["chunk_size"], max_tokens=config["tokenizer_max_length"], normalization=mode
+    )
     if PREPROCESSOR not in folder:
         return Metadata(**common)
     embodiment = _embodiment(config, folder)
@@ -82,13 +108,18 @@ def read_metadata(folder: Folder) -> Metadata:
 def _mode(mapping: Mapping[str, str], where: str) -> Mode:
     modes = {mapping[kind] for kind in ("STATE", "ACTION") if kind in mapping}
     if len(modes) != 1 or not modes <= set(MODES):
-        raise InputError(f"{where}: normalization_mapping: expected {' or '.join(MODES)} of STATE and ACTION, found {dict(mapping)}")
+        raise InputError(
+            f"{where}: normalization_mapping: expected {' or '.join(MODES)} of STATE and ACTION, found {dict(mapping)}"
+        )
     return MODES[modes.pop()]
 
 
 def _statistics(folder: Folder) -> Statistics:
     files = []
-    for description, kind in ((PREPROCESSOR, "normalizer_processor"), (POSTPROCESSOR, "unnormalizer_processor")):
+    for description, kind in (
+        (PREPROCESSOR, "normalizer_processor"),
+        (POSTPROCESSOR, "unnormalizer_processor"),
+    ):
         if description not in folder:
             raise InputError(f"{folder}: {description} is missing")
         files.append(_state_file(folder, description, kind))
@@ -96,25 +127,39 @@ def _statistics(folder: Folder) -> Statistics:
     for name, values in before.items():
         if name.startswith("action.") and name in after and not np.array_equal(values, after[name]):
             raise InputError(f"{folder}: {name} differs between {PREPROCESSOR} and {POSTPROCESSOR}")
-    return Statistics(_vector(before, "observation.state", folder), _vector(before, "action", folder))
+    return Statistics(
+        _vector(before, "observation.state", folder), _vector(before, "action", folder)
+    )
 
 
 def _state_file(folder: Folder, description: str, kind: str) -> dict[str, np.ndarray]:
     record = folder.read_json(description)
-    files = [step["state_file"] for step in record["steps"] if "state_file" in step and optional(step, "registry_name") == kind]
+    files = [
+        step["state_file"]
+        for step in record["steps"]
+        if "state_file" in step and optional(step, "registry_name") == kind
+    ]
     if len(files) != 1 or files[0] not in folder:
         found = ", ".join(files) or "none"
-        raise InputError(f"{folder.file(description)}: expected one {kind} with its statistics beside it, found {found}")
+        raise InputError(
+            f"{folder.file(description)}: expected one {kind} with its statistics beside it, found {found}"
+        )
     tensors = SafetensorsFiles([folder.file(files[0])])
     return {name: tensors.read(name) for name in tensors.infos}
 
 
 def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> VectorStatistics:
-    found = {key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1) for key in normalize.FIELDS if f"{feature}.{key}" in values}
+    found = {
+        key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1)
+        for key in normalize.FIELDS
+        if f"{feature}.{key}" in values
+    }
     missing = [f"{feature}.{key}" for key in ("mean", "std") if key not in found]
     if missing:
         raise InputError(f"{folder}: statistics lack {', '.join(missing)}")
-    vector = VectorStatistics(**{field: found[key] if key in found else None for key, field in normalize.FIELDS.items()})
+    vector = VectorStatistics(
+        **{field: found[key] if key in found else None for key, field in normalize.FIELDS.items()}
+    )
     return normalize.check(vector, str(folder), feature)
 
 
@@ -124,10 +169,16 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
     It names no units and no control rate: 0 Hz is what stands for that.
     """
     where = str(folder.file(CONFIG))
-    images = [name.removeprefix(IMAGES) for name, feature in config["input_features"].items() if feature["type"] == "VISUAL"]
+    images = [
+        name.removeprefix(IMAGES)
+        for name, feature in config["input_features"].items()
+        if feature["type"] == "VISUAL"
+    ]
     cameras = [name for name in images if not name.startswith(_EMPTY_CAMERA)]
     if len(cameras) > len(CAMERA_SLOTS):
-        raise InputError(f"{where}: expected at most {len(CAMERA_SLOTS)} cameras, found {', '.join(cameras)}")
+        raise InputError(
+            f"{where}: expected at most {len(CAMERA_SLOTS)} cameras, found {', '.join(cameras)}"
+        )
     dims = {}
     for group, kind in (("input_features", "STATE"), ("output_features", "ACTION")):
         shapes = [feature["shape"] for feature in config[group].values() if feature["type"] == kind]
@@ -136,17 +187,24 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         dims[kind] = shapes[0][0]
     named = optional(config, "action_feature_names")
     if named is not None and len(named) != dims["ACTION"]:
-        raise InputError(f"{where}: action_feature_names: expected {dims['ACTION']} names, found {len(named)}")
+        raise InputError(
+            f"{where}: action_feature_names: expected {dims['ACTION']} names, found {len(named)}"
+        )
     names = named or [f"action_{i}" for i in range(dims["ACTION"])]
     deltas = [bool(optional(config, "use_relative_actions"))] * len(names)
     if any(deltas) and named:  # without names LeRobot excludes none
-        deltas = lerobot_files.relative_mask(names, optional(config, "relative_exclude_joints") or [])
+        deltas = lerobot_files.relative_mask(
+            names, optional(config, "relative_exclude_joints") or []
+        )
     return Embodiment(
         name=folder.place.name,
         robot="of a LeRobot policy directory, which names no units",
         cameras=dict(zip(CAMERA_SLOTS, cameras, strict=False)),
         state=tuple(StateDim(f"state_{i}", "unknown") for i in range(dims["STATE"])),
-        actions=tuple(ActionDim(name, "unknown", "absolute", delta=delta) for name, delta in zip(names, deltas, strict=True)),
+        actions=tuple(
+            ActionDim(name, "unknown", "absolute", delta=delta)
+            for name, delta in zip(names, deltas, strict=True)
+        ),
         control_hz=0.0,
         execute_steps=config["n_action_steps"],
     )
@@ -160,12 +218,18 @@ def write(source: Source, folder: Path) -> list[str]:
     metadata = source.metadata
     name, record = choose_robot(metadata, None, source.path)
     if record.embodiment is None:
-        raise InputError(f"{source.path}: robot {name}: expected its embodiment, found none; name a record with --embodiment")
+        raise InputError(
+            f"{source.path}: robot {name}: expected its embodiment, found none; name a record with --embodiment"
+        )
     leaves, arrays = torch_tensors(source, RULES)
     statistics, still = as_written(record.statistics, metadata.normalization)
-    model = tree.model_config(source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens)
+    model = tree.model_config(
+        source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens
+    )
     mode = next(name for name, mode in MODES.items() if mode == metadata.normalization)
-    lerobot_files.write(folder, model, metadata, record.embodiment, mode=mode, dtype=shards.one_dtype(leaves))
+    lerobot_files.write(
+        folder, model, metadata, record.embodiment, mode=mode, dtype=shards.one_dtype(leaves)
+    )
     for file in (lerobot_files.PREPROCESSOR_STATE, lerobot_files.POSTPROCESSOR_STATE):
         _write_statistics(folder / file, statistics)
     safetensors_file.write(folder / shards.SINGLE, leaves, arrays)
@@ -192,7 +256,10 @@ def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str
 def _write_statistics(file: Path, statistics: Statistics) -> None:
     arrays = {
         f"{feature}.{key}": values.astype(np.float32)
-        for feature, vector in (("action", statistics.actions), ("observation.state", statistics.state))
+        for feature, vector in (
+            ("action", statistics.actions),
+            ("observation.state", statistics.state),
+        )
         for key, values in zip(normalize.FIELDS, vector, strict=True)
         if values is not None
     }
@@ -203,11 +270,19 @@ def _write_statistics(file: Path, statistics: Statistics) -> None:
 def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str]:
     notes = []
     if not is_published(source.sizes):
-        notes.append("warning: config.json can only name gemma_2b and gemma_300m; LeRobot builds those, and this model has other sizes")
+        notes.append(
+            "warning: config.json can only name gemma_2b and gemma_300m; LeRobot builds those, and this model has other sizes"
+        )
     if source.sizes["V"] != PUBLISHED_VOCABULARY:
-        notes.append(f"warning: the processors name PaliGemma's tokenizer; this model's vocabulary has {source.sizes['V']} pieces")
+        notes.append(
+            f"warning: the processors name PaliGemma's tokenizer; this model's vocabulary has {source.sizes['V']} pieces"
+        )
     if still:
-        notes.append(f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6")
+        notes.append(
+            f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"
+        )
     if list(embodiment.cameras) != list(CAMERA_SLOTS[: len(embodiment.cameras)]):
-        notes.append(f"cameras keep the order of their slots ({', '.join(embodiment.cameras)}); which those are is only in pi0_jax.json")
+        notes.append(
+            f"cameras keep the order of their slots ({', '.join(embodiment.cameras)}); which those are is only in pi0_jax.json"
+        )
     return notes + differences(source.metadata, "LeRobot")

@@ -22,7 +22,15 @@ _EULER_STEPS = 10  # as published, where no run says otherwise
 Record = dict[str, Any]
 
 
-def write(folder: Path, model: Pi0Config, metadata: Metadata, embodiment: Embodiment, *, mode: str, dtype: str) -> None:
+def write(
+    folder: Path,
+    model: Pi0Config,
+    metadata: Metadata,
+    embodiment: Embodiment,
+    *,
+    mode: str,
+    dtype: str,
+) -> None:
     """The three descriptions. `mode` is LeRobot's name of the normalisation; `dtype` that of the weights."""
     features = _features(model.vision.image_size, embodiment)
     norm_map = {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}
@@ -40,7 +48,10 @@ def _features(image_size: int, embodiment: Embodiment) -> Mapping[str, Record]:
     """Cameras in the order of their slots, which is the order in which LeRobot's π0 reads them."""
     cameras = [embodiment.cameras[slot] for slot in CAMERA_SLOTS if slot in embodiment.cameras]
     return {
-        **{f"{IMAGES}{camera}": {"type": "VISUAL", "shape": [3, image_size, image_size]} for camera in cameras},
+        **{
+            f"{IMAGES}{camera}": {"type": "VISUAL", "shape": [3, image_size, image_size]}
+            for camera in cameras
+        },
         "observation.state": {"type": "STATE", "shape": [len(embodiment.state)]},
         "action": {"type": "ACTION", "shape": [len(embodiment.actions)]},
     }
@@ -52,7 +63,9 @@ def _relative(embodiment: Embodiment) -> Record:
     if not any(deltas):
         return {"enabled": False, "exclude_joints": ["gripper"], "action_names": None}
     names = [dim.name for dim in embodiment.actions]
-    if relative_mask(names, _absolute(names, deltas)) != deltas:  # joint_1 would take joint_10 along
+    if (
+        relative_mask(names, _absolute(names, deltas)) != deltas
+    ):  # joint_1 would take joint_10 along
         names = [f"{i:02d}:{name}" for i, name in enumerate(names)]
     return {"enabled": True, "exclude_joints": _absolute(names, deltas), "action_names": names}
 
@@ -81,8 +94,12 @@ def _config(
     return {
         "type": "pi0",
         "n_obs_steps": 1,
-        "input_features": {name: feature for name, feature in features.items() if feature["type"] != "ACTION"},
-        "output_features": {name: feature for name, feature in features.items() if feature["type"] == "ACTION"},
+        "input_features": {
+            name: feature for name, feature in features.items() if feature["type"] != "ACTION"
+        },
+        "output_features": {
+            name: feature for name, feature in features.items() if feature["type"] == "ACTION"
+        },
         "device": "cpu",
         "use_amp": False,
         "use_peft": False,
@@ -131,7 +148,9 @@ def _config(
     }
 
 
-def _preprocessor(model: Pi0Config, features: Mapping[str, Record], norm_map: Record, relative: Record) -> Record:
+def _preprocessor(
+    model: Pi0Config, features: Mapping[str, Record], norm_map: Record, relative: Record
+) -> Record:
     tokenizer = {
         "max_length": model.max_tokens, "task_key": "task", "padding_side": "right", "padding": "max_length", "truncation": True,
         "tokenizer_name": PUBLISHED_TOKENIZER,
@@ -160,10 +179,17 @@ def _postprocessor(features: Mapping[str, Record], norm_map: Record, relative: R
         "steps": [
             {
                 "registry_name": "unnormalizer_processor",
-                "config": {"eps": normalize.EPSILON, "features": {"action": features["action"]}, "norm_map": norm_map},
+                "config": {
+                    "eps": normalize.EPSILON,
+                    "features": {"action": features["action"]},
+                    "norm_map": norm_map,
+                },
                 "state_file": POSTPROCESSOR_STATE,
             },
-            {"registry_name": "absolute_actions_processor", "config": {"enabled": relative["enabled"]}},
+            {
+                "registry_name": "absolute_actions_processor",
+                "config": {"enabled": relative["enabled"]},
+            },
             {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}},
         ],
     }

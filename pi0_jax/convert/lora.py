@@ -30,16 +30,29 @@ class Merged:
             stem = name.removesuffix(end).removesuffix("lora_a")
             base = (f"{stem}w" if stem.endswith("/") else stem.removesuffix("_")) + end
             partner = f"{stem}lora_b{end}"
-            if base in tensors.infos and partner in tensors.infos and self._fits(base, name, partner):
+            if (
+                base in tensors.infos
+                and partner in tensors.infos
+                and self._fits(base, name, partner)
+            ):
                 self._pairs[base] = (name, partner)
         merged = {name for pair in self._pairs.values() for name in pair}
         if left := [name for name in names if name not in merged]:
-            raise InputError(f"{source}: {', '.join(left[:3])}: LoRA leaves that fit no weight of π0")
-        self.infos: Mapping[str, Leaf] = {name: info for name, info in tensors.infos.items() if name not in merged}
+            raise InputError(
+                f"{source}: {', '.join(left[:3])}: LoRA leaves that fit no weight of π0"
+            )
+        self.infos: Mapping[str, Leaf] = {
+            name: info for name, info in tensors.infos.items() if name not in merged
+        }
 
     def _fits(self, base: str, a: str, b: str) -> bool:
         w, first, second = (self._tensors.infos[name].shape for name in (base, a, b))
-        return w[:-1] == first[:-1] and w[-1] == second[-1] and w[:-2] == second[:-2] and first[-1] == second[-2]
+        return (
+            w[:-1] == first[:-1]
+            and w[-1] == second[-1]
+            and w[:-2] == second[:-2]
+            and first[-1] == second[-2]
+        )
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
         """The array, or its `entry` along the first axis."""

@@ -27,7 +27,16 @@ _FORMAT = 1
 PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
 PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
 PUBLISHED_VOCABULARY = 257_152
-_FIELDS = ("robots", "horizon", "max_tokens", "normalization", "tokenizer", "run", "position", "sizes")
+_FIELDS = (
+    "robots",
+    "horizon",
+    "max_tokens",
+    "normalization",
+    "tokenizer",
+    "run",
+    "position",
+    "sizes",
+)
 _ROUNDING = 1e-6  # statistics in float32, relative
 
 
@@ -62,7 +71,9 @@ class Metadata:
             "horizon": self.horizon,
             "max_tokens": self.max_tokens,
             "normalization": self.normalization,
-            "tokenizer": None if self.tokenizer is None else base64.b64encode(self.tokenizer).decode(),
+            "tokenizer": None
+            if self.tokenizer is None
+            else base64.b64encode(self.tokenizer).decode(),
             "run": self.run,
             "position": self.position,
             "sizes": {NAMES[letter]: size for letter, size in self.sizes.items()},
@@ -71,7 +82,9 @@ class Metadata:
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
         if "format" not in record or record["format"] != _FORMAT:
-            raise InputError(f"{source}: expected format {_FORMAT}, found {record['format'] if 'format' in record else 'none'}")
+            raise InputError(
+                f"{source}: expected format {_FORMAT}, found {record['format'] if 'format' in record else 'none'}"
+            )
         missing = [field for field in _FIELDS if field not in record]
         if missing:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
@@ -79,22 +92,37 @@ class Metadata:
             robots = {
                 name: RobotRecord(
                     normalize.from_json(robot["statistics"], source),
-                    None if robot["embodiment"] is None else Embodiment.from_json(robot["embodiment"]),
+                    None
+                    if robot["embodiment"] is None
+                    else Embodiment.from_json(robot["embodiment"]),
                 )
                 for name, robot in record["robots"].items()
             }
-            tokenizer = None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
+            tokenizer = (
+                None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
+            )
             sizes = {LETTERS[name]: index(size) for name, size in record["sizes"].items()}
-        fields = {name: record[name] for name in ("horizon", "max_tokens", "normalization", "run", "position")}
+        fields = {
+            name: record[name]
+            for name in ("horizon", "max_tokens", "normalization", "run", "position")
+        }
         return cls(robots=robots, tokenizer=tokenizer, sizes=sizes, **fields)
 
 
 def read_beside(folder: Folder) -> Metadata | None:
     """What an export of ours left in pi0_jax.json."""
-    return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE))) if FILE in folder else None
+    return (
+        Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
+        if FILE in folder
+        else None
+    )
 
 
-def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own) -> Metadata:
+def with_beside(
+    own: Metadata,
+    folder: Folder,
+    written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own,
+) -> Metadata:
     """What pi0_jax.json says, where there is one; what the format's own files say, where there is none.
 
     Args:
@@ -118,17 +146,34 @@ def with_beside(own: Metadata, folder: Folder, written: Callable[[Statistics, Mo
         theirs, ours = (", ".join(metadata.robots) or "none" for metadata in (beside, own))
         raise InputError(f"{where}: robots: {theirs}; the checkpoint's other files have {ours}")
     for name, robot in own.robots.items():
-        _check_robot(robot, beside.robots[name], f"{where}: {name}", lambda statistics: written(statistics, beside.normalization))
+        _check_robot(
+            robot,
+            beside.robots[name],
+            f"{where}: {name}",
+            lambda statistics: written(statistics, beside.normalization),
+        )
     return beside
 
 
-def _check_robot(own: RobotRecord, beside: RobotRecord, where: str, written: Callable[[Statistics], Statistics]) -> None:
-    for part, theirs, ours in zip(Statistics._fields, written(beside.statistics), own.statistics, strict=True):
+def _check_robot(
+    own: RobotRecord, beside: RobotRecord, where: str, written: Callable[[Statistics], Statistics]
+) -> None:
+    for part, theirs, ours in zip(
+        Statistics._fields, written(beside.statistics), own.statistics, strict=True
+    ):
         for field, kept, found in zip(ours._fields, theirs, ours, strict=True):
             if found is not None and kept is not None and not _equal(kept, found):
-                raise InputError(f"{where}: {part}.{field} is not that of the checkpoint's other files")
-    if own.embodiment is not None and beside.embodiment is not None and _traits(own.embodiment) != _traits(beside.embodiment):
-        raise InputError(f"{where}: the embodiment's cameras or dimensions are not those of the checkpoint's other files")
+                raise InputError(
+                    f"{where}: {part}.{field} is not that of the checkpoint's other files"
+                )
+    if (
+        own.embodiment is not None
+        and beside.embodiment is not None
+        and _traits(own.embodiment) != _traits(beside.embodiment)
+    ):
+        raise InputError(
+            f"{where}: the embodiment's cameras or dimensions are not those of the checkpoint's other files"
+        )
 
 
 def _traits(embodiment: Embodiment) -> tuple[Any, ...]:
@@ -139,7 +184,9 @@ def _traits(embodiment: Embodiment) -> tuple[Any, ...]:
 def _equal(kept: np.ndarray, found: np.ndarray) -> bool:
     """To the rounding of float32; `found` may be padded."""
     count = len(kept)
-    return len(found) >= count and np.allclose(kept, found[:count], rtol=_ROUNDING, atol=_ROUNDING * max(1.0, np.abs(kept).max(initial=0)))
+    return len(found) >= count and np.allclose(
+        kept, found[:count], rtol=_ROUNDING, atol=_ROUNDING * max(1.0, np.abs(kept).max(initial=0))
+    )
 
 
 def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str, RobotRecord]:
@@ -149,7 +196,9 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
     if name is None and len(metadata.robots) == 1:
         return next(iter(metadata.robots.items()))
     if name not in metadata.robots:
-        raise InputError(f"{source}: robot {name}: expected one of {', '.join(metadata.robots)}, chosen with --robot")
+        raise InputError(
+            f"{source}: robot {name}: expected one of {', '.join(metadata.robots)}, chosen with --robot"
+        )
     return name, metadata.robots[name]
 
 
@@ -157,7 +206,9 @@ def find_embodiment(name: str) -> Embodiment:
     """A record of ours by its name, or one of yours from a JSON file."""
     if not name.endswith(".json"):
         if name not in EMBODIMENTS:
-            raise InputError(f"embodiment {name!r} is unknown; the embodiments are {', '.join(EMBODIMENTS)} (or a .json file of your own)")
+            raise InputError(
+                f"embodiment {name!r} is unknown; the embodiments are {', '.join(EMBODIMENTS)} (or a .json file of your own)"
+            )
         return EMBODIMENTS[name]
     text = storage.read_all(name)
     try:
@@ -170,7 +221,11 @@ def differences(metadata: Metadata, port: str) -> list[str]:
     """What the run did that the port will not do."""
     run, notes = metadata.run, []
     if run is not None and run["loss_dims"] == "real":
-        notes.append(f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ")
+        notes.append(
+            f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ"
+        )
     if run is not None and run["normalization_clip"]:
-        notes.append(f"warning: states were clipped to ±{run['normalization_clip']} model units; {port} does not clip")
+        notes.append(
+            f"warning: states were clipped to ±{run['normalization_clip']} model units; {port} does not clip"
+        )
     return notes

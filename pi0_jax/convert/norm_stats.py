@@ -25,7 +25,10 @@ def norm_stats_file(checkpoint: Path, asset_id: str) -> Path:
 def save(file: Path, statistics: Statistics) -> None:
     """Writes the file, whole or not at all, and its folder; minimum and maximum are left out, nothing is padded."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    parts = {part: {key: vector[key] for key in _KEYS} for part, vector in normalize.to_json(statistics).items()}
+    parts = {
+        part: {key: vector[key] for key in _KEYS}
+        for part, vector in normalize.to_json(statistics).items()
+    }
     normalize.write_json(file, {"norm_stats": parts})
 
 
@@ -33,13 +36,20 @@ def from_record(record: Mapping[str, Any], source: str) -> Statistics:
     """The content of a norm_stats.json, padding included. Raises InputError: another format."""
     parts = record["norm_stats"] if "norm_stats" in record else None
     if not isinstance(parts, dict):
-        raise InputError(f"{source}: expected an object norm_stats with state and actions, found {', '.join(record) or 'nothing'}")
+        raise InputError(
+            f"{source}: expected an object norm_stats with state and actions, found {', '.join(record) or 'nothing'}"
+        )
     absent = dict.fromkeys(normalize.FIELDS)
-    complete = {part: absent | vector if isinstance(vector, dict) else vector for part, vector in parts.items()}
+    complete = {
+        part: absent | vector if isinstance(vector, dict) else vector
+        for part, vector in parts.items()
+    }
     return normalize.from_json(complete, source)
 
 
-def without_padding(statistics: Statistics, state_dims: int, action_dims: int, source: str) -> Statistics:
+def without_padding(
+    statistics: Statistics, state_dims: int, action_dims: int, source: str
+) -> Statistics:
     """The robot's own dimensions.
 
     Raises InputError: fewer dimensions than the robot has, or further ones that are not padding: those have mean 0 and standard deviation
@@ -53,10 +63,14 @@ def without_padding(statistics: Statistics, state_dims: int, action_dims: int, s
 
 def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorStatistics:
     if len(vector.mean) < dims:
-        raise InputError(f"{where}: expected at least the robot's {dims} dimensions, found {len(vector.mean)}")
+        raise InputError(
+            f"{where}: expected at least the robot's {dims} dimensions, found {len(vector.mean)}"
+        )
     for i in range(dims, len(vector.mean)):
         mean, std = vector.mean[i], vector.std[i]
         if abs(mean) > _NEUTRAL or min(abs(std), abs(std - 1)) > _NEUTRAL:
             expected = f"padding with mean 0 and std 0 or 1 after the robot's {dims} dimensions"
-            raise InputError(f"{where}[{i}]: expected {expected}, found mean {mean:g} and std {std:g}")
+            raise InputError(
+                f"{where}[{i}]: expected {expected}, found mean {mean:g} and std {std:g}"
+            )
     return VectorStatistics(*(None if values is None else values[:dims] for values in vector))

@@ -22,7 +22,10 @@ from pi0_jax.convert.torch_writer import torch_tensors
 from pi0_jax.errors import InputError
 
 JAX, PYTORCH = "openpi_jax", "openpi_pytorch"
-JAX_RULES = [rule(name, "{path}") for name in ("params/{path}/value", "params/{path}", "{path}/value", "{path}")]
+JAX_RULES = [
+    rule(name, "{path}")
+    for name in ("params/{path}/value", "params/{path}", "{path}/value", "{path}")
+]
 TORCH_RULES: list[Rule] = pi0_rules("")
 FIRST_NAME = "paligemma_with_expert."
 CONFIG = "config.json"
@@ -41,7 +44,9 @@ def read_jax(folder: Folder, tensors: Tensors) -> Source:
     return mapped(tensors, JAX_RULES, format=JAX, path=str(folder), given={}, metadata=metadata)
 
 
-def read_torch(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: tree.Sizes) -> Source:
+def read_torch(
+    folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: tree.Sizes
+) -> Source:
     """`folder`: None for a safetensors file alone. `sizes`: those that the user gives, since no tensor shows them."""
     metadata, config = Metadata(), {}
     if folder is not None:
@@ -51,7 +56,9 @@ def read_torch(folder: Folder | None, path: str, tensors: SafetensorsFiles, size
     given = heads(tensors.infos, metadata.sizes, sizes)
     source = mapped(tensors, TORCH_RULES, format=PYTORCH, path=path, given=given, metadata=metadata)
     if "action_dim" in config and config["action_dim"] != source.sizes["A"]:
-        raise InputError(f"{path}: {CONFIG}: action_dim is {config['action_dim']}, {source.sizes['A']} by the tensors")
+        raise InputError(
+            f"{path}: {CONFIG}: action_dim is {config['action_dim']}, {source.sizes['A']} by the tensors"
+        )
     return source
 
 
@@ -67,7 +74,11 @@ def write_torch(source: Source, folder: Path) -> list[str]:
     _write_assets(source.metadata.robots, folder)
     (folder / CONFIG).write_text(json.dumps(_config(source, shards.one_dtype(leaves)), indent=2))
     sizes = (
-        [] if is_published(source.sizes) else [f"warning: {CONFIG} can only name {' and '.join(PUBLISHED_PORT_VARIANTS)}, of other sizes"]
+        []
+        if is_published(source.sizes)
+        else [
+            f"warning: {CONFIG} can only name {' and '.join(PUBLISHED_PORT_VARIANTS)}, of other sizes"
+        ]
     )
     return [*sizes, *_notes(source)]
 
@@ -75,7 +86,9 @@ def write_torch(source: Source, folder: Path) -> list[str]:
 def _notes(source: Source) -> list[str]:
     notes = differences(source.metadata, "openpi")
     if source.metadata.normalization == "quantile":
-        notes.append("warning: normalised by percentiles; openpi's π0 takes mean and standard deviation")
+        notes.append(
+            "warning: normalised by percentiles; openpi's π0 takes mean and standard deviation"
+        )
     return notes
 
 
@@ -91,7 +104,10 @@ def _robots(folder: Folder) -> dict[str, RobotRecord]:
     if "assets" not in folder:
         return {}
     return {
-        name: RobotRecord(norm_stats.from_record(asset.read_json("norm_stats.json"), f"{asset}/norm_stats.json"), None)
+        name: RobotRecord(
+            norm_stats.from_record(asset.read_json("norm_stats.json"), f"{asset}/norm_stats.json"),
+            None,
+        )
         for name, asset in _assets(folder.folder("assets"), "")
     }
 

@@ -34,25 +34,47 @@ class OrbaxArrays:
         self._context = ts.Context(_CONTEXT)
         if METADATA not in folder:
             found = ", ".join(sorted(folder.names)[:5]) or "nothing"
-            raise InputError(f"{folder}: expected an Orbax checkpoint with {METADATA}, found {found}")
+            raise InputError(
+                f"{folder}: expected an Orbax checkpoint with {METADATA}, found {found}"
+            )
         record = folder.read_json(METADATA)
         self._zarr3 = "use_zarr3" in record and record["use_zarr3"]
         # Where zeros are stored like anything else, a chunk that is not there is lost.
-        self._zeros_stored = "store_array_data_equal_to_fill_value" in record and record["store_array_data_equal_to_fill_value"]
-        self._stores = {"/".join(keys): self._open(keys) for keys in _keys(record, str(folder.file(METADATA)))}
-        self.infos = {name: Leaf(tuple(store.shape), store.dtype.numpy_dtype) for name, store in self._stores.items()}
-        self._block: tuple[str, int, np.ndarray] | None = None  # the last chunks read: name, first entry, entries
+        self._zeros_stored = (
+            "store_array_data_equal_to_fill_value" in record
+            and record["store_array_data_equal_to_fill_value"]
+        )
+        self._stores = {
+            "/".join(keys): self._open(keys) for keys in _keys(record, str(folder.file(METADATA)))
+        }
+        self.infos = {
+            name: Leaf(tuple(store.shape), store.dtype.numpy_dtype)
+            for name, store in self._stores.items()
+        }
+        self._block: tuple[str, int, np.ndarray] | None = (
+            None  # the last chunks read: name, first entry, entries
+        )
 
     def _open(self, keys: list[str]) -> ts.TensorStore:
         name = ".".join(keys)
         url = _url(self._folder)
-        kvstore = {"driver": "ocdbt", "base": url, "path": f"{name}/"} if "manifest.ocdbt" in self._folder else f"{url}{name}/"
+        kvstore = (
+            {"driver": "ocdbt", "base": url, "path": f"{name}/"}
+            if "manifest.ocdbt" in self._folder
+            else f"{url}{name}/"
+        )
         driver = "zarr3" if self._zarr3 else "zarr"
-        spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": not self._zeros_stored}
+        spec = {
+            "driver": driver,
+            "kvstore": kvstore,
+            "fill_missing_data_reads": not self._zeros_stored,
+        }
         try:
             return ts.open(spec, open=True, read=True, context=self._context).result()
         except ValueError as error:
-            raise InputError(f"{self._folder}: {name}: expected a readable array, found: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"{self._folder}: {name}: expected a readable array, found: {str(error).splitlines()[0]}"
+            ) from error
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
         """The array, or its `entry` along the first axis; the chunks that hold it are read once for a run of entries."""
@@ -60,18 +82,28 @@ class OrbaxArrays:
         if entry is None:
             self._block = None
             return self._read(store, name)
-        if self._block is None or self._block[0] != name or not 0 <= entry - self._block[1] < len(self._block[2]):
+        if (
+            self._block is None
+            or self._block[0] != name
+            or not 0 <= entry - self._block[1] < len(self._block[2])
+        ):
             step = store.chunk_layout.read_chunk.shape[0]
             first = entry // step * step
             self._block = None  # before the next one is read
-            self._block = (name, first, self._read(store[first : min(first + step, store.shape[0])], name))
+            self._block = (
+                name,
+                first,
+                self._read(store[first : min(first + step, store.shape[0])], name),
+            )
         return self._block[2][entry - self._block[1]]
 
     def _read(self, store: ts.TensorStore, name: str) -> np.ndarray:
         try:
             return store.read().result()
         except ValueError as error:
-            raise InputError(f"{self._folder}: {name}: expected a whole array, found: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"{self._folder}: {name}: expected a whole array, found: {str(error).splitlines()[0]}"
+            ) from error
 
 
 def _url(folder: Folder) -> str:
@@ -83,7 +115,10 @@ def _keys(record: Mapping[str, Any], source: str) -> list[list[str]]:
     if "tree_metadata" not in record:
         raise InputError(f"{source}: expected tree_metadata, found {', '.join(record)}")
     with expecting("tree_metadata as Orbax writes it", source):
-        return [[str(key["key"]) for key in entry["key_metadata"]] for entry in record["tree_metadata"].values()]
+        return [
+            [str(key["key"]) for key in entry["key_metadata"]]
+            for entry in record["tree_metadata"].values()
+        ]
 
 
 class OrbaxWriter:
@@ -95,13 +130,28 @@ class OrbaxWriter:
         self._context = ts.Context(_CONTEXT)
         self._tree: dict[str, Any] = {}
 
-    def write(self, name: str, leaf: Leaf, parts: Iterator[tuple[int | None, np.ndarray]], *, by_entry: bool) -> None:
+    def write(
+        self,
+        name: str,
+        leaf: Leaf,
+        parts: Iterator[tuple[int | None, np.ndarray]],
+        *,
+        by_entry: bool,
+    ) -> None:
         """An array by its parts: (entry along the first axis, array) if `by_entry`, else (None, all of it)."""
         keys = tuple(name.split("/"))
         spec = {
             "driver": "zarr",
-            "kvstore": {"driver": "ocdbt", "base": f"file://{self._folder.absolute()}/", "path": f"{'.'.join(keys)}/"},
-            "metadata": {"shape": leaf.shape, "chunks": chunk_shape(leaf, by_entry), "compressor": {"id": "zstd", "level": 1}},
+            "kvstore": {
+                "driver": "ocdbt",
+                "base": f"file://{self._folder.absolute()}/",
+                "path": f"{'.'.join(keys)}/",
+            },
+            "metadata": {
+                "shape": leaf.shape,
+                "chunks": chunk_shape(leaf, by_entry),
+                "compressor": {"id": "zstd", "level": 1},
+            },
             "dtype": leaf.dtype.name,
             "store_data_equal_to_fill_value": True,
         }
@@ -110,7 +160,11 @@ class OrbaxWriter:
             _written((store if entry is None else store[entry]).write(array))
         self._tree[str(keys)] = {
             "key_metadata": [{"key": key, "key_type": _DICT_KEY} for key in keys],
-            "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False, "write_shape": list(leaf.shape)},
+            "value_metadata": {
+                "value_type": "np.ndarray",
+                "skip_deserialize": False,
+                "write_shape": list(leaf.shape),
+            },
         }
 
     def close(self) -> None:

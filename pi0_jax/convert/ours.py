@@ -72,7 +72,11 @@ def read(folder: Folder, weights: str) -> Source:
 
 def _trainable(run: Mapping[str, Any], where: str) -> Trainable:
     with expecting("the config of a run", where):
-        return Trainable(tuple(run["frozen"]), run["frozen_dtype"], tuple(LoraRule(**rule) for rule in run["lora"]))
+        return Trainable(
+            tuple(run["frozen"]),
+            run["frozen_dtype"],
+            tuple(LoraRule(**rule) for rule in run["lora"]),
+        )
 
 
 def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
@@ -82,17 +86,24 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
         return arrays
     if weights == "ema":
         return Completed(arrays, OrbaxArrays(step.folder("params")), arrays, trainable)
-    return Completed(arrays, arrays, OrbaxArrays(step.folder("lora")) if trainable.lora else arrays, trainable)
+    return Completed(
+        arrays, arrays, OrbaxArrays(step.folder("lora")) if trainable.lora else arrays, trainable
+    )
 
 
 def read_metadata(step: Folder) -> Metadata:
     record = step.folder("description").read_json("metadata")
     with expecting("the description of a checkpoint", str(step)):
         if record["format"] != checkpoints.FORMAT:
-            raise InputError(f"{step}: expected checkpoint format {checkpoints.FORMAT}, found {record['format']}")
+            raise InputError(
+                f"{step}: expected checkpoint format {checkpoints.FORMAT}, found {record['format']}"
+            )
         run = record["config"]
         robots = {
-            name: RobotRecord(normalize.from_json(robot["statistics"], str(step)), Embodiment.from_json(robot["embodiment"]))
+            name: RobotRecord(
+                normalize.from_json(robot["statistics"], str(step)),
+                Embodiment.from_json(robot["embodiment"]),
+            )
             for name, robot in record["robots"].items()
         }
         return Metadata(
@@ -109,9 +120,13 @@ def write(source: Source, folder: Path) -> list[str]:
     write_leaves(source, step / WEIGHTS[0], prefix="")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
-    notes = ["one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"]
+    notes = [
+        "one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"
+    ]
     if source.metadata.run is None:
-        notes.append("the config's training fields are the published settings for fine-tuning: no run is known")
+        notes.append(
+            "the config's training fields are the published settings for fine-tuning: no run is known"
+        )
     return notes
 
 
@@ -119,41 +134,77 @@ def describe(source: Source) -> Description:
     """The description of a checkpoint with these weights."""
     metadata, where = source.metadata, source.path
     if not metadata.robots:
-        raise InputError(f"{where}: expected a robot's statistics, found none, so no policy; --to=openpi_jax can hold weights alone")
+        raise InputError(
+            f"{where}: expected a robot's statistics, found none, so no policy; --to=openpi_jax can hold weights alone"
+        )
     if metadata.tokenizer is None:
-        raise InputError(f"{where}: carries no tokenizer; name its SentencePiece model with --tokenizer=PATH")
-    model = tree.model_config(source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens)
+        raise InputError(
+            f"{where}: carries no tokenizer; name its SentencePiece model with --tokenizer=PATH"
+        )
+    model = tree.model_config(
+        source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens
+    )
     run = config.from_mapping(_run(metadata, model))
     robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
     for robot in robots.values():
         check_robot(robot, config.layout(run, used_slots([robot.embodiment])))
     tokenizer = Tokenizer(metadata.tokenizer, f"{where}: tokenizer")
-    if tokenizer.vocab_size > model.gemma.vocab_size:  # a piece beyond the embedding would be read as another, without a word
-        raise InputError(f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}")
+    if (
+        tokenizer.vocab_size > model.gemma.vocab_size
+    ):  # a piece beyond the embedding would be read as another, without a word
+        raise InputError(
+            f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}"
+        )
     return Description(run, robots, tokenizer, metadata.position, digests={})
 
 
 def _robot(name: str, record: RobotRecord, where: str) -> Robot:
     if record.embodiment is None:
-        raise InputError(f"{where}: robot {name}: expected its embodiment, found none; name a record with --embodiment")
+        raise InputError(
+            f"{where}: robot {name}: expected its embodiment, found none; name a record with --embodiment"
+        )
     dims = len(record.embodiment.state), len(record.embodiment.actions)
-    return Robot(record.embodiment, norm_stats.without_padding(record.statistics, *dims, f"{where}: {name}"))
+    return Robot(
+        record.embodiment, norm_stats.without_padding(record.statistics, *dims, f"{where}: {name}")
+    )
 
 
 def _run(metadata: Metadata, model: Pi0Config) -> dict[str, Any]:
-    shown = {"variant": variant(model), "action_dim": model.action_dim, "horizon": model.horizon, "max_tokens": model.max_tokens}
+    shown = {
+        "variant": variant(model),
+        "action_dim": model.action_dim,
+        "horizon": model.horizon,
+        "max_tokens": model.max_tokens,
+    }
     if metadata.run is not None:
-        return {**metadata.run, **shown, "frozen": [], "lora": []}  # what is written is whole and merged
+        return {
+            **metadata.run,
+            **shown,
+            "frozen": [],
+            "lora": [],
+        }  # what is written is whole and merged
     names = list(metadata.robots)
-    data = {"datasets": names, "weights": [1.0] * len(names), "normalization": metadata.normalization, "tokenizer": ""}
+    data = {
+        "datasets": names,
+        "weights": [1.0] * len(names),
+        "normalization": metadata.normalization,
+        "tokenizer": "",
+    }
     return {**_RUN, **data, **shown}
 
 
 def variant(model: Pi0Config) -> str | Mapping[str, Any]:
     """The name of a variant of these sizes, or the sizes themselves where none has them."""
-    shown = {"action_dim": model.action_dim, "horizon": model.horizon, "max_tokens": model.max_tokens}
+    shown = {
+        "action_dim": model.action_dim,
+        "horizon": model.horizon,
+        "max_tokens": model.max_tokens,
+    }
     for name, known in VARIANTS.items():
         if dataclasses.replace(known, **shown) == model:
             return name
     experts = [dataclasses.asdict(expert) for expert in model.gemma.experts]
-    return {"vision": dataclasses.asdict(model.vision), "gemma": {**dataclasses.asdict(model.gemma), "experts": experts}}
+    return {
+        "vision": dataclasses.asdict(model.vision),
+        "gemma": {**dataclasses.asdict(model.gemma), "experts": experts},
+    }

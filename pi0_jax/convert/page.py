@@ -91,7 +91,10 @@ has used since (`model.` in front, no `vision_model.`) are known too. A padded e
 def page(measured: Mapping[str, Sequence[Comparison]], environment: str) -> str:
     """The whole page. `measured`: by what was compared with what."""
     parts = [_HEAD, "\n".join(_measured(measured, environment)), "\n".join(_axes())]
-    parts += [f"## {format.title}\n\n{format.text}\n\n" + "\n".join(_table(format.rules)) for format in FORMATS]
+    parts += [
+        f"## {format.title}\n\n{format.text}\n\n" + "\n".join(_table(format.rules))
+        for format in FORMATS
+    ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -23,7 +23,10 @@ from pi0_jax.data.storage import Location
 from pi0_jax.errors import InputError
 
 BIG_VISION, HUGGING_FACE = "big_vision", "hugging_face"
-NPZ_RULES: list[Rule] = [rule("params/img/{path}", "PaliGemma/img/{path}"), rule("params/llm/{path}", "PaliGemma/llm/{path}")]
+NPZ_RULES: list[Rule] = [
+    rule("params/img/{path}", "PaliGemma/img/{path}"),
+    rule("params/llm/{path}", "PaliGemma/llm/{path}"),
+]
 # transformers has changed what it calls the parts in memory and on disk, and since version 5 there is no vision_model.
 _PREFIXES = [
     Prefixes(f"{base}vision_tower.{vision}", f"{base}multi_modal_projector.", language, head)
@@ -37,7 +40,10 @@ _PREFIXES = [
 HUGGING_FACE_RULES: list[list[Rule]] = [paligemma_rules(prefixes) for prefixes in _PREFIXES]
 
 
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Npz:
@@ -48,16 +54,22 @@ class Npz:
         self._file = file
         try:
             self._archive = zipfile.ZipFile(open_file(file))
-            self.infos = {name.removesuffix(".npy"): self._info(name) for name in self._archive.namelist()}
+            self.infos = {
+                name.removesuffix(".npy"): self._info(name) for name in self._archive.namelist()
+            }
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{file}: expected an npz, whole, found: {' '.join(str(error).split())}") from error
+            raise InputError(
+                f"{file}: expected an npz, whole, found: {' '.join(str(error).split())}"
+            ) from error
         self._held: tuple[str, np.ndarray] | None = None
 
     def _info(self, name: str) -> Leaf:
         with self._archive.open(name) as stream:
             version = np.lib.format.read_magic(stream)
             if version not in _NPY_HEADERS:
-                raise ValueError(f"{name} of npy version {version[0]}.{version[1]}, which numbers do not need")
+                raise ValueError(
+                    f"{name} of npy version {version[0]}.{version[1]}, which numbers do not need"
+                )
             shape, _, dtype = _NPY_HEADERS[version](stream)
         return Leaf(shape, _dtype(dtype))
 
@@ -69,7 +81,9 @@ class Npz:
                 with self._archive.open(f"{name}.npy") as stream:
                     self._held = (name, np.lib.format.read_array(stream, allow_pickle=False))
             except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise InputError(f"{self._file}: {name}: expected a whole array, found: {' '.join(str(error).split())}") from error
+                raise InputError(
+                    f"{self._file}: {name}: expected a whole array, found: {' '.join(str(error).split())}"
+                ) from error
         array = self._held[1]
         array = array.view(self.infos[name].dtype)
         return array if entry is None else array[entry]
@@ -84,8 +98,18 @@ def read_npz(file: Location, sizes: Sizes) -> Source:
     tensors = Npz(file)
     others = [name for name in tensors.infos if match(name, NPZ_RULES) is None]
     if len(others) == len(tensors.infos):
-        raise InputError(f"{file}: expected big_vision's params/img/... and params/llm/..., found {', '.join(others[:3]) or 'nothing'}")
-    return mapped(tensors, NPZ_RULES, format=BIG_VISION, path=str(file), wanted=BACKBONE_AXES, given=sizes, metadata=Metadata())
+        raise InputError(
+            f"{file}: expected big_vision's params/img/... and params/llm/..., found {', '.join(others[:3]) or 'nothing'}"
+        )
+    return mapped(
+        tensors,
+        NPZ_RULES,
+        format=BIG_VISION,
+        path=str(file),
+        wanted=BACKBONE_AXES,
+        given=sizes,
+        metadata=Metadata(),
+    )
 
 
 class _Unpadded:
@@ -93,9 +117,15 @@ class _Unpadded:
 
     def __init__(self, tensors: SafetensorsFiles) -> None:
         self._tensors = tensors
-        self.padded = [name for name, info in tensors.infos.items() if _is_embedding(name) and info.shape[0] > PUBLISHED_VOCABULARY]
+        self.padded = [
+            name
+            for name, info in tensors.infos.items()
+            if _is_embedding(name) and info.shape[0] > PUBLISHED_VOCABULARY
+        ]
         self.infos: Mapping[str, Leaf] = {
-            name: Leaf((PUBLISHED_VOCABULARY, *info.shape[1:]), info.dtype) if name in self.padded else info
+            name: Leaf((PUBLISHED_VOCABULARY, *info.shape[1:]), info.dtype)
+            if name in self.padded
+            else info
             for name, info in tensors.infos.items()
         }
 
@@ -112,15 +142,31 @@ def is_hugging_face(names: list[str]) -> bool:
     return any(match(name, table) is not None for table in HUGGING_FACE_RULES for name in names)
 
 
-def read_hugging_face(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes) -> Source:
+def read_hugging_face(
+    folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes
+) -> Source:
     """`folder`: where config.json lies, if there is one."""
-    covered = [sum(match(name, table) is not None for name in tensors.infos) for table in HUGGING_FACE_RULES]
+    covered = [
+        sum(match(name, table) is not None for name in tensors.infos)
+        for table in HUGGING_FACE_RULES
+    ]
     table = HUGGING_FACE_RULES[covered.index(max(covered))]
     unpadded = _Unpadded(tensors)
-    config = folder.read_json("config.json") if folder is not None and "config.json" in folder else {}
+    config = (
+        folder.read_json("config.json") if folder is not None and "config.json" in folder else {}
+    )
     given = heads(unpadded.infos, _heads_in(config), sizes)
     notes = tuple(f"{name}: padded; kept {PUBLISHED_VOCABULARY:,} rows" for name in unpadded.padded)
-    return mapped(unpadded, table, format=HUGGING_FACE, path=path, wanted=BACKBONE_AXES, given=given, metadata=Metadata(), notes=notes)
+    return mapped(
+        unpadded,
+        table,
+        format=HUGGING_FACE,
+        path=path,
+        wanted=BACKBONE_AXES,
+        given=given,
+        metadata=Metadata(),
+        notes=notes,
+    )
 
 
 def _heads_in(config: Mapping[str, Any]) -> dict[str, int]:

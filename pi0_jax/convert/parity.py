@@ -45,7 +45,9 @@ def environment() -> str:
     import torch
     import transformers
 
-    versions = f"JAX {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    versions = (
+        f"JAX {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    )
     return f"float32 on a CPU, Python {platform.python_version()}, {versions}."
 
 
@@ -69,13 +71,22 @@ def compare_with_transformers() -> list[Comparison]:
     images = rng.uniform(-1, 1, (2, _VISION.image_size, _VISION.image_size, 3)).astype(np.float32)
     tokens = rng.integers(0, _GEMMA.vocab_size, (2, 9)).astype(np.int32)
     with torch.no_grad():
-        tower = theirs.model.vision_tower(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).last_hidden_state
+        tower = theirs.model.vision_tower(
+            torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        ).last_hidden_state
         projected = theirs.model.multi_modal_projector(tower).numpy()
-        read = theirs.model.language_model(torch.from_numpy(tokens.astype(np.int64)), use_cache=False).last_hidden_state.numpy()
+        read = theirs.model.language_model(
+            torch.from_numpy(tokens.astype(np.int64)), use_cache=False
+        ).last_hidden_state.numpy()
     with jax.default_matmul_precision("highest"):
-        image_tokens = SigLIP(_VISION, output_width=24, dtype=jnp.float32).apply({"params": ours["img"]}, images)
+        image_tokens = SigLIP(_VISION, output_width=24, dtype=jnp.float32).apply(
+            {"params": ours["img"]}, images
+        )
         outputs = our_causal_outputs(ours["llm"], tokens)
-    return [_compare("image tokens", np.asarray(image_tokens), projected), _compare("language model's outputs", outputs, read)]
+    return [
+        _compare("image tokens", np.asarray(image_tokens), projected),
+        _compare("language model's outputs", outputs, read),
+    ]
 
 
 def _their_paligemma() -> Any:
@@ -90,9 +101,17 @@ def _their_paligemma() -> Any:
         model_type="siglip_vision_model", hidden_size=20, intermediate_size=28, num_hidden_layers=2, num_attention_heads=4,
         image_size=42, patch_size=14, projection_dim=24, vision_use_head=False, hidden_act="gelu_pytorch_tanh",
     )  # fmt: skip
-    config = transformers.PaliGemmaConfig(text_config=text, vision_config=vision, projection_dim=24, hidden_size=24, image_token_index=65)
+    config = transformers.PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=24,
+        hidden_size=24,
+        image_token_index=65,
+    )
     model = transformers.PaliGemmaForConditionalGeneration(config).eval()
-    model.set_attn_implementation("eager")  # their fused attention is not causal where the language model is called alone
+    model.set_attn_implementation(
+        "eager"
+    )  # their fused attention is not causal where the language model is called alone
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -114,8 +133,12 @@ def our_causal_outputs(llm: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray
 
 def _beside_an_expert(llm: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's leaves, and zeros for the action expert, which takes no part."""
-    shapes = jax.eval_shape(lambda: Gemma(_GEMMA).init(jax.random.key(0), method="params"))["params"]
-    zeros = flax.traverse_util.flatten_dict(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes))
+    shapes = jax.eval_shape(lambda: Gemma(_GEMMA).init(jax.random.key(0), method="params"))[
+        "params"
+    ]
+    zeros = flax.traverse_util.flatten_dict(
+        jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    )
     return flax.traverse_util.unflatten_dict(zeros | flax.traverse_util.flatten_dict(llm))
 
 
@@ -131,16 +154,26 @@ def lerobot_installed() -> bool:
     return True
 
 
-def compare_with_lerobot(source: Source, directory: str | Path, *, num_steps: int = 10) -> list[Comparison]:
+def compare_with_lerobot(
+    source: Source, directory: str | Path, *, num_steps: int = 10
+) -> list[Comparison]:
     """Actions from the same noise, in float32 on the CPU; one model after the other, since each needs all of its weights in memory.
 
     Raises InputError where LeRobot did not load a tensor as the file has it.
     """
-    model = tree.model_config(source.sizes, horizon=source.metadata.horizon, max_tokens=source.metadata.max_tokens)
+    model = tree.model_config(
+        source.sizes, horizon=source.metadata.horizon, max_tokens=source.metadata.max_tokens
+    )
     observation, noise = inputs(model)
     ours = _our_actions(source, model, observation, noise, num_steps)
     gc.collect()
-    return [_compare(f"actions after {num_steps} steps", ours, _their_actions(Path(directory), observation, noise, num_steps))]
+    return [
+        _compare(
+            f"actions after {num_steps} steps",
+            ours,
+            _their_actions(Path(directory), observation, noise, num_steps),
+        )
+    ]
 
 
 def run_lerobot(source: Source, directory: str | Path) -> str:
@@ -150,43 +183,74 @@ def run_lerobot(source: Source, directory: str | Path) -> str:
     if not is_published(source.sizes):
         return "not run by LeRobot: it builds the published sizes only"
     found = compare_with_lerobot(source, directory)
-    return "\n".join(f"{c.output}, LeRobot's and ours: max error {c.absolute:.1e}, {c.relative:.1e} of the largest" for c in found)
+    return "\n".join(
+        f"{c.output}, LeRobot's and ours: max error {c.absolute:.1e}, {c.relative:.1e} of the largest"
+        for c in found
+    )
 
 
 def inputs(model: Pi0Config) -> tuple[Observation, np.ndarray]:
     """One observation without a right wrist camera and with a padded prompt, and noise float32[1, H, D]; the same on every machine."""
     rng = np.random.default_rng(0)
     size, length = model.vision.image_size, model.max_tokens
-    pixels = {slot: rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32) for slot in CAMERA_SLOTS}
+    pixels = {
+        slot: rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32) for slot in CAMERA_SLOTS
+    }
     masks = {slot: np.array([slot != "right_wrist_0_rgb"]) for slot in CAMERA_SLOTS}
     token_mask = np.arange(length)[None] < length * 3 // 4
-    tokens = np.where(token_mask, rng.integers(4, model.gemma.vocab_size, (1, length)), 0).astype(np.int32)
+    tokens = np.where(token_mask, rng.integers(4, model.gemma.vocab_size, (1, length)), 0).astype(
+        np.int32
+    )
     state = rng.standard_normal((1, model.action_dim)).astype(np.float32)
     noise = rng.standard_normal((1, model.horizon, model.action_dim)).astype(np.float32)
     return Observation(pixels, masks, tokens, token_mask, state), noise
 
 
-def _our_actions(source: Source, model: Pi0Config, observation: Observation, noise: np.ndarray, num_steps: int) -> np.ndarray:
+def _our_actions(
+    source: Source, model: Pi0Config, observation: Observation, noise: np.ndarray, num_steps: int
+) -> np.ndarray:
     flat = {path: jnp.asarray(source.read(path), jnp.float32) for path in source.leaves}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     # Operation by operation: compiled, the layers' weights would be sliced out of their stacks all at once.
     with jax.disable_jit(), jax.default_matmul_precision("highest"):
         module = Pi0(model, dtype=jnp.float32, scan_layers=False)
-        return np.asarray(sample_actions(params, jax.tree.map(jnp.asarray, observation), noise, model=module, num_steps=num_steps))
+        return np.asarray(
+            sample_actions(
+                params,
+                jax.tree.map(jnp.asarray, observation),
+                noise,
+                model=module,
+                num_steps=num_steps,
+            )
+        )
 
 
-def _their_actions(directory: Path, observation: Observation, noise: np.ndarray, num_steps: int) -> np.ndarray:
+def _their_actions(
+    directory: Path, observation: Observation, noise: np.ndarray, num_steps: int
+) -> np.ndarray:
     import torch
     from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
     policy = PI0Policy.from_pretrained(directory).float().eval()
     _check_loaded(directory, policy.state_dict())
-    images = [torch.from_numpy(observation.images[slot].transpose(0, 3, 1, 2).copy()) for slot in CAMERA_SLOTS]
+    images = [
+        torch.from_numpy(observation.images[slot].transpose(0, 3, 1, 2).copy())
+        for slot in CAMERA_SLOTS
+    ]
     masks = [torch.from_numpy(observation.image_masks[slot]) for slot in CAMERA_SLOTS]
-    tokens, token_mask = torch.from_numpy(observation.tokens.astype(np.int64)), torch.from_numpy(observation.token_mask)
+    tokens, token_mask = (
+        torch.from_numpy(observation.tokens.astype(np.int64)),
+        torch.from_numpy(observation.token_mask),
+    )
     with torch.no_grad():
         actions = policy.model.sample_actions(
-            images, masks, tokens, token_mask, torch.from_numpy(observation.state), noise=torch.from_numpy(noise), num_steps=num_steps
+            images,
+            masks,
+            tokens,
+            token_mask,
+            torch.from_numpy(observation.state),
+            noise=torch.from_numpy(noise),
+            num_steps=num_steps,
         )
     return actions.numpy()
 
@@ -195,7 +259,13 @@ def _check_loaded(directory: Path, loaded: Mapping[str, Any]) -> None:
     files = SafetensorsFiles([directory / SINGLE])
     apart = sorted(files.infos.keys() ^ loaded.keys())
     if apart:
-        raise InputError(f"{directory}: {', '.join(apart[:3])}: in the file or in LeRobot's model, not in both")
+        raise InputError(
+            f"{directory}: {', '.join(apart[:3])}: in the file or in LeRobot's model, not in both"
+        )
     for name in files.infos:
-        if not np.array_equal(bits(files.read(name).astype(np.float32, copy=False)), bits(loaded[name].numpy())):
-            raise InputError(f"{directory}: {name}: LeRobot's model does not hold what the file has")
+        if not np.array_equal(
+            bits(files.read(name).astype(np.float32, copy=False)), bits(loaded[name].numpy())
+        ):
+            raise InputError(
+                f"{directory}: {name}: LeRobot's model does not hold what the file has"
+            )

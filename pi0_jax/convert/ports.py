@@ -31,25 +31,68 @@ def vision_rules(prefix: str) -> list[Rule]:
     """SigLIP, without its projection to the language model."""
     layer = f"{prefix}encoder.layers.{{layer}}."
     result = [
-        rule(f"{prefix}embeddings.patch_embedding.weight", f"{_IMAGE}/embedding/kernel", "X C Q Q' -> Q Q' C X"),
+        rule(
+            f"{prefix}embeddings.patch_embedding.weight",
+            f"{_IMAGE}/embedding/kernel",
+            "X C Q Q' -> Q Q' C X",
+        ),
         rule(f"{prefix}embeddings.patch_embedding.bias", f"{_IMAGE}/embedding/bias", "X -> X"),
-        rule(f"{prefix}embeddings.position_embedding.weight", f"{_IMAGE}/pos_embedding[0]", "P X -> P X"),
-        rule(f"{prefix}embeddings.position_ids", "", role="unused"),  # 0, 1, 2, ...: older files hold it
-        rule(f"{prefix}post_layernorm.weight", f"{_IMAGE}/Transformer/encoder_norm/scale", "X -> X"),
+        rule(
+            f"{prefix}embeddings.position_embedding.weight",
+            f"{_IMAGE}/pos_embedding[0]",
+            "P X -> P X",
+        ),
+        rule(
+            f"{prefix}embeddings.position_ids", "", role="unused"
+        ),  # 0, 1, 2, ...: older files hold it
+        rule(
+            f"{prefix}post_layernorm.weight", f"{_IMAGE}/Transformer/encoder_norm/scale", "X -> X"
+        ),
         rule(f"{prefix}post_layernorm.bias", f"{_IMAGE}/Transformer/encoder_norm/bias", "X -> X"),
     ]
     for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
-        result.append(rule(f"{layer}self_attn.{theirs}.weight", f"{_ATTENTION}/{ours}/kernel[layer]", "(M J) X -> X M J"))
-        result.append(rule(f"{layer}self_attn.{theirs}.bias", f"{_ATTENTION}/{ours}/bias[layer]", "(M J) -> M J"))
-    result.append(rule(f"{layer}self_attn.out_proj.weight", f"{_ATTENTION}/out/kernel[layer]", "X (M J) -> M J X"))
-    result.append(rule(f"{layer}self_attn.out_proj.bias", f"{_ATTENTION}/out/bias[layer]", "X -> X"))
+        result.append(
+            rule(
+                f"{layer}self_attn.{theirs}.weight",
+                f"{_ATTENTION}/{ours}/kernel[layer]",
+                "(M J) X -> X M J",
+            )
+        )
+        result.append(
+            rule(
+                f"{layer}self_attn.{theirs}.bias",
+                f"{_ATTENTION}/{ours}/bias[layer]",
+                "(M J) -> M J",
+            )
+        )
+    result.append(
+        rule(
+            f"{layer}self_attn.out_proj.weight",
+            f"{_ATTENTION}/out/kernel[layer]",
+            "X (M J) -> M J X",
+        )
+    )
+    result.append(
+        rule(f"{layer}self_attn.out_proj.bias", f"{_ATTENTION}/out/bias[layer]", "X -> X")
+    )
     for theirs, ours in (("layer_norm1", "LayerNorm_0"), ("layer_norm2", "LayerNorm_1")):
         result.append(rule(f"{layer}{theirs}.weight", f"{_BLOCK}/{ours}/scale[layer]", "X -> X"))
         result.append(rule(f"{layer}{theirs}.bias", f"{_BLOCK}/{ours}/bias[layer]", "X -> X"))
-    for theirs, ours, inputs, outputs in (("fc1", "Dense_0", "X", "Y"), ("fc2", "Dense_1", "Y", "X")):
+    for theirs, ours, inputs, outputs in (
+        ("fc1", "Dense_0", "X", "Y"),
+        ("fc2", "Dense_1", "Y", "X"),
+    ):
         kernel = f"{outputs} {inputs} -> {inputs} {outputs}"
-        result.append(rule(f"{layer}mlp.{theirs}.weight", f"{_BLOCK}/MlpBlock_0/{ours}/kernel[layer]", kernel))
-        result.append(rule(f"{layer}mlp.{theirs}.bias", f"{_BLOCK}/MlpBlock_0/{ours}/bias[layer]", f"{outputs} -> {outputs}"))
+        result.append(
+            rule(f"{layer}mlp.{theirs}.weight", f"{_BLOCK}/MlpBlock_0/{ours}/kernel[layer]", kernel)
+        )
+        result.append(
+            rule(
+                f"{layer}mlp.{theirs}.bias",
+                f"{_BLOCK}/MlpBlock_0/{ours}/bias[layer]",
+                f"{outputs} -> {outputs}",
+            )
+        )
     return result
 
 
@@ -58,17 +101,55 @@ def gemma_rules(prefix: str, suffix: str, width: str, mlp_dim: str) -> list[Rule
     layer, ours = f"{prefix}layers.{{layer}}.", "PaliGemma/llm/layers"
     D, F = width, mlp_dim
     return [
-        rule(f"{layer}self_attn.q_proj.weight", f"{ours}/attn/q_einsum{suffix}/w[layer]", f"(N H) {D} -> N {D} H"),
-        rule(f"{layer}self_attn.k_proj.weight", f"{ours}/attn/kv_einsum{suffix}/w[layer,0]", f"(K H) {D} -> K {D} H"),
-        rule(f"{layer}self_attn.v_proj.weight", f"{ours}/attn/kv_einsum{suffix}/w[layer,1]", f"(K H) {D} -> K {D} H"),
-        rule(f"{layer}self_attn.o_proj.weight", f"{ours}/attn/attn_vec_einsum{suffix}/w[layer]", f"{D} (N H) -> N H {D}"),
-        rule(f"{layer}mlp.gate_proj.weight", f"{ours}/mlp{suffix}/gating_einsum[layer,0]", f"{F} {D} -> {D} {F}"),
-        rule(f"{layer}mlp.up_proj.weight", f"{ours}/mlp{suffix}/gating_einsum[layer,1]", f"{F} {D} -> {D} {F}"),
-        rule(f"{layer}mlp.down_proj.weight", f"{ours}/mlp{suffix}/linear[layer]", f"{D} {F} -> {F} {D}"),
-        rule(f"{layer}input_layernorm.weight", f"{ours}/pre_attention_norm{suffix}/scale[layer]", f"{D} -> {D}"),
-        rule(f"{layer}post_attention_layernorm.weight", f"{ours}/pre_ffw_norm{suffix}/scale[layer]", f"{D} -> {D}"),
+        rule(
+            f"{layer}self_attn.q_proj.weight",
+            f"{ours}/attn/q_einsum{suffix}/w[layer]",
+            f"(N H) {D} -> N {D} H",
+        ),
+        rule(
+            f"{layer}self_attn.k_proj.weight",
+            f"{ours}/attn/kv_einsum{suffix}/w[layer,0]",
+            f"(K H) {D} -> K {D} H",
+        ),
+        rule(
+            f"{layer}self_attn.v_proj.weight",
+            f"{ours}/attn/kv_einsum{suffix}/w[layer,1]",
+            f"(K H) {D} -> K {D} H",
+        ),
+        rule(
+            f"{layer}self_attn.o_proj.weight",
+            f"{ours}/attn/attn_vec_einsum{suffix}/w[layer]",
+            f"{D} (N H) -> N H {D}",
+        ),
+        rule(
+            f"{layer}mlp.gate_proj.weight",
+            f"{ours}/mlp{suffix}/gating_einsum[layer,0]",
+            f"{F} {D} -> {D} {F}",
+        ),
+        rule(
+            f"{layer}mlp.up_proj.weight",
+            f"{ours}/mlp{suffix}/gating_einsum[layer,1]",
+            f"{F} {D} -> {D} {F}",
+        ),
+        rule(
+            f"{layer}mlp.down_proj.weight",
+            f"{ours}/mlp{suffix}/linear[layer]",
+            f"{D} {F} -> {F} {D}",
+        ),
+        rule(
+            f"{layer}input_layernorm.weight",
+            f"{ours}/pre_attention_norm{suffix}/scale[layer]",
+            f"{D} -> {D}",
+        ),
+        rule(
+            f"{layer}post_attention_layernorm.weight",
+            f"{ours}/pre_ffw_norm{suffix}/scale[layer]",
+            f"{D} -> {D}",
+        ),
         rule(f"{prefix}norm.weight", f"PaliGemma/llm/final_norm{suffix}/scale", f"{D} -> {D}"),
-        rule(f"{layer}self_attn.rotary_emb.inv_freq", "", role="unused"),  # a constant: older files hold it
+        rule(
+            f"{layer}self_attn.rotary_emb.inv_freq", "", role="unused"
+        ),  # a constant: older files hold it
     ]
 
 
@@ -103,7 +184,13 @@ def pi0_rules(prefix: str) -> list[Rule]:
         ("state_proj", "A", "E"), ("action_in_proj", "A", "E"), ("action_out_proj", "E", "A"),
         ("action_time_mlp_in", "T", "E"), ("action_time_mlp_out", "E", "E'"),
     ):  # fmt: skip
-        result.append(rule(f"{prefix}{name}.weight", f"{name}/kernel", f"{outputs} {inputs} -> {inputs} {outputs}"))
+        result.append(
+            rule(
+                f"{prefix}{name}.weight",
+                f"{name}/kernel",
+                f"{outputs} {inputs} -> {inputs} {outputs}",
+            )
+        )
         result.append(rule(f"{prefix}{name}.bias", f"{name}/bias", f"{outputs[0]} -> {outputs[0]}"))
     return result
 
@@ -112,7 +199,11 @@ def pi0_rules(prefix: str) -> list[Rule]:
 
 PUBLISHED_PORT_VARIANTS = ("gemma_2b", "gemma_300m")
 _PUBLISHED = sizes_of_config(VARIANTS["pi0"])
-_WIDTHS = {"post_layernorm.weight": "X", "language_model.norm.weight": "D", "language_model.model.norm.weight": "D"}
+_WIDTHS = {
+    "post_layernorm.weight": "X",
+    "language_model.norm.weight": "D",
+    "language_model.model.norm.weight": "D",
+}
 _HIDDEN = ("H", "M")  # head_dim, image_heads
 
 
@@ -123,7 +214,12 @@ def is_published(sizes: Sizes) -> bool:
 
 def heads(infos: Mapping[str, Leaf], beside: Sizes, given: Sizes) -> dict[str, int]:
     """The sizes of heads, and what the user gives: those of pi0_jax.json, else the published ones if both widths are the published ones."""
-    widths = {letter: info.shape[0] for name, info in infos.items() for end, letter in _WIDTHS.items() if name.endswith(end)}
+    widths = {
+        letter: info.shape[0]
+        for name, info in infos.items()
+        for end, letter in _WIDTHS.items()
+        if name.endswith(end)
+    }
     published = all(letter in widths and widths[letter] == _PUBLISHED[letter] for letter in "XD")
     known = {letter: _PUBLISHED[letter] for letter in _HIDDEN} if published else {}
     return known | {letter: beside[letter] for letter in _HIDDEN if letter in beside} | dict(given)

@@ -43,7 +43,9 @@ def rule(foreign: str, ours: str, layout: str = SAME, role: Role = "weight") -> 
 
 
 class Layout(NamedTuple):
-    groups: tuple[tuple[str, ...], ...]  # per axis of the foreign tensor, the axes of ours that are flattened in it
+    groups: tuple[
+        tuple[str, ...], ...
+    ]  # per axis of the foreign tensor, the axes of ours that are flattened in it
     ours: tuple[str, ...]
 
     def forward(self, x: np.ndarray, sizes: Sizes) -> np.ndarray:
@@ -56,7 +58,9 @@ class Layout(NamedTuple):
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Ours -> foreign."""
         flat = [axis for group in self.groups for axis in group]
-        return x.transpose([self.ours.index(axis) for axis in flat]).reshape(self.foreign_shape(dict(zip(self.ours, x.shape, strict=True))))
+        return x.transpose([self.ours.index(axis) for axis in flat]).reshape(
+            self.foreign_shape(dict(zip(self.ours, x.shape, strict=True)))
+        )
 
     def foreign_shape(self, sizes: Sizes) -> Shape:
         return tuple(math.prod(sizes[axis] for axis in group) for group in self.groups)
@@ -66,7 +70,9 @@ class Layout(NamedTuple):
 def parse_layout(text: str) -> Layout:
     """ "(N H) D -> N D H"; an axis that a tensor has twice is told apart by a prime: "X C Q Q'"."""
     foreign, _, ours = text.partition(" -> ")
-    groups = tuple(tuple(match.strip("()").split()) for match in re.findall(r"\([^)]*\)|\S+", foreign))
+    groups = tuple(
+        tuple(match.strip("()").split()) for match in re.findall(r"\([^)]*\)|\S+", foreign)
+    )
     return Layout(groups, tuple(ours.split()))
 
 
@@ -81,7 +87,11 @@ class Match(NamedTuple):
 
 @lru_cache
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)").replace(r"\{path\}", r"(?P<path>.+)"))
+    return re.compile(
+        re.escape(template)
+        .replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)")
+        .replace(r"\{path\}", r"(?P<path>.+)")
+    )
 
 
 def match(name: str, rules: Iterable[Rule]) -> Match | None:
@@ -91,7 +101,9 @@ def match(name: str, rules: Iterable[Rule]) -> Match | None:
         if found is not None:
             groups = found.groupdict()
             layer = int(groups["layer"]) if "layer" in groups else None
-            return Match(candidate, candidate.ours.format(**groups) if candidate.ours else "", layer)
+            return Match(
+                candidate, candidate.ours.format(**groups) if candidate.ours else "", layer
+            )
     return None
 
 
@@ -108,13 +120,21 @@ class Piece(NamedTuple):
 class Plan(NamedTuple):
     """How foreign tensors make our leaves."""
 
-    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]]  # path -> place along the leading axes -> tensor
+    pieces: Mapping[
+        str, Mapping[tuple[int, ...], Piece]
+    ]  # path -> place along the leading axes -> tensor
     copies: Mapping[str, str]  # foreign name -> the path that it holds once more
     unused: tuple[str, ...]
     sizes: Mapping[str, int]
 
 
-def plan(rules: Sequence[Rule], shapes: Mapping[str, Shape], wanted: Mapping[str, str], given: Sizes, source: str) -> Plan:
+def plan(
+    rules: Sequence[Rule],
+    shapes: Mapping[str, Shape],
+    wanted: Mapping[str, str],
+    given: Sizes,
+    source: str,
+) -> Plan:
     """Places every foreign tensor.
 
     Args:
@@ -127,7 +147,9 @@ def plan(rules: Sequence[Rule], shapes: Mapping[str, Shape], wanted: Mapping[str
     matches = {name: match(name, rules) for name in shapes}
     unknown = sorted(name for name, found in matches.items() if found is None)
     if unknown:
-        raise InputError(f"{source}: {_some(unknown)}: no rule covers {'it' if len(unknown) == 1 else 'them'}")
+        raise InputError(
+            f"{source}: {_some(unknown)}: no rule covers {'it' if len(unknown) == 1 else 'them'}"
+        )
     pieces: dict[str, dict[tuple[int, ...], Piece]] = {}
     for name, found in matches.items():
         if found.rule.role == "weight":
@@ -144,7 +166,11 @@ def plan(rules: Sequence[Rule], shapes: Mapping[str, Shape], wanted: Mapping[str
     if strangers:
         raise InputError(f"{source}: {_some(strangers)}: no leaf of π0")
     _check_complete(rules, pieces, wanted, source)
-    used = {piece.name: (piece.layout, path) for path, places in pieces.items() for piece in places.values()}
+    used = {
+        piece.name: (piece.layout, path)
+        for path, places in pieces.items()
+        for piece in places.values()
+    }
     used |= {name: (matches[name].rule.layout, path) for name, path in copies.items()}
     sizes = _bind(used, shapes, wanted, _depths(pieces, wanted), given, source)
     unused = tuple(name for name, found in matches.items() if found.rule.role == "unused")
@@ -154,12 +180,17 @@ def plan(rules: Sequence[Rule], shapes: Mapping[str, Shape], wanted: Mapping[str
 def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: str) -> None:
     place = tuple(found.layer if entry == "layer" else int(entry) for entry in found.rule.index)
     if place in places:
-        raise InputError(f"{source}: {places[place].name} and {name} both hold {found.path}{list(place)}")
+        raise InputError(
+            f"{source}: {places[place].name} and {name} both hold {found.path}{list(place)}"
+        )
     places[place] = Piece(name, found.rule.layout)
 
 
 def _check_complete(
-    rules: Sequence[Rule], pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str], source: str
+    rules: Sequence[Rule],
+    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]],
+    wanted: Mapping[str, str],
+    source: str,
 ) -> None:
     depths = _depths(pieces, wanted)
     missing = []
@@ -167,7 +198,9 @@ def _check_complete(
         if candidate.role != "weight" or "{path}" in candidate.ours or candidate.ours not in wanted:
             continue
         stack = wanted[candidate.ours][0]
-        layers = range(depths[stack] if stack in depths else 1) if "layer" in candidate.index else (0,)
+        layers = (
+            range(depths[stack] if stack in depths else 1) if "layer" in candidate.index else (0,)
+        )
         for layer in layers:
             place = tuple(layer if entry == "layer" else int(entry) for entry in candidate.index)
             if place not in pieces.setdefault(candidate.ours, {}):
@@ -177,13 +210,17 @@ def _check_complete(
         raise InputError(f"{source}: {_some(missing)}: missing")
 
 
-def _depths(pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str]) -> dict[str, int]:
+def _depths(
+    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str]
+) -> dict[str, int]:
     """Layers of each stack of which tensors are one layer's."""
     depths: dict[str, int] = {}
     for path, places in pieces.items():
         stack = wanted[path][0]
         if stack in "IL" and places and () not in places:
-            depths[stack] = max(depths[stack] if stack in depths else 1, *(place[0] + 1 for place in places))
+            depths[stack] = max(
+                depths[stack] if stack in depths else 1, *(place[0] + 1 for place in places)
+            )
     return depths
 
 
@@ -198,7 +235,9 @@ def _bind(
     """Sizes of all axes, from tensors and from what is given."""
     binding = Binding()
     binding.sizes.update(depths)
-    products: list[tuple[str, tuple[str, ...], int]] = []  # tensor, axes that are flattened in one of its axes, their product
+    products: list[
+        tuple[str, tuple[str, ...], int]
+    ] = []  # tensor, axes that are flattened in one of its axes, their product
     for name, (text, path) in used.items():
         shape = shapes[name]
         if text == SAME:
@@ -206,22 +245,38 @@ def _bind(
             continue
         groups = parse_layout(text).groups
         if len(shape) != len(groups):
-            raise InputError(f"{source}: {name}: expected {len(groups)} axes, found shape {list(shape)}")
+            raise InputError(
+                f"{source}: {name}: expected {len(groups)} axes, found shape {list(shape)}"
+            )
         single = [i for i, group in enumerate(groups) if len(group) == 1]
-        binding.add(name, tuple(shape[i] for i in single), [groups[i][0].rstrip("'") for i in single], source)
+        binding.add(
+            name,
+            tuple(shape[i] for i in single),
+            [groups[i][0].rstrip("'") for i in single],
+            source,
+        )
         products += [(name, group, shape[i]) for i, group in enumerate(groups) if len(group) > 1]
     for axis, size in given.items():
         if binding.sizes.setdefault(axis, size) != size:
-            raise InputError(f"{source}: {NAMES[axis]} is {binding.sizes[axis]} by the tensors, {size} as given")
+            raise InputError(
+                f"{source}: {NAMES[axis]} is {binding.sizes[axis]} by the tensors, {size} as given"
+            )
     for name, group, product in products:
         open_axes = [axis for axis in group if axis not in binding.sizes]
         if len(open_axes) > 1:
             names = " x ".join(NAMES[axis] for axis in group)
-            raise InputError(f"{source}: {name} shows only {names} = {product}; give one, as in --sizes={NAMES[group[-1]]}=...")
+            raise InputError(
+                f"{source}: {name} shows only {names} = {product}; give one, as in --sizes={NAMES[group[-1]]}=..."
+            )
         known = math.prod(binding.sizes[axis] for axis in group if axis in binding.sizes)
         if product % known or (not open_axes and product != known):
-            implied = " x ".join(f"{NAMES[axis]} {binding.sizes[axis]}" if axis in binding.sizes else NAMES[axis] for axis in group)
-            raise InputError(f"{source}: shapes contradict each other: {name} has {product} rows or columns, expected {implied}")
+            implied = " x ".join(
+                f"{NAMES[axis]} {binding.sizes[axis]}" if axis in binding.sizes else NAMES[axis]
+                for axis in group
+            )
+            raise InputError(
+                f"{source}: shapes contradict each other: {name} has {product} rows or columns, expected {implied}"
+            )
         if open_axes:
             binding.add(name, (product // known,), open_axes, source)
     binding.check_relations(source)
@@ -241,7 +296,9 @@ class Entry(NamedTuple):
     shape: Shape
 
 
-def entries(rules: Sequence[Rule], shapes: Mapping[str, Shape], sizes: Sizes, source: str) -> list[Entry]:
+def entries(
+    rules: Sequence[Rule], shapes: Mapping[str, Shape], sizes: Sizes, source: str
+) -> list[Entry]:
     """The foreign tensors that our leaves make, those of one leaf together, its layers in order.
 
     Raises InputError: a leaf that no rule covers, or not all of.
@@ -257,7 +314,15 @@ def entries(rules: Sequence[Rule], shapes: Mapping[str, Shape], sizes: Sizes, so
         result += sorted(filled, key=lambda entry: entry.place)
     for candidate in rules:
         if candidate.role == "unused" and candidate.layout != SAME:
-            result.append(Entry(candidate.foreign, "", (), SAME, parse_layout(candidate.layout).foreign_shape(sizes)))
+            result.append(
+                Entry(
+                    candidate.foreign,
+                    "",
+                    (),
+                    SAME,
+                    parse_layout(candidate.layout).foreign_shape(sizes),
+                )
+            )
     return result
 
 

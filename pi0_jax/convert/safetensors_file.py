@@ -90,24 +90,37 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int
     if length > _LONGEST_HEADER:
         raise InputError(f"{file}: expected a safetensors file, found another format")
     if 8 + length > size:
-        raise InputError(f"{file}: truncated: expected a header of {length} bytes, found {size - 8}")
+        raise InputError(
+            f"{file}: truncated: expected a header of {length} bytes, found {size - 8}"
+        )
     with expecting("a safetensors header", str(file)):
         header = json.loads(reader.read(8, length).decode())
         header.pop("__metadata__", None)
-        entries = {name: _entry(entry["dtype"], entry["shape"], entry["data_offsets"]) for name, entry in header.items()}
+        entries = {
+            name: _entry(entry["dtype"], entry["shape"], entry["data_offsets"])
+            for name, entry in header.items()
+        }
     end = 0
-    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):  # the format wants neither gaps nor shared bytes
+    for name, entry in sorted(
+        entries.items(), key=lambda item: item[1][2:]
+    ):  # the format wants neither gaps nor shared bytes
         if entry.first != end:
-            raise InputError(f"{file}: {name}: expected its data where the tensor before ends, at byte {end}, found byte {entry.first}")
+            raise InputError(
+                f"{file}: {name}: expected its data where the tensor before ends, at byte {end}, found byte {entry.first}"
+            )
         end = entry.end
     if 8 + length + end != size:
-        raise InputError(f"{file}: {'truncated: ' if size < 8 + length + end else ''}expected {8 + length + end} bytes, found {size}")
+        raise InputError(
+            f"{file}: {'truncated: ' if size < 8 + length + end else ''}expected {8 + length + end} bytes, found {size}"
+        )
     return entries, 8 + length
 
 
 def _info(file: Location, name: str, entry: _Entry) -> Leaf:
     if entry.dtype not in DTYPES:
-        raise InputError(f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, found {entry.dtype}")
+        raise InputError(
+            f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, found {entry.dtype}"
+        )
     leaf = Leaf(entry.shape, DTYPES[entry.dtype])
     if entry.end - entry.first != _bytes(leaf):
         raise InputError(
@@ -118,15 +131,26 @@ def _info(file: Location, name: str, entry: _Entry) -> Leaf:
 
 def write(file: Path, leaves: Mapping[str, Leaf], arrays: Iterable[np.ndarray]) -> None:
     """Writes tensors in the order of `leaves`; `arrays` gives them in that order, each held only while it is written."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it, Hugging Face's loaders refuse the file
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "pt"}
+    }  # without it, Hugging Face's loaders refuse the file
     end = 0
     for name, leaf in leaves.items():
         first, end = end, end + _bytes(leaf)
-        header[name] = {"dtype": _NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [first, end]}
+        header[name] = {
+            "dtype": _NAMES[leaf.dtype],
+            "shape": list(leaf.shape),
+            "data_offsets": [first, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data are aligned to 8 bytes
     with open(file, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for (name, leaf), array in zip(leaves.items(), arrays, strict=True):
-            assert array.shape == leaf.shape and array.dtype == leaf.dtype, (name, array.shape, array.dtype, leaf)
+            assert array.shape == leaf.shape and array.dtype == leaf.dtype, (
+                name,
+                array.shape,
+                array.dtype,
+                leaf,
+            )
             stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -14,7 +14,9 @@ _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 
 
 def present(folder: Folder) -> bool:
-    return SINGLE in folder or INDEX in folder or any(_SHARD.fullmatch(name) for name in folder.names)
+    return (
+        SINGLE in folder or INDEX in folder or any(_SHARD.fullmatch(name) for name in folder.names)
+    )
 
 
 def read(folder: Folder) -> SafetensorsFiles:
@@ -27,7 +29,9 @@ def read(folder: Folder) -> SafetensorsFiles:
     if INDEX in folder:
         absent = [name for name in _weight_map(folder) if name not in tensors.infos]
         if absent:
-            raise InputError(f"{folder.file(INDEX)}: {', '.join(absent[:3])}: named here, in no shard")
+            raise InputError(
+                f"{folder.file(INDEX)}: {', '.join(absent[:3])}: named here, in no shard"
+            )
     return tensors
 
 
@@ -41,9 +45,15 @@ def _names(folder: Folder) -> list[str]:
         return sorted(set(_weight_map(folder).values()))
     counts = {found[2] for found in shards}
     if len(counts) > 1:
-        raise InputError(f"{folder}: expected shards of one model, found some of {' and some of '.join(sorted(counts))}")
+        raise InputError(
+            f"{folder}: expected shards of one model, found some of {' and some of '.join(sorted(counts))}"
+        )
     (count,) = counts
-    return [f"model-{number:0{len(found[1])}d}-of-{count}.safetensors" for found in shards[:1] for number in range(1, int(count) + 1)]
+    return [
+        f"model-{number:0{len(found[1])}d}-of-{count}.safetensors"
+        for found in shards[:1]
+        for number in range(1, int(count) + 1)
+    ]
 
 
 def _weight_map(folder: Folder) -> Mapping[str, str]:
@@ -55,4 +65,6 @@ def _weight_map(folder: Folder) -> Mapping[str, str]:
 
 def one_dtype(leaves: Mapping[str, Leaf]) -> str:
     """What a config.json calls the dtype of these tensors: mixed ones run in the wider."""
-    return "bfloat16" if {leaf.dtype.name for leaf in leaves.values()} == {"bfloat16"} else "float32"
+    return (
+        "bfloat16" if {leaf.dtype.name for leaf in leaves.values()} == {"bfloat16"} else "float32"
+    )

@@ -13,7 +13,12 @@ from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
 
-_FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float64))  # what a parameter may be
+_FLOATS = (
+    np.dtype(np.float32),
+    np.dtype(ml_dtypes.bfloat16),
+    np.dtype(np.float16),
+    np.dtype(np.float64),
+)  # what a parameter may be
 
 
 class Leaf(NamedTuple):
@@ -45,7 +50,9 @@ class Source:
     fetch: Callable[[str, int | None], np.ndarray]
     metadata: Metadata
     notes: tuple[str, ...] = ()  # what the user should know of this input
-    unused: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)  # tensors of the file that are no part of π0
+    unused: Mapping[str, Leaf] = dataclasses.field(
+        default_factory=dict
+    )  # tensors of the file that are no part of π0
     differing_copies: Callable[[], list[str]] = list  # tied tensors that are not equal; reads them
 
     def read(self, path: str) -> np.ndarray:
@@ -66,7 +73,9 @@ class Source:
 
     def tree(self) -> dict[str, Any]:
         """All of it at once, nested."""
-        return flax.traverse_util.unflatten_dict({path: self.read(path) for path in self.leaves}, sep="/")
+        return flax.traverse_util.unflatten_dict(
+            {path: self.read(path) for path in self.leaves}, sep="/"
+        )
 
 
 def is_stacked(path: str) -> bool:
@@ -86,7 +95,9 @@ def mapped(
     notes: tuple[str, ...] = (),
 ) -> Source:
     """A foreign checkpoint through its rules. Raises InputError as rules.plan does."""
-    plan = rules.plan(table, {name: info.shape for name, info in tensors.infos.items()}, wanted, given, path)
+    plan = rules.plan(
+        table, {name: info.shape for name, info in tensors.infos.items()}, wanted, given, path
+    )
     shapes = tree.expected_shapes(plan.sizes, wanted)
     leaves = {leaf: Leaf(shapes[leaf], _dtype(plan, tensors, leaf, path)) for leaf in wanted}
 
@@ -96,10 +107,18 @@ def mapped(
         return array
 
     def differing() -> list[str]:
-        return [name for name, leaf in plan.copies.items() if not _same_bits(tensors.read(name), _foreign(plan, tensors, leaf))]
+        return [
+            name
+            for name, leaf in plan.copies.items()
+            if not _same_bits(tensors.read(name), _foreign(plan, tensors, leaf))
+        ]
 
     if plan.unused:
-        notes = (*notes, f"not part of π0, left out: {', '.join(plan.unused[:3])}" + (" ..." if len(plan.unused) > 3 else ""))
+        notes = (
+            *notes,
+            f"not part of π0, left out: {', '.join(plan.unused[:3])}"
+            + (" ..." if len(plan.unused) > 3 else ""),
+        )
     unused = {name: tensors.infos[name] for name in plan.unused}
     return Source(format, path, leaves, plan.sizes, fetch, metadata, notes, unused, differing)
 
@@ -108,10 +127,14 @@ def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
     names = [piece.name for piece in plan.pieces[leaf].values()]
     first = tensors.infos[names[0]].dtype
     if first not in _FLOATS:
-        raise InputError(f"{path}: {names[0]}: expected one of the dtypes {', '.join(map(str, _FLOATS))}, found {first}")
+        raise InputError(
+            f"{path}: {names[0]}: expected one of the dtypes {', '.join(map(str, _FLOATS))}, found {first}"
+        )
     for name in names:
         if (found := tensors.infos[name].dtype) != first:
-            raise InputError(f"{path}: {names[0]} is {first}, {name} is {found}; expected one dtype for {leaf}")
+            raise InputError(
+                f"{path}: {names[0]} is {first}, {name} is {found}; expected one dtype for {leaf}"
+            )
     return first
 
 
@@ -131,7 +154,9 @@ def _fetch(plan: Plan, tensors: Tensors, info: Leaf, leaf: str, layer: int | Non
     result = np.empty(info.shape if layer is None else info.shape[1:], info.dtype)
     for place, piece in places.items():
         if layer is None or place[0] == layer:
-            result[place if layer is None else place[1:]] = parse_layout(piece.layout).forward(tensors.read(piece.name), plan.sizes)
+            result[place if layer is None else place[1:]] = parse_layout(piece.layout).forward(
+                tensors.read(piece.name), plan.sizes
+            )
     return result
 
 
@@ -141,12 +166,20 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _check_finite(x: np.ndarray, path: str, leaf: str, layer: int | None) -> None:
     """Without another array of its size: read as integers, what is not finite is at the end of its sign's range."""
-    positive, negative = (np.array(end, x.dtype).view(f"{kind}{x.dtype.itemsize}") for end, kind in ((np.inf, "i"), (-np.inf, "u")))
-    if x.view(positive.dtype).max(initial=0) < positive and x.view(negative.dtype).max(initial=0) < negative:
+    positive, negative = (
+        np.array(end, x.dtype).view(f"{kind}{x.dtype.itemsize}")
+        for end, kind in ((np.inf, "i"), (-np.inf, "u"))
+    )
+    if (
+        x.view(positive.dtype).max(initial=0) < positive
+        and x.view(negative.dtype).max(initial=0) < negative
+    ):
         return
     where = leaf if layer is None else f"{leaf} layer {layer}"
     found = np.count_nonzero(~np.isfinite(x))
-    raise InputError(f"{path}: {where}: expected weights that are finite in {x.dtype}, found {found:,} NaN or infinite")
+    raise InputError(
+        f"{path}: {where}: expected weights that are finite in {x.dtype}, found {found:,} NaN or infinite"
+    )
 
 
 def bits(x: np.ndarray) -> np.ndarray:

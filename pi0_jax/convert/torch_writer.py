@@ -9,12 +9,17 @@ from pi0_jax.convert.rules import Entry, Rule, parse_layout
 from pi0_jax.convert.source import Leaf, Source, is_stacked
 
 
-def torch_tensors(source: Source, table: list[Rule]) -> tuple[dict[str, Leaf], Iterator[np.ndarray]]:
+def torch_tensors(
+    source: Source, table: list[Rule]
+) -> tuple[dict[str, Leaf], Iterator[np.ndarray]]:
     """Every tensor's shape and dtype, and the arrays in the same order."""
     shapes = {path: leaf.shape for path, leaf in source.leaves.items()}
     entries = rules.entries(table, shapes, source.sizes, source.path)
     dtype = source.leaves["state_proj/kernel"].dtype  # of what is written as zeros
-    leaves = {entry.name: Leaf(entry.shape, source.leaves[entry.path].dtype if entry.path else dtype) for entry in entries}
+    leaves = {
+        entry.name: Leaf(entry.shape, source.leaves[entry.path].dtype if entry.path else dtype)
+        for entry in entries
+    }
     return leaves, _arrays(source, entries, dtype)
 
 

@@ -93,11 +93,15 @@ class Binding:
         """Raises InputError where a tensor has other axes, or contradicts an earlier one: both named, with what each implies."""
         axes = tuple(axes)
         if len(shape) != len(axes):
-            raise InputError(f"{source}: {name}: expected {len(axes)} axes ({' '.join(axes)}), found shape {list(shape)}")
+            raise InputError(
+                f"{source}: {name}: expected {len(axes)} axes ({' '.join(axes)}), found shape {list(shape)}"
+            )
         for axis, size in zip(axes, shape, strict=True):
             if axis.isdigit():
                 if size != int(axis):
-                    raise InputError(f"{source}: {name}: expected shape {' x '.join(axes)}, found {list(shape)}")
+                    raise InputError(
+                        f"{source}: {name}: expected shape {' x '.join(axes)}, found {list(shape)}"
+                    )
                 continue
             known = self.sizes.setdefault(axis, size)
             first = self._tensors.setdefault(axis, name)
@@ -117,9 +121,15 @@ class Binding:
             ("TE", lambda T, E: T == 2 * E, "time_mlp_input = 2 x expert_width"),
         )
         for letters, holds, rule in relations:
-            if all(letter in sizes for letter in letters) and not holds(*(sizes[letter] for letter in letters)):
-                found = ", ".join(f"{NAMES[letter]} {sizes[letter]}{self._by(letter)}" for letter in letters)
-                raise InputError(f"{source}: shapes contradict each other: expected {rule}, found {found}")
+            if all(letter in sizes for letter in letters) and not holds(
+                *(sizes[letter] for letter in letters)
+            ):
+                found = ", ".join(
+                    f"{NAMES[letter]} {sizes[letter]}{self._by(letter)}" for letter in letters
+                )
+                raise InputError(
+                    f"{source}: shapes contradict each other: expected {rule}, found {found}"
+                )
 
     def _by(self, letter: str) -> str:
         return f" (by {self._tensors[letter]})" if letter in self._tensors else ""
@@ -127,7 +137,10 @@ class Binding:
 
 def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, Shape]:
     """Every leaf's shape."""
-    return {path: tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in text.split()) for path, text in axes.items()}
+    return {
+        path: tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in text.split())
+        for path, text in axes.items()
+    }
 
 
 def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:

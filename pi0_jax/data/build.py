@@ -43,7 +43,15 @@ from pi0_jax.data.version import index_version, version_digest
 from pi0_jax.data.workers import make_parts
 from pi0_jax.errors import FULL_DISK, InputError
 
-VALIDATION_SPLITS = ("val", "valid", "validation", "dev", "eval", "evaluation", "test")  # a dataset's own names for what is not trained on
+VALIDATION_SPLITS = (
+    "val",
+    "valid",
+    "validation",
+    "dev",
+    "eval",
+    "evaluation",
+    "test",
+)  # a dataset's own names for what is not trained on
 INDEX_FILE = "index.json"
 _BUILDING = ".building-"
 _PARTS = ".parts-"
@@ -51,7 +59,14 @@ _ABANDONED_AFTER_S = 24 * 3600
 
 
 def build_index(
-    row: DatasetRow, directory: Location, root: Path, *, progress: bool, workers: int, decode_all: bool, skip_bad_episodes: int
+    row: DatasetRow,
+    directory: Location,
+    root: Path,
+    *,
+    progress: bool,
+    workers: int,
+    decode_all: bool,
+    skip_bad_episodes: int,
 ) -> Path:
     """Builds the index of the dataset in `directory` below `root` and gives its path: another process's, if that won.
 
@@ -61,7 +76,14 @@ def build_index(
     version = index_version(row, directory)
     target = root / version_digest(version)
     parts = root / f"{_PARTS}{target.name}{'-decoded' if decode_all else ''}"
-    tasks = _tasks(row, open_shards(row, directory), version, parts, decode_all=decode_all, skip=skip_bad_episodes)
+    tasks = _tasks(
+        row,
+        open_shards(row, directory),
+        version,
+        parts,
+        decode_all=decode_all,
+        skip=skip_bad_episodes,
+    )
     with _temporary_sibling(row, root, parts) as building:
         try:
             _make_all(row, tasks, workers, skip_bad_episodes, progress=progress)
@@ -72,22 +94,43 @@ def build_index(
         except OSError as error:
             if error.errno not in FULL_DISK:
                 raise
-            raise InputError(f"dataset {row.name}: no space left for its index below {root}; the shards that are done are kept") from error
+            raise InputError(
+                f"dataset {row.name}: no space left for its index below {root}; the shards that are done are kept"
+            ) from error
         else:
             if index_version(row, directory) != version:
-                raise InputError(f"dataset {row.name}: files in {directory} changed while they were indexed")
-            about = {"version": version, "dataset_version": directory.name, "decode_all": decode_all}
+                raise InputError(
+                    f"dataset {row.name}: files in {directory} changed while they were indexed"
+                )
+            about = {
+                "version": version,
+                "dataset_version": directory.name,
+                "decode_all": decode_all,
+            }
             _write_json(building / INDEX_FILE, about | counts)
             _publish(building, target)
     shutil.rmtree(parts, ignore_errors=True)
     return target
 
 
-def _tasks(row: DatasetRow, shards: list[Shard], version: dict[str, Any], parts: Path, *, decode_all: bool, skip: int) -> list[PartTask]:
-    return [PartTask(row, shard, number, version["files"][shard.path.name], parts, decode_all, skip) for number, shard in enumerate(shards)]
+def _tasks(
+    row: DatasetRow,
+    shards: list[Shard],
+    version: dict[str, Any],
+    parts: Path,
+    *,
+    decode_all: bool,
+    skip: int,
+) -> list[PartTask]:
+    return [
+        PartTask(row, shard, number, version["files"][shard.path.name], parts, decode_all, skip)
+        for number, shard in enumerate(shards)
+    ]
 
 
-def _make_all(row: DatasetRow, tasks: list[PartTask], workers: int, skip: int, *, progress: bool) -> None:
+def _make_all(
+    row: DatasetRow, tasks: list[PartTask], workers: int, skip: int, *, progress: bool
+) -> None:
     """The bar counts bytes, which is what takes the time; what an earlier build has done does not count for its speed."""
     made: list[PartTask] = []
     missing: list[PartTask] = []
@@ -96,7 +139,14 @@ def _make_all(row: DatasetRow, tasks: list[PartTask], workers: int, skip: int, *
     skipped = [problem for task in made for problem in load_skipped(task.path)]
     check_skipped(skipped, skip)
     total, done = (sum(task.size for task in some) for some in (tasks, made))
-    bar = tqdm(total=total, initial=done, desc=f"index {row.name}", unit="B", unit_scale=True, disable=not progress)
+    bar = tqdm(
+        total=total,
+        initial=done,
+        desc=f"index {row.name}",
+        unit="B",
+        unit_scale=True,
+        disable=not progress,
+    )
     with bar, closing(make_parts(missing, workers, bar)) as results:
         for found in results:
             skipped += found
@@ -114,24 +164,44 @@ def _merge(row: DatasetRow, tasks: list[PartTask], directory: Path) -> dict[str,
         for task in tasks:
             part = load_part(task.path)
             columns.append(**_placed(part, task.number, steps, held_out[task.number], prompts))
-            sizes = [found.union(known) if found else known for known, found in zip(sizes, part.image_sizes, strict=True)]
+            sizes = [
+                found.union(known) if found else known
+                for known, found in zip(sizes, part.image_sizes, strict=True)
+            ]
             skipped += part.skipped
-            steps, episodes = steps + len(part.steps["state"]), episodes + len(part.episodes["start"])
+            steps, episodes = (
+                steps + len(part.steps["state"]),
+                episodes + len(part.episodes["start"]),
+            )
         columns.append(**_prompt_columns(list(prompts)))
     counts = {"steps": steps, "episodes": episodes, "prompts": len(prompts), "skipped": skipped}
-    image_sizes = {view: size and {"min": size.low, "max": size.high} for view, size in zip(row.views, sizes, strict=True)}
-    return counts | {"views": list(row.views), "shards": [task.shard.path.name for task in tasks], "image_sizes": image_sizes}
+    image_sizes = {
+        view: size and {"min": size.low, "max": size.high}
+        for view, size in zip(row.views, sizes, strict=True)
+    }
+    return counts | {
+        "views": list(row.views),
+        "shards": [task.shard.path.name for task in tasks],
+        "image_sizes": image_sizes,
+    }
 
 
-def _placed(part: Part, shard: int, start: int, held_out: np.ndarray, prompts: dict[str, int]) -> dict[str, np.ndarray]:
+def _placed(
+    part: Part, shard: int, start: int, held_out: np.ndarray, prompts: dict[str, int]
+) -> dict[str, np.ndarray]:
     """The part's columns as they stand in the index from step `start` on; `held_out` is bool[episodes of the shard].
 
     Adds what is new to `prompts`.
     """
-    known = np.array([*(prompts.setdefault(text, len(prompts)) for text in part.prompts), -1], np.int32)
+    known = np.array(
+        [*(prompts.setdefault(text, len(prompts)) for text in part.prompts), -1], np.int32
+    )
     split = held_out[part.episodes["record"]].astype(np.uint8)
     split_of_step = np.repeat(split, part.episodes["length"])
-    frames = {f"frames_{name}": start + part.frames[split_of_step[part.frames] == i] for i, name in enumerate(SPLITS)}
+    frames = {
+        f"frames_{name}": start + part.frames[split_of_step[part.frames] == i]
+        for i, name in enumerate(SPLITS)
+    }
     table = part.episodes | {
         "start": start + part.episodes["start"],
         "split": split,
@@ -160,7 +230,11 @@ def _held_out(row: DatasetRow, shards: list[Shard]) -> list[np.ndarray]:
     if row.held_out == 0 or any(shard.split in VALIDATION_SPLITS for shard in shards):
         return [np.full(shard.episodes, shard.split in VALIDATION_SPLITS) for shard in shards]
     # By the files' name: rows of the same files hold out the same episodes, so that none trains on what another validates on.
-    hashes = [_hash(row.tfds_name, shard.split, shard.first + i) for shard in shards for i in range(shard.episodes)]
+    hashes = [
+        _hash(row.tfds_name, shard.split, shard.first + i)
+        for shard in shards
+        for i in range(shard.episodes)
+    ]
     count = max(1, round(row.held_out * len(hashes))) if len(hashes) > 1 else 0
     chosen = np.zeros(len(hashes), bool)
     chosen[np.argsort(np.array(hashes, np.uint64), kind="stable")[:count]] = True
@@ -168,7 +242,9 @@ def _held_out(row: DatasetRow, shards: list[Shard]) -> list[np.ndarray]:
 
 
 def _hash(name: str, split: str, episode: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{name}/{split}/{episode}".encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(f"{name}/{split}/{episode}".encode(), digest_size=8).digest(), "big"
+    )
 
 
 @contextmanager
@@ -182,7 +258,9 @@ def _temporary_sibling(row: DatasetRow, root: Path, parts: Path) -> Iterator[Pat
         parts.mkdir(exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=root))
     except OSError as error:
-        raise InputError(f"dataset {row.name}: cannot write an index to {root} ({error.strerror}); give another index_dir") from error
+        raise InputError(
+            f"dataset {row.name}: cannot write an index to {root} ({error.strerror}); give another index_dir"
+        ) from error
     try:
         for path in (*root.glob(f"{_BUILDING}*"), *root.glob(f"{_PARTS}*")):
             if path != parts and _is_abandoned(path):

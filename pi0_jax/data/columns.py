@@ -67,14 +67,18 @@ class ColumnWriter:
         end = self._file.tell()
         self._file.seek(0)
         self._write_header()
-        assert self._file.tell() == end - self._rows * self._dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
+        assert self._file.tell() == end - self._rows * self._dtype.itemsize * int(
+            np.prod(self._shape, dtype=np.int64)
+        )
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
     def abandon(self) -> None:
         """Closes the file as it is: what was to be written could not be."""
-        with contextlib.suppress(OSError):  # the disk may be too full for what is still in the buffer
+        with contextlib.suppress(
+            OSError
+        ):  # the disk may be too full for what is still in the buffer
             self._file.close()
 
     def _write_header(self) -> None:
@@ -90,7 +94,10 @@ class ColumnWriters:
     """The columns of one directory; also a context manager that closes them all."""
 
     def __init__(self, directory: Path, columns: Layout) -> None:
-        self._writers = {name: ColumnWriter(column_path(directory, name), *layout) for name, layout in columns.items()}
+        self._writers = {
+            name: ColumnWriter(column_path(directory, name), *layout)
+            for name, layout in columns.items()
+        }
 
     def __enter__(self) -> "ColumnWriters":
         return self
@@ -108,14 +115,20 @@ def column_path(directory: Path, name: str) -> Path:
     return directory / f"{name}.npy"
 
 
-def open_column(directory: Path, name: str, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+def open_column(
+    directory: Path, name: str, dtype: str, shape: tuple[int | None, ...]
+) -> np.ndarray:
     """The column, mapped read-only; None in `shape` is an axis of any length. InputError if the file is another."""
     path = column_path(directory, name)
     try:
         column = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a column of an index, found: {error}") from error
-    fits = column.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, column.shape, strict=True))
+    fits = column.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, column.shape, strict=True)
+    )
     if column.dtype != np.dtype(dtype) or not fits:
-        raise InputError(f"{path}: expected {dtype}{list(shape)}, found {column.dtype}{list(column.shape)}")
+        raise InputError(
+            f"{path}: expected {dtype}{list(shape)}, found {column.dtype}{list(column.shape)}"
+        )
     return column

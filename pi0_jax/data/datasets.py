@@ -29,7 +29,9 @@ def by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
     rows: dict[str, DatasetRow] = {}
     for row in itertools.chain(*groups):
         if row.name in rows:
-            raise InputError(f"dataset {row.name}: expected names that differ, found two rows of it")
+            raise InputError(
+                f"dataset {row.name}: expected names that differ, found two rows of it"
+            )
         rows[row.name] = row
     return rows
 
@@ -55,32 +57,51 @@ def datasets_in(data_dir: AnyPath) -> list[str]:
     """The rows of the package whose folder is in `data_dir`. Raises InputError: none, or a URL, which is not searched."""
     place = storage.locate(data_dir)
     if not isinstance(place, Path):
-        raise InputError(f"{place}: expected datasets by name (--datasets), since a URL is not searched for them")
+        raise InputError(
+            f"{place}: expected datasets by name (--datasets), since a URL is not searched for them"
+        )
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder of datasets, found none")
     if not (names := [row.name for row in ROWS.values() if (place / row.tfds_name).is_dir()]):
-        found = ", ".join(sorted(child.name for child in place.iterdir())[:_MOST_NAMES]) or "nothing"
-        raise InputError(f"{place}: expected folders of known datasets, found {found}; those of your own are known to a config (--config)")
+        found = (
+            ", ".join(sorted(child.name for child in place.iterdir())[:_MOST_NAMES]) or "nothing"
+        )
+        raise InputError(
+            f"{place}: expected folders of known datasets, found {found}; those of your own are known to a config (--config)"
+        )
     return names
 
 
-def find_row(name: str, own: Mapping[str, Any] = MappingProxyType({}), *, keep_empty_language: Collection[str] = ()) -> DatasetRow:
+def find_row(
+    name: str,
+    own: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    keep_empty_language: Collection[str] = (),
+) -> DatasetRow:
     """The row called `name`, from the package or from `own` (name -> plain data, see row_from_mapping).
 
     `keep_empty_language`: names of the rows of which frames without an instruction are drawn, whatever the row says.
     Raises InputError: no such row, or two of them.
     """
     row = _row(name, own)
-    return dataclasses.replace(row, keep_empty_language=True) if name in keep_empty_language else row
+    return (
+        dataclasses.replace(row, keep_empty_language=True) if name in keep_empty_language else row
+    )
 
 
 def _row(name: str, own: Mapping[str, Any]) -> DatasetRow:
     if name in own and name in ROWS:
-        raise InputError(f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name")
+        raise InputError(
+            f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name"
+        )
     if name in own:
         return row_from_mapping(name, own[name])
     if name not in ROWS:
         close = difflib.get_close_matches(name, [*own, *ROWS], _MOST_NAMES)
-        known = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(sorted([*ROWS, *own]))}"
+        known = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else f"expected one of {', '.join(sorted([*ROWS, *own]))}"
+        )
         raise InputError(f"dataset {name!r} is unknown; {known}")
     return ROWS[name]

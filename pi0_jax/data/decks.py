@@ -45,7 +45,13 @@ def deal(index: Index, split: str, seed: int, lanes: int) -> Dealt:
             break
     grouped = np.argsort(deck, kind="stable")
     ends = np.cumsum(np.bincount(deck, minlength=decks))
-    return Dealt(episodes[order][grouped].astype(np.int32), ends, int(kept.max()), int(sizes.max()), float(sizes.sum() / kept.sum()))
+    return Dealt(
+        episodes[order][grouped].astype(np.int32),
+        ends,
+        int(kept.max()),
+        int(sizes.max()),
+        float(sizes.sum() / kept.sum()),
+    )
 
 
 class Due(NamedTuple):
@@ -53,7 +59,9 @@ class Due(NamedTuple):
 
     episode: np.ndarray  # int64[m]
     epoch: np.ndarray  # int64[m]
-    before: np.ndarray  # int64[m]: the deck's kept frames before each, those of earlier epochs included
+    before: (
+        np.ndarray
+    )  # int64[m]: the deck's kept frames before each, those of earlier epochs included
 
 
 class Deck:
@@ -63,13 +71,17 @@ class Deck:
         """Neighbouring lanes share a deck where there are fewer decks than lanes."""
         number = lane * len(dealt.ends) // lanes
         self.longest = dealt.longest
-        self._episodes = dealt.episodes[dealt.ends[number - 1] if number else 0 : dealt.ends[number]]  # int32[e]
+        self._episodes = dealt.episodes[
+            dealt.ends[number - 1] if number else 0 : dealt.ends[number]
+        ]  # int32[e]
         self._kept = index.episodes["kept"]  # int32[all episodes], mapped
         self._frames = int(self._kept[self._episodes].sum())
         self._key = key(seed, "deck", index.name, lane)
         # Lanes take turns: their fractions are evenly spread, so that rare datasets are due in one lane after the other.
         turn = int(permute(np.array([lane]), lanes, np.uint64(key(seed, "turn", index.name)))[0])
-        self._fraction = (turn * _ONE + key(seed, "fraction", index.name) % _ONE) // lanes  # of _ONE
+        self._fraction = (
+            turn * _ONE + key(seed, "fraction", index.name) % _ONE
+        ) // lanes  # of _ONE
         self._epoch = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def due(self, now: int, then: int) -> Due:
@@ -78,8 +90,16 @@ class Deck:
         parts = []
         for epoch in range(first_epoch, last_epoch + 1):
             order, starts = self._epoch(epoch)
-            chosen = np.arange(first if epoch == first_epoch else 0, last if epoch == last_epoch else len(order))
-            parts.append(Due(order[chosen].astype(np.int64), np.full(len(chosen), epoch), epoch * self._frames + starts[chosen]))
+            chosen = np.arange(
+                first if epoch == first_epoch else 0, last if epoch == last_epoch else len(order)
+            )
+            parts.append(
+                Due(
+                    order[chosen].astype(np.int64),
+                    np.full(len(chosen), epoch),
+                    epoch * self._frames + starts[chosen],
+                )
+            )
         return Due(*map(np.concatenate, zip(*parts, strict=True)))
 
     def frames_before(self, now: int) -> int:
@@ -101,5 +121,7 @@ class Deck:
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """int32[e]: the episodes in the order of this epoch; int64[e + 1]: the frames before each, and all."""
-        order = self._episodes[np.argsort(hashes(key(self._key, epoch), self._episodes), kind="stable")]
+        order = self._episodes[
+            np.argsort(hashes(key(self._key, epoch), self._episodes), kind="stable")
+        ]
         return order, np.concatenate([[0], np.cumsum(self._kept[order], dtype=np.int64)])

@@ -13,12 +13,21 @@ ColourOrder = Literal["RGB", "BGR"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_BYTES = 26  # signature, length and name of IHDR, width, height, bit depth, colour type
-_PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGB with alpha"}
+_PNG_COLOURS = {
+    0: "greyscale",
+    2: "RGB",
+    3: "palette",
+    4: "greyscale with alpha",
+    6: "RGB with alpha",
+}
 _JPEG = b"\xff\xd8\xff"
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
-_ORIENTATION, _UPRIGHT = 0x0112, (0, 1)  # an EXIF tag, and its values for an image that is to be shown as it is
+_ORIENTATION, _UPRIGHT = (
+    0x0112,
+    (0, 1),
+)  # an EXIF tag, and its values for an image that is to be shown as it is
 
 
 class BadImageError(ValueError):
@@ -49,7 +58,9 @@ class ImageHeader(NamedTuple):
     start: bytes  # the bytes at an image's start that decide its height, width and kind
 
 
-def read_sizes(payload: Payload, ranges: ByteRanges, known: ImageHeader | None) -> tuple[SizeRange, ImageHeader]:
+def read_sizes(
+    payload: Payload, ranges: ByteRanges, known: ImageHeader | None
+) -> tuple[SizeRange, ImageHeader]:
     """The range of the images' sizes, from the header of every one of n > 0, and the last header that was parsed.
 
     Images of one camera start alike, so those that start as the `known` header or as one parsed here need no parsing of their own.
@@ -68,20 +79,26 @@ def read_sizes(payload: Payload, ranges: ByteRanges, known: ImageHeader | None) 
         header = _parse(payload, ranges, int(unread[0]))
 
 
-def _start_with(start: bytes, payload: Payload, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _start_with(
+    start: bytes, payload: Payload, offsets: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
     """bool[n]: True where the image of `lengths` bytes at `offsets` starts with `start`."""
     count = len(start)
     if len(payload) < count:
         return np.zeros(len(offsets), bool)
     # Every place of the payload seen as `count` bytes of their own: comparing those of the images is one small copy for each.
     places = np.ndarray((len(payload) - count + 1,), f"V{count}", payload, strides=(1,))
-    return (places[np.minimum(offsets, len(places) - 1)] == np.frombuffer(start, f"V{count}")) & (lengths >= count)
+    return (places[np.minimum(offsets, len(places) - 1)] == np.frombuffer(start, f"V{count}")) & (
+        lengths >= count
+    )
 
 
 def _parse(payload: Payload, ranges: ByteRanges, number: int) -> ImageHeader:
     offset, length = int(ranges.offsets[number]), int(ranges.lengths[number])
     height, width, end = _header(payload, offset, length, number)
-    return ImageHeader(SizeRange((height, width), (height, width)), bytes(payload[offset : offset + end]))
+    return ImageHeader(
+        SizeRange((height, width), (height, width)), bytes(payload[offset : offset + end])
+    )
 
 
 def _header(payload: Payload, offset: int, length: int, number: int) -> tuple[int, int, int]:
@@ -105,7 +122,11 @@ def _png_header(data: bytes, number: int) -> tuple[int, int, int]:
     if (bits, colour) != (8, 2):
         kind = _PNG_COLOURS[colour] if colour in _PNG_COLOURS else f"colour type {colour}"
         raise BadImageError(number, f"a PNG with {bits} bits a channel, {kind}")
-    return (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), _PNG_HEADER_BYTES)
+    return (
+        int.from_bytes(data[20:24], "big"),
+        int.from_bytes(data[16:20], "big"),
+        _PNG_HEADER_BYTES,
+    )
 
 
 def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[int, int, int]:
@@ -118,16 +139,32 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
         elif marker in _JPEG_FRAME_MARKERS:
             bits, channels = payload[position + 4], payload[position + 9]
             if (bits, channels) != (8, 3):
-                raise BadImageError(number, f"a JPEG with {bits} bits a channel, {channels} channels")
-            height, width = (int.from_bytes(payload[position + k : position + k + 2], "big") for k in (5, 7))
+                raise BadImageError(
+                    number, f"a JPEG with {bits} bits a channel, {channels} channels"
+                )
+            height, width = (
+                int.from_bytes(payload[position + k : position + k + 2], "big") for k in (5, 7)
+            )
             return height, width, position + 10 - offset
         elif marker in _JPEG_OTHER_FRAMES:
-            raise BadImageError(number, f"a JPEG of an unusual coding process (marker {marker:#04x})")
+            raise BadImageError(
+                number, f"a JPEG of an unusual coding process (marker {marker:#04x})"
+            )
         else:
-            start, position = position + 4, position + 2 + int.from_bytes(payload[position + 2 : position + 4], "big")
-            if marker == _JPEG_APP1 and (orientation := _exif_orientation(bytes(payload[start : min(position, end)]))) not in _UPRIGHT:
+            start, position = (
+                position + 4,
+                position + 2 + int.from_bytes(payload[position + 2 : position + 4], "big"),
+            )
+            if (
+                marker == _JPEG_APP1
+                and (orientation := _exif_orientation(bytes(payload[start : min(position, end)])))
+                not in _UPRIGHT
+            ):
                 # No decoder here turns images, and a robot's camera gives them upright.
-                raise BadImageError(number, f"a JPEG that is to be turned when it is shown (EXIF orientation {orientation})")
+                raise BadImageError(
+                    number,
+                    f"a JPEG that is to be turned when it is shown (EXIF orientation {orientation})",
+                )
     raise BadImageError(number, "a JPEG without a frame header")
 
 
@@ -142,7 +179,9 @@ def _exif_orientation(segment: bytes) -> int:
         return int.from_bytes(tiff[at : at + size], order)
 
     entries = number(4, 4) + 2
-    places = range(entries, min(entries + 12 * number(entries - 2, 2), len(tiff)), 12)  # of entries: tag, type, count, value
+    places = range(
+        entries, min(entries + 12 * number(entries - 2, 2), len(tiff)), 12
+    )  # of entries: tag, type, count, value
     return next((number(place + 8, 2) for place in places if number(place, 2) == _ORIENTATION), 0)
 
 
@@ -153,13 +192,20 @@ def decode_image(data: bytes, order: ColourOrder) -> np.ndarray:
     """
     _header(data, 0, len(data), 0)
     try:
-        if data[: len(_JPEG)] == _JPEG:  # the pixels that PIL gives, in two thirds of its time, and stricter with broken files
+        if (
+            data[: len(_JPEG)] == _JPEG
+        ):  # the pixels that PIL gives, in two thirds of its time, and stricter with broken files
             return simplejpeg.decode_jpeg(data, order)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             pixels = np.asarray(image)
     except UnidentifiedImageError as error:  # its words are an object's address
         raise BadImageError(0, f"{len(data)} bytes that do not decode: a broken header") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what is truncated, broken, or much too large
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # what is truncated, broken, or much too large
         raise BadImageError(0, f"{len(data)} bytes that do not decode: {error}") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadImageError(0, f"{pixels.dtype}{list(pixels.shape)}")

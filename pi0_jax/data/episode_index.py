@@ -12,7 +12,15 @@ from pi0_jax.data.rows import DatasetRow, Standardised
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
-_MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)  # in a rule
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    TypeError,
+    ValueError,
+)  # in a rule
 _DECODE_EVERY = 64  # episodes; one step of each of these is decoded whole
 
 
@@ -29,7 +37,9 @@ class IndexedEpisode(NamedTuple):
     image_sizes: tuple[SizeRange, ...]  # V
 
 
-def index_episode(row: DatasetRow, raw: RawEpisode, validator: Validator, *, decode_all: bool) -> IndexedEpisode:
+def index_episode(
+    row: DatasetRow, raw: RawEpisode, validator: Validator, *, decode_all: bool
+) -> IndexedEpisode:
     """Standardises and validates. Nothing of the result lies in the record's memory.
 
     Raises InputError: see validate.py. What the row's rule raises says of which episode.
@@ -70,7 +80,9 @@ def _as_arrays(result: Any, where: str) -> Standardised:
     ):
         if not isinstance(value, kind):
             raise InputError(f"{where}: {name}: expected {expected}, found {value!r}")
-    return result._replace(state=result.state.astype(np.float32), action=result.action.astype(np.float32))
+    return result._replace(
+        state=result.state.astype(np.float32), action=result.action.astype(np.float32)
+    )
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:
@@ -82,5 +94,8 @@ def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:
 
 def _has_prompt(raw: RawEpisode) -> np.ndarray | bool:
     """bool[T], or one bool where the instructions never change: whether any language field says something."""
-    said = [bool(texts[0]) if len(texts) == 1 else np.array([bool(text) for text in texts]) for texts in raw.prompts]
+    said = [
+        bool(texts[0]) if len(texts) == 1 else np.array([bool(text) for text in texts])
+        for texts in raw.prompts
+    ]
     return functools.reduce(operator.or_, said, False)

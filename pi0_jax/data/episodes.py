@@ -25,8 +25,12 @@ class RawEpisode(NamedTuple):
     record: int  # within the shard
     steps: int
     columns: Mapping[str, np.ndarray]  # path -> [T, *shape], or [*shape] for a field of the episode
-    images: Mapping[str, ByteRanges]  # path of a view -> T ranges of encoded bytes within the payload
-    prompts: list[list[str]]  # for each of the row's language fields one for every step, or one for the episode
+    images: Mapping[
+        str, ByteRanges
+    ]  # path of a view -> T ranges of encoded bytes within the payload
+    prompts: list[
+        list[str]
+    ]  # for each of the row's language fields one for every step, or one for the episode
     payload: Payload  # there until the next record is read
     offset: int  # of the payload within the file
 
@@ -50,16 +54,28 @@ def open_shards(row: DatasetRow, directory: Location) -> list[Shard]:
         import tensorflow_datasets as tfds
         from google.protobuf.json_format import ParseError
     except ImportError as error:
-        raise InputError(f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}") from error
+        raise InputError(
+            f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}"
+        ) from error
     metadata = read_metadata(row, directory)
     try:
         info = tfds.builder_from_directory(local_metadata(directory, metadata)).info
         declared = _declared_fields(tfds, info.features)
-    except (ParseError, ValueError, KeyError, TypeError, AttributeError) as error:  # what TFDS raises for metadata that it cannot use
+    except (
+        ParseError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what TFDS raises for metadata that it cannot use
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}") from error
+        raise InputError(
+            f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}"
+        ) from error
     if info.file_format is None or info.file_format.value != "tfrecord":
-        raise InputError(f"dataset {row.name}: {directory}: expected file format tfrecord, found {info.file_format}")
+        raise InputError(
+            f"dataset {row.name}: {directory}: expected file format tfrecord, found {info.file_format}"
+        )
     _check_fields(row, declared)
     return list_shards(row, directory, metadata)
 
@@ -75,7 +91,9 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
         return _declared_fields(tfds, feature.feature, path)
     if isinstance(feature, tfds.features.Image | tfds.features.Tensor | tfds.features.Text):
         # An image's own shape and type are meant; of a tensor, what is stored: a string, if it is an encoded one.
-        stored = feature if isinstance(feature, tfds.features.Image) else feature.get_serialized_info()
+        stored = (
+            feature if isinstance(feature, tfds.features.Image) else feature.get_serialized_info()
+        )
         dtype = np.dtype(stored.np_dtype)
         name = "string" if dtype.kind == "O" else dtype.name
         return {path: _Declared(type(feature).__name__, tuple(stored.shape), name)}
@@ -84,22 +102,41 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
 
 def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
     text = RawField((), "string")
-    needed = {**(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}), **row.fields}
+    needed = {
+        **(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}),
+        **row.fields,
+    }
     for path in (*needed, *row.language.paths, *row.views):
         if path not in declared:
-            raise InputError(f"dataset {row.name}: expected field {path}, found {', '.join(sorted(declared))}")
+            raise InputError(
+                f"dataset {row.name}: expected field {path}, found {', '.join(sorted(declared))}"
+            )
     for path, field in needed.items():
         found = declared[path]
         if found.kind == "Image" or (found.shape, found.dtype) != (field.shape, field.dtype):
-            raise InputError(f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}")
+            raise InputError(
+                f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}"
+            )
     for path in row.language.paths:
         found = declared[path]
-        if row.language.encoding == "code points" and (len(found.shape), found.dtype) != (1, "int32"):
-            raise InputError(f"dataset {row.name}: field {path}: expected int32[n] code points, found {found}")
+        if row.language.encoding == "code points" and (len(found.shape), found.dtype) != (
+            1,
+            "int32",
+        ):
+            raise InputError(
+                f"dataset {row.name}: field {path}: expected int32[n] code points, found {found}"
+            )
     for path in row.views:
         found = declared[path]
-        if found.kind != "Image" or found.dtype != "uint8" or len(found.shape) != 3 or found.shape[2] not in (3, None):
-            raise InputError(f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}")
+        if (
+            found.kind != "Image"
+            or found.dtype != "uint8"
+            or len(found.shape) != 3
+            or found.shape[2] not in (3, None)
+        ):
+            raise InputError(
+                f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}"
+            )
 
 
 def raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
@@ -110,13 +147,21 @@ def raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
         features = parse_example(record.payload, {*row.language.paths, *row.fields, *row.views})
     except ValueError as error:
         raise InputError(f"{where}: expected a tf.train.Example, found: {error}") from error
-    columns = {path: _column(features, record.payload, path, field, where) for path, field in row.fields.items()}
+    columns = {
+        path: _column(features, record.payload, path, field, where)
+        for path, field in row.fields.items()
+    }
     images = {path: _ranges(features, path, where) for path in row.views}
     lengths = {path: len(values) for path, values in columns.items() if path.startswith(STEPS)}
     lengths |= {path: len(ranges.offsets) for path, ranges in images.items()}
     steps = _common_length(lengths, where)
-    prompts = [_prompts(features, record.payload, path, row.language.encoding, steps, where) for path in row.language.paths]
-    return RawEpisode(where, number, record.number, steps, columns, images, prompts, record.payload, record.offset)
+    prompts = [
+        _prompts(features, record.payload, path, row.language.encoding, steps, where)
+        for path in row.language.paths
+    ]
+    return RawEpisode(
+        where, number, record.number, steps, columns, images, prompts, record.payload, record.offset
+    )
 
 
 def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
@@ -134,11 +179,19 @@ def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRange
     return value
 
 
-def _column(features: Mapping[str, Feature], payload: Payload, path: str, field: RawField, where: str) -> np.ndarray:
+def _column(
+    features: Mapping[str, Feature], payload: Payload, path: str, field: RawField, where: str
+) -> np.ndarray:
     """[T, *shape] in the declared dtype (bytes objects for "string"), or [*shape] for a field of the episode."""
     if field.dtype == "string":
         ranges = _ranges(features, path, where)
-        flat = np.array([bytes(payload[o : o + n]) for o, n in zip(ranges.offsets, ranges.lengths, strict=True)], object)
+        flat = np.array(
+            [
+                bytes(payload[o : o + n])
+                for o, n in zip(ranges.offsets, ranges.lengths, strict=True)
+            ],
+            object,
+        )
     else:
         value = _value(features, path, where)
         flat = np.empty(0) if value is None else value
@@ -149,40 +202,62 @@ def _column(features: Mapping[str, Feature], payload: Payload, path: str, field:
     try:
         return flat.reshape((*leading, *field.shape))
     except ValueError as error:
-        raise InputError(f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers") from error
+        raise InputError(
+            f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers"
+        ) from error
 
 
 def _common_length(lengths: Mapping[str, int], where: str) -> int:
     reference, steps = next(iter(lengths.items()))
     for path, found in lengths.items():
         if found != steps:
-            raise InputError(f"{where}: field {path}: expected {steps} steps as {reference} has, found {found}")
+            raise InputError(
+                f"{where}: field {path}: expected {steps} steps as {reference} has, found {found}"
+            )
     if steps == 0:
         raise InputError(f"{where}: expected at least one step, found none")
     return steps
 
 
-def _prompts(features: Mapping[str, Feature], payload: Payload, path: str, encoding: str, steps: int, where: str) -> list[str]:
+def _prompts(
+    features: Mapping[str, Feature],
+    payload: Payload,
+    path: str,
+    encoding: str,
+    steps: int,
+    where: str,
+) -> list[str]:
     """The instruction at every step, or one if it never changes, without surrounding white space."""
     if encoding == "code points":
         value = _value(features, path, where)
         codes = np.empty(0, np.int64) if value is None or isinstance(value, ByteRanges) else value
         said = steps if path.startswith(STEPS) else 1
         if not codes.size or codes.size % said:
-            raise InputError(f"{where}: field {path}: expected code points for {said} steps, found {codes.size} numbers")
+            raise InputError(
+                f"{where}: field {path}: expected code points for {said} steps, found {codes.size} numbers"
+            )
         rows = codes.reshape(said, -1)
         distinct = rows[:1] if (rows == rows[0]).all() else rows
         return [_from_code_points(row, f"{where}: field {path}") for row in distinct]
     ranges = _ranges(features, path, where)
     if len(ranges.offsets) != (steps if path.startswith(STEPS) else 1):
-        raise InputError(f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(ranges.offsets)}")
+        raise InputError(
+            f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(ranges.offsets)}"
+        )
     count = 1 if ranges.equal else None
-    values = [bytes(payload[o : o + n]) for o, n in zip(ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True)]
+    values = [
+        bytes(payload[o : o + n])
+        for o, n in zip(
+            ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True
+        )
+    ]
     distinct = values[:1] if values.count(values[0]) == len(values) else values
     try:
         return [value.decode("utf-8").strip() for value in distinct]
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: field {path}: expected UTF-8, found {error.object!r}") from error
+        raise InputError(
+            f"{where}: field {path}: expected UTF-8, found {error.object!r}"
+        ) from error
 
 
 def _from_code_points(codes: np.ndarray, where: str) -> str:

@@ -78,7 +78,9 @@ def _fields(buffer: Payload, position: int, end: int) -> Iterator[tuple[int, int
         else:
             raise ValueError(f"wire type {wire_type} at byte {position}")
         if position + length > end:
-            raise ValueError(f"field {number} at byte {position} needs {length} bytes, {end - position} are left")
+            raise ValueError(
+                f"field {number} at byte {position} needs {length} bytes, {end - position} are left"
+            )
         yield number, wire_type, position, position + length
         position += length
 
@@ -93,7 +95,9 @@ def _entries(buffer: Payload, position: int, end: int) -> Iterator[tuple[str, in
             length, start = _varint(buffer, position + 1)
         position = start + length
         if position > end:
-            raise ValueError(f"a feature at byte {start} needs {length} bytes, {end - start} are left")
+            raise ValueError(
+                f"a feature at byte {start} needs {length} bytes, {end - start} are left"
+            )
         yield _name_and_value(buffer, start, position)
 
 
@@ -105,7 +109,9 @@ def _name_and_value(buffer: Payload, start: int, end: int) -> tuple[str, int, in
             length, value_start = buffer[name_end + 1], name_end + 2
             if length >= 0x80:
                 length, value_start = _varint(buffer, name_end + 1)
-            if value_start + length == end:  # as writers lay an entry out: a short name, then the value
+            if (
+                value_start + length == end
+            ):  # as writers lay an entry out: a short name, then the value
                 return str(buffer[name_start:name_end], "utf-8"), value_start, end
     return _map_entry(buffer, start, end)
 
@@ -139,9 +145,15 @@ def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
     length, start = _varint(buffer, position + 1)
     field = start + length - position  # bytes of the first value with what precedes it
     count, rest = divmod(end - position, field)
-    alike = count > 1 and not rest and bytes(buffer[position:end]) == bytes(buffer[position : position + field]) * count
+    alike = (
+        count > 1
+        and not rest
+        and bytes(buffer[position:end]) == bytes(buffer[position : position + field]) * count
+    )
     if alike and buffer[position] == _FIRST:
-        return ByteRanges(start + field * np.arange(count), np.full(count, length), equal=True)  # an instruction said at every step
+        return ByteRanges(
+            start + field * np.arange(count), np.full(count, length), equal=True
+        )  # an instruction said at every step
     return _walk(buffer, position, end)
 
 
@@ -170,7 +182,9 @@ def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
 
 def _floats(buffer: Payload, position: int, end: int) -> np.ndarray:
     """float32[n]. Writers pack a list into one field; the format also allows one field for each value."""
-    parts = [_float_part(buffer, start, stop) for _, _, start, stop in _fields(buffer, position, end)]
+    parts = [
+        _float_part(buffer, start, stop) for _, _, start, stop in _fields(buffer, position, end)
+    ]
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
 
 
@@ -182,7 +196,10 @@ def _float_part(buffer: Payload, start: int, stop: int) -> np.ndarray:
 
 def _integers(buffer: Payload, position: int, end: int) -> np.ndarray:
     """int64[n]; each field is a packed run of varints or one varint."""
-    parts = [decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start)) for _, _, start, stop in _fields(buffer, position, end)]
+    parts = [
+        decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start))
+        for _, _, start, stop in _fields(buffer, position, end)
+    ]
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
 
 

@@ -47,7 +47,11 @@ def errors(protocol: str) -> tuple[type[Exception], ...]:
 def diagnose(error: Exception, protocol: str) -> Problem:
     """`error` is one of `errors(protocol)`."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and protocol in HTTP and isinstance(cause, errors(protocol)):
+    if (
+        isinstance(error, FileNotFoundError)
+        and protocol in HTTP
+        and isinstance(cause, errors(protocol))
+    ):
         error = cause  # fsspec says "not found" of every failed look at a file's size
     status = _status(error, protocol)
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
@@ -62,7 +66,9 @@ def diagnose(error: Exception, protocol: str) -> Problem:
             return Problem("no answer in time", repeatable=True)
         case OSError():
             forbidden = protocol in GOOGLE and type(error) is OSError  # how gcsfs reports HTTP 403
-            return Problem(_words(error, protocol), repeatable=not forbidden and error.errno not in _LASTING)
+            return Problem(
+                _words(error, protocol), repeatable=not forbidden and error.errno not in _LASTING
+            )
         case _:
             return Problem(_words(error, protocol), repeatable=_is_on_the_way(error, protocol))
 
@@ -99,7 +105,9 @@ def _words(error: Exception, protocol: str) -> str:
     if protocol in HTTP:
         from aiohttp import ClientResponseError
 
-        text = error.message if isinstance(error, ClientResponseError) else text  # the whole of it repeats status and URL
+        text = (
+            error.message if isinstance(error, ClientResponseError) else text
+        )  # the whole of it repeats status and URL
     lines = without_secrets(text).splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -59,7 +59,13 @@ def build_or_open(
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         path = build_index(
-            row, directory, root, progress=progress, workers=workers, decode_all=decode_all, skip_bad_episodes=skip_bad_episodes
+            row,
+            directory,
+            root,
+            progress=progress,
+            workers=workers,
+            decode_all=decode_all,
+            skip_bad_episodes=skip_bad_episodes,
         )
     index = Index(row, directory, path)
     if len(index.skipped) > skip_bad_episodes:
@@ -68,7 +74,9 @@ def build_or_open(
             f" left out in {path}; allow as many with skip_bad_episodes, or delete the index and mend the files"
         )
     if decode_all and not index.decoded_all:
-        raise InputError(f"dataset {row.name}: expected an index for which all images were decoded, found {path}; delete it to build one")
+        raise InputError(
+            f"dataset {row.name}: expected an index for which all images were decoded, found {path}; delete it to build one"
+        )
     return index
 
 
@@ -78,12 +86,20 @@ def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = N
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
-        found = f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}" if stale else "none"
-        raise InputError(f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index")
+        found = (
+            f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}"
+            if stale
+            else "none"
+        )
+        raise InputError(
+            f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index"
+        )
     return Index(row, directory, path)
 
 
-def _located(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None) -> tuple[Location, Path, dict[str, Any]]:
+def _located(
+    row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None
+) -> tuple[Location, Path, dict[str, Any]]:
     """The dataset's directory, the folder of its indices, and the version that the right one has."""
     directory = dataset_directory(row, data_dir)
     return directory, _index_root(row, directory, index_dir), index_version(row, directory)
@@ -91,10 +107,16 @@ def _located(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None) -> t
 
 def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
     if index_dir is None:
-        return directory / "pi0_index" if isinstance(directory, Path) else cache_folder() / "index" / row.name / directory.name
+        return (
+            directory / "pi0_index"
+            if isinstance(directory, Path)
+            else cache_folder() / "index" / row.name / directory.name
+        )
     folder = locate(index_dir)
     if not isinstance(folder, Path):
-        raise InputError(f"dataset {row.name}: expected a local folder for its index, found {folder}")
+        raise InputError(
+            f"dataset {row.name}: expected a local folder for its index, found {folder}"
+        )
     return folder / row.name / directory.name
 
 
@@ -110,27 +132,41 @@ class Index:
         steps, episodes, views = record["steps"], record["episodes"], record["views"]
         self.row = row
         self.path = path
-        self.digest = version_digest(record["version"])  # names the files and the rule that it was made for
+        self.digest = version_digest(
+            record["version"]
+        )  # names the files and the rule that it was made for
         self.views: tuple[str, ...] = tuple(views)  # paths of image fields
-        self.skipped: list[str] = record["skipped"]  # for each episode that was left out, what is wrong with it
+        self.skipped: list[str] = record[
+            "skipped"
+        ]  # for each episode that was left out, what is wrong with it
         self.decoded_all: bool = record["decode_all"]  # or only one step of each 64th episode
         # view -> "min" and "max" -> (height, width) as found in the files
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
         self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
         self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
         # one entry an episode: see EPISODE_COLUMNS
-        self.episodes = {name: open_column(path, f"episode_{name}", dtype, (episodes,)) for name, dtype in EPISODE_COLUMNS.items()}
-        self._frames = {split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS}
+        self.episodes = {
+            name: open_column(path, f"episode_{name}", dtype, (episodes,))
+            for name, dtype in EPISODE_COLUMNS.items()
+        }
+        self._frames = {
+            split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS
+        }
         self._image_offset = open_column(path, "image_offset", "int64", (steps, len(views)))
         self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
         self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
         # the distinct prompts, in order of first appearance
         self.prompts = _Prompts(
-            open_column(path, "prompt_text", "uint8", (None,)), open_column(path, "prompt_end", "int64", (record["prompts"],))
+            open_column(path, "prompt_text", "uint8", (None,)),
+            open_column(path, "prompt_end", "int64", (record["prompts"],)),
         )
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
-        self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])  # bool[A]
-        self._flipped = np.array([dim.one_means == "closed" for dim in row.embodiment.actions])  # bool[A]
+        self._relative = np.array(
+            [dim.kind == "relative" for dim in row.embodiment.actions]
+        )  # bool[A]
+        self._flipped = np.array(
+            [dim.one_means == "closed" for dim in row.embodiment.actions]
+        )  # bool[A]
         self._view_choices = math.prod(len(camera.views) for camera in row.cameras.values())
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
 
@@ -154,7 +190,9 @@ class Index:
     def frames(self, split: str) -> np.ndarray:
         """int64[kept], ascending, mapped: the frames of "train" or "val" that may be drawn."""
         if split not in self._frames:
-            raise InputError(f"dataset {self.name}: expected split {' or '.join(SPLITS)}, found {split!r}")
+            raise InputError(
+                f"dataset {self.name}: expected split {' or '.join(SPLITS)}, found {split!r}"
+            )
         return self._frames[split]
 
     def episode_of(self, frames: np.ndarray) -> np.ndarray:
@@ -188,7 +226,9 @@ class Index:
         actions, valid = self.chunks(np.array([frame]), horizon)
         return actions[0], valid[0]
 
-    def observation(self, frame: int, choice: int = 0, *, read: Reader | None = None) -> RawObservation:
+    def observation(
+        self, frame: int, choice: int = 0, *, read: Reader | None = None
+    ) -> RawObservation:
         """What the robot saw at `frame`: images read and decoded now, state float32[S], prompt.
 
         `choice`, any number from 0 on, picks a view of each camera and one of the prompts, where there are several: counting
@@ -199,7 +239,9 @@ class Index:
         """
         read = read or self.read_encoded
         images = {camera: self._image(frame, camera, choice, read) for camera in self.row.cameras}
-        return RawObservation(images=images, state=self.state[frame].copy(), prompt=self.prompt(frame, choice))
+        return RawObservation(
+            images=images, state=self.state[frame].copy(), prompt=self.prompt(frame, choice)
+        )
 
     def prompt(self, frame: int, choice: int = 0) -> str:
         """One of the prompts at `frame`; "" if it has none."""
@@ -219,7 +261,9 @@ class Index:
             choice, place = divmod(choice, len(field.views))
             if name == camera:
                 return field.views[place]
-        raise InputError(f"dataset {self.name}: expected camera {' or '.join(self.row.cameras)}, found {camera!r}")
+        raise InputError(
+            f"dataset {self.name}: expected camera {' or '.join(self.row.cameras)}, found {camera!r}"
+        )
 
     def read_encoded(self, frame: int, view: str) -> bytes:
         """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
@@ -241,7 +285,9 @@ class Index:
         payload = data[:length]
         if damage := tfrecord.payload_damage(payload, data[length:]):
             where = f"{self.shards[self.episodes['shard'][episode]]} record {self.episodes['record'][episode]}"
-            raise InputError(f"dataset {self.name}: {where}: {damage}: the file has changed since it was indexed")
+            raise InputError(
+                f"dataset {self.name}: {where}: {damage}: the file has changed since it was indexed"
+            )
         return payload
 
     def _shard(self, episode: int) -> RangeReader:
@@ -254,9 +300,14 @@ class Index:
             return decode_image(read(frame, view), self.row.cameras[camera].order)
         except BadImageError as error:
             episode = int(self.episode_of(np.int64(frame)))
-            path, record = self.shards[self.episodes["shard"][episode]], int(self.episodes["record"][episode])
+            path, record = (
+                self.shards[self.episodes["shard"][episode]],
+                int(self.episodes["record"][episode]),
+            )
             where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {view}"
-            raise InputError(f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
+            raise InputError(
+                f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}"
+            ) from error
 
 
 class _Prompts(Sequence[str]):

@@ -53,7 +53,9 @@ class LocalOrder:
     def __init__(self, mixture: Mixture, batch_size: int, *, lanes: int, pool_bytes: int) -> None:
         """`pool_bytes`: encoded bytes that each lane may hold. Raises InputError if `lanes` does not divide the batch."""
         if lanes < 1 or batch_size % lanes:
-            raise InputError(f"{lanes} lanes: expected a number that divides the batch of {batch_size} rows")
+            raise InputError(
+                f"{lanes} lanes: expected a number that divides the batch of {batch_size} rows"
+            )
         if pool_bytes < 1:
             raise InputError(f"a pool of {pool_bytes} bytes a lane: expected a positive number")
         self.mixture = mixture
@@ -62,7 +64,10 @@ class LocalOrder:
         self._rows_per_lane = batch_size // lanes
         self._block_bytes = pool_bytes // 2
         self._dealt = [deal(index, mixture.split, mixture.seed, lanes) for index in mixture.indices]
-        mean = sum(share * dealt.bytes_per_frame for share, dealt in zip(mixture.shares.values(), self._dealt, strict=True))
+        mean = sum(
+            share * dealt.bytes_per_frame
+            for share, dealt in zip(mixture.shares.values(), self._dealt, strict=True)
+        )
         self._stretch = max(1, int(_BLOCKS_PER_STRETCH * self._block_bytes / mean))  # samples
 
     @property
@@ -72,37 +77,68 @@ class LocalOrder:
 
     def rows(self, host: int, hosts: int) -> range:
         if hosts < 1 or self.lanes % hosts:
-            raise InputError(f"{hosts} hosts: expected a number that divides the {self.lanes} lanes")
+            raise InputError(
+                f"{hosts} hosts: expected a number that divides the {self.lanes} lanes"
+            )
         return host_rows(self.batch_size, host, hosts)
 
     def frames(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[Frames]:
-        lanes = [_samples(self._lane(number), start * self._rows_per_lane) for number in self._lanes_of(rows)]
+        lanes = [
+            _samples(self._lane(number), start * self._rows_per_lane)
+            for number in self._lanes_of(rows)
+        ]
         for _ in range(start, stop):
-            drawn = [sample for lane in lanes for sample in itertools.islice(lane, self._rows_per_lane)]
+            drawn = [
+                sample for lane in lanes for sample in itertools.islice(lane, self._rows_per_lane)
+            ]
             yield Frames(*np.array(drawn, np.int64).reshape(-1, 2).T)
 
-    def draws(self, start: int, stop: int, rows: Sequence[int]) -> Generator[list[Draw], None, None]:
+    def draws(
+        self, start: int, stop: int, rows: Sequence[int]
+    ) -> Generator[list[Draw], None, None]:
         numbers = self._lanes_of(rows)
         readers = ThreadPoolExecutor(len(numbers), thread_name_prefix="lane")
         try:
-            lanes = [_read(self._lane(number), start * self._rows_per_lane, readers) for number in numbers]
+            lanes = [
+                _read(self._lane(number), start * self._rows_per_lane, readers)
+                for number in numbers
+            ]
             for step in range(start, stop):
-                choices = self.mixture.choices(step * self.batch_size + np.asarray(rows, np.int64)).tolist()
-                yield [_draw(self.mixture, next(lanes[i // self._rows_per_lane]), choice) for i, choice in enumerate(choices)]
+                choices = self.mixture.choices(
+                    step * self.batch_size + np.asarray(rows, np.int64)
+                ).tolist()
+                yield [
+                    _draw(self.mixture, next(lanes[i // self._rows_per_lane]), choice)
+                    for i, choice in enumerate(choices)
+                ]
         finally:
             readers.shutdown(cancel_futures=True)
 
     def _lanes_of(self, rows: Sequence[int]) -> list[int]:
         """The lanes that make up `rows`. Raises InputError if these are not whole lanes."""
         lanes = sorted({row // self._rows_per_lane for row in rows})
-        if list(rows) != [lane * self._rows_per_lane + i for lane in lanes for i in range(self._rows_per_lane)]:
-            raise InputError(f"rows {list(rows)}: expected whole lanes of {self._rows_per_lane} rows each, ascending")
+        if list(rows) != [
+            lane * self._rows_per_lane + i for lane in lanes for i in range(self._rows_per_lane)
+        ]:
+            raise InputError(
+                f"rows {list(rows)}: expected whole lanes of {self._rows_per_lane} rows each, ascending"
+            )
         return lanes
 
     def _lane(self, number: int) -> "_Lane":
         mixture = self.mixture
-        decks = [Deck(index, dealt, mixture.seed, number, self.lanes) for index, dealt in zip(mixture.indices, self._dealt, strict=True)]
-        return _Lane(mixture, decks, number, self._stretch, number * self._stretch // self.lanes, self._block_bytes)
+        decks = [
+            Deck(index, dealt, mixture.seed, number, self.lanes)
+            for index, dealt in zip(mixture.indices, self._dealt, strict=True)
+        ]
+        return _Lane(
+            mixture,
+            decks,
+            number,
+            self._stretch,
+            number * self._stretch // self.lanes,
+            self._block_bytes,
+        )
 
 
 class _Block(NamedTuple):
@@ -140,25 +176,42 @@ class _Lane(NamedTuple):
         return [clock * weight // PERIOD for weight in self.mixture.weights.tolist()]
 
     def _samples_before(self, stretch: int) -> int:
-        return sum(deck.frames_before(due) for deck, due in zip(self.decks, self._due_before(stretch), strict=True))
+        return sum(
+            deck.frames_before(due)
+            for deck, due in zip(self.decks, self._due_before(stretch), strict=True)
+        )
 
     def _stretch_of(self, position: int) -> int:
-        slack = sum(deck.longest + 1 for deck in self.decks)  # _samples_before is within this of the clock
-        low, high = max(0, (position - slack) // self.stretch), (position + slack) // self.stretch + 3
+        slack = sum(
+            deck.longest + 1 for deck in self.decks
+        )  # _samples_before is within this of the clock
+        low, high = (
+            max(0, (position - slack) // self.stretch),
+            (position + slack) // self.stretch + 3,
+        )
         return low + bisect.bisect_right(range(low, high), position, key=self._samples_before) - 1
 
     def _parts(self, stretch: int) -> Iterator["_Episodes"]:
         """The episodes of a stretch as they are due, cut into runs of at most `block_bytes`."""
-        times = zip(self.decks, self._due_before(stretch), self._due_before(stretch + 1), strict=True)
+        times = zip(
+            self.decks, self._due_before(stretch), self._due_before(stretch + 1), strict=True
+        )
         dues = [deck.due(now, then) for deck, now, then in times]
-        clock = [deck.when(due) / weight for deck, due, weight in zip(self.decks, dues, self.mixture.weights, strict=True)]
+        clock = [
+            deck.when(due) / weight
+            for deck, due, weight in zip(self.decks, dues, self.mixture.weights, strict=True)
+        ]
         columns = [index.episodes for index in self.mixture.indices]
         whole = _Episodes(
             dataset=np.repeat(np.arange(len(dues)), [len(due.episode) for due in dues]),
             episode=np.concatenate([due.episode for due in dues]),
             epoch=np.concatenate([due.epoch for due in dues]),
-            kept=np.concatenate([column["kept"][due.episode] for column, due in zip(columns, dues, strict=True)]),
-            bytes=np.concatenate([column["bytes"][due.episode] for column, due in zip(columns, dues, strict=True)]),
+            kept=np.concatenate(
+                [column["kept"][due.episode] for column, due in zip(columns, dues, strict=True)]
+            ),
+            bytes=np.concatenate(
+                [column["bytes"][due.episode] for column, due in zip(columns, dues, strict=True)]
+            ),
         )
         order = np.argsort(np.concatenate(clock), kind="stable")
         for run in _runs(whole.bytes[order], self.block_bytes):
@@ -166,12 +219,21 @@ class _Lane(NamedTuple):
 
     def _block(self, first: int, part: "_Episodes") -> _Block:
         """Shuffles. A dataset's places are anywhere in the block; among them its frames come epoch by epoch."""
-        frame = np.concatenate([self._kept_frames(*row) for row in zip(part.dataset, part.episode, part.kept, strict=True)])
-        dataset, episode, epoch = (np.repeat(column, part.kept) for column in (part.dataset, part.episode, part.epoch))
+        frame = np.concatenate(
+            [
+                self._kept_frames(*row)
+                for row in zip(part.dataset, part.episode, part.kept, strict=True)
+            ]
+        )
+        dataset, episode, epoch = (
+            np.repeat(column, part.kept) for column in (part.dataset, part.episode, part.epoch)
+        )
         count = len(frame)
         random = hashes(key(self.mixture.seed, "block", self.number, first), np.arange(2 * count))
         shuffled = dataset[np.argsort(random[:count], kind="stable")]
-        places = np.argsort(shuffled, kind="stable")  # those of the first dataset, then of the second ...
+        places = np.argsort(
+            shuffled, kind="stable"
+        )  # those of the first dataset, then of the second ...
         order = np.empty(count, np.int64)
         order[places] = np.lexsort((random[count:], epoch, dataset))
         return _Block(first, dataset[order], episode[order], frame[order])
@@ -227,8 +289,13 @@ def _read(lane: _Lane, position: int, readers: Executor) -> Iterator[_Held]:
 
     def submit() -> tuple[_Block, _Records]:
         block = next(blocks)
-        needed = dict.fromkeys(zip(block.dataset.tolist(), block.episode.tolist(), strict=True))  # each once, the first to be drawn first
-        return block, {(dataset, episode): readers.submit(indices[dataset].read_record, episode) for dataset, episode in needed}
+        needed = dict.fromkeys(
+            zip(block.dataset.tolist(), block.episode.tolist(), strict=True)
+        )  # each once, the first to be drawn first
+        return block, {
+            (dataset, episode): readers.submit(indices[dataset].read_record, episode)
+            for dataset, episode in needed
+        }
 
     def samples(ahead: tuple[_Block, _Records]) -> Iterator[_Held]:
         while True:
@@ -236,7 +303,9 @@ def _read(lane: _Lane, position: int, readers: Executor) -> Iterator[_Held]:
             ahead = submit()
             rest = slice(max(0, position - block.first), None)
             columns = (block.dataset, block.episode, block.frame)
-            for dataset, episode, frame in zip(*(column[rest].tolist() for column in columns), strict=True):
+            for dataset, episode, frame in zip(
+                *(column[rest].tolist() for column in columns), strict=True
+            ):
                 yield _Held(dataset, episode, frame, records[dataset, episode])
 
     return samples(submit())

@@ -20,7 +20,9 @@ from pi0_jax.errors import InputError
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 METADATA_FILES = (_INFO, _FEATURES)
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # of TFDS, where a dataset says no other
+_TEMPLATE = (
+    "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # of TFDS, where a dataset says no other
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +40,21 @@ def dataset_directory(row: DatasetRow, data_dir: AnyPath) -> Location:
         for version in row.versions:
             if storage.exists(parent / version / _INFO):
                 return parent / version
-        raise InputError(f"dataset {row.name}: expected {' or '.join(row.versions)}/{_INFO} in {parent}, found none")
+        raise InputError(
+            f"dataset {row.name}: expected {' or '.join(row.versions)}/{_INFO} in {parent}, found none"
+        )
     try:
         found = sorted(os.listdir(parent))
     except OSError as error:
-        raise InputError(f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}") from error
+        raise InputError(
+            f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}"
+        ) from error
     for version in row.versions:
         if version in found:
             return parent / version
-    raise InputError(f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent}, found {', '.join(found) or 'nothing'}")
+    raise InputError(
+        f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent}, found {', '.join(found) or 'nothing'}"
+    )
 
 
 def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
@@ -57,9 +65,13 @@ def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
             files[name] = storage.read_all(directory / name)
             json.loads(files[name])
         except MissingFileError as error:
-            raise InputError(f"dataset {row.name}: expected a readable {directory / name}, found: No such file") from error
+            raise InputError(
+                f"dataset {row.name}: expected a readable {directory / name}, found: No such file"
+            ) from error
         except ValueError as error:
-            raise InputError(f"dataset {row.name}: expected JSON in {directory / name}, found: {error}") from error
+            raise InputError(
+                f"dataset {row.name}: expected JSON in {directory / name}, found: {error}"
+            ) from error
     return files
 
 
@@ -67,12 +79,18 @@ def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, byt
     """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
     info = json.loads(metadata[_INFO])
     try:
-        shards = [shard for split in info["splits"] for shard in _split_shards(directory, info, split)]
+        shards = [
+            shard for split in info["splits"] for shard in _split_shards(directory, info, split)
+        ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"none of {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"dataset {row.name}: {directory / _INFO}: expected metadata that TFDS can open, found {found}") from error
+        raise InputError(
+            f"dataset {row.name}: {directory / _INFO}: expected metadata that TFDS can open, found {found}"
+        ) from error
     if not shards:
-        raise InputError(f"dataset {row.name}: {directory / _INFO}: expected at least one shard, found none")
+        raise InputError(
+            f"dataset {row.name}: {directory / _INFO}: expected at least one shard, found none"
+        )
     return shards
 
 
@@ -83,7 +101,9 @@ def local_metadata(directory: Location, metadata: Mapping[str, bytes]) -> Path:
     """
     if isinstance(directory, Path):
         return directory
-    digest = hashlib.sha256(b"".join(hashlib.sha256(metadata[name]).digest() for name in METADATA_FILES)).hexdigest()[:16]
+    digest = hashlib.sha256(
+        b"".join(hashlib.sha256(metadata[name]).digest() for name in METADATA_FILES)
+    ).hexdigest()[:16]
     folder = storage.cache_folder() / "metadata" / digest
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +116,9 @@ def local_metadata(directory: Location, metadata: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _split_shards(directory: Location, info: Mapping[str, Any], split: Mapping[str, Any]) -> Iterator[Shard]:
+def _split_shards(
+    directory: Location, info: Mapping[str, Any], split: Mapping[str, Any]
+) -> Iterator[Shard]:
     lengths = split["shardLengths"] if "shardLengths" in split else []
     template = (split["filepathTemplate"] if "filepathTemplate" in split else "") or _TEMPLATE
     digits = max(5, len(str(len(lengths))))

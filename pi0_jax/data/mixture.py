@@ -22,7 +22,9 @@ from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, Sample
 
-PERIOD = 1 << 30  # weights are whole numbers that add up to this; a product of two such numbers fits into int64
+PERIOD = (
+    1 << 30
+)  # weights are whole numbers that add up to this; a product of two such numbers fits into int64
 _SMALLEST_SHARE = 1e-7  # a hundred of PERIOD: rounding changes a share by at most 0.5%
 
 
@@ -39,7 +41,9 @@ class Draw(NamedTuple):
     dataset: int
     frame: int
     choice: int  # decides which view and which prompt, where there are several: Index.observation
-    read: Reader | None = None  # gives the encoded images; None: the index reads them from the files
+    read: Reader | None = (
+        None  # gives the encoded images; None: the index reads them from the files
+    )
 
 
 class Order(Protocol):
@@ -59,7 +63,9 @@ class Order(Protocol):
         """The frames of steps start .. stop - 1; reads no file of the dataset."""
         ...
 
-    def draws(self, start: int, stop: int, rows: Sequence[int]) -> Generator[list[Draw], None, None]:
+    def draws(
+        self, start: int, stop: int, rows: Sequence[int]
+    ) -> Generator[list[Draw], None, None]:
         """The same rows, to be read. Closing the generator stops what it reads ahead."""
         ...
 
@@ -67,7 +73,15 @@ class Order(Protocol):
 class Mixture:
     """One split of several datasets with weights. All methods are thread safe."""
 
-    def __init__(self, indices: Sequence[Index], weights: Mapping[str, float], *, split: str, horizon: int, seed: int) -> None:
+    def __init__(
+        self,
+        indices: Sequence[Index],
+        weights: Mapping[str, float],
+        *,
+        split: str,
+        horizon: int,
+        seed: int,
+    ) -> None:
         """`weights`: dataset name -> share of the samples, up to a common factor.
 
         Raises InputError: no datasets, two of one name, a weight for no dataset or none for one, a weight not
@@ -91,7 +105,9 @@ class Mixture:
             rows = [i for i, draw in enumerate(draws) if draw.dataset == dataset]
             frames = np.array([draws[i].frame for i in rows], np.int64)
             episodes, steps = index.episode_of(frames).tolist(), index.step_of(frames).tolist()
-            for i, actions, valid, episode, step in zip(rows, *index.chunks(frames, self.horizon), episodes, steps, strict=True):
+            for i, actions, valid, episode, step in zip(
+                rows, *index.chunks(frames, self.horizon), episodes, steps, strict=True
+            ):
                 observation = index.observation(draws[i].frame, draws[i].choice, read=draws[i].read)
                 samples[i] = Sample(observation, actions, valid, dataset, episode, step)
         return [samples[i] for i in range(len(draws))]
@@ -106,11 +122,18 @@ class Mixture:
         for number in np.unique(frames.dataset):
             rows = frames.dataset == number
             own = frames.frame[rows]
-            episode[rows], step[rows] = self.indices[number].episode_of(own), self.indices[number].step_of(own)
-        return FrameId(frames.dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32))
+            episode[rows], step[rows] = (
+                self.indices[number].episode_of(own),
+                self.indices[number].step_of(own),
+            )
+        return FrameId(
+            frames.dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32)
+        )
 
 
-def shares_by_frames(indices: Sequence[Index], weights: Sequence[float], power: float) -> dict[str, float]:
+def shares_by_frames(
+    indices: Sequence[Index], weights: Sequence[float], power: float
+) -> dict[str, float]:
     """Dataset -> its share, in proportion to weight x n^power, n its training frames. `indices` in the order of `weights`.
 
     Raises InputError: a dataset without training frames, a weight not positive, a power too large for float64.
@@ -120,12 +143,17 @@ def shares_by_frames(indices: Sequence[Index], weights: Sequence[float], power: 
     for index in indices:
         _check_frames(index, "train")
     try:
-        amounts = {index.name: weight * len(index.frames("train")) ** power for index, weight in zip(indices, weights, strict=True)}
+        amounts = {
+            index.name: weight * len(index.frames("train")) ** power
+            for index, weight in zip(indices, weights, strict=True)
+        }
         finite = math.isfinite(math.fsum(amounts.values()))
     except OverflowError:
         finite = False
     if not finite:
-        raise InputError(f"mixture: weight x frames^{power:g}: expected numbers that float64 can add up, found larger ones")
+        raise InputError(
+            f"mixture: weight x frames^{power:g}: expected numbers that float64 can add up, found larger ones"
+        )
     return _shares(amounts)
 
 
@@ -142,7 +170,9 @@ class UniformOrder:
         self._frames = [index.frames(mixture.split) for index in mixture.indices]
         self._sizes = np.array([len(frames) for frames in self._frames])  # int64[datasets]
         # By name: the order within a dataset does not depend on what else is in the mixture.
-        self._keys = np.array([key(mixture.seed, "frames", index.name) for index in mixture.indices], np.uint64)
+        self._keys = np.array(
+            [key(mixture.seed, "frames", index.name) for index in mixture.indices], np.uint64
+        )
 
     def rows(self, host: int, hosts: int) -> range:
         return host_rows(self.batch_size, host, hosts)
@@ -151,11 +181,21 @@ class UniformOrder:
         for step in range(start, stop):
             yield self._at(step * self.batch_size + np.asarray(rows, np.int64))
 
-    def draws(self, start: int, stop: int, rows: Sequence[int]) -> Generator[list[Draw], None, None]:
+    def draws(
+        self, start: int, stop: int, rows: Sequence[int]
+    ) -> Generator[list[Draw], None, None]:
         for step in range(start, stop):
             positions = step * self.batch_size + np.asarray(rows, np.int64)
             dataset, frame = self._at(positions)
-            yield [Draw(*row) for row in zip(dataset.tolist(), frame.tolist(), self.mixture.choices(positions).tolist(), strict=True)]
+            yield [
+                Draw(*row)
+                for row in zip(
+                    dataset.tolist(),
+                    frame.tolist(),
+                    self.mixture.choices(positions).tolist(),
+                    strict=True,
+                )
+            ]
 
     def _at(self, positions: np.ndarray) -> Frames:
         dataset, draw = _interleave(self._tree, positions)
@@ -174,7 +214,9 @@ class Mixing(NamedTuple):
 
     episodes: float  # distinct episodes in a batch, mean
     datasets: float  # distinct datasets in a batch, mean
-    share_error: float  # largest relative deviation of a dataset's share of all samples from its weight
+    share_error: (
+        float  # largest relative deviation of a dataset's share of all samples from its weight
+    )
 
 
 def mixing(order: Order, start: int, stop: int) -> Mixing:
@@ -194,7 +236,9 @@ def mixing(order: Order, start: int, stop: int) -> Mixing:
 def host_rows(batch_size: int, host: int, hosts: int) -> range:
     """Consecutive rows of the global batch: those of one of `hosts` hosts."""
     if not 0 <= host < hosts or batch_size % hosts:
-        raise InputError(f"host {host} of {hosts}: expected a host below a number of hosts that divides the batch of {batch_size} rows")
+        raise InputError(
+            f"host {host} of {hosts}: expected a host below a number of hosts that divides the batch of {batch_size} rows"
+        )
     count = batch_size // hosts
     return range(host * count, (host + 1) * count)
 
@@ -212,7 +256,9 @@ def _check_frames(index: Index, split: str) -> None:
         found = f"none in its {there} episodes: without an instruction (keep_empty_language), or dropped by the row's rule"
     else:
         found = f"none: its {len(splits)} episodes are all in the other split"
-    raise InputError(f"dataset {index.name}: expected frames to draw in split {split}, found {found}")
+    raise InputError(
+        f"dataset {index.name}: expected frames to draw in split {split}, found {found}"
+    )
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
@@ -220,21 +266,31 @@ def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
         raise InputError("mixture: expected at least one dataset, found none")
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"mixture: expected datasets of different names, found {name} {names.count(name)} times")
+            raise InputError(
+                f"mixture: expected datasets of different names, found {name} {names.count(name)} times"
+            )
         if name not in weights:
-            raise InputError(f"mixture: expected a weight for dataset {name}, found weights for {', '.join(weights) or 'none'}")
+            raise InputError(
+                f"mixture: expected a weight for dataset {name}, found weights for {', '.join(weights) or 'none'}"
+            )
     for name, weight in weights.items():
         if name not in names:
-            raise InputError(f"mixture: weight of {name}: expected one of the datasets {', '.join(names)}")
+            raise InputError(
+                f"mixture: weight of {name}: expected one of the datasets {', '.join(names)}"
+            )
         if not (weight > 0 and math.isfinite(weight)):
-            raise InputError(f"mixture: weight of {name}: expected a positive number, found {weight}")
+            raise InputError(
+                f"mixture: weight of {name}: expected a positive number, found {weight}"
+            )
 
 
 def _whole_weights(shares: Mapping[str, float]) -> np.ndarray:
     """int64[datasets] > 0 with the sum PERIOD."""
     for name, share in shares.items():
         if share < _SMALLEST_SHARE:
-            raise InputError(f"mixture: weight of {name}: expected a share of the samples of at least {_SMALLEST_SHARE}, found {share}")
+            raise InputError(
+                f"mixture: weight of {name}: expected a share of the samples of at least {_SMALLEST_SHARE}, found {share}"
+            )
     weights = np.array([round(share * PERIOD) for share in shares.values()])
     weights[weights.argmax()] += PERIOD - weights.sum()
     return weights

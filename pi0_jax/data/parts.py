@@ -28,13 +28,17 @@ from pi0_jax.data.tfrecord import Record, scan_records
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
-_OWN_COLUMNS = {name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")}  # the merge knows these
+_OWN_COLUMNS = {
+    name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")
+}  # the merge knows these
 
 
 class Part(NamedTuple):
     """What one shard gives to an index: T steps and E episodes."""
 
-    steps: dict[str, np.ndarray]  # columns of the steps, [T, ...]; prompts by their number in `prompts`, -1 for none
+    steps: dict[
+        str, np.ndarray
+    ]  # columns of the steps, [T, ...]; prompts by their number in `prompts`, -1 for none
     frames: np.ndarray  # int64[kept], ascending
     episodes: dict[str, np.ndarray]  # EPISODE_COLUMNS but for split and shard, [E]
     prompts: list[str]  # in order of first appearance
@@ -49,7 +53,9 @@ class PartTask:
     row: DatasetRow
     shard: Shard
     number: int  # of the shard
-    fingerprint: list[Any]  # of its file, as the index's version says: its size in bytes comes first
+    fingerprint: list[
+        Any
+    ]  # of its file, as the index's version says: its size in bytes comes first
     folder: Path  # of the parts
     decode_all: bool
     skip: int  # bad episodes that may be left out
@@ -72,7 +78,9 @@ def make_part(task: PartTask, on_read: Callable[[int], None]) -> list[str]:
     if task.path.exists():
         on_read(task.size)
         return load_skipped(task.path)
-    part = index_shard(task.row, task.shard, decode_all=task.decode_all, skip=task.skip, on_read=on_read)
+    part = index_shard(
+        task.row, task.shard, decode_all=task.decode_all, skip=task.skip, on_read=on_read
+    )
     if list(storage.identity(task.shard.path)) != task.fingerprint:
         raise InputError(f"dataset {task.row.name}: {task.shard.path} changed while it was indexed")
     _save_part(part, task.path)
@@ -80,7 +88,9 @@ def make_part(task: PartTask, on_read: Callable[[int], None]) -> list[str]:
     return part.skipped
 
 
-def index_shard(row: DatasetRow, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], None]) -> Part:
+def index_shard(
+    row: DatasetRow, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], None]
+) -> Part:
     """Reads a shard from start to end. Holds its columns and one record.
 
     Raises InputError: a file that cannot be read to its end, another number of records than said, more than `skip` bad episodes.
@@ -98,20 +108,33 @@ def index_shard(row: DatasetRow, shard: Shard, *, decode_all: bool, skip: int, o
                 check_skipped(collected.skipped, skip)
         on_read(record.offset + len(record.payload))
     if records != shard.episodes:
-        raise InputError(f"dataset {row.name}: {shard.path}: expected {shard.episodes} records as dataset_info.json says, found {records}")
+        raise InputError(
+            f"dataset {row.name}: {shard.path}: expected {shard.episodes} records as dataset_info.json says, found {records}"
+        )
     return collected.part()
 
 
 def check_skipped(skipped: list[str], allowed: int) -> None:
     """Raises InputError if there are more bad episodes than are allowed, in the words of the last."""
     if len(skipped) > allowed:
-        raise InputError(skipped[-1] + (f" (and {len(skipped) - 1} more bad episodes; {allowed} may be left out)" if allowed else ""))
+        raise InputError(
+            skipped[-1]
+            + (
+                f" (and {len(skipped) - 1} more bad episodes; {allowed} may be left out)"
+                if allowed
+                else ""
+            )
+        )
 
 
-def _episode(row: DatasetRow, shard: Shard, record: Record, validator: Validator, *, decode_all: bool) -> tuple[RawEpisode, IndexedEpisode]:
+def _episode(
+    row: DatasetRow, shard: Shard, record: Record, validator: Validator, *, decode_all: bool
+) -> tuple[RawEpisode, IndexedEpisode]:
     if record.damage:
         number = shard.first + record.number
-        raise InputError(f"dataset {row.name}: split {shard.split} episode {number}: {shard.path}: {record.damage}")
+        raise InputError(
+            f"dataset {row.name}: split {shard.split} episode {number}: {shard.path}: {record.damage}"
+        )
     raw = raw_episode(row, shard, record)
     return raw, index_episode(row, raw, validator, decode_all=decode_all)
 
@@ -122,7 +145,9 @@ class _Columns:
     def __init__(self, row: DatasetRow) -> None:
         self.skipped: list[str] = []
         self._layout = step_columns(row)
-        self._chunks: dict[str, list[np.ndarray]] = {name: [] for name in ("state", "action", "prompt")}
+        self._chunks: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("state", "action", "prompt")
+        }
         self._frames: list[np.ndarray] = []
         self._offsets: list[list[np.ndarray]] = [[] for _ in row.views]
         self._lengths: list[list[np.ndarray]] = [[] for _ in row.views]
@@ -141,7 +166,18 @@ class _Columns:
             self._offsets[view].append(episode.image_offsets[view])
             self._lengths[view].append(episode.image_lengths[view])
             self._sizes[view] = sizes.union(self._sizes[view])
-        self._episodes.append((self._steps, raw.steps, episode.stop, raw.record, raw.offset, len(raw.payload), episode.success, len(kept)))
+        self._episodes.append(
+            (
+                self._steps,
+                raw.steps,
+                episode.stop,
+                raw.record,
+                raw.offset,
+                len(raw.payload),
+                episode.success,
+                len(kept),
+            )
+        )
         self._steps += raw.steps
 
     def part(self) -> Part:
@@ -149,22 +185,38 @@ class _Columns:
             "image_offset": _columns_to_rows(self._offsets),
             "image_length": _columns_to_rows(self._lengths),
         }
-        steps = {name: _concatenated(chunks[name], dtype, shape) for name, (dtype, shape) in self._layout.items()}
+        steps = {
+            name: _concatenated(chunks[name], dtype, shape)
+            for name, (dtype, shape) in self._layout.items()
+        }
         table = np.array(self._episodes, np.int64).reshape(-1, len(_OWN_COLUMNS))
-        episodes = {name: table[:, i].astype(dtype) for i, (name, dtype) in enumerate(_OWN_COLUMNS.items())}
-        return Part(steps, _concatenated(self._frames, "int64", ()), episodes, list(self._prompts), self._sizes, self.skipped)
+        episodes = {
+            name: table[:, i].astype(dtype) for i, (name, dtype) in enumerate(_OWN_COLUMNS.items())
+        }
+        return Part(
+            steps,
+            _concatenated(self._frames, "int64", ()),
+            episodes,
+            list(self._prompts),
+            self._sizes,
+            self.skipped,
+        )
 
     def _number_prompts(self, raw: RawEpisode) -> np.ndarray:
         """int32[T, P]; adds what is new to the known prompts."""
         numbers = np.empty((raw.steps, len(raw.prompts)), np.int32)
         for field, texts in enumerate(raw.prompts):
-            numbers[:, field] = [self._prompts.setdefault(text, len(self._prompts)) if text else -1 for text in texts]
+            numbers[:, field] = [
+                self._prompts.setdefault(text, len(self._prompts)) if text else -1 for text in texts
+            ]
         return numbers
 
 
 def _columns_to_rows(views: list[list[np.ndarray]]) -> list[np.ndarray]:
     """Of each view's arrays the columns of one array [T, V]; nothing of nothing."""
-    return [np.stack([np.concatenate(view) for view in views], axis=1)] if views and views[0] else []
+    return (
+        [np.stack([np.concatenate(view) for view in views], axis=1)] if views and views[0] else []
+    )
 
 
 def _concatenated(chunks: list[np.ndarray], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -173,7 +225,9 @@ def _concatenated(chunks: list[np.ndarray], dtype: str, shape: tuple[int, ...]) 
 
 def _save_part(part: Part, path: Path) -> None:
     """Writes `path` by one rename."""
-    summary = json.dumps({"prompts": part.prompts, "image_sizes": part.image_sizes, "skipped": part.skipped})
+    summary = json.dumps(
+        {"prompts": part.prompts, "image_sizes": part.image_sizes, "skipped": part.skipped}
+    )
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
         np.savez(
             file,
@@ -196,7 +250,10 @@ def load_part(path: Path) -> Part:
         frames=columns["frames"],
         episodes=_below(columns, "episode_"),
         prompts=summary["prompts"],
-        image_sizes=[None if sizes is None else SizeRange(*map(tuple, sizes)) for sizes in summary["image_sizes"]],
+        image_sizes=[
+            None if sizes is None else SizeRange(*map(tuple, sizes))
+            for sizes in summary["image_sizes"]
+        ],
         skipped=summary["skipped"],
     )
 
@@ -212,7 +269,9 @@ def _read_part(path: Path, *names: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names or arrays.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected a part of an index, found: {error}; delete it and build again") from error
+        raise InputError(
+            f"{path}: expected a part of an index, found: {error}; delete it and build again"
+        ) from error
 
 
 def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -220,4 +279,8 @@ def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _below(columns: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): column
+        for name, column in columns.items()
+        if name.startswith(prefix)
+    }

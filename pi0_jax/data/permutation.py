@@ -20,7 +20,9 @@ _ROUND_KEYS = [np.uint64(number * _GOLDEN % 2**64) for number in range(1, 7)]
 
 def key(*parts: str | int) -> int:
     """uint64 that stands for these names and numbers."""
-    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big"
+    )
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -35,7 +37,9 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 def hashes(key: int, numbers: np.ndarray) -> np.ndarray:
     """uint64[...]: a random number for each of int64[...] `numbers` >= 0."""
-    return mix(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.full(numbers.shape, key, np.uint64))
+    return mix(
+        numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.full(numbers.shape, key, np.uint64)
+    )
 
 
 def permute(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -50,7 +54,9 @@ def permute(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarr
 
 def _feistel(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """int64[n]: a permutation of [0, 2^b), 2^(b-1) < sizes <= 2^b. Rounds change the high and the low bits in turn."""
-    bits = np.frexp((sizes - 1).astype(np.float64))[1].astype(np.uint64)  # uint64[n]: the bit length of sizes - 1
+    bits = np.frexp((sizes - 1).astype(np.float64))[1].astype(
+        np.uint64
+    )  # uint64[n]: the bit length of sizes - 1
     low_bits = (bits + np.uint64(1)) >> np.uint64(1)
     low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
     high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)

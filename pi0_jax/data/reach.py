@@ -15,7 +15,10 @@ def _row(name: str) -> DatasetRow:
         tfds_name=name,
         versions=("1.0.0",),
         embodiment=embodiment,
-        cameras={camera: CameraField(f"steps/observation/{camera}") for camera in embodiment.cameras.values()},
+        cameras={
+            camera: CameraField(f"steps/observation/{camera}")
+            for camera in embodiment.cameras.values()
+        },
         fields={_STATE: joints, _ACTION: joints},
         language=Language(("steps/language_instruction",)),
     )

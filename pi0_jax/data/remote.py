@@ -18,7 +18,14 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import fsspec
 from fsspec.config import conf as user_options
 
-from pi0_jax.data.faults import HTTP, NoRangesError, WrongAnswerError, diagnose, errors, without_secrets
+from pi0_jax.data.faults import (
+    HTTP,
+    NoRangesError,
+    WrongAnswerError,
+    diagnose,
+    errors,
+    without_secrets,
+)
 from pi0_jax.errors import InputError
 
 T = TypeVar("T")
@@ -73,7 +80,9 @@ PATIENCE = Patience()
 
 def file_info(path: RemotePath, patience: Patience = PATIENCE) -> dict[str, Any]:
     """What the storage says of a file, with "size" in bytes. Raises InputError as `read_range` does."""
-    info = _persist(path, "a file", lambda files, name, **limit: files.info(name, **limit), patience)
+    info = _persist(
+        path, "a file", lambda files, name, **limit: files.info(name, **limit), patience
+    )
     if info["type"] != "file":
         raise MissingFileError(f"{path}: expected a file, found a {info['type']}")
     if info["size"] is None:
@@ -103,7 +112,9 @@ def read_range(path: RemotePath, offset: int, length: int, patience: Patience = 
 
 def read_all(path: RemotePath, patience: Patience = PATIENCE) -> bytes:
     """A small file, whole. Raises InputError as `read_range` does."""
-    return _persist(path, "a file", lambda files, name, **limit: files.cat_file(name, **limit), patience)
+    return _persist(
+        path, "a file", lambda files, name, **limit: files.cat_file(name, **limit), patience
+    )
 
 
 def open_stream(path: RemotePath) -> BinaryIO:
@@ -116,13 +127,19 @@ class _BlockStream(io.RawIOBase):
 
     def __init__(self, path: RemotePath, size: int) -> None:
         self._pool = ThreadPoolExecutor(_BLOCKS_AHEAD, thread_name_prefix="read-ahead")
-        self._ranges = ((path, offset, min(_BLOCK_BYTES, size - offset)) for offset in range(0, size, _BLOCK_BYTES))
+        self._ranges = (
+            (path, offset, min(_BLOCK_BYTES, size - offset))
+            for offset in range(0, size, _BLOCK_BYTES)
+        )
         self._coming: deque[Future[bytes]] = deque()
         self._rest = memoryview(b"")
         self._ask(_BLOCKS_AHEAD)
 
     def _ask(self, blocks: int) -> None:
-        self._coming.extend(self._pool.submit(read_range, *wanted) for wanted in itertools.islice(self._ranges, blocks))
+        self._coming.extend(
+            self._pool.submit(read_range, *wanted)
+            for wanted in itertools.islice(self._ranges, blocks)
+        )
 
     def readable(self) -> bool:
         return True
@@ -171,9 +188,13 @@ def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
         options = _http_options(path.protocol) if path.protocol in HTTP else {}
         return fsspec.core.url_to_fs(path.url, use_listings_cache=False, **options)
     except ImportError as error:
-        raise InputError(f"{path}: reading {path.protocol}:// needs another package, found: {error}") from error
+        raise InputError(
+            f"{path}: reading {path.protocol}:// needs another package, found: {error}"
+        ) from error
     except ValueError as error:
-        raise InputError(f"{path}: expected a URL that fsspec reads, found: {without_secrets(str(error))}") from None
+        raise InputError(
+            f"{path}: expected a URL that fsspec reads, found: {without_secrets(str(error))}"
+        ) from None
 
 
 def _http_options(protocol: str) -> dict[str, Any]:
@@ -181,20 +202,34 @@ def _http_options(protocol: str) -> dict[str, Any]:
     import aiohttp
 
     options = user_options[protocol] if protocol in user_options else {}
-    client = {"headers": {"Accept-Encoding": "identity"}, **(options["client_kwargs"] if "client_kwargs" in options else {})}
-    client |= {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=30), "raise_for_status": _refuse_other_bytes}
+    client = {
+        "headers": {"Accept-Encoding": "identity"},
+        **(options["client_kwargs"] if "client_kwargs" in options else {}),
+    }
+    client |= {
+        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=30),
+        "raise_for_status": _refuse_other_bytes,
+    }
     return {"client_kwargs": client}
 
 
 async def _refuse_other_bytes(response: Any) -> None:
     """Looks at the head of an answer, so that a server that ignores ranges does not send whole files into memory."""
-    wanted = response.request_info.headers.get("Range")  # "bytes=100-199", answered with "bytes 100-199/5000"
+    wanted = response.request_info.headers.get(
+        "Range"
+    )  # "bytes=100-199", answered with "bytes 100-199/5000"
     if wanted is None or response.status >= 400:
         return
     given = response.headers.get("Content-Range")
-    if response.status != 206 or given is None or not given.startswith(wanted.partition("-")[0].replace("=", " ") + "-"):
+    if (
+        response.status != 206
+        or given is None
+        or not given.startswith(wanted.partition("-")[0].replace("=", " ") + "-")
+    ):
         response.close()
-        raise NoRangesError(f"HTTP {response.status}, content range {given}: byte ranges are not served")
+        raise NoRangesError(
+            f"HTTP {response.status}, content range {given}: byte ranges are not served"
+        )
     if response.headers.get("Content-Encoding") not in (None, "identity"):
         response.close()
         raise NoRangesError(f"bytes encoded with {response.headers['Content-Encoding']}")

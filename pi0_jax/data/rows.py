@@ -26,7 +26,9 @@ class RawField:
 
     shape: tuple[int, ...]
     dtype: str
-    quaternions: tuple[int, ...] = ()  # where in the vector quaternions begin: four numbers of unit length each
+    quaternions: tuple[
+        int, ...
+    ] = ()  # where in the vector quaternions begin: four numbers of unit length each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Language:
     """Where the instruction stands. Of several fields, one that is not empty is drawn for each sample."""
 
     paths: tuple[str, ...]
-    encoding: Literal["utf-8", "code points"] = "utf-8"  # a string, or int32[n] Unicode code points padded with 0
+    encoding: Literal["utf-8", "code points"] = (
+        "utf-8"  # a string, or int32[n] Unicode code points padded with 0
+    )
 
 
 class Standardised(NamedTuple):
@@ -62,10 +66,14 @@ class Standardised(NamedTuple):
     action: np.ndarray  # float32[T, A]; rows from `stop` on are never read
     keep: np.ndarray  # bool[T], False from `stop` on
     stop: int  # steps [0, stop) have an action
-    success: bool | None = None  # as the dataset says; None if it does not. A rule that wants no failures keeps no frame of them
+    success: bool | None = (
+        None  # as the dataset says; None if it does not. A rule that wants no failures keeps no frame of them
+    )
 
 
-Columns = Mapping[str, np.ndarray]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's order
+Columns = Mapping[
+    str, np.ndarray
+]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's order
 Rule = Callable[[Columns], Standardised]
 
 
@@ -85,10 +93,18 @@ class DatasetRow:
     fields: Mapping[str, RawField]  # the raw fields that the rule reads, by path
     language: Language
     standardise: Rule = as_recorded
-    revision: int = 1  # raised when what the rule gives changes for a reason that its source does not show
-    keep_empty_language: bool = False  # frames of episodes without an instruction are not drawn unless this is set
-    held_out: float = 0.05  # share of the episodes held out, by hash, where the dataset has no validation split
-    notes: tuple[str, ...] = ()  # what a user should know: where we differ from public pipelines, what is not certain
+    revision: int = (
+        1  # raised when what the rule gives changes for a reason that its source does not show
+    )
+    keep_empty_language: bool = (
+        False  # frames of episodes without an instruction are not drawn unless this is set
+    )
+    held_out: float = (
+        0.05  # share of the episodes held out, by hash, where the dataset has no validation split
+    )
+    notes: tuple[
+        str, ...
+    ] = ()  # what a user should know: where we differ from public pipelines, what is not certain
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -104,11 +120,15 @@ class DatasetRow:
         if declared != given:
             yield f"expected cameras {sorted(declared)} as embodiment {self.embodiment.name} declares, found {sorted(given)}"
         for camera, raw in self.cameras.items():
-            if raw.order not in ("RGB", "BGR") or not all(path.startswith(STEPS) for path in raw.views):
+            if raw.order not in ("RGB", "BGR") or not all(
+                path.startswith(STEPS) for path in raw.views
+            ):
                 yield f"camera {camera}: expected a field of the steps in RGB or BGR order, found {raw}"
         if len(set(self.views)) < len(self.views):
             yield f"expected every image field once, found {', '.join(self.views)}"
-        if self.standardise is as_recorded and [path.startswith(STEPS) for path in self.fields][:2] != [True, True]:
+        if self.standardise is as_recorded and [path.startswith(STEPS) for path in self.fields][
+            :2
+        ] != [True, True]:
             expected = "without a rule its first two fields are state and action: expected fields of the steps"
             yield f"{expected}, found {', '.join(self.fields) or 'none'}"
         if not self.versions or not self.language.paths:
@@ -133,7 +153,9 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
     where = f"dataset row {name}"
     known = {field.name for field in dataclasses.fields(DatasetRow)} - {"name"}
     if unknown := sorted(record.keys() - known):
-        raise InputError(f"{where}: field {unknown[0]!r} is unknown; expected some of {', '.join(sorted(known))}")
+        raise InputError(
+            f"{where}: field {unknown[0]!r} is unknown; expected some of {', '.join(sorted(known))}"
+        )
     needed = ("versions", "embodiment", "cameras", "fields", "language")
     if missing := [field for field in needed if field not in record]:
         raise InputError(f"{where}: expected {', '.join(needed)}, {', '.join(missing)} missing")
@@ -146,21 +168,33 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
             | {
                 "versions": _several(record["versions"]),
                 "embodiment": _embodiment(name, record["embodiment"]),
-                "cameras": {camera: CameraField(**_tupled(field, "alternatives")) for camera, field in record["cameras"].items()},
+                "cameras": {
+                    camera: CameraField(**_tupled(field, "alternatives"))
+                    for camera, field in record["cameras"].items()
+                },
                 "fields": _fields(record["fields"]),
                 "language": Language(**_tupled(record["language"], "paths")),
                 "notes": _several(record["notes"]) if "notes" in record else (),
             }
         )
-    except (TypeError, KeyError, AttributeError) as error:  # a record with other keys than its class has
+    except (
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:  # a record with other keys than its class has
         raise InputError(f"{where}: {error}") from error
 
 
 def _fields(records: Any) -> dict[str, RawField]:
     if isinstance(records, Mapping):
-        raise TypeError("fields: expected a sequence of records, each with its path, found a mapping, of which a config sorts the keys")
+        raise TypeError(
+            "fields: expected a sequence of records, each with its path, found a mapping, of which a config sorts the keys"
+        )
     fields = [_tupled(record, "shape", "quaternions") for record in records]
-    return {field["path"]: RawField(**{name: value for name, value in field.items() if name != "path"}) for field in fields}
+    return {
+        field["path"]: RawField(**{name: value for name, value in field.items() if name != "path"})
+        for field in fields
+    }
 
 
 def _tupled(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -171,14 +205,18 @@ def _tupled(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def _several(value: Any) -> tuple[Any, ...]:
     """A comma that is missing in ("1.0.0",) leaves a string, which is a sequence too: of letters."""
     if isinstance(value, str):
-        raise TypeError(f"expected several values, found the text {value!r}; of one value a tuple is (value,)")
+        raise TypeError(
+            f"expected several values, found the text {value!r}; of one value a tuple is (value,)"
+        )
     return tuple(value)
 
 
 def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
     if isinstance(record, str):
         if record not in EMBODIMENTS:
-            raise InputError(f"dataset row {name}: embodiment {record!r} is unknown; expected one of {', '.join(sorted(EMBODIMENTS))}")
+            raise InputError(
+                f"dataset row {name}: embodiment {record!r} is unknown; expected one of {', '.join(sorted(EMBODIMENTS))}"
+            )
         return EMBODIMENTS[record]
     return Embodiment.from_json({"name": name, **record})
 
@@ -189,8 +227,13 @@ def row_version(row: DatasetRow) -> dict[str, Any]:
         "row": row.name,
         "revision": row.revision,
         "rule": source_hash(row.standardise, f"dataset row {row.name}"),
-        "fields": [[path, list(field.shape), field.dtype, list(field.quaternions)] for path, field in row.fields.items()],
-        "views": list(row.views),  # in the order of the columns; by what name a camera goes, and its colour order, are for reading
+        "fields": [
+            [path, list(field.shape), field.dtype, list(field.quaternions)]
+            for path, field in row.fields.items()
+        ],
+        "views": list(
+            row.views
+        ),  # in the order of the columns; by what name a camera goes, and its colour order, are for reading
         "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,

@@ -18,7 +18,9 @@ class RecordedRule(NamedTuple):
     sha256: str
 
     def __call__(self, columns: Any) -> NoReturn:
-        raise InputError(f"rule {self.name} is known by its hash alone; build the index from the config file that defines it")
+        raise InputError(
+            f"rule {self.name} is known by its hash alone; build the index from the config file that defines it"
+        )
 
 
 def record_rule(rule: FunctionType, where: str) -> dict[str, str]:
@@ -63,11 +65,19 @@ def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
         case np.ndarray() | np.generic():
             return [f"{name} = {value.dtype}{list(value.shape)} {np.asarray(value).tolist()!r}"]
         case Mapping():
-            return [part for key, item in value.items() for part in _described(f"{name}[{key!r}]", item, seen)]
+            return [
+                part
+                for key, item in value.items()
+                for part in _described(f"{name}[{key!r}]", item, seen)
+            ]
         case set() | frozenset():
             return [f"{name} = {sorted(map(repr, value))}"]
         case tuple() | list():
-            return [part for i, item in enumerate(value) for part in _described(f"{name}[{i}]", item, seen)]
+            return [
+                part
+                for i, item in enumerate(value)
+                for part in _described(f"{name}[{i}]", item, seen)
+            ]
         case _:
             return []
 
@@ -85,4 +95,6 @@ def _values(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _names(code: CodeType) -> set[str]:
     """Global names in a function, inner functions included: Python versions differ in whether comprehensions are."""
-    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+    return set(code.co_names).union(
+        *(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+    )

@@ -141,5 +141,9 @@ class RangeReader:
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
-    kind = MissingFileError if isinstance(error, FileNotFoundError | NotADirectoryError) else InputError
+    kind = (
+        MissingFileError
+        if isinstance(error, FileNotFoundError | NotADirectoryError)
+        else InputError
+    )
     return kind(f"{path}: expected a readable file, found: {error.strerror}")

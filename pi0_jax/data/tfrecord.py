@@ -32,7 +32,9 @@ class Record(NamedTuple):
 
 def masked_crc(data: bytes | memoryview) -> int:
     """The checksum that TFRecord stores for `data`, uint32."""
-    crc = google_crc32c.value(np.frombuffer(data, np.uint8) if len(data) else b"")  # it takes arrays, but no memoryview
+    crc = google_crc32c.value(
+        np.frombuffer(data, np.uint8) if len(data) else b""
+    )  # it takes arrays, but no memoryview
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -61,9 +63,13 @@ def scan_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             place = f"record {number} at byte {offset}"
             length = _read_length(file, f"{path}: {place}", size - offset)
             if length > len(buffer):
-                buffer = bytearray(length + length // 4)  # fresh memory costs more than what is read into it
+                buffer = bytearray(
+                    length + length // 4
+                )  # fresh memory costs more than what is read into it
             payload = memoryview(buffer)[:length].toreadonly()
-            damage = payload_damage(payload, _read_payload(file, memoryview(buffer)[:length], f"{path}: {place}"))
+            damage = payload_damage(
+                payload, _read_payload(file, memoryview(buffer)[:length], f"{path}: {place}")
+            )
             yield Record(number, offset + _HEADER.size, payload, damage and f"{place}: {damage}")
             number, offset = number + 1, offset + length + FRAMING_BYTES
 
@@ -72,13 +78,19 @@ def _read_length(file: BinaryIO, where: str, remaining: int) -> int:
     """The length of the next record's payload; `remaining` bytes are left in the file."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
-        raise InputError(f"{where}: truncated: expected a header of {_HEADER.size} bytes, found {len(header)}")
+        raise InputError(
+            f"{where}: truncated: expected a header of {_HEADER.size} bytes, found {len(header)}"
+        )
     length, stored = _HEADER.unpack(header)
     found = masked_crc(header[:8])
     if found != stored:
-        raise InputError(f"{where}: {_mismatch('length', stored, found)}; no record after it can be found")
+        raise InputError(
+            f"{where}: {_mismatch('length', stored, found)}; no record after it can be found"
+        )
     if remaining < length + FRAMING_BYTES:
-        raise InputError(f"{where}: truncated: expected {length + FRAMING_BYTES} bytes, found {remaining}")
+        raise InputError(
+            f"{where}: truncated: expected {length + FRAMING_BYTES} bytes, found {remaining}"
+        )
     return length
 
 
@@ -87,7 +99,9 @@ def _read_payload(file: BinaryIO, place: memoryview, where: str) -> bytes:
     found = file.readinto(place)
     footer = file.read(CHECKSUM_BYTES)
     if found + len(footer) < len(place) + CHECKSUM_BYTES:
-        raise InputError(f"{where}: truncated while it was read: expected {len(place)} bytes of payload, found {found}")
+        raise InputError(
+            f"{where}: truncated while it was read: expected {len(place)} bytes of payload, found {found}"
+        )
     return footer
 
 

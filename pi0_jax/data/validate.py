@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import BadImageError, ImageHeader, SizeRange, decode_image, read_sizes
+from pi0_jax.data.encoded_images import (
+    BadImageError,
+    ImageHeader,
+    SizeRange,
+    decode_image,
+    read_sizes,
+)
 from pi0_jax.data.episodes import RawEpisode
 from pi0_jax.data.rows import STEPS, DatasetRow, Standardised
 from pi0_jax.embodiments import ActionDim, StateDim
@@ -45,7 +51,9 @@ class Validator:
         self._row = row
         self._state = _limits(row.embodiment.state)
         self._action = _limits(row.embodiment.actions)
-        self._order = {view: camera.order for camera in row.cameras.values() for view in camera.views}
+        self._order = {
+            view: camera.order for camera in row.cameras.values() for view in camera.views
+        }
         self._headers: dict[str, ImageHeader | None] = dict.fromkeys(row.views)
 
     def check_raw(self, raw: RawEpisode) -> None:
@@ -61,7 +69,10 @@ class Validator:
         Ranges hold for episodes of which a step may be drawn: what a rule has dropped may be dropped for what it is.
         """
         robot, steps = self._row.embodiment, raw.steps
-        for name, values, dims in (("state", result.state, robot.state), ("action", result.action, robot.actions)):
+        for name, values, dims in (
+            ("state", result.state, robot.state),
+            ("action", result.action, robot.actions),
+        ):
             if values.shape != (steps, len(dims)):
                 raise InputError(
                     f"{raw.where}: {name}: expected {steps} steps of {len(dims)} dimensions"
@@ -78,7 +89,9 @@ class Validator:
                 f" found {np.flatnonzero(result.keep).tolist()}"
             )
         _check_values(result.state, "state", raw, robot.state, self._state, result.keep, steps)
-        _check_values(result.action, "action", raw, robot.actions, self._action, result.keep, result.stop)
+        _check_values(
+            result.action, "action", raw, robot.actions, self._action, result.keep, result.stop
+        )
 
     def check_images(self, raw: RawEpisode, decode: Iterable[int]) -> tuple[SizeRange, ...]:
         """Of each view, the range of its images' sizes. Every header is read; the images of the steps `decode` are decoded.
@@ -93,23 +106,34 @@ class Validator:
             sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])
             for step in decode:
                 offset = int(ranges.offsets[step])
-                decode_image(raw.payload[offset : offset + int(ranges.lengths[step])], self._order[view])
+                decode_image(
+                    raw.payload[offset : offset + int(ranges.lengths[step])], self._order[view]
+                )
         except BadImageError as error:
             where = f"{raw.where}: step {step + error.number}: field {view}"
-            raise InputError(f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}") from error
+            raise InputError(
+                f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}"
+            ) from error
         return sizes
 
 
 def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
     low, high = np.array([_range(dim) for dim in dims], np.float64).reshape(-1, 2).T
-    widened = (low - ROUNDING * np.fmin(high - low, np.fmax(abs(low), 1)), high + ROUNDING * np.fmin(high - low, np.fmax(abs(high), 1)))
+    widened = (
+        low - ROUNDING * np.fmin(high - low, np.fmax(abs(low), 1)),
+        high + ROUNDING * np.fmin(high - low, np.fmax(abs(high), 1)),
+    )
     return Limits(*np.clip(widened, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32))
 
 
 def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
     """Where values lie: as declared, otherwise as is plausible; a gripper action that says what 1 means, in [0, 1]."""
     most = _plausible(dim)
-    least, most = (0.0, 1.0) if isinstance(dim, ActionDim) and dim.one_means and dim.unit == "1" else (-most, most)
+    least, most = (
+        (0.0, 1.0)
+        if isinstance(dim, ActionDim) and dim.one_means and dim.unit == "1"
+        else (-most, most)
+    )
     return least if dim.low is None else dim.low, most if dim.high is None else dim.high
 
 
@@ -128,13 +152,17 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
 
 
 def _check_quaternion(column: np.ndarray, start: int, raw: RawEpisode, path: str) -> None:
-    quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)  # [T, 4], or [1, 4] for a field of the episode
+    quaternions = np.atleast_2d(column)[:, start : start + 4].astype(
+        np.float64
+    )  # [T, 4], or [1, 4] for a field of the episode
     lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
     wrong = np.abs(lengths - 1) > QUATERNION_TOLERANCE
     if wrong.any():
         step = int(wrong.argmax())
         where = f"{raw.where}: {f'step {step}: ' if path.startswith(STEPS) else ''}field {path} dimensions {start} to {start + 3}"
-        raise InputError(f"{where}: expected a quaternion of unit length, found length {lengths[step]:.6g}")
+        raise InputError(
+            f"{where}: expected a quaternion of unit length, found length {lengths[step]:.6g}"
+        )
 
 
 def _check_values(
@@ -163,5 +191,7 @@ def _expected(dim: StateDim | ActionDim) -> str:
     unit = "" if dim.unit == "1" else f" {dim.unit}"
     if dim.low is None and dim.high is None and not dim.one_means:
         return f"a plausible magnitude of at most {high:.6g}{unit}"
-    bounds = [f"at least {low:.6g}"] * (low > -_FLOAT32_MAX) + [f"at most {high:.6g}"] * (high < _FLOAT32_MAX)
+    bounds = [f"at least {low:.6g}"] * (low > -_FLOAT32_MAX) + [f"at most {high:.6g}"] * (
+        high < _FLOAT32_MAX
+    )
     return f"{' and '.join(bounds)}{unit}"

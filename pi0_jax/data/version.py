@@ -10,7 +10,9 @@ from pi0_jax.data.rows import DatasetRow, row_version
 from pi0_jax.data.storage import Location, MissingFileError
 from pi0_jax.errors import InputError
 
-INDEX_FORMAT = 4  # raised when the files of an index, or the package's own part in their content, change
+INDEX_FORMAT = (
+    4  # raised when the files of an index, or the package's own part in their content, change
+)
 
 
 def index_version(row: DatasetRow, directory: Location) -> dict[str, Any]:
@@ -18,7 +20,11 @@ def index_version(row: DatasetRow, directory: Location) -> dict[str, Any]:
 
     Raises InputError: metadata missing or wrong, a shard missing or not readable.
     """
-    return {"format": INDEX_FORMAT, "standardise": row_version(row), "files": _fingerprint(row, directory)}
+    return {
+        "format": INDEX_FORMAT,
+        "standardise": row_version(row),
+        "files": _fingerprint(row, directory),
+    }
 
 
 def version_digest(version: dict[str, Any]) -> str:
@@ -48,12 +54,18 @@ def _fingerprint(row: DatasetRow, directory: Location) -> dict[str, list[Any]]:
     metadata = read_metadata(row, directory)
     shards = list_shards(row, directory, metadata)
     identities = storage.concurrently(lambda shard: _identity(row, shard), shards)
-    files: dict[str, list[Any]] = {name: [len(data), hashlib.sha256(data).hexdigest()[:16]] for name, data in metadata.items()}
-    return files | {shard.path.name: list(identity) for shard, identity in zip(shards, identities, strict=True)}
+    files: dict[str, list[Any]] = {
+        name: [len(data), hashlib.sha256(data).hexdigest()[:16]] for name, data in metadata.items()
+    }
+    return files | {
+        shard.path.name: list(identity) for shard, identity in zip(shards, identities, strict=True)
+    }
 
 
 def _identity(row: DatasetRow, shard: Shard) -> tuple[int, str]:
     try:
         return storage.identity(shard.path)
     except MissingFileError as error:
-        raise InputError(f"dataset {row.name}: split {shard.split}: expected the shard file {shard.path}, found none") from error
+        raise InputError(
+            f"dataset {row.name}: split {shard.split}: expected the shard file {shard.path}, found none"
+        ) from error

@@ -22,9 +22,13 @@ from pi0_jax.data.parts import PartTask, make_part
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.errors import InputError
 
-_PROGRESS_FILE = "progress"  # bytes read so far of every shard, uint64 each, at the place of the shard's number
+_PROGRESS_FILE = (
+    "progress"  # bytes read so far of every shard, uint64 each, at the place of the shard's number
+)
 _POLL_S = 0.5
-_IDLE_S = 10  # a worker that has nothing to do, because its parent was killed perhaps, ends after this
+_IDLE_S = (
+    10  # a worker that has nothing to do, because its parent was killed perhaps, ends after this
+)
 
 
 def default_workers() -> int:
@@ -73,7 +77,10 @@ def _run(pickled: bytes) -> list[str]:
     """In a worker."""
     task: PartTask = pickle.loads(pickled)
     with open(task.folder / _PROGRESS_FILE, "r+b", buffering=0) as file:
-        return make_part(task, lambda read: os.pwrite(file.fileno(), read.to_bytes(8, sys.byteorder), 8 * task.number))
+        return make_part(
+            task,
+            lambda read: os.pwrite(file.fileno(), read.to_bytes(8, sys.byteorder), 8 * task.number),
+        )
 
 
 def _clear_progress(path: Path, tasks: Sequence[PartTask]) -> None:
@@ -92,7 +99,11 @@ def _bytes_read(path: Path, tasks: Sequence[PartTask]) -> int:
 def _by_value(row: DatasetRow) -> Iterator[None]:
     """Within, functions of the module that defines the row's rule are pickled by value, unless it is one of the package."""
     name = row.standardise.__module__
-    if name.startswith("pi0_jax.") or name not in sys.modules or name in cloudpickle.list_registry_pickle_by_value():
+    if (
+        name.startswith("pi0_jax.")
+        or name not in sys.modules
+        or name in cloudpickle.list_registry_pickle_by_value()
+    ):
         yield
         return
     cloudpickle.register_pickle_by_value(sys.modules[name])

@@ -55,7 +55,9 @@ Features: TypeAlias = Mapping[str, Any]
 def encode_jpeg(image: np.ndarray) -> bytes:
     """uint8[height, width, 3], RGB, at JPEG_QUALITY, with colour at full resolution: small things keep their colour."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise InputError(f"image: expected uint8[height, width, 3], found {image.dtype}{list(image.shape)}")
+        raise InputError(
+            f"image: expected uint8[height, width, 3], found {image.dtype}{list(image.shape)}"
+        )
     file = io.BytesIO()
     PilImage.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return file.getvalue()
@@ -93,7 +95,9 @@ def write_rlds(
     temporary.mkdir(parents=True)
     try:
         infos = [
-            _write_split(temporary, name, split, _encoded(features, steps, episodes), episodes_per_shard)
+            _write_split(
+                temporary, name, split, _encoded(features, steps, episodes), episodes_per_shard
+            )
             for split, episodes in splits.items()
         ]
         _write_info(temporary, name, version, features, infos, settings or {})
@@ -125,7 +129,9 @@ def _tfds_features(feature: Any) -> Any:
 
     match feature:
         case ImageFeature():
-            return tfds.features.Image(shape=(feature.height, feature.width, 3), encoding_format="jpeg")
+            return tfds.features.Image(
+                shape=(feature.height, feature.width, 3), encoding_format="jpeg"
+            )
         case ArrayFeature():
             return tfds.features.Tensor(shape=feature.shape, dtype=np.dtype(feature.dtype).type)
         case TextFeature():
@@ -136,42 +142,56 @@ def _tfds_features(feature: Any) -> Any:
             return feature
 
 
-def _encoded(features: Any, steps: Features, episodes: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
+def _encoded(
+    features: Any, steps: Features, episodes: Iterable[Mapping[str, Any]]
+) -> Iterable[bytes]:
     """Each episode as a serialised tf.train.Example."""
     import tensorflow as tf
 
     for episode in episodes:
         encoded = {**episode, "steps": [_with_jpegs(steps, step) for step in episode["steps"]]}
         example = tf.train.Example.FromString(features.serialize_example(encoded))
-        yield example.SerializeToString(deterministic=True)  # a protocol buffer's maps are otherwise in any order
+        yield example.SerializeToString(
+            deterministic=True
+        )  # a protocol buffer's maps are otherwise in any order
 
 
 def _with_jpegs(feature: Any, value: Any) -> Any:
     """`value` with the arrays of image features encoded, so that every image is compressed by one function."""
     if isinstance(feature, ImageFeature) and isinstance(value, np.ndarray):
         if value.shape[:2] != (feature.height, feature.width):
-            raise InputError(f"image: expected uint8[{feature.height}, {feature.width}, 3], found {value.dtype}{list(value.shape)}")
+            raise InputError(
+                f"image: expected uint8[{feature.height}, {feature.width}, 3], found {value.dtype}{list(value.shape)}"
+            )
         return encode_jpeg(value)
     if isinstance(feature, Mapping):
         return {name: _with_jpegs(feature[name], child) for name, child in value.items()}
     return value
 
 
-def _write_split(folder: Path, name: str, split: str, records: Iterable[bytes], per_shard: int) -> Any:
+def _write_split(
+    folder: Path, name: str, split: str, records: Iterable[bytes], per_shard: int
+) -> Any:
     """Writes a split's shards and returns its tfds.core.SplitInfo."""
     import tensorflow_datasets as tfds
 
     shards, size = _write_shards(folder, split, records, per_shard)
     if not shards:
         raise InputError(f"dataset {name}: split {split!r} has no episode")
-    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord"
+    )
     for i, (shard, _) in enumerate(shards):
         os.rename(shard, template.sharded_filepath(shard_index=i, num_shards=len(shards)))
     lengths = [length for _, length in shards]
-    return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
+    return tfds.core.SplitInfo(
+        name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+    )
 
 
-def _write_shards(folder: Path, split: str, records: Iterable[bytes], per_shard: int) -> tuple[Sequence[tuple[Path, int]], int]:
+def _write_shards(
+    folder: Path, split: str, records: Iterable[bytes], per_shard: int
+) -> tuple[Sequence[tuple[Path, int]], int]:
     """Writes files of at most `per_shard` records: (file, number of records) of each, and the records' bytes together.
 
     The number of shards, a part of their names, is known at the end, so these are not their last names.
@@ -194,13 +214,22 @@ def _write_shards(folder: Path, split: str, records: Iterable[bytes], per_shard:
     return shards, size
 
 
-def _write_info(folder: Path, name: str, version: str, features: Any, splits: Sequence[Any], settings: Mapping[str, Any]) -> None:
+def _write_info(
+    folder: Path,
+    name: str,
+    version: str,
+    features: Any,
+    splits: Sequence[Any],
+    settings: Mapping[str, Any],
+) -> None:
     import tensorflow_datasets as tfds
 
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=name, version=tfds.core.Version(version), data_dir=os.fspath(folder), module_name=""
     )
-    info = tfds.core.DatasetInfo(builder=identity, features=features, metadata=tfds.core.MetadataDict(settings))
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=features, metadata=tfds.core.MetadataDict(settings)
+    )
     info.set_file_format(tfds.core.FileFormat.TFRECORD)
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(folder)

@@ -13,7 +13,10 @@ _SIDES = ("left", "right")
 
 
 def _arm_state(side: str) -> tuple[StateDim, ...]:
-    return (*(StateDim(f"{side}_joint_{i}", "rad") for i in range(6)), StateDim(f"{side}_gripper", "1", one_means="open"))
+    return (
+        *(StateDim(f"{side}_joint_{i}", "rad") for i in range(6)),
+        StateDim(f"{side}_gripper", "1", one_means="open"),
+    )
 
 
 def _arm_actions(side: str) -> tuple[ActionDim, ...]:
@@ -35,7 +38,11 @@ def _client_keys(*cameras: str) -> ClientKeys:
     )
 
 
-_CAMERAS = {"base_0_rgb": "cam_high", "left_wrist_0_rgb": "cam_left_wrist", "right_wrist_0_rgb": "cam_right_wrist"}
+_CAMERAS = {
+    "base_0_rgb": "cam_high",
+    "left_wrist_0_rgb": "cam_left_wrist",
+    "right_wrist_0_rgb": "cam_right_wrist",
+}
 _STATE = tuple(dim for side in _SIDES for dim in _arm_state(side))
 _ACTIONS = tuple(dim for side in _SIDES for dim in _arm_actions(side))
 
@@ -65,7 +72,11 @@ ALOHA = (
         robot="Mobile ALOHA",
         cameras=_CAMERAS,
         state=_STATE,
-        actions=(*_ACTIONS, ActionDim("base_forward", "m/s", "relative"), ActionDim("base_turn", "rad/s", "relative")),
+        actions=(
+            *_ACTIONS,
+            ActionDim("base_forward", "m/s", "relative"),
+            ActionDim("base_turn", "rad/s", "relative"),
+        ),
         control_hz=50.0,
         execute_steps=25,
         client_keys=_client_keys(*_CAMERAS.values()),

@@ -11,7 +11,10 @@ _CAMERAS = {"base_0_rgb": "exterior", "left_wrist_0_rgb": "wrist"}
 _GRIPPER = StateDim("gripper", "1", one_means="closed")
 _CONTROL_HZ, _EXECUTE_STEPS = 15.0, 8
 _CLIENT_KEYS = ClientKeys(
-    cameras={"exterior": "observation/exterior_image_1_left", "wrist": "observation/wrist_image_left"},
+    cameras={
+        "exterior": "observation/exterior_image_1_left",
+        "wrist": "observation/wrist_image_left",
+    },
     state=(("observation/joint_position", 7), ("observation/gripper_position", 1)),
 )
 
@@ -21,7 +24,10 @@ DROID = (
         robot=f"{_ROBOT}: joint positions, learnt relative to the current ones",
         cameras=_CAMERAS,
         state=(*joints(7), _GRIPPER),
-        actions=(*(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(7)), gripper("closed")),
+        actions=(
+            *(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(7)),
+            gripper("closed"),
+        ),
         control_hz=_CONTROL_HZ,
         execute_steps=_EXECUTE_STEPS,
         client_keys=_CLIENT_KEYS,
@@ -31,7 +37,10 @@ DROID = (
         robot=f"{_ROBOT}: joint velocities",
         cameras=_CAMERAS,
         state=(*joints(7), _GRIPPER),
-        actions=(*(ActionDim(f"joint_velocity_{i}", "1", "relative") for i in range(7)), gripper("closed")),
+        actions=(
+            *(ActionDim(f"joint_velocity_{i}", "1", "relative") for i in range(7)),
+            gripper("closed"),
+        ),
         control_hz=_CONTROL_HZ,
         execute_steps=_EXECUTE_STEPS,
         client_keys=_CLIENT_KEYS,

@@ -3,7 +3,17 @@
 Steps executed per chunk are about 0.8 s of it, as the paper's slower robots (appendix D). A gripper's width in metres is larger when open.
 """
 
-from pi0_jax.embodiments.dims import COMMAND, EULER, POSE_CHANGE, POSE_TARGET, POSITION, QUATERNION, WIDTH, gripper, joints
+from pi0_jax.embodiments.dims import (
+    COMMAND,
+    EULER,
+    POSE_CHANGE,
+    POSE_TARGET,
+    POSITION,
+    QUATERNION,
+    WIDTH,
+    gripper,
+    joints,
+)
 from pi0_jax.embodiments.record import Embodiment, StateDim
 
 _BASE = {"base_0_rgb": "base"}

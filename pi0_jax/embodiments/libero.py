@@ -14,7 +14,8 @@ LIBERO = (
         control_hz=20.0,
         execute_steps=5,
         client_keys=ClientKeys(
-            cameras={"base": "observation/image", "wrist": "observation/wrist_image"}, state=(("observation/state", 8),)
+            cameras={"base": "observation/image", "wrist": "observation/wrist_image"},
+            state=(("observation/state", 8),),
         ),
     ),
 )

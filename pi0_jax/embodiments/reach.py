@@ -10,7 +10,9 @@ def _reach(name: str, joints: int) -> Embodiment:
         robot=f"simulated arm of {joints} joints",
         cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
         state=tuple(StateDim(f"joint_{i}", "rad") for i in range(joints)),
-        actions=tuple(ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(joints)),
+        actions=tuple(
+            ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(joints)
+        ),
         control_hz=10.0,
         execute_steps=5,
     )

@@ -27,7 +27,9 @@ class StateDim:
 class ActionDim:
     name: str
     unit: str
-    kind: Literal["absolute", "relative"]  # relative: a change since the last step, so past an episode's end it is 0
+    kind: Literal[
+        "absolute", "relative"
+    ]  # relative: a change since the last step, so past an episode's end it is 0
     delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
     low: float | None = None
     high: float | None = None
@@ -52,8 +54,13 @@ class ClientKeys:
         """`where`: what the record is, for errors. Raises InputError, naming the field."""
         fields = _fields_of(cls, record, where)
         pairs = _several(fields["state"], f"{where}: state")
-        if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], int) for pair in pairs):
-            raise InputError(f"{where}: state: expected pairs of a key and a number of values, found {fields['state']}")
+        if not all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], int)
+            for pair in pairs
+        ):
+            raise InputError(
+                f"{where}: state: expected pairs of a key and a number of values, found {fields['state']}"
+            )
         fields["cameras"] = _names(fields["cameras"], f"{where}: cameras")
         fields["state"] = tuple((key, count) for key, count in pairs)
         if "unread" in fields:
@@ -70,29 +77,43 @@ class Embodiment:
     actions: tuple[ActionDim, ...]
     control_hz: float  # actions per second; 0: not known
     execute_steps: int  # steps of a chunk that are executed before the next is asked for
-    client_keys: ClientKeys | None = None  # None: images/<the robot's name for the camera> and state
+    client_keys: ClientKeys | None = (
+        None  # None: images/<the robot's name for the camera> and state
+    )
 
     def __post_init__(self) -> None:
         if self.client_keys is not None:
             self._check_keys(self.client_keys)
         for slot in self.cameras:
             if slot not in CAMERA_SLOTS:
-                raise InputError(f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}")
+                raise InputError(
+                    f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}"
+                )
         for dim in (*self.state, *self.actions):
             if dim.one_means not in ("", "open", "closed"):
-                raise InputError(f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing")
+                raise InputError(
+                    f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing"
+                )
         right = isinstance(self.control_hz, int | float) and self.control_hz >= 0
         if not (right and isinstance(self.execute_steps, int) and self.execute_steps >= 1):
             found = f"control_hz {self.control_hz!r}, execute_steps {self.execute_steps!r}"
-            raise InputError(f"embodiment {self.name}: expected control_hz of at least 0 and execute_steps of at least 1, found {found}")
+            raise InputError(
+                f"embodiment {self.name}: expected control_hz of at least 0 and execute_steps of at least 1, found {found}"
+            )
         for i, dim in enumerate(self.actions):
             if dim.kind not in ("absolute", "relative"):
-                raise InputError(f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative")
-            if dim.one_means == "closed" and ((dim.kind, dim.unit) != ("absolute", "1") or not {dim.low, dim.high} <= {None, 0, 1}):
+                raise InputError(
+                    f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative"
+                )
+            if dim.one_means == "closed" and (
+                (dim.kind, dim.unit) != ("absolute", "1") or not {dim.low, dim.high} <= {None, 0, 1}
+            ):
                 raise InputError(
                     f"embodiment {self.name}: action {dim.name!r} can have one_means closed only if it is absolute, of unit 1 and in [0, 1]"
                 )
-            if dim.delta and (dim.kind != "absolute" or i >= len(self.state) or self.state[i].unit != dim.unit):
+            if dim.delta and (
+                dim.kind != "absolute" or i >= len(self.state) or self.state[i].unit != dim.unit
+            ):
                 raise InputError(
                     f"embodiment {self.name}: action {dim.name!r} can be a delta only if it is absolute "
                     f"and state dimension {i} has its unit"
@@ -104,10 +125,14 @@ class Embodiment:
                 f"embodiment {self.name}: client keys: expected cameras {sorted(self.cameras.values())}, found {sorted(keys.cameras)}"
             )
         if (found := sum(count for _, count in keys.state)) != len(self.state):
-            raise InputError(f"embodiment {self.name}: client keys: expected {len(self.state)} values of state, found {found}")
+            raise InputError(
+                f"embodiment {self.name}: client keys: expected {len(self.state)} values of state, found {found}"
+            )
         used = [*keys.cameras.values(), *(key for key, _ in keys.state), *keys.unread, "prompt"]
         if len(set(used)) < len(used):
-            raise InputError(f"embodiment {self.name}: client keys: expected keys that differ, found {', '.join(used)}")
+            raise InputError(
+                f"embodiment {self.name}: client keys: expected keys that differ, found {', '.join(used)}"
+            )
 
     @property
     def keys(self) -> ClientKeys:
@@ -123,27 +148,44 @@ class Embodiment:
     @classmethod
     def from_json(cls, record: Any) -> "Embodiment":
         """Raises InputError, naming the field: unknown, missing, of another type."""
-        where = f"embodiment {record['name']}" if isinstance(record, Mapping) and "name" in record else "embodiment"
+        where = (
+            f"embodiment {record['name']}"
+            if isinstance(record, Mapping) and "name" in record
+            else "embodiment"
+        )
         fields = _fields_of(cls, record, where)
         fields["cameras"] = _names(fields["cameras"], f"{where}: cameras")
         fields["state"], fields["actions"] = (
-            tuple(kind(**_fields_of(kind, dim, f"{where}: {part} {i}")) for i, dim in enumerate(_several(fields[part], f"{where}: {part}")))
+            tuple(
+                kind(**_fields_of(kind, dim, f"{where}: {part} {i}"))
+                for i, dim in enumerate(_several(fields[part], f"{where}: {part}"))
+            )
             for part, kind in (("state", StateDim), ("actions", ActionDim))
         )
-        if "client_keys" in fields and fields["client_keys"] is not None:  # records of older checkpoints lack it
-            fields["client_keys"] = ClientKeys.from_json(fields["client_keys"], f"{where}: client_keys")
+        if (
+            "client_keys" in fields and fields["client_keys"] is not None
+        ):  # records of older checkpoints lack it
+            fields["client_keys"] = ClientKeys.from_json(
+                fields["client_keys"], f"{where}: client_keys"
+            )
         return cls(**fields)
 
 
 def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:
     """The record, if its keys are fields of the dataclass `kind` and all that have no default are there."""
-    fields = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
+    fields = {
+        field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)
+    }
     if not isinstance(record, Mapping):
-        raise InputError(f"{where}: expected a map of {', '.join(fields)}, found {type(record).__name__}")
+        raise InputError(
+            f"{where}: expected a map of {', '.join(fields)}, found {type(record).__name__}"
+        )
     for key in record:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            expected = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(fields)}"
+            expected = (
+                f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(fields)}"
+            )
             raise InputError(f"{where}: {key!r} is unknown; {expected}")
     if missing := [name for name, needed in fields.items() if needed and name not in record]:
         raise InputError(f"{where}: {', '.join(missing)} missing")
@@ -151,7 +193,9 @@ def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:
 
 
 def _names(value: Any, where: str) -> Mapping[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for pair in value.items() for name in pair):
+    if not isinstance(value, Mapping) or not all(
+        isinstance(name, str) for pair in value.items() for name in pair
+    ):
         raise InputError(f"{where}: expected a map from text to text, found {value!r}")
     return value
 
@@ -167,6 +211,8 @@ def by_name(*groups: Iterable[Embodiment]) -> dict[str, Embodiment]:
     records: dict[str, Embodiment] = {}
     for record in itertools.chain(*groups):
         if record.name in records:
-            raise InputError(f"embodiment {record.name}: expected names that differ, found two records of it")
+            raise InputError(
+                f"embodiment {record.name}: expected names that differ, found two records of it"
+            )
         records[record.name] = record
     return records

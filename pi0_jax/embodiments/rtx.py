@@ -1,6 +1,17 @@
 """Robots of other laboratories' datasets in the RT-X collection. Steps executed per chunk are about 0.8 s of it (appendix D)."""
 
-from pi0_jax.embodiments.dims import COMMAND, EULER, POSE_CHANGE, POSE_TARGET, POSITION, QUATERNION, VELOCITY, WIDTH, gripper, joints
+from pi0_jax.embodiments.dims import (
+    COMMAND,
+    EULER,
+    POSE_CHANGE,
+    POSE_TARGET,
+    POSITION,
+    QUATERNION,
+    VELOCITY,
+    WIDTH,
+    gripper,
+    joints,
+)
 from pi0_jax.embodiments.record import Embodiment, StateDim
 
 _BASE = {"base_0_rgb": "base"}

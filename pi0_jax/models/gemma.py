@@ -32,7 +32,9 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    experts: tuple[ExpertConfig, ...]  # expert 0 is the language model itself and owns the embedding
+    experts: tuple[
+        ExpertConfig, ...
+    ]  # expert 0 is the language model itself and owns the embedding
     depth: int
     num_heads: int
     num_kv_heads: int
@@ -53,17 +55,31 @@ def suffixed(name: str, expert: int) -> str:
 
 def param_table(config: GemmaConfig) -> dict[str, Any]:
     """Shapes and initialisers, under the published names; layers are stacked on axis 0."""
-    depth, heads, kv_heads, head_dim = config.depth, config.num_heads, config.num_kv_heads, config.head_dim
+    depth, heads, kv_heads, head_dim = (
+        config.depth,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+    )
     attn: dict[str, Any] = {}
     layer: dict[str, Any] = {"attn": attn}
     width = config.experts[0].width
     # The embedding is scaled by sqrt(width) at use, so this starts tokens at unit variance.
-    table: dict[str, Any] = {"embedder": {"input_embedding": Param((config.vocab_size, width), normal(width**-0.5))}, "layers": layer}
+    table: dict[str, Any] = {
+        "embedder": {"input_embedding": Param((config.vocab_size, width), normal(width**-0.5))},
+        "layers": layer,
+    }
     for i, expert in enumerate(config.experts):
         width, mlp_dim = expert.width, expert.mlp_dim
-        attn[suffixed("q_einsum", i)] = {"w": Param((depth, heads, width, head_dim), fan_in_normal(2, (1, 3)))}
-        attn[suffixed("kv_einsum", i)] = {"w": Param((depth, 2, kv_heads, width, head_dim), fan_in_normal(3, (1, 2, 4)))}
-        attn[suffixed("attn_vec_einsum", i)] = {"w": Param((depth, heads, head_dim, width), fan_in_normal((1, 2), 3, BRANCH_GAIN))}
+        attn[suffixed("q_einsum", i)] = {
+            "w": Param((depth, heads, width, head_dim), fan_in_normal(2, (1, 3)))
+        }
+        attn[suffixed("kv_einsum", i)] = {
+            "w": Param((depth, 2, kv_heads, width, head_dim), fan_in_normal(3, (1, 2, 4)))
+        }
+        attn[suffixed("attn_vec_einsum", i)] = {
+            "w": Param((depth, heads, head_dim, width), fan_in_normal((1, 2), 3, BRANCH_GAIN))
+        }
         layer[suffixed("mlp", i)] = {
             "gating_einsum": Param((depth, 2, width, mlp_dim), fan_in_normal(2, (1, 3))),
             "linear": Param((depth, mlp_dim, width), fan_in_normal(1, 2, BRANCH_GAIN)),
@@ -88,7 +104,9 @@ def rope(x: jax.Array, positions: jax.Array) -> jax.Array:
     angle = positions[:, :, None, None].astype(jnp.float32) / wavelength  # [B, T, 1, H/2]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    ).astype(x.dtype)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
@@ -105,7 +123,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """GELU-gated MLP: [B, T, D] -> [B, T, D]."""
     # Two products, not one: their gradients would be put together and taken apart again, at the size of F times all tokens.
-    gate, up = (constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"])  # [B, T, F]
+    gate, up = (
+        constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"]
+    )  # [B, T, F]
     return layers.dense(jax.nn.gelu(gate, approximate=True) * up, params["linear"])
 
 
@@ -142,18 +162,34 @@ def layer(
     assert positions.shape[1] == total == mask.shape[1], (positions.shape, mask.shape, total)
     readers = [i for i in present if read[i]]
 
-    normed = {i: rms_norm(xs[i], params[suffixed("pre_attention_norm", i)]["scale"]) for i in present}
+    normed = {
+        i: rms_norm(xs[i], params[suffixed("pre_attention_norm", i)]["scale"]) for i in present
+    }
     # Weights [2, K, D, H]: keys and values.
-    kv = [layers.dense(x, attn[suffixed("kv_einsum", i)]["w"].transpose(2, 0, 1, 3)) for i, x in normed.items()]
-    kv = constrain(jnp.concatenate(kv, axis=1), ("batch", "tokens", None, None, None))  # [B, sum T_i, 2, K, H]
+    kv = [
+        layers.dense(x, attn[suffixed("kv_einsum", i)]["w"].transpose(2, 0, 1, 3))
+        for i, x in normed.items()
+    ]
+    kv = constrain(
+        jnp.concatenate(kv, axis=1), ("batch", "tokens", None, None, None)
+    )  # [B, sum T_i, 2, K, H]
     new = KVCache(rope(kv[:, :, 0], positions), kv[:, :, 1])
     if not readers:
         return tuple(None for _ in xs), new
 
-    keys, values = new if cache is None else (jnp.concatenate(pair, axis=1) for pair in zip(cache, new, strict=True))
-    queries = [layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2)) for i in readers]  # [B, T_i, N, H]
+    keys, values = (
+        new
+        if cache is None
+        else (jnp.concatenate(pair, axis=1) for pair in zip(cache, new, strict=True))
+    )
+    queries = [
+        layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2))
+        for i in readers
+    ]  # [B, T_i, N, H]
     rows = [slice(*ends[i]) for i in readers]
-    q = rope(jnp.concatenate(queries, axis=1), jnp.concatenate([positions[:, r] for r in rows], axis=1))
+    q = rope(
+        jnp.concatenate(queries, axis=1), jnp.concatenate([positions[:, r] for r in rows], axis=1)
+    )
     q = constrain(q * q.shape[-1] ** -0.5, ("batch", "tokens", "heads", None))
     mixed = attend(q, keys, values, jnp.concatenate([mask[:, r] for r in rows], axis=1))
 
@@ -161,8 +197,14 @@ def layer(
     start = 0
     for i in readers:
         x, end = xs[i], start + xs[i].shape[1]
-        x = x + layers.dense(mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2)
-        x = x + mlp(params[suffixed("mlp", i)], rms_norm(x, params[suffixed("pre_ffw_norm", i)]["scale"]), constrain)
+        x = x + layers.dense(
+            mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2
+        )
+        x = x + mlp(
+            params[suffixed("mlp", i)],
+            rms_norm(x, params[suffixed("pre_ffw_norm", i)]["scale"]),
+            constrain,
+        )
         ys[i] = constrain(x, ("batch", "tokens", "embed"))
         start = end
     return tuple(ys), new
@@ -208,8 +250,18 @@ class Gemma(nn.Module):
         params = self.params()
         everyone = tuple(True for _ in xs)
         where = dict(path=(*self.path, "layers"), dtype=self.dtype)
-        gather, merge = partial(self.gather, **where), partial(merge_layer, rules=self.lora, **where)
-        step = partial(layer, positions=positions, mask=mask, constrain=self.constrain, gather=gather, merge=merge)
+        gather, merge = (
+            partial(self.gather, **where),
+            partial(merge_layer, rules=self.lora, **where),
+        )
+        step = partial(
+            layer,
+            positions=positions,
+            mask=mask,
+            constrain=self.constrain,
+            gather=gather,
+            merge=merge,
+        )
         ys, pieces = layers.run(
             layers.rematerialise(partial(step, read=everyone), self.remat),
             tuple(None if x is None else x.astype(self.dtype) for x in xs),
@@ -218,5 +270,8 @@ class Gemma(nn.Module):
             scan=self.scan_layers,
         )
         new = jax.tree.map(lambda *kv: jnp.concatenate(kv), *pieces)
-        outputs = [None if y is None else rms_norm(y, params[suffixed("final_norm", i)]["scale"]) for i, y in enumerate(ys)]
+        outputs = [
+            None if y is None else rms_norm(y, params[suffixed("final_norm", i)]["scale"])
+            for i, y in enumerate(ys)
+        ]
         return outputs, new

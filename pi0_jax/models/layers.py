@@ -45,7 +45,9 @@ def rematerialise(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]
     return jax.checkpoint(layer, policy=policy)
 
 
-def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[..., Any], scan: bool) -> tuple[Any, list[Any]]:
+def run(
+    layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[..., Any], scan: bool
+) -> tuple[Any, list[Any]]:
     """Applies `carry, output = layer(carry, stacked[i])` for all layers but the last, and `last` for the last one.
 
     Args:
@@ -59,7 +61,9 @@ def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[.
     outputs = []
     if scan and depth > 1:
         # Over the layers' numbers: scanning the arrays themselves would first copy all layers but the last.
-        carry, output = jax.lax.scan(lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1))
+        carry, output = jax.lax.scan(
+            lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1)
+        )
         outputs.append(output)
     else:
         traced_once = jax.jit(layer)  # and inlined wherever it is called
@@ -72,4 +76,7 @@ def run(layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[.
 
 
 def _pick(stacked: Any, i: jax.Array) -> Any:
-    return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False, allow_negative_indices=False), stacked)
+    return jax.tree.map(
+        lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False, allow_negative_indices=False),
+        stacked,
+    )

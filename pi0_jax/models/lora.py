@@ -61,7 +61,9 @@ def product(path: str) -> str:
     raise ValueError(f"no rule of PRODUCTS covers the parameter {path!r}")
 
 
-def factor_shapes(subscripts: str, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def factor_shapes(
+    subscripts: str, shape: tuple[int, ...], rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of a and b for a weight of this shape."""
     a, b, w = re.split("->|,", subscripts)
     sizes = dict(zip(w, shape, strict=True)) | {"R": rank}
@@ -72,7 +74,9 @@ def fans(subscripts: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """Inputs and outputs of one pair: the axes that a and b do not share."""
     a, b, w = re.split("->|,", subscripts)
     sizes = dict(zip(w, shape, strict=True))
-    return math.prod(sizes[axis] for axis in a if axis not in b), math.prod(sizes[axis] for axis in b if axis not in a)
+    return math.prod(sizes[axis] for axis in a if axis not in b), math.prod(
+        sizes[axis] for axis in b if axis not in a
+    )
 
 
 def variables(params: Any, factors: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -95,14 +99,23 @@ def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, An
     return flax.traverse_util.unflatten_dict(factors, sep="/")
 
 
-def add(w: jax.Array, a: jax.Array, b: jax.Array, *, rules: Sequence[LoraRule], path: str, dtype: Any) -> jax.Array:
+def add(
+    w: jax.Array, a: jax.Array, b: jax.Array, *, rules: Sequence[LoraRule], path: str, dtype: Any
+) -> jax.Array:
     """w + (alpha / rank) a b for a stack of layers, or a part of one: summed in float32, rounded once to `dtype`."""
     rule = find(rules, path)
     update = jnp.einsum(product(path), a, b, preferred_element_type=jnp.float32)
     return (w.astype(jnp.float32) + (rule.alpha / rule.rank) * update).astype(dtype)
 
 
-def merge_layer(params: Any, factors: Mapping[str, Any], *, rules: Sequence[LoraRule], path: Sequence[str], dtype: Any) -> Any:
+def merge_layer(
+    params: Any,
+    factors: Mapping[str, Any],
+    *,
+    rules: Sequence[LoraRule],
+    path: Sequence[str],
+    dtype: Any,
+) -> Any:
     """One layer's parameters (without the layer axis; at `path` in the model) with their factors of the second tree added.
 
     Before they are gathered: each device adds to its own part of a weight, and the gradient comes back to that part, as without LoRA.

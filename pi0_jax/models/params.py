@@ -27,14 +27,20 @@ def declare(module: nn.Module, table: Mapping[str, Any]) -> dict[str, Any]:
     if not module.is_initializing():
         return {name: module.variables["params"][name] for name in table}
     return {
-        name: ParamTree(entry, name=name)() if isinstance(entry, Mapping) else module.param(name, entry.init, entry.shape)
+        name: ParamTree(entry, name=name)()
+        if isinstance(entry, Mapping)
+        else module.param(name, entry.init, entry.shape)
         for name, entry in table.items()
     }
 
 
-def fan_in_normal(in_axis: int | tuple[int, ...], out_axis: int | tuple[int, ...], gain: float = 1.0) -> Any:
+def fan_in_normal(
+    in_axis: int | tuple[int, ...], out_axis: int | tuple[int, ...], gain: float = 1.0
+) -> Any:
     """Standard deviation gain / sqrt(fan-in); axis 0 is a stack of layers and counts for neither fan."""
-    return jax.nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,))
+    return jax.nn.initializers.variance_scaling(
+        gain**2, "fan_in", "truncated_normal", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,)
+    )
 
 
 zeros = jax.nn.initializers.zeros

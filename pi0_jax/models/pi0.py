@@ -83,9 +83,16 @@ class PaliGemma(nn.Module):
 
     def setup(self) -> None:
         how = dict(
-            dtype=self.dtype, scan_layers=self.scan_layers, remat=self.remat, constrain=self.constrain, gather=self.gather, lora=self.lora
+            dtype=self.dtype,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+            constrain=self.constrain,
+            gather=self.gather,
+            lora=self.lora,
         )
-        self.img = SigLIP(self.config.vision, output_width=self.config.gemma.experts[0].width, **how)
+        self.img = SigLIP(
+            self.config.vision, output_width=self.config.gemma.experts[0].width, **how
+        )
         self.llm = Gemma(self.config.gemma, **how)
 
 
@@ -96,10 +103,20 @@ class Pi0(nn.Module):
     remat: layers.Remat = "none"
     constrain: layers.Constrain = layers.unconstrained
     gather: layers.Gather = layers.ungathered
-    lora: tuple[LoraRule, ...] = ()  # scales of the variables in collection "lora", where there are any; see lora.py
+    lora: tuple[
+        LoraRule, ...
+    ] = ()  # scales of the variables in collection "lora", where there are any; see lora.py
 
     def setup(self) -> None:
-        self.PaliGemma = PaliGemma(self.config, self.dtype, self.scan_layers, self.remat, self.constrain, self.gather, self.lora)
+        self.PaliGemma = PaliGemma(
+            self.config,
+            self.dtype,
+            self.scan_layers,
+            self.remat,
+            self.constrain,
+            self.gather,
+            self.lora,
+        )
 
     @nn.compact
     def projections(self) -> dict[str, Any]:
@@ -129,11 +146,20 @@ class Pi0(nn.Module):
         if not slots:
             return tokens, observation.token_mask
         # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so that no device needs another's images.
-        images = jnp.stack([observation.images[slot] for slot in slots], axis=1)  # [B, slots, S, S, 3]
-        patches = self.PaliGemma.img(images.reshape(-1, *images.shape[2:])).reshape(batch, -1, tokens.shape[2])  # [B, slots * P, W]
+        images = jnp.stack(
+            [observation.images[slot] for slot in slots], axis=1
+        )  # [B, slots, S, S, 3]
+        patches = self.PaliGemma.img(images.reshape(-1, *images.shape[2:])).reshape(
+            batch, -1, tokens.shape[2]
+        )  # [B, slots * P, W]
         seen = jnp.stack([observation.image_masks[slot] for slot in slots], axis=1)  # [B, slots]
-        valid = jnp.concatenate([jnp.repeat(seen, patches.shape[1] // len(slots), axis=1), observation.token_mask], axis=1)
-        return self.constrain(jnp.concatenate([patches, tokens], axis=1), ("batch", "tokens", "embed")), valid
+        valid = jnp.concatenate(
+            [jnp.repeat(seen, patches.shape[1] // len(slots), axis=1), observation.token_mask],
+            axis=1,
+        )
+        return self.constrain(
+            jnp.concatenate([patches, tokens], axis=1), ("batch", "tokens", "embed")
+        ), valid
 
     def embed_suffix(self, state: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """State float32[B, D], noisy actions float32[B, K, H, D], times float32[B, K] -> dtype[B, 1 + K*H, W].
@@ -144,17 +170,27 @@ class Pi0(nn.Module):
         actions = self.project("action_in_proj", x_t, self.dtype)  # [B, K, H, W]
         time = time_code(t, actions.shape[-1]).astype(self.dtype)
         time = jnp.broadcast_to(time[:, :, None, :], actions.shape)
-        hidden = jax.nn.swish(self.project("action_time_mlp_in", jnp.concatenate([actions, time], axis=-1), self.dtype))
-        actions = self.project("action_time_mlp_out", hidden, self.dtype).reshape(batch, draws * horizon, -1)
+        hidden = jax.nn.swish(
+            self.project(
+                "action_time_mlp_in", jnp.concatenate([actions, time], axis=-1), self.dtype
+            )
+        )
+        actions = self.project("action_time_mlp_out", hidden, self.dtype).reshape(
+            batch, draws * horizon, -1
+        )
         state = self.project("state_proj", state, self.dtype)[:, None, :]
-        return self.constrain(jnp.concatenate([state, actions], axis=1), ("batch", "tokens", "embed"))
+        return self.constrain(
+            jnp.concatenate([state, actions], axis=1), ("batch", "tokens", "embed")
+        )
 
     def velocity(self, observation: Observation, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """The full forward pass, for training: x_t float32[B, K, H, D], t float32[B, K] -> velocity float32[B, K, H, D]."""
         prefix, valid = self.embed_prefix(observation)
         suffix = self.embed_suffix(observation.state, x_t, t)
         layout = dict(horizon=x_t.shape[2], draws=x_t.shape[1])
-        positions = jnp.concatenate([masks.prefix_positions(valid), masks.suffix_positions(valid, **layout)], axis=1)
+        positions = jnp.concatenate(
+            [masks.prefix_positions(valid), masks.suffix_positions(valid, **layout)], axis=1
+        )
         mask = masks.full_mask(valid, **layout)
         (_, out), _ = self.PaliGemma.llm((prefix, suffix), positions, mask, read=(False, True))
         return self.decode(out, x_t.shape)
@@ -163,15 +199,24 @@ class Pi0(nn.Module):
         """Runs the prefix once: its keys and values in every layer, and which of its tokens are real (bool[B, P])."""
         prefix, valid = self.embed_prefix(observation)
         positions = masks.prefix_positions(valid)
-        _, cache = self.PaliGemma.llm((prefix, None), positions, masks.prefix_mask(valid), read=(False, False))
+        _, cache = self.PaliGemma.llm(
+            (prefix, None), positions, masks.prefix_mask(valid), read=(False, False)
+        )
         return cache, valid
 
-    def cached_velocity(self, cache: KVCache, valid: jax.Array, state: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
+    def cached_velocity(
+        self, cache: KVCache, valid: jax.Array, state: jax.Array, x_t: jax.Array, t: jax.Array
+    ) -> jax.Array:
         """`velocity` for a prefix that `prefill` has run."""
         suffix = self.embed_suffix(state, x_t, t)
         layout = dict(horizon=x_t.shape[2], draws=x_t.shape[1])
-        positions, mask = masks.suffix_positions(valid, **layout), masks.suffix_mask(valid, **layout)
-        (_, out), _ = self.PaliGemma.llm((None, suffix), positions, mask, cache=cache, read=(False, True))
+        positions, mask = (
+            masks.suffix_positions(valid, **layout),
+            masks.suffix_mask(valid, **layout),
+        )
+        (_, out), _ = self.PaliGemma.llm(
+            (None, suffix), positions, mask, cache=cache, read=(False, True)
+        )
         return self.decode(out, x_t.shape)
 
     def decode(self, out: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -184,7 +229,10 @@ def projection_table(config: Pi0Config) -> dict[str, Any]:
     width, action_dim = config.gemma.experts[1].width, config.action_dim
 
     def projection(inputs: int, outputs: int) -> dict[str, Param]:
-        return {"kernel": Param((inputs, outputs), jax.nn.initializers.lecun_normal()), "bias": Param((outputs,), zeros)}
+        return {
+            "kernel": Param((inputs, outputs), jax.nn.initializers.lecun_normal()),
+            "bias": Param((outputs,), zeros),
+        }
 
     return {
         "state_proj": projection(action_dim, width),
@@ -198,8 +246,15 @@ def projection_table(config: Pi0Config) -> dict[str, Any]:
 def parameter_shapes(config: Pi0Config) -> Any:
     """The parameter tree as ShapeDtypeStructs; allocates nothing."""
     vision = siglip.param_table(config.vision, output_width=config.gemma.experts[0].width)
-    table = {"PaliGemma": {"img": vision, "llm": gemma.param_table(config.gemma)}, **projection_table(config)}
-    return jax.tree.map(lambda param: jax.ShapeDtypeStruct(param.shape, jnp.float32), table, is_leaf=lambda x: isinstance(x, Param))
+    table = {
+        "PaliGemma": {"img": vision, "llm": gemma.param_table(config.gemma)},
+        **projection_table(config),
+    }
+    return jax.tree.map(
+        lambda param: jax.ShapeDtypeStruct(param.shape, jnp.float32),
+        table,
+        is_leaf=lambda x: isinstance(x, Param),
+    )
 
 
 def sample_actions(
@@ -224,7 +279,9 @@ def sample_actions(
         v = model.apply(given, cache, valid, observation.state, x_t, t, method="cached_velocity")
         return v if dim_mask is None else flow.mask_dims(v, dim_mask)
 
-    return flow.integrate(velocity, noise if dim_mask is None else flow.mask_dims(noise, dim_mask), num_steps)
+    return flow.integrate(
+        velocity, noise if dim_mask is None else flow.mask_dims(noise, dim_mask), num_steps
+    )
 
 
 def time_code(t: jax.Array, width: int) -> jax.Array:

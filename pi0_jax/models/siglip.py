@@ -37,7 +37,12 @@ class VisionConfig:
 # Initialisers matter only to models trained from scratch; these were chosen by how fast a small one learns where a small block lies in a
 # 64x64 image (from patches alone, loss 0.04 instead of 0.36 after 600 steps). Blocks that start near the identity, positions as loud as
 # content and sharper attention each help.
-BRANCH_GAIN, QUERY_KEY_GAIN, PATCH_GAIN, POSITION_GAIN = 0.2, 2.0, 2.0, 4.0  # of standard deviations
+BRANCH_GAIN, QUERY_KEY_GAIN, PATCH_GAIN, POSITION_GAIN = (
+    0.2,
+    2.0,
+    2.0,
+    4.0,
+)  # of standard deviations
 
 
 def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
@@ -46,7 +51,9 @@ def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
     head_dim = width // heads
 
     def xavier(in_axis: Any, out_axis: Any, gain: float = 1.0) -> Any:
-        return jax.nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,))
+        return jax.nn.initializers.variance_scaling(
+            gain**2, "fan_avg", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,)
+        )
 
     def layer_norm(*stack: int) -> dict[str, Param]:
         return {"scale": Param((*stack, width), ones), "bias": Param((*stack, width), zeros)}
@@ -61,7 +68,9 @@ def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
         "embedding": {
             "kernel": Param(
                 (config.patch_size, config.patch_size, 3, width),
-                jax.nn.initializers.variance_scaling(PATCH_GAIN**2, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3),
+                jax.nn.initializers.variance_scaling(
+                    PATCH_GAIN**2, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3
+                ),
             ),
             "bias": Param((width,), zeros),
         },
@@ -74,7 +83,9 @@ def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
                     "key": projection(QUERY_KEY_GAIN),
                     "value": projection(),
                     "out": {
-                        "kernel": Param((depth, heads, head_dim, width), xavier((1, 2), 3, BRANCH_GAIN)),
+                        "kernel": Param(
+                            (depth, heads, head_dim, width), xavier((1, 2), 3, BRANCH_GAIN)
+                        ),
                         "bias": Param((depth, width), zeros),
                     },
                 },
@@ -111,21 +122,33 @@ def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
 def attention(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """Every patch attends to every patch: [B, P, D] -> [B, P, D]."""
     q, k, v = (
-        constrain(layers.dense(x, params[name]["kernel"]) + params[name]["bias"].astype(x.dtype), ("batch", "patches", "heads", None))
+        constrain(
+            layers.dense(x, params[name]["kernel"]) + params[name]["bias"].astype(x.dtype),
+            ("batch", "patches", "heads", None),
+        )
         for name in ("query", "key", "value")
     )  # [B, P, N, H]
     q = q * (q.shape[-1] ** -0.5)
-    logits = jnp.einsum("BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32)  # Q: patches as keys
+    logits = jnp.einsum(
+        "BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32
+    )  # Q: patches as keys
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     mixed = jnp.einsum("BNPQ,BQNH->BPNH", weights, v)
-    return layers.dense(mixed, params["out"]["kernel"], contract=2) + params["out"]["bias"].astype(x.dtype)
+    return layers.dense(mixed, params["out"]["kernel"], contract=2) + params["out"]["bias"].astype(
+        x.dtype
+    )
 
 
 def mlp(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """[B, P, D] -> [B, P, D] through a tanh-approximated GELU of width F."""
     first, second = params["Dense_0"], params["Dense_1"]
-    hidden = constrain(layers.dense(x, first["kernel"]) + first["bias"].astype(x.dtype), ("batch", "patches", "mlp"))  # [B, P, F]
-    return layers.dense(jax.nn.gelu(hidden, approximate=True), second["kernel"]) + second["bias"].astype(x.dtype)
+    hidden = constrain(
+        layers.dense(x, first["kernel"]) + first["bias"].astype(x.dtype),
+        ("batch", "patches", "mlp"),
+    )  # [B, P, F]
+    return layers.dense(jax.nn.gelu(hidden, approximate=True), second["kernel"]) + second[
+        "bias"
+    ].astype(x.dtype)
 
 
 def encoder_block(
@@ -138,7 +161,9 @@ def encoder_block(
 ) -> tuple[jax.Array, None]:
     """[B, P, D] -> [B, P, D]; `inputs`: this block's parameters, and LoRA's factors of some, or {}."""
     params = gather(merge(inputs[0], inputs[1]))
-    x = x + attention(params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x), constrain)
+    x = x + attention(
+        params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x), constrain
+    )
     x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x), constrain)
     return constrain(x, ("batch", "patches", "vision_embed")), None
 
@@ -160,8 +185,16 @@ class SigLIP(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """float32[B, S, S, 3] in [-1, 1] -> dtype[B, P, O], patches in row-major order."""
         config, params = self.config, self.params()
-        ends = self.gather({name: params[name] for name in ("embedding", "pos_embedding", "head")}, path=self.path, dtype=self.dtype)
-        batch, side, patch = images.shape[0], config.image_size // config.patch_size, config.patch_size
+        ends = self.gather(
+            {name: params[name] for name in ("embedding", "pos_embedding", "head")},
+            path=self.path,
+            dtype=self.dtype,
+        )
+        batch, side, patch = (
+            images.shape[0],
+            config.image_size // config.patch_size,
+            config.patch_size,
+        )
         assert images.shape == (batch, config.image_size, config.image_size, 3), images.shape
         # A convolution with stride = kernel is a matrix product over flattened patches.
         x = images.astype(self.dtype).reshape(batch, side, patch, side, patch, 3)
@@ -172,10 +205,21 @@ class SigLIP(nn.Module):
         x = self.constrain(x, ("batch", "patches", "vision_embed"))
 
         where = dict(path=(*self.path, "Transformer", "encoderblock"), dtype=self.dtype)
-        gather, merge = partial(self.gather, **where), partial(merge_layer, rules=self.lora, **where)
-        block = layers.rematerialise(partial(encoder_block, constrain=self.constrain, gather=gather, merge=merge), self.remat)
+        gather, merge = (
+            partial(self.gather, **where),
+            partial(merge_layer, rules=self.lora, **where),
+        )
+        block = layers.rematerialise(
+            partial(encoder_block, constrain=self.constrain, gather=gather, merge=merge), self.remat
+        )
         factors = self.get_variable(LORA, "Transformer", {"encoderblock": {}})["encoderblock"]
-        x, _ = layers.run(block, x, (params["Transformer"]["encoderblock"], factors), last=block, scan=self.scan_layers)
+        x, _ = layers.run(
+            block,
+            x,
+            (params["Transformer"]["encoderblock"], factors),
+            last=block,
+            scan=self.scan_layers,
+        )
         x = layer_norm(params["Transformer"]["encoder_norm"], x)
         x = layers.dense(x, ends["head"]["kernel"]) + ends["head"]["bias"].astype(x.dtype)
         return self.constrain(x, ("batch", "patches", "embed"))

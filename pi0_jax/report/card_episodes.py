@@ -31,7 +31,9 @@ def shown(index: Index) -> list[int]:
     usable = usable if len(usable) else np.arange(len(index.episodes["kept"]))
     candidates = usable[evenly(len(usable), _CANDIDATES)]
     parts = np.array_split(candidates, min(_EPISODES, len(candidates)))
-    return [max(part.tolist(), key=lambda episode: _gripper_travel(index, episode)) for part in parts]
+    return [
+        max(part.tolist(), key=lambda episode: _gripper_travel(index, episode)) for part in parts
+    ]
 
 
 def _gripper_travel(index: Index, episode: int) -> float:
@@ -47,10 +49,13 @@ def strip(index: Index, episode: int) -> Strip:
     steps = evenly(length, _FRAMES)
     choices = {choice for _, choice, _ in views(index)}
     seen: dict[int, list[Any]] = {
-        choice: [index.observation(start + step, choice)["images"] for step in steps.tolist()] for choice in choices
+        choice: [index.observation(start + step, choice)["images"] for step in steps.tolist()]
+        for choice in choices
     }
     images = {
-        f"{label}\n{index.row.cameras[camera].order} assumed": [frame[camera] for frame in seen[choice]]
+        f"{label}\n{index.row.cameras[camera].order} assumed": [
+            frame[camera] for frame in seen[choice]
+        ]
         for camera, choice, label in views(index)
     }
     frames = index.frames(SPLITS[index.episodes["split"][episode]])
@@ -77,8 +82,14 @@ def _state_curve(index: Index, steps: slice, state: int) -> Curve:
     opening = (index.state[steps, state] - low) / (high - low)
     scale = "" if (low, high) == (0, 1) else f", {low:.3g} to {high:.3g} {dim.unit}"
     if dim.one_means == "closed":
-        return Curve(f"state {dim.name} (1 = closed, drawn upside down{scale})", 1 - opening, action=False)
-    return Curve(f"state {dim.name} ({'1 = open' if dim.one_means else 'polarity not declared'}{scale})", opening, action=False)
+        return Curve(
+            f"state {dim.name} (1 = closed, drawn upside down{scale})", 1 - opening, action=False
+        )
+    return Curve(
+        f"state {dim.name} ({'1 = open' if dim.one_means else 'polarity not declared'}{scale})",
+        opening,
+        action=False,
+    )
 
 
 def _action_curve(index: Index, episode: int, action: int) -> Curve:

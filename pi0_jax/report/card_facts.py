@@ -36,7 +36,9 @@ class Finding(NamedTuple):
 
 class Prompts(NamedTuple):
     episodes: int  # counted
-    counts: list[tuple[str, int]]  # prompt and the number of these episodes that begin with it, most frequent first
+    counts: list[
+        tuple[str, int]
+    ]  # prompt and the number of these episodes that begin with it, most frequent first
     distinct: int  # in the whole dataset
     empty: int  # of these episodes
 
@@ -75,9 +77,12 @@ def action_sample(index: Index, horizon: int) -> np.ndarray:
     frames = index.frames("train")
     chosen = frames[evenly(len(frames), max(1, SAMPLED_ROWS // horizon))]
     blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
-    return np.concatenate([to_delta(index.chunks(block, horizon)[0], index.state[block], index.embodiment) for block in blocks]).reshape(
-        -1, len(index.embodiment.actions)
-    )
+    return np.concatenate(
+        [
+            to_delta(index.chunks(block, horizon)[0], index.state[block], index.embodiment)
+            for block in blocks
+        ]
+    ).reshape(-1, len(index.embodiment.actions))
 
 
 def dropped_steps(index: Index) -> list[tuple[str, int]]:
@@ -103,7 +108,9 @@ def count_prompts(index: Index) -> Prompts:
     chosen = starts[evenly(len(starts), _SAMPLED_EPISODES)].tolist()
     said = [dict.fromkeys(index.prompts_at(frame)) for frame in chosen]
     counts = Counter(prompt for prompts in said for prompt in prompts)
-    return Prompts(len(chosen), counts.most_common(), len(index.prompts), sum(not prompts for prompts in said))
+    return Prompts(
+        len(chosen), counts.most_common(), len(index.prompts), sum(not prompts for prompts in said)
+    )
 
 
 def is_gripper(dim: StateDim | ActionDim) -> bool:
@@ -115,16 +122,25 @@ def grippers(index: Index) -> list[Gripper]:
     """The robot's grippers: a state belongs to the action of its name, or to the only action."""
     states = {i: dim.name for i, dim in enumerate(index.embodiment.state) if is_gripper(dim)}
     actions = {i: dim.name for i, dim in enumerate(index.embodiment.actions) if is_gripper(dim)}
-    found = [Gripper(name, i, tuple(s for s in states if states[s] == name or len(actions) == 1)) for i, name in actions.items()]
+    found = [
+        Gripper(name, i, tuple(s for s in states if states[s] == name or len(actions) == 1))
+        for i, name in actions.items()
+    ]
     paired = {state for gripper in found for state in gripper.states}
     return found + [Gripper(name, None, (i,)) for i, name in states.items() if i not in paired]
 
 
 def trends(index: Index) -> list[Trend]:
     """For every gripper with an action and a state: whether the state follows the action the way it is declared to."""
-    frames = np.concatenate([kept[evenly(len(kept), _GRIPPER_FRAMES)] for kept in map(index.frames, SPLITS)])
+    frames = np.concatenate(
+        [kept[evenly(len(kept), _GRIPPER_FRAMES)] for kept in map(index.frames, SPLITS)]
+    )
     return [
-        _trend(gripper.name, index.embodiment.state[state], *_follow(index, frames, gripper.action, state))
+        _trend(
+            gripper.name,
+            index.embodiment.state[state],
+            *_follow(index, frames, gripper.action, state),
+        )
         for gripper in grippers(index)
         if gripper.action is not None
         for state in gripper.states
@@ -156,26 +172,37 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 def _trend(gripper: str, state: StateDim, correlation: float, lag: float) -> Trend:
     moves, counts = ("rises", "open") if correlation > 0 else ("falls", "closed")
     declared = state.one_means
-    measured = f"the state {moves} as the action opens (correlation {correlation:+.2f}, {lag:.2g} s later)"
+    measured = (
+        f"the state {moves} as the action opens (correlation {correlation:+.2f}, {lag:.2g} s later)"
+    )
     other = ": the state counts the other way" if counts == "closed" else ""
     if abs(correlation) < _FOLLOWS:
         finding = Finding(
-            "look", f"state and action hardly move together (correlation {correlation:+.2f}), so the polarity can't be checked"
+            "look",
+            f"state and action hardly move together (correlation {correlation:+.2f}), so the polarity can't be checked",
         )
     elif not declared:
         finding = Finding("look", f"{measured}{other}; the embodiment does not declare which way")
     elif declared != counts:
-        finding = Finding("wrong", f"INVERTED action or state: {measured}, though it is declared 1 = {declared}")
+        finding = Finding(
+            "wrong", f"INVERTED action or state: {measured}, though it is declared 1 = {declared}"
+        )
     else:
         finding = Finding("fine", f"{measured}, as declared{other}")
     return Trend(gripper, state.name, declared, finding)
 
 
-def findings(index: Index, statistics: normalize.Statistics, prompts: Prompts, followed: Sequence[Trend]) -> list[Finding]:
+def findings(
+    index: Index, statistics: normalize.Statistics, prompts: Prompts, followed: Sequence[Trend]
+) -> list[Finding]:
     """All that is wrong first, then what is worth a look."""
     found = [
         *_build_findings(index),
-        *(Finding(trend.finding.level, f"{trend.gripper}: {trend.finding.text}") for trend in followed if trend.finding.level != "fine"),
+        *(
+            Finding(trend.finding.level, f"{trend.gripper}: {trend.finding.text}")
+            for trend in followed
+            if trend.finding.level != "fine"
+        ),
         *_still_grippers(index, statistics),
         *_first_openings(index),
         *_dimension_findings("state", index.embodiment.state, statistics.state),
@@ -197,9 +224,17 @@ def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
 
 
 def _build_findings(index: Index) -> list[Finding]:
-    found = [Finding("wrong", f"skipped when the index was built: {episode}") for episode in index.skipped[:_LISTED]]
+    found = [
+        Finding("wrong", f"skipped when the index was built: {episode}")
+        for episode in index.skipped[:_LISTED]
+    ]
     if len(index.skipped) > _LISTED:
-        found.append(Finding("wrong", f"... and {len(index.skipped) - _LISTED:,} more episodes skipped when the index was built"))
+        found.append(
+            Finding(
+                "wrong",
+                f"... and {len(index.skipped) - _LISTED:,} more episodes skipped when the index was built",
+            )
+        )
     return found
 
 
@@ -207,13 +242,23 @@ def _episode_findings(index: Index) -> list[Finding]:
     episodes, found = index.episodes, []
     for split in SPLITS:
         if not len(index.frames(split)):
-            found.append(Finding("wrong" if split == "train" else "look", f"no frame is kept in split {split}"))
+            found.append(
+                Finding(
+                    "wrong" if split == "train" else "look", f"no frame is kept in split {split}"
+                )
+            )
     unused = int((episodes["kept"] == 0).sum())
     if unused:
-        found.append(Finding("look", f"{unused:,} of {len(episodes['kept']):,} episodes have no kept frame"))
+        found.append(
+            Finding("look", f"{unused:,} of {len(episodes['kept']):,} episodes have no kept frame")
+        )
     single = int(((episodes["kept"] > 0) & (episodes["stop"] == 1)).sum())
     if single:
-        found.append(Finding("look", f"{single:,} episodes have a single step: their chunks repeat one action"))
+        found.append(
+            Finding(
+                "look", f"{single:,} episodes have a single step: their chunks repeat one action"
+            )
+        )
     failed = int(((episodes["kept"] > 0) & (episodes["success"] == 0)).sum())
     if failed:
         found.append(Finding("look", f"{failed:,} episodes marked as failed are kept"))
@@ -222,7 +267,10 @@ def _episode_findings(index: Index) -> list[Finding]:
         total = sum(count for _, count in reasons)
         listed = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
         found.append(
-            Finding("wrong" if 2 * total > index.steps else "look", f"{total / index.steps:.1%} of the steps are dropped: {listed}")
+            Finding(
+                "wrong" if 2 * total > index.steps else "look",
+                f"{total / index.steps:.1%} of the steps are dropped: {listed}",
+            )
         )
     return found
 
@@ -244,7 +292,10 @@ def copied_episodes(index: Index) -> list[tuple[int, int]]:
     start, stop = index.episodes["start"], index.episodes["stop"]
     acting = np.flatnonzero((index.episodes["kept"] > 0) & (stop > 1))
     first, last = start[acting], start[acting] + stop[acting] - 1
-    ends = np.concatenate([column[frames] for column in (index.state, index.action) for frames in (first, last)], axis=1)
+    ends = np.concatenate(
+        [column[frames] for column in (index.state, index.action) for frames in (first, last)],
+        axis=1,
+    )
     alike: dict[tuple[int, bytes], list[int]] = {}
     for episode, key in zip(acting.tolist(), ends, strict=True):
         alike.setdefault((int(stop[episode]), key.tobytes()), []).append(episode)
@@ -253,7 +304,9 @@ def copied_episodes(index: Index) -> list[tuple[int, int]]:
         known: dict[bytes, int] = {}
         for episode in group if len(group) > 1 else ():
             steps = slice(start[episode], start[episode] + stop[episode])
-            values = hashlib.sha256(index.state[steps].tobytes() + index.action[steps].tobytes()).digest()
+            values = hashlib.sha256(
+                index.state[steps].tobytes() + index.action[steps].tobytes()
+            ).digest()
             if (other := known.setdefault(values, episode)) != episode:
                 copies.append((other, episode))
     return sorted(copies)
@@ -263,15 +316,38 @@ def _file_findings(index: Index) -> list[Finding]:
     """Records beside the dataset's own, as another download or an interrupted one leaves them."""
     folder = index.shards[0].parent if isinstance(index.shards[0], Path) else None
     named = {shard.name for shard in index.shards}
-    others = sorted(file.name for file in folder.iterdir() if ".tfrecord" in file.name and file.name not in named) if folder else []
+    others = (
+        sorted(
+            file.name
+            for file in folder.iterdir()
+            if ".tfrecord" in file.name and file.name not in named
+        )
+        if folder
+        else []
+    )
     listed = f"{', '.join(others[:_LISTED])}{' ...' if len(others) > _LISTED else ''}"
-    return [Finding("look", f"{len(others):,} files that dataset_info.json does not name are not read: {listed}")] if others else []
+    return (
+        [
+            Finding(
+                "look",
+                f"{len(others):,} files that dataset_info.json does not name are not read: {listed}",
+            )
+        ]
+        if others
+        else []
+    )
 
 
 def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Finding]:
-    parts = (("state", index.embodiment.state, statistics.state), ("action", index.embodiment.actions, statistics.actions))
+    parts = (
+        ("state", index.embodiment.state, statistics.state),
+        ("action", index.embodiment.actions, statistics.actions),
+    )
     return [
-        Finding("wrong", f"gripper: {part} dimension {dim.name} never moves: it is {vector.mean[i]:.4g} in every training frame")
+        Finding(
+            "wrong",
+            f"gripper: {part} dimension {dim.name} never moves: it is {vector.mean[i]:.4g} in every training frame",
+        )
         for part, dims, vector in parts
         for i, dim in enumerate(dims)
         if is_gripper(dim) and normalize.constant(vector, "zscore")[i]
@@ -281,7 +357,9 @@ def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Find
 def _first_openings(index: Index) -> list[Finding]:
     """Grippers told to be closed when most episodes begin: the one sign in the columns of an inversion of both state and action."""
     frames = index.frames("train")
-    episodes = np.flatnonzero((index.episodes["kept"] > 0) & (index.episodes["split"] == SPLITS.index("train")))
+    episodes = np.flatnonzero(
+        (index.episodes["kept"] > 0) & (index.episodes["split"] == SPLITS.index("train"))
+    )
     starts = index.episodes["start"][episodes[evenly(len(episodes), _SAMPLED_EPISODES)]]
     if not len(starts):
         return []
@@ -297,15 +375,25 @@ def _first_openings(index: Index) -> list[Finding]:
     ]
 
 
-def _dimension_findings(part: str, dims: Sequence[StateDim] | Sequence[ActionDim], statistics: normalize.VectorStatistics) -> list[Finding]:
-    still, narrow = normalize.constant(statistics, "zscore"), normalize.constant(statistics, "quantile")
+def _dimension_findings(
+    part: str,
+    dims: Sequence[StateDim] | Sequence[ActionDim],
+    statistics: normalize.VectorStatistics,
+) -> list[Finding]:
+    still, narrow = (
+        normalize.constant(statistics, "zscore"),
+        normalize.constant(statistics, "quantile"),
+    )
     reach = normalize.reach(statistics)
     found = []
     for i, dim in enumerate(dims):
         unit = "" if dim.unit == "1" else f" {dim.unit}"
         if still[i] and not is_gripper(dim):
             found.append(
-                Finding("look", f"{part} dimension {dim.name} is constant: {statistics.mean[i]:.4g}{unit} in every training frame")
+                Finding(
+                    "look",
+                    f"{part} dimension {dim.name} is constant: {statistics.mean[i]:.4g}{unit} in every training frame",
+                )
             )
         elif narrow[i] and not still[i]:
             span = f"{statistics.q01[i]:.4g} to {statistics.q99[i]:.4g}{unit}"
@@ -313,13 +401,20 @@ def _dimension_findings(part: str, dims: Sequence[StateDim] | Sequence[ActionDim
             found.append(Finding("look", text))
         if not still[i] and reach[i] > normalize.FAR:
             span = f"{statistics.minimum[i]:.4g} to {statistics.maximum[i]:.4g}{unit}"
-            found.append(Finding("look", f"{part} dimension {dim.name} reaches {reach[i]:.0f} standard deviations from its mean ({span})"))
+            found.append(
+                Finding(
+                    "look",
+                    f"{part} dimension {dim.name} reaches {reach[i]:.0f} standard deviations from its mean ({span})",
+                )
+            )
     return found
 
 
 def _image_findings(index: Index) -> list[Finding]:
     return [
-        Finding("look", f"images of {view} vary in size: {_size(sizes['min'])} to {_size(sizes['max'])}")
+        Finding(
+            "look", f"images of {view} vary in size: {_size(sizes['min'])} to {_size(sizes['max'])}"
+        )
         for view, sizes in index.image_sizes.items()
         if sizes["min"] != sizes["max"]
     ]
@@ -338,7 +433,15 @@ def image_size(index: Index, view: str) -> str:
 def _prompt_findings(prompts: Prompts) -> list[Finding]:
     found = []
     if prompts.empty:
-        found.append(Finding("look", f"{prompts.empty:,} of {prompts.episodes:,} episodes have no instruction"))
+        found.append(
+            Finding(
+                "look", f"{prompts.empty:,} of {prompts.episodes:,} episodes have no instruction"
+            )
+        )
     if prompts.distinct == 1 and prompts.episodes > 1:
-        found.append(Finding("look", "all episodes have the same instruction: language tells the policy nothing"))
+        found.append(
+            Finding(
+                "look", "all episodes have the same instruction: language tells the policy nothing"
+            )
+        )
     return found

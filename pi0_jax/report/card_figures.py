@@ -29,7 +29,13 @@ _TAIL = 0.6  # of q99 - q01: how far a histogram goes beyond them
 
 # Of an episode's figure, in inches.
 _WIDTH, _LEFT, _RIGHT = 11.0, 1.2, 0.2
-_TALLEST_FRAME, _GAP, _PANEL, _WORDS, _BELOW = 1.9, 0.06, 1.05, 0.3, 0.62  # words stand above a panel, legend and times below
+_TALLEST_FRAME, _GAP, _PANEL, _WORDS, _BELOW = (
+    1.9,
+    0.06,
+    1.05,
+    0.3,
+    0.62,
+)  # words stand above a panel, legend and times below
 
 
 class Curve(NamedTuple):
@@ -51,7 +57,9 @@ class Strip(NamedTuple):
     """One episode as its cameras saw it."""
 
     steps: np.ndarray  # int[n]: steps of the frames within the episode
-    images: Mapping[str, Sequence[np.ndarray]]  # what a camera is called -> n images, uint8[height, width, 3]
+    images: Mapping[
+        str, Sequence[np.ndarray]
+    ]  # what a camera is called -> n images, uint8[height, width, 3]
     kept: np.ndarray  # bool[T]: the episode's steps that may be drawn
     control_hz: float
 
@@ -63,7 +71,12 @@ def save_image(image: np.ndarray, path: Path, *, widest: int = 640) -> None:
     picture.save(path)
 
 
-def histograms(values: np.ndarray, dims: Sequence[StateDim] | Sequence[ActionDim], statistics: VectorStatistics, path: Path) -> None:
+def histograms(
+    values: np.ndarray,
+    dims: Sequence[StateDim] | Sequence[ActionDim],
+    statistics: VectorStatistics,
+    path: Path,
+) -> None:
     """One histogram for each dimension of float[n, dims], in the dimension's unit, with mean +- std and q01..q99."""
     columns = min(4, len(dims))
     rows = -(-len(dims) // columns)
@@ -72,7 +85,9 @@ def histograms(values: np.ndarray, dims: Sequence[StateDim] | Sequence[ActionDim
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for i, (axes, dim) in enumerate(zip(grid, dims, strict=False)):
-            _histogram(axes, values[:, i], dim, VectorStatistics(*(column[i] for column in statistics)))
+            _histogram(
+                axes, values[:, i], dim, VectorStatistics(*(column[i] for column in statistics))
+            )
         for axes in grid[len(dims) :]:
             axes.set_visible(False)
         legend = [
@@ -84,10 +99,18 @@ def histograms(values: np.ndarray, dims: Sequence[StateDim] | Sequence[ActionDim
         figure.savefig(path, dpi=_DPI)
 
 
-def _histogram(axes: Axes, values: np.ndarray, dim: StateDim | ActionDim, statistics: VectorStatistics) -> None:
+def _histogram(
+    axes: Axes, values: np.ndarray, dim: StateDim | ActionDim, statistics: VectorStatistics
+) -> None:
     """`statistics` holds the numbers of this one dimension."""
     low, high = _visible_range(statistics)
-    axes.axvspan(statistics.mean - statistics.std, statistics.mean + statistics.std, color=_INK, alpha=0.13, linewidth=0)
+    axes.axvspan(
+        statistics.mean - statistics.std,
+        statistics.mean + statistics.std,
+        color=_INK,
+        alpha=0.13,
+        linewidth=0,
+    )
     axes.axvline(statistics.mean, color=_INK, linewidth=1)
     for quantile in (statistics.q01, statistics.q99):
         axes.axvline(quantile, color=_INK, linewidth=1, linestyle=(0, (3, 2)))
@@ -97,15 +120,27 @@ def _histogram(axes: Axes, values: np.ndarray, dim: StateDim | ActionDim, statis
     axes.tick_params(labelsize=7.5)
     axes.locator_params(axis="x", nbins=5)
     axes.set_title(f"{dim.name} [{dim.unit}]", loc="left", fontsize=9, fontweight="bold")
-    axes.set_title(f"{statistics.minimum:.3g} … {statistics.maximum:.3g}", loc="right", fontsize=7.5, color="#555555")
+    axes.set_title(
+        f"{statistics.minimum:.3g} … {statistics.maximum:.3g}",
+        loc="right",
+        fontsize=7.5,
+        color="#555555",
+    )
 
 
 def _visible_range(statistics: VectorStatistics) -> tuple[float, float]:
     """What is shown: all values, but not what lies far beyond the quantiles and mean +- std."""
     tail = _TAIL * (statistics.q99 - statistics.q01)
-    low = max(statistics.minimum, min(statistics.q01 - tail, statistics.mean - 1.5 * statistics.std))
-    high = min(statistics.maximum, max(statistics.q99 + tail, statistics.mean + 1.5 * statistics.std))
-    low, high = min(low, statistics.mean - statistics.std), max(high, statistics.mean + statistics.std)
+    low = max(
+        statistics.minimum, min(statistics.q01 - tail, statistics.mean - 1.5 * statistics.std)
+    )
+    high = min(
+        statistics.maximum, max(statistics.q99 + tail, statistics.mean + 1.5 * statistics.std)
+    )
+    low, high = (
+        min(low, statistics.mean - statistics.std),
+        max(high, statistics.mean + statistics.std),
+    )
     varies = high - low > CONSTANT * max(1.0, abs(statistics.mean))
     margin = 0.04 * (high - low) if varies else 0.5 * max(1.0, abs(statistics.mean))
     return float(low - margin), float(high + margin)
@@ -125,7 +160,12 @@ def episode(strip: Strip, grippers: Mapping[str, Panel], path: Path) -> None:
     curves disagree is red.
     """
     heights = [_frame_height(images, len(strip.steps)) for images in strip.images.values()]
-    height = sum(heights) + _GAP * len(heights) + (_PANEL + _WORDS + _BELOW) * len(grippers) + (0 if grippers else _BELOW)
+    height = (
+        sum(heights)
+        + _GAP * len(heights)
+        + (_PANEL + _WORDS + _BELOW) * len(grippers)
+        + (0 if grippers else _BELOW)
+    )
     seconds = len(strip.kept) / strip.control_hz
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height))
@@ -147,7 +187,9 @@ def episode(strip: Strip, grippers: Mapping[str, Panel], path: Path) -> None:
 def _axes(figure: Figure, bottom: float, height: float, seconds: float) -> Axes:
     """Axes over the episode's time; all of a figure's have the same left and right edge."""
     width, total = figure.get_size_inches()
-    axes = figure.add_axes((_LEFT / width, bottom / total, (width - _LEFT - _RIGHT) / width, height / total))
+    axes = figure.add_axes(
+        (_LEFT / width, bottom / total, (width - _LEFT - _RIGHT) / width, height / total)
+    )
     axes.set_xlim(0, seconds)
     axes.tick_params(labelsize=8)
     return axes
@@ -156,7 +198,9 @@ def _axes(figure: Figure, bottom: float, height: float, seconds: float) -> Axes:
 def _frame_height(images: Sequence[np.ndarray], count: int) -> float:
     """Inches: as wide as the frames' share of the time axis, but not taller than the tallest allowed."""
     slot = (_WIDTH - _LEFT - _RIGHT) / count
-    return min(_TALLEST_FRAME, max(0.97 * slot * image.shape[0] / image.shape[1] for image in images))
+    return min(
+        _TALLEST_FRAME, max(0.97 * slot * image.shape[0] / image.shape[1] for image in images)
+    )
 
 
 def _frames(axes: Axes, label: str, images: Sequence[np.ndarray], height: float) -> None:
@@ -165,11 +209,19 @@ def _frames(axes: Axes, label: str, images: Sequence[np.ndarray], height: float)
     per_inch = seconds / (_WIDTH - _LEFT - _RIGHT)
     for i, image in enumerate(images):
         centre = (i + 0.5) * seconds / len(images)
-        width = min(height * image.shape[1] / image.shape[0], 0.97 * seconds / len(images) / per_inch)
+        width = min(
+            height * image.shape[1] / image.shape[0], 0.97 * seconds / len(images) / per_inch
+        )
         tall = width * image.shape[0] / image.shape[1]
-        pixels = Image.fromarray(image).resize((round(width * _DPI), round(tall * _DPI)), Image.Resampling.LANCZOS)
+        pixels = Image.fromarray(image).resize(
+            (round(width * _DPI), round(tall * _DPI)), Image.Resampling.LANCZOS
+        )
         half = width * per_inch / 2
-        axes.imshow(np.asarray(pixels), extent=(centre - half, centre + half, height - tall, height), aspect="auto")
+        axes.imshow(
+            np.asarray(pixels),
+            extent=(centre - half, centre + half, height - tall, height),
+            aspect="auto",
+        )
     axes.set(xlim=(0, seconds), ylim=(0, height))
     axes.set_axis_off()
     axes.text(-0.012, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=8.5)
@@ -178,33 +230,69 @@ def _frames(axes: Axes, label: str, images: Sequence[np.ndarray], height: float)
 def _gripper(axes: Axes, name: str, panel: Panel, strip: Strip) -> None:
     time = np.arange(len(strip.kept)) / strip.control_hz
     for start, stop in _runs(~strip.kept):
-        axes.axvspan(start / strip.control_hz, stop / strip.control_hz, color=_INK, alpha=0.1, linewidth=0)
+        axes.axvspan(
+            start / strip.control_hz, stop / strip.control_hz, color=_INK, alpha=0.1, linewidth=0
+        )
     if panel.disagree:
         axes.set_facecolor("#fbdada")
     for curve in panel.curves:
         if curve.action:
             edges = np.append(time, len(time) / strip.control_hz)  # an action holds until the next
             axes.stairs(curve.opening, edges, color=_GRIPPER, alpha=0.15, fill=True)
-            axes.stairs(curve.opening, edges, baseline=None, color=_GRIPPER, linewidth=1.6, label=curve.label)
+            axes.stairs(
+                curve.opening,
+                edges,
+                baseline=None,
+                color=_GRIPPER,
+                linewidth=1.6,
+                label=curve.label,
+            )
         else:
-            axes.plot(time, curve.opening, color=_INK, linewidth=1.4, marker=".", markersize=3, label=curve.label)
+            axes.plot(
+                time,
+                curve.opening,
+                color=_INK,
+                linewidth=1.4,
+                marker=".",
+                markersize=3,
+                label=curve.label,
+            )
     for step in strip.steps:
         axes.axvline(time[step], color=_INK, alpha=0.12, linewidth=0.8)
     axes.set(ylim=(-0.08, 1.08), yticks=[0, 1], yticklabels=["closed", "open"])
     axes.grid(visible=False, axis="x")
     axes.set_ylabel(name, fontsize=8.5)
     axes.set_xlabel("time [s]", fontsize=8, loc="right")
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.16), ncols=len(panel.curves), frameon=False, fontsize=8.5)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(-0.01, -0.16),
+        ncols=len(panel.curves),
+        frameon=False,
+        fontsize=8.5,
+    )
     seconds, first = axes.get_xlim()[1], panel.curves[0].opening
     for i, step in enumerate(strip.steps):
         word, colour = _word(first[step])
         axes.text(
-            (i + 0.5) * seconds / len(strip.steps), 1.14, word, ha="center", va="bottom", fontsize=8.5, fontweight="bold", color=colour
+            (i + 0.5) * seconds / len(strip.steps),
+            1.14,
+            word,
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            fontweight="bold",
+            color=colour,
         )
 
 
 def _word(opening: float) -> tuple[str, str]:
-    return ("open", _OPEN) if opening > 2 / 3 else ("closed", _CLOSED) if opening < 1 / 3 else ("half open", _BETWEEN)
+    return (
+        ("open", _OPEN)
+        if opening > 2 / 3
+        else ("closed", _CLOSED)
+        if opening < 1 / 3
+        else ("half open", _BETWEEN)
+    )
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:

@@ -34,7 +34,9 @@ class Card(NamedTuple):
     """What a card is made of."""
 
     index: Index
-    statistics: normalize.Statistics  # of the index's training frames, actions over chunks of `horizon`
+    statistics: (
+        normalize.Statistics
+    )  # of the index's training frames, actions over chunks of `horizon`
     horizon: int  # steps
     share: float | None = None  # of the samples of a mixture
 
@@ -50,15 +52,30 @@ def write_cards(cards: Sequence[Card], output: Path) -> Path:
     names = [card.index.name for card in cards]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"dataset cards: expected datasets of different names, found {name!r} {names.count(name)} times")
+            raise InputError(
+                f"dataset cards: expected datasets of different names, found {name!r} {names.count(name)} times"
+            )
     with new_pages(output, _GENERATOR) as folder:
         rows = [_list_row(card, _write_card(card, folder / card.index.name)) for card in cards]
-        (folder / PAGE).write_text(document("Datasets", _list_table(rows), _GENERATOR), encoding="utf-8")
+        (folder / PAGE).write_text(
+            document("Datasets", _list_table(rows), _GENERATOR), encoding="utf-8"
+        )
     return output / PAGE
 
 
 def _list_table(rows: Sequence[Sequence[Any]]) -> str:
-    header = ("", "dataset", "robot", "Hz", "episodes", "steps", "kept, train", "kept, val", "share", "found")
+    header = (
+        "",
+        "dataset",
+        "robot",
+        "Hz",
+        "episodes",
+        "steps",
+        "kept, train",
+        "kept, val",
+        "share",
+        "found",
+    )
     return table(header, rows)
 
 
@@ -68,12 +85,32 @@ def _list_row(card: Card, found: Sequence[Finding]) -> list[Any]:
     name = Html(f'<a href="{link}"><b>{escaped(index.name)}</b></a>')
     wrong = [finding for finding in found if finding.level == "wrong"]
     others = len(found) - len(wrong)
-    rest = [Finding("look", f"{others} to look at")] if others else [] if wrong else [Finding("fine", "nothing")]
+    rest = (
+        [Finding("look", f"{others} to look at")]
+        if others
+        else []
+        if wrong
+        else [Finding("fine", "nothing")]
+    )
     summary = "".join(map(_finding, [*wrong, *rest]))
     first = next(iter(index.row.cameras))
-    image = Html(f'<a href="{link}">{picture(f"{quote(index.name)}/{_camera_file(0, swapped=False)}", first, width=96)}</a>')
-    counts = [len(index.episodes["start"]), index.steps, *(len(index.frames(split)) for split in SPLITS)]
-    return [image, name, index.embodiment.robot, index.embodiment.control_hz, *counts, _share(card), Html(summary)]
+    image = Html(
+        f'<a href="{link}">{picture(f"{quote(index.name)}/{_camera_file(0, swapped=False)}", first, width=96)}</a>'
+    )
+    counts = [
+        len(index.episodes["start"]),
+        index.steps,
+        *(len(index.frames(split)) for split in SPLITS),
+    ]
+    return [
+        image,
+        name,
+        index.embodiment.robot,
+        index.embodiment.control_hz,
+        *counts,
+        _share(card),
+        Html(summary),
+    ]
 
 
 def _share(card: Card) -> str:
@@ -112,10 +149,17 @@ def _summary(card: Card) -> str:
         f"{len(index.frames(split)):,} {split} (of {int((episodes['split'] == number).sum()):,} episodes)"
         for number, split in enumerate(SPLITS)
     )
-    success = ", ".join(f"{int(count):,} {word}" for value, word in _SUCCESS.items() if (count := (episodes["success"] == value).sum()))
+    success = ", ".join(
+        f"{int(count):,} {word}"
+        for value, word in _SUCCESS.items()
+        if (count := (episodes["success"] == value).sum())
+    )
     rows = [
         ("robot", f"{robot.robot} (embodiment {robot.name})"),
-        ("control rate", f"{robot.control_hz:g} Hz; {_duration(index.steps / robot.control_hz)} in all"),
+        (
+            "control rate",
+            f"{robot.control_hz:g} Hz; {_duration(index.steps / robot.control_hz)} in all",
+        ),
         ("episodes", f"{len(episodes['start']):,} ({success})"),
         ("steps", f"{index.steps:,}; an episode has {_span(episodes['length'])}"),
         ("kept frames", kept),
@@ -164,15 +208,30 @@ def _cameras(index: Index, folder: Path) -> str:
         order = index.row.cameras[camera].order
         other = "BGR" if order == "RGB" else "RGB"
         card_figures.save_image(image, folder / _camera_file(number, swapped=False))
-        card_figures.save_image(np.ascontiguousarray(image[:, :, ::-1]), folder / _camera_file(number, swapped=True))
+        card_figures.save_image(
+            np.ascontiguousarray(image[:, :, ::-1]), folder / _camera_file(number, swapped=True)
+        )
         size = card_facts.image_size(index, index.view(camera, choice))
         assumed = f"{label}: {size}, files taken to hold {order}. This is what the model sees."
-        parts.append(picture(_camera_file(number, swapped=False), f"{label}, as trained on", assumed, width=400))
         parts.append(
-            picture(_camera_file(number, swapped=True), f"{label}, swapped", f"If this one looks right, the order is {other}.", width=200)
+            picture(
+                _camera_file(number, swapped=False), f"{label}, as trained on", assumed, width=400
+            )
+        )
+        parts.append(
+            picture(
+                _camera_file(number, swapped=True),
+                f"{label}, swapped",
+                f"If this one looks right, the order is {other}.",
+                width=200,
+            )
         )
         parts.append("<br>")
-    return section("Cameras", "\n".join(parts), "Left, large: as trained on. Right, small: with red and blue swapped.")
+    return section(
+        "Cameras",
+        "\n".join(parts),
+        "Left, large: as trained on. Right, small: with red and blue swapped.",
+    )
 
 
 def _grippers(index: Index, followed: Sequence[Trend]) -> str:
@@ -180,10 +239,19 @@ def _grippers(index: Index, followed: Sequence[Trend]) -> str:
     if not card_facts.grippers(index):
         return ""
     rows = [
-        (trend.gripper, trend.state, f"1 = {trend.declared}" if trend.declared else "not declared", _finding(trend.finding))
+        (
+            trend.gripper,
+            trend.state,
+            f"1 = {trend.declared}" if trend.declared else "not declared",
+            _finding(trend.finding),
+        )
         for trend in followed
     ]
-    body = table(("gripper", "state", "declared", "the data say"), rows) if rows else "<p>No gripper has both an action and a state.</p>"
+    body = (
+        table(("gripper", "state", "declared", "the data say"), rows)
+        if rows
+        else "<p>No gripper has both an action and a state.</p>"
+    )
     return section(
         "Gripper",
         body,
@@ -198,15 +266,24 @@ def _episodes(index: Index, followed: Sequence[Trend], folder: Path) -> str:
         file = f"episode-{episode}.png"
         strip = card_episodes.strip(index, episode)
         panels = {
-            gripper.name: Panel(card_episodes.curves(index, episode, gripper), gripper.name in inverted)
+            gripper.name: Panel(
+                card_episodes.curves(index, episode, gripper), gripper.name in inverted
+            )
             for gripper in card_facts.grippers(index)
         }
         card_figures.episode(strip, panels, folder / file)
         start = int(index.episodes["start"][episode])
-        split, success = SPLITS[index.episodes["split"][episode]], _SUCCESS[int(index.episodes["success"][episode])]
+        split, success = (
+            SPLITS[index.episodes["split"][episode]],
+            _SUCCESS[int(index.episodes["success"][episode])],
+        )
         caption = f'Episode {episode}: "{index.prompt(start)}"; {len(strip.kept)} steps, {split}, {success}'
-        parts.append(f"<p><b>{escaped(caption)}</b></p>{picture(file, f'frames of episode {episode}')}")
-    note = "Time runs to the right. " + ("Steps in grey are never drawn." if card_facts.grippers(index) else "")
+        parts.append(
+            f"<p><b>{escaped(caption)}</b></p>{picture(file, f'frames of episode {episode}')}"
+        )
+    note = "Time runs to the right. " + (
+        "Steps in grey are never drawn." if card_facts.grippers(index) else ""
+    )
     return section("Episodes", "\n".join(parts), note)
 
 
@@ -214,8 +291,12 @@ def _histograms(card: Card, folder: Path) -> str:
     index = card.index
     states, actions = card_facts.state_sample(index), card_facts.action_sample(index, card.horizon)
     if index.embodiment.state:
-        card_figures.histograms(states, index.embodiment.state, card.statistics.state, folder / "state.png")
-    card_figures.histograms(actions, index.embodiment.actions, card.statistics.actions, folder / "action.png")
+        card_figures.histograms(
+            states, index.embodiment.state, card.statistics.state, folder / "state.png"
+        )
+    card_figures.histograms(
+        actions, index.embodiment.actions, card.statistics.actions, folder / "action.png"
+    )
     frames = len(index.frames("train"))
     ends = "Above each: its smallest and largest value; what lies far out is not drawn."
     state_note = f"{len(states):,} of {frames:,} training frames, evenly spaced. {ends}"
@@ -224,21 +305,39 @@ def _histograms(card: Card, folder: Path) -> str:
         f"{len(actions):,} of {frames * card.horizon:,} actions: chunks of {card.horizon} steps from evenly spaced training frames on,"
         f" in the robot's convention{f'; minus the state before the chunk: {deltas}' if deltas else ''}."
     )
-    state = picture("state.png", "histograms of the state") if index.embodiment.state else "<p>This robot has no state.</p>"
-    return section("State", state, state_note) + section("Actions", picture("action.png", "histograms of the actions"), action_note)
+    state = (
+        picture("state.png", "histograms of the state")
+        if index.embodiment.state
+        else "<p>This robot has no state.</p>"
+    )
+    return section("State", state, state_note) + section(
+        "Actions", picture("action.png", "histograms of the actions"), action_note
+    )
 
 
 def _prompts(index: Index, prompts: card_facts.Prompts) -> str:
-    counted = "every episode" if prompts.episodes == len(index.episodes["start"]) else f"{prompts.episodes:,} evenly spaced episodes"
+    counted = (
+        "every episode"
+        if prompts.episodes == len(index.episodes["start"])
+        else f"{prompts.episodes:,} evenly spaced episodes"
+    )
     empty = f"{prompts.empty:,} of {prompts.episodes:,} episodes have none"
-    note = f"{prompts.distinct:,} distinct prompts; {empty}. Counted at the first step of {counted}."
+    note = (
+        f"{prompts.distinct:,} distinct prompts; {empty}. Counted at the first step of {counted}."
+    )
     return section("Prompts", table(("prompt", "episodes"), prompts.counts[:_PROMPTS]), note)
 
 
 def _rule(index: Index) -> str:
     """The row's notes, and what its rule says of itself."""
     notes = "".join(f"<li>{escaped(note)}</li>" for note in index.row.notes)
-    first, _, rest = (inspect.getdoc(index.row.standardise) or "The rule has no docstring.").partition("\n\n")
-    more = f"<details><summary>more of the rule</summary><pre>{escaped(rest)}</pre></details>" if rest else ""
+    first, _, rest = (
+        inspect.getdoc(index.row.standardise) or "The rule has no docstring."
+    ).partition("\n\n")
+    more = (
+        f"<details><summary>more of the rule</summary><pre>{escaped(rest)}</pre></details>"
+        if rest
+        else ""
+    )
     notes = f"<ul>{notes}</ul>" if notes else "<p>The row has no notes.</p>"
     return section("Notes", notes) + section("Rule", f"<p>{escaped(first)}</p>{more}")

@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.observation import Sample
 
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 9}
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 9,
+}
 _TRUE, _PREDICTED, _FAINT = "#222222", "#e06c00", "#9ec3e6"
 
 
@@ -55,20 +61,42 @@ def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: P
     rows = -(-len(dims) // columns)
     seconds = np.arange(len(predicted)) / embodiment.control_hz
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained")
+        figure = Figure(
+            figsize=(1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained"
+        )
         pictures, plots = figure.subfigures(1, 2, width_ratios=(1.7 * len(cameras), 2.3 * columns))
-        for axes, camera in zip(np.atleast_1d(pictures.subplots(1, len(cameras))), cameras, strict=True):
+        for axes, camera in zip(
+            np.atleast_1d(pictures.subplots(1, len(cameras))), cameras, strict=True
+        ):
             axes.imshow(sample.observation["images"][camera])
             axes.set(title=camera, xticks=[], yticks=[])
         grid = np.atleast_1d(plots.subplots(rows, columns, squeeze=False)).ravel()
         for i, (axes, dim) in enumerate(zip(grid, dims, strict=False)):
-            axes.plot(seconds, sample.actions[:, i], color=_TRUE, marker=".", markersize=3, label="true")
-            axes.plot(seconds, predicted[:, i], color=_PREDICTED, marker=".", markersize=3, label="predicted")
+            axes.plot(
+                seconds, sample.actions[:, i], color=_TRUE, marker=".", markersize=3, label="true"
+            )
+            axes.plot(
+                seconds,
+                predicted[:, i],
+                color=_PREDICTED,
+                marker=".",
+                markersize=3,
+                label="predicted",
+            )
             if not sample.action_valid.all():
-                axes.axvspan(seconds[sample.action_valid.sum() - 1], seconds[-1], color="#000000", alpha=0.06, linewidth=0)
+                axes.axvspan(
+                    seconds[sample.action_valid.sum() - 1],
+                    seconds[-1],
+                    color="#000000",
+                    alpha=0.06,
+                    linewidth=0,
+                )
             axes.set_title(f"{dim.name} [{dim.unit}]", fontsize=8)
         for axes in grid[len(dims) :]:
             axes.set_visible(False)
         grid[0].legend(frameon=False, fontsize=7)
-        figure.suptitle(f'"{sample.observation["prompt"]}"   episode {sample.episode}, step {sample.step}; time in s', fontsize=9)
+        figure.suptitle(
+            f'"{sample.observation["prompt"]}"   episode {sample.episode}, step {sample.step}; time in s',
+            fontsize=9,
+        )
         figure.savefig(path, dpi=100)

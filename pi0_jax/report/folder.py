@@ -28,7 +28,9 @@ def new_pages(output: Path, mark: str) -> Iterator[Path]:
         output.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=".writing-", dir=output))
     except OSError as error:
-        raise InputError(f"{output}: expected a folder that can be written, found: {error.strerror}") from error
+        raise InputError(
+            f"{output}: expected a folder that can be written, found: {error.strerror}"
+        ) from error
     try:
         yield workspace
         for file in sorted(workspace.rglob("*"), key=lambda file: file == workspace / PAGE):

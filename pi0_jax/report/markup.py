@@ -45,12 +45,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
             return f"<td class=n>{value:{',' if isinstance(value, int) else '.4g'}}</td>"
         return f"<td>{escaped(value)}</td>"
 
-    head = f"<tr>{''.join(f'<th>{escaped(name)}</th>' for name in header)}</tr>" if any(header) else ""
-    return f"<table>{head}" + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows) + "</table>"
+    head = (
+        f"<tr>{''.join(f'<th>{escaped(name)}</th>' for name in header)}</tr>" if any(header) else ""
+    )
+    return (
+        f"<table>{head}"
+        + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+        + "</table>"
+    )
 
 
 def picture(source: str, alternative: str, caption: str = "", width: int | None = None) -> Html:
     """`source` is relative to the page; `width` in CSS pixels, by default the image's own."""
     size = "" if width is None else f" width={width}"
     image = f'<img src="{escaped(source)}" alt="{escaped(alternative)}"{size}>'
-    return Html(f"<figure>{image}<figcaption>{escaped(caption)}</figcaption></figure>" if caption else image)
+    return Html(
+        f"<figure>{image}<figcaption>{escaped(caption)}</figcaption></figure>" if caption else image
+    )

@@ -23,7 +23,9 @@ from pi0_jax.train.metrics import read_metrics
 _TITLE = "π0 run"
 
 
-def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_dir: str | None, frames: int) -> Path:
+def write_report(
+    workdir: Path, evaluation: Path | None, output: Path, *, data_dir: str | None, frames: int
+) -> Path:
     """Draws curves, chunks of `frames` held-out frames per dataset and, if given, the evaluation's table and rollouts.
 
     Args:
@@ -42,14 +44,30 @@ def write_report(workdir: Path, evaluation: Path | None, output: Path, *, data_d
         figures.curves(metrics, folder / "curves.png")
         parts = [_summary(policy, metrics)]
         if evaluation is not None:
-            parts.append(section("Closed-loop success", _success_table(record["rows"]), f"Of {record['checkpoint']}."))
+            parts.append(
+                section(
+                    "Closed-loop success",
+                    _success_table(record["rows"]),
+                    f"Of {record['checkpoint']}.",
+                )
+            )
             note = "The line is the fingertip path of the predicted chunk."
-            parts.append(section("Rollouts", _rollouts(evaluation / "rollouts", folder / "rollouts"), note))
-        parts.append(section("Training", picture("curves.png", "loss and gradient norm over steps")))
+            parts.append(
+                section("Rollouts", _rollouts(evaluation / "rollouts", folder / "rollouts"), note)
+            )
+        parts.append(
+            section("Training", picture("curves.png", "loss and gradient norm over steps"))
+        )
         note = "Mean absolute error over the steps of the chunk that are within the episode."
-        parts.append(section("Error of sampled actions on held-out episodes", _error_table(policy, metrics), note))
+        parts.append(
+            section(
+                "Error of sampled actions on held-out episodes", _error_table(policy, metrics), note
+            )
+        )
         note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
-        parts.append(section("Predicted and true chunks", _chunks(policy, folder, data_dir, frames), note))
+        parts.append(
+            section("Predicted and true chunks", _chunks(policy, folder, data_dir, frames), note)
+        )
         (folder / PAGE).write_text(document(_TITLE, "\n".join(parts)), encoding="utf-8")
     return output / PAGE
 
@@ -68,10 +86,25 @@ def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
     timed = timed[1:] or timed  # the first also holds the compilation
     rows = [
         ("variant", f"{run.variant}, {parameters:,} parameters"),
-        ("datasets", ", ".join(f"{name} (weight {weight:g})" for name, weight in zip(run.datasets, run.weights, strict=True))),
-        ("training", f"{metrics[-1]['step']:,} of {run.steps:,} steps, batch {run.batch_size}, {run.draws} draws, seed {run.seed}"),
-        ("speed", f"{np.median([line['steps_per_second'] for line in timed]):.2f} steps/s (median)"),
-        ("waiting for data", f"{100 * np.median([line['data_wait_share'] for line in timed]):.1f}% of the time (median)"),
+        (
+            "datasets",
+            ", ".join(
+                f"{name} (weight {weight:g})"
+                for name, weight in zip(run.datasets, run.weights, strict=True)
+            ),
+        ),
+        (
+            "training",
+            f"{metrics[-1]['step']:,} of {run.steps:,} steps, batch {run.batch_size}, {run.draws} draws, seed {run.seed}",
+        ),
+        (
+            "speed",
+            f"{np.median([line['steps_per_second'] for line in timed]):.2f} steps/s (median)",
+        ),
+        (
+            "waiting for data",
+            f"{100 * np.median([line['data_wait_share'] for line in timed]):.1f}% of the time (median)",
+        ),
     ]
     return table(("", ""), rows)
 
@@ -104,15 +137,26 @@ def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
     rows = [
         (name, dim.name, last[f"validation/{name}/error/{dim.name}"], dim.unit, float(std))
         for name in policy.run.datasets
-        for dim, std in zip(policy.robots[name].embodiment.actions, policy.robots[name].statistics.actions.std, strict=True)
+        for dim, std in zip(
+            policy.robots[name].embodiment.actions,
+            policy.robots[name].statistics.actions.std,
+            strict=True,
+        )
     ]
-    return table(("dataset", "dimension", "mean absolute error", "unit", "standard deviation in the data"), rows)
+    return table(
+        ("dataset", "dimension", "mean absolute error", "unit", "standard deviation in the data"),
+        rows,
+    )
 
 
 def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> str:
     run = dataclasses.replace(policy.run, data_dir=data_dir) if data_dir else policy.run
     indices = [
-        open_index(find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language), run.data_dir, run.index_dir or None)
+        open_index(
+            find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language),
+            run.data_dir,
+            run.index_dir or None,
+        )
         for name in run.datasets
     ]
     parts = []
@@ -120,5 +164,7 @@ def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> 
         name = run.datasets[sample.dataset]
         predicted = policy.act([sample.observation], [i], robot=name)[0]
         figures.chunk(sample, predicted, policy.robots[name].embodiment, output / f"chunk-{i}.png")
-        parts.append(f"<p>{picture(f'chunk-{i}.png', f'held-out frame {i} of {name}: predicted and true chunk')}</p>")
+        parts.append(
+            f"<p>{picture(f'chunk-{i}.png', f'held-out frame {i} of {name}: predicted and true chunk')}</p>"
+        )
     return "\n".join(parts)

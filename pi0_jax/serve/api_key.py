@@ -13,10 +13,16 @@ def read(file: str | None) -> str | None:
         return None
     try:
         key = Path(file).expanduser().read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last of a ~user that is not there
+    except (
+        OSError,
+        UnicodeDecodeError,
+        RuntimeError,
+    ) as error:  # the last of a ~user that is not there
         raise InputError(f"--api_key_file: {file}: {error}") from error
     if not (key.isascii() and key.isprintable() and key):
-        raise InputError(f"--api_key_file: {file}: expected one line of printable ASCII, found {'something else' if key else 'nothing'}")
+        raise InputError(
+            f"--api_key_file: {file}: expected one line of printable ASCII, found {'something else' if key else 'nothing'}"
+        )
     return key
 
 

@@ -44,7 +44,14 @@ class Client:
     Not for several threads at once.
     """
 
-    def __init__(self, address: str, *, api_key: str | None = None, timeout: float = 10.0, start_timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 10.0,
+        start_timeout: float = 600.0,
+    ) -> None:
         """
         Args:
             address: "ws://host:port" or "host:port".
@@ -95,15 +102,25 @@ class Client:
                 raise TimeoutError(f"{self._address}: no answer in time") from None
             except (ConnectionClosed, OSError) as error:
                 self.close()
-                if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
-                    raise ServerError(f"request of {len(request)} bytes is over the server's limit") from error
+                if (
+                    isinstance(error, ConnectionClosed)
+                    and error.rcvd is not None
+                    and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG
+                ):
+                    raise ServerError(
+                        f"request of {len(request)} bytes is over the server's limit"
+                    ) from error
                 time.sleep(FIRST_WAIT)
                 continue
             if isinstance(reply, str):
                 raise ServerError(reply)
             return wire.unpack(reply)
 
-    def act(self, observations: Sequence[RawObservation], seeds: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def act(
+        self,
+        observations: Sequence[RawObservation],
+        seeds: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
         """Action chunks float32[n, H, A], as Policy.act; in as few requests as the server's batch sizes allow.
 
         Raises as `infer`; and InputError without observations, or with another number of seeds.
@@ -115,11 +132,17 @@ class Client:
         if not observations:
             raise InputError("no observations: expected at least one")
         if len(numbers) != len(observations):
-            raise InputError(f"{len(numbers)} seeds for {len(observations)} observations; expected one each")
+            raise InputError(
+                f"{len(numbers)} seeds for {len(observations)} observations; expected one each"
+            )
         chunks = []
         for start in range(0, len(observations), most):
-            rows = [to_message(observation, keys) for observation in observations[start : start + most]]
-            chunks.append(self.infer({"batch": rows, "seeds": numbers[start : start + most]})["actions"])
+            rows = [
+                to_message(observation, keys) for observation in observations[start : start + most]
+            ]
+            chunks.append(
+                self.infer({"batch": rows, "seeds": numbers[start : start + most]})["actions"]
+            )
         return np.concatenate(chunks)
 
     def ping(self) -> float:
@@ -134,7 +157,11 @@ class Client:
 
     def _keys(self) -> ClientKeys:
         data = self.metadata
-        return ClientKeys(data["cameras"], tuple((key, count) for key, count in data["state"]), data["channel_first"])
+        return ClientKeys(
+            data["cameras"],
+            tuple((key, count) for key, count in data["state"]),
+            data["channel_first"],
+        )
 
     def _connect(self, deadline: float) -> ClientConnection:
         """The connection that there is, or a new one."""
@@ -145,8 +172,14 @@ class Client:
             except InputError:  # which is a ValueError
                 raise
             except (InvalidURI, ValueError) as error:  # the latter of a port that is none
-                raise InputError(f"{self._address}: expected an address like ws://host:port") from error
-            except (OSError, InvalidHandshake, ConnectionClosed) as error:  # a TimeoutError is an OSError
+                raise InputError(
+                    f"{self._address}: expected an address like ws://host:port"
+                ) from error
+            except (
+                OSError,
+                InvalidHandshake,
+                ConnectionClosed,
+            ) as error:  # a TimeoutError is an OSError
                 reason = self._refusal(error) if isinstance(error, InvalidStatus) else error
                 left = deadline - time.monotonic()
                 if left <= wait:
@@ -161,17 +194,28 @@ class Client:
         if status == HTTPStatus.UNAUTHORIZED:
             raise InputError(f"{self._address}: the server refuses the API key") from error
         if status not in _LATER:
-            raise InputError(f"{self._address}: expected a policy server, found one that answers {status}") from error
+            raise InputError(
+                f"{self._address}: expected a policy server, found one that answers {status}"
+            ) from error
         return f"{status}: {shortened((error.response.body or b'').decode(errors='replace'))}"
 
     def _open(self, deadline: float) -> tuple[ClientConnection, dict[str, Any]]:
         left = max(deadline - time.monotonic(), 0.0)
-        opening = connect(self._address, additional_headers=self._headers, compression=None, max_size=None, open_timeout=left, proxy=None)
+        opening = connect(
+            self._address,
+            additional_headers=self._headers,
+            compression=None,
+            max_size=None,
+            open_timeout=left,
+            proxy=None,
+        )
         with contextlib.ExitStack() as until_greeted:
             connection = until_greeted.enter_context(opening)
             greeting = connection.recv(timeout=max(deadline - time.monotonic(), 0.0))
             if isinstance(greeting, str):
-                raise InputError(f"{self._address}: expected a policy server's metadata, found text")
+                raise InputError(
+                    f"{self._address}: expected a policy server's metadata, found text"
+                )
             metadata = wire.unpack(greeting)
             self._closing = until_greeted.pop_all()
         return connection, metadata
@@ -188,7 +232,9 @@ def _exchange(connection: ClientConnection, request: bytes, deadline: float) -> 
     """Raises TimeoutError, or ConnectionClosed or another OSError where the connection is lost."""
     left = max(deadline - time.monotonic(), 1e-3)
     # A server that has stopped reading would block `send` for good; receiving has a timeout of its own.
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(left), int(left % 1 * 1e6)))
+    connection.socket.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(left), int(left % 1 * 1e6))
+    )
     connection.send(request)
     return connection.recv(timeout=max(deadline - time.monotonic(), 0.0))
 
@@ -220,5 +266,7 @@ class Controller:
 def _open_loop(metadata: Mapping[str, Any]) -> OpenLoop:
     steps, horizon = metadata["execute_steps"], metadata["horizon"]
     if steps > horizon:
-        raise InputError(f"the robot's record executes {steps} steps of a chunk, which has {horizon}; expected an execution of your own")
+        raise InputError(
+            f"the robot's record executes {steps} steps of a chunk, which has {horizon}; expected an execution of your own"
+        )
     return OpenLoop(steps)

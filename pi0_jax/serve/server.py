@@ -52,7 +52,11 @@ class Options:
     send_seconds: float = 20.0  # a client that does not take its answer by then is dropped
 
 
-def run(load: Callable[[], Service], options: Options, on_state: Callable[[str, int], None] = lambda state, port: None) -> None:
+def run(
+    load: Callable[[], Service],
+    options: Options,
+    on_state: Callable[[str, int], None] = lambda state, port: None,
+) -> None:
     """Serves until SIGTERM or SIGINT; then finishes the requests that it has and returns.
 
     Args:
@@ -100,7 +104,9 @@ class _PolicyServer:
             raise InputError(f"cannot listen on {place}: {reason}") from error
         port = next(iter(server.sockets)).getsockname()[1]
         on_state("listening", port)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM does, it ends the process at once: a compilation is not waited for
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # as SIGTERM does, it ends the process at once: a compilation is not waited for
         with self._worker:
             try:
                 self._service = await loop.run_in_executor(self._worker, load)
@@ -140,12 +146,17 @@ class _PolicyServer:
         key = self._options.api_key
         if key is not None:
             given = request.headers.get_all(api_key.HEADER)
-            if len(given) != 1 or not hmac.compare_digest(_bytes(given[0]), _bytes(api_key.header(key))):
+            if len(given) != 1 or not hmac.compare_digest(
+                _bytes(given[0]), _bytes(api_key.header(key))
+            ):
                 logger.warning("%s: refused: wrong API key", _name(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong API key\n")
         if len(connection.server.connections) >= (most := self._options.max_connections):
             logger.warning("%s: refused: %d clients are connected", _name(connection), most)
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"too many clients: {most} are connected, the most allowed\n")
+            return connection.respond(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"too many clients: {most} are connected, the most allowed\n",
+            )
         return None
 
     async def _converse(self, connection: _Connection) -> None:
@@ -165,7 +176,11 @@ class _PolicyServer:
         except ConnectionClosed as error:
             logger.info("%s: %s", _name(connection), error)
         except TimeoutError:
-            logger.warning("%s: dropped: did not take its answer within %g s", _name(connection), self._options.send_seconds)
+            logger.warning(
+                "%s: dropped: did not take its answer within %g s",
+                _name(connection),
+                self._options.send_seconds,
+            )
             connection.transport.abort()  # to close it in order would wait for the client again, for ever
 
     async def _before_stop(self, wanted: Coroutine[Any, Any, T]) -> T | None:
@@ -178,11 +193,15 @@ class _PolicyServer:
             stop.cancel()
             task.cancel()
 
-    async def _reply(self, connection: ServerConnection, message: bytes | str) -> bytes | str | None:
+    async def _reply(
+        self, connection: ServerConnection, message: bytes | str
+    ) -> bytes | str | None:
         """The answer, what is wrong as text, or None if the client has gone."""
         if isinstance(message, str):
             return "expected a binary frame with msgpack, found text"
-        work = asyncio.get_running_loop().run_in_executor(self._worker, self._service.answer, message, time.perf_counter())
+        work = asyncio.get_running_loop().run_in_executor(
+            self._worker, self._service.answer, message, time.perf_counter()
+        )
         gone = asyncio.ensure_future(connection.wait_closed())
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -216,5 +235,9 @@ def _name(connection: ServerConnection) -> str:
 def _one_line(record: logging.LogRecord) -> bool:
     """What goes wrong in a handshake is the client's doing: its kind is told, without a traceback."""
     if record.exc_info:
-        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]!r}", (), None
+        record.msg, record.args, record.exc_info = (
+            f"{record.getMessage()}: {record.exc_info[1]!r}",
+            (),
+            None,
+        )
     return True

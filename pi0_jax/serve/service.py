@@ -67,9 +67,14 @@ class Service:
         unpacked = time.perf_counter()
         rows = next(size for size in self.batch_sizes if size >= len(observations))
         missing = rows - len(observations)
-        actions = self._act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32))
+        actions = self._act(
+            observations + observations[:1] * missing,
+            np.array(seeds + seeds[:1] * missing, np.uint32),
+        )
         acted = time.perf_counter()
-        if not np.isfinite(actions).all():  # nothing for a robot to execute; the weights' fault, not the client's
+        if not np.isfinite(
+            actions
+        ).all():  # nothing for a robot to execute; the weights' fault, not the client's
             raise FloatingPointError("the policy's actions are not finite")
         return wire.pack(
             {
@@ -90,15 +95,25 @@ class Service:
 
     def _batch(self, request: Mapping[str, Any]) -> tuple[list[RawObservation], list[int]]:
         if extra := [key for key in request if key not in (BATCH, SEEDS)]:
-            raise InputError(f"{shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}")
+            raise InputError(
+                f"{shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}"
+            )
         rows, most = request[BATCH], self.batch_sizes[-1]
         if not isinstance(rows, list) or not 1 <= len(rows) <= most:
             found = len(rows) if isinstance(rows, list) else type(rows).__name__
-            raise InputError(f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}")
+            raise InputError(
+                f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}"
+            )
         seeds = request[SEEDS] if SEEDS in request else [0] * len(rows)
-        right = seeds.shape == (len(rows),) if isinstance(seeds, np.ndarray) else isinstance(seeds, list) and len(seeds) == len(rows)
+        right = (
+            seeds.shape == (len(rows),)
+            if isinstance(seeds, np.ndarray)
+            else isinstance(seeds, list) and len(seeds) == len(rows)
+        )
         if not right:
-            raise InputError(f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {shortened(seeds)}")
+            raise InputError(
+                f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {shortened(seeds)}"
+            )
         observations = []
         for i, row in enumerate(rows):
             try:
@@ -110,5 +125,7 @@ class Service:
 
 def _seed(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
-        raise InputError(f"{key!r}: expected a whole number in [0, 2^32), found {shortened(repr(value))}")
+        raise InputError(
+            f"{key!r}: expected a whole number in [0, 2^32), found {shortened(repr(value))}"
+        )
     return int(value)

@@ -21,10 +21,23 @@ from pi0_jax.observation_keys import shortened
 MOST_VALUES = 10_000  # of a message, keys included
 MOST_LEVELS = 8
 MOST_DIMENSIONS = 8
-MOST_KEY = 200  # characters of a key: names of places in a message are made of the keys on the way there
+MOST_KEY = (
+    200  # characters of a key: names of places in a message are made of the keys on the way there
+)
 
-_ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
-_NATIVE = {"b": bool, "i": int, "u": int, "f": int | float}  # what a scalar of a dtype's kind is packed as
+_ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
+    b"__ndarray__",
+    b"__npgeneric__",
+    b"data",
+    b"dtype",
+    b"shape",
+)
+_NATIVE = {
+    "b": bool,
+    "i": int,
+    "u": int,
+    "f": int | float,
+}  # what a scalar of a dtype's kind is packed as
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
@@ -51,7 +64,10 @@ def unpack(message: bytes) -> Any:
         )
     except InputError:
         raise
-    except (ValueError, msgpack.UnpackException) as error:  # msgpack raises several kinds of ValueError
+    except (
+        ValueError,
+        msgpack.UnpackException,
+    ) as error:  # msgpack raises several kinds of ValueError
         reason = shortened(error) or type(error).__name__  # some of which say nothing
         raise InputError(f"message of {len(message)} bytes: expected msgpack: {reason}") from error
     return _decode(raw, ())
@@ -66,7 +82,9 @@ class _Budget:
     def _spend(self, count: int) -> None:
         self._left -= count
         if self._left < 0:
-            raise InputError(f"message: expected at most {MOST_VALUES} values, found more; numbers travel as arrays")
+            raise InputError(
+                f"message: expected at most {MOST_VALUES} values, found more; numbers travel as arrays"
+            )
 
     def list(self, values: list[Any]) -> list[Any]:
         self._spend(len(values))
@@ -78,9 +96,13 @@ class _Budget:
         result: dict[Any, Any] = {}
         for key, value in pairs:
             if len(key) > MOST_KEY:  # text or bytes: msgpack takes no other keys
-                raise InputError(f"message: expected keys of at most {MOST_KEY} characters, found {len(key)}")
+                raise InputError(
+                    f"message: expected keys of at most {MOST_KEY} characters, found {len(key)}"
+                )
             if key in result:
-                raise InputError(f"message: expected every key once, found {shortened(repr(key))} twice")
+                raise InputError(
+                    f"message: expected every key once, found {shortened(repr(key))} twice"
+                )
             result[key] = value
         return result
 
@@ -91,7 +113,9 @@ def _refuse(number: int, data: bytes) -> None:
 
 def _decode(value: Any, place: tuple[str, ...]) -> Any:
     if len(place) > MOST_LEVELS:
-        raise InputError(f"{_name(place)}: expected at most {MOST_LEVELS} levels of maps and lists, found more")
+        raise InputError(
+            f"{_name(place)}: expected at most {MOST_LEVELS} levels of maps and lists, found more"
+        )
     if isinstance(value, list):
         return [_decode(item, (*place, str(i))) for i, item in enumerate(value)]
     if not isinstance(value, dict):
@@ -112,21 +136,31 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
     data, shape = _field(record, _DATA, name), _field(record, _SHAPE, name)
     if not isinstance(data, bytes):
         raise InputError(f"{name}: array data: expected bytes, found {type(data).__name__}")
-    sizes = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    sizes = isinstance(shape, list) and all(
+        isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape
+    )
     if not sizes or len(shape) > MOST_DIMENSIONS:
-        raise InputError(f"{name}: array shape: expected a list of at most {MOST_DIMENSIONS} sizes from 0, found {shortened(shape)}")
+        raise InputError(
+            f"{name}: array shape: expected a list of at most {MOST_DIMENSIONS} sizes from 0, found {shortened(shape)}"
+        )
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise InputError(f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}")
+        raise InputError(
+            f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}"
+        )
     try:
         return np.ndarray(shape, dtype, data)
     except ValueError as error:  # beside a size of 0 the others may be any
-        raise InputError(f"{name}: array shape: expected sizes that an array can have, found {shape}") from error
+        raise InputError(
+            f"{name}: array shape: expected sizes that an array can have, found {shape}"
+        ) from error
 
 
 def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
     dtype, data = _dtype(record, name), _field(record, _DATA, name)
     try:
-        if isinstance(data, _NATIVE[dtype.kind]):  # of text or a list NumPy would make something, too
+        if isinstance(
+            data, _NATIVE[dtype.kind]
+        ):  # of text or a list NumPy would make something, too
             with np.errstate(over="ignore"):  # infinite, which is for the field to refuse
                 return dtype.type(data)
     except OverflowError:
@@ -137,7 +171,9 @@ def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
 def _dtype(record: Mapping[bytes, Any], name: str) -> np.dtype:
     code = _field(record, _DTYPE, name)
     if not isinstance(code, str) or not _NUMBER.fullmatch(code):
-        raise InputError(f"{name}: expected an array of numbers, found dtype {shortened(repr(code))}")
+        raise InputError(
+            f"{name}: expected an array of numbers, found dtype {shortened(repr(code))}"
+        )
     return np.dtype(code)
 
 

@@ -37,7 +37,11 @@ ARMS = {
         Arm(
             "reach_arm3",
             base_height=0.14,
-            joints=(_YAW, Joint("pitch", 0.22, -0.9, 0.3, (-2.0, 0.9)), Joint("pitch", 0.26, 1.6, 0.3, (0.0, 2.8))),
+            joints=(
+                _YAW,
+                Joint("pitch", 0.22, -0.9, 0.3, (-2.0, 0.9)),
+                Joint("pitch", 0.26, 1.6, 0.3, (0.0, 2.8)),
+            ),
             radius=0.016,
             link_rgb=(0.95, 0.95, 0.95),
             joint_rgb=(0.35, 0.35, 0.38),
@@ -76,5 +80,7 @@ ARMS = {
 def find_arm(robot: str) -> Arm:
     """The arm of that name; InputError where there is none."""
     if robot not in ARMS:
-        raise InputError(f"robot {robot!r} is unknown in the reach world; expected one of {', '.join(ARMS)}")
+        raise InputError(
+            f"robot {robot!r} is unknown in the reach world; expected one of {', '.join(ARMS)}"
+        )
     return ARMS[robot]

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, encode_jpeg, read_settings, write_rlds
+from pi0_jax.data.write import (
+    ArrayFeature,
+    Features,
+    ImageFeature,
+    TextFeature,
+    encode_jpeg,
+    read_settings,
+    write_rlds,
+)
 from pi0_jax.errors import InputError
 from pi0_jax.sim.arms import ARMS
 from pi0_jax.sim.expert import Demonstration, demonstrate
@@ -36,7 +44,11 @@ METADATA_FEATURES: Features = {
 def step_features(robot: str, side: int) -> Features:
     """The features of a step: images, joint angles and joint targets in rad, the instruction, RLDS's own fields."""
     joints = ArrayFeature((len(ARMS[robot].joints),), np.float32)
-    flag, number, image = ArrayFeature((), np.bool_), ArrayFeature((), np.float32), ImageFeature(side, side)
+    flag, number, image = (
+        ArrayFeature((), np.bool_),
+        ArrayFeature((), np.float32),
+        ImageFeature(side, side),
+    )
     return {
         "observation": {"base": image, "wrist": image, "state": joints},
         "action": joints,
@@ -55,7 +67,10 @@ def to_rlds(demonstration: Demonstration) -> dict[str, Any]:
     steps = [
         {
             "observation": {
-                **{camera: encode_jpeg(image) for camera, image in step.observation["images"].items()},
+                **{
+                    camera: encode_jpeg(image)
+                    for camera, image in step.observation["images"].items()
+                },
                 "state": step.observation["state"],
             },
             "action": step.action,
@@ -78,7 +93,14 @@ def to_rlds(demonstration: Demonstration) -> dict[str, Any]:
 
 
 def write_reach_data(
-    data_dir: str, *, episodes: int, val_episodes: int, heldout_episodes: int, seed: int, workers: int, side: int = 64
+    data_dir: str,
+    *,
+    episodes: int,
+    val_episodes: int,
+    heldout_episodes: int,
+    seed: int,
+    workers: int,
+    side: int = 64,
 ) -> Mapping[Path, bool]:
     """Writes data_dir/<robot>/1.0.0 for every arm.
 
@@ -93,12 +115,30 @@ def write_reach_data(
     Raises:
         InputError: a dataset is there already that was made with other settings; nothing is written then.
     """
-    _check_positive(episodes=episodes, val_episodes=val_episodes, heldout_episodes=heldout_episodes, workers=workers, side=side)
+    _check_positive(
+        episodes=episodes,
+        val_episodes=val_episodes,
+        heldout_episodes=heldout_episodes,
+        workers=workers,
+        side=side,
+    )
     train = {**dict.fromkeys(ROBOTS, episodes), HELD_OUT_ROBOT: heldout_episodes}
     settings = {
-        robot: {"revision": _REVISION, "train": count, "val": val_episodes, "seed": seed, "side": side} for robot, count in train.items()
+        robot: {
+            "revision": _REVISION,
+            "train": count,
+            "val": val_episodes,
+            "seed": seed,
+            "side": side,
+        }
+        for robot, count in train.items()
     }
-    missing = {Path(data_dir) / robot / VERSION: _is_missing(Path(data_dir) / robot / VERSION, settings[robot]) for robot in settings}
+    missing = {
+        Path(data_dir) / robot / VERSION: _is_missing(
+            Path(data_dir) / robot / VERSION, settings[robot]
+        )
+        for robot in settings
+    }
     if any(missing.values()):
         # Spawned, since a forked child would inherit locks of TensorFlow's threads.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -118,14 +158,18 @@ def _write_robot(pool: Executor, data_dir: str, robot: str, settings: Mapping[st
             steps=step_features(robot, settings["side"]),
             metadata=METADATA_FEATURES,
             splits={
-                split: _counted(_episodes(pool, robot, split, count, settings["seed"], settings["side"]), bar)
+                split: _counted(
+                    _episodes(pool, robot, split, count, settings["seed"], settings["side"]), bar
+                )
                 for split, count in counts.items()
             },
             settings=settings,
         )
 
 
-def _episodes(pool: Executor, robot: str, split: str, count: int, seed: int, side: int) -> Iterator[dict[str, Any]]:
+def _episodes(
+    pool: Executor, robot: str, split: str, count: int, seed: int, side: int
+) -> Iterator[dict[str, Any]]:
     key = (seed, list(ARMS).index(robot), _SPLITS.index(split))
     seeds = [_episode_seed(*key, episode) for episode in range(count)]
     tasks = [seeds[i : i + _EPISODES_PER_TASK] for i in range(0, count, _EPISODES_PER_TASK)]
@@ -156,7 +200,9 @@ def _counted(episodes: Iterator[dict[str, Any]], bar: tqdm.tqdm) -> Iterator[dic
 def _is_missing(folder: Path, settings: Mapping[str, int]) -> bool:
     found = read_settings(folder)
     if found is not None and found != settings:
-        raise InputError(f"{folder}: was made with other settings; expected {settings}, found {found}; choose another folder or delete it")
+        raise InputError(
+            f"{folder}: was made with other settings; expected {settings}, found {found}; choose another folder or delete it"
+        )
     return found is None
 
 

@@ -71,8 +71,17 @@ def evaluate(
             )  # fmt: skip
         rows += count(case, result.episodes)
         for recording in result.recordings:
-            path = directory / "rollouts" / f"{case.robot}-{case.condition}-{recording.result.episode}.gif"
-            save_gif(path, recording, pictures(recording), tick_seconds=1 / (embodiment.control_hz or UNKNOWN_HZ))
+            path = (
+                directory
+                / "rollouts"
+                / f"{case.robot}-{case.condition}-{recording.result.episode}.gif"
+            )
+            save_gif(
+                path,
+                recording,
+                pictures(recording),
+                tick_seconds=1 / (embodiment.control_hz or UNKNOWN_HZ),
+            )
     return rows
 
 
@@ -86,20 +95,31 @@ def clear(directory: Path) -> None:
 def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) -> None:
     """Writes evaluation.json. `checkpoint`: the folder or the server's address that the policy came from."""
     temporary = directory / f".{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps({"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}, indent=1))
+    temporary.write_text(
+        json.dumps({"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}, indent=1)
+    )
     temporary.replace(directory / FILE)
 
 
 def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
     names = sorted({result.group for result in results})
-    groups = [(name, [result for result in results if result.group == name]) for name in names] if len(names) > 1 else []
-    return [Row(case, name, sum(r.success for r in group), len(group)) for name, group in [(ALL, results), *groups]]
+    groups = (
+        [(name, [result for result in results if result.group == name]) for name in names]
+        if len(names) > 1
+        else []
+    )
+    return [
+        Row(case, name, sum(r.success for r in group), len(group))
+        for name, group in [(ALL, results), *groups]
+    ]
 
 
 def table(rows: Sequence[Row]) -> str:
     robots = max(12, *(len(row.case.robot) for row in rows))
     groups = max(6, *(len(row.group) for row in rows))
-    lines = [f"{'robot':<{robots}} {'condition':<10} {'group':<{groups}} {'success':>9} {'rate':>7}  95% Wilson interval"]
+    lines = [
+        f"{'robot':<{robots}} {'condition':<10} {'group':<{groups}} {'success':>9} {'rate':>7}  95% Wilson interval"
+    ]
     for row in rows:
         low, high = row.interval
         score, rate = f"{row.successes}/{row.episodes}", 100 * row.successes / row.episodes

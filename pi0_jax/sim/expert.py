@@ -81,7 +81,9 @@ def demonstrate(env: ReachEnv, seed: int) -> Demonstration:
         steps, success = _attempt(env, rng)
         if success:
             return Demonstration(env.robot, seed, env.prompt_color, tuple(steps))
-    raise RuntimeError(f"{env.robot}: the expert failed {_MAX_ATTEMPTS} times on end from seed {seed}")
+    raise RuntimeError(
+        f"{env.robot}: the expert failed {_MAX_ATTEMPTS} times on end from seed {seed}"
+    )
 
 
 def _attempt(env: ReachEnv, rng: np.random.Generator) -> tuple[list[DemonstrationStep], bool]:
@@ -94,7 +96,9 @@ def _attempt(env: ReachEnv, rng: np.random.Generator) -> tuple[list[Demonstratio
         clean = command(env.joints, goal)
         observation = env.observe()
         # No knock at the end: past it a chunk repeats the last command, which should then be one to stay at.
-        executed = clean + _perturbation(rng, len(clean), knock_probability=0.0 if success else _KNOCK_PROBABILITY)
+        executed = clean + _perturbation(
+            rng, len(clean), knock_probability=0.0 if success else _KNOCK_PROBABILITY
+        )
         reward, _, truncated, info = env.advance(executed)
         steps.append(DemonstrationStep(observation, clean.astype(np.float32), reward))
         success = success or info["success"]

@@ -27,7 +27,9 @@ _EGL_PLATFORM_DEVICE = 0x313F
 _MAX_EGL_DEVICES = 16
 
 
-def choose(environ: Mapping[str, str], *, exists: Callable[[str], bool], works: Callable[[str], bool]) -> str:
+def choose(
+    environ: Mapping[str, str], *, exists: Callable[[str], bool], works: Callable[[str], bool]
+) -> str:
     """The value for MUJOCO_GL.
 
     Args:
@@ -56,7 +58,10 @@ def importing_mujoco() -> Iterator[None]:
     os.environ["MUJOCO_GL"] = choose(os.environ, exists=os.path.exists, works=library_works)
     if os.environ["MUJOCO_GL"] == "egl":
         _load("EGL_mesa")  # what libEGL would otherwise load in its own way
-    public, ctypes.RTLD_GLOBAL = ctypes.RTLD_GLOBAL, _PRIVATE  # PyOpenGL names this flag and takes no other
+    public, ctypes.RTLD_GLOBAL = (
+        ctypes.RTLD_GLOBAL,
+        _PRIVATE,
+    )  # PyOpenGL names this flag and takes no other
     try:
         yield
     finally:
@@ -97,7 +102,9 @@ def _egl_opens_a_display(egl: ctypes.CDLL) -> bool:
         return False
     handles, number = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int)
     query_devices = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, handles, number)(query_address)
-    platform_display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, number)(display_address)
+    platform_display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, number)(
+        display_address
+    )
     egl.eglInitialize.argtypes = [ctypes.c_void_p, number, number]
     egl.eglTerminate.argtypes = [ctypes.c_void_p]
 

@@ -31,7 +31,15 @@ _LEAST_SIDE = 224  # pixels of a picture's height; what is smaller is enlarged
 class GymWorld:
     """See rollouts.World. An episode's group is its prompt."""
 
-    def __init__(self, env: gymnasium.Env, name: str, embodiment: Embodiment, *, success: str, prompt: str | None) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        name: str,
+        embodiment: Embodiment,
+        *,
+        success: str,
+        prompt: str | None,
+    ) -> None:
         """
         Args:
             name: of the environment, for messages.
@@ -41,11 +49,22 @@ class GymWorld:
         Raises:
             InputError: the action space is not that of the record.
         """
-        self._env, self._name, self._embodiment, self._success, self._default_prompt = env, name, embodiment, success, prompt
-        self.robot, self.action_names = embodiment.name, tuple(dim.name for dim in embodiment.actions)
+        self._env, self._name, self._embodiment, self._success, self._default_prompt = (
+            env,
+            name,
+            embodiment,
+            success,
+            prompt,
+        )
+        self.robot, self.action_names = (
+            embodiment.name,
+            tuple(dim.name for dim in embodiment.actions),
+        )
         space = env.action_space
         if not isinstance(space, gymnasium.spaces.Box) or space.shape != (len(self.action_names),):
-            raise InputError(f"{name}: action space: expected a Box of {len(self.action_names)} dimensions ({self.robot}), found {space}")
+            raise InputError(
+                f"{name}: action space: expected a Box of {len(self.action_names)} dimensions ({self.robot}), found {space}"
+            )
 
     @property
     def prompt(self) -> str:
@@ -73,26 +92,38 @@ class GymWorld:
         success = self._success in info and bool(info[self._success])
         if (terminated or truncated) and self._success not in info:
             found = ", ".join(map(str, info)) or "nothing"
-            raise InputError(f"{self._name}: info at an episode's end: expected {self._success!r}, which says success, found {found}")
+            raise InputError(
+                f"{self._name}: info at an episode's end: expected {self._success!r}, which says success, found {found}"
+            )
         return success, bool(success or terminated or truncated)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
         # Copied: an environment may render into the same array at every tick.
-        return tuple(self._seen["images"][camera].copy() for camera in self._embodiment.cameras.values())
+        return tuple(
+            self._seen["images"][camera].copy() for camera in self._embodiment.cameras.values()
+        )
 
     def _see(self, observation: Any) -> None:
-        if self._default_prompt is None and isinstance(observation, Mapping) and PROMPT not in observation:
+        if (
+            self._default_prompt is None
+            and isinstance(observation, Mapping)
+            and PROMPT not in observation
+        ):
             raise InputError(
                 f"{self._name}: observation: expected {PROMPT!r}, found {', '.join(map(str, observation))}; --prompt gives one"
             )
         try:
-            self._seen = to_observation(observation, self._embodiment, self._default_prompt, others_allowed=True)
+            self._seen = to_observation(
+                observation, self._embodiment, self._default_prompt, others_allowed=True
+            )
         except InputError as error:
             raise InputError(f"{self._name}: observation: {error}") from error
 
 
 @contextlib.contextmanager
-def gym_setting(embodiment: Embodiment, *, env: str, arguments: str, success: str, prompt: str | None) -> Iterator[Setting]:
+def gym_setting(
+    embodiment: Embodiment, *, env: str, arguments: str, success: str, prompt: str | None
+) -> Iterator[Setting]:
     """Worlds of an environment that Gymnasium knows, or knows once a module is imported ("module:Env-v0").
 
     Args:
@@ -119,7 +150,9 @@ def _parsed(arguments: str) -> dict[str, Any]:
     try:
         given = json.loads(arguments)
     except ValueError as error:
-        raise InputError(f"environment's arguments: expected a map as JSON, found {arguments!r}: {error}") from error
+        raise InputError(
+            f"environment's arguments: expected a map as JSON, found {arguments!r}: {error}"
+        ) from error
     if not isinstance(given, dict):
         raise InputError(f"environment's arguments: expected a map as JSON, found {arguments!r}")
     return given
@@ -129,7 +162,10 @@ def pictures(recording: Recording) -> Iterable[Image.Image]:
     """What the policy's cameras saw, side by side."""
     for images in recording.snapshots:
         height = max(_LEAST_SIDE, *(image.shape[0] for image in images))
-        scaled = [Image.fromarray(image).resize((round(image.shape[1] * height / image.shape[0]), height)) for image in images]
+        scaled = [
+            Image.fromarray(image).resize((round(image.shape[1] * height / image.shape[0]), height))
+            for image in images
+        ]
         picture = Image.new("RGB", (sum(image.width for image in scaled), height))
         for i, image in enumerate(scaled):
             picture.paste(image, (sum(before.width for before in scaled[:i]), 0))

@@ -58,12 +58,17 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
         scene: shares a model and a renderer among environments; its owner closes it. It must be of this robot and side.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_SECONDS)}
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / CONTROL_SECONDS),
+    }
 
     def __init__(self, robot: str, *, side: int = 64, scene: ReachScene | None = None) -> None:
         self.scene = ReachScene(robot, side=side) if scene is None else scene
         if (self.scene.arm.name, self.scene.side) != (robot, side):
-            raise ValueError(f"scene is of {self.scene.arm.name}, side {self.scene.side}; expected {robot}, side {side}")
+            raise ValueError(
+                f"scene is of {self.scene.arm.name}, side {self.scene.side}; expected {robot}, side {side}"
+            )
         self._owns_scene = scene is None
         self._data = self.scene.new_data()
         self.robot = robot
@@ -79,11 +84,15 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
                 "images": gymnasium.spaces.Dict({camera: image for camera in CAMERAS}),
                 # A joint's limit is held by a soft constraint, so an angle can pass it a little.
                 "state": gymnasium.spaces.Box(low - 0.1, high + 0.1, dtype=np.float32),
-                "prompt": gymnasium.spaces.Text(max_length=256, charset="".join(map(chr, range(32, 127)))),
+                "prompt": gymnasium.spaces.Text(
+                    max_length=256, charset="".join(map(chr, range(32, 127)))
+                ),
             }
         )
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[RawObservation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[RawObservation, dict[str, Any]]:
         """A new episode, observed; see `begin`."""
         info = self.begin(seed=seed, options=options)
         return self.observe(), info
@@ -93,7 +102,9 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
         reward, terminated, truncated, info = self.advance(action)
         return self.observe(), reward, terminated, truncated, info
 
-    def begin(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def begin(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """A new episode, not rendered: random block positions, start posture and prompt. Returns info.
 
         Options, which change the instruction and nothing else of what the seed decides:
@@ -176,14 +187,20 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
         action = np.asarray(action)
         expected = self.action_space.shape
         if action.shape != expected or not np.issubdtype(action.dtype, np.number):
-            raise InputError(f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}")
+            raise InputError(
+                f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}"
+            )
         bad = np.flatnonzero(~np.isfinite(action))
         if bad.size:
-            raise InputError(f"{self.robot}: action: joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}")
+            raise InputError(
+                f"{self.robot}: action: joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}"
+            )
         return action.astype(np.float64)
 
 
-gymnasium.register("pi0_jax/Reach-v0", ReachEnv)  # gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0", robot="reach_arm3")
+gymnasium.register(
+    "pi0_jax/Reach-v0", ReachEnv
+)  # gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0", robot="reach_arm3")
 
 
 def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
@@ -191,8 +208,19 @@ def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
     while True:
         distance = rng.uniform(*_BLOCK_DISTANCE, len(COLORS))
         bearing = rng.uniform(-_BLOCK_BEARING, _BLOCK_BEARING, len(COLORS))
-        centres = np.stack([distance * np.cos(bearing), distance * np.sin(bearing), np.full(len(COLORS), BLOCK_SIDE / 2)], axis=1)
-        if all(math.dist(centres[i], centres[j]) >= _BLOCK_GAP for i in range(len(COLORS)) for j in range(i)):
+        centres = np.stack(
+            [
+                distance * np.cos(bearing),
+                distance * np.sin(bearing),
+                np.full(len(COLORS), BLOCK_SIDE / 2),
+            ],
+            axis=1,
+        )
+        if all(
+            math.dist(centres[i], centres[j]) >= _BLOCK_GAP
+            for i in range(len(COLORS))
+            for j in range(i)
+        ):
             return centres
 
 
@@ -206,8 +234,12 @@ def _instruction(color: str, phrasing: str, options: Mapping[str, Any]) -> tuple
     elif "prompt" in options:
         named = [name for name in COLORS if name in options["prompt"].lower().split()]
         if len(named) != 1:
-            raise InputError(f"reset option prompt: expected text that names one of {', '.join(COLORS)}, found {options['prompt']!r}")
+            raise InputError(
+                f"reset option prompt: expected text that names one of {', '.join(COLORS)}, found {options['prompt']!r}"
+            )
         color = named[0]
     if color not in COLORS:
-        raise InputError(f"reset option prompt_color: expected one of {', '.join(COLORS)}, found {color!r}")
+        raise InputError(
+            f"reset option prompt_color: expected one of {', '.join(COLORS)}, found {color!r}"
+        )
     return color, options["prompt"] if "prompt" in options else phrasing.format(color=color)

@@ -79,7 +79,9 @@ def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
             scene.place(data, posture.joints, posture.blocks)
             picture = Image.fromarray(scene.render(data, "base"))
             inset = round(side * _INSET)
-            wrist = Image.fromarray(scene.render(data, "wrist")).resize((inset, inset), Image.Resampling.BOX)
+            wrist = Image.fromarray(scene.render(data, "wrist")).resize(
+                (inset, inset), Image.Resampling.BOX
+            )
             picture.paste(wrist, (side - inset, side - inset))
             _draw_path(ImageDraw.Draw(picture), _chunk_path(scene, recording, tick))
             yield picture

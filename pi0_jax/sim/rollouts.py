@@ -128,10 +128,20 @@ class _Running:
                 return
 
     def result(self) -> EpisodeResult:
-        return EpisodeResult(self.task.episode, self.world.robot, self.task.seed, self.prompt, self.group, self.success, self.ticks)
+        return EpisodeResult(
+            self.task.episode,
+            self.world.robot,
+            self.task.seed,
+            self.prompt,
+            self.group,
+            self.success,
+            self.ticks,
+        )
 
     def recording(self) -> Recording:
-        return Recording(self.result(), tuple(self.snapshots), np.array(self.chunks), tuple(self.chunk_ticks))
+        return Recording(
+            self.result(), tuple(self.snapshots), np.array(self.chunks), tuple(self.chunk_ticks)
+        )
 
 
 def rollout(
@@ -167,20 +177,26 @@ def rollout(
     running: list[_Running | None] = [None] * len(worlds)
     results: list[EpisodeResult] = []
     recordings: list[Recording] = []
-    with tqdm.tqdm(total=episodes, desc=f"{worlds[0].robot}, {prompts} prompts", unit="episode") as bar:
+    with tqdm.tqdm(
+        total=episodes, desc=f"{worlds[0].robot}, {prompts} prompts", unit="episode"
+    ) as bar:
         while True:
             running = _fill(running, worlds, waiting, record)
             active = [slot for slot in running if slot is not None]
             if not active:
                 break
-            for slot, chunk in zip(active, _ask(act, active, len(worlds), execute_steps), strict=True):
+            for slot, chunk in zip(
+                active, _ask(act, active, len(worlds), execute_steps), strict=True
+            ):
                 slot.execute(chunk, execute_steps)
             for slot in (slot for slot in active if slot.done):
                 results.append(slot.result())
                 if slot.task.episode < record:
                     recordings.append(slot.recording())
                 bar.update()
-            bar.set_postfix(success=f"{sum(result.success for result in results)}/{len(results)}", refresh=False)
+            bar.set_postfix(
+                success=f"{sum(result.success for result in results)}/{len(results)}", refresh=False
+            )
     results.sort(key=lambda result: result.episode)
     recordings.sort(key=lambda recording: recording.result.episode)
     return Rollout(tuple(results), tuple(recordings))
@@ -208,7 +224,10 @@ def _is_shuffled(prompts: str) -> bool:
 
 def _tasks(world: World, episodes: int, seed: int, *, shuffled: bool) -> list[_Task]:
     """Every episode's seed, and the prompt that its policy reads."""
-    seeds = [int(np.random.SeedSequence([seed, _STREAM, episode]).generate_state(1)[0]) for episode in range(episodes)]
+    seeds = [
+        int(np.random.SeedSequence([seed, _STREAM, episode]).generate_state(1)[0])
+        for episode in range(episodes)
+    ]
     if not shuffled:
         return [_Task(i, episode_seed, None) for i, episode_seed in enumerate(seeds)]
     own = []
@@ -219,7 +238,12 @@ def _tasks(world: World, episodes: int, seed: int, *, shuffled: bool) -> list[_T
     return [_Task(i, seeds[i], own[order[i]]) for i in range(episodes)]
 
 
-def _fill(running: Sequence[_Running | None], worlds: Sequence[World], waiting: Iterator[_Task], record: int) -> list[_Running | None]:
+def _fill(
+    running: Sequence[_Running | None],
+    worlds: Sequence[World],
+    waiting: Iterator[_Task],
+    record: int,
+) -> list[_Running | None]:
     """The slots with episodes that still run, and in the others the next ones that wait."""
     filled: list[_Running | None] = []
     for slot, world in zip(running, worlds, strict=True):
@@ -235,7 +259,12 @@ def _ask(act: Act, active: Sequence[_Running], rows: int, execute_steps: int) ->
     observations = [slot.observe() for slot in active]
     seeds = [slot.noise_seed() for slot in active]
     missing = rows - len(active)
-    chunks = np.asarray(act(observations + observations[:1] * missing, np.array(seeds + seeds[:1] * missing, np.uint32)))
+    chunks = np.asarray(
+        act(
+            observations + observations[:1] * missing,
+            np.array(seeds + seeds[:1] * missing, np.uint32),
+        )
+    )
     names = active[0].world.action_names
     _check_shape(chunks, rows, execute_steps, len(names))
     chunks = chunks[: len(active)]
@@ -243,12 +272,21 @@ def _ask(act: Act, active: Sequence[_Running], rows: int, execute_steps: int) ->
     if bad.size:
         row, step, dim = bad[0]
         where = f"episode {active[row].task.episode}, tick {active[row].ticks}, chunk step {step}, {names[dim]}"
-        raise InputError(f"policy's actions: {where}: expected a finite number, found {chunks[row, step, dim]}")
+        raise InputError(
+            f"policy's actions: {where}: expected a finite number, found {chunks[row, step, dim]}"
+        )
     return chunks.astype(np.float32)
 
 
 def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, dims: int) -> None:
-    right = chunks.ndim == 3 and chunks.shape[0] == rows and chunks.shape[1] >= execute_steps and chunks.shape[2] == dims
+    right = (
+        chunks.ndim == 3
+        and chunks.shape[0] == rows
+        and chunks.shape[1] >= execute_steps
+        and chunks.shape[2] == dims
+    )
     if not right or not np.issubdtype(chunks.dtype, np.floating):
         expected = f"float[{rows}, H >= {execute_steps}, {dims}]"
-        raise InputError(f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}; H is at least execute_steps")
+        raise InputError(
+            f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}; H is at least execute_steps"
+        )

@@ -14,16 +14,26 @@ _LAST_FRAME_SECONDS = 1.0
 _INK, _PAPER, _GOOD, _BAD = (20, 20, 20), (250, 250, 250), (0, 130, 40), (190, 30, 30)
 
 
-def save_gif(path: str | os.PathLike[str], recording: Recording, pictures: Iterable[Image.Image], *, tick_seconds: float) -> None:
+def save_gif(
+    path: str | os.PathLike[str],
+    recording: Recording,
+    pictures: Iterable[Image.Image],
+    *,
+    tick_seconds: float,
+) -> None:
     """Writes the episode as a GIF in real time; the file appears when it is whole. `pictures`: one for each snapshot."""
     frames = list(frame_by_frame(recording, pictures))
-    durations = [round(1000 * tick_seconds)] * (len(frames) - 1) + [round(1000 * _LAST_FRAME_SECONDS)]  # ms
+    durations = [round(1000 * tick_seconds)] * (len(frames) - 1) + [
+        round(1000 * _LAST_FRAME_SECONDS)
+    ]  # ms
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     images = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
     try:
-        images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+        images[0].save(
+            temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
+        )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -33,7 +43,9 @@ def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Ite
     """uint8[height of a picture + a banner with the prompt, width, 3] for each picture."""
     result, last, font = recording.result, len(recording.snapshots) - 1, ImageFont.load_default(14)
     verdict, ink = ("success", _GOOD) if result.success else ("no success", _BAD)
-    if result.group != result.prompt:  # what counts is not what the prompt says where prompts were shuffled
+    if (
+        result.group != result.prompt
+    ):  # what counts is not what the prompt says where prompts were shuffled
         verdict = f"{verdict}: {result.group}"
     for tick, picture in enumerate(pictures):
         lines = _lines(result.prompt, font, picture.width - 2 * _MARGIN)

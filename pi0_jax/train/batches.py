@@ -21,16 +21,33 @@ def canvases(indices: Sequence[Index]) -> dict[str, tuple[int, int]]:
     """For each slot that these datasets fill the canvas that holds all its images: one shape, so one compilation for the run."""
 
     def sizes(slot: str) -> list[tuple[int, int]]:
-        robots = [(index, index.embodiment.cameras[slot]) for index in indices if slot in index.embodiment.cameras]
-        return [tuple(index.image_sizes[view]["max"]) for index, camera in robots for view in index.row.cameras[camera].views]
+        robots = [
+            (index, index.embodiment.cameras[slot])
+            for index in indices
+            if slot in index.embodiment.cameras
+        ]
+        return [
+            tuple(index.image_sizes[view]["max"])
+            for index, camera in robots
+            for view in index.row.cameras[camera].views
+        ]
 
-    return {slot: preprocess.canvas_for(sizes(slot)) for slot in preprocess.used_slots([index.embodiment for index in indices])}
+    return {
+        slot: preprocess.canvas_for(sizes(slot))
+        for slot in preprocess.used_slots([index.embodiment for index in indices])
+    }
 
 
 class Batcher:
     """Samples -> TrainBatch, for robots in the order of a mixture's datasets."""
 
-    def __init__(self, robots: Sequence[Robot], layout: Layout, tokenizer: Tokenizer, canvases: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        robots: Sequence[Robot],
+        layout: Layout,
+        tokenizer: Tokenizer,
+        canvases: Mapping[str, tuple[int, int]],
+    ) -> None:
         self.robots = tuple(robots)
         self.layout = layout
         self._tokenizer = tokenizer
@@ -41,15 +58,26 @@ class Batcher:
         robots = [self.robots[sample.dataset] for sample in samples]
         observations = [sample.observation for sample in samples]
         return TrainBatch(
-            observation=preprocess.host(observations, robots, self.layout, self._tokenizer, self._canvases),
+            observation=preprocess.host(
+                observations, robots, self.layout, self._tokenizer, self._canvases
+            ),
             targets=preprocess.host_actions(samples, robots, self.layout),
-            frames=FrameId(*np.array([(s.dataset, s.episode, s.step) for s in samples], np.int32).T),
+            frames=FrameId(
+                *np.array([(s.dataset, s.episode, s.step) for s in samples], np.int32).T
+            ),
             rows=np.asarray(rows, np.int32),
         )
 
 
 def train_batches(
-    order: Order, batcher: Batcher, *, rows: Sequence[int], start: int, stop: int, threads: int, prefetch: int
+    order: Order,
+    batcher: Batcher,
+    *,
+    rows: Sequence[int],
+    start: int,
+    stop: int,
+    threads: int,
+    prefetch: int,
 ) -> Generator[TrainBatch, None, None]:
     """`rows` of the global batches of steps start .. stop - 1, made ahead by `threads` threads.
 
@@ -70,11 +98,15 @@ def train_batches(
             pool.shutdown(cancel_futures=True)
 
 
-def _submit(pool: Executor, mixture: Mixture, batcher: Batcher, draws: Sequence[Draw], rows: Sequence[int]) -> Future[TrainBatch]:
+def _submit(
+    pool: Executor, mixture: Mixture, batcher: Batcher, draws: Sequence[Draw], rows: Sequence[int]
+) -> Future[TrainBatch]:
     """Samples are made in groups, by any thread. The batch is queued behind them, so a thread that waits for them never holds them up."""
     groups = [draws[i : i + _GROUP] for i in range(0, len(draws), _GROUP)]
     made = [pool.submit(mixture.samples, group) for group in groups]
-    return pool.submit(lambda: batcher.assemble([sample for samples in made for sample in samples.result()], rows))
+    return pool.submit(
+        lambda: batcher.assemble([sample for samples in made for sample in samples.result()], rows)
+    )
 
 
 def held_out_samples(indices: Sequence[Index], *, per_dataset: int, horizon: int) -> list[Sample]:
@@ -82,8 +114,12 @@ def held_out_samples(indices: Sequence[Index], *, per_dataset: int, horizon: int
     samples = []
     for dataset, index in enumerate(indices):
         frames = index.frames("val")
-        for frame in frames[np.linspace(0, len(frames) - 1, min(per_dataset, len(frames))).astype(int)]:
+        for frame in frames[
+            np.linspace(0, len(frames) - 1, min(per_dataset, len(frames))).astype(int)
+        ]:
             actions, valid = index.chunk(int(frame), horizon)
             episode, step = int(index.episode_of(frame)), int(index.step_of(frame))
-            samples.append(Sample(index.observation(int(frame)), actions, valid, dataset, episode, step))
+            samples.append(
+                Sample(index.observation(int(frame)), actions, valid, dataset, episode, step)
+            )
     return samples

@@ -25,15 +25,27 @@ class CompiledStep(NamedTuple):
     def speed(self, steps_per_second: float) -> dict[str, float]:
         """Metrics: the model's TFLOP/s on all devices; their share of what the devices could do at most, where that is known."""
         flops, peak = self.model_flops * steps_per_second, peak_flops(jax.devices()[0].device_kind)
-        share = {} if peak is None else {"model_flops_utilisation": flops / (peak * jax.device_count())}
+        share = (
+            {} if peak is None else {"model_flops_utilisation": flops / (peak * jax.device_count())}
+        )
         return {"model_tflops_per_second": flops / 1e12} | share
 
 
-def compile_step(run: RunConfig, layout: Layout, model: Pi0, state: TrainState, batch: TrainBatch) -> CompiledStep:
+def compile_step(
+    run: RunConfig, layout: Layout, model: Pi0, state: TrainState, batch: TrainBatch
+) -> CompiledStep:
     """For arguments of these shapes and shardings."""
     traced = jit_run_step(run, layout, model, state).trace(state, batch)
-    plain = traced if run.remat == "none" else jit_run_step(run, layout, model.clone(remat="none"), state).trace(state, batch)
-    compiled, flops, model_flops = traced.lower().compile(), matmul_flops(traced.jaxpr), matmul_flops(plain.jaxpr)
+    plain = (
+        traced
+        if run.remat == "none"
+        else jit_run_step(run, layout, model.clone(remat="none"), state).trace(state, batch)
+    )
+    compiled, flops, model_flops = (
+        traced.lower().compile(),
+        matmul_flops(traced.jaxpr),
+        matmul_flops(plain.jaxpr),
+    )
     memory = compiled.memory_analysis()
     again = f", and {flops / model_flops - 1:.0%} of them once more" if flops > model_flops else ""
     return CompiledStep(

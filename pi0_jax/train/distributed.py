@@ -30,12 +30,20 @@ from pi0_jax.errors import InputError
 _BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 25  # of a process, after which the others give it up
 _BACKSTOP_SECONDS = 8  # beyond twice that, after which JAX itself does, and aborts; its last word may be half as old when one dies
-_LEAVE_SECONDS = 5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
-_NO_LIMIT_MS = 7 * 24 * 3600 * 1000  # one process may index for hours; who waits for a dead one is ended
+_LEAVE_SECONDS = (
+    5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
+)
+_NO_LIMIT_MS = (
+    7 * 24 * 3600 * 1000
+)  # one process may index for hours; who waits for a dead one is ended
 
 
 def initialize(
-    coordinator_address: str | None, num_processes: int | None, process_id: int | None, *, silence_seconds: int = SILENCE_SECONDS
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    silence_seconds: int = SILENCE_SECONDS,
 ) -> None:
     """Joins the other processes of the run, where there are any. Call it before anything else that uses JAX.
 
@@ -51,9 +59,13 @@ def initialize(
     given = {"coordinator_address": address, "num_processes": count, "process_id": index}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < 3:
-        raise InputError(f"{' and '.join(missing)}: expected coordinator_address, num_processes and process_id together, or none of them")
+        raise InputError(
+            f"{' and '.join(missing)}: expected coordinator_address, num_processes and process_id together, or none of them"
+        )
     if count is not None and index is not None and not 0 <= index < count:
-        raise InputError(f"process_id is {index}; expected a number from 0 to {count - 1} of {count} processes")
+        raise InputError(
+            f"process_id is {index}; expected a number from 0 to {count - 1} of {count} processes"
+        )
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: stopping.py
     try:
         jax.distributed.initialize(
@@ -90,7 +102,9 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             self._hosts = [socket.gethostname()]
             return
         self._client = jax_distributed.global_state.client
-        self._prefix = f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
+        self._prefix = (
+            f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
+        )
         self._hosts = self.gather("host", socket.gethostname())
         self._over = threading.Event()
         self._watching = threading.Thread(target=self._watch, name="processes", daemon=True)
@@ -100,7 +114,12 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             self._watching.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.count == 1:
             return
         if error is not None:
@@ -117,7 +136,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         if self.count == 1:
             return [text]
         self._client.key_value_set(f"{self._prefix}/{name}/{self.index}", text)
-        return [self._client.blocking_key_value_get(f"{self._prefix}/{name}/{i}", _NO_LIMIT_MS) for i in range(self.count)]
+        return [
+            self._client.blocking_key_value_get(f"{self._prefix}/{name}/{i}", _NO_LIMIT_MS)
+            for i in range(self.count)
+        ]
 
     def broadcast(self, name: str, text: str) -> str:
         """The text of process 0."""
@@ -132,9 +154,13 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         everyone = [json.loads(text) for text in self.gather(name, json.dumps(dict(facts)))]
         for index, theirs in enumerate(everyone):
             for fact in everyone[0] | theirs:
-                ours, found = (record[fact] if fact in record else "none" for record in (everyone[0], theirs))
+                ours, found = (
+                    record[fact] if fact in record else "none" for record in (everyone[0], theirs)
+                )
                 if found != ours:
-                    raise InputError(f"{self.name(index)}: {fact} is {found}; expected that of process 0, {ours}")
+                    raise InputError(
+                        f"{self.name(index)}: {fact} is {found}; expected that of process 0, {ours}"
+                    )
 
     def check_shared(self, folder: epath.Path) -> None:
         """Makes the folder. Raises InputError if it cannot be written; on every process, if one does not see what process 0 wrote there."""
@@ -146,14 +172,20 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     left.unlink(missing_ok=True)
                 mark.write_text("")
             except OSError as error:
-                raise InputError(f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}") from error
+                raise InputError(
+                    f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}"
+                ) from error
         self.gather("marked", "marked")
-        seen = any(mark.exists() or time.sleep(1) for _ in range(5))  # network file systems remember for a while what was not there
+        seen = any(
+            mark.exists() or time.sleep(1) for _ in range(5)
+        )  # network file systems remember for a while what was not there
         everyone = self.gather("mark seen", str(seen))
         if self.first:
             mark.unlink(missing_ok=True)
         if "False" in everyone:
-            raise InputError(f"workdir {folder}: expected a folder that all processes share; {self.name(everyone.index('False'))} does not")
+            raise InputError(
+                f"workdir {folder}: expected a folder that all processes share; {self.name(everyone.index('False'))} does not"
+            )
 
     def publish(self, name: str) -> None:
         """Says something to all, once or again, without waiting."""
@@ -164,10 +196,14 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         return self.count > 1 and bool(self._client.key_value_dir_get(f"{self._prefix}/{name}/"))
 
     def _watch(self) -> None:
-        heard: dict[str, tuple[str, float]] = {}  # key of a process -> its last beat, and when it was new
+        heard: dict[
+            str, tuple[str, float]
+        ] = {}  # key of a process -> its last beat, and when it was new
         try:
             for beat in itertools.count():
-                self._client.key_value_set(f"{self._prefix}/alive/{self.index}", str(beat), allow_overwrite=True)
+                self._client.key_value_set(
+                    f"{self._prefix}/alive/{self.index}", str(beat), allow_overwrite=True
+                )
                 if self._over.wait(_BEAT_SECONDS):
                     return
                 failed = self._client.key_value_dir_get(f"{self._prefix}/failed/")
@@ -182,7 +218,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                         self._end(f"{self.name(int(key.rsplit('/', 1)[1]))} has died or cannot be reached; "
                                   "what was saved is whole, and the same command goes on from there", 1)  # fmt: skip
         except jax.errors.JaxRuntimeError as error:
-            self._end(f"{self.name(0)}, which the others talk through, has died or cannot be reached: {_one_line(error)}", 1)
+            self._end(
+                f"{self.name(0)}, which the others talk through, has died or cannot be reached: {_one_line(error)}",
+                1,
+            )
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, InputError):
@@ -190,7 +229,9 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         else:
             traceback.print_exception(error)
             message, status = f"{type(error).__name__}: {error}", 1
-        if isinstance(error, jax.errors.JaxRuntimeError):  # most often another one's death: then the watch knows more in a moment
+        if isinstance(
+            error, jax.errors.JaxRuntimeError
+        ):  # most often another one's death: then the watch knows more in a moment
             time.sleep(self._silence_seconds + 3 * _BEAT_SECONDS)
         self._over.set()
         told: dict[str, Any] = {"message": f"{self.name(self.index)}: {message}", "status": status}
@@ -201,10 +242,16 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         sys.stdout.flush()
         sys.stderr.write(f"error: {_one_line(message)}\n")
         sys.stderr.flush()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be gone, and the key-value store with it
+        with contextlib.suppress(
+            jax.errors.JaxRuntimeError
+        ):  # process 0 may be gone, and the key-value store with it
             self._client.key_value_set(f"{self._prefix}/left/{self.index}", "left")
             deadline = time.monotonic() + _LEAVE_SECONDS
-            while self.first and time.monotonic() < deadline and len(self._client.key_value_dir_get(f"{self._prefix}/left/")) < self.count:
+            while (
+                self.first
+                and time.monotonic() < deadline
+                and len(self._client.key_value_dir_get(f"{self._prefix}/left/")) < self.count
+            ):
                 time.sleep(0.1)
         os._exit(status)
 

@@ -20,7 +20,10 @@ def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
     Gradients are float32 like what is trained; where the batch is run in parts there are two: the sum, and that of the part.
     """
     state = abstract_run_state(run, mesh)
-    weights, trained = (state.params, state.factors), select(state.params, state.factors, trainable_part(run))
+    weights, trained = (
+        (state.params, state.factors),
+        select(state.params, state.factors, trainable_part(run)),
+    )
     copies = 1 if run.accumulate == 1 else 2
     parts = {
         "parameters": bytes_per_device(weights),
@@ -53,12 +56,17 @@ def named_out_of_memory(run: RunConfig) -> Iterator[None]:
 
 def _limit(device: jax.Device) -> str:
     stats = device.memory_stats()  # None of CPUs
-    return f"; a device has {stats['bytes_limit']:,} bytes" if stats and "bytes_limit" in stats else ""
+    return (
+        f"; a device has {stats['bytes_limit']:,} bytes" if stats and "bytes_limit" in stats else ""
+    )
 
 
 def bytes_per_device(tree: Any) -> int:
     """Of ShapeDtypeStructs with shardings: the bytes that one device holds."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _count(tree: Any) -> int:

@@ -45,7 +45,9 @@ class Choice(NamedTuple):
 
     load: tuple[str, ...]
     fresh: tuple[str, ...]
-    ignored: Mapping[str, Leaf]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
+    ignored: Mapping[
+        str, Leaf
+    ]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
 
 
 def check_start(run: RunConfig) -> None:
@@ -54,12 +56,23 @@ def check_start(run: RunConfig) -> None:
     Raises InputError for rules without weights too; warns where random numbers would stay as they are drawn.
     """
     if run.initial_weights:
-        choose(open_checkpoint(run.initial_weights), _flat(parameter_shapes(model_config(run))), run.initial_rules)
+        choose(
+            open_checkpoint(run.initial_weights),
+            _flat(parameter_shapes(model_config(run))),
+            run.initial_rules,
+        )
     elif run.initial_rules:
-        raise InputError("config.initial_rules: expected config.initial_weights that they choose from, found none")
+        raise InputError(
+            "config.initial_rules: expected config.initial_weights that they choose from, found none"
+        )
     elif (run.frozen or run.lora) and jax.process_index() == 0:
-        names = " and ".join(name for name, value in (("frozen", run.frozen), ("lora", run.lora)) if value)
-        logging.warning("config.%s without config.initial_weights: what is not trained itself stays as it is drawn at random", names)
+        names = " and ".join(
+            name for name, value in (("frozen", run.frozen), ("lora", run.lora)) if value
+        )
+        logging.warning(
+            "config.%s without config.initial_weights: what is not trained itself stays as it is drawn at random",
+            names,
+        )
 
 
 def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
@@ -75,7 +88,12 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
     if jax.process_index() == 0:
         print(report(source, leaves, choice, run))
     loaded = frozenset(choice.load)
-    create = partial(init_state, model=make_model(run, mesh), optimizer=make_optimizer(run), trainable=trainable_part(run))
+    create = partial(
+        init_state,
+        model=make_model(run, mesh),
+        optimizer=make_optimizer(run),
+        trainable=trainable_part(run),
+    )
     rest = _jit_rest(create, abstract, loaded)(jax.random.key(run.seed))
     params = {path: place(source, path, leaves[path]) for path in choice.load}
     return rest._replace(
@@ -87,8 +105,13 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
     """Every leaf by the first rule whose pattern is found in its path; a leaf that none matches is to be loaded."""
     for pattern, _ in rules:
         if not any(re.search(pattern, path) for path in leaves):
-            raise InputError(f"config.initial_rules: {pattern!r} matches no parameter; expected part of a path such as {min(leaves)}")
-    actions = {path: next((action for pattern, action in rules if re.search(pattern, path)), "load") for path in leaves}
+            raise InputError(
+                f"config.initial_rules: {pattern!r} matches no parameter; expected part of a path such as {min(leaves)}"
+            )
+    actions = {
+        path: next((action for pattern, action in rules if re.search(pattern, path)), "load")
+        for path in leaves
+    }
     load = tuple(path for path, action in actions.items() if action == "load")
     missing = [path for path in load if path not in source.leaves]
     if missing:
@@ -99,14 +122,22 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
         )
     for path in load:
         if source.leaves[path].shape != leaves[path].shape:
-            raise InputError(f"config.initial_weights {source.path}: {_contradiction(path, source.leaves[path], leaves[path])}")
+            raise InputError(
+                f"config.initial_weights {source.path}: {_contradiction(path, source.leaves[path], leaves[path])}"
+            )
     unread = {path: leaf for path, leaf in source.leaves.items() if path not in load}
-    return Choice(load, tuple(path for path in leaves if path not in load), {**unread, **source.unused})
+    return Choice(
+        load, tuple(path for path in leaves if path not in load), {**unread, **source.unused}
+    )
 
 
 def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> str:
     sizes = zip(tree.AXES[path].split(), expected.shape, found.shape, strict=True)
-    differences = " and ".join(f"{tree.NAMES[axis]} {ours}, found {theirs}" for axis, ours, theirs in sizes if ours != theirs)
+    differences = " and ".join(
+        f"{tree.NAMES[axis]} {ours}, found {theirs}"
+        for axis, ours, theirs in sizes
+        if ours != theirs
+    )
     return f"{path}: expected {differences} (shape {list(found.shape)}); config.initial_rules may declare it fresh"
 
 
@@ -117,10 +148,16 @@ def report(source: Source, leaves: Leaves, choice: Choice, run: RunConfig) -> st
         "fresh": {path: leaves[path].shape for path in choice.fresh},
         "ignored": {path: leaf.shape for path, leaf in choice.ignored.items()},
     }
-    counts = ", ".join(f"{kind} {len(group)} leaves ({_parameters(group.values()):,} parameters)" for kind, group in shapes.items())
+    counts = ", ".join(
+        f"{kind} {len(group)} leaves ({_parameters(group.values()):,} parameters)"
+        for kind, group in shapes.items()
+    )
     lines = [f"starting weights: {source.format} {source.path}: {counts}"]
     for kind, group in shapes.items():
-        lines += [f"  {kind:<7}  {_parameters([shape]):>13,}  {path} {list(shape)}" for path, shape in sorted(group.items())]
+        lines += [
+            f"  {kind:<7}  {_parameters([shape]):>13,}  {path} {list(shape)}"
+            for path, shape in sorted(group.items())
+        ]
     return "\n".join([*lines, *(f"  note: {note}" for note in _notes(source, run))])
 
 
@@ -128,9 +165,13 @@ def _notes(source: Source, run: RunConfig) -> list[str]:
     metadata = source.metadata
     notes = list(source.notes)
     if metadata.robots:
-        notes.append(f"not used: the statistics of {', '.join(metadata.robots)}; this run normalises by those of its own data")
+        notes.append(
+            f"not used: the statistics of {', '.join(metadata.robots)}; this run normalises by those of its own data"
+        )
     if metadata.normalization not in (None, run.normalization):
-        notes.append(f"these weights learnt with {metadata.normalization} normalisation, this run uses {run.normalization}")
+        notes.append(
+            f"these weights learnt with {metadata.normalization} normalisation, this run uses {run.normalization}"
+        )
     if metadata.tokenizer is not None and metadata.tokenizer != Tokenizer.open(run.tokenizer).model:
         notes.append(f"these weights learnt with another tokenizer than {run.tokenizer}")
     return notes
@@ -147,7 +188,10 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     """
     sharding, shape = leaf.sharding, leaf.shape
     part = sharding.shard_shape(shape)
-    indices = {_key(index, shape): index for index in sharding.addressable_devices_indices_map(shape).values()}
+    indices = {
+        _key(index, shape): index
+        for index in sharding.addressable_devices_indices_map(shape).values()
+    }
     parts = {key: np.empty(part, leaf.dtype) for key in indices}
     for layer, array in source.parts(path):
         for key, index in indices.items():
@@ -155,8 +199,12 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
                 parts[key][...] = array[index]
             elif key[0][0] <= layer < key[0][1]:
                 parts[key][layer - key[0][0]] = array[index[1:]]
-    placed = jax.make_array_from_callback(shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype)
-    return placed.block_until_ready()  # or the parts of further leaves would wait in memory for their way to the devices
+    placed = jax.make_array_from_callback(
+        shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype
+    )
+    return (
+        placed.block_until_ready()
+    )  # or the parts of further leaves would wait in memory for their way to the devices
 
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -170,7 +218,10 @@ def _jit_rest(
     """key -> a new state without what is loaded, which is never made; parameters and EMA flat, by path."""
 
     def without(state: TrainState) -> TrainState:
-        params, ema = ({path: leaf for path, leaf in _flat(part).items() if path not in loaded} for part in (state.params, state.ema))
+        params, ema = (
+            {path: leaf for path, leaf in _flat(part).items() if path not in loaded}
+            for part in (state.params, state.ema)
+        )
         return state._replace(params=params, ema=ema)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, without(abstract))
@@ -182,7 +233,10 @@ def _copies(params: Mapping[str, jax.Array], like: Leaves) -> Mapping[str, jax.A
     held = {path: array for path, array in params.items() if path in like}
     shardings = {path: like[path].sharding for path in held}
     copy = jax.jit(
-        lambda arrays: {path: jnp.array(array, like[path].dtype, copy=True) for path, array in arrays.items()}, out_shardings=shardings
+        lambda arrays: {
+            path: jnp.array(array, like[path].dtype, copy=True) for path, array in arrays.items()
+        },
+        out_shardings=shardings,
     )
     return copy(held)
 

@@ -29,7 +29,14 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from pi0_jax import sharding
-from pi0_jax.checkpoints import FOLDER, Description, RunCheckpoints, latest_step, locate, read_resumable
+from pi0_jax.checkpoints import (
+    FOLDER,
+    Description,
+    RunCheckpoints,
+    latest_step,
+    locate,
+    read_resumable,
+)
 from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
@@ -69,7 +76,11 @@ class _Context(NamedTuple):
 
 
 def train(
-    run: RunConfig, workdir: str | os.PathLike[str], *, profile: Profile | None = None, silence_seconds: int = SILENCE_SECONDS
+    run: RunConfig,
+    workdir: str | os.PathLike[str],
+    *,
+    profile: Profile | None = None,
+    silence_seconds: int = SILENCE_SECONDS,
 ) -> None:
     """Runs or resumes the training that `workdir` (a folder or URL) holds, up to run.steps, or until SIGTERM.
 
@@ -83,30 +94,56 @@ def train(
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
         mesh = run_mesh(run, jax.devices())
         processes.check_shared(workdir)
-        latest = json.loads(processes.broadcast("latest", json.dumps(latest_step(workdir) if processes.first else None)))
+        latest = json.loads(
+            processes.broadcast(
+                "latest", json.dumps(latest_step(workdir) if processes.first else None)
+            )
+        )
         stored = None if latest is None else read_resumable(workdir, latest)
         if stored is None:
             check_start(run)
         data = prepare_data(run, processes, stored)
         _check_keep_best(run, data)
         if processes.first:
-            print(f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data, mesh)}")
+            print(
+                f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data, mesh)}"
+            )
 
         model = make_model(run, mesh)
         checkpoints = RunCheckpoints(
-            workdir, keep=run.keep_checkpoints, keep_every=run.keep_every, keep_best=run.keep_best, metric=run.keep_best_metric
+            workdir,
+            keep=run.keep_checkpoints,
+            keep_every=run.keep_every,
+            keep_best=run.keep_best,
+            metric=run.keep_best_metric,
         )
-        closing.enter_context(contextlib.closing(checkpoints))  # also after an error: a save in progress is finished
+        closing.enter_context(
+            contextlib.closing(checkpoints)
+        )  # also after an error: a save in progress is finished
         closing.enter_context(named_out_of_memory(run))
         state = initial_state(run, mesh, checkpoints, latest)
         _check_skipped(run, int(state.skipped))
-        missed = json.loads(processes.broadcast("missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))))
-        metrics = closing.enter_context(contextlib.closing(MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()))
+        missed = json.loads(
+            processes.broadcast(
+                "missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))
+            )
+        )
+        metrics = closing.enter_context(
+            contextlib.closing(
+                MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()
+            )
+        )
         tracer = closing.enter_context(Tracer(profile, workdir))
         stop = closing.enter_context(StopSignal(processes))
         start, rows = int(state.step), local_rows(mesh, run.batch_size)
         stream = batches.train_batches(
-            data.order, data.batcher, rows=rows, start=start, stop=run.steps, threads=run.loader_threads, prefetch=run.prefetch_batches
+            data.order,
+            data.batcher,
+            rows=rows,
+            start=start,
+            stop=run.steps,
+            threads=run.loader_threads,
+            prefetch=run.prefetch_batches,
         )
         closing.enter_context(contextlib.closing(stream))
         compiled, stream = _compile_step(run, data, model, state, stream)
@@ -122,16 +159,34 @@ def train(
             validate, jitted_validation_step(run, data.batcher.layout, model, mesh), samples=data.held_out, names=run.datasets,
             batcher=data.batcher, batch_size=run.batch_size, mesh=mesh, rows=rows,
         )  # fmt: skip
-        ctx = _Context(run, workdir, data, mesh, stream, compiled, validation, processes, checkpoints, metrics, tracer, stop, progress)
+        ctx = _Context(
+            run,
+            workdir,
+            data,
+            mesh,
+            stream,
+            compiled,
+            validation,
+            processes,
+            checkpoints,
+            metrics,
+            tracer,
+            stop,
+            progress,
+        )
         if missed:
             metrics.write(start, validation(averaged(state)))
         done = _loop(ctx, state)
         if processes.first:
             progress.close()
             if done < run.steps:
-                print(f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there")
+                print(
+                    f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there"
+                )
             else:
-                print(f"{'' if start < done else 'nothing to do: '}all {done} steps are done; {workdir} holds {FOLDER}/ and {METRICS_FILE}")
+                print(
+                    f"{'' if start < done else 'nothing to do: '}all {done} steps are done; {workdir} holds {FOLDER}/ and {METRICS_FILE}"
+                )
 
 
 def _compile_step(
@@ -142,7 +197,9 @@ def _compile_step(
     if first is None:
         return None, stream
     batch = sharding.place_batch(first, state.step.sharding.mesh)
-    return compile_step(run, data.batcher.layout, model, state, batch), itertools.chain([first], stream)
+    return compile_step(run, data.batcher.layout, model, state, batch), itertools.chain(
+        [first], stream
+    )
 
 
 def _loop(ctx: _Context, state: TrainState) -> int:
@@ -152,7 +209,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
     schedule = learning_rate(run)
     stream = ctx.stream
     clock = _Clock()
-    unchecked: dict[int, tuple[FrameId, Mapping[str, jax.Array]]] = {}  # batch -> its frames and what its step said
+    unchecked: dict[
+        int, tuple[FrameId, Mapping[str, jax.Array]]
+    ] = {}  # batch -> its frames and what its step said
     for done in ctx.progress:
         ctx.tracer.before(done - 1)
         with clock.waiting():
@@ -162,7 +221,10 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         ctx.tracer.after(done, state)
         last = done == run.steps
         stopping = ctx.stop.reached(done) and not last
-        logging, saving, validating = (done % every == 0 or last for every in (run.log_every, run.save_every, run.validate_every))
+        logging, saving, validating = (
+            done % every == 0 or last
+            for every in (run.log_every, run.save_every, run.validate_every)
+        )
         if not (logging or saving or validating or stopping):
             continue
         jax.block_until_ready(state)  # so that the clock gives this time to the steps
@@ -179,7 +241,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
-            if validating and not stopping:  # before saving: a checkpoint's validation is never lost, and the best are known
+            if (
+                validating and not stopping
+            ):  # before saving: a checkpoint's validation is never lost, and the best are known
                 validation = ctx.validate(averaged(state))
                 metrics.write(done, validation)
             if saving or stopping:
@@ -193,7 +257,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
 def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, float]) -> None:
     data = ctx.data
     ctx.metrics.flush()  # what the checkpoint's resumption will not do again
-    description = Description(ctx.run, data.robots, data.tokenizer, position=done, digests=data.digests)
+    description = Description(
+        ctx.run, data.robots, data.tokenizer, position=done, digests=data.digests
+    )
     ctx.checkpoints.save(state, description, finite(validation))
 
 
@@ -205,7 +271,11 @@ def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) 
     return not any(line["step"] == latest and "validation/loss" in line for line in lines)
 
 
-def _halt(ctx: _Context, state: TrainState, unchecked: Mapping[int, tuple[FrameId, Mapping[str, jax.Array]]]) -> NoReturn:
+def _halt(
+    ctx: _Context,
+    state: TrainState,
+    unchecked: Mapping[int, tuple[FrameId, Mapping[str, jax.Array]]],
+) -> NoReturn:
     """The state is that before the batch that was one too many; it is saved, and what the batch held is written down."""
     run, workdir = ctx.run, ctx.workdir
     number = int(state.step)
@@ -226,7 +296,9 @@ def _halt(ctx: _Context, state: TrainState, unchecked: Mapping[int, tuple[FrameI
 def _check_keep_best(run: RunConfig, data: Data) -> None:
     known = metric_names(run.datasets, data.batcher.robots)
     if run.keep_best and run.keep_best_metric not in known:
-        raise InputError(f"config.keep_best_metric is {run.keep_best_metric!r}; expected one of {', '.join(known)}")
+        raise InputError(
+            f"config.keep_best_metric is {run.keep_best_metric!r}; expected one of {', '.join(known)}"
+        )
 
 
 def _check_skipped(run: RunConfig, skipped: int) -> None:
@@ -238,8 +310,13 @@ def _check_skipped(run: RunConfig, skipped: int) -> None:
 
 def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
     """Of what a step returns; a dataset that is not in the batch has NaN for a loss."""
-    named = {name: float(values[name]) for name in ("loss", "gradient_norm", "parameter_norm", "skipped")}
-    return named | {f"loss/{name}": float(loss) for name, loss in zip(run.datasets, values["dataset_loss"], strict=True)}
+    named = {
+        name: float(values[name]) for name in ("loss", "gradient_norm", "parameter_norm", "skipped")
+    }
+    return named | {
+        f"loss/{name}": float(loss)
+        for name, loss in zip(run.datasets, values["dataset_loss"], strict=True)
+    }
 
 
 class _Clock:
@@ -267,6 +344,10 @@ class _Clock:
         now = time.perf_counter()
         elapsed = now - self._mark - self._paused
         rate = (done - self._done) / elapsed
-        result = {"steps_per_second": rate, "samples_per_second": rate * batch_size, "data_wait_share": self._waited / elapsed}
+        result = {
+            "steps_per_second": rate,
+            "samples_per_second": rate * batch_size,
+            "data_wait_share": self._waited / elapsed,
+        }
         self._mark, self._done, self._waited, self._paused = now, done, 0.0, 0.0
         return result

@@ -30,21 +30,35 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | os.PathLike[str], *, start: int) -> None:
         self._workdir = epath.Path(workdir)
-        self._remote = tempfile.TemporaryDirectory(prefix="pi0_jax_metrics_") if "://" in os.fspath(workdir) else None
+        self._remote = (
+            tempfile.TemporaryDirectory(prefix="pi0_jax_metrics_")
+            if "://" in os.fspath(workdir)
+            else None
+        )
         self._local = Path(self._remote.name if self._remote else workdir)
         self._copied = time.monotonic()
         lines = read_metrics(self._workdir) if (self._workdir / METRICS_FILE).exists() else []
         path = self._local / METRICS_FILE
         temporary = path.with_suffix(".tmp")
         with _named_errors(self._workdir):
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start))
+            temporary.write_text(
+                "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start)
+            )
             os.replace(temporary, path)
             self._file = path.open("a")
             (self._local / _TENSORBOARD).mkdir(exist_ok=True)
             # Written at once, unlike SummaryWriter's thread, which a full disk kills and its caller then waits for. The suffix keeps a
             # run that resumes within the same second from overwriting the file of the one before.
-            self._events = EventsWriter(str(self._local / _TENSORBOARD / "events"), filename_suffix=f".{start}")
-            self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._events = EventsWriter(
+                str(self._local / _TENSORBOARD / "events"), filename_suffix=f".{start}"
+            )
+            self._events.write_event(
+                Event(
+                    wall_time=time.time(),
+                    step=start + 1,
+                    session_log=SessionLog(status=SessionLog.START),
+                )
+            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """`step` counts steps done: the first update's metrics have step 1.
@@ -56,7 +70,9 @@ class MetricsWriter:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
-                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+                self._events.write_event(
+                    Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                )
             self._events.flush()
         if time.monotonic() - self._copied > _COPY_SECONDS:
             self.flush()
@@ -73,7 +89,9 @@ class MetricsWriter:
         self._copied = time.monotonic()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # every write is flushed: what is left is what a full disk has refused before
+        with contextlib.suppress(
+            OSError
+        ):  # every write is flushed: what is left is what a full disk has refused before
             self._file.close()
             self._events.close()
         self.flush()
@@ -112,4 +130,6 @@ def _named_errors(workdir: epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{workdir}: expected to write metrics there, found: {error.strerror or error}") from error
+        raise InputError(
+            f"{workdir}: expected to write metrics there, found: {error.strerror or error}"
+        ) from error

@@ -19,8 +19,13 @@ def write_frames(path: epath.Path, data: Data, frames: FrameId, row_losses: np.n
 
     `frames` and float32[B] `row_losses` are of the whole global batch.
     """
-    suspicious = sorted(range(len(row_losses)), key=lambda row: -np.nan_to_num(row_losses[row], nan=np.inf))
-    lines = [_row(data, row, FrameId(*(int(part[row]) for part in frames)), float(row_losses[row])) for row in suspicious]
+    suspicious = sorted(
+        range(len(row_losses)), key=lambda row: -np.nan_to_num(row_losses[row], nan=np.inf)
+    )
+    lines = [
+        _row(data, row, FrameId(*(int(part[row]) for part in frames)), float(row_losses[row]))
+        for row in suspicious
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))

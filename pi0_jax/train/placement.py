@@ -20,10 +20,14 @@ from pi0_jax.trainable import EVERYTHING, Trainable, select
 
 def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
     """Raises InputError if the devices do not make the run's mesh, or the mesh does not divide its batch."""
-    mesh = sharding.make_mesh(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor, devices=devices)
+    mesh = sharding.make_mesh(
+        data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor, devices=devices
+    )
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if run.batch_size % shards:
-        raise InputError(f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}")
+        raise InputError(
+            f"config.batch_size {run.batch_size} is not a multiple of data x fsdp = {shards}"
+        )
     if run.batch_size % (shards * run.accumulate):
         parts = f"accumulate x data x fsdp = {run.accumulate} x {shards}"
         raise InputError(f"config.batch_size {run.batch_size} is not a multiple of {parts}")
@@ -52,20 +56,44 @@ def step_options(run: RunConfig, layout: Layout) -> StepOptions:
 
 
 def state_shardings(
-    abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING
+    abstract: TrainState,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    trainable: Trainable = EVERYTHING,
 ) -> TrainState:
     """Parameters, LoRA's factors, EMA and optimizer moments by the parameter rules; counters whole."""
-    params, factors = (sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.factors))
+    params, factors = (
+        sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.factors)
+    )
     trained, whole = select(params, factors, trainable), sharding.replicated(mesh)
     moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, where: where, abstract.opt_state, trained, transform_non_params=lambda _: whole
+        optimizer,
+        lambda _, where: where,
+        abstract.opt_state,
+        trained,
+        transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, params, trained if trainable.averaged else {}, moments, skipped=whole, factors=factors)
+    return TrainState(
+        whole,
+        params,
+        trained if trainable.averaged else {},
+        moments,
+        skipped=whole,
+        factors=factors,
+    )
 
 
-def abstract_state(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> TrainState:
+def abstract_state(
+    model: Pi0,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    trainable: Trainable = EVERYTHING,
+) -> TrainState:
     """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
-    shapes = jax.eval_shape(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), jax.random.key(0))
+    shapes = jax.eval_shape(
+        partial(init_state, model=model, optimizer=optimizer, trainable=trainable),
+        jax.random.key(0),
+    )
     return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh, trainable))
 
 
@@ -74,13 +102,25 @@ def abstract_run_state(run: RunConfig, mesh: Mesh) -> TrainState:
     return abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
 
 
-def jit_init(model: Pi0, optimizer: optax.GradientTransformation, mesh: Mesh, trainable: Trainable = EVERYTHING) -> Any:
+def jit_init(
+    model: Pi0,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    trainable: Trainable = EVERYTHING,
+) -> Any:
     """key -> TrainState, every part created where it will live."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, trainable))
-    return jax.jit(partial(init_state, model=model, optimizer=optimizer, trainable=trainable), out_shardings=shardings)
+    shardings = jax.tree.map(
+        lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, trainable)
+    )
+    return jax.jit(
+        partial(init_state, model=model, optimizer=optimizer, trainable=trainable),
+        out_shardings=shardings,
+    )
 
 
-def jit_train_step(model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, state: TrainState) -> Any:
+def jit_train_step(
+    model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, state: TrainState
+) -> Any:
     """(TrainState, TrainBatch) -> (TrainState, metrics), placed as `state`, arrays or shapes; the state that goes in is given up."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(

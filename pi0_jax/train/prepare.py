@@ -25,14 +25,21 @@ from pi0_jax.train import batches
 from pi0_jax.train.distributed import Processes
 from pi0_jax.train.footprint import footprint
 
-_LOCAL_FIELDS = ("data_dir", "index_dir", "loader_threads", "prefetch_batches")  # may differ between the processes of a run
+_LOCAL_FIELDS = (
+    "data_dir",
+    "index_dir",
+    "loader_threads",
+    "prefetch_batches",
+)  # may differ between the processes of a run
 
 
 class Data(NamedTuple):
     order: Order
     batcher: batches.Batcher
     held_out: list[Sample]
-    robots: dict[str, Robot]  # of the mixture's datasets, then of those that only lend their statistics
+    robots: dict[
+        str, Robot
+    ]  # of the mixture's datasets, then of those that only lend their statistics
     tokenizer: Tokenizer
     digests: dict[str, str]  # dataset name -> Index.digest, for every one of `robots`
 
@@ -43,9 +50,14 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     Raises InputError for what is wrong with data or config, for what differs from `stored`, and for what differs between processes.
     """
     if stored is not None and (different := differing_fields(run, stored.run)):
-        raise InputError(f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes another workdir")
+        raise InputError(
+            f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes another workdir"
+        )
     tokenizer = _tokenizer(run)
-    for name in (*run.datasets, *run.statistics_only):  # a missing one is told before the first index is built
+    for name in (
+        *run.datasets,
+        *run.statistics_only,
+    ):  # a missing one is told before the first index is built
         dataset_directory(_row(run, name), run.data_dir)
     indices = [_index(run, name, processes) for name in run.datasets]
     everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]
@@ -54,7 +66,9 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
         _check_same_data(tokenizer, everything, stored)
     for index in indices:
         if not len(index.frames("val")):
-            raise InputError(f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames")
+            raise InputError(
+                f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames"
+            )
     shares = shares_by_frames(indices, run.weights, run.frames_power)
     mixture = Mixture(indices, shares, split="train", horizon=run.horizon, seed=run.seed)
     for index in everything:
@@ -63,9 +77,23 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     slots = used_slots([index.embodiment for index in indices])
     for robot in robots.values():
         check_robot(robot, layout(run, slots))
-    batcher = batches.Batcher([robots[name] for name in run.datasets], layout(run, slots), tokenizer, batches.canvases(indices))
-    held_out = batches.held_out_samples(indices, per_dataset=run.validation_frames, horizon=run.horizon)
-    return Data(_order(run, mixture), batcher, held_out, robots, tokenizer, {index.name: index.digest for index in everything})
+    batcher = batches.Batcher(
+        [robots[name] for name in run.datasets],
+        layout(run, slots),
+        tokenizer,
+        batches.canvases(indices),
+    )
+    held_out = batches.held_out_samples(
+        indices, per_dataset=run.validation_frames, horizon=run.horizon
+    )
+    return Data(
+        _order(run, mixture),
+        batcher,
+        held_out,
+        robots,
+        tokenizer,
+        {index.name: index.digest for index in everything},
+    )
 
 
 def _order(run: RunConfig, mixture: Mixture) -> Order:
@@ -82,7 +110,9 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
     mixture = data.order.mixture
     for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
         training, held_out = len(index.frames("train")), len(index.frames("val"))
-        lines.append(f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out")
+        lines.append(
+            f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out"
+        )
     for name, robot in data.robots.items():
         steps = robot.embodiment.execute_steps
         if steps > run.horizon:
@@ -97,7 +127,9 @@ def _tokenizer(run: RunConfig) -> Tokenizer:
     tokenizer = Tokenizer.open(run.tokenizer)
     vocabulary = model_config(run).gemma.vocab_size
     if tokenizer.vocab_size > vocabulary:
-        raise InputError(f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}")
+        raise InputError(
+            f"config.tokenizer {run.tokenizer} has {tokenizer.vocab_size} pieces, variant {run.variant} embeds {vocabulary}"
+        )
     return tokenizer
 
 
@@ -112,26 +144,48 @@ def _row(run: RunConfig, name: str) -> DatasetRow:
 
 def _robots(run: RunConfig, indices: list[Index], processes: Processes) -> dict[str, Robot]:
     """With statistics that process 0 computes for all: another CPU might round them otherwise."""
-    statistics = {index.name: index_statistics(index, run.horizon) for index in indices} if processes.first else {}
-    text = processes.broadcast("statistics", json.dumps({name: normalize.to_json(value) for name, value in statistics.items()}))
+    statistics = (
+        {index.name: index_statistics(index, run.horizon) for index in indices}
+        if processes.first
+        else {}
+    )
+    text = processes.broadcast(
+        "statistics",
+        json.dumps({name: normalize.to_json(value) for name, value in statistics.items()}),
+    )
     if not processes.first:
-        statistics = {name: normalize.from_json(record, "statistics of process 0") for name, record in json.loads(text).items()}
+        statistics = {
+            name: normalize.from_json(record, "statistics of process 0")
+            for name, record in json.loads(text).items()
+        }
     return {index.name: Robot(index.embodiment, statistics[index.name]) for index in indices}
 
 
 def _fingerprints(run: RunConfig, tokenizer: Tokenizer, indices: list[Index]) -> dict[str, str]:
-    fields = {f"config.{name}": repr(value) for name, value in to_json(run).items() if name not in _LOCAL_FIELDS}
+    fields = {
+        f"config.{name}": repr(value)
+        for name, value in to_json(run).items()
+        if name not in _LOCAL_FIELDS
+    }
     digests = {f"dataset {index.name}: digest of the index": index.digest for index in indices}
-    return fields | digests | {"config.tokenizer: hash of the model": hashlib.sha256(tokenizer.model).hexdigest()[:16]}
+    return (
+        fields
+        | digests
+        | {"config.tokenizer: hash of the model": hashlib.sha256(tokenizer.model).hexdigest()[:16]}
+    )
 
 
 def _check_same_data(tokenizer: Tokenizer, indices: list[Index], stored: Description) -> None:
     """A run goes on only with the data and the tokenizer that it began with."""
     if tokenizer.model != stored.tokenizer.model:
-        raise InputError(f"config.tokenizer {stored.run.tokenizer}: the model differs from the checkpoint's")
+        raise InputError(
+            f"config.tokenizer {stored.run.tokenizer}: the model differs from the checkpoint's"
+        )
     for index in indices:
         if index.embodiment != stored.robots[index.name].embodiment:
-            raise InputError(f"dataset {index.name}: its embodiment differs from that of the checkpoint of step {stored.position}")
+            raise InputError(
+                f"dataset {index.name}: its embodiment differs from that of the checkpoint of step {stored.position}"
+            )
         if index.digest != stored.digests[index.name]:
             raise InputError(
                 f"dataset {index.name}: the digest of its index is {index.digest}, in the checkpoint of step {stored.position}"

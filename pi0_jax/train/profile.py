@@ -42,11 +42,20 @@ class Tracer(contextlib.AbstractContextManager["Tracer"]):
 
     def after(self, done: int, result: object) -> None:
         """Call it with the steps done and what the last of them returned."""
-        if self._local is not None and self._profile is not None and done == self._profile.start + self._profile.steps:
+        if (
+            self._local is not None
+            and self._profile is not None
+            and done == self._profile.start + self._profile.steps
+        ):
             jax.block_until_ready(result)
             self._stop()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._local is not None:
             self._stop()
 

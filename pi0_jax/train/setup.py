@@ -25,15 +25,26 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
 
 
-def jitted_validation_step(run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh) -> ValidationStep:
-    how = dict(model=model, options=step_options(run, layout), draws=VALIDATION_DRAWS, num_steps=run.sampling_steps)
+def jitted_validation_step(
+    run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh
+) -> ValidationStep:
+    how = dict(
+        model=model,
+        options=step_options(run, layout),
+        draws=VALIDATION_DRAWS,
+        num_steps=run.sampling_steps,
+    )
     return jax.jit(partial(validation_step, **how), out_shardings=sharding.replicated(mesh))
 
 
-def initial_state(run: RunConfig, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None) -> TrainState:
+def initial_state(
+    run: RunConfig, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None
+) -> TrainState:
     """That of checkpoint `latest`; else a fresh one, with starting weights where the run has them. Created where it will live."""
     if latest is not None:
         return checkpoints.restore(latest, abstract_run_state(run, mesh))
     if run.initial_weights:
         return state_from_weights(run, mesh)
-    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(jax.random.key(run.seed))
+    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(
+        jax.random.key(run.seed)
+    )

@@ -19,7 +19,9 @@ from pi0_jax.models.pi0 import Pi0, sample_actions
 from pi0_jax.observation import Observation, TrainBatch
 from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
 
-VALIDATION = 2**32 - 1  # in place of a step number, for randomness that is the same in every validation
+VALIDATION = (
+    2**32 - 1
+)  # in place of a step number, for randomness that is the same in every validation
 
 
 class TrainState(NamedTuple):
@@ -51,47 +53,85 @@ class StepOptions(NamedTuple):
     trainable: Trainable = EVERYTHING
     datasets: int = 1  # of the mixture
     skip_nonfinite: int = 0  # batches of which the loss or gradient may be not finite
-    accumulate: int = 1  # parts of the batch that are run one after the other; their gradients are summed
+    accumulate: int = (
+        1  # parts of the batch that are run one after the other; their gradients are summed
+    )
 
 
-def init_state(key: jax.Array, model: Pi0, optimizer: optax.GradientTransformation, trainable: Trainable = EVERYTHING) -> TrainState:
+def init_state(
+    key: jax.Array,
+    model: Pi0,
+    optimizer: optax.GradientTransformation,
+    trainable: Trainable = EVERYTHING,
+) -> TrainState:
     return state_from(model.init(key, method="declare")["params"], key, optimizer, trainable)
 
 
-def state_from(params: Any, key: jax.Array, optimizer: optax.GradientTransformation, trainable: Trainable = EVERYTHING) -> TrainState:
+def state_from(
+    params: Any,
+    key: jax.Array,
+    optimizer: optax.GradientTransformation,
+    trainable: Trainable = EVERYTHING,
+) -> TrainState:
     """The state in which a run begins that starts from these parameters (the published tree, float32); `key` draws LoRA's factors."""
     factors = lora.init(jax.random.fold_in(key, 1), params, trainable.lora)
     trained = select(params, factors, trainable)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, kept(params, trainable), trained if trainable.averaged else {}, optimizer.init(trained), zero, factors)
+    return TrainState(
+        zero,
+        kept(params, trainable),
+        trained if trainable.averaged else {},
+        optimizer.init(trained),
+        zero,
+        factors,
+    )
 
 
 def averaged(state: TrainState) -> Weights:
     """The weights of the moving average, with what is not trained as it is; without an average those of now."""
-    return Weights(*put(state.params, state.ema)) if state.ema else Weights(state.params, state.factors)
+    return (
+        Weights(*put(state.params, state.ema))
+        if state.ema
+        else Weights(state.params, state.factors)
+    )
 
 
 def row_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
     """One key per row int32[B] of a step."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(jax.random.key(seed), step), rows)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.fold_in(jax.random.key(seed), step), rows
+    )
 
 
-def draw_noise_and_time(keys: jax.Array, *, draws: int, horizon: int, action_dim: int) -> tuple[jax.Array, jax.Array]:
+def draw_noise_and_time(
+    keys: jax.Array, *, draws: int, horizon: int, action_dim: int
+) -> tuple[jax.Array, jax.Array]:
     """float32[B, K, H, D] standard normal noise and float32[B, K] times from a key per row."""
 
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         noise_key, time_key = jax.random.split(key)
-        return jax.random.normal(noise_key, (draws, horizon, action_dim)), flow.sample_time(time_key, (draws,))
+        return jax.random.normal(noise_key, (draws, horizon, action_dim)), flow.sample_time(
+            time_key, (draws,)
+        )
 
     return jax.vmap(one)(keys)
 
 
 def sample_losses(
-    weights: Weights, batch: TrainBatch, observation: Observation, keys: jax.Array, *, model: Pi0, options: StepOptions, draws: int
+    weights: Weights,
+    batch: TrainBatch,
+    observation: Observation,
+    keys: jax.Array,
+    *,
+    model: Pi0,
+    options: StepOptions,
+    draws: int,
 ) -> jax.Array:
     """float32[B, K]: the flow loss of every sample and draw; `keys` hold one key per row for noise and time."""
     actions, valid, dims = batch.targets
-    noise, time = draw_noise_and_time(keys, draws=draws, horizon=actions.shape[1], action_dim=actions.shape[2])
+    noise, time = draw_noise_and_time(
+        keys, draws=draws, horizon=actions.shape[1], action_dim=actions.shape[2]
+    )
     if options.real_dims_only:
         noise = flow.mask_dims(noise, dims)
 
@@ -109,7 +149,12 @@ def sample_losses(
 
 
 def train_step(
-    state: TrainState, batch: TrainBatch, *, model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions
+    state: TrainState,
+    batch: TrainBatch,
+    *,
+    model: Pi0,
+    optimizer: optax.GradientTransformation,
+    options: StepOptions,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, or none: a loss or gradient that is not finite changes no parameter.
 
@@ -121,8 +166,14 @@ def train_step(
     float32[datasets], NaN where the batch holds none of a dataset; skipped int32[] and halted bool[], as they are after the step.
     """
     trained = select(state.params, state.factors, options.trainable)
-    gradients = partial(batch_gradient, trained, params=state.params, step=state.step, model=model, options=options)
-    loss, row_loss, gradient = gradients(batch) if options.accumulate == 1 else _accumulated(gradients, trained, batch, model, options)
+    gradients = partial(
+        batch_gradient, trained, params=state.params, step=state.step, model=model, options=options
+    )
+    loss, row_loss, gradient = (
+        gradients(batch)
+        if options.accumulate == 1
+        else _accumulated(gradients, trained, batch, model, options)
+    )
     gradient_norm = optax.tree.norm(gradient)
     running = state.skipped <= options.skip_nonfinite
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -131,9 +182,15 @@ def train_step(
 
     updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
     updated = optax.apply_updates(trained, updates)
-    ema = optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay) if options.trainable.averaged else {}
+    ema = (
+        optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay)
+        if options.trainable.averaged
+        else {}
+    )
     before = (trained, state.ema, state.opt_state)
-    updated, ema, opt_state = jax.tree.map(partial(jnp.where, running & finite), (updated, ema, opt_state), before)
+    updated, ema, opt_state = jax.tree.map(
+        partial(jnp.where, running & finite), (updated, ema, opt_state), before
+    )
     metrics = {
         "loss": loss,
         "gradient_norm": gradient_norm,
@@ -148,15 +205,31 @@ def train_step(
 
 
 def batch_gradient(
-    trained: Any, batch: TrainBatch, *, params: Any, step: jax.Array, model: Pi0, options: StepOptions
+    trained: Any,
+    batch: TrainBatch,
+    *,
+    params: Any,
+    step: jax.Array,
+    model: Pi0,
+    options: StepOptions,
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Mean loss float32[], loss of every row float32[B], and the mean loss's gradient by what is trained."""
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, step, batch.rows))
-    observation = preprocess.device(batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None)
+    observation = preprocess.device(
+        batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None
+    )
 
     def mean_loss(trained: Any) -> tuple[jax.Array, jax.Array]:
         weights = Weights(*put(params, trained))
-        losses = sample_losses(weights, batch, observation, keys[:, 0], model=model, options=options, draws=options.draws)
+        losses = sample_losses(
+            weights,
+            batch,
+            observation,
+            keys[:, 0],
+            model=model,
+            options=options,
+            draws=options.draws,
+        )
         return jnp.mean(losses), jnp.mean(losses, axis=1)
 
     (loss, row_loss), gradient = jax.value_and_grad(mean_loss, has_aux=True)(trained)
@@ -164,12 +237,18 @@ def batch_gradient(
 
 
 def _accumulated(
-    gradients: Callable[[TrainBatch], tuple[jax.Array, jax.Array, Any]], trained: Any, batch: TrainBatch, model: Pi0, options: StepOptions
+    gradients: Callable[[TrainBatch], tuple[jax.Array, jax.Array, Any]],
+    trained: Any,
+    batch: TrainBatch,
+    model: Pi0,
+    options: StepOptions,
 ) -> tuple[jax.Array, jax.Array, Any]:
     """`batch_gradient` of the whole batch, one part after the other; sums in float32."""
     count = options.accumulate
 
-    def add(sums: tuple[jax.Array, Any], part: TrainBatch) -> tuple[tuple[jax.Array, Any], jax.Array]:
+    def add(
+        sums: tuple[jax.Array, Any], part: TrainBatch
+    ) -> tuple[tuple[jax.Array, Any], jax.Array]:
         loss, row_loss, gradient = gradients(part)
         return jax.tree.map(jnp.add, sums, (loss, gradient)), row_loss
 
@@ -181,7 +260,9 @@ def _accumulated(
 
 def _mean_by_dataset(losses: jax.Array, dataset: jax.Array, datasets: int) -> jax.Array:
     """float32[datasets] means of float32[B] `losses` of the rows of each dataset; NaN without any."""
-    sums, counts = (jax.ops.segment_sum(values, dataset, datasets) for values in (losses, jnp.ones_like(losses)))
+    sums, counts = (
+        jax.ops.segment_sum(values, dataset, datasets) for values in (losses, jnp.ones_like(losses))
+    )
     return sums / counts
 
 
@@ -201,13 +282,33 @@ def in_parts(batch: Any, count: int, constrain: Constrain) -> Any:
 
 
 def validation_step(
-    weights: Weights, batch: TrainBatch, *, model: Pi0, options: StepOptions, draws: int, num_steps: int
+    weights: Weights,
+    batch: TrainBatch,
+    *,
+    model: Pi0,
+    options: StepOptions,
+    draws: int,
+    num_steps: int,
 ) -> dict[str, jax.Array]:
     """Flow loss at noise and times fixed per row, float32[B], and sampled actions in model units, float32[B, H, D]."""
-    keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, jnp.uint32(VALIDATION), batch.rows))
+    keys = jax.vmap(lambda key: jax.random.split(key, 2))(
+        row_keys(options.seed, jnp.uint32(VALIDATION), batch.rows)
+    )
     observation = preprocess.device(batch.observation, options.layout)
-    losses = sample_losses(weights, batch, observation, keys[:, 0], model=model, options=options, draws=draws)
-    noise = jax.vmap(lambda key: jax.random.normal(key, batch.targets.actions.shape[1:]))(keys[:, 1])
+    losses = sample_losses(
+        weights, batch, observation, keys[:, 0], model=model, options=options, draws=draws
+    )
+    noise = jax.vmap(lambda key: jax.random.normal(key, batch.targets.actions.shape[1:]))(
+        keys[:, 1]
+    )
     dims = batch.targets.dims if options.real_dims_only else None
-    actions = sample_actions(weights.params, observation, noise, model=model, num_steps=num_steps, dim_mask=dims, factors=weights.factors)
+    actions = sample_actions(
+        weights.params,
+        observation,
+        noise,
+        model=model,
+        num_steps=num_steps,
+        dim_mask=dims,
+        factors=weights.factors,
+    )
     return {"loss": jnp.mean(losses, axis=1), "actions": actions}

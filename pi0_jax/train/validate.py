@@ -20,7 +20,11 @@ def metric_names(names: Sequence[str], robots: Sequence[Robot]) -> list[str]:
     """What `validate` returns for datasets with these names and robots."""
     losses = ["validation/loss", *(f"validation/{name}/loss" for name in names)]
     robots_by_name = zip(names, robots, strict=True)
-    return losses + [f"validation/{name}/error/{dim.name}" for name, robot in robots_by_name for dim in robot.embodiment.actions]
+    return losses + [
+        f"validation/{name}/error/{dim.name}"
+        for name, robot in robots_by_name
+        for dim in robot.embodiment.actions
+    ]
 
 
 def validate(
@@ -49,12 +53,18 @@ def validate(
         losses.extend(result["loss"][: len(part)])
         for sample, actions in zip(part, result["actions"][: len(part)], strict=True):
             robot = batcher.robots[sample.dataset]
-            chunks.append(preprocess.to_robot(actions, sample.observation["state"], robot, batcher.layout.normalization))
+            chunks.append(
+                preprocess.to_robot(
+                    actions, sample.observation["state"], robot, batcher.layout.normalization
+                )
+            )
     metrics = {"validation/loss": float(np.mean(losses))}
     for dataset, name in enumerate(names):
         mine = [i for i, sample in enumerate(samples) if sample.dataset == dataset]
         metrics[f"validation/{name}/loss"] = float(np.mean([losses[i] for i in mine]))
-        error = np.concatenate([np.abs(chunks[i] - samples[i].actions)[samples[i].action_valid] for i in mine]).mean(axis=0)
+        error = np.concatenate(
+            [np.abs(chunks[i] - samples[i].actions)[samples[i].action_valid] for i in mine]
+        ).mean(axis=0)
         for dim, value in zip(batcher.robots[dataset].embodiment.actions, error, strict=True):
             metrics[f"validation/{name}/error/{dim.name}"] = float(value)
     return metrics

@@ -7,7 +7,9 @@ from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawFie
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # left joints (6, rad) and gripper, right joints and gripper; gripper 1 = open
-_ACTION = "steps/action"  # the same as targets, then the base's velocity: forward (m/s), turning (rad/s)
+_ACTION = (
+    "steps/action"  # the same as targets, then the base's velocity: forward (m/s), turning (rad/s)
+)
 _GRIPPERS = (6, 13)
 
 
@@ -24,7 +26,10 @@ ALOHA = (
         tfds_name="aloha_mobile",
         versions=("0.0.1",),
         embodiment=EMBODIMENTS["mobile_aloha"],
-        cameras={camera: CameraField(f"steps/observation/{camera}") for camera in ("cam_high", "cam_left_wrist", "cam_right_wrist")},
+        cameras={
+            camera: CameraField(f"steps/observation/{camera}")
+            for camera in ("cam_high", "cam_left_wrist", "cam_right_wrist")
+        },
         fields={_STATE: RawField((14,), "float32"), _ACTION: RawField((16,), "float32")},
         language=Language(("steps/language_instruction",)),
         standardise=standardise,

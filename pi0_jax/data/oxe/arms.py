@@ -21,7 +21,10 @@ def standardise_ucsd_kitchen(columns: Columns) -> Standardised:
     action = columns[_ACTION].astype(np.float64)
     euler = np.deg2rad(action[:, 3:6])
     euler[:, 0] %= 2 * np.pi
-    return all_steps(columns[_STATE][:, 0:7], np.concatenate([action[:, 0:3] / 1000, euler, action[:, 6:7]], axis=1))
+    return all_steps(
+        columns[_STATE][:, 0:7],
+        np.concatenate([action[:, 0:3] / 1000, euler, action[:, 6:7]], axis=1),
+    )
 
 
 def standardise_edan(columns: Columns) -> Standardised:
@@ -119,6 +122,8 @@ ARMS = (
         language=_LANGUAGE,
         standardise=standardise_dobbe,
         revision=1,
-        notes=("The only camera is at the wrist and fills the wrist's slot; some public pipelines show it as a third-person view.",),
+        notes=(
+            "The only camera is at the wrist and fills the wrist's slot; some public pipelines show it as a third-person view.",
+        ),
     ),
 )

@@ -11,7 +11,9 @@ from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"
 _JOINTS, _WIDTH = "steps/observation/state_joint", "steps/observation/state_gripper"
-_ACTION = "steps/action"  # change of x y z and roll pitch yaw (normalised), gripper: -1 open, +1 close
+_ACTION = (
+    "steps/action"  # change of x y z and roll pitch yaw (normalised), gripper: -1 open, +1 close
+)
 _IMAGE, _WRIST_IMAGE = "steps/observation/image", "steps/observation/wrist_image"
 _LANGUAGE = Language(("steps/language_instruction",))
 _RGB = {"base": CameraField(_IMAGE), "wrist": CameraField(_WRIST_IMAGE)}
@@ -40,7 +42,11 @@ def _action(columns: Columns) -> np.ndarray:
 
 _ACTION_FIELD = {_ACTION: RawField((7,), "float32")}
 _STATE_FIELDS = {_STATE: RawField((24,), "float32"), **_ACTION_FIELD}
-_NAMED_STATE_FIELDS = {_JOINTS: RawField((7,), "float32"), _WIDTH: RawField((1,), "float32"), **_ACTION_FIELD}
+_NAMED_STATE_FIELDS = {
+    _JOINTS: RawField((7,), "float32"),
+    _WIDTH: RawField((1,), "float32"),
+    **_ACTION_FIELD,
+}
 
 AUSTIN = (
     DatasetRow(
@@ -98,6 +104,9 @@ AUSTIN = (
         language=_LANGUAGE,
         standardise=standardise,
         revision=1,
-        notes=(_NORMALISED, "Both cameras are stored as BGR and read as such; public pipelines train on swapped colours."),
+        notes=(
+            _NORMALISED,
+            "Both cameras are stored as BGR and read as such; public pipelines train on swapped colours.",
+        ),
     ),
 )

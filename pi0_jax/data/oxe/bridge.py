@@ -57,7 +57,10 @@ def _bridge_v2(name: str) -> DatasetRow:
         language=Language(("steps/language_instruction",)),
         standardise=standardise,
         revision=1,
-        notes=(*_NOTES, "The other cameras are left out: where an episode has none of them its images are black."),
+        notes=(
+            *_NOTES,
+            "The other cameras are left out: where an episode has none of them its images are black.",
+        ),
     )
 
 
@@ -70,6 +73,9 @@ BRIDGE = (
         cameras={"image_0": CameraField("steps/observation/image")},
         fields={**MOTION_FIELDS, OPEN: RawField((), "bool"), _STATE: RawField((7,), "float32")},
         standardise=standardise_old,
-        notes=(*_NOTES, "This is version 0.1.0 of the RT-X collection; the TFDS catalogue now means other data by this name."),
+        notes=(
+            *_NOTES,
+            "This is version 0.1.0 of the RT-X collection; the TFDS catalogue now means other data by this name.",
+        ),
     ),
 )

@@ -5,13 +5,27 @@ One of the three instructions is drawn for each sample, an empty one never; so i
 
 import numpy as np
 
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Rule, Standardised
+from pi0_jax.data.rows import (
+    CameraField,
+    Columns,
+    DatasetRow,
+    Language,
+    RawField,
+    Rule,
+    Standardised,
+)
 from pi0_jax.embodiments import EMBODIMENTS
 
 _OBSERVATION, _COMMAND = "steps/observation", "steps/action_dict"
-_JOINTS, _POSE = f"{_OBSERVATION}/joint_position", f"{_OBSERVATION}/cartesian_position"  # rad; m and roll pitch yaw in rad
+_JOINTS, _POSE = (
+    f"{_OBSERVATION}/joint_position",
+    f"{_OBSERVATION}/cartesian_position",
+)  # rad; m and roll pitch yaw in rad
 _GRIPPER = f"{_OBSERVATION}/gripper_position"  # 1 = closed
-_JOINT_TARGET, _JOINT_VELOCITY = f"{_COMMAND}/joint_position", f"{_COMMAND}/joint_velocity"  # rad; [-1, 1]
+_JOINT_TARGET, _JOINT_VELOCITY = (
+    f"{_COMMAND}/joint_position",
+    f"{_COMMAND}/joint_velocity",
+)  # rad; [-1, 1]
 _POSE_VELOCITY = f"{_COMMAND}/cartesian_velocity"  # [-1, 1]
 _GRIPPER_TARGET = f"{_COMMAND}/gripper_position"  # 1 = closed
 _FILE = "episode_metadata/file_path"
@@ -85,7 +99,10 @@ def _row(name: str, state: str, action: str, rule: Rule, notes: tuple[str, ...])
         versions=("1.0.1", "1.0.0"),
         embodiment=EMBODIMENTS[name],
         cameras={
-            "exterior": CameraField(f"{_OBSERVATION}/exterior_image_1_left", alternatives=(f"{_OBSERVATION}/exterior_image_2_left",)),
+            "exterior": CameraField(
+                f"{_OBSERVATION}/exterior_image_1_left",
+                alternatives=(f"{_OBSERVATION}/exterior_image_2_left",),
+            ),
             "wrist": CameraField(f"{_OBSERVATION}/wrist_image_left"),
         },
         fields={
@@ -96,7 +113,9 @@ def _row(name: str, state: str, action: str, rule: Rule, notes: tuple[str, ...])
             _GRIPPER_TARGET: RawField((1,), "float64"),
             _FILE: RawField((), "string"),
         },
-        language=Language(tuple(f"steps/language_instruction{suffix}" for suffix in ("", "_2", "_3"))),
+        language=Language(
+            tuple(f"steps/language_instruction{suffix}" for suffix in ("", "_2", "_3"))
+        ),
         standardise=rule,
         revision=1,
         notes=(
@@ -109,7 +128,9 @@ def _row(name: str, state: str, action: str, rule: Rule, notes: tuple[str, ...])
     )
 
 
-_COMMANDED = "Velocities are commands in [-1, 1] of the controller's largest step, neither rad/s nor m/s."
+_COMMANDED = (
+    "Velocities are commands in [-1, 1] of the controller's largest step, neither rad/s nor m/s."
+)
 
 DROID = (
     _row(

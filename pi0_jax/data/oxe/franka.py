@@ -13,8 +13,13 @@ _IMAGE, _WRIST_IMAGE = "steps/observation/image", "steps/observation/wrist_image
 _LANGUAGE = Language(("steps/language_instruction",))
 _RGB = {"base": CameraField(_IMAGE), "wrist": CameraField(_WRIST_IMAGE)}
 _BGR = {"base": CameraField(_IMAGE, "BGR"), "wrist": CameraField(_WRIST_IMAGE, "BGR")}
-_FMB = {"base": CameraField("steps/observation/image_side_1", "BGR"), "wrist": CameraField("steps/observation/image_wrist_1", "BGR")}
-_SWAPPED = "All cameras are stored as BGR and read as such; public pipelines train on swapped colours."
+_FMB = {
+    "base": CameraField("steps/observation/image_side_1", "BGR"),
+    "wrist": CameraField("steps/observation/image_wrist_1", "BGR"),
+}
+_SWAPPED = (
+    "All cameras are stored as BGR and read as such; public pipelines train on swapped colours."
+)
 _VAGUE = "Instructions are vague or the same throughout; they are kept, as a policy with language alone has nothing else."
 
 
@@ -34,7 +39,10 @@ def standardise_nyu_play(columns: Columns) -> Standardised:
     The last number says that the episode ends.
     """
     action = columns[_ACTION]
-    return all_steps(columns[_STATE][:, 7:13], np.concatenate([action[:, 7:13], np.clip(action[:, 13:14], 0, 1)], axis=1))
+    return all_steps(
+        columns[_STATE][:, 7:13],
+        np.concatenate([action[:, 7:13], np.clip(action[:, 13:14], 0, 1)], axis=1),
+    )
 
 
 def standardise_furniture_bench(columns: Columns) -> Standardised:
@@ -60,12 +68,16 @@ def standardise_iamlab(columns: Columns) -> Standardised:
     action = columns[_ACTION]
     euler = quaternion_to_euler(action[:, 3:7])
     euler[:, 0] %= 2 * np.pi
-    return all_steps(columns[_STATE][:, 0:8], np.concatenate([action[:, 0:3], euler, action[:, 7:8]], axis=1))
+    return all_steps(
+        columns[_STATE][:, 0:8], np.concatenate([action[:, 0:3], euler, action[:, 7:8]], axis=1)
+    )
 
 
 def standardise_fmb(columns: Columns) -> Standardised:
     """State: pose of the end effector as recorded, gripper. Action: as it is."""
-    return all_steps(np.concatenate([columns[_POSE], columns[_OPENING][:, None]], axis=1), columns[_ACTION])
+    return all_steps(
+        np.concatenate([columns[_POSE], columns[_OPENING][:, None]], axis=1), columns[_ACTION]
+    )
 
 
 _FMB_NOTES = (
@@ -81,11 +93,18 @@ FRANKA = (
         versions=("0.1.0",),
         embodiment=EMBODIMENTS["franka_hydra"],
         cameras=_BGR,
-        fields={_STATE: RawField((27,), "float32", quaternions=(3,)), _ACTION: RawField((7,), "float32")},
+        fields={
+            _STATE: RawField((27,), "float32", quaternions=(3,)),
+            _ACTION: RawField((7,), "float32"),
+        },
         language=_LANGUAGE,
         standardise=standardise_hydra,
         revision=1,
-        notes=(_SWAPPED, _VAGUE, "Three numbers describe the gripper's state; the first is taken as its width in metres."),
+        notes=(
+            _SWAPPED,
+            _VAGUE,
+            "Three numbers describe the gripper's state; the first is taken as its width in metres.",
+        ),
     ),
     DatasetRow(
         name="nyu_franka_play_dataset_converted_externally_to_rlds",
@@ -97,7 +116,10 @@ FRANKA = (
         language=_LANGUAGE,
         standardise=standardise_nyu_play,
         revision=1,
-        notes=(_VAGUE, "The second view (image_additional_view) and the depth images are not used."),
+        notes=(
+            _VAGUE,
+            "The second view (image_additional_view) and the depth images are not used.",
+        ),
     ),
     DatasetRow(
         name="furniture_bench_dataset_converted_externally_to_rlds",
@@ -105,11 +127,16 @@ FRANKA = (
         versions=("0.1.0",),
         embodiment=EMBODIMENTS["franka_furniture_bench"],
         cameras=_RGB,
-        fields={_STATE: RawField((35,), "float32", quaternions=(3,)), _ACTION: RawField((8,), "float32", quaternions=(3,))},
+        fields={
+            _STATE: RawField((35,), "float32", quaternions=(3,)),
+            _ACTION: RawField((8,), "float32", quaternions=(3,)),
+        },
         language=_LANGUAGE,
         standardise=standardise_furniture_bench,
         revision=1,
-        notes=("The state's 35 numbers are the sum of the parts that its authors name; no page gives its width.",),
+        notes=(
+            "The state's 35 numbers are the sum of the parts that its authors name; no page gives its width.",
+        ),
     ),
     DatasetRow(
         name="iamlab_cmu_pickup_insert_converted_externally_to_rlds",
@@ -117,7 +144,10 @@ FRANKA = (
         versions=("0.1.0",),
         embodiment=EMBODIMENTS["franka_iamlab"],
         cameras=_RGB,
-        fields={_STATE: RawField((20,), "float32"), _ACTION: RawField((8,), "float32", quaternions=(3,))},
+        fields={
+            _STATE: RawField((20,), "float32"),
+            _ACTION: RawField((8,), "float32", quaternions=(3,)),
+        },
         language=_LANGUAGE,
         standardise=standardise_iamlab,
         revision=1,
@@ -148,7 +178,11 @@ FRANKA = (
         versions=("1.0.0",),
         embodiment=EMBODIMENTS["franka_fmb_euler"],
         cameras=_FMB,
-        fields={_POSE: RawField((6,), "float32"), _OPENING: RawField((), "float32"), _ACTION: RawField((7,), "float32")},
+        fields={
+            _POSE: RawField((6,), "float32"),
+            _OPENING: RawField((), "float32"),
+            _ACTION: RawField((7,), "float32"),
+        },
         language=_LANGUAGE,
         standardise=standardise_fmb,
         revision=1,

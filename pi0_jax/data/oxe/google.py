@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from pi0_jax.data.oxe.primitives import all_steps, axis_angle_change, decode_zlib, opening_after_commands, opening_from_closedness
+from pi0_jax.data.oxe.primitives import (
+    all_steps,
+    axis_angle_change,
+    decode_zlib,
+    opening_after_commands,
+    opening_from_closedness,
+)
 from pi0_jax.data.oxe.rtx_fields import CLOSING, MOTION_FIELDS, motion, rtx_row
 from pi0_jax.data.rows import CameraField, Columns, Language, RawField, Standardised
 
@@ -18,7 +24,9 @@ def standardise_fractal(columns: Columns) -> Standardised:
     """Commanded changes of the pose as recorded; the gripper's commands (close, open, hold) become what it was last told."""
     state = np.concatenate([columns[_POSE], columns[_CLOSED]], axis=1)
     action = np.column_stack([motion(columns), opening_after_commands(columns[CLOSING][:, 0])])
-    return all_steps(state, action, bool(columns[_SUCCESS_ASPECT]) if columns[_HAS_ASPECTS] else None)
+    return all_steps(
+        state, action, bool(columns[_SUCCESS_ASPECT]) if columns[_HAS_ASPECTS] else None
+    )
 
 
 _KUKA_POSE = "steps/observation/clip_function_input/base_pose_tool_reached"  # as _POSE, compressed
@@ -27,7 +35,9 @@ _SUCCESS = "success"
 
 def standardise_kuka(columns: Columns) -> Standardised:
     """As RT-1's rule; an episode whose grasp failed keeps no step. Pose and gripper are stored as compressed bytes."""
-    state = np.concatenate([decode_zlib(columns[_KUKA_POSE], (7,)), decode_zlib(columns[_CLOSED], (1,))], axis=1)
+    state = np.concatenate(
+        [decode_zlib(columns[_KUKA_POSE], (7,)), decode_zlib(columns[_CLOSED], (1,))], axis=1
+    )
     action = np.column_stack([motion(columns), opening_after_commands(columns[CLOSING][:, 0])])
     success = bool(columns[_SUCCESS])
     result = all_steps(state, action, success)
@@ -37,7 +47,9 @@ def standardise_kuka(columns: Columns) -> Standardised:
 _XYZ = "steps/observation/present/xyz"  # m
 _AXIS_ANGLE = "steps/observation/present/axis_angle"  # rad
 _SENSED_CLOSE = "steps/observation/present/sensed_close"  # 0 to 1 = closed
-_XYZ_RESIDUALS = "steps/action/future/xyz_residual"  # the next ten targets, each relative to the present
+_XYZ_RESIDUALS = (
+    "steps/action/future/xyz_residual"  # the next ten targets, each relative to the present
+)
 _AXIS_ANGLE_RESIDUALS = "steps/action/future/axis_angle_residual"
 _TARGET_CLOSE = "steps/action/future/target_close"  # 1 = closed, of the next ten
 _EPISODE_SUCCESS = "steps/observation/episode_success"
@@ -135,6 +147,8 @@ GOOGLE = (
         fields={_EFFECTOR: RawField((2,), "float32"), _PUSH: RawField((2,), "float32")},
         language=Language(("steps/observation/instruction",), encoding="code points"),
         standardise=standardise_language_table,
-        notes=("Two dimensions; public pipelines fill in zeros for height and rotation and a gripper that is always open.",),
+        notes=(
+            "Two dimensions; public pipelines fill in zeros for height and rotation and a gripper that is always open.",
+        ),
     ),
 )

@@ -13,7 +13,10 @@ _ACTION = "steps/action"  # change of x y z and rotation (normalised), gripper: 
 def standardise(columns: Columns) -> Standardised:
     """State as recorded. Action: the six commands as they are; gripper 1 - action[6] cut to [0, 1]: -1 gives 1 = open, +1 gives 0."""
     action = columns[_ACTION]
-    return all_steps(columns[_STATE], np.concatenate([action[:, 0:6], opening_from_closedness(action[:, 6:7])], axis=1))
+    return all_steps(
+        columns[_STATE],
+        np.concatenate([action[:, 0:6], opening_from_closedness(action[:, 6:7])], axis=1),
+    )
 
 
 def _suite(name: str) -> DatasetRow:
@@ -22,7 +25,10 @@ def _suite(name: str) -> DatasetRow:
         tfds_name=name,
         versions=("1.0.0",),
         embodiment=EMBODIMENTS["libero"],
-        cameras={"base": CameraField("steps/observation/image"), "wrist": CameraField("steps/observation/wrist_image")},
+        cameras={
+            "base": CameraField("steps/observation/image"),
+            "wrist": CameraField("steps/observation/wrist_image"),
+        },
         fields={_STATE: RawField((8,), "float32"), _ACTION: RawField((7,), "float32")},
         language=Language(("steps/language_instruction",)),
         standardise=standardise,

@@ -22,7 +22,9 @@ def quaternion_to_euler(quaternion: np.ndarray, order: QuaternionOrder = "xyzw")
     cosine = np.hypot(1 - 2 * (y * y + z * z), 2 * (x * y + w * z))
     pitch = np.arctan2(sine, cosine)
     locked = cosine < 1e-7
-    roll = np.where(locked, 2 * np.arctan2(x, w), np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y)))
+    roll = np.where(
+        locked, 2 * np.arctan2(x, w), np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    )
     yaw = np.where(locked, 0.0, np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
     return np.stack([np.arctan2(np.sin(roll), np.cos(roll)), pitch, yaw], axis=-1)
 
@@ -35,7 +37,9 @@ def axis_angle_to_quaternion(vector: np.ndarray) -> np.ndarray:
     return np.concatenate([xyz, np.cos(half)], axis=-1)
 
 
-def _xyzw(quaternion: np.ndarray, order: QuaternionOrder) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _xyzw(
+    quaternion: np.ndarray, order: QuaternionOrder
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The four numbers, each of the leading shape, of unit length together."""
     quaternion = np.asarray(quaternion, np.float64)
     unit = np.moveaxis(quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True), -1, 0)

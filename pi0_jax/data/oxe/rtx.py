@@ -3,7 +3,15 @@
 import numpy as np
 
 from pi0_jax.data.oxe.primitives import all_steps, opening_after_commands, opening_from_closedness
-from pi0_jax.data.oxe.rtx_fields import CLOSING, MOTION_FIELDS, OPEN, TRANSLATION, motion, no_state, rtx_row
+from pi0_jax.data.oxe.rtx_fields import (
+    CLOSING,
+    MOTION_FIELDS,
+    OPEN,
+    TRANSLATION,
+    motion,
+    no_state,
+    rtx_row,
+)
 from pi0_jax.data.rows import CameraField, Columns, RawField, Standardised
 
 _IMAGE = CameraField("steps/observation/image")
@@ -15,7 +23,10 @@ _TACO_ACTION = "steps/action/rel_actions_world"  # normalised changes of the pos
 def standardise_taco(columns: Columns) -> Standardised:
     """Pose and gripper width; actions as recorded, the gripper's command cut to [0, 1]."""
     command = columns[_TACO_ACTION]
-    return all_steps(columns[_TACO_STATE][:, 0:7], np.column_stack([command[:, 0:6], np.clip(command[:, 6], 0, 1)]))
+    return all_steps(
+        columns[_TACO_STATE][:, 0:7],
+        np.column_stack([command[:, 0:6], np.clip(command[:, 6], 0, 1)]),
+    )
 
 
 _JACO_POSE = "steps/observation/end_effector_cartesian_pos"
@@ -24,7 +35,10 @@ _JACO_POSE = "steps/observation/end_effector_cartesian_pos"
 def standardise_jaco(columns: Columns) -> Standardised:
     """Commands have no rotation: its three dimensions are 0. The gripper's commands become what it was last told."""
     gripper = opening_after_commands(columns[CLOSING][:, 0])
-    return all_steps(columns[_JACO_POSE], np.column_stack([columns[TRANSLATION], np.zeros((len(gripper), 3)), gripper]))
+    return all_steps(
+        columns[_JACO_POSE],
+        np.column_stack([columns[TRANSLATION], np.zeros((len(gripper), 3)), gripper]),
+    )
 
 
 _JOINTS = "steps/observation/robot_state"  # rad
@@ -37,12 +51,18 @@ def standardise_cable_routing(columns: Columns) -> Standardised:
 
 def standardise_roboturk(columns: Columns) -> Standardised:
     """Changes of the pose as recorded; the gripper's command is -1 for open and 1 for closed."""
-    return all_steps(no_state(columns), np.column_stack([motion(columns), opening_from_closedness(columns[CLOSING][:, 0])]))
+    return all_steps(
+        no_state(columns),
+        np.column_stack([motion(columns), opening_from_closedness(columns[CLOSING][:, 0])]),
+    )
 
 
 def standardise_nyu_door(columns: Columns) -> Standardised:
     """Velocities as recorded; the gripper's commands become what it was last told."""
-    return all_steps(no_state(columns), np.column_stack([motion(columns), opening_after_commands(columns[CLOSING][:, 0])]))
+    return all_steps(
+        no_state(columns),
+        np.column_stack([motion(columns), opening_after_commands(columns[CLOSING][:, 0])]),
+    )
 
 
 _VIOLA_JOINTS = "steps/observation/joint_states"  # rad
@@ -52,7 +72,9 @@ _VIOLA_WIDTH = "steps/observation/gripper_states"  # m
 def standardise_viola(columns: Columns) -> Standardised:
     """Controller commands as recorded; the gripper's command is -1 for open and 1 for closed."""
     state = np.concatenate([columns[_VIOLA_JOINTS], columns[_VIOLA_WIDTH]], axis=1)
-    return all_steps(state, np.column_stack([motion(columns), opening_from_closedness(columns[CLOSING])]))
+    return all_steps(
+        state, np.column_stack([motion(columns), opening_from_closedness(columns[CLOSING])])
+    )
 
 
 # 6 joints (rad), x y z (m), quaternion x y z w, gripper (1 = closed), whether the gripper is moving
@@ -61,7 +83,10 @@ _UR5_STATE = "steps/observation/robot_state"
 
 def standardise_ur5(columns: Columns) -> Standardised:
     """Pose and gripper of the state; the gripper's commands become what it was last told."""
-    return all_steps(columns[_UR5_STATE][:, 6:14], np.column_stack([motion(columns), opening_after_commands(columns[CLOSING])]))
+    return all_steps(
+        columns[_UR5_STATE][:, 6:14],
+        np.column_stack([motion(columns), opening_after_commands(columns[CLOSING])]),
+    )
 
 
 _TOTO_JOINTS = "steps/observation/state"  # rad
@@ -76,7 +101,10 @@ RTX = (
     rtx_row(
         "taco_play",
         embodiment="franka_taco",
-        cameras={"base": CameraField("steps/observation/rgb_static"), "wrist": CameraField("steps/observation/rgb_gripper")},
+        cameras={
+            "base": CameraField("steps/observation/rgb_static"),
+            "wrist": CameraField("steps/observation/rgb_gripper"),
+        },
         fields={_TACO_STATE: RawField((15,), "float32"), _TACO_ACTION: RawField((7,), "float32")},
         standardise=standardise_taco,
         notes=(
@@ -90,7 +118,11 @@ RTX = (
         "jaco_play",
         embodiment="jaco_2",
         cameras={"base": _IMAGE, "wrist": CameraField("steps/observation/image_wrist")},
-        fields={TRANSLATION: RawField((3,), "float32"), CLOSING: RawField((1,), "float32"), _JACO_POSE: RawField((7,), "float32")},
+        fields={
+            TRANSLATION: RawField((3,), "float32"),
+            CLOSING: RawField((1,), "float32"),
+            _JACO_POSE: RawField((7,), "float32"),
+        },
         standardise=standardise_jaco,
         notes=(
             "The commands have no rotation; its three dimensions are always 0.",
@@ -142,7 +174,10 @@ RTX = (
     rtx_row(
         "viola",
         embodiment="franka_osc",
-        cameras={"base": CameraField("steps/observation/agentview_rgb"), "wrist": CameraField("steps/observation/eye_in_hand_rgb")},
+        cameras={
+            "base": CameraField("steps/observation/agentview_rgb"),
+            "wrist": CameraField("steps/observation/eye_in_hand_rgb"),
+        },
         fields={
             **MOTION_FIELDS,
             CLOSING: RawField((), "float32"),
@@ -150,13 +185,19 @@ RTX = (
             _VIOLA_WIDTH: RawField((1,), "float32"),
         },
         standardise=standardise_viola,
-        notes=("The actions are what the controller was told, in [-1, 1], and not metres and radians.",),
+        notes=(
+            "The actions are what the controller was told, in [-1, 1], and not metres and radians.",
+        ),
     ),
     rtx_row(
         "berkeley_autolab_ur5",
         embodiment="ur5_autolab",
         cameras={"base": _IMAGE, "wrist": CameraField("steps/observation/hand_image", order="BGR")},
-        fields={**MOTION_FIELDS, CLOSING: RawField((), "float32"), _UR5_STATE: RawField((15,), "float32", quaternions=(9,))},
+        fields={
+            **MOTION_FIELDS,
+            CLOSING: RawField((), "float32"),
+            _UR5_STATE: RawField((15,), "float32", quaternions=(9,)),
+        },
         standardise=standardise_ur5,
         notes=(
             "The wrist camera's channels are stored in the order blue, green, red and put right when an image is read; Octo and"
@@ -168,7 +209,11 @@ RTX = (
         "toto",
         embodiment="franka_toto",
         cameras={"base": _IMAGE},
-        fields={**MOTION_FIELDS, OPEN: RawField((), "bool"), _TOTO_JOINTS: RawField((7,), "float32")},
+        fields={
+            **MOTION_FIELDS,
+            OPEN: RawField((), "bool"),
+            _TOTO_JOINTS: RawField((7,), "float32"),
+        },
         standardise=standardise_toto,
         notes=(
             "The fields are called changes, but they hold poses: translations reach 0.8 m at 30 steps a second. So they are absolute,"

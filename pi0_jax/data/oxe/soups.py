@@ -52,7 +52,12 @@ def _without(weights: Mapping[str, float], *names: str) -> dict[str, float]:
 
 
 # OpenVLA's two: no set that has a wrist camera only; FMB, Dobb-E and DROID (end-effector velocities, as the rest of the soup) added.
-_PLUS = {**_without(_MAGIC, "nyu_door_opening_surprising_effectiveness"), "fmb": 1.0, "dobbe": 0.2, "droid_cartesian": 0.06}
+_PLUS = {
+    **_without(_MAGIC, "nyu_door_opening_surprising_effectiveness"),
+    "fmb": 1.0,
+    "dobbe": 0.2,
+    "droid_cartesian": 0.06,
+}
 _PLUS_MINUS = {**_without(_PLUS, "language_table", "droid_cartesian"), "fractal20220817_data": 1.0}
 
 SOUPS = {
