@@ -4,8 +4,11 @@ python -m launch.evaluate --checkpoint=DIR --output=DIR
 python -m launch.evaluate --server=HOST:PORT --env=module:Env-v0 --output=DIR
 """
 
+import contextlib
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -18,10 +21,10 @@ from pi0_jax.errors import InputError
 from pi0_jax.observation_keys import check_prompt
 from pi0_jax.serve import api_key
 from pi0_jax.serve.client import Client
-from pi0_jax.sim.evaluation import CONDITIONS, evaluate, save, table
+from pi0_jax.sim.evaluation import CONDITIONS, Contestant, evaluate, save, table
 from pi0_jax.sim.gym_rollouts import TERMINATED, gym_setting
 from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
-from pi0_jax.sim.rollouts import Setting
+from pi0_jax.sim.worlds import Setting
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.")
 _SERVER = flags.DEFINE_string("server", None, "HOST:PORT of launch.serve, instead of a checkpoint.")
@@ -56,6 +59,9 @@ _SEED = flags.DEFINE_integer(
 _PARALLEL = flags.DEFINE_integer(
     "parallel", 50, "Environments, and rows of a policy call.", lower_bound=1
 )
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes that simulate and render; one per core if not given.", lower_bound=1
+)
 _STEPS = flags.DEFINE_integer(
     "num_steps",
     None,
@@ -71,11 +77,12 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 
-def _setting(record: Embodiment) -> AbstractContextManager[Setting]:
+def _setting() -> Callable[[Embodiment], AbstractContextManager[Setting]]:
+    """Returns what opens the worlds of a robot, in a worker process."""
     if _ENV.value == "reach":
-        return reach_setting(record)
-    return gym_setting(
-        record,
+        return reach_setting
+    return partial(
+        gym_setting,
         env=_ENV.value,
         arguments=_ENV_ARGS.value,
         success=_SUCCESS.value,
@@ -94,35 +101,45 @@ def main() -> None:
         raise InputError("--api_key_file: expected with --server")
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--prompt")
-    output, start = Path(_OUTPUT.value), time.perf_counter()
-    what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
-    with Client(
-        _SERVER.value or "", api_key=api_key.read(_KEY_FILE.value), timeout=600.0
-    ) as client:  # connects when it is used
-        if _SERVER.value:
-            print(
-                f"connecting to {_SERVER.value}", flush=True
-            )  # and waiting, where the server is compiling
-            some, source = served(client, **what), _SERVER.value
-        else:
-            step = find(_CHECKPOINT.value)
-            robots = _ROBOTS.value or (
-                in_reach_world(read_description(step).robots) if _ENV.value == "reach" else [None]
-            )
-            some = opened(
-                _CHECKPOINT.value, robots=robots, num_steps=_STEPS.value, seed=_SEED.value, **what
-            )
-            source = str(step)
-        how = dict(
+    start = time.perf_counter()
+    with contextlib.closing(_client()) as client:
+        some, source = _contestants(client)
+        found = evaluate(
+            some,
+            _setting(),
             episodes=_EPISODES.value,
             seed=_SEED.value,
             parallel=_PARALLEL.value,
             record=_RECORD.value,
+            directory=Path(_OUTPUT.value),
+            workers=_WORKERS.value,
         )
-        rows = evaluate(some, _setting, **how, directory=output)
-    print(table(rows))
-    save(output, rows, checkpoint=source, seed=_SEED.value)
-    print(f"{time.perf_counter() - start:.0f} s; written to {output}")
+    print(table(found.rows))
+    save(Path(_OUTPUT.value), found.rows, checkpoint=source, seed=_SEED.value)
+    total = time.perf_counter() - start
+    shares = ", ".join(f"{name} {100 * part / total:.0f}%" for name, part in found.seconds.items())
+    print(f"{total:.0f} s, of it {shares}; written to {_OUTPUT.value}")
+
+
+def _client() -> Client:
+    """Returns a client of --server; it connects when it is used."""
+    return Client(_SERVER.value or "", api_key=api_key.read(_KEY_FILE.value), timeout=600.0)
+
+
+def _contestants(client: Client) -> tuple[list[Contestant], str]:
+    """Returns the policies to evaluate, and where they come from."""
+    what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
+    if _SERVER.value:
+        print(f"connecting to {_SERVER.value}", flush=True)  # and waiting while it compiles
+        return served(client, **what), _SERVER.value
+    step = find(_CHECKPOINT.value)
+    robots: Sequence[str | None] = _ROBOTS.value or [None]
+    if _ENV.value == "reach" and not _ROBOTS.value:
+        robots = in_reach_world(read_description(step).robots)
+    some = opened(
+        _CHECKPOINT.value, robots=robots, num_steps=_STEPS.value, seed=_SEED.value, **what
+    )
+    return some, str(step)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pi0_jax.sim.evaluation import Case, count, save, table
-from pi0_jax.sim.rollouts import EpisodeResult
+from pi0_jax.sim.worlds import EpisodeResult
 
 
 def result(episode: int, group: str, success: bool) -> EpisodeResult:

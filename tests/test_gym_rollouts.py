@@ -1,5 +1,6 @@
 """Rollouts in any Gymnasium environment: the reach world through Gymnasium's own interface, a tiny world, and a policy behind a server."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.serve.client import Client
 from pi0_jax.sim.evaluation import Case, Contestant, evaluate
-from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting
-from pi0_jax.sim.reach_rollouts import ReachWorld, in_reach_world, reach_setting
-from pi0_jax.sim.rollouts import rollout
-from pi0_jax.sim.scene import ReachScene
+from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting, pictures
+from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
+from pi0_jax.sim.rollouts import recordings, rollout
+from pi0_jax.sim.workers import Slots, Workers
+from pi0_jax.sim.worlds import Episode, Setting
 from tests import policies
 from tests.numpy_server import ROOT, serving
 
@@ -115,63 +117,54 @@ def outcomes(result):
     return [(r.episode, r.seed, r.prompt, r.success, r.ticks) for r in result.episodes]
 
 
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(2) as workers:
+        yield workers
+
+
 # ---- a tiny world
 
 
-def test_a_world_by_its_record():
-    """Keys that the record names, actions cut to the space, success from info, which ends an episode."""
-    with slider(SLIDER) as (make_world, _):
-        result = rollout(
-            make_world, towards_the_goal, episodes=10, seed=0, parallel=4, execute_steps=2
-        )
+def test_a_world_by_its_record(workers):
+    """Keys that the record names, actions cut to the space, success from info ends an episode."""
+    setting = partial(slider, SLIDER)
+    how = dict(seed=0, execute_steps=2)
+    result = rollout(workers, setting, towards_the_goal, episodes=10, parallel=4, **how)
     assert result.successes == 10
     for episode in result.episodes:
-        goal = np.random.default_rng(np.random.SeedSequence(episode.seed)).uniform(
-            0.2, 1.0
-        )  # as Gymnasium seeds
-        assert (
-            episode.ticks == int(np.ceil((goal - 0.05) / 0.1))
-            and episode.prompt == episode.group == "slide to the goal"
-        )
-    with slider(SLIDER) as (make_world, _):
-        result = rollout(make_world, away, episodes=3, seed=0, execute_steps=2)
+        # As Gymnasium seeds.
+        random = np.random.default_rng(np.random.SeedSequence(episode.seed))
+        goal = random.uniform(0.2, 1.0)
+        assert episode.ticks == int(np.ceil((goal - 0.05) / 0.1))
+        assert episode.prompt == episode.group == "slide to the goal"
+    result = rollout(workers, setting, away, episodes=3, **how)
     assert [(r.success, r.ticks) for r in result.episodes] == [(False, 20)] * 3
 
 
-def test_success_can_have_another_name_or_be_termination():
-    other = partial(slider, arguments='{"key": "is_success"}')
-    with other(SLIDER, success="is_success") as (make_world, _):
-        assert (
-            rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes
-            == 2
-        )
-    with other(SLIDER, success="terminated") as (make_world, _):
-        assert (
-            rollout(make_world, towards_the_goal, episodes=2, seed=0, execute_steps=2).successes
-            == 0
-        )
-    with (
-        other(SLIDER) as (make_world, _),
-        pytest.raises(InputError, match="expected 'success', which says success, found is_success"),
-    ):
-        rollout(make_world, away, episodes=1, seed=0, execute_steps=2)
+def test_success_can_have_another_name_or_be_termination(workers):
+    other = partial(slider, SLIDER, arguments='{"key": "is_success"}')
+    how = dict(episodes=2, seed=0, execute_steps=2)
+    named = rollout(workers, partial(other, success="is_success"), towards_the_goal, **how)
+    assert named.successes == 2
+    ended = rollout(workers, partial(other, success="terminated"), towards_the_goal, **how)
+    assert ended.successes == 0
+    with pytest.raises(InputError, match="expected 'success', which says success, found is_succ"):
+        rollout(workers, other, away, **how)
 
 
 def test_whole_numbers_are_rounded_and_pictures_kept():
     env = Dial()
     world = GymWorld(env, "dial", SLIDER, success="success", prompt="turn")
-    chunk = np.array([[[0.97], [-1.6], [7.0]]], np.float32)
-    (recording,) = rollout(
-        lambda: world,
-        lambda observations, seeds: chunk,
-        episodes=1,
-        seed=0,
-        execute_steps=3,
-        record=1,
-    ).recordings
-    assert [turned.tolist() for turned in env.turned] == [[1], [-2], [3]] and env.turned[
-        0
-    ].dtype == np.int64
+    slots = Slots()
+    slots.open(lambda: contextlib.nullcontext(Setting(lambda: world, pictures)))
+    slots.begin({0: Episode(0, seed=0, record=True)})
+    slots.observe([0])
+    ended = slots.execute({0: np.array([[0.97], [-1.6], [7.0]], np.float32)}, 3)
+    assert ended[0].ticks == 3 and not ended[0].success
+    assert [turned.tolist() for turned in env.turned] == [[1], [-2], [3]]
+    assert env.turned[0].dtype == np.int64
+    (recording,) = slots.recordings()
     assert len({pictures[0].tobytes() for pictures in recording.snapshots}) == 4
 
 
@@ -180,9 +173,9 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
         Contestant(Case("slider", "right"), towards_the_goal, SLIDER),
         Contestant(Case("slider", "shuffled"), away, SLIDER),
     ]
-    rows = evaluate(
-        contestants, slider, episodes=4, seed=0, parallel=3, record=1, directory=tmp_path
-    )
+    how = dict(seed=0, record=1, directory=tmp_path, workers=2)
+    rows, seconds = evaluate(contestants, slider, episodes=4, parallel=3, **how)
+    assert set(seconds) == {"physics", "rendering", "policy", "videos"}
     assert [(row.case.condition, row.group, row.successes, row.episodes) for row in rows] == [
         ("right", "all", 4, 4),
         ("shuffled", "all", 0, 4),
@@ -195,7 +188,7 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
     wordy = partial(
         slider, prompt="slide along the line until you are at the goal, and do not go past it"
     )
-    evaluate(contestants[:1], wordy, episodes=1, seed=0, parallel=1, record=1, directory=tmp_path)
+    evaluate(contestants[:1], wordy, episodes=1, parallel=1, **how)
     with Image.open(tmp_path / "rollouts" / "slider-right-0.gif") as gif:
         assert gif.size == (336, 224 + 43)  # a line more
 
@@ -220,69 +213,51 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_with_an_environment_is_named(changes, message):
-    with pytest.raises(InputError, match=message), slider(SLIDER, **changes) as (make_world, _):
-        rollout(make_world, away, episodes=1, seed=0, execute_steps=2)
+def test_what_is_wrong_with_an_environment_is_named(workers, changes, message):
+    setting = partial(slider, SLIDER, **changes)
+    with pytest.raises(InputError, match=message):
+        rollout(workers, setting, away, episodes=1, seed=0, execute_steps=2)
 
 
-def test_a_record_of_another_robot_is_refused():
-    droid = EMBODIMENTS["droid"]
-    with (
-        slider(droid) as (make_world, _),
-        pytest.raises(InputError, match=r"expected a Box of 8 dimensions \(droid\), found Box"),
-    ):
-        make_world()
+def test_a_record_of_another_robot_is_refused(workers):
+    with pytest.raises(InputError, match=r"expected a Box of 8 dimensions \(droid\), found Box"):
+        workers.open(partial(slider, EMBODIMENTS["droid"]))
 
 
 # ---- the reach world
 
 
-def test_the_reach_world_is_a_gymnasium_environment():
-    """Through Gymnasium's reset and step the same episodes come out as through the halves that render only when a policy looks."""
-
-    def act(observations, seeds):
-        """Some function of what is seen, so that every pixel counts."""
-        seen = [
-            [o["images"][c].astype(np.int64).sum() % 1000 / 1000 for c in ("base", "wrist")]
-            + [len(o["prompt"]) / 50]
-            for o in observations
-        ]
-        return np.array(
-            [np.linspace(o["state"], s, 6) for o, s in zip(observations, seen, strict=True)],
-            np.float32,
-        )
-
-    embodiment = EMBODIMENTS["reach_arm3"]
-    how = dict(episodes=3, seed=2, parallel=2, execute_steps=5, record=1)
-    with reach_setting(embodiment) as (make_world, _):
-        expected = rollout(make_world, act, **how)
-    name = "pi0_jax.sim.reach:pi0_jax/Reach-v0"
-    with gym_setting(
-        embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None
-    ) as (make_world, pictures):
-        found = rollout(make_world, act, **how)
-        assert outcomes(found) == outcomes(expected)
-        np.testing.assert_array_equal(found.recordings[0].chunks, expected.recordings[0].chunks)
-        assert next(iter(pictures(found.recordings[0]))).size == (448, 224)
-    with gym_setting(
-        embodiment, env=name, arguments='{"robot": "reach_arm3"}', success="success", prompt=None
-    ) as (make_world, _):
-        shuffled = rollout(make_world, act, prompts="shuffled", **how)
-    with reach_setting(embodiment) as (make_world, _):
-        assert outcomes(rollout(make_world, act, prompts="shuffled", **how)) == outcomes(shuffled)
+def some_function_of_what_is_seen(observations, seeds):
+    """Every pixel counts."""
+    seen = [
+        [o["images"][c].astype(np.int64).sum() % 1000 / 1000 for c in ("base", "wrist")]
+        + [len(o["prompt"]) / 50]
+        for o in observations
+    ]
+    chunks = [np.linspace(o["state"], s, 6) for o, s in zip(observations, seen, strict=True)]
+    return np.array(chunks, np.float32)
 
 
-def test_worlds_are_kept_apart():
-    with ReachScene("reach_arm3", side=16) as scene:
-        first, second = ReachWorld(scene), ReachWorld(scene)
-        first.begin(0)
-        before = first.snapshot()
-        second.begin(1)
-        second.advance(np.zeros(3, np.float32))
-        np.testing.assert_array_equal(first.snapshot().blocks, before.blocks)
-    assert isinstance(
-        GymWorld(Slider(), "slider", SLIDER, success="success", prompt="go"), GymWorld
+@pytest.mark.parametrize("prompts", ["right", "shuffled"])
+def test_the_reach_world_is_a_gymnasium_environment(workers, prompts):
+    """Gymnasium's reset and step give the same episodes as the halves that render on demand."""
+    embodiment, act = EMBODIMENTS["reach_arm3"], some_function_of_what_is_seen
+    how = dict(episodes=3, seed=2, parallel=2, execute_steps=5, record=1, prompts=prompts)
+    expected = rollout(workers, partial(reach_setting, embodiment), act, **how)
+    (drawn,) = recordings(workers)
+    gym = partial(
+        gym_setting,
+        embodiment,
+        env="pi0_jax.sim.reach:pi0_jax/Reach-v0",
+        arguments='{"robot": "reach_arm3"}',
+        success="success",
+        prompt=None,
     )
+    found = rollout(workers, gym, act, **how)
+    assert outcomes(found) == outcomes(expected)
+    (recording,) = recordings(workers)
+    np.testing.assert_array_equal(recording.chunks, drawn.chunks)
+    assert next(iter(pictures(recording))).size == (448, 224)
 
 
 # ---- policies
@@ -312,8 +287,8 @@ def test_flags_that_do_not_go_together(flags, said, tmp_path):
 def test_a_robot_that_the_reach_world_lacks_needs_an_environment():
     assert in_reach_world(["reach_arm4", "droid", "reach_arm3"]) == ["reach_arm3", "reach_arm4"]
     said = "the reach world has no droid; expected reach_arm3, reach_arm4, reach_arm5, or with --env=my_module:MyEnv-v0 a"
-    with pytest.raises(InputError, match=said), reach_setting(EMBODIMENTS["droid"]):
-        pass
+    with pytest.raises(InputError, match=said):
+        in_reach_world(["droid"])
 
 
 def test_no_server():
@@ -342,7 +317,7 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
         num_steps=None,
         seed=0,
     )
-    rows = evaluate([local], reach_setting, **how)
+    rows = evaluate([local], reach_setting, **how).rows
     (tmp_path / "key").write_text("s3cret\n")
     key = f"--api_key_file={tmp_path / 'key'}"
     with serving(
@@ -351,7 +326,7 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
         with Client(address, api_key="s3cret") as client:
             (remote,) = served(client, conditions=["right"], embodiment=None)
             assert (remote.case, remote.embodiment) == (local.case, local.embodiment)
-            assert evaluate([remote], reach_setting, **how) == rows
+            assert evaluate([remote], reach_setting, **how).rows == rows
             observation = policies.observation("reach_arm3", size=(64, 64))
             np.testing.assert_array_equal(
                 remote.act([observation] * 2, [3, 4]), local.act([observation] * 2, [3, 4])

@@ -29,6 +29,9 @@ class Arm:
     joint_rgb: tuple[float, float, float]
 
 
+ROBOTS = ("reach_arm3", "reach_arm4")  # to train on
+HELD_OUT_ROBOT = "reach_arm5"
+
 _YAW = Joint("yaw", 0.0, 0.0, 1.0, (-1.6, 1.6))
 
 ARMS = {

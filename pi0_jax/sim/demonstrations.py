@@ -9,7 +9,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tqdm
@@ -24,9 +24,11 @@ from pi0_jax.data.write import (
     write_rlds,
 )
 from pi0_jax.errors import InputError
-from pi0_jax.sim.arms import ARMS
-from pi0_jax.sim.expert import Demonstration, demonstrate
-from pi0_jax.sim.reach import HELD_OUT_ROBOT, ROBOTS, ReachEnv
+from pi0_jax.sim import gl
+from pi0_jax.sim.arms import ARMS, HELD_OUT_ROBOT, ROBOTS
+
+if TYPE_CHECKING:
+    from pi0_jax.sim.expert import Demonstration
 
 VERSION = "1.0.0"
 _REVISION = 1  # raised whenever the same settings no longer give the same data
@@ -61,7 +63,7 @@ def step_features(robot: str, side: int) -> Features:
     }
 
 
-def to_rlds(demonstration: Demonstration) -> dict[str, Any]:
+def to_rlds(demonstration: "Demonstration") -> dict[str, Any]:
     """The episode as write_rlds takes it, its images compressed."""
     last = len(demonstration.steps) - 1
     steps = [
@@ -140,6 +142,8 @@ def write_reach_data(
         for robot in settings
     }
     if any(missing.values()):
+        gl.prepare_workers()
+        gl.require()
         # Spawned, since a forked child would inherit locks of TensorFlow's threads.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             for robot, wanted in zip(settings, missing.values(), strict=True):
@@ -178,7 +182,10 @@ def _episodes(
 
 
 def _simulate(robot: str, side: int, seeds: list[int]) -> list[dict[str, Any]]:
-    """One task of a worker process."""
+    """One task of a worker process, which loads OpenGL; the process that writes loads TensorFlow."""
+    from pi0_jax.sim.expert import demonstrate
+    from pi0_jax.sim.reach import ReachEnv
+
     env = ReachEnv(robot, side=side)
     try:
         return [to_rlds(demonstrate(env, seed)) for seed in seeds]

@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pi0_jax.embodiments import Embodiment
-from pi0_jax.sim.rollouts import Act, EpisodeResult, Setting, rollout, wilson_interval
-from pi0_jax.sim.video import save_gif
+from pi0_jax.sim.rollouts import Act, rollout, wilson_interval
+from pi0_jax.sim.workers import Slots, Workers
+from pi0_jax.sim.worlds import EpisodeResult, Setting
 
 Condition = Literal["right", "shuffled", "untrained"]
 CONDITIONS: tuple[Condition, ...] = ("right", "shuffled", "untrained")
@@ -43,6 +47,13 @@ class Row(NamedTuple):
         return wilson_interval(self.successes, self.episodes)
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found, and where its time went."""
+
+    rows: list[Row]
+    seconds: dict[str, float]  # by stage: physics, rendering, policy, videos
+
+
 def evaluate(
     contestants: Sequence[Contestant],
     setting: Callable[[Embodiment], AbstractContextManager[Setting]],
@@ -52,37 +63,44 @@ def evaluate(
     parallel: int,
     record: int,
     directory: Path,
-) -> list[Row]:
-    """Runs `episodes` episodes of every case and saves the first `record` of each as GIF in `directory`/rollouts, which it empties.
+    workers: int | None = None,
+) -> Evaluation:
+    """Runs `episodes` episodes of every case.
+
+    The first `record` of each are saved as GIFs in directory/rollouts, which is emptied before.
 
     Args:
-        setting: opens the worlds of a robot.
+        setting: Opens the worlds of a robot. It is called in worker processes.
+        workers: The number of processes that simulate and render; None takes one for each core.
 
     Returns:
-        For every case a row over all episodes, then one for each group if there are several.
+        Rows: for every case one over all episodes, then one for each group if there are several.
     """
     clear(directory)
-    rows = []
-    for case, act, embodiment in contestants:
-        with setting(embodiment) as (make_world, pictures):
+    rows: list[Row] = []
+    seconds: Counter[str] = Counter()
+    with Workers(workers) as pool:
+        for case, act, embodiment in contestants:
             result = rollout(
-                make_world, act, episodes=episodes, seed=seed, parallel=parallel, execute_steps=embodiment.execute_steps,
-                prompts="shuffled" if case.condition == "shuffled" else "right", record=record,
-            )  # fmt: skip
-        rows += count(case, result.episodes)
-        for recording in result.recordings:
-            path = (
-                directory
-                / "rollouts"
-                / f"{case.robot}-{case.condition}-{recording.result.episode}.gif"
+                pool,
+                partial(setting, embodiment),
+                act,
+                episodes=episodes,
+                seed=seed,
+                parallel=parallel,
+                execute_steps=embodiment.execute_steps,
+                prompts="shuffled" if case.condition == "shuffled" else "right",
+                record=record,
             )
-            save_gif(
-                path,
-                recording,
-                pictures(recording),
-                tick_seconds=1 / (embodiment.control_hz or UNKNOWN_HZ),
-            )
-    return rows
+            rows += count(case, result.episodes)
+            seconds.update(result.seconds)
+            start = time.perf_counter()
+            name = f"{case.robot}-{case.condition}"
+            tick_seconds = 1 / (embodiment.control_hz or UNKNOWN_HZ)
+            videos = directory / "rollouts", name, tick_seconds
+            pool.ask(Slots.save_videos, [videos] * pool.count)
+            seconds["videos"] += time.perf_counter() - start
+    return Evaluation(rows, dict(seconds))
 
 
 def clear(directory: Path) -> None:

@@ -1,119 +1,139 @@
-"""Finds MuJoCo's off-screen OpenGL. MuJoCo reads MUJOCO_GL when it is imported: do that within `importing_mujoco`.
+"""Chooses the OpenGL library with which MuJoCo renders off-screen, and keeps TensorFlow away from it.
 
-    MUJOCO_GL set            that
-    a GPU device, EGL        egl, on the GPU
-    OSMesa                   osmesa, in software (faster for small images than EGL in software)
-    EGL                      egl, in software
-    none of these            disable: physics works, rendering raises InputError
+    MUJOCO_GL is set               that library
+    a GPU, and EGL renders         egl, on the GPU
+    OSMesa renders                 osmesa, in software (for small images quicker than EGL in software)
+    EGL renders                    egl, in software
+    nothing renders                disable: physics works, rendering raises InputError
 
-The libraries are loaded privately. Mesa brings LLVM along, as TensorFlow does, and where one finds the other's symbols
-the process crashes: PyOpenGL's own way, RTLD_GLOBAL, does that in either order of import. (Older releases of Mesa's EGL
-load their software drivers globally by themselves: beside TensorFlow, OSMesa is the choice there.)
+Mesa's software drivers and TensorFlow bring a copy of LLVM each, and a process that loads both may
+end in a segmentation fault. So no process has both. Rendering happens in worker processes that
+never import TensorFlow (workers.py, demonstrations.py); a process that has one of the two and is
+asked for the other gets an InputError from this module.
+
+MuJoCo loads its OpenGL library when it is imported: import it within `importing_mujoco`.
 """
 
 import contextlib
-import ctypes
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from pi0_jax.errors import InputError
 
-# Neither offers its symbols to libraries loaded later nor takes those of libraries loaded before.
-_PRIVATE = ctypes.RTLD_LOCAL | (os.RTLD_DEEPBIND if sys.platform == "linux" else 0)
+Library = Literal["egl", "osmesa"]
+
 _GPU_NODES = ("/dev/nvidia0", "/dev/dri")
 _OFF = ("disable", "disabled", "off", "false", "0")
-_EGL_PLATFORM_DEVICE = 0x313F
-_MAX_EGL_DEVICES = 16
+_TRY_SECONDS = 60
+_TRY = """
+import mujoco
+scene = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+renderer = mujoco.Renderer(scene, 8, 8)
+renderer.update_scene(mujoco.MjData(scene))
+renderer.render()
+"""
+_INSTALL = (
+    "install an off-screen OpenGL library (Debian, Ubuntu: apt-get install libosmesa6, or libegl1"
+    " libegl-mesa0 libgl1-mesa-dri where that package no longer exists)"
+)
 
 
 def choose(
-    environ: Mapping[str, str], *, exists: Callable[[str], bool], works: Callable[[str], bool]
+    environ: Mapping[str, str],
+    *,
+    exists: Callable[[str], bool] = os.path.exists,
+    renders: Callable[[Library], bool] | None = None,
 ) -> str:
-    """The value for MUJOCO_GL.
+    """Returns the value that MUJOCO_GL should have on this machine.
 
     Args:
-        environ: environment variables; a MUJOCO_GL that is set and not empty is respected.
-        exists: whether a device node is there.
-        works: whether the library "EGL" or "OSMesa" can be used.
+        environ: The environment variables. A MUJOCO_GL that is set and not empty is respected.
+        exists: Says whether a device file exists.
+        renders: Says whether a library renders; None tries it.
     """
     if environ.get("MUJOCO_GL"):
         return environ["MUJOCO_GL"]
-    if any(exists(node) for node in _GPU_NODES) and works("EGL"):
-        return "egl"
-    if works("OSMesa"):
-        return "osmesa"
-    return "egl" if works("EGL") else "disable"
+    if sys.platform != "linux":
+        return ""  # MuJoCo has one way there
+    renders = _renders if renders is None else renders
+    order: tuple[Library, ...] = ("osmesa", "egl")
+    if any(exists(node) for node in _GPU_NODES):
+        order = ("egl", "osmesa")
+    return next((library for library in order if renders(library)), "disable")
+
+
+def prepare_workers() -> None:
+    """Sets MUJOCO_GL for the processes that this one starts. Nothing is loaded here."""
+    os.environ["MUJOCO_GL"] = choose(os.environ)
+
+
+def require() -> None:
+    """Checks that rendering is not switched off.
+
+    Raises:
+        InputError: MUJOCO_GL is "disable" or the like, because nothing renders or by choice.
+    """
+    if _is_off():
+        found = os.environ["MUJOCO_GL"]
+        raise InputError(f"rendering is off (MUJOCO_GL={found}): {_INSTALL}, or unset MUJOCO_GL")
 
 
 @contextlib.contextmanager
 def importing_mujoco() -> Iterator[None]:
-    """Sets MUJOCO_GL for this process and its children, and keeps private the libraries that MuJoCo loads.
+    """Imports MuJoCo with the chosen OpenGL library; from then on this process refuses TensorFlow.
 
-    Without effect where MuJoCo is imported already, or off Linux, where there is nothing to choose.
+    MuJoCo that was imported before keeps the library that it has.
+
+    Raises:
+        InputError: TensorFlow is loaded already, or the library does not open.
     """
-    if sys.platform != "linux" or "mujoco" in sys.modules:
-        yield
-        return
-    os.environ["MUJOCO_GL"] = choose(os.environ, exists=os.path.exists, works=library_works)
-    if os.environ["MUJOCO_GL"] == "egl":
-        _load("EGL_mesa")  # what libEGL would otherwise load in its own way
-    public, ctypes.RTLD_GLOBAL = (
-        ctypes.RTLD_GLOBAL,
-        _PRIVATE,
-    )  # PyOpenGL names this flag and takes no other
+    if "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = choose(os.environ)
+        if not _is_off() and "tensorflow" in sys.modules:
+            raise InputError(
+                "this process has loaded TensorFlow, beside which OpenGL may crash:"
+                " expected rendering in a process of its own (pi0_jax.sim.workers has them)"
+            )
     try:
         yield
-    finally:
-        ctypes.RTLD_GLOBAL = public
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            raise
+        raise not_opened(error) from error
+    if not _is_off() and not any(isinstance(finder, _NoTensorFlow) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NoTensorFlow())
 
 
-def require(environ: Mapping[str, str]) -> None:
-    """Raises InputError, saying what to install, where rendering is off."""
-    if environ.get("MUJOCO_GL", "").strip().lower() in _OFF:
-        raise InputError(
-            "rendering needs an off-screen OpenGL library, EGL or OSMesa; found none"
-            f" (MUJOCO_GL={environ['MUJOCO_GL']}); on Debian or Ubuntu: apt-get install libosmesa6, or libegl1 where"
-            " that package no longer exists"
-        )
-
-
-def library_works(name: str) -> bool:
-    """Whether "OSMesa" loads, or "EGL" loads and can open a display on some device (without a driver it cannot)."""
-    library = _load(name)
-    return library is not None and (name != "EGL" or _egl_opens_a_display(library))
-
-
-def _load(name: str) -> ctypes.CDLL | None:
-    # The file names that PyOpenGL tries, which MuJoCo loads the library through; development links are often missing.
-    for suffix in ("", *(f".{version}" for version in reversed(range(10)))):
-        try:
-            return ctypes.CDLL(f"lib{name}.so{suffix}", _PRIVATE)
-        except OSError:
-            continue
-    return None
-
-
-def _egl_opens_a_display(egl: ctypes.CDLL) -> bool:
-    egl.eglGetProcAddress.restype = ctypes.c_void_p
-    query_address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    display_address = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
-    if not query_address or not display_address:
-        return False
-    handles, number = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int)
-    query_devices = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, handles, number)(query_address)
-    platform_display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, number)(
-        display_address
+def not_opened(error: BaseException | str) -> InputError:
+    """Returns the error for a library that does not open, with what to do."""
+    found = os.environ.get("MUJOCO_GL") or "not set"
+    return InputError(
+        f"OpenGL does not open (MUJOCO_GL: {found}): {error}; {_INSTALL}, or unset MUJOCO_GL to"
+        " have one chosen"
     )
-    egl.eglInitialize.argtypes = [ctypes.c_void_p, number, number]
-    egl.eglTerminate.argtypes = [ctypes.c_void_p]
 
-    devices, count = (ctypes.c_void_p * _MAX_EGL_DEVICES)(), ctypes.c_int(0)
-    if not query_devices(_MAX_EGL_DEVICES, devices, ctypes.byref(count)):
-        return False
-    for device in devices[: count.value]:
-        display = platform_display(_EGL_PLATFORM_DEVICE, device, None)
-        if display and egl.eglInitialize(display, None, None):
-            egl.eglTerminate(display)
-            return True
-    return False
+
+class _NoTensorFlow:
+    """Python asks it for every module that is imported, before it looks for the file."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == "tensorflow":
+            raise InputError(
+                "this process has loaded OpenGL, beside which TensorFlow may crash:"
+                " expected RLDS files to be read or written in another process"
+            )
+
+
+def _is_off() -> bool:
+    return os.environ.get("MUJOCO_GL", "").strip().lower() in _OFF
+
+
+def _renders(library: Library) -> bool:
+    """Renders one image in a process of its own, which a broken driver may end with a signal."""
+    environ = {**os.environ, "MUJOCO_GL": library}
+    command = [sys.executable, "-c", _TRY]
+    done = subprocess.run(command, env=environ, capture_output=True, timeout=_TRY_SECONDS)
+    return done.returncode == 0

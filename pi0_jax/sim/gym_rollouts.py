@@ -22,14 +22,14 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
 from pi0_jax.observation_keys import PROMPT, to_observation
-from pi0_jax.sim.rollouts import Recording, Setting
+from pi0_jax.sim.worlds import Recording, Setting
 
 TERMINATED = "terminated"
 _LEAST_SIDE = 224  # pixels of a picture's height; what is smaller is enlarged
 
 
 class GymWorld:
-    """See rollouts.World. An episode's group is its prompt."""
+    """See worlds.World. An episode's group is its prompt."""
 
     def __init__(
         self,

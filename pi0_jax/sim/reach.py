@@ -18,8 +18,6 @@ from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
 from pi0_jax.sim.scene import BLOCK_SIDE, CAMERAS, COLORS, ReachScene
 
-ROBOTS = ("reach_arm3", "reach_arm4")  # to train on
-HELD_OUT_ROBOT = "reach_arm5"
 PHRASINGS = (
     "reach the {color} block",
     "go to the {color} block",

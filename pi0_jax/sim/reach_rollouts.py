@@ -1,9 +1,12 @@
-"""The reach world in rollouts: rendered when a policy looks, and drawn again at any size from joint angles."""
+"""The reach world in rollouts: rendered when a policy looks, drawn again later from joint angles.
+
+What loads OpenGL (scene.py) is imported inside functions, which run in worker processes.
+"""
 
 import contextlib
 from collections.abc import Collection, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,9 +15,10 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
 from pi0_jax.sim.arms import ARMS
-from pi0_jax.sim.reach import ReachEnv
-from pi0_jax.sim.rollouts import Recording, Setting
-from pi0_jax.sim.scene import ReachScene
+from pi0_jax.sim.worlds import Recording, Setting
+
+if TYPE_CHECKING:
+    from pi0_jax.sim.scene import ReachScene
 
 _INSET = 0.27  # of the side: the wrist camera's view, in the lower right corner
 _PATH = (255, 120, 0)
@@ -26,9 +30,11 @@ class Posture(NamedTuple):
 
 
 class ReachWorld:
-    """See rollouts.World. An episode's group is the colour of the block that counts."""
+    """See worlds.World. An episode's group is the colour of the block that counts."""
 
-    def __init__(self, scene: ReachScene) -> None:
+    def __init__(self, scene: "ReachScene") -> None:
+        from pi0_jax.sim.reach import ReachEnv
+
         self._env = ReachEnv(scene.arm.name, side=scene.side, scene=scene)
         self.robot = scene.arm.name
         self.action_names = tuple(f"joint_{i}" for i in range(len(scene.arm.joints)))
@@ -66,6 +72,8 @@ def in_reach_world(robots: Collection[str]) -> list[str]:
 @contextlib.contextmanager
 def reach_setting(embodiment: Embodiment) -> Iterator[Setting]:
     """Worlds of the robot of that name, which share one scene. Raises InputError where the reach world has no such robot."""
+    from pi0_jax.sim.scene import ReachScene
+
     in_reach_world([embodiment.name])
     with ReachScene(embodiment.name) as scene:
         yield Setting(partial(ReachWorld, scene), pictures)
@@ -73,6 +81,8 @@ def reach_setting(embodiment: Embodiment) -> Iterator[Setting]:
 
 def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
     """side x side: the base camera's view, and on it the wrist's and the fingertip's path along the chunk in force."""
+    from pi0_jax.sim.scene import ReachScene
+
     with ReachScene(recording.result.robot, side=side) as scene:
         data = scene.new_data()
         for tick, posture in enumerate(recording.snapshots):
@@ -87,7 +97,7 @@ def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
             yield picture
 
 
-def _chunk_path(scene: ReachScene, recording: Recording, tick: int) -> np.ndarray:
+def _chunk_path(scene: "ReachScene", recording: Recording, tick: int) -> np.ndarray:
     """Where the fingertip is and where the rest of the chunk in force takes it: float64[points, 2], pixels."""
     replan = np.searchsorted(recording.chunk_ticks, tick, side="right") - 1
     targets = recording.chunks[replan][tick - recording.chunk_ticks[replan] :]

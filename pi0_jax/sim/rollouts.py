@@ -1,151 +1,65 @@
-"""Closed-loop rollouts: many environments in lockstep, one batched policy call per replan.
+"""Closed-loop rollouts: many environments side by side, one batched policy call per replan.
 
     tick     0    1    2    3    4    5    6 ...
-    slot 0   [act, execute_steps of it ][act ...          an episode per slot; one that ends frees its slot,
-    slot 1   [act, execute_steps of it ][act ...          and the next episode begins there at the next replan
+    slot 0   [act, execute_steps of it ][act ...     one episode per slot; when it ends, the next one
+    slot 1   [act, execute_steps of it ][act ...     begins in that slot at the next replan
              ^ observe, one call for all ^
 
-A policy is a function of observations and seeds, an environment a World; nothing more is known of them here. What an episode looks like
-depends on the rollout's seed and the episode's number, never on `parallel`, if a policy's rows do not depend on each other.
+The policy is a function of observations and seeds. The environments run in worker processes
+(workers.py). What an episode looks like depends on the rollout's seed and the episode's number, and
+on neither `parallel` nor the number of workers, if a policy's rows do not depend on each other.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import tqdm
-from PIL import Image
 
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
+from pi0_jax.sim.workers import Opened, OpenSetting, Slots, Workers
+from pi0_jax.sim.worlds import Episode, EpisodeResult, Recording
 
-# (observations, uint32[n] seeds, one for the noise of each row) -> float[n, H, A]: chunks of actions in robot units.
+# (observations, uint32[n] seeds, one for the noise of each row) -> float[n, H, A]: chunks of
+# actions in robot units.
 Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
 
-_STREAM = 0x5EED  # keeps the episodes apart from those of demonstrations that were made with the same seed
-
-
-class World(Protocol):
-    """One environment as a rollout drives it."""
-
-    robot: str
-    action_names: Sequence[str]
-    prompt: str  # of the episode
-    group: str  # in which the episode is counted
-
-    def begin(self, seed: int) -> None:
-        """A new episode, which the seed decides."""
-
-    def observe(self) -> RawObservation:
-        """What the policy sees now. Called only when it is going to look: rendering costs more than physics."""
-
-    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
-        """One tick with float32[A]: whether the episode has succeeded, and whether it has ended."""
-
-    def snapshot(self) -> Any:
-        """What is kept of a tick to draw it later."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EpisodeResult:
-    episode: int
-    robot: str
-    seed: int
-    prompt: str  # what the policy read
-    group: str  # of the episode itself, for which success is measured
-    success: bool
-    ticks: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """What is needed to draw an episode."""
-
-    result: EpisodeResult
-    snapshots: tuple[Any, ...]  # World.snapshot() before every tick, and at the end
-    chunks: np.ndarray  # float32[replans, H, A]: as predicted
-    chunk_ticks: tuple[int, ...]  # when each chunk was predicted
+_STREAM = 0x5EED  # keeps the episodes apart from demonstrations that were made with the same seed
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
+    """The episodes of a rollout, by number, and where its time went."""
+
     episodes: tuple[EpisodeResult, ...]
-    recordings: tuple[Recording, ...]
+    seconds: Mapping[str, float]  # of the stages "physics", "rendering" and "policy"
 
     @property
     def successes(self) -> int:
+        """The number of episodes that succeeded."""
         return sum(result.success for result in self.episodes)
 
 
-class Setting(NamedTuple):
-    """A kind of World, and how its recordings are drawn."""
+class _Running(NamedTuple):
+    """An episode that runs in a slot, as far as this process knows it."""
 
-    make_world: Callable[[], World]
-    pictures: Callable[[Recording], Iterable[Image.Image]]  # one for each snapshot, all of one size
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    episode: int
-    seed: int
-    prompt: str | None  # None: the episode's own
-
-
-class _Running:
-    """One episode in its slot."""
-
-    def __init__(self, world: World, task: _Task, record: bool) -> None:
-        self.world, self.task, self._record = world, task, record
-        self.ticks, self.done, self.success = 0, False, False
-        self.snapshots: list[Any] = []
-        self.chunks: list[np.ndarray] = []
-        self.chunk_ticks: list[int] = []
-        world.begin(task.seed)
-        self.prompt, self.group = world.prompt if task.prompt is None else task.prompt, world.group
-        self._keep()
-
-    def _keep(self) -> None:
-        if self._record:
-            self.snapshots.append(self.world.snapshot())
-
-    def observe(self) -> RawObservation:
-        return {**self.world.observe(), "prompt": self.prompt}
+    slot: int
+    episode: Episode
+    ticks: int  # done; an episode that goes on has executed all of its chunks' first steps
 
     def noise_seed(self) -> int:
-        return int(np.random.SeedSequence([self.task.seed, self.ticks]).generate_state(1)[0])
-
-    def execute(self, chunk: np.ndarray, steps: int) -> None:
-        """Runs the first `steps` actions, or fewer if the episode ends before."""
-        self.chunks.append(chunk)
-        self.chunk_ticks.append(self.ticks)
-        for action in chunk[:steps]:
-            self.success, self.done = self.world.advance(action)
-            self.ticks += 1
-            self._keep()
-            if self.done:
-                return
-
-    def result(self) -> EpisodeResult:
-        return EpisodeResult(
-            self.task.episode,
-            self.world.robot,
-            self.task.seed,
-            self.prompt,
-            self.group,
-            self.success,
-            self.ticks,
-        )
-
-    def recording(self) -> Recording:
-        return Recording(
-            self.result(), tuple(self.snapshots), np.array(self.chunks), tuple(self.chunk_ticks)
-        )
+        return int(np.random.SeedSequence([self.episode.seed, self.ticks]).generate_state(1)[0])
 
 
 def rollout(
-    make_world: Callable[[], World],
+    workers: Workers,
+    setting: OpenSetting,
     act: Act,
     *,
     episodes: int,
@@ -158,62 +72,98 @@ def rollout(
     """Runs `episodes` episodes of one robot.
 
     Args:
-        make_world: called `parallel` times at most. The worlds are not closed here.
-        act: always gets the same number of observations; rows beyond the running episodes repeat the first one.
-        seed: decides the episodes' seeds, the permutation of their prompts, and the policy's noise.
-        parallel: environments, and rows of a policy call; fewer if there are fewer episodes.
-        execute_steps: actions of a chunk that are executed before the next is asked for.
-        prompts: "right": the policy reads each episode's own prompt. "shuffled": the prompts are permuted at random
-            among the episodes, and success is still measured for the episode's own. A policy that ignores its prompt loses
-            nothing then; in the reach world, one that does as it is told succeeds about 1 time in 3, by luck.
-        record: the first so many episodes are recorded.
+        workers: The processes in which the environments run.
+        setting: Opens the environments, in a worker. They stay open for `recordings` and
+            `save_videos`.
+        act: The policy. It always gets the same number of observations: rows beyond the running
+            episodes repeat the first one.
+        seed: Decides the episodes' seeds, the permutation of their prompts, and the policy's noise.
+        parallel: The number of environments, and of rows of a policy call; fewer if there are
+            fewer episodes.
+        execute_steps: The number of actions of a chunk that are executed before the next chunk.
+        prompts: "right": the policy reads each episode's own prompt. "shuffled": the prompts are
+            permuted at random among the episodes, and success is still measured for the episode's
+            own. A policy that ignores its prompt loses nothing then; in the reach world, one that
+            does as it is told succeeds about 1 time in 3, by luck.
+        record: The first so many episodes are recorded.
 
     Raises:
-        InputError: the policy's answer is not float[n, H >= execute_steps, A] and finite.
+        InputError: The policy's answer is not float[n, H >= execute_steps, A] and finite; whatever
+            the setting raises.
     """
     shuffled = _is_shuffled(prompts)
-    worlds = [make_world() for _ in range(min(parallel, episodes))]
-    waiting = iter(_tasks(worlds[0], episodes, seed, shuffled=shuffled))
-    running: list[_Running | None] = [None] * len(worlds)
+    opened = workers.open(setting)
+    rows, clock = min(parallel, episodes), _Clock()
+    waiting = deque(_episodes(workers, episodes, seed, record, shuffled=shuffled))
+    free, running = list(range(rows)), list[_Running]()
     results: list[EpisodeResult] = []
-    recordings: list[Recording] = []
     with tqdm.tqdm(
-        total=episodes, desc=f"{worlds[0].robot}, {prompts} prompts", unit="episode"
+        total=episodes, desc=f"{opened.robot}, {prompts} prompts", unit="episode"
     ) as bar:
-        while True:
-            running = _fill(running, worlds, waiting, record)
-            active = [slot for slot in running if slot is not None]
-            if not active:
-                break
-            for slot, chunk in zip(
-                active, _ask(act, active, len(worlds), execute_steps), strict=True
-            ):
-                slot.execute(chunk, execute_steps)
-            for slot in (slot for slot in active if slot.done):
-                results.append(slot.result())
-                if slot.task.episode < record:
-                    recordings.append(slot.recording())
+        while waiting or running:
+            started = [_Running(slot, waiting.popleft(), 0) for slot in free[: len(waiting)]]
+            free = free[len(started) :]
+            # By number, so that a row does not depend on when episodes end.
+            running = sorted([*running, *started], key=lambda one: one.episode.number)
+            with clock.stage("physics"):
+                by_slot = {one.slot: one.episode for one in started}
+                workers.ask(Slots.begin, [(part,) for part in _divided(by_slot, workers.count)])
+            with clock.stage("rendering"):
+                observations = _observe(workers, [one.slot for one in running])
+            with clock.stage("policy"):
+                chunks = _ask(act, observations, running, rows, execute_steps, opened)
+            with clock.stage("physics"):
+                ended = _execute(workers, running, chunks, execute_steps)
+            for slot, result in ended.items():
+                free.append(slot)
+                results.append(result)
                 bar.update()
-            bar.set_postfix(
-                success=f"{sum(result.success for result in results)}/{len(results)}", refresh=False
-            )
+            running = [
+                one._replace(ticks=one.ticks + execute_steps)
+                for one in running
+                if one.slot not in ended
+            ]
+            score = f"{sum(result.success for result in results)}/{len(results)}"
+            bar.set_postfix(success=score, refresh=False)
     results.sort(key=lambda result: result.episode)
-    recordings.sort(key=lambda recording: recording.result.episode)
-    return Rollout(tuple(results), tuple(recordings))
+    return Rollout(tuple(results), clock.seconds)
+
+
+def recordings(workers: Workers) -> list[Recording]:
+    """Returns the recorded episodes of the last rollout, by number."""
+    found = workers.ask(Slots.recordings, [()] * workers.count)
+    return sorted((one for part in found for one in part), key=lambda one: one.result.episode)
 
 
 def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a binomial proportion; by default the 95% one. (0, 1) without trials.
+    """Returns the Wilson score interval of a binomial proportion, by default the 95% one.
 
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    Without trials it is (0, 1). Source: Wilson (1927), "Probable inference, the law of succession,
+    and statistical inference".
     """
     if trials == 0:
         return 0.0, 1.0
     rate = successes / trials
     centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
+    spread = math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
+    half = z / (1 + z**2 / trials) * spread
     # Without a success or a failure one end is 0 or 1, which rounding would miss.
-    return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == trials else centre + half
+    return low, high
+
+
+class _Clock:
+    """Adds up the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds = {"physics": 0.0, "rendering": 0.0, "policy": 0.0}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
 
 
 def _is_shuffled(prompts: str) -> bool:
@@ -222,59 +172,86 @@ def _is_shuffled(prompts: str) -> bool:
     return prompts == "shuffled"
 
 
-def _tasks(world: World, episodes: int, seed: int, *, shuffled: bool) -> list[_Task]:
+def _episodes(
+    workers: Workers, count: int, seed: int, record: int, *, shuffled: bool
+) -> list[Episode]:
     """Every episode's seed, and the prompt that its policy reads."""
     seeds = [
-        int(np.random.SeedSequence([seed, _STREAM, episode]).generate_state(1)[0])
-        for episode in range(episodes)
+        int(np.random.SeedSequence([seed, _STREAM, number]).generate_state(1)[0])
+        for number in range(count)
     ]
-    if not shuffled:
-        return [_Task(i, episode_seed, None) for i, episode_seed in enumerate(seeds)]
-    own = []
-    for episode_seed in seeds:
-        world.begin(episode_seed)
-        own.append(world.prompt)
-    order = np.random.default_rng([seed, _STREAM]).permutation(episodes)
-    return [_Task(i, seeds[i], own[order[i]]) for i in range(episodes)]
+    prompts: list[str | None] = [None] * count
+    if shuffled:
+        parts = [seeds[worker :: workers.count] for worker in range(workers.count)]
+        for worker, own in enumerate(workers.ask(Slots.prompts, [(part,) for part in parts])):
+            prompts[worker :: workers.count] = own
+        order = np.random.default_rng([seed, _STREAM]).permutation(count)
+        prompts = [prompts[i] for i in order]
+    return [
+        Episode(i, one, prompt, i < record)
+        for i, (one, prompt) in enumerate(zip(seeds, prompts, strict=True))
+    ]
 
 
-def _fill(
-    running: Sequence[_Running | None],
-    worlds: Sequence[World],
-    waiting: Iterator[_Task],
-    record: int,
-) -> list[_Running | None]:
-    """The slots with episodes that still run, and in the others the next ones that wait."""
-    filled: list[_Running | None] = []
-    for slot, world in zip(running, worlds, strict=True):
-        if slot is None or slot.done:
-            task = next(waiting, None)
-            slot = None if task is None else _Running(world, task, task.episode < record)
-        filled.append(slot)
-    return filled
+def _divided(by_slot: Mapping[int, Any], workers: int) -> list[dict[int, Any]]:
+    """What concerns each worker: slot s is in worker s mod `workers`."""
+    return [
+        {slot: value for slot, value in by_slot.items() if slot % workers == worker}
+        for worker in range(workers)
+    ]
 
 
-def _ask(act: Act, active: Sequence[_Running], rows: int, execute_steps: int) -> np.ndarray:
-    """One policy call of `rows` rows: float32[len(active), H, A]."""
-    observations = [slot.observe() for slot in active]
-    seeds = [slot.noise_seed() for slot in active]
-    missing = rows - len(active)
-    chunks = np.asarray(
-        act(
-            observations + observations[:1] * missing,
-            np.array(seeds + seeds[:1] * missing, np.uint32),
-        )
-    )
-    names = active[0].world.action_names
+def _observe(workers: Workers, slots: Sequence[int]) -> list[RawObservation]:
+    """What the policy sees in each of these slots, in their order."""
+    parts = [
+        [slot for slot in slots if slot % workers.count == worker]
+        for worker in range(workers.count)
+    ]
+    seen = workers.ask(Slots.observe, [(part,) for part in parts])
+    by_slot = {
+        slot: observation
+        for part, observations in zip(parts, seen, strict=True)
+        for slot, observation in zip(part, observations, strict=True)
+    }
+    return [by_slot[slot] for slot in slots]
+
+
+def _execute(
+    workers: Workers, running: Sequence[_Running], chunks: np.ndarray, steps: int
+) -> dict[int, EpisodeResult]:
+    """The results of the episodes that end, by slot."""
+    by_slot = {one.slot: chunk for one, chunk in zip(running, chunks, strict=True)}
+    parts = [(part, steps) for part in _divided(by_slot, workers.count)]
+    return {
+        slot: result
+        for part in workers.ask(Slots.execute, parts)
+        for slot, result in part.items()
+        if result is not None
+    }
+
+
+def _ask(
+    act: Act,
+    observations: list[RawObservation],
+    running: Sequence[_Running],
+    rows: int,
+    execute_steps: int,
+    opened: Opened,
+) -> np.ndarray:
+    """One policy call of `rows` rows: float32[len(running), H, A]."""
+    seeds = [one.noise_seed() for one in running]
+    missing = rows - len(running)
+    padded = np.array(seeds + seeds[:1] * missing, np.uint32)
+    chunks = np.asarray(act(observations + observations[:1] * missing, padded))
+    names = opened.action_names
     _check_shape(chunks, rows, execute_steps, len(names))
-    chunks = chunks[: len(active)]
+    chunks = chunks[: len(running)]
     bad = np.argwhere(~np.isfinite(chunks))
     if bad.size:
         row, step, dim = bad[0]
-        where = f"episode {active[row].task.episode}, tick {active[row].ticks}, chunk step {step}, {names[dim]}"
-        raise InputError(
-            f"policy's actions: {where}: expected a finite number, found {chunks[row, step, dim]}"
-        )
+        one, found = running[row], chunks[row, step, dim]
+        where = f"episode {one.episode.number}, tick {one.ticks}, chunk step {step}, {names[dim]}"
+        raise InputError(f"policy's actions: {where}: expected a finite number, found {found}")
     return chunks.astype(np.float32)
 
 
@@ -286,7 +263,7 @@ def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, dims: int) -
         and chunks.shape[2] == dims
     )
     if not right or not np.issubdtype(chunks.dtype, np.floating):
-        expected = f"float[{rows}, H >= {execute_steps}, {dims}]"
         raise InputError(
-            f"policy's actions: expected {expected}, found {chunks.dtype}{list(chunks.shape)}; H is at least execute_steps"
+            f"policy's actions: expected float[{rows}, H >= {execute_steps}, {dims}], found"
+            f" {chunks.dtype}{list(chunks.shape)}; H is at least execute_steps"
         )

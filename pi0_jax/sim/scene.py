@@ -9,15 +9,16 @@ Axes in metres: x forward from the arm's base, y to its left, z up from the tabl
 
 One scene per robot and image size serves any number of environments: positions are in each environment's MjData, the
 model and the renderer are shared. Rendering belongs to the thread that does it first.
+
+Importing this module loads an OpenGL library, so it is imported in processes without TensorFlow
+(gl.py): elsewhere in the package only inside functions that run in worker processes.
 """
 
-import os
 import weakref
 from typing import Self
 
 import numpy as np
 
-from pi0_jax.errors import InputError
 from pi0_jax.sim import gl
 from pi0_jax.sim.arms import Arm, find_arm
 
@@ -188,14 +189,11 @@ class ReachScene:
         return self._renderer.render()
 
     def _open_renderer(self) -> mujoco.Renderer:
-        gl.require(os.environ)
+        gl.require()
         try:
             return mujoco.Renderer(self.model, self.side, self.side)
         except (ImportError, RuntimeError, mujoco.FatalError) as error:
-            found = os.environ.get("MUJOCO_GL", "not set")
-            raise InputError(
-                f"OpenGL does not start (MUJOCO_GL: {found}; egl and osmesa render off-screen): {error}"
-            ) from error
+            raise gl.not_opened(error) from error
 
     def close(self) -> None:
         """Frees the renderer now. One that is collected late can spoil another, whose context is then current."""

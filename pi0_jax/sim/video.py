@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pi0_jax.sim.rollouts import Recording
+from pi0_jax.sim.worlds import Recording
 
 _MARGIN, _LINE = 6, 17  # pixels: beside the text, and from line to line
 _LAST_FRAME_SECONDS = 1.0

@@ -1,8 +1,5 @@
-"""The reach world: OpenGL, scene, environment, expert."""
+"""The reach world: scene, environment, expert."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import gymnasium.utils.env_checker
@@ -11,18 +8,17 @@ import pytest
 
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
-from pi0_jax.sim import expert, gl
-from pi0_jax.sim.arms import ARMS
+from pi0_jax.sim import expert
+from pi0_jax.sim.arms import ARMS, HELD_OUT_ROBOT, ROBOTS
 from pi0_jax.sim.reach import (
     EPISODE_TICKS,
     GOAL_HEIGHT,
-    HELD_OUT_ROBOT,
     HOLD_TICKS,
     PHRASINGS,
-    ROBOTS,
     SUCCESS_RADIUS,
     ReachEnv,
 )
+from pi0_jax.sim.reach_rollouts import ReachWorld
 from pi0_jax.sim.scene import BLOCK_SIDE, COLORS, ReachScene
 
 ALL_ROBOTS = (*ROBOTS, HELD_OUT_ROBOT)
@@ -40,91 +36,6 @@ def arm3():
     env = ReachEnv("reach_arm3")
     yield env
     env.close()
-
-
-def python(program, **environ):
-    """Runs a program in a fresh interpreter in which no OpenGL is chosen yet."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
-    }
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env={**clean, **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-# ---- OpenGL
-
-
-@pytest.mark.parametrize(
-    ("environ", "device", "libraries", "chosen"),
-    [
-        ({"MUJOCO_GL": "egl"}, False, (), "egl"),  # what is set is respected
-        ({}, True, ("EGL", "OSMesa"), "egl"),  # a GPU
-        ({}, True, ("OSMesa",), "osmesa"),  # a GPU without a driver for OpenGL
-        ({}, False, ("EGL", "OSMesa"), "osmesa"),
-        ({}, False, ("EGL",), "egl"),
-        ({"MUJOCO_GL": ""}, False, (), "disable"),
-    ],
-)
-def test_gl_is_chosen_by_what_is_there(environ, device, libraries, chosen):
-    found = gl.choose(
-        environ,
-        exists=lambda path: device and path == "/dev/dri",
-        works=lambda name: name in libraries,
-    )
-    assert found == chosen
-
-
-def test_no_gl_says_what_to_install():
-    nothing = gl.choose({}, exists=lambda path: False, works=lambda name: False)
-    with pytest.raises(InputError, match="apt-get install libosmesa6"):
-        gl.require({"MUJOCO_GL": nothing})
-
-
-def test_without_gl_physics_works_and_rendering_is_an_input_error():
-    program = """
-import numpy as np
-from pi0_jax.errors import InputError
-from pi0_jax.sim.reach import ReachEnv
-env = ReachEnv("reach_arm3")
-env.begin(seed=0)
-env.advance(env.joints)
-try:
-    env.observe()
-except InputError as error:
-    print("InputError:", error)
-"""
-    done = python(program, MUJOCO_GL="disable")
-    assert done.stdout.startswith("InputError: rendering needs an off-screen OpenGL library"), (
-        done.stderr
-    )
-
-
-@pytest.mark.parametrize("order", ["tensorflow first", "tensorflow last"])
-def test_rendering_and_tensorflow_share_a_process(order):
-    pytest.importorskip("tensorflow")
-    if gl.choose({}, exists=os.path.exists, works=gl.library_works) != "osmesa":
-        pytest.skip("needs OSMesa, and no GPU that would be preferred to it")
-    parts = ["import tensorflow as tf; tf.constant(1) + 1"]
-    render = (
-        "from pi0_jax.sim.reach import ReachEnv; env = ReachEnv('reach_arm3'); env.reset(seed=0)"
-    )
-    parts.insert(1 if order == "tensorflow first" else 0, render)
-    done = python("\n".join([*parts, "env.reset(seed=1); env.close(); print('alive')"]))
-    assert done.stdout == "alive\n", done.stderr[-2000:]
-
-
-def test_an_environment_that_nobody_closed_ends_in_silence():
-    done = python(
-        "from pi0_jax.sim.reach import ReachEnv; env = ReachEnv('reach_arm3'); env.reset(seed=0)"
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- arms and scene
@@ -415,3 +326,13 @@ def test_demonstration_is_a_function_of_the_seed_and_stays_at_the_goal(arm3):
     success = next(i for i, step in enumerate(first.steps) if step.reward)
     assert len(first.steps) - success == 3
     assert first.color in first.steps[0].observation["prompt"]
+
+
+def test_worlds_that_share_a_scene_are_kept_apart():
+    with ReachScene("reach_arm3", side=16) as scene:
+        first, second = ReachWorld(scene), ReachWorld(scene)
+        first.begin(0)
+        before = first.snapshot()
+        second.begin(1)
+        second.advance(np.zeros(3, np.float32))
+        np.testing.assert_array_equal(first.snapshot().blocks, before.blocks)

@@ -1,0 +1,275 @@
+"""Worker processes in which environments run, while the policy runs in the process that asks them.
+
+    this process     act on B observations          act on B observations         ...
+                       |              ^               |              ^
+                       | chunks       | observations  | chunks       |
+                       v              |               v              |
+    worker 0         physics, then rendering of slots 0, 2, 4 ...
+    worker 1         physics, then rendering of slots 1, 3, 5 ...
+
+A slot holds one world and the episode that runs in it. Workers import neither JAX nor TensorFlow:
+OpenGL must not share a process with TensorFlow (gl.py), and a worker starts in about a second.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
+
+import loky
+import numpy as np
+
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+from pi0_jax.sim import gl
+from pi0_jax.sim.video import save_gif
+from pi0_jax.sim.worlds import Episode, EpisodeResult, Recording, Setting, World
+
+# Opens a setting in a worker. It is sent there, so it is a function of a module or a partial of one.
+OpenSetting: TypeAlias = Callable[[], AbstractContextManager[Setting]]
+Result = TypeVar("Result")
+
+_END_SECONDS = 10.0  # after which a worker that should end is killed
+
+
+class Opened(NamedTuple):
+    """What is known of the worlds of a setting."""
+
+    robot: str
+    action_names: tuple[str, ...]
+
+
+class Workers:
+    """Processes that run the slots of rollouts. As a context manager it ends them."""
+
+    def __init__(self, count: int | None = None) -> None:
+        """Starts the processes.
+
+        Args:
+            count: How many; None starts one for each core that this process may use.
+
+        Raises:
+            InputError: `count` is less than 1.
+        """
+        count = loky.cpu_count() if count is None else count
+        if count < 1:
+            raise InputError(f"worker processes: expected at least 1, found {count}")
+        gl.prepare_workers()
+        # Spawned, since a forked child would inherit the locks of this process's threads.
+        spawn = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(count):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    @property
+    def count(self) -> int:
+        """The number of processes."""
+        return len(self._processes)
+
+    def open(self, setting: OpenSetting) -> Opened:
+        """Opens worlds of a kind in every worker, in place of those that it had.
+
+        Raises:
+            InputError: Whatever is wrong with the setting; a worker has ended.
+        """
+        return self.ask(Slots.open, [(setting,)] * self.count)[0]
+
+    def ask(
+        self, method: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]
+    ) -> list[Result]:
+        """Calls a method of every worker's Slots, at the same time.
+
+        Args:
+            method: A method of Slots.
+            arguments: The arguments for each worker.
+
+        Returns:
+            What each worker answers.
+
+        Raises:
+            InputError: What a worker has raised; a worker has ended.
+        """
+        for worker, given in enumerate(arguments):
+            try:
+                self._pipes[worker].send((method, given))
+            except BrokenPipeError as error:
+                raise self._ended(worker) from error
+        answers = [self._receive(worker) for worker in range(self.count)]
+        for answer in answers:
+            if isinstance(answer, InputError):
+                raise answer
+        return answers
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for pipe in self._pipes:
+            pipe.close()  # a worker that waits for its next task ends
+        for process in self._processes:
+            process.join(_END_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _receive(self, worker: int) -> Any:
+        try:
+            return self._pipes[worker].recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._ended(worker) from error
+
+    def _ended(self, worker: int) -> Exception:
+        process = self._processes[worker]
+        process.join(_END_SECONDS)
+        code = process.exitcode
+        if code is not None and code < 0:
+            return gl.not_opened(
+                f"a process that renders was ended by {signal.Signals(-code).name}"
+            )
+        return RuntimeError(f"worker process {worker} has ended with status {code}, as said above")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Slots:
+    """A worker's half: the episodes that run in its slots."""
+
+    def __init__(self) -> None:
+        self._closing = contextlib.ExitStack()
+        self._setting: Setting | None = None
+        self._worlds: dict[int, World] = {}  # slot -> its world
+        self._running: dict[int, _Running] = {}  # slot -> its episode
+        self._recordings: list[Recording] = []
+
+    def open(self, setting: OpenSetting) -> Opened:
+        """Closes the worlds that there are, and opens a new kind of them."""
+        self.close()
+        self._setting = self._closing.enter_context(setting())
+        world = self._world(0)
+        return Opened(world.robot, tuple(world.action_names))
+
+    def close(self) -> None:
+        """Closes all worlds and forgets the recordings."""
+        self._worlds, self._running, self._recordings = {}, {}, []
+        self._closing.close()
+
+    def prompts(self, seeds: Sequence[int]) -> list[str]:
+        """Returns the prompt of each of these episodes."""
+        found, world = [], self._world(0)
+        for seed in seeds:
+            world.begin(seed)
+            found.append(world.prompt)
+        return found
+
+    def begin(self, episodes: Mapping[int, Episode]) -> None:
+        """Begins an episode in each of these slots."""
+        for slot, episode in episodes.items():
+            self._running[slot] = _Running(self._world(slot), episode)
+
+    def observe(self, slots: Sequence[int]) -> list[RawObservation]:
+        """Returns what the policy sees in each of these slots."""
+        return [self._running[slot].observe() for slot in slots]
+
+    def execute(
+        self, chunks: Mapping[int, np.ndarray], steps: int
+    ) -> dict[int, EpisodeResult | None]:
+        """Runs the first `steps` actions of each slot's chunk, float32[H, A].
+
+        Returns:
+            For each slot the result if its episode has ended, None if it goes on.
+        """
+        results: dict[int, EpisodeResult | None] = {}
+        for slot, chunk in chunks.items():
+            running = self._running[slot]
+            results[slot] = running.execute(chunk, steps)
+            if results[slot] is not None and running.episode.record:
+                self._recordings.append(running.recording(results[slot]))
+        return results
+
+    def recordings(self) -> list[Recording]:
+        """Returns the recordings of the episodes that have ended here."""
+        return self._recordings
+
+    def save_videos(self, directory: Path, name: str, tick_seconds: float) -> None:
+        """Draws every recording as directory/<name>-<episode>.gif."""
+        for recording in self._recordings:
+            path = directory / f"{name}-{recording.result.episode}.gif"
+            pictures = self._opened().pictures(recording)
+            save_gif(path, recording, pictures, tick_seconds=tick_seconds)
+
+    def _world(self, slot: int) -> World:
+        if slot not in self._worlds:
+            self._worlds[slot] = self._opened().make_world()
+        return self._worlds[slot]
+
+    def _opened(self) -> Setting:
+        if self._setting is None:
+            raise InputError("a rollout: expected a setting that is open, found none")
+        return self._setting
+
+
+class _Running:
+    """An episode in its slot."""
+
+    def __init__(self, world: World, episode: Episode) -> None:
+        self.episode = episode
+        self._world = world
+        self._ticks = 0
+        self._snapshots: list[Any] = []
+        self._chunks: list[np.ndarray] = []
+        self._chunk_ticks: list[int] = []
+        world.begin(episode.seed)
+        self._prompt = world.prompt if episode.prompt is None else episode.prompt
+        self._group = world.group
+        self._keep()
+
+    def observe(self) -> RawObservation:
+        return {**self._world.observe(), "prompt": self._prompt}
+
+    def execute(self, chunk: np.ndarray, steps: int) -> EpisodeResult | None:
+        self._chunks.append(chunk)
+        self._chunk_ticks.append(self._ticks)
+        for action in chunk[:steps]:
+            success, done = self._world.advance(action)
+            self._ticks += 1
+            self._keep()
+            if done:
+                episode = self.episode
+                return EpisodeResult(
+                    episode.number, self._world.robot, episode.seed, self._prompt, self._group,
+                    success, self._ticks,
+                )  # fmt: skip
+        return None
+
+    def recording(self, result: EpisodeResult) -> Recording:
+        snapshots, ticks = tuple(self._snapshots), tuple(self._chunk_ticks)
+        return Recording(result, snapshots, np.array(self._chunks), ticks)
+
+    def _keep(self) -> None:
+        if self.episode.record:
+            self._snapshots.append(self._world.snapshot())
+
+
+def _work(pipe: Connection) -> None:
+    """Answers what is asked through the pipe, until its other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that asks
+    with contextlib.closing(Slots()) as slots, contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                answer = method(slots, *arguments)
+            except InputError as error:
+                answer = error
+            pipe.send(answer)
