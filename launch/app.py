@@ -1,54 +1,67 @@
 """Runs a launch script's main: wrong input, in flags too, ends in one line and status 2, not in a traceback."""
 
+import contextlib
+import functools
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import types
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, optional_packages
 from pi0_jax.freed_memory import keep_freed_memory
 
 
-def run(main: Callable[..., int | None], *, command: str = "") -> None:
-    """Parses flags, runs `main`, exits with what it returns (None: 0). With `command`, says what it is, main gets the one argument.
+def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[[], None]:
+    """Makes a script's `main` its entry point, for `python -m` and for a console script, which calls it without arguments.
 
-    Stopped with Ctrl-C it says so and exits with 130, as shells have it.
+    It parses flags, runs `main` and exits with what that returns (None: 0). With `argument`, which says what it is, `main`
+    gets the one argument of the command line. Stopped with Ctrl-C it says so and exits with 130, as shells have it.
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
-        if command and len(argv) < 2:
-            raise app.UsageError(f"expected {command}")
-        if len(argv) > 1 + bool(command):
-            raise app.UsageError(f"unexpected argument: {argv[1 + bool(command)]}")
+        if argument and len(argv) < 2:
+            raise app.UsageError(f"expected {argument}")
+        if len(argv) > 1 + bool(argument):
+            raise app.UsageError(f"unexpected argument: {argv[1 + bool(argument)]}")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(
                 logging.WARNING
             )  # progress is the script's to show; --verbosity=0 shows the libraries' too
         keep_freed_memory()
         try:
-            return main(*argv[1:])
+            with optional_packages():
+                return main(*argv[1:])
         except InputError as error:
             return _fail(error)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return 130
 
-    app.run(guarded, flags_parser=_parse)
+    @functools.wraps(main)
+    def entry() -> None:
+        _show_as_main(sys.modules[main.__module__])
+        app.run(guarded, flags_parser=_parse)
+
+    return entry
 
 
-def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
-    """The fields of a flag that names a config file. Raises InputError for a file that is not there or holds no config."""
+def _show_as_main(script: types.ModuleType) -> None:
+    """Lets --help say of a console script, which has only imported `script`, what it says after `python -m`."""
+    sys.modules["__main__"].__doc__ = script.__doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(script):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+@contextlib.contextmanager
+def optional_imports() -> Iterator[None]:
+    """Ends the process with one line and status 2 if a script's import in the block needs an extra that is not installed."""
     try:
-        return flag.value.to_dict()
-    except OSError as error:  # ml_collections says so on access
-        raise InputError(str(error.__cause__ or error)) from error
-    except AttributeError as error:
-        found = type(flag.value).__name__
-        raise InputError(
-            f"--{flag.name}: expected a file whose get_config() returns a ConfigDict, found {found}"
-        ) from error
+        with optional_packages():
+            yield
+    except InputError as error:
+        sys.exit(_fail(error))
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

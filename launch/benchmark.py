@@ -8,14 +8,17 @@ python -m launch.benchmark convert [--folder=DIR] [--to=lerobot] [--dtype=float3
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from launch import app
 from pi0_jax.errors import InputError
+
+from . import app
+from .recipes import config_flag, config_mapping
 
 _FOLDER = flags.DEFINE_string(
     "folder",
@@ -26,9 +29,7 @@ _FRAMES = flags.DEFINE_integer("frames", 20_000, "data: frames of the dataset.",
 _SECONDS = flags.DEFINE_float(
     "seconds", 30.0, "data: how long each contender reads.", lower_bound=1.0
 )
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/reach.py", "train: the run; single fields by --config.field=value."
-)
+_CONFIG = config_flag("reach", help="train: the run.")
 _VARIANT = flags.DEFINE_string(
     "variant",
     None,
@@ -78,7 +79,7 @@ def _report(command: str) -> tuple[str, Any]:
             from pi0_jax.benchmark import train
 
             changes = config_flags.get_override_values(flags.FLAGS["config"])
-            run = train.sized(app.config_mapping(_CONFIG), changes, variant=_VARIANT.value)
+            run = train.sized(config_mapping(_CONFIG), changes, variant=_VARIANT.value)
             return train.report(run, cameras=_CAMERAS.value, steps=calls)
         case "policy":
             from pi0_jax.benchmark import policy
@@ -99,6 +100,7 @@ def _report(command: str) -> tuple[str, Any]:
     )
 
 
+@partial(app.command, argument="what to measure")
 def main(command: str) -> None:
     text, numbers = _report(command)
     if _JSON.value:
@@ -107,4 +109,4 @@ def main(command: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, command="what to measure")
+    main()

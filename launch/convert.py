@@ -11,10 +11,11 @@ import ml_dtypes
 import numpy as np
 from absl import flags
 
-from launch import app
 from pi0_jax import convert
 from pi0_jax.convert import check, lerobot, parity
 from pi0_jax.errors import InputError
+
+from . import app
 
 _INPUT = flags.DEFINE_string(
     "input",
@@ -63,6 +64,7 @@ _WEIGHTS_ONLY = flags.DEFINE_bool("weights_only", False, "Convert without statis
 _SEED = flags.DEFINE_integer("seed", 0, "Of the leaves that a PaliGemma lacks.")
 
 
+@app.command
 def main() -> int:
     dtype = {
         "same": None,
@@ -106,4 +108,4 @@ def _verify(source: convert.Source) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

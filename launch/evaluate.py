@@ -13,18 +13,21 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import app
 from pi0_jax.checkpoints import find, read_description
-from pi0_jax.contestants import opened, served
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation_keys import check_prompt
 from pi0_jax.serve import api_key
-from pi0_jax.serve.client import Client
-from pi0_jax.sim.evaluation import CONDITIONS, Contestant, evaluate, save, table
-from pi0_jax.sim.gym_rollouts import TERMINATED, gym_setting
-from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
-from pi0_jax.sim.worlds import Setting
+
+from . import app
+
+with app.optional_imports():
+    from pi0_jax.contestants import opened, served
+    from pi0_jax.serve.client import Client
+    from pi0_jax.sim.evaluation import CONDITIONS, Contestant, evaluate, save, table
+    from pi0_jax.sim.gym_rollouts import TERMINATED, gym_setting
+    from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
+    from pi0_jax.sim.worlds import Setting
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or one checkpoint in it.")
 _SERVER = flags.DEFINE_string("server", None, "HOST:PORT of launch.serve, instead of a checkpoint.")
@@ -90,6 +93,7 @@ def _setting() -> Callable[[Embodiment], AbstractContextManager[Setting]]:
     )
 
 
+@app.command
 def main() -> None:
     if not _CONDITIONS.value or bool(_CHECKPOINT.value) == bool(_SERVER.value):
         raise InputError("expected --conditions, and either --checkpoint or --server")
@@ -143,4 +147,4 @@ def _contestants(client: Client) -> tuple[list[Contestant], str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

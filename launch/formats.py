@@ -4,9 +4,10 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import app
 from pi0_jax import convert, verify
 from pi0_jax.convert import page, parity
+
+from . import app
 
 _OUTPUT = flags.DEFINE_string("output", "docs/formats.md", "Markdown file to write.")
 _LEROBOT = flags.DEFINE_string(
@@ -14,6 +15,7 @@ _LEROBOT = flags.DEFINE_string(
 )
 
 
+@app.command
 def main() -> None:
     measured = {"known-answer vectors of openpi (JAX), toy size": _vectors()}
     measured["transformers' PaliGemma, toy size"] = parity.compare_with_transformers()
@@ -34,4 +36,4 @@ def _vectors() -> list[parity.Comparison]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

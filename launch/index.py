@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from launch import app
 from pi0_jax.config import from_mapping
 from pi0_jax.data.datasets import datasets_in, find_row
 from pi0_jax.data.index import Index, build_or_open
@@ -24,9 +22,10 @@ from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.statistics import index_statistics
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A run's config, which says what no flag says."
-)
+from . import app
+from .recipes import config_flag, config_mapping
+
+_CONFIG = config_flag(help="The run, which says what no flag says.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder or URL that holds the datasets: DIR/<name>/<version>/."
 )
@@ -71,9 +70,10 @@ def _describe(index: Index, seconds: float) -> None:
         print(f"- {finding.text}")
 
 
+@app.command
 def main() -> None:
     """What a flag says holds, then what the config says."""
-    run = from_mapping(app.config_mapping(_CONFIG)) if _CONFIG.present else None
+    run = from_mapping(config_mapping(_CONFIG)) if _CONFIG.present else None
     data_dir = _DATA_DIR.value or (run.data_dir if run else "")
     if not data_dir:
         raise InputError("expected --data_dir or --config, found neither")
@@ -112,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

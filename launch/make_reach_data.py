@@ -5,8 +5,10 @@ python -m launch.make_reach_data --data_dir=DIR
 
 from absl import flags
 
-from launch import app
-from pi0_jax.sim.demonstrations import write_reach_data
+from . import app
+
+with app.optional_imports():
+    from pi0_jax.sim.demonstrations import write_reach_data
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -25,6 +27,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same bytes.", l
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes that simulate and render.")
 
 
+@app.command
 def main() -> None:
     folders = write_reach_data(
         _DATA_DIR.value,
@@ -39,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

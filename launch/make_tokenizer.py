@@ -6,8 +6,9 @@ import itertools
 import sentencepiece
 from absl import flags
 
-from launch import app
 from pi0_jax.tokenizer import BOS_ID, EOS_ID, PAD_ID, SMALL_MODEL, UNK_ID
+
+from . import app
 
 _OUTPUT = flags.DEFINE_string("output", str(SMALL_MODEL), "Where to write the SentencePiece model.")
 
@@ -64,6 +65,7 @@ def corpus() -> list[str]:
     return reach * 4 + put + move
 
 
+@app.command
 def main() -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import app
 from pi0_jax.report.page import write_report
+
+from . import app
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
 _EVALUATION = flags.DEFINE_string("evaluation", None, "Folder that launch.evaluate wrote.")
@@ -16,6 +17,7 @@ _DATA_DIR = flags.DEFINE_string(
 _FRAMES = flags.DEFINE_integer("frames", 4, "Held-out frames to show per dataset.", lower_bound=1)
 
 
+@app.command
 def main() -> None:
     evaluation = Path(_EVALUATION.value) if _EVALUATION.value else None
     page = write_report(
@@ -29,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import app
 from pi0_jax.errors import InputError
 from pi0_jax.observation_keys import check_prompt
 from pi0_jax.policy import Policy, use_compilation_cache
 from pi0_jax.preprocess import canvas_for
-from pi0_jax.serve import api_key, server
+from pi0_jax.serve import api_key
 from pi0_jax.serve.service import Service
+
+from . import app
+
+with app.optional_imports():
+    from pi0_jax.serve import server
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's workdir or one checkpoint in it.", required=True
@@ -95,6 +99,7 @@ def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
     return service
 
 
+@app.command
 def main() -> None:
     sizes, batches = _sizes(), _batches()
     key = api_key.read(_KEY_FILE.value)
@@ -114,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

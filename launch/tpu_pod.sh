@@ -67,6 +67,7 @@ idle="if $running; then echo 'error: a command runs here; stop it first' >&2; ex
 
 up() {
     [ -n "$type" ] && [ -n "$version" ] || fail "--type and --version are needed"
+    [ -f setup.py ] || fail "up installs a checkout of the repository, and $PWD is none"
     if ! tpu describe "$name" --format='value(state)' || [ -n "$dry_run" ]; then
         tpu create "$name" --accelerator-type="$type" --version="$version" ${spot[@]+"${spot[@]}"}
     fi

@@ -6,16 +6,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from launch import app
 from pi0_jax.ahead import page
 from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file in configs/; single fields by --config.field=value."
-)
+from . import app
+from .recipes import config_flag, config_mapping
+
+_CONFIG = config_flag()
 _ROWS = flags.DEFINE_list(
     "rows",
     None,
@@ -29,9 +28,10 @@ _OUTPUT = flags.DEFINE_string(
 flags.mark_flags_as_required(["config", "rows", "output"])
 
 
+@app.command
 def main() -> None:
     run, rows = (
-        from_mapping(app.config_mapping(_CONFIG)),
+        from_mapping(config_mapping(_CONFIG)),
         [page.Row.parse(text) for text in _ROWS.value],
     )
     try:
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

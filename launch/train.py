@@ -6,9 +6,7 @@ With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU sli
 """
 
 from absl import flags
-from ml_collections import config_flags
 
-from launch import app
 from pi0_jax.ahead.report import compile_only
 from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
@@ -16,9 +14,10 @@ from pi0_jax.train import distributed
 from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file in configs/; single fields by --config.field=value."
-)
+from . import app
+from .recipes import config_flag, config_mapping
+
+_CONFIG = config_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder, or gs:// or s3:// URL, of the run: checkpoints, metrics."
 )
@@ -47,8 +46,9 @@ _SILENCE = flags.DEFINE_integer(
 flags.mark_flags_as_required(["config"])
 
 
+@app.command
 def main() -> int | None:
-    run = from_mapping(app.config_mapping(_CONFIG))
+    run = from_mapping(config_mapping(_CONFIG))
     needed = _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR
     if needed.value is None:
         raise InputError(f"flag --{needed.name} is missing")
@@ -70,4 +70,4 @@ def _compile_only(run: RunConfig) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

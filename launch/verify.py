@@ -3,13 +3,15 @@
 import jax
 from absl import flags
 
-from launch import app
 from pi0_jax import verify
+
+from . import app
 
 _VECTORS = flags.DEFINE_string("vectors", str(verify.SHIPPED_VECTORS), "Vectors file (npz).")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
 
 
+@app.command
 def main() -> int:
     vectors = verify.load_vectors(_VECTORS.value)
     print(
@@ -27,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,8 @@
 """The one exception for wrong input from outside: files, flags, configs, observations."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 FULL_DISK = (
     errno.ENOSPC,
@@ -13,3 +15,33 @@ class InputError(ValueError):
 
     Launch scripts print the message alone and exit with status 2; a library user sees an ordinary exception.
     """
+
+
+# Modules that only an extra of setup.py installs, and that extra.
+EXTRAS = {
+    "tensorflow": "data",
+    "tensorflow_datasets": "data",
+    "aiohttp": "remote",
+    "gcsfs": "remote",
+    "s3fs": "remote",
+    "msgpack": "serve",
+    "websockets": "serve",
+    "gymnasium": "sim",
+    "mujoco": "sim",
+    "torch": "torch",
+    "transformers": "torch",
+}
+
+
+@contextlib.contextmanager
+def optional_packages() -> Iterator[None]:
+    """Turns an import in the block that lacks an optional package into an InputError that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise InputError(
+            f"the package {package} is not installed: pip install 'pi0_jax[{EXTRAS[package]}]'"
+        ) from error

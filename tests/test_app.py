@@ -8,7 +8,7 @@ import pytest
 
 
 def test_stopped_by_hand_it_says_so_in_one_line():
-    program = "from launch.app import run\ndef main(): raise KeyboardInterrupt\nrun(main)"
+    program = "from launch import app\n@app.command\ndef main(): raise KeyboardInterrupt\nmain()"
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
@@ -16,10 +16,9 @@ def test_stopped_by_hand_it_says_so_in_one_line():
 
 
 READS_A_CONFIG = """
-from ml_collections import config_flags
-from launch import app
-config = config_flags.DEFINE_config_file("config")
-app.run(lambda: print(app.config_mapping(config)))
+from launch import app, recipes
+config = recipes.config_flag()
+app.command(lambda: print(recipes.config_mapping(config)))()
 """
 
 

@@ -172,7 +172,7 @@ def test_a_slurm_job_starts_one_process_for_each_gpu():
         environment=environment,
     )
     assert process.stdout == (
-        "srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task=12 /shared/my\\ env/bin/python -m launch.train"
+        "srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task=12 /shared/my\\ env/bin/python -m pi0_jax.launch.train"
         " --config=configs/reach.py --config.datasets=\\(\\'a\\'\\,\\)\n"
     )
 
@@ -180,7 +180,7 @@ def test_a_slurm_job_starts_one_process_for_each_gpu():
 def test_slurm_tasks_get_the_arguments_as_they_were_given(tmp_path):
     tool = tmp_path / "srun"
     tool.write_text(
-        f'#!{sys.executable}\nimport sys\nprint(sys.argv[sys.argv.index("launch.train") + 1 :])\n'
+        f'#!{sys.executable}\nimport sys\nprint(sys.argv[sys.argv.index("pi0_jax.launch.train") + 1 :])\n'
     )
     tool.chmod(0o755)
     process = launch(SLURM, *AWKWARD, environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"})

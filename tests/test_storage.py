@@ -205,7 +205,7 @@ def test_a_protocol_that_is_unknown_or_lacks_its_package(monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     with pytest.raises(
         InputError,
-        match=r"^gs://bucket/x: reading gs:// needs another package, found: Please install gcsfs",
+        match=r"^gs://bucket/x: reading gs:// needs another package: pip install 'pi0_jax\[remote\]' \(found: Please install gcsfs",
     ):
         storage.size("gs://bucket/x")
 

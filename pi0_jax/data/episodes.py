@@ -55,7 +55,8 @@ def open_shards(row: DatasetRow, directory: Location) -> list[Shard]:
         from google.protobuf.json_format import ParseError
     except ImportError as error:
         raise InputError(
-            f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets, found: {error}"
+            f"dataset {row.name}: reading {directory} needs the package tensorflow-datasets:"
+            f" pip install 'pi0_jax[data]' (found: {error})"
         ) from error
     metadata = read_metadata(row, directory)
     try:

@@ -189,7 +189,7 @@ def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(path.url, use_listings_cache=False, **options)
     except ImportError as error:
         raise InputError(
-            f"{path}: reading {path.protocol}:// needs another package, found: {error}"
+            f"{path}: reading {path.protocol}:// needs another package: pip install 'pi0_jax[remote]' (found: {error})"
         ) from error
     except ValueError as error:
         raise InputError(

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image as PilImage
 
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, optional_packages
 
 JPEG_QUALITY = 95
 
@@ -85,12 +85,13 @@ def write_rlds(
         settings: what the data were made with (JSON values), for `read_settings`.
 
     Raises:
-        InputError: the folder exists already, or a split has no episode.
+        InputError: the folder exists already, a split has no episode, or the extra `data` is not installed.
     """
     folder = Path(data_dir) / name / version
     if folder.exists():
         raise InputError(f"{folder}: a dataset is here already; choose another folder or delete it")
-    features = _episode_features(steps, metadata, episode or {})
+    with optional_packages():
+        features = _episode_features(steps, metadata, episode or {})
     temporary = folder.with_name(f"{version}.incomplete-{os.getpid()}")
     temporary.mkdir(parents=True)
     try:

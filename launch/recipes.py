@@ -1,0 +1,62 @@
+"""--config, for the scripts that take a run: a recipe of configs/ by its name, or a file."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from pi0_jax.errors import InputError
+
+FOLDER = Path(__file__).parents[1] / "configs"  # beside launch/ in the repository and in a wheel
+
+flags.disclaim_key_flags()  # --help lists the flag as that of the script which asks for it
+
+
+def config_flag(default: str | None = None, help: str = "The run.") -> flags.FlagHolder:
+    """Defines --config, and --config.FIELD for every field.
+
+    Args:
+        default: as on a command line, such as "reach", "pi0_finetune:lora" or "mine.py".
+        help: what the script takes the run for.
+    """
+    forms = "A recipe's name or a file: reach, pi0_finetune:lora, mine.py"
+    holder = config_flags.DEFINE_config_file(
+        "config", help_string=f"{help} {forms}; single fields by --config.field=value."
+    )
+    flag = flags.FLAGS[holder.name]
+    flag.parser = _ByName(flag.parser)
+    if default is not None:
+        flags.set_default(holder, default)
+    return holder
+
+
+def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
+    """The fields of a flag that names a config. Raises InputError for a file that is not there or holds no config."""
+    try:
+        return flag.value.to_dict()
+    except OSError as error:  # ml_collections says so on access
+        raise InputError(str(error.__cause__ or error)) from error
+    except AttributeError as error:
+        found = type(flag.value).__name__
+        raise InputError(
+            f"--{flag.name}: expected a file whose get_config() returns a ConfigDict, found {found}"
+        ) from error
+
+
+class _ByName(flags.ArgumentParser):
+    """Lets a parser of config files find a recipe by its name."""
+
+    def __init__(self, of_files: flags.ArgumentParser) -> None:
+        self._of_files = of_files
+
+    def parse(self, argument: str) -> Any:
+        name, colon, rest = argument.partition(":")
+        if "/" in name or name.endswith(".py"):
+            return self._of_files.parse(argument)
+        names = sorted(file.stem for file in FOLDER.glob("*.py"))
+        if name not in names:
+            raise ValueError(
+                f"expected a recipe ({', '.join(names)}) or a file that ends in .py, found {name!r}"
+            )
+        return self._of_files.parse(f"{FOLDER / name}.py{colon}{rest}")
