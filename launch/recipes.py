@@ -52,11 +52,8 @@ class _ByName(flags.ArgumentParser):
 
     def parse(self, argument: str) -> Any:
         name, colon, rest = argument.partition(":")
-        if "/" in name or name.endswith(".py"):
-            return self._of_files.parse(argument)
-        names = sorted(file.stem for file in FOLDER.glob("*.py"))
-        if name not in names:
-            raise ValueError(
-                f"expected a recipe ({', '.join(names)}) or a file that ends in .py, found {name!r}"
-            )
-        return self._of_files.parse(f"{FOLDER / name}.py{colon}{rest}")
+        recipes = {file.stem: file for file in sorted(FOLDER.glob("[!_]*.py"))}
+        file = recipes.get(name, Path(name))
+        if not file.is_file():
+            raise ValueError(f"expected a file or a recipe ({', '.join(recipes)}), found neither")
+        return self._of_files.parse(f"{file}{colon}{rest}")

@@ -2,7 +2,7 @@
 # Runs one command on every worker of a Cloud TPU slice, with gcloud, from a checkout of this repository:
 #
 #   launch/tpu_pod.sh up     --name=pi0 --zone=us-west4-a --type=v5litepod-16 --version=v2-alpha-tpuv5-lite [--spot]
-#   launch/tpu_pod.sh run    --name=pi0 --zone=us-west4-a -- python -m launch.train --config=configs/reach.py --workdir=gs://bucket/run
+#   launch/tpu_pod.sh run    --name=pi0 --zone=us-west4-a -- python -m launch.train --config=reach --workdir=gs://bucket/run
 #   launch/tpu_pod.sh logs   --name=pi0 --zone=us-west4-a [--worker=0]     follows what the command prints
 #   launch/tpu_pod.sh stop   --name=pi0 --zone=us-west4-a                  SIGTERM to all and waits: training saves, and `run` goes on
 #   launch/tpu_pod.sh delete --name=pi0 --zone=us-west4-a                  the slice, whatever it runs

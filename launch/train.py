@@ -1,4 +1,4 @@
-"""Trains π0, or goes on where the workdir stopped: python -m launch.train --config=configs/reach.py --workdir=DIR.
+"""Trains π0, or goes on where the workdir stopped: python -m launch.train --config=reach --workdir=DIR.
 
 SIGTERM saves and ends with status 0; a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each
 process gets the flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.

@@ -1,10 +1,18 @@
-"""How a launch script ends."""
+"""How a launch script starts and ends."""
 
+import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pi0_jax.data.write import write_rlds
+from pi0_jax.errors import InputError, optional_packages
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_stopped_by_hand_it_says_so_in_one_line():
@@ -50,3 +58,98 @@ def test_what_is_wrong_with_a_config_is_one_line(tmp_path: Path, body: str, flag
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and line.endswith(said.format(file=file))
+
+
+def frozen_dtype(*flags: str, cwd: Path) -> subprocess.CompletedProcess:
+    """What a script that prints this field of its config prints."""
+    program = READS_A_CONFIG.replace("mapping(config)", "mapping(config)['frozen_dtype']")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, *flags]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+MINE = """
+from ml_collections import ConfigDict
+
+def get_config(mode="mine"):
+    return ConfigDict(dict(frozen_dtype=mode))
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "value"),
+    [
+        ("reach", "float32"),
+        ("pi0_finetune:lora", "bfloat16"),
+        ("mine.py", "mine"),
+        ("./mine.py:other", "other"),
+    ],
+)
+def test_a_config_goes_by_a_recipes_name_or_a_files_path(tmp_path, config, value):
+    (tmp_path / "mine.py").write_text(MINE)
+    ended = frozen_dtype(f"--config={config}", cwd=tmp_path)
+    assert ended.stdout == f"{value}\n", ended.stderr
+    changed = frozen_dtype(f"--config={config}", "--config.frozen_dtype=another", cwd=tmp_path)
+    assert changed.stdout == "another\n", changed.stderr
+
+
+@pytest.mark.parametrize("config", ["rech", "configs/nothing.py"])
+def test_an_unknown_config_lists_the_recipes(tmp_path, config):
+    ended = frozen_dtype(f"--config={config}", cwd=tmp_path)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    assert line.startswith(f"error: flag --config={config}: ")
+    assert {"reach", "pi0_finetune", "pi0_open_pretrain"} <= set(re.findall(r"\w+", line))
+
+
+@pytest.mark.parametrize(
+    ("script", "package", "extra"),
+    [
+        ("evaluate", "mujoco", "sim"),
+        ("make_reach_data", "gymnasium", "sim"),
+        ("serve", "websockets", "serve"),
+    ],
+)
+def test_a_script_that_lacks_a_package_says_what_to_install(script, package, extra):
+    program = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('launch.{script}', run_name='__main__')"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line == f"error: the package {package} is not installed: pip install 'pi0_jax[{extra}]'"
+
+
+def test_a_package_that_is_missed_while_a_script_runs():
+    program = "from launch import app\n@app.command\ndef main(): import tensorflow_datasets\nmain()"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['tensorflow_datasets'] = None\n{program}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(
+        "error: the package tensorflow_datasets is not installed: pip install 'pi0_jax[data]'\n"
+    )
+
+
+def test_a_module_that_no_extra_has_is_a_mistake_of_ours():
+    with pytest.raises(ModuleNotFoundError, match="pi0_jax.nothing"), optional_packages():
+        import pi0_jax.nothing  # noqa: F401
+
+
+def test_writing_a_dataset_without_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(InputError, match=r"tensorflow_datasets .* 'pi0_jax\[data\]'"):
+        write_rlds(tmp_path, "mine", "1.0.0", steps={}, metadata={}, splits={})
+
+
+def test_an_old_python_is_told_which_one_is_needed(monkeypatch, capsys):
+    """It can read launch/__init__.py, and goes no further."""
+    source = (ROOT / "launch/__init__.py").read_text()
+    ast.parse(source, feature_version=(3, 7))
+    monkeypatch.setattr(sys, "version_info", (3, 10, 1))
+    monkeypatch.setattr(sys, "version", "3.10.1 (main)")
+    with pytest.raises(SystemExit) as ended:
+        exec(source, {})
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: pi0_jax needs Python 3.11 or newer, found 3.10.1\n"
