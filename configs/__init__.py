@@ -1,1 +1,1 @@
-"""Recipes, each by its name: --config=reach; or copy one, or begin yours with its get_config. A wheel has them as pi0_jax.configs."""
+"""The recipes. --config=reach takes reach.py; a recipe of your own can begin with one: a wheel has them as pi0_jax.configs."""

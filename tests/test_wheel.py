@@ -46,7 +46,8 @@ def packages(tmp_path_factory) -> Path:
         [*pip, f"--python={python}", "install", "--no-deps", "--no-index", wheel], check=True
     )
     (found,) = (folder / "env").glob("lib/python*/site-packages")
-    # Folders alone: this environment's own .pth files, such as that of an editable pi0_jax, are not followed.
+    # Folders alone: this environment's own .pth files, such as that of an editable pi0_jax, are not followed. It is written
+    # last, since pip would install nothing where it sees the same version.
     others = [path for path in sys.path if path.endswith("-packages")]
     (found / "others.pth").write_text("\n".join(others))
     return found
@@ -162,9 +163,11 @@ def test_it_trains_serves_and_evaluates(commands, data_dir, tmp_path):
         "--image_sizes=64x64",
         "--compilation_cache=",
     )
-    with Client(wait_for(server, "warm")) as client:
-        (chunk,) = client.act([policies.observation("reach_arm3", size=(64, 64))])
-    server.terminate()
-    server.communicate(timeout=60)
+    try:
+        with Client(wait_for(server, "warm")) as client:
+            (chunk,) = client.act([policies.observation("reach_arm3", size=(64, 64))])
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
     assert server.returncode == 0
     assert chunk.shape == (5, 3) and chunk.dtype == np.float32 and np.isfinite(chunk).all()
