@@ -5,10 +5,9 @@ python -m launch.make_reach_data --data_dir=DIR
 
 from absl import flags
 
-from . import app
+from pi0_jax.sim.demonstrations import write_reach_data
 
-with app.optional_imports():
-    from pi0_jax.sim.demonstrations import write_reach_data
+from . import app
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",

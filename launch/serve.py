@@ -13,12 +13,12 @@ from pi0_jax.observation_keys import check_prompt
 from pi0_jax.policy import Policy, use_compilation_cache
 from pi0_jax.preprocess import canvas_for
 from pi0_jax.serve import api_key
-from pi0_jax.serve.service import Service
 
 from . import app
 
 with app.optional_imports():
     from pi0_jax.serve import server
+    from pi0_jax.serve.service import Service
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's workdir or one checkpoint in it.", required=True

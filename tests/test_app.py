@@ -105,8 +105,7 @@ def test_an_unknown_config_lists_the_recipes(tmp_path, config):
 @pytest.mark.parametrize(
     ("script", "package", "extra"),
     [
-        ("evaluate", "mujoco", "sim"),
-        ("make_reach_data", "gymnasium", "sim"),
+        ("evaluate", "gymnasium", "sim"),
         ("serve", "websockets", "serve"),
     ],
 )

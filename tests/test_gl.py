@@ -88,6 +88,13 @@ def test_a_library_that_is_missing_is_named():
     assert done.stdout.startswith("InputError: OpenGL does not open (MUJOCO_GL: wgl)"), done.stderr
 
 
+def test_without_mujoco_its_extra_is_named():
+    program = "import sys; sys.modules['mujoco'] = None" + caught(RENDER)
+    done = python(program, MUJOCO_GL="egl")
+    assert done.stdout.startswith("InputError: the package mujoco is not installed"), done.stderr
+    assert "'pi0_jax[sim]'" in done.stdout
+
+
 @pytest.mark.parametrize("tensorflow", ["tensorflow", "tensorflow_datasets"])
 def test_a_process_that_renders_refuses_tensorflow(tensorflow):
     use = {

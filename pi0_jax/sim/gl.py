@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, optional_packages
 
 Library = Literal["egl", "osmesa"]
 
@@ -88,7 +88,7 @@ def importing_mujoco() -> Iterator[None]:
     MuJoCo that was imported before keeps the library that it has.
 
     Raises:
-        InputError: TensorFlow is loaded already, or the library does not open.
+        InputError: MuJoCo is not installed, TensorFlow is loaded already, or the library does not open.
     """
     if "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = choose(os.environ)
@@ -98,7 +98,8 @@ def importing_mujoco() -> Iterator[None]:
                 " expected rendering in a process of its own (pi0_jax.sim.workers has them)"
             )
     try:
-        yield
+        with optional_packages():
+            yield
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         if isinstance(error, ModuleNotFoundError):
             raise
