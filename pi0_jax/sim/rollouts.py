@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import tqdm
 from PIL import Image
 
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
+from pi0_jax.progress import progress_bar
 
 # (observations, uint32[n] seeds, one for the noise of each row) -> float[n, H, A]: chunks of actions in robot units.
 Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
@@ -177,7 +177,7 @@ def rollout(
     running: list[_Running | None] = [None] * len(worlds)
     results: list[EpisodeResult] = []
     recordings: list[Recording] = []
-    with tqdm.tqdm(
+    with progress_bar(
         total=episodes, desc=f"{worlds[0].robot}, {prompts} prompts", unit="episode"
     ) as bar:
         while True:
