@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from pi0_jax import compilation
 from pi0_jax.errors import InputError
 from pi0_jax.freed_memory import keep_freed_memory
 
@@ -36,6 +37,22 @@ def run(main: Callable[..., int | None], *, command: str = "") -> None:
             return 130
 
     app.run(guarded, flags_parser=_parse)
+
+
+def compilation_cache() -> flags.FlagHolder[str | None]:
+    """Defines the flag of commands that compile, for `tell_and_keep`."""
+    return flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder that keeps compiled programs, to be trusted; empty: none. Not given:"
+        " $JAX_COMPILATION_CACHE_DIR, or else pi0_jax/compiled in the user's cache folder.",
+    )
+
+
+def tell_and_keep(cache: flags.FlagHolder[str | None]) -> None:
+    """From now on, programs that are compiled are announced and kept."""
+    compilation.announce()
+    compilation.keep(cache.value)
 
 
 def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:

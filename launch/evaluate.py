@@ -69,6 +69,7 @@ _OUTPUT = flags.DEFINE_string(
     "Folder for evaluation.json and rollouts/; what it holds of them is replaced.",
     required=True,
 )
+_CACHE = app.compilation_cache()
 
 
 def _setting(record: Embodiment) -> AbstractContextManager[Setting]:
@@ -84,6 +85,7 @@ def _setting(record: Embodiment) -> AbstractContextManager[Setting]:
 
 
 def main() -> None:
+    app.tell_and_keep(_CACHE)
     if not _CONDITIONS.value or bool(_CHECKPOINT.value) == bool(_SERVER.value):
         raise InputError("expected --conditions, and either --checkpoint or --server")
     if _SERVER.value and (_ROBOTS.value or _STEPS.value):
@@ -100,9 +102,8 @@ def main() -> None:
         _SERVER.value or "", api_key=api_key.read(_KEY_FILE.value), timeout=600.0
     ) as client:  # connects when it is used
         if _SERVER.value:
-            print(
-                f"connecting to {_SERVER.value}", flush=True
-            )  # and waiting, where the server is compiling
+            # It may take as long as the server compiles.
+            print(f"connecting to {_SERVER.value}", flush=True)
             some, source = served(client, **what), _SERVER.value
         else:
             step = find(_CHECKPOINT.value)

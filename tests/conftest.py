@@ -1,6 +1,9 @@
 """Tests see eight virtual CPU devices, so that meshes are real, and compile quickly rather than well."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -10,3 +13,11 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory) -> Iterator[None]:
+    """What commands keep in the user's cache folder does not outlive the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
