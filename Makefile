@@ -5,7 +5,8 @@ VENV ?= .venv/$(shell $(PYTHON) -c "import platform; print(platform.python_versi
 TORCH ?= torch
 RUN ?= runs/reach
 SEED ?= 0
-export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Errors of TensorFlow's and XLA's C++ show, their warnings do not.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
 .PHONY: demo test install gl torch

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
+from pi0_jax import compilation
 from pi0_jax.errors import InputError, optional_packages
 from pi0_jax.freed_memory import keep_freed_memory
 
@@ -52,6 +53,22 @@ def _show_as_main(script: types.ModuleType) -> None:
     sys.modules["__main__"].__doc__ = script.__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(script):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def compilation_cache() -> flags.FlagHolder[str | None]:
+    """Defines the flag of commands that compile, for `tell_and_keep`."""
+    return flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder that keeps compiled programs, to be trusted; empty: none. Not given:"
+        " $JAX_COMPILATION_CACHE_DIR, or else pi0_jax/compiled in the user's cache folder.",
+    )
+
+
+def tell_and_keep(cache: flags.FlagHolder[str | None]) -> None:
+    """From now on, programs that are compiled are announced and kept."""
+    compilation.announce()
+    compilation.keep(cache.value)
 
 
 @contextlib.contextmanager

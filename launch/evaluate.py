@@ -78,6 +78,7 @@ _OUTPUT = flags.DEFINE_string(
     "Folder for evaluation.json and rollouts/; what it holds of them is replaced.",
     required=True,
 )
+_CACHE = app.compilation_cache()
 
 
 def _setting() -> Callable[[Embodiment], AbstractContextManager[Setting]]:
@@ -95,6 +96,7 @@ def _setting() -> Callable[[Embodiment], AbstractContextManager[Setting]]:
 
 @app.command
 def main() -> None:
+    app.tell_and_keep(_CACHE)
     if not _CONDITIONS.value or bool(_CHECKPOINT.value) == bool(_SERVER.value):
         raise InputError("expected --conditions, and either --checkpoint or --server")
     if _SERVER.value and (_ROBOTS.value or _STEPS.value):

@@ -15,10 +15,12 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where the datasets are, if not where the run's config says."
 )
 _FRAMES = flags.DEFINE_integer("frames", 4, "Held-out frames to show per dataset.", lower_bound=1)
+_CACHE = app.compilation_cache()
 
 
 @app.command
 def main() -> None:
+    app.tell_and_keep(_CACHE)
     evaluation = Path(_EVALUATION.value) if _EVALUATION.value else None
     page = write_report(
         Path(_WORKDIR.value),

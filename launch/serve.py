@@ -4,13 +4,12 @@ Speaks the protocol of openpi-client: its clients work unchanged, with the obser
 """
 
 from functools import partial
-from pathlib import Path
 
 from absl import flags
 
 from pi0_jax.errors import InputError
 from pi0_jax.observation_keys import check_prompt
-from pi0_jax.policy import Policy, use_compilation_cache
+from pi0_jax.policy import Policy
 from pi0_jax.preprocess import canvas_for
 from pi0_jax.serve import api_key
 
@@ -54,11 +53,7 @@ _LIMIT = flags.DEFINE_integer("max_message_mib", 16, "Largest message.", lower_b
 _CONNECTIONS = flags.DEFINE_integer(
     "max_connections", 64, "Clients at a time; more are refused.", lower_bound=1
 )
-_CACHE = flags.DEFINE_string(
-    "compilation_cache",
-    "~/.cache/pi0_jax",
-    "Folder that keeps compilations; empty: none. To be trusted.",
-)
+_CACHE = app.compilation_cache()
 
 
 def _sizes() -> list[tuple[int, int]]:
@@ -105,8 +100,7 @@ def main() -> None:
     key = api_key.read(_KEY_FILE.value)
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--default_prompt")
-    if _CACHE.value:
-        use_compilation_cache(Path(_CACHE.value).expanduser())
+    app.tell_and_keep(_CACHE)
     options = server.Options(
         _HOST.value, _PORT.value, key, _LIMIT.value * 2**20, _CONNECTIONS.value
     )

@@ -43,6 +43,7 @@ _SILENCE = flags.DEFINE_integer(
     "After so long without a word from a process the others end.",
     lower_bound=5,
 )
+_CACHE = app.compilation_cache()
 flags.mark_flags_as_required(["config"])
 
 
@@ -58,6 +59,7 @@ def main() -> int | None:
     distributed.initialize(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, silence_seconds=_SILENCE.value
     )
+    app.tell_and_keep(_CACHE)
     return train(run, _WORKDIR.value, profile=profile, silence_seconds=_SILENCE.value)
 
 

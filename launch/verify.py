@@ -9,10 +9,12 @@ from . import app
 
 _VECTORS = flags.DEFINE_string("vectors", str(verify.SHIPPED_VECTORS), "Vectors file (npz).")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
+_CACHE = app.compilation_cache()
 
 
 @app.command
 def main() -> int:
+    app.tell_and_keep(_CACHE)
     vectors = verify.load_vectors(_VECTORS.value)
     print(
         f"{_VECTORS.value} on {jax.devices()[0].device_kind}, {_DTYPE.value}, JAX {jax.__version__}"

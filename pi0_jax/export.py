@@ -15,7 +15,6 @@ their last digits.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ import safetensors.numpy
 from pi0_jax import normalize, preprocess
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.files import new_path
 from pi0_jax.observation import RawBatch
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import PAD_ID, Tokenizer
@@ -73,7 +73,7 @@ def write(
         jax.jit(_in_robot_units(sample, layout, robot)), platforms=PLATFORMS
     )(params, *inputs.values())
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
+    temporary = new_path(directory.parent, f".{directory.name}-")
     temporary.mkdir()
     try:
         (temporary / "policy.jax").write_bytes(exported.serialize())
@@ -81,6 +81,8 @@ def write(
             jax.device_get(dict(weights)), temporary / "weights.safetensors"
         )
         (temporary / "tokenizer.model").write_bytes(tokenizer.model)
+        # The library writes a file that its user alone can read.
+        shutil.copymode(temporary / "tokenizer.model", temporary / "weights.safetensors")
         (temporary / "policy.json").write_text(
             json.dumps(_description(inputs, exported, embodiment), indent=1)
         )

@@ -9,7 +9,6 @@ A dimension without spread (see `constant`) is never divided by: it is centred o
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pi0_jax.errors import InputError
+from pi0_jax.files import replacing
 
 Mode = Literal["zscore", "quantile"]
 EPSILON = 1e-6
@@ -409,14 +409,7 @@ def _numbers(value: Any, where: str) -> np.ndarray | None:
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:
     """The file appears under its name only when it is whole; its folder must exist."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    temporary = Path(name)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1)
-            stream.flush()
-            os.fsync(descriptor)
-        temporary.chmod(0o644)  # mkstemp's is for its user alone
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(record, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())

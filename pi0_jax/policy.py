@@ -380,12 +380,6 @@ def _averaged(step: epath.Path, run: RunConfig) -> Any:
     return unflatten_dict(read, sep="/")
 
 
-def use_compilation_cache(directory: str | Path) -> None:
-    """Keeps every compilation of this process in a folder, and takes those that are there. A folder to be trusted: it holds programs."""
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
 @partial(jax.jit, static_argnames="shape")
 def _noise(seeds: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)

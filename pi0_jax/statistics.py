@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pi0_jax import normalize
 from pi0_jax.data.index import Index
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.preprocess import Robot, to_delta
+from pi0_jax.progress import progress_bar
 
 _FORMAT = 1  # raised when the same columns give other statistics
 _BLOCK = 1 << 20  # about 200 MB for eight dimensions
@@ -88,7 +88,7 @@ class _Blocks:
 
     def __iter__(self) -> Iterator[np.ndarray | Counted]:
         starts = range(0, len(self.frames), self.size)
-        for start in tqdm(starts, self.bar, delay=_BAR_AFTER_S, disable=self.bar is None):
+        for start in progress_bar(starts, self.bar, delay=_BAR_AFTER_S, disable=self.bar is None):
             yield self.read(self.frames[start : start + self.size])
 
 

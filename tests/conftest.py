@@ -2,6 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
+
+import pytest
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -14,3 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # They render, and run in processes of their own (test_rendering.py), unless one names that folder.
 collect_ignore = [] if any("rendering" in argument for argument in sys.argv) else ["rendering"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory) -> Iterator[None]:
+    """What commands keep in the user's cache folder does not outlive the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

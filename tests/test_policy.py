@@ -259,8 +259,8 @@ def test_a_checkpoint_opens_in_another_dtype(tmp_path):
 
 def test_compilations_are_kept_for_the_next_process(tmp_path):
     code = (
-        "import jax; from pi0_jax.policy import use_compilation_cache; from tests import policies;"
-        f"use_compilation_cache({str(tmp_path)!r}); events = [];"
+        "import jax; from pi0_jax import compilation; from tests import policies;"
+        f"compilation.keep({str(tmp_path)!r}); events = [];"
         "jax.monitoring.register_event_listener(lambda event, **_: events.append(event.split('/')[-1]));"
         "policies.policy('google_robot', num_steps=1, max_tokens=16).warm_up(image_sizes=((48, 64),));"
         "print(events.count('cache_hits'), events.count('cache_misses'))"

@@ -101,10 +101,10 @@ def command(
 
 
 def environment(devices: int, compiled: Path | None) -> dict[str, str]:
-    """`devices` virtual ones, quick compilation, which `compiled` keeps for the next run."""
+    """`devices` virtual ones, quick compilation, which `compiled` keeps for the next run; None keeps nothing."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     kept = (
-        {}
+        {"JAX_ENABLE_COMPILATION_CACHE": "false"}
         if compiled is None
         else {
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
@@ -195,7 +195,9 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def validations(workdir: Path) -> list[dict[str, float]]:
-    return [line for line in read_metrics(workdir) if "validation/loss" in line]
+    """The lines of validations, without their times."""
+    lines = [line for line in read_metrics(workdir) if "validation/loss" in line]
+    return [{name: line[name] for name in line if name != "time"} for line in lines]
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -60,11 +60,12 @@ def _start(checkpoint: Path, how: Mapping[str, Any], cache: str, cameras: int) -
 
 
 def _act(checkpoint: str, how: Mapping[str, Any], cache: str, cameras: int) -> list[float]:
+    from pi0_jax import compilation
     from pi0_jax.benchmark import arm
-    from pi0_jax.policy import Policy, use_compilation_cache
+    from pi0_jax.policy import Policy
 
     imported = time.monotonic()
-    use_compilation_cache(cache)
+    compilation.keep(cache)
     policy = Policy.open(checkpoint, **how)
     opened = time.monotonic()
     policy(arm.observation(cameras), robot=arm.ROBOTS[cameras].name)

@@ -16,6 +16,7 @@ from pi0_jax.data import storage
 from pi0_jax.data.faults import diagnose, errors, without_secrets
 from pi0_jax.data.storage import Location, RangeReader, RemotePath
 from pi0_jax.errors import FULL_DISK, InputError
+from pi0_jax.files import new_path
 
 _REMOTE_BUFFER = 8 << 20
 
@@ -169,12 +170,13 @@ def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
     """
     check_absent(output)
     place = storage.locate(output)
-    parent = None
+    parent = Path(tempfile.gettempdir())
     try:
         if isinstance(place, Path):
             parent = place.absolute().parent
             parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-unfinished-", dir=parent))
+        temporary = new_path(parent, f".{place.name}-unfinished-")
+        temporary.mkdir()
     except OSError as error:
         raise InputError(
             f"{place}: expected a place that can be written, found: {error.strerror}"
@@ -188,7 +190,6 @@ def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
             raise InputError(
                 f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there"
             ) from error
-        temporary.chmod(0o755)  # mkdtemp's is for its user alone
         if isinstance(place, Path):
             check_absent(place)
             os.rename(temporary, place)

@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pi0_jax.data.columns import SPLITS, ColumnWriters, index_columns
 from pi0_jax.data.encoded_images import SizeRange
@@ -42,6 +40,8 @@ from pi0_jax.data.storage import Location
 from pi0_jax.data.version import index_version, version_digest
 from pi0_jax.data.workers import make_parts
 from pi0_jax.errors import FULL_DISK, InputError
+from pi0_jax.files import new_path
+from pi0_jax.progress import progress_bar
 
 VALIDATION_SPLITS = (
     "val",
@@ -139,7 +139,7 @@ def _make_all(
     skipped = [problem for task in made for problem in load_skipped(task.path)]
     check_skipped(skipped, skip)
     total, done = (sum(task.size for task in some) for some in (tasks, made))
-    bar = tqdm(
+    bar = progress_bar(
         total=total,
         initial=done,
         desc=f"index {row.name}",
@@ -256,7 +256,8 @@ def _temporary_sibling(row: DatasetRow, root: Path, parts: Path) -> Iterator[Pat
     try:
         root.mkdir(parents=True, exist_ok=True)
         parts.mkdir(exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=root))
+        building = new_path(root, _BUILDING)
+        building.mkdir()
     except OSError as error:
         raise InputError(
             f"dataset {row.name}: cannot write an index to {root} ({error.strerror}); give another index_dir"
@@ -280,7 +281,6 @@ def _is_abandoned(folder: Path) -> bool:
 
 
 def _publish(building: Path, target: Path) -> None:
-    building.chmod(0o755)  # mkdtemp's is for its user alone
     try:
         os.rename(building, target)
     except OSError as error:

@@ -18,10 +18,11 @@ from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.rows import DatasetRow
-from pi0_jax.data.storage import AnyPath, Location, RangeReader, cache_folder, locate
+from pi0_jax.data.storage import AnyPath, Location, RangeReader, locate
 from pi0_jax.data.version import describe_difference, index_version, version_digest
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.files import cache_folder
 from pi0_jax.observation import RawObservation
 
 Reader = Callable[[int, str], bytes]  # frame, view -> the encoded image
@@ -43,7 +44,7 @@ def build_or_open(
     """Opens the index of data_dir/<tfds_name>/<version>; builds it first if there is none for these files and this row.
 
     data_dir may be a URL. The index lies in index_dir/<row name>/<version>; without index_dir in pi0_index/ in the
-    dataset's directory, or for a remote dataset in the cache (storage.cache_folder). Any number of processes may call
+    dataset's directory, or for a remote dataset in the cache (files.cache_folder). Any number of processes may call
     this at once.
 
     Args:

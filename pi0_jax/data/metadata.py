@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pi0_jax.data.remote import RemotePath
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.storage import AnyPath, Location, MissingFileError
 from pi0_jax.errors import InputError
+from pi0_jax.files import cache_folder, replacing
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 METADATA_FILES = (_INFO, _FEATURES)
@@ -104,12 +104,13 @@ def local_metadata(directory: Location, metadata: Mapping[str, bytes]) -> Path:
     digest = hashlib.sha256(
         b"".join(hashlib.sha256(metadata[name]).digest() for name in METADATA_FILES)
     ).hexdigest()[:16]
-    folder = storage.cache_folder() / "metadata" / digest
+    folder = cache_folder() / "metadata" / digest
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in metadata.items():
             if not (folder / name).is_file() or (folder / name).read_bytes() != content:
-                _replace(folder / name, content)
+                with replacing(folder / name) as temporary:
+                    temporary.write_bytes(content)
     except OSError as error:
         found = f"found: {error.strerror}; set XDG_CACHE_HOME to another folder"
         raise InputError(f"{folder}: expected a folder that can be written, {found}") from error
@@ -137,15 +138,3 @@ def _split_shards(
             raise ValueError(f"a shard in a folder of its own: {name}")
         yield Shard(split["name"], directory / name, episodes, first)
         first += episodes
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Writes the file whole or not at all: other processes may do the same."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with open(descriptor, "wb") as target:
-            target.write(content)
-        os.replace(temporary, file)
-    except OSError:
-        os.unlink(temporary)
-        raise

@@ -10,7 +10,6 @@ In a part steps, kept frames and prompts are numbered from 0; the merge moves th
 import dataclasses
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.tfrecord import Record, scan_records
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
+from pi0_jax.files import replacing
 
 _OWN_COLUMNS = {
     name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")
@@ -228,7 +228,7 @@ def _save_part(part: Part, path: Path) -> None:
     summary = json.dumps(
         {"prompts": part.prompts, "image_sizes": part.image_sizes, "skipped": part.skipped}
     )
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             summary=np.frombuffer(summary.encode(), np.uint8),
@@ -238,7 +238,6 @@ def _save_part(part: Part, path: Path) -> None:
         )
         file.flush()
         os.fsync(file.fileno())
-    os.replace(file.name, path)
 
 
 def load_part(path: Path) -> Part:

@@ -39,12 +39,6 @@ def locate(path: AnyPath) -> Location:
     return RemotePath(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else Path(text)
 
 
-def cache_folder() -> Path:
-    """Where what belongs to remote datasets lies: pi0_jax in $XDG_CACHE_HOME, or in ~/.cache."""
-    given = os.environ["XDG_CACHE_HOME"] if "XDG_CACHE_HOME" in os.environ else ""
-    return (Path(given) if given else Path.home() / ".cache") / "pi0_jax"
-
-
 def open_stream(path: AnyPath) -> BinaryIO:
     """The file, open for reading from its start. Raises InputError if it cannot be read."""
     place = locate(path)

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pi0_jax.errors import InputError
+from pi0_jax.files import new_path
 
 PAGE = "index.html"
 
@@ -26,7 +26,8 @@ def new_pages(output: Path, mark: str) -> Iterator[Path]:
     new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=".writing-", dir=output))
+        workspace = new_path(output, ".writing-")
+        workspace.mkdir()
     except OSError as error:
         raise InputError(
             f"{output}: expected a folder that can be written, found: {error.strerror}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tqdm
+from tqdm import tqdm
 
 from pi0_jax.data.write import (
     ArrayFeature,
@@ -24,6 +24,7 @@ from pi0_jax.data.write import (
     write_rlds,
 )
 from pi0_jax.errors import InputError
+from pi0_jax.progress import progress_bar
 from pi0_jax.sim import gl
 from pi0_jax.sim.arms import ARMS, HELD_OUT_ROBOT, ROBOTS
 
@@ -154,7 +155,7 @@ def write_reach_data(
 
 def _write_robot(pool: Executor, data_dir: str, robot: str, settings: Mapping[str, int]) -> None:
     counts = {split: settings[split] for split in _SPLITS}
-    with tqdm.tqdm(total=sum(counts.values()), desc=robot, unit="episode") as bar:
+    with progress_bar(total=sum(counts.values()), desc=robot, unit="episode") as bar:
         write_rlds(
             data_dir,
             robot,
@@ -198,7 +199,7 @@ def _episode_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _counted(episodes: Iterator[dict[str, Any]], bar: tqdm.tqdm) -> Iterator[dict[str, Any]]:
+def _counted(episodes: Iterator[dict[str, Any]], bar: tqdm) -> Iterator[dict[str, Any]]:
     for episode in episodes:
         yield episode
         bar.update()

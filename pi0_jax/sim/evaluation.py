@@ -1,7 +1,6 @@
 """Closed-loop evaluation: which cases to run, and the table of what came out."""
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.files import replacing
 from pi0_jax.sim.rollouts import Act, rollout, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
 from pi0_jax.sim.worlds import EpisodeResult, Setting
@@ -112,11 +112,9 @@ def clear(directory: Path) -> None:
 
 def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) -> None:
     """Writes evaluation.json. `checkpoint`: the folder or the server's address that the policy came from."""
-    temporary = directory / f".{FILE}.{os.getpid()}"
-    temporary.write_text(
-        json.dumps({"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}, indent=1)
-    )
-    temporary.replace(directory / FILE)
+    record = {"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}
+    with replacing(directory / FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))
 
 
 def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import tqdm
 
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
+from pi0_jax.progress import progress_bar
 from pi0_jax.sim.workers import Opened, OpenSetting, Slots, Workers
 from pi0_jax.sim.worlds import Episode, EpisodeResult, Recording
 
@@ -97,7 +97,7 @@ def rollout(
     waiting = deque(_episodes(workers, episodes, seed, record, shuffled=shuffled))
     free, running = list(range(rows)), list[_Running]()
     results: list[EpisodeResult] = []
-    with tqdm.tqdm(
+    with progress_bar(
         total=episodes, desc=f"{opened.robot}, {prompts} prompts", unit="episode"
     ) as bar:
         while waiting or running:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pi0_jax.files import replacing
 from pi0_jax.sim.worlds import Recording
 
 _MARGIN, _LINE = 6, 17  # pixels: beside the text, and from line to line
@@ -28,15 +29,11 @@ def save_gif(
     ]  # ms
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     images = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
-    try:
+    with replacing(path) as temporary:
         images[0].save(
             temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
         )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Iterator[np.ndarray]:

@@ -41,6 +41,7 @@ from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import FrameId, TrainBatch
+from pi0_jax.progress import progress_bar
 from pi0_jax.train import batches, nonfinite
 from pi0_jax.train.compiled import CompiledStep, compile_step
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
@@ -150,8 +151,8 @@ def train(
         if processes.first and compiled is not None:
             print(compiled.text)
         progress = closing.enter_context(  # ends its line before an error is printed
-            tqdm(
-                range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step", mininterval=1.0,
+            progress_bar(
+                range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step",
                 disable=not processes.first,
             )
         )  # fmt: skip

@@ -61,17 +61,19 @@ class MetricsWriter:
             )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """`step` counts steps done: the first update's metrics have step 1.
+        """Writes a line: the step, the time in seconds since the epoch, and the values.
+
+        `step` counts steps done: the first update's metrics have step 1.
 
         Values that are not finite are left out: JSON has no word for them. Raises InputError if the files cannot be written.
         """
-        values = finite(values)
+        values, now = finite(values), time.time()
         with _named_errors(self._workdir):
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(json.dumps({"step": step, "time": now, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
                 self._events.write_event(
-                    Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                    Event(wall_time=now, step=step, summary=scalar(name, value))
                 )
             self._events.flush()
         if time.monotonic() - self._copied > _COPY_SECONDS:
