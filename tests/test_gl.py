@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pi0_jax.errors import InputError
 from pi0_jax.sim import gl
 
 ROOT = Path(__file__).parents[1]
@@ -88,11 +89,17 @@ def test_a_library_that_is_missing_is_named():
     assert done.stdout.startswith("InputError: OpenGL does not open (MUJOCO_GL: wgl)"), done.stderr
 
 
-def test_without_mujoco_its_extra_is_named():
+def test_without_mujoco_its_extra_is_named(monkeypatch):
     program = "import sys; sys.modules['mujoco'] = None" + caught(RENDER)
     done = python(program, MUJOCO_GL="egl")
     assert done.stdout.startswith("InputError: the package mujoco is not installed"), done.stderr
     assert "'pi0_jax[sim]'" in done.stdout
+
+    monkeypatch.setattr(
+        sys, "path", []
+    )  # nor does a machine without it count as one without OpenGL
+    with pytest.raises(InputError, match="the package mujoco is not installed"):
+        gl.choose({}, exists=lambda path: False)
 
 
 @pytest.mark.parametrize("tensorflow", ["tensorflow", "tensorflow_datasets"])

@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from typing import Any, Literal
 
 from pi0_jax.errors import InputError, optional_packages
@@ -134,6 +135,8 @@ def _is_off() -> bool:
 
 def _renders(library: Library) -> bool:
     """Renders one image in a process of its own, which a broken driver may end with a signal."""
+    with optional_packages():
+        version("mujoco")  # looked for, not imported
     environ = {**os.environ, "MUJOCO_GL": library}
     command = [sys.executable, "-c", _TRY]
     done = subprocess.run(command, env=environ, capture_output=True, timeout=_TRY_SECONDS)
