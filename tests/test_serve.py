@@ -180,6 +180,16 @@ def test_a_message_over_the_limit_closes_only_its_own_connection():
             client.infer({"a": np.zeros(30_000, np.uint8)})
 
 
+def test_a_message_of_too_many_fragments_closes_only_its_own_connection(server):
+    """Empty ones are nothing to the limit in bytes, and yet each takes memory."""
+    with conversation(server) as other, conversation(server) as flooding:
+        with pytest.raises(ConnectionClosed) as closed:
+            flooding.send([b""] * 5000)
+            flooding.recv(timeout=30)
+        assert closed.value.rcvd.code == 1009
+        np.testing.assert_array_equal(ask(other, message())["actions"], answer(observation()))
+
+
 # ---- who may connect, and when
 
 
@@ -262,13 +272,16 @@ def test_a_client_too_many_is_told_and_takes_the_place_of_one_that_leaves():
             )
 
 
-def test_what_is_no_websocket_is_told_in_one_line(server):
-    host, port = server.split(":")
-    with socket.create_connection((host, int(port))) as raw:
-        raw.sendall(b"\x00\xff not http\r\n\r\n")
-        raw.settimeout(10)
-        assert raw.recv(100).startswith(b"HTTP/1.1 400") or raw.recv(1) == b""
-    assert health(server) == 200
+def test_what_is_no_websocket_puts_no_traceback_in_the_log():
+    with running() as (address, process):
+        host, port = address.split(":")
+        for sent in (b"\x00\xff not http\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+            with socket.create_connection((host, int(port)), timeout=10) as raw:
+                raw.sendall(sent)
+                assert raw.recv(100).startswith(b"HTTP/1.1 4") or raw.recv(1) == b""
+        assert health(address) == 200
+        process.terminate()
+        assert "Traceback" not in process.communicate()[1]
 
 
 def test_two_servers_on_one_port(server):

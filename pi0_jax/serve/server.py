@@ -121,8 +121,6 @@ class _PolicyServer:
                 await server.wait_closed()
 
     async def _listen(self) -> Server:
-        quiet = logging.getLogger(f"{__name__}.connections")
-        quiet.addFilter(_one_line)
         return await serve(
             self._converse,
             self._options.host,
@@ -134,7 +132,6 @@ class _PolicyServer:
             max_queue=1,
             server_header=None,
             create_connection=_Connection,
-            logger=quiet,
         )
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -230,14 +227,3 @@ def _bytes(header: str) -> bytes:
 def _name(connection: ServerConnection) -> str:
     address = connection.remote_address
     return f"{address[0]}:{address[1]}" if address else "a client"
-
-
-def _one_line(record: logging.LogRecord) -> bool:
-    """What goes wrong in a handshake is the client's doing: its kind is told, without a traceback."""
-    if record.exc_info:
-        record.msg, record.args, record.exc_info = (
-            f"{record.getMessage()}: {record.exc_info[1]!r}",
-            (),
-            None,
-        )
-    return True
