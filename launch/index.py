@@ -13,7 +13,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import app
-from pi0_jax.config import from_mapping
 from pi0_jax.data.datasets import datasets_in, find_row
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.metadata import dataset_directory
@@ -23,6 +22,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.statistics import index_statistics
+from pi0_jax.train.config import from_mapping
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A run's config, which says what no flag says."

@@ -10,8 +10,8 @@ from ml_collections import config_flags
 
 from launch import app
 from pi0_jax.ahead import page
-from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
+from pi0_jax.train.config import from_mapping
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file in configs/; single fields by --config.field=value."

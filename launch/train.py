@@ -2,6 +2,7 @@
 
 SIGTERM saves and ends with status 0; a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each
 process gets the flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+With --config_help it explains every field that a config may state, with its default.
 With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU slice, on any machine: bytes, collectives, predicted time.
 """
 
@@ -10,14 +11,19 @@ from ml_collections import config_flags
 
 from launch import app
 from pi0_jax.ahead.report import compile_only
-from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.train import distributed
+from pi0_jax.train.config import RunConfig, explain, from_mapping
 from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file in configs/; single fields by --config.field=value."
+)
+_CONFIG_HELP = flags.DEFINE_bool(
+    "config_help",
+    False,
+    "Print all fields of a config: type, default, meaning; no --config needed.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder, or gs:// or s3:// URL, of the run: checkpoints, metrics."
@@ -44,14 +50,16 @@ _SILENCE = flags.DEFINE_integer(
     "After so long without a word from a process the others end.",
     lower_bound=5,
 )
-flags.mark_flags_as_required(["config"])
 
 
 def main() -> int | None:
+    if _CONFIG_HELP.value:
+        print(explain())
+        return 0
+    for needed in (_CONFIG, _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR):
+        if needed.value is None:
+            raise InputError(f"flag --{needed.name} is missing")
     run = from_mapping(app.config_mapping(_CONFIG))
-    needed = _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR
-    if needed.value is None:
-        raise InputError(f"flag --{needed.name} is missing")
     if _COMPILE_ONLY.value:
         return _compile_only(run)
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None

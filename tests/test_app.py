@@ -51,3 +51,16 @@ def test_what_is_wrong_with_a_config_is_one_line(tmp_path: Path, body: str, flag
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and line.endswith(said.format(file=file))
+
+
+def test_every_mistake_is_a_line():
+    """The line of one mistake stays one, whatever a library put into it."""
+    program = (
+        "from launch.app import run\nfrom pi0_jax.errors import InputError\n"
+        "def main(): raise InputError('steps is 0', 'data_dir is\\nmissing')\nrun(main)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == ["error: steps is 0", "error: data_dir is missing"]
