@@ -268,7 +268,7 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
         content = file.read_text()
         if file.name == "metadata":
             record = json.loads(content)
-            record["config"]["variant"] = "nano"
+            record["policy"]["variant"] = "nano"
             content = json.dumps(record)
         (description / file.name).write_text(content)
     with pytest.raises(

@@ -79,10 +79,9 @@ def write(source: Source, folder: Path) -> list[str]:
     write_leaves(source, step / WEIGHTS[0], prefix="")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
-    notes = [
+    return [
         "one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"
     ]
-    return notes
 
 
 def describe(source: Source) -> Description:
