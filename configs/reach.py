@@ -1,34 +1,27 @@
-"""Learns to reach the named block with two arms, from real RLDS files, on a laptop CPU. Make the data with launch.make_reach_data."""
+"""Learns to reach the named block with two arms, from real RLDS files, on a laptop CPU. Make the data with launch.make_reach_data.
+
+What is not stated here is a default: python -m launch.train --config_help
+"""
 
 from ml_collections import ConfigDict
 
+from pi0_jax.train import config
+
 
 def get_config() -> ConfigDict:
-    c = ConfigDict()
-    c.seed = 0
+    c = config.defaults()
 
     # Data: one TFDS dataset per arm, mixed evenly. The third arm is never trained on; its statistics let the policy try it.
     c.data_dir = "runs/reach/data"
-    c.index_dir = ""  # the sidecar index lies beside each dataset
-    c.skip_bad_episodes = 0
-    c.own_datasets = ConfigDict()  # none
-    c.mixture = ""  # or one by its name (data/oxe/soups.py), with datasets and weights ()
     c.datasets = ("reach_arm3", "reach_arm4")
-    c.weights = (1.0, 1.0)
-    c.frames_power = 0.0  # the weights are the shares
-    c.keep_empty_language = ()  # frames without an instruction are not drawn
-    c.cut_prompts = False  # a prompt over max_tokens is refused
-    c.order = "uniform"  # or "local", for slow or remote storage, in this many lanes:
-    c.lanes = 8
-    c.lane_megabytes = 512
     c.statistics_only = ("reach_arm5",)
-    c.normalization = "zscore"
-    c.normalization_clip = 0.0  # none
+    c.cut_prompts = False  # a prompt over max_tokens is refused
     c.augment = False  # moving the image by 2 pixels would move the block by 3 cm
+    c.lanes = 8  # for --config.order=local: divides the batch
     c.loader_threads = 2
     c.prefetch_batches = 8
 
-    # Model: 64x64 images, two cameras.
+    # Model: 64x64 images, two cameras, from scratch.
     c.variant = "nano"
     c.action_dim = 8
     c.horizon = 10  # one second
@@ -37,45 +30,24 @@ def get_config() -> ConfigDict:
     c.dtype = "float32"  # faster than bfloat16 on CPUs
     c.scan_layers = False
     c.remat = "none"
-    c.initial_weights = ""  # from scratch
-    c.initial_rules = ()
+    c.initial_weights = ""
 
     # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
     c.draws = 4
     c.loss_dims = "real"  # three or four of the eight
-    c.mask_past_end = False
-    c.sampling_steps = 10
-
-    # What trains: everything. Regular expressions on parameter paths freeze (as "PaliGemma/img/") or adapt parts.
-    c.frozen = ()
-    c.frozen_dtype = "float32"
-    c.lora = ()  # or dict(path="llm/layers/(attn|mlp)", rank=16, alpha=16.0), ...
 
     # Optimizer.
     c.batch_size = 64
-    c.accumulate = 1  # parts of the batch run one after the other
     c.steps = 2400
     c.learning_rate = 2e-3
     c.end_learning_rate = 0.0
     c.warmup_steps = 150
-    c.b1 = 0.9
-    c.b2 = 0.95
-    c.eps = 1e-8
-    c.weight_decay = 1e-10
-    c.no_decay = ()  # everything decays, as in the published code; usual is (r"(bias|scale)$", r"embedding$")
-    c.first_moment_dtype = "float32"
-    c.clip_norm = 1.0
     c.ema_decay = 0.995
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)  # small enough that each device holds all weights
 
     # Loop.
     c.log_every = 10
     c.validate_every = 500
     c.validation_frames = 128
     c.save_every = 500
-    c.keep_checkpoints = 2
-    c.keep_every = 0  # none for good
-    c.keep_best = 0
-    c.keep_best_metric = "validation/loss"
-    c.skip_nonfinite = 0  # a loss that is not finite stops the run
     return c

@@ -105,5 +105,6 @@ def _shortened(text: str) -> str:
 
 
 def _fail(error: object) -> int:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    for mistake in error.args if isinstance(error, InputError) else (error,):
+        print("error:", " ".join(str(mistake).split()), file=sys.stderr)
     return 2

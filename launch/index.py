@@ -11,7 +11,6 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.config import from_mapping
 from pi0_jax.data.datasets import datasets_in, find_row
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.metadata import dataset_directory
@@ -21,6 +20,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.statistics import index_statistics
+from pi0_jax.train.config import from_mapping
 
 from . import app
 from .recipes import config_flag, config_mapping

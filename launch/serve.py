@@ -85,7 +85,7 @@ def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
     service = Service(
         act,
         embodiment,
-        horizon=policy.run.horizon,
+        horizon=policy.config.horizon,
         batch_sizes=batches,
         default_prompt=_PROMPT.value,
     )

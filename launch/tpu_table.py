@@ -8,8 +8,8 @@ from pathlib import Path
 from absl import flags
 
 from pi0_jax.ahead import page
-from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
+from pi0_jax.train.config import from_mapping
 
 from . import app
 from .recipes import config_flag, config_mapping

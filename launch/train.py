@@ -2,15 +2,16 @@
 
 SIGTERM saves and ends with status 0; a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each
 process gets the flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+With --config_help it explains every field that a config may state, with its default.
 With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU slice, on any machine: bytes, collectives, predicted time.
 """
 
 from absl import flags
 
 from pi0_jax.ahead.report import compile_only
-from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.train import distributed
+from pi0_jax.train.config import RunConfig, explain, from_mapping
 from pi0_jax.train.loop import train
 from pi0_jax.train.profile import Profile
 
@@ -18,6 +19,11 @@ from . import app
 from .recipes import config_flag, config_mapping
 
 _CONFIG = config_flag()
+_CONFIG_HELP = flags.DEFINE_bool(
+    "config_help",
+    False,
+    "Print all fields of a config: type, default, meaning; no --config needed.",
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder, or gs:// or s3:// URL, of the run: checkpoints, metrics."
 )
@@ -44,15 +50,17 @@ _SILENCE = flags.DEFINE_integer(
     lower_bound=5,
 )
 _CACHE = app.compilation_cache()
-flags.mark_flags_as_required(["config"])
 
 
 @app.command
 def main() -> int | None:
+    if _CONFIG_HELP.value:
+        print(explain())
+        return 0
+    for needed in (_CONFIG, _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR):
+        if needed.value is None:
+            raise InputError(f"flag --{needed.name} is missing")
     run = from_mapping(config_mapping(_CONFIG))
-    needed = _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR
-    if needed.value is None:
-        raise InputError(f"flag --{needed.name} is missing")
     if _COMPILE_ONLY.value:
         return _compile_only(run)
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None

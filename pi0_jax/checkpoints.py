@@ -5,11 +5,16 @@
                                          LoRA's products merged, it is what a policy runs; where none is kept, what is trained as it is
                            optimizer     optimizer state, step, batches passed over
                            lora          LoRA's factors (models/lora.py), where a run has them
-                           description   JSON: config, robots (embodiment and statistics by dataset), tokenizer, data position,
+                           description   JSON: the format's number; the config in two halves, `policy` (policy_config.py) and `training`
+                                         (train/config.py); robots (embodiment and statistics by dataset); tokenizer; data position;
                                          digests of the datasets' indices
                            metrics       JSON: the validation of this step, where it was validated
 
 DIR is a folder or a gs:// URL. A step's folder appears under its name only when it is whole.
+
+How the format grows: a new config field, or a new item beside these (such as a manifest with a digest of every file), leaves the number
+as it is. A reader fills in a field that an older checkpoint lacks, finds no item and does without, and refuses a field that it does not
+know. The number changes when something that is there already changes its place or meaning; `_from_format_2` shows what is done then.
 """
 
 import base64
@@ -28,14 +33,15 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
-from pi0_jax import config, normalize
+from pi0_jax import normalize, policy_config
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.policy_config import PolicyConfig, trainable_part
 from pi0_jax.preprocess import Robot
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.trainable import select
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "checkpoints"
 _ITEMS = ("params", "ema", "optimizer", "description")
 _LORA = "lora"
@@ -48,8 +54,11 @@ _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages
 class Description:
     """What a checkpoint says of itself beside its arrays."""
 
-    run: config.RunConfig
-    robots: Mapping[str, Robot]  # by dataset name; those of run.datasets first
+    policy: PolicyConfig
+    training: Mapping[
+        str, Any
+    ]  # the other half of the run's config, as train/config.py reads it; {}: not trained here
+    robots: Mapping[str, Robot]  # by dataset name; those of the run's datasets first
     tokenizer: Tokenizer
     position: int  # steps done, which is the number of the next batch
     digests: Mapping[
@@ -59,7 +68,8 @@ class Description:
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "config": config.to_json(self.run),
+            "policy": dataclasses.asdict(self.policy),
+            "training": dict(self.training),
             "robots": {
                 name: {
                     "embodiment": robot.embodiment.to_json(),
@@ -74,9 +84,31 @@ class Description:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Description":
+        """Reads a description of this format or an older one.
+
+        Raises:
+            InputError: a format that is newer, or unknown; a part or a field of the policy's config that is unknown or wrong.
+        """
         found = record["format"] if "format" in record else "nothing called format"
-        if found != FORMAT:
-            raise InputError(f"{source}: expected checkpoint format {FORMAT}, found {found}")
+        if found not in (2, FORMAT):
+            raise InputError(
+                f"{source}: expected checkpoint format {FORMAT}, or 2, found {found}"
+                + (
+                    "; it needs a newer version of pi0_jax"
+                    if isinstance(found, int) and found > FORMAT
+                    else ""
+                )
+            )
+        where = f"{source}: checkpoint format {found}"
+        if found == 2:
+            record = _from_format_2(record)
+        parts = {"format", *(part.name for part in dataclasses.fields(cls))}
+        if unknown := record.keys() - parts:
+            raise InputError(
+                f"{where}: {min(unknown)} is unknown; a newer version of pi0_jax may have written it"
+            )
+        if missing := parts - record.keys():
+            raise InputError(f"{where}: expected {min(missing)}, found none")
         robots = {
             name: Robot(
                 Embodiment.from_json(robot["embodiment"]),
@@ -84,14 +116,21 @@ class Description:
             )
             for name, robot in record["robots"].items()
         }
-        tokenizer = Tokenizer(base64.b64decode(record["tokenizer"]), source)
         return cls(
-            config.from_mapping(record["config"]),
+            policy_config.from_json(record["policy"], f"{where}: policy"),
+            record["training"],
             robots,
-            tokenizer,
+            Tokenizer(base64.b64decode(record["tokenizer"]), source),
             record["position"],
             record["digests"],
         )
+
+
+def _from_format_2(record: Mapping[str, Any]) -> dict[str, Any]:
+    """In format 2 the config was one flat record, of what the policy needs and of the training."""
+    policy, training = policy_config.split(record["config"])
+    rest = {name: value for name, value in record.items() if name != "config"}
+    return rest | {"policy": policy, "training": training}
 
 
 class _Needless(logging.Filter):
@@ -177,7 +216,7 @@ class RunCheckpoints:
         if description.position in (self._saving, self._whole):
             return
         average = state.ema or select(
-            state.params, state.factors, config.trainable_part(description.run)
+            state.params, state.factors, trainable_part(description.policy)
         )
         with self._named_errors():
             self._settle()

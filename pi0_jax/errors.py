@@ -11,10 +11,13 @@ FULL_DISK = (
 
 
 class InputError(ValueError):
-    """Wrong input. The message is one line: what is wrong (file, field, index), what was expected, what was found.
+    """Wrong input. Each argument is one mistake in one line: what is wrong (file, field, index), what was expected, what was found.
 
-    Launch scripts print the message alone and exit with status 2; a library user sees an ordinary exception.
+    Launch scripts print the lines alone and exit with status 2; a library user sees an ordinary exception.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(str(mistake) for mistake in self.args)
 
 
 # Modules that only an extra of setup.py installs, and that extra.

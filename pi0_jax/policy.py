@@ -21,11 +21,11 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pi0_jax import checkpoints, export, preprocess, sampling
-from pi0_jax.config import RunConfig, layout, model_config, trainable_part
 from pi0_jax.errors import InputError
 from pi0_jax.models import lora
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import RawBatch, RawObservation
+from pi0_jax.policy_config import PolicyConfig, layout, model_config, trainable_part
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ class Policy:
 
     def __init__(
         self,
-        run: RunConfig,
+        config: PolicyConfig,
         robots: Mapping[str, Robot],
         tokenizer: Tokenizer,
         params: Any,
@@ -74,23 +74,23 @@ class Policy:
         Raises:
             InputError: num_steps is less than 1.
         """
-        self.run = run
+        self.config = config
         self.robots = dict(robots)
         self.tokenizer = tokenizer
-        self.num_steps = run.sampling_steps if num_steps is None else num_steps
+        self.num_steps = config.sampling_steps if num_steps is None else num_steps
         if self.num_steps < 1:
             raise InputError(f"num_steps: expected at least 1, found {self.num_steps}")
         scan_layers = jax.default_backend() == "cpu" if scan_layers is None else scan_layers
         # On the host: nothing is compiled for it, and the device holds the weights once.
         self.weights = jax.device_put(
-            sampling.pack(jax.device_get(params), run.dtype, scan_layers=scan_layers)
+            sampling.pack(jax.device_get(params), config.dtype, scan_layers=scan_layers)
         )
-        self.model = Pi0(model_config(run), jnp.dtype(run.dtype), scan_layers)
+        self.model = Pi0(model_config(config), jnp.dtype(config.dtype), scan_layers)
         how = partial(
             sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps
         )
         self._sample = jax.jit(
-            partial(sample, sampler=how, real_dims_only=run.loss_dims == "real"),
+            partial(sample, sampler=how, real_dims_only=config.loss_dims == "real"),
             static_argnames="layout",
         )
 
@@ -115,12 +115,12 @@ class Policy:
         """
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
-        run = (
-            description.run if dtype is None else dataclasses.replace(description.run, dtype=dtype)
-        )
-        params = _averaged(step, run)
+        config = description.policy
+        if dtype is not None:
+            config = dataclasses.replace(config, dtype=dtype)
+        params = _averaged(step, config)
         how = dict(num_steps=num_steps, scan_layers=scan_layers, unroll_steps=unroll_steps)
-        return cls(run, description.robots, description.tokenizer, params, **how)
+        return cls(config, description.robots, description.tokenizer, params, **how)
 
     @property
     def params(self) -> Any:
@@ -129,12 +129,12 @@ class Policy:
 
     def untrained(self, seed: int) -> "Policy":
         """The same policy with freshly initialised parameters: a control."""
-        model = Pi0(model_config(self.run))
+        model = Pi0(model_config(self.config))
         params = jax.jit(lambda key: model.init(key, method="declare")["params"])(
             jax.random.key(seed)
         )
         return Policy(
-            self.run,
+            self.config,
             self.robots,
             self.tokenizer,
             params,
@@ -231,12 +231,12 @@ class Policy:
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
         """The numbers of tokens to which prompts are padded."""
-        longest = self.run.max_tokens
+        longest = self.config.max_tokens
         return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
 
     def layout(self, record: Robot) -> Layout:
         """An absent camera has no slot: it is not encoded."""
-        return layout(self.run, preprocess.used_slots([record.embodiment]))
+        return layout(self.config, preprocess.used_slots([record.embodiment]))
 
     def export(
         self,
@@ -259,7 +259,7 @@ class Policy:
         record = self.robot(robot)
         export.write(
             Path(directory), weights=self.weights, sample=self._sample, layout=self.layout(record), robot=record, tokenizer=self.tokenizer,
-            horizon=self.run.horizon, image_size=image_size, batch=batch,
+            horizon=self.config.horizon, image_size=image_size, batch=batch,
         )  # fmt: skip
 
     def prepare(
@@ -288,7 +288,7 @@ class Policy:
         )
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
-        shape = (count, self.run.horizon, wanted.action_dim)
+        shape = (count, self.config.horizon, wanted.action_dim)
         if seeds is not None and len(seeds) != count:
             raise InputError(f"{len(seeds)} seeds for {count} observations; expected one each")
         if seeds is not None and not all(
@@ -327,18 +327,18 @@ class Policy:
         ]
         needed = max((len(self.tokenizer.pieces(prompt)) for prompt in prompts), default=0)
         return next(
-            (length for length in self.prompt_lengths if needed <= length), self.run.max_tokens
+            (length for length in self.prompt_lengths if needed <= length), self.config.max_tokens
         )
 
 
-def _averaged(step: epath.Path, run: RunConfig) -> Any:
+def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
     """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
     trainable, shapes = (
-        trainable_part(run),
-        flatten_dict(parameter_shapes(model_config(run)), sep="/"),
+        trainable_part(config),
+        flatten_dict(parameter_shapes(model_config(config)), sep="/"),
     )
     factor_shapes = jax.eval_shape(
-        partial(lora.init, rules=run.lora), jax.random.key(0), unflatten_dict(shapes, sep="/")
+        partial(lora.init, rules=config.lora), jax.random.key(0), unflatten_dict(shapes, sep="/")
     )
 
     def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -349,7 +349,9 @@ def _averaged(step: epath.Path, run: RunConfig) -> Any:
         """What a product is added to comes in float32: the sum is rounded once."""
         return host(
             shapes[path].shape,
-            np.float32 if lora.find(run.lora, path) else sampling.storage_dtype(path, run.dtype),
+            np.float32
+            if lora.find(config.lora, path)
+            else sampling.storage_dtype(path, config.dtype),
         )
 
     trained = {path: held(path) for path in shapes if trainable.trains(path)}
@@ -364,15 +366,15 @@ def _averaged(step: epath.Path, run: RunConfig) -> Any:
             checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/"
         )
     add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
-    for path in [path for path in frozen if lora.find(run.lora, path)]:
+    for path in [path for path in frozen if lora.find(config.lora, path)]:
         a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
         merged = add(
             read[path],
             a,
             b,
-            rules=run.lora,
+            rules=config.lora,
             path=path,
-            dtype=sampling.storage_dtype(path, run.dtype),
+            dtype=sampling.storage_dtype(path, config.dtype),
         )
         read[path] = np.asarray(
             merged

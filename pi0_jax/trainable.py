@@ -12,13 +12,12 @@ The tree of what is trained is one tree: the published paths, without frozen wei
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pi0_jax.errors import InputError
 from pi0_jax.models import lora
 from pi0_jax.models.lora import LoraRule
 
@@ -68,55 +67,50 @@ def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     ), unflatten_dict(factors)
 
 
-def check(trainable: Trainable, no_decay: Sequence[str], shapes: Any) -> None:
-    """Every expression must mean something. `shapes`: the published tree's.
+def mistakes(trainable: Trainable, shapes: Any) -> Iterator[str]:
+    """What is wrong with `frozen` and `lora`: every expression must mean something. `shapes`: the published tree's.
 
-    Raises InputError: no regular expression; one that matches no parameter; a rank or alpha that fits no such weight; nothing to train.
+    A mistake is an expression that is none or matches no parameter, a rank or alpha that fits no such weight, or nothing that is left
+    to train. Each begins with the field's name.
     """
     flat: Mapping[str, Any] = flatten_dict(shapes, sep="/")
-    for field, patterns in (
-        ("frozen", trainable.frozen),
-        ("no_decay", no_decay),
-        ("lora", [rule.path for rule in trainable.lora]),
-    ):
-        for i, pattern in enumerate(patterns):
-            _check_matches(pattern, flat, f"config.{field}[{i}]")
+    meaningless = [
+        *unmatched("frozen", trainable.frozen, flat),
+        *unmatched("lora", [rule.path for rule in trainable.lora], flat),
+    ]
+    yield from meaningless
+    if meaningless:
+        return
     for i, rule in enumerate(trainable.lora):
         mine = [path for path in flat if lora.find(trainable.lora, path) is rule]
         if not mine:
-            raise InputError(
-                f"config.lora[{i}].path {rule.path!r}: rules before it match all its parameters; expected one that is left"
-            )
-        for path in mine:
-            _check_rank(rule, path, flat[path].shape, f"config.lora[{i}]")
+            yield f"lora[{i}].path {rule.path!r}: rules before it match all its parameters; expected one that is left"
+        yield from _rank_mistakes(rule, mine, flat, f"lora[{i}]")
     if not trainable.lora and not any(trainable.trains(path) for path in flat):
-        raise InputError(
-            f"config.frozen is {trainable.frozen}: all {len(flat)} parameters match; expected one that is left to train"
-        )
+        yield f"frozen is {trainable.frozen}: all {len(flat)} parameters match; expected one that is left to train"
 
 
-def _check_matches(pattern: str, paths: Mapping[str, Any], where: str) -> None:
-    try:
-        found = any(re.search(pattern, path) for path in paths)
-    except re.error as error:
-        raise InputError(
-            f"{where} {pattern!r}: expected a regular expression, found: {error}"
-        ) from error
-    if not found:
-        raise InputError(
-            f"{where} {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}"
-        )
+def unmatched(field: str, patterns: Sequence[str], paths: Mapping[str, Any]) -> Iterator[str]:
+    """The patterns that are no regular expressions, or are found in none of the parameters' paths."""
+    for i, pattern in enumerate(patterns):
+        try:
+            if not any(re.search(pattern, path) for path in paths):
+                yield f"{field}[{i}] {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}"
+        except re.error as error:
+            yield f"{field}[{i}] {pattern!r}: expected a regular expression, found: {error}"
 
 
-def _check_rank(rule: LoraRule, path: str, shape: tuple[int, ...], where: str) -> None:
-    if not lora.adaptable(path):
-        raise InputError(
-            f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only"
-        )
-    largest = min(lora.fans(lora.product(path), shape))
-    if not 1 <= rule.rank <= largest:
-        raise InputError(
-            f"{where}.rank is {rule.rank}; expected 1 to {largest}, for {path} of shape {list(shape)}"
-        )
+def _rank_mistakes(
+    rule: LoraRule, matched: Sequence[str], flat: Mapping[str, Any], where: str
+) -> Iterator[str]:
+    """The first weight that the rule does not fit."""
+    for path in matched:
+        if not lora.adaptable(path):
+            yield f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only"
+            return
+        largest = min(lora.fans(lora.product(path), flat[path].shape))
+        if not 1 <= rule.rank <= largest:
+            yield f"{where}.rank is {rule.rank}; expected 1 to {largest}, for {path} of shape {list(flat[path].shape)}"
+            return
     if rule.alpha <= 0:
-        raise InputError(f"{where}.alpha is {rule.alpha}; expected a positive number")
+        yield f"{where}.alpha is {rule.alpha}; expected a positive number"

@@ -1,6 +1,6 @@
 """Tiny policies of known robots, with parameters and statistics drawn at random: in memory, and as a checkpoint on the disk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +11,14 @@ from PIL import Image
 
 from pi0_jax import normalize
 from pi0_jax.checkpoints import Description, RunCheckpoints
-from pi0_jax.config import RunConfig, from_mapping, model_config
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.observation import RawObservation
 from pi0_jax.policy import Policy
+from pi0_jax.policy_config import model_config
 from pi0_jax.preprocess import Robot
 from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.train.config import RunConfig, from_mapping, policy_half, training_half
 
 PROMPT = "pick up the red block"
 TOKENIZER = Tokenizer.open("small")
@@ -53,8 +54,18 @@ def policy(
 ) -> Policy:
     run = run_config(**changes)
     records = {name: robot(name) for name in robots}
+    config = policy_half(run)
     return Policy(
-        run, records, TOKENIZER, parameters(run), num_steps=num_steps, scan_layers=scan_layers
+        config, records, TOKENIZER, parameters(run), num_steps=num_steps, scan_layers=scan_layers
+    )
+
+
+def description(
+    run: RunConfig, robots: Mapping[str, Robot], position: int, **digests: str
+) -> Description:
+    """What a checkpoint of this run says of itself. `digests`: of the datasets' indices."""
+    return Description(
+        policy_half(run), training_half(run), robots, TOKENIZER, position, digests=digests
     )
 
 
@@ -67,7 +78,7 @@ def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
     saved = RunCheckpoints(workdir, keep=1)
     saved.save(
         state,
-        Description(run, {name: robot(name) for name in robots}, TOKENIZER, position=1, digests={}),
+        description(run, {name: robot(name) for name in robots}, position=1),
         {},
     )
     saved.close()

@@ -10,10 +10,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from pi0_jax import sharding
-from pi0_jax.config import from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train import placement
+from pi0_jax.train.config import from_mapping
 from pi0_jax.train.placement import run_mesh
 from pi0_jax.train.step import in_parts
 from tests.step_data import CONFIG, OPTIONS, make_batch

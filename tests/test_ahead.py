@@ -19,14 +19,14 @@ from pi0_jax import checkpoints, sharding
 from pi0_jax.ahead import hlo, page, programs, step
 from pi0_jax.benchmark.memory import PeakMemory
 from pi0_jax.chips import CHIPS, roofline
-from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import CAMERA_SLOTS
-from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import placement
+from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import run_mesh
+from tests import policies
 
 ROOT = Path(__file__).parents[1]
 LIBTPU = Path(
@@ -323,10 +323,9 @@ def test_restoring_reads_each_part_once(tmp_path):
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     saved = checkpoints.RunCheckpoints(tmp_path, keep=1)
-    tokenizer = Tokenizer.open("small")
     saved.save(
         init(jax.random.key(0)),
-        checkpoints.Description(config(), {}, tokenizer, position=1, digests={}),
+        policies.description(config(), {}, position=1),
         {},
     )
     saved.close()

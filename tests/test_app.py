@@ -152,3 +152,16 @@ def test_an_old_python_is_told_which_one_is_needed(monkeypatch, capsys):
         exec(source, {})
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: pi0_jax needs Python 3.11 or newer, found 3.10.1\n"
+
+
+def test_every_mistake_is_a_line():
+    """The line of one mistake stays one, whatever a library put into it."""
+    program = (
+        "from launch import app\nfrom pi0_jax.errors import InputError\n@app.command\n"
+        "def main(): raise InputError('steps is 0', 'data_dir is\\nmissing')\nmain()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == ["error: steps is 0", "error: data_dir is missing"]

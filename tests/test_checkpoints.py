@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs.reach import get_config
-from pi0_jax import checkpoints, config
+from pi0_jax import checkpoints
 from pi0_jax.checkpoints import Description, RunCheckpoints
 from pi0_jax.errors import InputError
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.train import config
+from tests import policies
 
 
 class State(NamedTuple):
@@ -34,13 +34,7 @@ def state_at(step: int) -> State:
 
 
 def description_at(step: int) -> Description:
-    return Description(
-        config.from_mapping(get_config().to_dict()),
-        {},
-        Tokenizer.open("small"),
-        step,
-        {"reach_arm3": "0123456789abcdef"},
-    )
+    return policies.description(policies.run_config(), {}, step, reach_arm3="0123456789abcdef")
 
 
 def save(manager: RunCheckpoints, losses: dict[int, float | None]) -> None:
@@ -115,10 +109,46 @@ def test_arrays_that_are_not_there_are_named(tmp_path):
     manager.close()
 
 
-def test_a_checkpoint_of_another_format_is_refused():
-    record = description_at(1).to_json() | {"format": 1}
-    with pytest.raises(InputError, match="^run/1: expected checkpoint format 2, found 1$"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 1}, "run/1: expected checkpoint format 3, or 2, found 1$"),
+        ({"format": 4}, "run/1: expected checkpoint format 3, or 2, found 4; .* newer version"),
+        ({"colour": "red"}, "run/1: checkpoint format 3: colour is unknown; .* newer version"),
+        (
+            {"policy": {"variant": "pico", "heads": 2}},
+            r"run/1: checkpoint format 3: policy\.heads is unknown; .* newer version",
+        ),
+        (
+            {"policy": {"dtype": "float8", "horizon": 0}},
+            r"run/1: checkpoint format 3: policy\.horizon is 0; .*\n.*policy\.dtype is 'float8'; expected one of",
+        ),
+    ],
+)
+def test_what_a_newer_version_wrote_or_nobody_is_refused_by_name(changes, message):
+    record = description_at(1).to_json() | changes
+    with pytest.raises(InputError, match=f"^{message}"):
         Description.from_json(record, "run/1")
+
+
+def test_a_description_survives_json():
+    description = description_at(1)
+    record = json.loads(json.dumps(description.to_json()))
+    again = Description.from_json(record, "run/1")
+    assert (again.policy, again.digests) == (description.policy, description.digests)
+    run = config.from_halves(again.policy, again.training, "run/1")
+    assert run == policies.run_config()
+
+
+def test_a_policy_does_not_read_how_its_model_was_trained():
+    record = description_at(1).to_json()
+    del record["training"]["skip_nonfinite"]
+    record["training"]["option_of_a_newer_version"] = 1
+    again = Description.from_json(record, "run/1")
+    with pytest.raises(InputError, match=r"^run/1\.option_of_a_newer_version is unknown; .* newer"):
+        config.from_halves(again.policy, again.training, "run/1")
+    del again.training["option_of_a_newer_version"]
+    assert config.from_halves(again.policy, again.training, "run/1") == policies.run_config()
 
 
 def test_places(tmp_path, monkeypatch):

@@ -1,18 +1,29 @@
-"""Every config file is whole; every mistake in one is named."""
+"""Every recipe is a config of a run; every mistake in one is named."""
 
+import ast
 import dataclasses
 import json
+import re
 import runpy
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
-from pi0_jax import config
-from pi0_jax.config import RunConfig
+from pi0_jax import fields, policy_config
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS
+from pi0_jax.train import config
+from pi0_jax.train.config import RunConfig
 
+SIZES = dict(
+    vision=dict(image_size=32, patch_size=16, width=8, depth=2, mlp_dim=16, num_heads=2),
+    gemma=dict(
+        experts=(dict(width=8, mlp_dim=16), dict(width=16, mlp_dim=24)),
+        depth=2, num_heads=2, num_kv_heads=1, head_dim=8, vocab_size=512,
+    ),
+)  # fmt: skip
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("[!_]*.py"))
 
 
@@ -39,16 +50,28 @@ def values() -> dict:
 
 
 @by_name
-def test_every_config_file_sets_every_field(path, mode):
-    """One that names a mixture leaves to it which datasets, at which weights."""
+def test_a_recipe_states_nothing_that_the_run_does_not_do(path, mode):
+    """Every field of the page is a field of the run, with the page's value, but for what a mixture or no weights stand for."""
     stated = load(path, mode)
     assert isinstance(stated, ConfigDict)
     run = config.from_mapping(stated.to_dict())
-    assert set(stated) == {field.name for field in dataclasses.fields(RunConfig)} | {"mixture"}
-    given = {"mixture", "datasets", "weights", "frames_power"} if stated.mixture else {"mixture"}
+    assert set(stated) == fields.names(RunConfig)
+    given = {"datasets", "weights", "frames_power"} if stated.mixture else {"weights"}
     assert {
         name: value for name, value in dataclasses.asdict(run).items() if name not in given
     } == {name: value for name, value in stated.to_dict().items() if name not in given}
+
+
+@by_name
+def test_a_recipe_states_only_what_differs_from_the_defaults(path, mode):
+    code = ast.parse(path.read_text())
+    usual = fields.defaults(RunConfig)
+    for node in ast.walk(code):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            name = node.targets[0].attr
+            assert name in usual, name
+            if isinstance(node.value, ast.Constant | ast.Tuple):
+                assert ast.unparse(node.value) != repr(usual[name]), name
 
 
 @by_name
@@ -72,7 +95,7 @@ def test_every_config_file_takes_another_mixture(path, mode):
 
 
 def test_a_run_survives_json(values):
-    run = config.from_mapping(values)
+    run = config.from_mapping({**values, "variant": SIZES})
     assert config.from_mapping(json.loads(json.dumps(config.to_json(run)))) == run
 
 
@@ -87,12 +110,76 @@ def test_an_unknown_field_is_named_with_its_neighbour(values):
         config.from_mapping(values | {"xyzzy": 1})
 
 
-def test_missing_fields_are_named(values):
-    del values["seed"], values["steps"], values["mesh"]["tensor"]
-    with pytest.raises(InputError, match=r"^config lacks seed, steps$"):
-        config.from_mapping(values)
-    with pytest.raises(InputError, match=r"^config\.mesh lacks tensor$"):
-        config.from_mapping(values | {"seed": 0, "steps": 1000})
+def test_missing_fields_are_named():
+    lora = (dict(path="llm/layers/mlp"),)
+    with pytest.raises(InputError) as error:
+        config.from_mapping(config.defaults().to_dict() | {"lora": lora})
+    assert error.value.args == (
+        "config.lora[0] lacks rank, alpha",
+        "config lacks data_dir",
+        "config.datasets is empty; expected the names of datasets, or config.mixture",
+    )
+
+
+def test_a_page_names_its_data_and_no_more():
+    page = config.defaults()
+    page.data_dir, page.datasets = "data", ("my_robot", "its_twin")
+    run = config.from_mapping(page.to_dict())
+    assert (run.weights, run.variant, run.steps) == ((1.0, 1.0), "pi0", 30_000)
+    assert run == config.from_mapping({"data_dir": "data", "datasets": ["my_robot", "its_twin"]})
+
+
+def test_every_field_can_be_set_by_a_flag(tmp_path):
+    """Those too that a recipe does not mention, and those without a default."""
+    recipe = tmp_path / "mine.py"
+    recipe.write_text("from pi0_jax.train import config\nget_config = config.defaults\n")
+    stated = fields.defaults(RunConfig) | {"data_dir": "data", "datasets": ("a",), "steps": 2000}
+    nested = {"own_datasets", "mesh"}
+    texts = [
+        f"--config.{name}={value!r}" if isinstance(value, tuple) else f"--config.{name}={value}"
+        for name, value in stated.items()
+        if name not in nested
+    ]
+    argv = ["program", f"--config={recipe}", *texts, "--config.mesh.fsdp=4"]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    assert config.from_mapping(values.config.to_dict()) == config.from_mapping(
+        stated | {"mesh": {"fsdp": 4}}
+    )
+
+
+def test_all_mistakes_are_named_together():
+    """Of types, ranges and names, nested ones too, and of fields that contradict each other."""
+    page = config.defaults()
+    page.data_dir, page.datasets, page.weights = "data", ("a", "b"), (1.0,)
+    page.steps, page.b2, page.lerning_rate = "many", 2.0, 1e-3
+    page.variant = dict(vision=SIZES["vision"], gemma={**SIZES["gemma"], "depth": "two"})
+    page.save_every, page.keep_every = 4, 6
+    with pytest.raises(InputError) as error:
+        config.from_mapping(page.to_dict())
+    assert error.value.args == (
+        "config.lerning_rate is unknown; did you mean learning_rate?",
+        "config.variant.gemma.depth is 'two'; expected int",
+        "config.steps is 'many'; expected int",
+        "config.b2 is 2.0; expected a number in [0, 1)",
+        "config.weights has 1 entries for 2 datasets",
+        "config.keep_every is 6; expected a multiple of save_every (4), or 0",
+    )
+    assert str(error.value).splitlines() == list(error.value.args)
+
+
+def test_sizes_stand_where_a_variants_name_does(values):
+    page = config.defaults()
+    page.update(values)
+    page.variant = SIZES
+    model = config.from_mapping(page.to_dict()).variant
+    assert (model.vision.width, model.gemma.experts[1].mlp_dim) == (8, 24)
+    page.variant = 3
+    with pytest.raises(
+        InputError, match=r"^config\.variant is 3; expected str or fields vision, gemma$"
+    ):
+        config.from_mapping(page.to_dict())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +193,7 @@ def test_missing_fields_are_named(values):
         ("learning_rate", True, "config.learning_rate is True; expected float"),
         ("learning_rate", float("nan"), "config.learning_rate is nan; expected a finite number"),
         ("clip_norm", float("inf"), "config.clip_norm is inf; expected a finite number"),
-        ("data_dir", None, "config.data_dir is None; expected str"),
+        ("data_dir", None, "config lacks data_dir"),
         ("datasets", "reach_arm3", "config.datasets is 'reach_arm3'; expected a tuple"),
         ("datasets", ("reach_arm3", 4), "config.datasets[1] is 4; expected str"),
         ("mesh", 8, "config.mesh is 8; expected fields data, fsdp, tensor"),
@@ -117,7 +204,7 @@ def test_missing_fields_are_named(values):
         ("weights", (1.0,), "config.weights has 1 entries for 2 datasets"),
         ("weights", (1.0, 0.0), "config.weights is (1.0, 0.0); expected positive numbers"),
         ("warmup_steps", 9999, "config.warmup_steps is 9999; expected at least 0 and less than steps (2400)"),
-        ("warmup_steps", -1, "config.warmup_steps is -1; expected at least 0"),
+        ("warmup_steps", -1, "config.warmup_steps is -1; expected a number of at least 0"),
         ("end_learning_rate", -1e-5, "config.end_learning_rate is -1e-05; expected a number of at least 0"),
         ("weight_decay", -1.0, "config.weight_decay is -1.0; expected a number of at least 0"),
         ("b2", 1.0, "config.b2 is 1.0; expected a number in [0, 1)"),
@@ -162,10 +249,10 @@ def test_the_model_is_the_variant_at_the_runs_sizes(values):
     run = config.from_mapping(
         values | {"variant": "pico", "action_dim": 7, "horizon": 3, "max_tokens": 9}
     )
-    model = config.model_config(run)
+    model = policy_config.model_config(run)
     assert (model.action_dim, model.horizon, model.max_tokens) == (7, 3, 9)
     assert (model.vision, model.gemma) == (VARIANTS["pico"].vision, VARIANTS["pico"].gemma)
-    layout = config.layout(run, ("base_0_rgb",))
+    layout = policy_config.layout(run, ("base_0_rgb",))
     assert layout == (
         ("base_0_rgb",),
         VARIANTS["pico"].vision.image_size,
@@ -184,11 +271,88 @@ def test_differing_fields_are_those_that_decide_numbers(values):
     )
     assert config.differing_fields(ours, elsewhere) == []
     other = dataclasses.replace(elsewhere, seed=1, weights=(1.0, 3.0))
-    assert config.differing_fields(ours, other) == [
+    assert sorted(config.differing_fields(ours, other)) == [
         "seed: 0 now, 1 in the checkpoint",
         "weights: (1.0, 1.0) now, (1.0, 3.0) in the checkpoint",
     ]
 
 
-def test_free_fields_exist():
-    assert {field.name for field in dataclasses.fields(RunConfig)} >= config.FREE_FIELDS
+def test_what_may_change_when_a_run_goes_on():
+    """And what may differ between the processes of a run."""
+    assert {
+        "data_dir", "index_dir", "skip_bad_episodes", "mixture", "loader_threads", "prefetch_batches", "mesh", "accumulate",
+        "log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "keep_best_metric",
+        "skip_nonfinite",
+    } == config.FREE_FIELDS  # fmt: skip
+    assert fields.names(RunConfig, "per_process") == {
+        "data_dir",
+        "index_dir",
+        "loader_threads",
+        "prefetch_batches",
+    }
+
+
+# ---- what is said of configs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grown:
+    """A record to which `colour` and `size` came later."""
+
+    name: str = fields.field(doc="Whose it is.", section="First")
+    count: int = fields.field(3, "How many there are.", positive=True)
+    colour: str = fields.field("red", "Its colour.", before="grey", section="Second", free=True)
+    size: float = fields.field(1.0, "Its size, metres.")
+
+
+def test_a_stored_record_gets_what_was_done_before_a_field_was_there():
+    assert fields.read(Grown, {"name": "a"}, "page") == Grown(name="a", colour="red")
+    assert fields.read(Grown, {"name": "a"}, "run/1", stored=True) == Grown(name="a", colour="grey")
+    with pytest.raises(InputError, match=r"^run/1\.colr is unknown; a newer version"):
+        fields.read(Grown, {"name": "a", "colr": "red"}, "run/1", stored=True)
+
+
+def test_a_field_is_explained_by_type_default_and_doc():
+    assert fields.explain(Grown).splitlines() == [
+        "",
+        "First",
+        "  name                  str, must be stated",
+        "                        Whose it is.",
+        "  count                 int = 3",
+        "                        How many there are.",
+        "",
+        "Second",
+        "  colour                str = 'red'",
+        "                        Its colour.",
+        "  size                  float = 1.0",
+        "                        Its size, metres.",
+    ]
+
+
+def test_every_field_is_explained():
+    text = config.explain()
+    for entry in dataclasses.fields(RunConfig):
+        assert re.search(rf"^  {entry.name}\b", text, re.MULTILINE)
+        assert len(entry.metadata["doc"]) > 8
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_run_says_its_config_and_what_is_not_the_default(values):
+    text = config.describe(config.from_mapping(values))
+    assert {"*steps 2400", "b1 0.9", "*draws 4", "seed 0"} <= set(re.split(r",\s+|\s{2,}", text))
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("*") == 1 + sum(
+        config.to_json(config.from_mapping(values))[name] != value
+        for name, value in fields.defaults(RunConfig).items()
+    )
+
+
+def test_the_config_is_kept_in_the_workdir_and_never_replaced(values, tmp_path):
+    first = config.from_mapping(values)
+    config.write(first, tmp_path, None)
+    config.write(first, tmp_path, (4, first))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    later = dataclasses.replace(first, log_every=1)
+    config.write(later, tmp_path, (8, first))
+    for name, run in (("config.json", first), ("config_8.json", later)):
+        assert config.from_mapping(json.loads((tmp_path / name).read_text())) == run

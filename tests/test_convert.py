@@ -15,13 +15,13 @@ import pytest
 import safetensors.numpy
 
 from pi0_jax import convert, verify
-from pi0_jax.config import model_config
 from pi0_jax.convert import check, lerobot, lerobot_files, openpi, page, rules, tree
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
 from pi0_jax.policy import Policy
+from pi0_jax.policy_config import model_config
 from tests.checkpoints_of_others import (
     GOLDEN,
     ROBOT,
@@ -243,7 +243,7 @@ def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
     convert.convert(
         write_openpi(tmp_path / "theirs", uneven), tmp_path / "ours", "ours", UNEVEN_OPTIONS
     )
-    assert model_config(Policy.open(tmp_path / "ours").run) == model
+    assert model_config(Policy.open(tmp_path / "ours").config) == model
     convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
     convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
     check_equal(convert.open(tmp_path / "again"), uneven)
@@ -257,8 +257,8 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     policy = Policy.open(tmp_path / "ours", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, policy.params, nested(flat))
     assert (
-        policy.run.variant == "pico"
-        and policy.run.action_dim == 9
+        policy.config.variant == "pico"
+        and policy.config.action_dim == 9
         and policy.robots.keys() == {"droid"}
     )
     images = {camera: np.zeros((32, 32, 3), np.uint8) for camera in ROBOT.cameras.values()}
@@ -268,7 +268,7 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
     again = Policy.open(tmp_path / "again", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
-    assert again.run == policy.run
+    assert again.config == policy.config
     jax.tree.map(
         np.testing.assert_array_equal,
         again.robots["droid"].statistics,

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pi0_jax import config
-from pi0_jax.config import RunConfig, model_config
+from pi0_jax import policy_config
 from pi0_jax.convert import rules, tree
 from pi0_jax.convert.paligemma import HUGGING_FACE_RULES
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.policy_config import model_config
+from pi0_jax.train import config
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.loop import train
 from pi0_jax.train.optimizer import make_optimizer
@@ -57,9 +59,9 @@ def start(run: RunConfig):
 
 def from_scratch(run: RunConfig):
     mesh = run_mesh(run, jax.devices())
-    return jit_init(make_model(run, mesh), make_optimizer(run), mesh, config.trainable_part(run))(
-        jax.random.key(run.seed)
-    )
+    return jit_init(
+        make_model(run, mesh), make_optimizer(run), mesh, policy_config.trainable_part(run)
+    )(jax.random.key(run.seed))
 
 
 def flat(tree_: object) -> dict[str, np.ndarray]:

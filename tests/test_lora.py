@@ -10,8 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import print_saved_residuals
 from jax.sharding import PartitionSpec
 
-from pi0_jax import config, convert, preprocess, sharding, trainable
-from pi0_jax.checkpoints import Description, RunCheckpoints
+from pi0_jax import convert, policy_config, preprocess, sharding, trainable
+from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.models import lora
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import Pi0
@@ -125,7 +125,9 @@ def test_products_by_hand(params, factors):
 
 @pytest.mark.parametrize(("scan", "remat"), [(True, "full"), (False, "none")])
 def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors, scan, remat):
-    model = Pi0(config.model_config(run), jnp.float32, scan_layers=scan, remat=remat, lora=RULES)
+    model = Pi0(
+        policy_config.model_config(run), jnp.float32, scan_layers=scan, remat=remat, lora=RULES
+    )
     batch = make_batch(0)
     tokens = dict(tokens=batch.observation.tokens, token_mask=batch.observation.token_mask)
     slot, images = next(iter(batch.observation.images.items()))
@@ -224,7 +226,7 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     )
     mesh, part = (
         sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2]),
-        config.trainable_part(run),
+        policy_config.trainable_part(run),
     )
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
     state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))
@@ -239,7 +241,7 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     assert all(np.any(leaf) for leaf in jax.tree.leaves(state.factors))
 
     saved = RunCheckpoints(tmp_path, keep=1)
-    saved.save(state, Description(run, {}, policies.TOKENIZER, position=6, digests={}), {})
+    saved.save(state, policies.description(run, {}, position=6), {})
     saved.wait()
     restored = saved.restore(6, placement.abstract_state(model, optimizer, mesh, part))
     saved.close()
@@ -262,14 +264,14 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
     )
     state = jax.jit(
         lambda params: state_from(
-            params, jax.random.key(0), make_optimizer(run), config.trainable_part(run)
+            params, jax.random.key(0), make_optimizer(run), policy_config.trainable_part(run)
         )
     )(params)
     average = random_like(state.ema, 3, 0.2)
     state = state._replace(ema=average, factors=random_like(state.factors, 4, 0.2))
     saved = RunCheckpoints(tmp_path / "run", keep=1)
     robots = {"arm": policies.robot("droid")}
-    saved.save(state, Description(run, robots, policies.TOKENIZER, position=1, digests={}), {})
+    saved.save(state, policies.description(run, robots, position=1), {})
     saved.close()
 
     base, products = (jax.tree.map(np.float32, jax.device_get(tree)) for tree in averaged(state))
@@ -291,9 +293,9 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
         np.testing.assert_allclose(
             np.float32(convert.open(str(written)).read(path)), leaf, rtol=1e-5, atol=1e-6
         )
-    assert config.trainable_part(Policy.open(written).run) == trainable.EVERYTHING._replace(
-        frozen_dtype="bfloat16"
-    )
+    assert policy_config.trainable_part(
+        Policy.open(written).config
+    ) == trainable.EVERYTHING._replace(frozen_dtype="bfloat16")
     current = convert.open(str(tmp_path / "run"), convert.Options(weights="params"))
     now = merged(
         jax.tree.map(np.float32, jax.device_get(state.params)), jax.device_get(state.factors)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from pi0_jax import config
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open, open_index
 from pi0_jax.data.rows import Standardised, as_recorded, row_from_mapping
 from pi0_jax.data.rule_source import source_hash
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.errors import InputError
+from pi0_jax.train import config
 from tests.tiny_data import solid
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pi0_jax import preprocess, sampling
-from pi0_jax.config import layout, model_config
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0, sample_actions
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.policy import Policy
+from pi0_jax.policy_config import layout, model_config
 from pi0_jax.preprocess import Robot
 from tests import policies
 from tests.policies import observation
@@ -45,12 +45,12 @@ def plain(policy):
 def plain_path(policy: Policy, dtype: str = "float32"):
     """(observation, noise float32[H, D]) -> float32[H, A]: all three slots encoded, the absent one masked; the prompt padded to the
     maximum; layers scanned; no shortcut."""
-    record, params = policy.robot(None), policies.parameters(policy.run)
-    wanted = layout(policy.run, CAMERA_SLOTS)
-    model = Pi0(model_config(policy.run), jnp.dtype(dtype), scan_layers=True)
+    record, params = policy.robot(None), policies.parameters(policy.config)
+    wanted = layout(policy.config, CAMERA_SLOTS)
+    model = Pi0(model_config(policy.config), jnp.dtype(dtype), scan_layers=True)
     dims = (
         preprocess.dimension_masks([record], wanted.action_dim)
-        if policy.run.loss_dims == "real"
+        if policy.config.loss_dims == "real"
         else None
     )
 
@@ -77,7 +77,7 @@ def plain_path(policy: Policy, dtype: str = "float32"):
 def noise_for(policy: Policy, seed: int = 0, rows: int = 1) -> np.ndarray:
     return (
         np.random.default_rng(seed)
-        .normal(size=(rows, policy.run.horizon, policy.run.action_dim))
+        .normal(size=(rows, policy.config.horizon, policy.config.action_dim))
         .astype(np.float32)
     )
 
@@ -146,7 +146,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_path(policy):
 
 
 def test_packed_weights_are_the_published_tree(policy, unrolled):
-    params = policies.parameters(policy.run)
+    params = policies.parameters(policy.config)
     for each in (policy, unrolled):
         jax.tree.map(np.testing.assert_array_equal, each.params, params)
     assert unrolled.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (2, 24, 40)
@@ -251,7 +251,11 @@ def test_a_checkpoint_opens_in_another_dtype(tmp_path):
     directory = policies.write_checkpoint(tmp_path / "run", [ROBOT])
     opened = Policy.open(directory, dtype="bfloat16", num_steps=2)
     expected = Policy(
-        opened.run, opened.robots, opened.tokenizer, policies.parameters(opened.run), num_steps=2
+        opened.config,
+        opened.robots,
+        opened.tokenizer,
+        policies.parameters(opened.config),
+        num_steps=2,
     )
     jax.tree.map(np.testing.assert_array_equal, dict(opened.weights), dict(expected.weights))
     assert np.isfinite(opened(observation(ROBOT))["actions"]).all()
@@ -294,7 +298,7 @@ def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
     folder = tmp_path / "exported"
     policy.export(folder, image_size=(48, 64))
     seen, noise = observation(ROBOT), noise_for(policy)
-    tokens, _ = policy.tokenizer.encode(seen["prompt"], policy.run.max_tokens)
+    tokens, _ = policy.tokenizer.encode(seen["prompt"], policy.config.max_tokens)
     cameras = policy.robot(None).embodiment.cameras
     images = {f"images/{slot}": seen["images"][camera][None] for slot, camera in cameras.items()}
     np.savez(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pi0_jax import config
 from pi0_jax.data.oxe.soups import SOUPS
 from pi0_jax.errors import InputError
+from pi0_jax.train import config
 from tests.test_own_dataset import config_values
 
 # Training steps of each dataset after the published filters.
@@ -102,7 +102,10 @@ def test_a_mixture_by_name_stands_for_its_datasets_and_weights():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mixture": "magic"}, "mixture 'magic' is unknown; expected one of oxe_magic_soup, "),
+        (
+            {"mixture": "magic"},
+            "config.mixture 'magic' is unknown; expected one of oxe_magic_soup, ",
+        ),
         (
             {"mixture": "pi0_open"},
             "config.mixture is 'pi0_open', which has its own datasets; expected config.datasets to be empty",

@@ -15,10 +15,10 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from pi0_jax import checkpoints, convert
-from pi0_jax.config import RunConfig, from_mapping
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report.page import write_report
+from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
         content = file.read_text()
         if file.name == "metadata":
             record = json.loads(content)
-            record["config"]["variant"] = "nano"
+            record["policy"]["variant"] = "nano"
             content = json.dumps(record)
         (description / file.name).write_text(content)
     with pytest.raises(

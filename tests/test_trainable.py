@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pi0_jax import config, sharding, trainable
-from pi0_jax.config import RunConfig
+from pi0_jax import policy_config, sharding, trainable
 from pi0_jax.errors import InputError
 from pi0_jax.models.lora import LoraRule
-from pi0_jax.train import placement
+from pi0_jax.train import config, placement
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.footprint import bytes_per_device, footprint
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import averaged
@@ -179,7 +179,7 @@ def test_the_first_moment_may_be_bfloat16():
 def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     """The expert and the projections train; PaliGemma is frozen in bfloat16."""
     run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16")
-    part = config.trainable_part(run)
+    part = policy_config.trainable_part(run)
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
     model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
     state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))

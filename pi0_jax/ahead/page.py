@@ -7,8 +7,8 @@ from functools import partial
 from pi0_jax.ahead import programs
 from pi0_jax.ahead.programs import Compiled, DoesNotFit
 from pi0_jax.ahead.report import GB, fits
-from pi0_jax.config import MeshConfig, RunConfig
 from pi0_jax.errors import InputError
+from pi0_jax.train.config import MeshConfig, RunConfig
 
 _HEAD = """# What fits which TPU slice
 

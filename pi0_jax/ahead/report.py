@@ -10,8 +10,9 @@ import jax
 from pi0_jax.ahead import programs
 from pi0_jax.ahead.programs import Compiled, DoesNotFit
 from pi0_jax.chips import CHIPS
-from pi0_jax.config import RunConfig, model_config
 from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.policy_config import model_config
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.placement import run_mesh
 
 GB = 1e9

@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
-from pi0_jax.config import RunConfig, layout, model_config
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
+from pi0_jax.policy_config import layout, model_config
 from pi0_jax.train import placement
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.footprint import bytes_per_device
 
 

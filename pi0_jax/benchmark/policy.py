@@ -25,10 +25,10 @@ import numpy as np
 from pi0_jax import preprocess, sampling
 from pi0_jax.benchmark import arm, first_action, random_checkpoint
 from pi0_jax.benchmark.roofline import Device, Work, measure_device
-from pi0_jax.config import layout
 from pi0_jax.models.pi0 import Pi0, sample_actions
 from pi0_jax.observation import CAMERA_SLOTS, RawBatch, RawObservation
 from pi0_jax.policy import Policy, Prepared
+from pi0_jax.policy_config import layout
 from pi0_jax.train.flops import matmul_flops
 
 PERCENTILES = (50, 90, 99)
@@ -164,7 +164,7 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
 
 def plain(policy: Policy, seen: RawObservation, robot: str) -> Part:
     """Actions float32[1, H, D] without a policy's shortcuts."""
-    record, wanted = policy.robot(robot), layout(policy.run, CAMERA_SLOTS)
+    record, wanted = policy.robot(robot), layout(policy.config, CAMERA_SLOTS)
     model = Pi0(policy.model.config, policy.model.dtype)
 
     def sample(params: Any, batch: RawBatch, noise: jax.Array) -> jax.Array:

@@ -136,7 +136,7 @@ def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
         return Service(
             partial(policy.act, robot=ROBOT.name),
             policy.robot(ROBOT.name).embodiment,
-            horizon=policy.run.horizon,
+            horizon=policy.config.horizon,
         )
 
     def tell(state: str, port: int) -> None:

@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from pi0_jax.ahead.step import abstract_batch, traced_step
 from pi0_jax.benchmark.matmul import matmul_rate
-from pi0_jax.config import RunConfig, from_mapping, model_config, trainable_part
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import CAMERA_SLOTS, TrainBatch
+from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.train import placement
+from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.optimizer import make_optimizer
 

@@ -88,7 +88,7 @@ def _config(
     relative: Record,
     dtype: str,
 ) -> Record:
-    steps = _EULER_STEPS if metadata.run is None else metadata.run["sampling_steps"]
+    steps = _EULER_STEPS if metadata.policy is None else metadata.policy.sampling_steps
     backbone, expert = PUBLISHED_PORT_VARIANTS
     size = model.vision.image_size
     return {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax import normalize
+from pi0_jax import normalize, policy_config
 from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.tree import LETTERS, NAMES, Sizes
 from pi0_jax.data import storage
@@ -21,9 +21,10 @@ from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.normalize import Mode, Statistics
 from pi0_jax.observation import CAMERA_SLOTS
+from pi0_jax.policy_config import PolicyConfig
 
 FILE = "pi0_jax.json"
-_FORMAT = 1
+_FORMAT = 2
 PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
 PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
 PUBLISHED_VOCABULARY = 257_152
@@ -33,7 +34,8 @@ _FIELDS = (
     "max_tokens",
     "normalization",
     "tokenizer",
-    "run",
+    "policy",
+    "training",
     "position",
     "sizes",
 )
@@ -54,7 +56,10 @@ class Metadata:
     max_tokens: int | None = None
     normalization: Mode | None = None
     tokenizer: bytes | None = None  # a SentencePiece model
-    run: Mapping[str, Any] | None = None  # the config that trained it, as plain data
+    policy: PolicyConfig | None = None
+    training: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # see checkpoints.Description
     position: int = 0  # steps trained
     sizes: Sizes = dataclasses.field(default_factory=dict)  # letters of tree.py
 
@@ -74,17 +79,19 @@ class Metadata:
             "tokenizer": None
             if self.tokenizer is None
             else base64.b64encode(self.tokenizer).decode(),
-            "run": self.run,
+            "policy": None if self.policy is None else dataclasses.asdict(self.policy),
+            "training": dict(self.training),
             "position": self.position,
             "sizes": {NAMES[letter]: size for letter, size in self.sizes.items()},
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
-        if "format" not in record or record["format"] != _FORMAT:
-            raise InputError(
-                f"{source}: expected format {_FORMAT}, found {record['format'] if 'format' in record else 'none'}"
-            )
+        found = record["format"] if "format" in record else "none"
+        if found not in (1, _FORMAT):
+            raise InputError(f"{source}: expected format {_FORMAT}, or 1, found {found}")
+        if found == 1:
+            record = _from_format_1(record)
         missing = [field for field in _FIELDS if field not in record]
         if missing:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
@@ -101,12 +108,24 @@ class Metadata:
             tokenizer = (
                 None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
             )
+            policy = (
+                None
+                if record["policy"] is None
+                else policy_config.from_json(record["policy"], f"{source}: policy")
+            )
             sizes = {LETTERS[name]: index(size) for name, size in record["sizes"].items()}
         fields = {
             name: record[name]
-            for name in ("horizon", "max_tokens", "normalization", "run", "position")
+            for name in ("horizon", "max_tokens", "normalization", "training", "position")
         }
-        return cls(robots=robots, tokenizer=tokenizer, sizes=sizes, **fields)
+        return cls(robots=robots, tokenizer=tokenizer, policy=policy, sizes=sizes, **fields)
+
+
+def _from_format_1(record: Mapping[str, Any]) -> dict[str, Any]:
+    """In format 1 the run's config was one flat record, or null."""
+    run = record["run"] if "run" in record else None
+    policy, training = (None, {}) if run is None else policy_config.split(run)
+    return {**record, "policy": policy, "training": training}
 
 
 def read_beside(folder: Folder) -> Metadata | None:
@@ -218,14 +237,14 @@ def find_embodiment(name: str) -> Embodiment:
 
 
 def differences(metadata: Metadata, port: str) -> list[str]:
-    """What the run did that the port will not do."""
-    run, notes = metadata.run, []
-    if run is not None and run["loss_dims"] == "real":
+    """What the policy did that the port will not do."""
+    policy, notes = metadata.policy, []
+    if policy is not None and policy.loss_dims == "real":
         notes.append(
             f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ"
         )
-    if run is not None and run["normalization_clip"]:
+    if policy is not None and policy.normalization_clip:
         notes.append(
-            f"warning: states were clipped to ±{run['normalization_clip']} model units; {port} does not clip"
+            f"warning: states were clipped to ±{policy.normalization_clip} model units; {port} does not clip"
         )
     return notes

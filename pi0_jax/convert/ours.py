@@ -5,15 +5,12 @@ What a run froze comes out with the rest, what it adapted by LoRA merged.
 What a conversion writes has one set of weights, in the place of the moving average: for a policy, or to start training from; no optimizer.
 """
 
-import base64
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import orbax.checkpoint as ocp
 
-from pi0_jax import checkpoints, config, normalize
+from pi0_jax import checkpoints
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats, tree
 from pi0_jax.convert.completed import Completed
@@ -22,10 +19,9 @@ from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
 from pi0_jax.convert.rules import rule
 from pi0_jax.convert.source import Source, Tensors, mapped
-from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.policy_config import PolicyConfig, Variant, layout, trainable_part
 from pi0_jax.preprocess import Robot, check_robot, used_slots
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.trainable import Trainable
@@ -33,25 +29,6 @@ from pi0_jax.trainable import Trainable
 NAME = "ours"
 RULES = [rule("{path}", "{path}")]
 WEIGHTS = ("ema", "params")  # a policy runs the first
-
-# A config for what was not trained here: the published settings for fine-tuning (AdamW, cosine decay), to start from. A policy reads the
-# model, the normalisation and the number of Euler steps only.
-_RUN = {
-    "seed": 0, "data_dir": "", "index_dir": "", "own_datasets": {},
-    "skip_bad_episodes": 0, "keep_empty_language": [], "cut_prompts": False, "initial_weights": "", "initial_rules": [],
-    "frames_power": 0.0, "order": "uniform", "lanes": 1, "lane_megabytes": 1,
-    "statistics_only": [], "normalization_clip": 0.0,
-    "augment": True, "loader_threads": 2, "prefetch_batches": 8,
-    "dtype": "bfloat16", "scan_layers": True, "remat": "full",
-    "draws": 1, "loss_dims": "padded", "mask_past_end": False, "sampling_steps": 10,
-    "frozen": [], "frozen_dtype": "float32", "lora": [],
-    "batch_size": 32, "accumulate": 1, "steps": 30_000, "learning_rate": 2.5e-5, "end_learning_rate": 2.5e-6, "warmup_steps": 1000,
-    "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-10, "no_decay": [],
-    "first_moment_dtype": "float32", "clip_norm": 1.0, "ema_decay": 0.99,
-    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-    "log_every": 100, "validate_every": 1000, "validation_frames": 128, "save_every": 1000,
-    "keep_checkpoints": 2, "keep_every": 0, "keep_best": 0, "keep_best_metric": "validation/loss", "skip_nonfinite": 0,
-}  # fmt: skip
 
 
 def recognise(folder: Folder) -> bool:
@@ -66,17 +43,8 @@ def read(folder: Folder, weights: str) -> Source:
     if weights not in step:
         raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
     metadata = read_metadata(step)
-    arrays = _weights(step, weights, _trainable(metadata.run, str(step)))
+    arrays = _weights(step, weights, trainable_part(metadata.policy))
     return mapped(arrays, RULES, format=NAME, path=f"{step}/{weights}", given={}, metadata=metadata)
-
-
-def _trainable(run: Mapping[str, Any], where: str) -> Trainable:
-    with expecting("the config of a run", where):
-        return Trainable(
-            tuple(run["frozen"]),
-            run["frozen_dtype"],
-            tuple(LoraRule(**rule) for rule in run["lora"]),
-        )
 
 
 def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
@@ -94,22 +62,13 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
 def read_metadata(step: Folder) -> Metadata:
     record = step.folder("description").read_json("metadata")
     with expecting("the description of a checkpoint", str(step)):
-        if record["format"] != checkpoints.FORMAT:
-            raise InputError(
-                f"{step}: expected checkpoint format {checkpoints.FORMAT}, found {record['format']}"
-            )
-        run = record["config"]
-        robots = {
-            name: RobotRecord(
-                normalize.from_json(robot["statistics"], str(step)),
-                Embodiment.from_json(robot["embodiment"]),
-            )
-            for name, robot in record["robots"].items()
-        }
-        return Metadata(
-            robots=robots, horizon=run["horizon"], max_tokens=run["max_tokens"], normalization=run["normalization"],
-            tokenizer=base64.b64decode(record["tokenizer"]), run=run, position=record["position"],
-        )  # fmt: skip
+        found = Description.from_json(record, str(step))
+    policy, robots = found.policy, found.robots
+    return Metadata(
+        robots={name: RobotRecord(robot.statistics, robot.embodiment) for name, robot in robots.items()},
+        horizon=policy.horizon, max_tokens=policy.max_tokens, normalization=policy.normalization, tokenizer=found.tokenizer.model,
+        policy=policy, training=found.training, position=found.position,
+    )  # fmt: skip
 
 
 def write(source: Source, folder: Path) -> list[str]:
@@ -120,14 +79,9 @@ def write(source: Source, folder: Path) -> list[str]:
     write_leaves(source, step / WEIGHTS[0], prefix="")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
-    notes = [
+    return [
         "one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"
     ]
-    if source.metadata.run is None:
-        notes.append(
-            "the config's training fields are the published settings for fine-tuning: no run is known"
-        )
-    return notes
 
 
 def describe(source: Source) -> Description:
@@ -144,10 +98,10 @@ def describe(source: Source) -> Description:
     model = tree.model_config(
         source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens
     )
-    run = config.from_mapping(_run(metadata, model))
+    policy = _policy(metadata, model)
     robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
     for robot in robots.values():
-        check_robot(robot, config.layout(run, used_slots([robot.embodiment])))
+        check_robot(robot, layout(policy, used_slots([robot.embodiment])))
     tokenizer = Tokenizer(metadata.tokenizer, f"{where}: tokenizer")
     if (
         tokenizer.vocab_size > model.gemma.vocab_size
@@ -155,7 +109,7 @@ def describe(source: Source) -> Description:
         raise InputError(
             f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}"
         )
-    return Description(run, robots, tokenizer, metadata.position, digests={})
+    return Description(policy, metadata.training, robots, tokenizer, metadata.position, digests={})
 
 
 def _robot(name: str, record: RobotRecord, where: str) -> Robot:
@@ -169,42 +123,24 @@ def _robot(name: str, record: RobotRecord, where: str) -> Robot:
     )
 
 
-def _run(metadata: Metadata, model: Pi0Config) -> dict[str, Any]:
-    shown = {
-        "variant": variant(model),
-        "action_dim": model.action_dim,
-        "horizon": model.horizon,
-        "max_tokens": model.max_tokens,
-    }
-    if metadata.run is not None:
-        return {
-            **metadata.run,
-            **shown,
-            "frozen": [],
-            "lora": [],
-        }  # what is written is whole and merged
-    names = list(metadata.robots)
-    data = {
-        "datasets": names,
-        "weights": [1.0] * len(names),
-        "normalization": metadata.normalization,
-        "tokenizer": "",
-    }
-    return {**_RUN, **data, **shown}
+def _policy(metadata: Metadata, model: Pi0Config) -> PolicyConfig:
+    """The config of the policy; where none is known, the defaults, which are the published settings."""
+    known = metadata.policy or PolicyConfig(normalization=metadata.normalization)
+    return dataclasses.replace(
+        known,
+        variant=variant(model),
+        action_dim=model.action_dim,
+        horizon=model.horizon,
+        max_tokens=model.max_tokens,
+        frozen=(),  # what is written is whole and merged
+        lora=(),
+    )
 
 
-def variant(model: Pi0Config) -> str | Mapping[str, Any]:
+def variant(model: Pi0Config) -> str | Variant:
     """The name of a variant of these sizes, or the sizes themselves where none has them."""
-    shown = {
-        "action_dim": model.action_dim,
-        "horizon": model.horizon,
-        "max_tokens": model.max_tokens,
-    }
-    for name, known in VARIANTS.items():
-        if dataclasses.replace(known, **shown) == model:
-            return name
-    experts = [dataclasses.asdict(expert) for expert in model.gemma.experts]
-    return {
-        "vision": dataclasses.asdict(model.vision),
-        "gemma": {**dataclasses.asdict(model.gemma), "experts": experts},
-    }
+    sizes = Variant(model.vision, model.gemma)
+    named = (
+        name for name, known in VARIANTS.items() if Variant(known.vision, known.gemma) == sizes
+    )
+    return next(named, sizes)

@@ -40,9 +40,9 @@ FORMATS = (
     Format(
         "`ours`: our checkpoint directory (in, out)",
         """\
-`checkpoints/<step>/` with `ema`, `params`, `optimizer` (Orbax) and `description` (JSON: config, robots, tokenizer, position). Read: the
-moving average, or the parameters with `--weights=params`. Written: the moving average and the description, so a policy opens it; there is
-no optimizer to resume from. A checkpoint that was not trained here gets a config with the published settings for fine-tuning.""",
+`checkpoints/<step>/` with `ema`, `params`, `optimizer` (Orbax) and `description` (JSON: policy, training, robots, tokenizer, position).
+Read: the moving average, or the parameters with `--weights=params`. Written: the moving average and the description, so a policy opens it;
+there is no optimizer to resume from. A policy whose config is not known gets the published settings.""",
         ours.RULES,
     ),
     Format(

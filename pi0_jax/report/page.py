@@ -1,6 +1,5 @@
 """The report of a run: one HTML page with its pictures beside it."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pi0_jax import checkpoints
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import open_index
 from pi0_jax.errors import InputError
@@ -17,7 +17,9 @@ from pi0_jax.policy import Policy
 from pi0_jax.report import figures
 from pi0_jax.report.folder import PAGE, new_pages
 from pi0_jax.report.markup import document, picture, section, table
+from pi0_jax.train import config
 from pi0_jax.train.batches import held_out_samples
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.metrics import read_metrics
 
 _TITLE = "π0 run"
@@ -37,12 +39,15 @@ def write_report(
     Raises:
         InputError: no checkpoint, no evaluation, no index of the data; what `new_pages` raises.
     """
-    policy = Policy.open(workdir)
+    step = checkpoints.find(workdir)
+    stored = checkpoints.read_description(step)
+    run = config.from_halves(stored.policy, stored.training, f"{step}: config")
+    policy = Policy.open(step)
     metrics = read_metrics(workdir)
     record = None if evaluation is None else _read_evaluation(evaluation)
     with new_pages(output, f"<title>{_TITLE}</title>") as folder:
         figures.curves(metrics, folder / "curves.png")
-        parts = [_summary(policy, metrics)]
+        parts = [_summary(policy, run, metrics)]
         if evaluation is not None:
             parts.append(
                 section(
@@ -61,12 +66,16 @@ def write_report(
         note = "Mean absolute error over the steps of the chunk that are within the episode."
         parts.append(
             section(
-                "Error of sampled actions on held-out episodes", _error_table(policy, metrics), note
+                "Error of sampled actions on held-out episodes",
+                _error_table(policy, run, metrics),
+                note,
             )
         )
         note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
         parts.append(
-            section("Predicted and true chunks", _chunks(policy, folder, data_dir, frames), note)
+            section(
+                "Predicted and true chunks", _chunks(policy, run, folder, data_dir, frames), note
+            )
         )
         (folder / PAGE).write_text(document(_TITLE, "\n".join(parts)), encoding="utf-8")
     return output / PAGE
@@ -79,8 +88,7 @@ def _read_evaluation(evaluation: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _summary(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
-    run = policy.run
+def _summary(policy: Policy, run: RunConfig, metrics: Sequence[Mapping[str, float]]) -> str:
     parameters = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(policy.params))
     timed = [line for line in metrics if "steps_per_second" in line]
     timed = timed[1:] or timed  # the first also holds the compilation
@@ -129,14 +137,14 @@ def _rollouts(source: Path, target: Path) -> str:
     return "\n".join(picture(f"rollouts/{gif.name}", gif.stem, gif.stem) for gif in gifs)
 
 
-def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
+def _error_table(policy: Policy, run: RunConfig, metrics: Sequence[Mapping[str, float]]) -> str:
     validations = [line for line in metrics if "validation/loss" in line]
     if not validations:
         return "<p>Not validated yet.</p>"
     last = validations[-1]
     rows = [
         (name, dim.name, last[f"validation/{name}/error/{dim.name}"], dim.unit, float(std))
-        for name in policy.run.datasets
+        for name in run.datasets
         for dim, std in zip(
             policy.robots[name].embodiment.actions,
             policy.robots[name].statistics.actions.std,
@@ -149,12 +157,11 @@ def _error_table(policy: Policy, metrics: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _chunks(policy: Policy, output: Path, data_dir: str | None, frames: int) -> str:
-    run = dataclasses.replace(policy.run, data_dir=data_dir) if data_dir else policy.run
+def _chunks(policy: Policy, run: RunConfig, output: Path, data_dir: str | None, frames: int) -> str:
     indices = [
         open_index(
             find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language),
-            run.data_dir,
+            data_dir or run.data_dir,
             run.index_dir or None,
         )
         for name in run.datasets

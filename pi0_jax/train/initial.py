@@ -25,13 +25,14 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from pi0_jax.config import RunConfig, model_config, trainable_part
 from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import Leaf, Source
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_run_state, make_model
 from pi0_jax.train.step import TrainState, init_state

@@ -1,7 +1,7 @@
 """The training loop, plain.
 
-    prepare   the checkpoint to go on from; indices, statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored;
-              the step, compiled
+    prepare   the checkpoint to go on from; the config, printed and kept in config.json; indices, statistics, tokenizer; mesh, model,
+              optimizer; the state, fresh or restored; the step, compiled
     repeat    wait for the batch -> step -> every log_every: write metrics
                                          -> every validate_every: validate the EMA
                                          -> every save_every, and on SIGTERM: start saving
@@ -37,13 +37,13 @@ from pi0_jax.checkpoints import (
     locate,
     read_resumable,
 )
-from pi0_jax.config import RunConfig
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.progress import progress_bar
-from pi0_jax.train import batches, nonfinite
+from pi0_jax.train import batches, config, nonfinite
 from pi0_jax.train.compiled import CompiledStep, compile_step
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
 from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.initial import check_start
@@ -101,14 +101,22 @@ def train(
             )
         )
         stored = None if latest is None else read_resumable(workdir, latest)
+        resumed = None
         if stored is None:
             check_start(run)
+        else:
+            where = f"{workdir / FOLDER / str(latest)}: config"
+            resumed = latest, config.from_halves(stored.policy, stored.training, where)
+            config.check_resumes(run, resumed[1])
+        if processes.first:
+            print(config.describe(run))
         data = prepare_data(run, processes, stored)
         _check_keep_best(run, data)
         if processes.first:
             print(
                 f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data, mesh)}"
             )
+            config.write(run, workdir, resumed)
 
         model = make_model(run, mesh)
         checkpoints = RunCheckpoints(
@@ -259,7 +267,12 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
     data = ctx.data
     ctx.metrics.flush()  # what the checkpoint's resumption will not do again
     description = Description(
-        ctx.run, data.robots, data.tokenizer, position=done, digests=data.digests
+        config.policy_half(ctx.run),
+        config.training_half(ctx.run),
+        data.robots,
+        data.tokenizer,
+        position=done,
+        digests=data.digests,
     )
     ctx.checkpoints.save(state, description, finite(validation))
 

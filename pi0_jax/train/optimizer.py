@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pi0_jax.config import RunConfig
+from pi0_jax.train.config import RunConfig
 
 
 def learning_rate(run: RunConfig) -> optax.Schedule:

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from pi0_jax import normalize
+from pi0_jax import fields, normalize
 from pi0_jax.checkpoints import Description
-from pi0_jax.config import RunConfig, differing_fields, layout, model_config, to_json
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.lanes import LocalOrder
@@ -18,19 +17,14 @@ from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
+from pi0_jax.policy_config import layout, model_config
 from pi0_jax.preprocess import Robot, check_robot, used_slots
 from pi0_jax.statistics import index_statistics, remarkable_dimensions
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
+from pi0_jax.train.config import RunConfig, to_json
 from pi0_jax.train.distributed import Processes
 from pi0_jax.train.footprint import footprint
-
-_LOCAL_FIELDS = (
-    "data_dir",
-    "index_dir",
-    "loader_threads",
-    "prefetch_batches",
-)  # may differ between the processes of a run
 
 
 class Data(NamedTuple):
@@ -47,12 +41,8 @@ class Data(NamedTuple):
 def prepare_data(run: RunConfig, processes: Processes, stored: Description | None) -> Data:
     """Opens (or builds) the indices and everything that follows from them; statistics are the checkpoint's, if the run has one.
 
-    Raises InputError for what is wrong with data or config, for what differs from `stored`, and for what differs between processes.
+    Raises InputError for what is wrong with the data, for data that differ from `stored`, and for what differs between processes.
     """
-    if stored is not None and (different := differing_fields(run, stored.run)):
-        raise InputError(
-            f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes another workdir"
-        )
     tokenizer = _tokenizer(run)
     for name in (
         *run.datasets,
@@ -63,7 +53,7 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]
     processes.check_same("data", _fingerprints(run, tokenizer, everything))
     if stored is not None:
-        _check_same_data(tokenizer, everything, stored)
+        _check_same_data(run, tokenizer, everything, stored)
     for index in indices:
         if not len(index.frames("val")):
             raise InputError(
@@ -162,24 +152,25 @@ def _robots(run: RunConfig, indices: list[Index], processes: Processes) -> dict[
 
 
 def _fingerprints(run: RunConfig, tokenizer: Tokenizer, indices: list[Index]) -> dict[str, str]:
-    fields = {
-        f"config.{name}": repr(value)
-        for name, value in to_json(run).items()
-        if name not in _LOCAL_FIELDS
+    local = fields.names(RunConfig, "per_process")
+    stated = {
+        f"config.{name}": repr(value) for name, value in to_json(run).items() if name not in local
     }
     digests = {f"dataset {index.name}: digest of the index": index.digest for index in indices}
     return (
-        fields
+        stated
         | digests
         | {"config.tokenizer: hash of the model": hashlib.sha256(tokenizer.model).hexdigest()[:16]}
     )
 
 
-def _check_same_data(tokenizer: Tokenizer, indices: list[Index], stored: Description) -> None:
+def _check_same_data(
+    run: RunConfig, tokenizer: Tokenizer, indices: list[Index], stored: Description
+) -> None:
     """A run goes on only with the data and the tokenizer that it began with."""
     if tokenizer.model != stored.tokenizer.model:
         raise InputError(
-            f"config.tokenizer {stored.run.tokenizer}: the model differs from the checkpoint's"
+            f"config.tokenizer {run.tokenizer}: the model differs from the checkpoint's"
         )
     for index in indices:
         if index.embodiment != stored.robots[index.name].embodiment:

@@ -7,9 +7,10 @@ from jax.sharding import Mesh
 
 from pi0_jax import sharding
 from pi0_jax.checkpoints import RunCheckpoints
-from pi0_jax.config import RunConfig, trainable_part
 from pi0_jax.models.pi0 import Pi0
+from pi0_jax.policy_config import trainable_part
 from pi0_jax.preprocess import Layout
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_run_state, jit_init, make_model, step_options

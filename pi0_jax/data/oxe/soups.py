@@ -7,8 +7,6 @@ power 0.43  the π0 paper's (section V-A): large sets are seen less often than t
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pi0_jax.errors import InputError
-
 _RLDS = "_converted_externally_to_rlds"
 
 
@@ -67,10 +65,3 @@ SOUPS = {
     # The open part of π0's own mixture (paper, section V-A): a dataset counts as one task-robot group.
     "pi0_open": Soup(dict.fromkeys([*_MAGIC, "droid"], 1.0), 0.43),
 }
-
-
-def find_soup(name: str) -> Soup:
-    """The mixture called `name`; InputError if there is none."""
-    if name not in SOUPS:
-        raise InputError(f"mixture {name!r} is unknown; expected one of {', '.join(SOUPS)}")
-    return SOUPS[name]

@@ -1,0 +1,155 @@
+"""What a policy needs to know of its model: the part of a run's config that every checkpoint carries and every policy reads.
+
+How the model is trained stands in train/config.py, whose record adds fields to this one.
+Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published code; ours where neither is named.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pi0_jax import fields, trainable
+from pi0_jax.fields import field
+from pi0_jax.models.gemma import GemmaConfig
+from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.pi0 import VARIANTS, Pi0Config, parameter_shapes
+from pi0_jax.models.siglip import VisionConfig
+from pi0_jax.preprocess import Layout
+from pi0_jax.trainable import Trainable
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The sizes of a model that has no name."""
+
+    vision: VisionConfig
+    gemma: GemmaConfig
+
+    def __str__(self) -> str:
+        return "of its own sizes"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The model, how it reads an observation and samples actions, and which weights its checkpoint stores how."""
+
+    variant: str | Variant = field(
+        "pi0",
+        f"Sizes of the model: a name ({', '.join(VARIANTS)}), or dict(vision=..., gemma=...) with the fields"
+        " of VisionConfig and GemmaConfig in models/. (P, section IV and appendix B)",
+        section="Model",
+    )
+    action_dim: int = field(
+        32,
+        "Dimensions of state and actions, padding included. (O: the released weights)",
+        positive=True,
+    )
+    horizon: int = field(50, "Steps of an action chunk. (P, section IV)", positive=True)
+    max_tokens: int = field(48, "Tokens to which a prompt is padded. (O)", positive=True)
+    cut_prompts: bool = field(
+        True, "A prompt of more than max_tokens loses its end (O). Else it is refused."
+    )
+    dtype: Literal["float32", "bfloat16"] = field(
+        "bfloat16",
+        "In which matrix products and activations are computed; parameters are float32. (O)",
+    )
+    normalization: Literal["zscore", "quantile"] = field(
+        "zscore",
+        "How states and actions become model units: zscore by mean and standard deviation (O), quantile by"
+        " the 1st and 99th percentiles.",
+    )
+    normalization_clip: float = field(
+        0.0,
+        "In model units: states and target actions are cut off at plus and minus this. 0: nowhere. (O)",
+        at_least=0,
+    )
+    loss_dims: Literal["padded", "real"] = field(
+        "padded",
+        "Action dimensions that are trained: padded takes all action_dim (O), real those of each robot.",
+        section="Flow matching",
+    )
+    sampling_steps: int = field(
+        10, "Euler steps from noise to actions. (P, appendix B)", positive=True
+    )
+    frozen: tuple[str, ...] = field(
+        (),
+        "Regular expressions: parameters in whose published path one is found are not trained. See trainable.py.",
+        section="What trains",
+    )
+    frozen_dtype: Literal["float32", "bfloat16"] = field(
+        "float32", "In which weights that are frozen or adapted by LoRA are kept."
+    )
+    lora: tuple[LoraRule, ...] = field(
+        (),
+        "Low-rank adaptation: dict(path=regular expression, rank=..., alpha=...). The first that matches a"
+        " weight adapts it. See models/lora.py.",
+    )
+    ema_decay: float = field(
+        0.99,
+        "Decay of the moving average of what is trained, which a policy runs. 0: no average is kept, and a"
+        " policy runs the parameters themselves. (O)",
+        at_least=0,
+        below=1,
+    )
+
+
+def from_json(record: Any, where: str) -> PolicyConfig:
+    """A stored config, of this version or an older one. Raises InputError for every mistake, beginning with `where`."""
+    return fields.read(PolicyConfig, record, where, checks=CHECKS, stored=True)
+
+
+def split(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a flat config that are PolicyConfig's, and the others."""
+    ours = fields.names(PolicyConfig)
+    return (
+        {name: value for name, value in flat.items() if name in ours},
+        {name: value for name, value in flat.items() if name not in ours},
+    )
+
+
+def model_config(config: PolicyConfig) -> Pi0Config:
+    sizes = config.variant if isinstance(config.variant, Variant) else VARIANTS[config.variant]
+    return Pi0Config(
+        sizes.vision, sizes.gemma, config.action_dim, config.horizon, config.max_tokens
+    )
+
+
+def trainable_part(config: PolicyConfig) -> Trainable:
+    return Trainable(config.frozen, config.frozen_dtype, config.lora, averaged=config.ema_decay > 0)
+
+
+def layout(config: PolicyConfig, slots: tuple[str, ...]) -> Layout:
+    return Layout(
+        slots,
+        model_config(config).vision.image_size,
+        config.action_dim,
+        config.max_tokens,
+        config.normalization,
+        config.normalization_clip,
+        config.cut_prompts,
+    )
+
+
+def _check_variant(variant: str | Variant) -> Iterator[str]:
+    if isinstance(variant, str) and variant not in VARIANTS:
+        yield f"variant {variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
+
+
+def _check_trained(
+    variant: str | Variant, action_dim: int, frozen: tuple[str, ...], lora: tuple[LoraRule, ...]
+) -> Iterator[str]:
+    if (frozen or lora) and (tree := shapes(variant, action_dim)):
+        yield from trainable.mistakes(Trainable(frozen, lora=lora), tree)
+
+
+def shapes(variant: str | Variant, action_dim: int) -> Any:
+    """The shapes of the published parameter tree at these sizes; {} for a variant that does not exist."""
+    if isinstance(variant, str) and variant not in VARIANTS:
+        return {}
+    return parameter_shapes(model_config(PolicyConfig(variant=variant, action_dim=action_dim)))
+
+
+CHECKS: tuple[fields.Check, ...] = (
+    (_check_variant, ("variant",)),
+    (_check_trained, ("variant", "action_dim", "frozen", "lora")),
+)
