@@ -45,20 +45,19 @@ MAY_IMPORT = {
     "checkpoints": "config embodiments errors normalize preprocess tokenizer trainable",
     "convert": "checkpoints config data.faults data.storage embodiments errors models normalize observation preprocess tokenizer trainable",
     # What runs.
-    "sampling": "flow models observation",
     "export": "embodiments errors normalize observation preprocess tokenizer",
-    "policy": "checkpoints config errors export models observation preprocess sampling tokenizer",
+    "policy": "checkpoints config errors export models observation preprocess tokenizer",
     "train": "checkpoints chips config convert data errors flow models normalize observation preprocess sharding statistics tokenizer"
     " trainable",
-    "ahead": "chips config data.datasets errors models observation policy preprocess sampling sharding train",
+    "ahead": "chips config data.datasets errors models observation policy preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation observation_keys",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.
     "sim": "data.write embodiments errors observation observation_keys",
     # Policies in simulators.
     "contestants": "convert.metadata embodiments errors policy serve.client sim.evaluation",
-    "benchmark": "ahead.step config convert data embodiments errors freed_memory models normalize observation observation_keys policy"
-    " preprocess sampling serve statistics tokenizer train",
+    "benchmark": "ahead.step config convert data embodiments errors flow freed_memory models normalize observation observation_keys policy"
+    " preprocess serve statistics tokenizer train",
     "report": "data embodiments errors normalize observation policy preprocess train.batches train.metrics",
 }
 
