@@ -1,13 +1,15 @@
 """Flow matching: from noise to an action chunk along straight lines.
 
-Time runs as in the published weights: t = 1 is noise, t = 0 is data. The paper's τ is 1 - t. Said once, here.
+Time runs as in the published weights: t = 1 is noise, t = 0 is data. The paper's τ is 1 - t. This is
+said once, here.
 
     x_t = t * noise + (1 - t) * actions        the interpolant
     v   = dx/dt = noise - actions              what the model learns
     x  <- x + dt v(x, t), dt = -1/N            N Euler steps from t = 1 to t = 0
 
 Axes: B batch, K draws of noise and time per observation, H horizon, D action dimension.
-A velocity function is v(x_t float32[B, K, H, D], t float32[B, K]) -> float32[B, K, H, D].
+A velocity function is v(x_t float32[B, K, H, D], t float32[B, K]) -> float32[B, K, H, D]. Training
+passes the model's full forward pass, sampling the one with a cached prefix (K = 1).
 Source: π0 (arXiv 2410.24164), section IV and appendix B.
 """
 
@@ -23,16 +25,26 @@ TIME_CUTOFF = 0.999  # the paper's s
 
 
 def sample_time(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """float32 times in [1 - s, 1] with the paper's density: τ = s(1 - x), so t = 1 - s + s x, with x ~ Beta(1.5, 1).
+    """Draws float32[shape] times in [1 - s, 1] with the paper's density.
 
-    Beta(1.5, 1) has distribution function x^1.5, so x = u^(2/3) for uniform u.
+    τ = s(1 - x), so t = 1 - s + s x, with x ~ Beta(1.5, 1). Beta(1.5, 1) has distribution function
+    x^1.5, so x = u^(2/3) for uniform u.
     """
     u = jax.random.uniform(key, shape, jnp.float32)
     return (1.0 - TIME_CUTOFF) + TIME_CUTOFF * u ** (2.0 / 3.0)
 
 
 def interpolate(actions: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """x_t float32[B, K, H, D] from actions float32[B, H, D], noise float32[B, K, H, D], t float32[B, K]."""
+    """Mixes actions and noise to noisy actions: x_t = t * noise + (1 - t) * actions.
+
+    Args:
+        actions: float32[B, H, D].
+        noise: float32[B, K, H, D].
+        t: float32[B, K].
+
+    Returns:
+        float32[B, K, H, D].
+    """
     t = t[:, :, None, None]
     return t * noise + (1.0 - t) * actions[:, None]
 
@@ -46,16 +58,25 @@ def loss(
     step_mask: jax.Array | None = None,
     dim_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """float32[B, K]: for each sample and draw, the mean of (v - (noise - actions))² over the steps and dimensions that count.
+    """Computes the mean of (v - (noise - actions))² for each sample and draw.
 
     Args:
-        step_mask: bool[B, H], the steps that count; None counts all, also past an episode's end, as published.
-        dim_mask: bool[B, D], the dimensions that count; None counts all, padding too, as published. With a mask the noise in the other
-            dimensions must be zero (`mask_dims`), and in sampling the velocity too: the model has seen nothing but zero there.
+        velocity: predicts v from noisy actions and times.
+        actions: float32[B, H, D].
+        noise: float32[B, K, H, D].
+        t: float32[B, K].
+        step_mask: bool[B, H], the steps that count; None counts all, also past an episode's end, as
+            published.
+        dim_mask: bool[B, D], the dimensions that count; None counts all, padding too, as published.
+            With a mask the noise in the other dimensions must be zero (`mask_dims`), and `integrate`
+            must get it too: the model has seen nothing but zero there.
+
+    Returns:
+        float32[B, K].
     """
-    target = noise - actions[:, None]
+    target = noise - actions[:, None]  # [B, K, H, D]
     error = jnp.square(velocity(interpolate(actions, noise, t), t) - target)  # [B, K, H, D]
-    weight = jnp.ones_like(actions)
+    weight = jnp.ones_like(actions)  # [B, H, D]
     if step_mask is not None:
         weight = weight * step_mask[:, :, None]
     if dim_mask is not None:
@@ -63,24 +84,58 @@ def loss(
     return jnp.sum(error * weight[:, None], axis=(2, 3)) / jnp.sum(weight, axis=(1, 2))[:, None]
 
 
-def mask_dims(x: jax.Array, dim_mask: jax.Array) -> jax.Array:
-    """Zeroes x [B, ..., D] in the dimensions that a robot does not have (bool[B, D])."""
+def mask_dims(x: jax.Array, dim_mask: jax.Array | None) -> jax.Array:
+    """Zeroes the dimensions that a robot does not have.
+
+    Args:
+        x: [B, ..., D].
+        dim_mask: bool[B, D], the dimensions that it has; None leaves x as it is.
+
+    Returns:
+        [B, ..., D].
+    """
+    if dim_mask is None:
+        return x
     mask = dim_mask.reshape(dim_mask.shape[0], *(1,) * (x.ndim - 2), dim_mask.shape[1])
     return jnp.where(mask, x, 0.0)
 
 
-def integrate(velocity: Velocity, noise: jax.Array, num_steps: int) -> jax.Array:
-    """Actions float32[B, H, D] from noise float32[B, H, D] by `num_steps` (static, >= 1) Euler steps, summed in float32."""
+def integrate(
+    velocity: Velocity,
+    noise: jax.Array,
+    num_steps: int,
+    *,
+    dim_mask: jax.Array | None = None,
+    unroll: bool = False,
+) -> jax.Array:
+    """Follows a velocity from noise to actions, by Euler steps that are summed in float32.
+
+    Args:
+        velocity: predicts v from noisy actions and times; called with K = 1.
+        noise: float32[B, H, D].
+        num_steps: N, static, at least 1.
+        dim_mask: bool[B, D]; the other dimensions hold zero all the way, for a model that was
+            trained so. None lets all move.
+        unroll: whether each step is compiled by itself, instead of a loop.
+
+    Returns:
+        float32[B, H, D].
+
+    Raises:
+        ValueError: num_steps is less than 1.
+    """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
 
     dt = np.float32(-1.0 / num_steps)
-    # Time is summed in float32 like the published sampler's: the shortest period of the time code turns 1e-7 of time into 1e-4 of phase.
+    # Time is summed in float32 like the published sampler's: the shortest period of the time code
+    # turns 1e-7 of time into 1e-4 of phase.
     times = np.cumsum(np.array([1.0, *[dt] * (num_steps - 1)], np.float32), dtype=np.float32)
 
     def euler(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
-        v = velocity(x[:, None], jnp.full((x.shape[0], 1), t))[:, 0]
-        return x + dt * v.astype(jnp.float32), None
+        v = velocity(x[:, None], jnp.full((x.shape[0], 1), t))[:, 0]  # [B, H, D]
+        return x + dt * mask_dims(v.astype(jnp.float32), dim_mask), None
 
-    actions, _ = jax.lax.scan(euler, noise.astype(jnp.float32), jnp.asarray(times))
+    start = mask_dims(noise.astype(jnp.float32), dim_mask)
+    actions, _ = jax.lax.scan(euler, start, jnp.asarray(times), unroll=unroll)
     return actions

@@ -20,9 +20,10 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pi0_jax import checkpoints, export, preprocess, sampling
+from pi0_jax import checkpoints, export, preprocess
 from pi0_jax.errors import InputError
-from pi0_jax.models import lora
+from pi0_jax.models import lora, sampling
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import RawBatch, RawObservation
 from pi0_jax.policy_config import PolicyConfig, layout, model_config, trainable_part
@@ -85,12 +86,13 @@ class Policy:
         self.weights = jax.device_put(
             sampling.pack(jax.device_get(params), config.dtype, scan_layers=scan_layers)
         )
-        self.model = Pi0(model_config(config), jnp.dtype(config.dtype), scan_layers)
-        how = partial(
+        options = ComputeOptions(dtype=jnp.dtype(config.dtype), scan_layers=scan_layers)
+        self.model = Pi0(model_config(config), options)
+        sampler = partial(
             sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps
         )
         self._sample = jax.jit(
-            partial(sample, sampler=how, real_dims_only=config.loss_dims == "real"),
+            partial(sample, sampler=sampler, real_dims_only=config.loss_dims == "real"),
             static_argnames="layout",
         )
 
@@ -130,7 +132,7 @@ class Policy:
     def untrained(self, seed: int) -> "Policy":
         """The same policy with freshly initialised parameters: a control."""
         model = Pi0(model_config(self.config))
-        params = jax.jit(lambda key: model.init(key, method="declare")["params"])(
+        params = jax.jit(lambda key: model.init(key, method=Pi0.declare)["params"])(
             jax.random.key(seed)
         )
         return Policy(
@@ -139,7 +141,7 @@ class Policy:
             self.tokenizer,
             params,
             num_steps=self.num_steps,
-            scan_layers=self.model.scan_layers,
+            scan_layers=self.model.options.scan_layers,
         )
 
     def robot(self, name: str | None) -> Robot:

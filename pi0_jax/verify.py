@@ -9,6 +9,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ import numpy as np
 from pi0_jax import flow
 from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
-from pi0_jax.models.pi0 import Pi0, Pi0Config, parameter_shapes, sample_actions
+from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.pi0 import Pi0, Pi0Config, parameter_shapes
+from pi0_jax.models.sampling import sample
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -138,7 +141,7 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
 
     def batch_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-            return model.apply({"params": params}, observation, x_t, t, method="velocity")
+            return model.apply({"params": params}, observation, x_t, t, method=Pi0.velocity)
 
         x_t, t = flow.interpolate(actions, noise[:, None], time[:, None]), time[:, None]
         v = velocity(x_t, t)[:, 0]
@@ -157,19 +160,16 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     @jax.jit
     def embeddings(variables: Any) -> dict[str, jax.Array]:
         images = {
-            f"image_tokens/{slot}": model.apply(variables, image, method="encode_image")
+            f"image_tokens/{slot}": model.apply(variables, image, method=Pi0.encode_image)
             for slot, image in observation.images.items()
         }
         return images | {
-            "prefix_embedding": model.apply(variables, observation, method="embed_prefix")[0]
+            "prefix_embedding": model.apply(variables, observation, method=Pi0.embed_prefix)[0]
         }
 
-    def sample(num_steps: int) -> jax.Array:
-        return jax.jit(
-            lambda params: sample_actions(
-                params, observation, noise, model=model, num_steps=num_steps
-            )
-        )(vectors.params)
+    @partial(jax.jit, static_argnums=1)
+    def sampled(params: Any, num_steps: int) -> jax.Array:
+        return sample(params, observation, noise, model=model, num_steps=num_steps)
 
     steps = [
         int(match[1]) for name in vectors.outputs if (match := re.fullmatch(r"actions_(\d+)", name))
@@ -177,7 +177,7 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     return (
         embeddings(variables)
         | training_outputs(vectors.params)
-        | {f"actions_{n}": sample(n) for n in steps}
+        | {f"actions_{n}": sampled(vectors.params, n) for n in steps}
     )
 
 
@@ -185,7 +185,8 @@ def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:
     """One comparison per array under out/. dtype: "float32" (matrix products at the highest precision) or "bfloat16"."""
     precision = {"float32": "highest", "bfloat16": "default"}[dtype]
     with jax.default_matmul_precision(precision):
-        computed = compute(vectors, Pi0(vectors.config, dtype=jnp.dtype(dtype)))
+        model = Pi0(vectors.config, ComputeOptions(dtype=jnp.dtype(dtype)))
+        computed = compute(vectors, model)
     for name, expected in vectors.outputs.items():
         if name not in computed:
             raise InputError(

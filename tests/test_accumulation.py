@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from pi0_jax import sharding
 from pi0_jax.errors import InputError
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train import placement
 from pi0_jax.train.config import from_mapping
@@ -24,13 +25,13 @@ DESCENT = optax.sgd(1e-2, momentum=0.0)  # whose state is the last gradient
 
 def step(accumulate: int, *, devices: int, fsdp: int, remat: str):
     mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=1, devices=jax.devices()[:devices])
-    model = Pi0(
-        CONFIG,
-        jnp.float32,
+    options = ComputeOptions(
+        dtype=jnp.float32,
         remat=remat,
         constrain=sharding.constrain_on(mesh),
         gather=sharding.gather_on(mesh),
     )
+    model = Pi0(CONFIG, options)
     state = placement.jit_init(model, DESCENT, mesh)(jax.random.key(0))
     run = placement.jit_train_step(
         model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), state

@@ -51,20 +51,19 @@ MAY_IMPORT = {
     "convert": "checkpoints data.faults data.storage embodiments errors files models normalize observation"
     " policy_config preprocess tokenizer trainable",
     # What runs.
-    "sampling": "flow models observation",
     "export": "embodiments errors files normalize observation preprocess tokenizer",
-    "policy": "checkpoints errors export models observation policy_config preprocess sampling tokenizer",
+    "policy": "checkpoints errors export models observation policy_config preprocess tokenizer",
     "train": "checkpoints chips convert data errors fields flow models normalize observation policy_config preprocess"
     " progress sharding statistics tokenizer trainable",
-    "ahead": "chips data.datasets errors models observation policy policy_config preprocess sampling sharding train",
+    "ahead": "chips data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation observation_keys",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.
     "sim": "data.write embodiments errors files observation observation_keys progress",
     # Policies in simulators.
     "contestants": "convert.metadata embodiments errors policy serve.client sim.evaluation",
-    "benchmark": "ahead.step compilation convert data embodiments errors freed_memory models normalize observation"
-    " observation_keys policy policy_config preprocess sampling serve statistics tokenizer train",
+    "benchmark": "ahead.step compilation convert data embodiments errors flow freed_memory models normalize observation"
+    " observation_keys policy policy_config preprocess serve statistics tokenizer train",
     "report": "checkpoints data embodiments errors files normalize observation policy preprocess train.batches train.config train.metrics",
 }
 

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from pi0_jax import convert, policy_config, preprocess, sharding, trainable
 from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.models import lora
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.policy import Policy
@@ -126,7 +127,8 @@ def test_products_by_hand(params, factors):
 @pytest.mark.parametrize(("scan", "remat"), [(True, "full"), (False, "none")])
 def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors, scan, remat):
     model = Pi0(
-        policy_config.model_config(run), jnp.float32, scan_layers=scan, remat=remat, lora=RULES
+        policy_config.model_config(run),
+        ComputeOptions(dtype=jnp.float32, scan_layers=scan, remat=remat, lora=RULES),
     )
     batch = make_batch(0)
     tokens = dict(tokens=batch.observation.tokens, token_mask=batch.observation.token_mask)
@@ -139,7 +141,9 @@ def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors,
 
     @jax.jit
     def velocity(params, factors):
-        return model.apply(lora.variables(params, factors), observation, x_t, t, method="velocity")
+        return model.apply(
+            lora.variables(params, factors), observation, x_t, t, method=Pi0.velocity
+        )
 
     base, adapted, plain = (
         velocity(params, None),

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from pi0_jax.models import masks
-from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes, sample_actions
+from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes
+from pi0_jax.models.sampling import sample
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
 CONFIG = VARIANTS["pico"]
@@ -21,13 +23,13 @@ B, K, H, D = 2, 3, CONFIG.horizon, CONFIG.action_dim
 
 @pytest.fixture(scope="module")
 def model() -> Pi0:
-    return Pi0(CONFIG, dtype=jnp.float32)
+    return Pi0(CONFIG, ComputeOptions(dtype=jnp.float32))
 
 
 @pytest.fixture(scope="module")
 def params(model):
     """Random everywhere, also where initialisers give zeros, so that nothing is invisible."""
-    params = jax.jit(lambda key: model.init(key, method="declare"))(jax.random.key(0))["params"]
+    params = jax.jit(lambda key: model.init(key, method=Pi0.declare))(jax.random.key(0))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten(
@@ -65,13 +67,13 @@ def noisy_actions():
 
 
 def velocity(model, params, observation, x_t, t):
-    return jax.jit(lambda p, o, x, t: model.apply({"params": p}, o, x, t, method="velocity"))(
+    return jax.jit(lambda p, o, x, t: model.apply({"params": p}, o, x, t, method=Pi0.velocity))(
         params, observation, x_t, t
     )
 
 
 def actions(model, params, observation, noise, num_steps=3):
-    return jax.jit(lambda p, o, n: sample_actions(p, o, n, model=model, num_steps=num_steps))(
+    return jax.jit(lambda p, o, n: sample(p, o, n, model=model, num_steps=num_steps))(
         params, observation, noise
     )
 
@@ -84,9 +86,9 @@ def assert_close(a, b, tolerance=1e-5):
 
 def test_full_size_tree_is_the_published_one():
     """Every path and every shape of the published checkpoint, 3,238,048,528 parameters, without allocating one."""
-    shapes = jax.eval_shape(lambda: Pi0(VARIANTS["pi0"]).init(jax.random.key(0), method="declare"))[
-        "params"
-    ]
+    shapes = jax.eval_shape(
+        lambda: Pi0(VARIANTS["pi0"]).init(jax.random.key(0), method=Pi0.declare)
+    )["params"]
     ours = {
         path: list(leaf.shape)
         for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()
@@ -103,16 +105,16 @@ def test_full_size_tree_is_the_published_one():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_tables_say_what_initialisation_makes(variant):
-    made = jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))[
-        "params"
-    ]
+    made = jax.eval_shape(
+        lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method=Pi0.declare)
+    )["params"]
     assert parameter_shapes(VARIANTS[variant]) == made
 
 
 def test_full_size_forward_has_the_expected_shapes():
     config = VARIANTS["pi0"]
     model = Pi0(config)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), method="declare"))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), method=Pi0.declare))
     spec = jax.ShapeDtypeStruct
     observation = Observation(
         images={slot: spec((1, 224, 224, 3), jnp.float32) for slot in CAMERA_SLOTS},
@@ -122,13 +124,16 @@ def test_full_size_forward_has_the_expected_shapes():
         state=spec((1, 32), jnp.float32),
     )
     out = jax.eval_shape(
-        lambda v, o, x, t: model.apply(v, o, x, t, method="velocity"),
+        lambda v, o, x, t: model.apply(v, o, x, t, method=Pi0.velocity),
         shapes, observation, spec((1, 1, 50, 32), jnp.float32), spec((1, 1), jnp.float32),
     )  # fmt: skip
     assert out.shape == (1, 1, 50, 32) and out.dtype == jnp.float32
-    cache, valid = jax.eval_shape(
-        lambda v, o: model.apply(v, o, method="prefill"), shapes, observation
-    )
+
+    def prefill(v, o):
+        prefix, valid = model.apply(v, o, method=Pi0.embed_prefix)
+        return model.apply(v, prefix, valid, method=Pi0.prefill), valid
+
+    cache, valid = jax.eval_shape(prefill, shapes, observation)
     assert cache.keys.shape == (18, 1, 3 * 256 + 48, 1, 256) and valid.shape == (1, 816)
 
 
@@ -140,7 +145,7 @@ def test_dead_weights_of_the_last_layer_get_exactly_zero_gradient(
         jax.grad(
             lambda p: jnp.mean(
                 jnp.square(
-                    model.apply({"params": p}, observation, *noisy_actions, method="velocity")
+                    model.apply({"params": p}, observation, *noisy_actions, method=Pi0.velocity)
                 )
             )
         )
@@ -225,8 +230,9 @@ def test_prefix_does_not_depend_on_state_or_actions(model, params, observation, 
 
 def test_cached_velocity_equals_the_full_forward(model, params, observation, noisy_actions):
     def cached(p, o, x_t, t):
-        cache, valid = model.apply({"params": p}, o, method="prefill")
-        return model.apply({"params": p}, cache, valid, o.state, x_t, t, method="cached_velocity")
+        prefix, valid = model.apply({"params": p}, o, method=Pi0.embed_prefix)
+        cache = model.apply({"params": p}, prefix, valid, method=Pi0.prefill)
+        return model.apply({"params": p}, cache, valid, o.state, x_t, t, method=Pi0.cached_velocity)
 
     assert_close(
         jax.jit(cached)(params, observation, *noisy_actions),
@@ -278,11 +284,11 @@ def test_draws_together_equal_draws_alone(model, params, observation, noisy_acti
 def test_scan_and_remat_change_no_number(model, params, observation, noisy_actions, scan, remat):
     def loss(model, p):
         return jnp.mean(
-            jnp.square(model.apply({"params": p}, observation, *noisy_actions, method="velocity"))
+            jnp.square(model.apply({"params": p}, observation, *noisy_actions, method=Pi0.velocity))
         )
 
     expected = jax.jit(jax.grad(lambda p: loss(model, p)))(params)
-    other = Pi0(CONFIG, dtype=jnp.float32, scan_layers=scan, remat=remat)
+    other = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, scan_layers=scan, remat=remat))
     got = jax.jit(jax.grad(lambda p: loss(other, p)))(params)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
@@ -295,8 +301,8 @@ def test_scan_and_remat_change_no_number(model, params, observation, noisy_actio
 
 def test_any_horizon_and_action_dim():
     config = dataclasses.replace(CONFIG, horizon=7, action_dim=3)
-    model = Pi0(config, dtype=jnp.bfloat16)
-    params = jax.jit(lambda key: model.init(key, method="declare"))(jax.random.key(0))["params"]
+    model = Pi0(config)
+    params = jax.jit(lambda key: model.init(key, method=Pi0.declare))(jax.random.key(0))["params"]
     observation = Observation(
         {}, {}, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 3))
     )
@@ -309,12 +315,12 @@ def test_dimensions_that_a_robot_lacks_hold_zero_while_sampling(
     dims = jnp.arange(D) < jnp.array([[4], [D]])
     noise = noisy_actions[0][:, 0]
     out = jax.jit(
-        lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims)
+        lambda n: sample(params, observation, n, model=model, num_steps=3, dim_mask=dims)
     )(noise)
     np.testing.assert_array_equal(out[0, :, 4:], 0.0)
     garbage = noise.at[0, :, 4:].set(100.0)
     again = jax.jit(
-        lambda n: sample_actions(params, observation, n, model=model, num_steps=3, dim_mask=dims)
+        lambda n: sample(params, observation, n, model=model, num_steps=3, dim_mask=dims)
     )(garbage)
     np.testing.assert_array_equal(out, again)
     assert_close(out[1], actions(model, params, observation, noise)[1])

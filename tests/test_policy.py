@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pi0_jax import preprocess, sampling
+from pi0_jax import preprocess
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0, sample_actions
+from pi0_jax.models import ComputeOptions, Pi0, sample, sampling
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.policy import Policy
 from pi0_jax.policy_config import layout, model_config
@@ -47,7 +47,7 @@ def plain_path(policy: Policy, dtype: str = "float32"):
     maximum; layers scanned; no shortcut."""
     record, params = policy.robot(None), policies.parameters(policy.config)
     wanted = layout(policy.config, CAMERA_SLOTS)
-    model = Pi0(model_config(policy.config), jnp.dtype(dtype), scan_layers=True)
+    model = Pi0(model_config(policy.config), ComputeOptions(dtype=jnp.dtype(dtype)))
     dims = (
         preprocess.dimension_masks([record], wanted.action_dim)
         if policy.config.loss_dims == "real"
@@ -55,8 +55,8 @@ def plain_path(policy: Policy, dtype: str = "float32"):
     )
 
     @jax.jit
-    def sample(batch, noise):
-        return sample_actions(
+    def plain(batch, noise):
+        return sample(
             params,
             preprocess.device(batch, wanted),
             noise,
@@ -66,7 +66,7 @@ def plain_path(policy: Policy, dtype: str = "float32"):
         )
 
     def act(seen, noise):
-        actions = sample(preprocess.host([seen], [record], wanted, policy.tokenizer), noise[None])
+        actions = plain(preprocess.host([seen], [record], wanted, policy.tokenizer), noise[None])
         return preprocess.to_robot(
             np.asarray(actions), seen["state"][None], record, wanted.normalization
         )[0]
@@ -87,7 +87,9 @@ def test_shortcuts_give_the_numbers_of_the_plain_path(layers, plain, request):
     """An absent camera dropped, prompts padded as needed, layers scanned or unrolled, cached state, tabulated time."""
     policy = request.getfixturevalue(layers)
     (noise,) = noise_for(policy)
-    assert policy.prompt_lengths == (16, 24) and policy.model.scan_layers == (layers == "policy")
+    assert policy.prompt_lengths == (16, 24) and policy.model.options.scan_layers == (
+        layers == "policy"
+    )
     for prompt in (SHORT, LONG):
         seen = observation(ROBOT, prompt=prompt)
         found = policy(seen, noise=noise)["actions"]

@@ -14,9 +14,9 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0
 
 
 def parameter_shapes(variant: str):
-    return jax.eval_shape(lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method="declare"))[
-        "params"
-    ]
+    return jax.eval_shape(
+        lambda: Pi0(VARIANTS[variant]).init(jax.random.key(0), method=Pi0.declare)
+    )["params"]
 
 
 def bytes_per_device(shapes, shardings) -> int:

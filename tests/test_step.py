@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from pi0_jax import sharding
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
@@ -63,7 +64,7 @@ def run(
     optimizer=ADAM,
 ):
     mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=jax.devices()[:devices])
-    model = Pi0(CONFIG, dtype=jnp.float32, constrain=sharding.constrain_on(mesh))
+    model = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, constrain=sharding.constrain_on(mesh)))
     create = partial(init_state, model=model, optimizer=optimizer)
     shardings = state_shardings(jax.eval_shape(create, jax.random.key(0)), optimizer, mesh)
     state = jax.jit(create, out_shardings=shardings)(jax.random.key(0))

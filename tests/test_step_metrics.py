@@ -10,13 +10,14 @@ import optax
 import pytest
 
 from pi0_jax.chips import peak_flops
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train.step import init_state, train_step
 from tests import step_data
 from tests.step_data import CONFIG, B, make_batch
 
 OPTIONS = step_data.OPTIONS._replace(skip_nonfinite=1)
-MODEL, OPTIMIZER = Pi0(CONFIG, dtype=jnp.float32), optax.adam(1e-3)
+MODEL, OPTIMIZER = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32)), optax.adam(1e-3)
 step = jax.jit(partial(train_step, model=MODEL, optimizer=OPTIMIZER, options=OPTIONS))
 
 

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from pi0_jax import preprocess, sampling
+from pi0_jax import preprocess
 from pi0_jax.ahead import hlo
 from pi0_jax.ahead.step import raw_batch, state_bytes, traced_step
 from pi0_jax.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError
+from pi0_jax.models import sampling
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.policy import sample
 from pi0_jax.policy_config import layout, model_config
@@ -126,7 +128,7 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), packed
     )
-    model = Pi0(config, jnp.dtype(run.dtype), scan_layers=False)
+    model = Pi0(config, ComputeOptions(dtype=jnp.dtype(run.dtype), scan_layers=False))
     sampler = partial(sampling.sample, model=model, num_steps=run.sampling_steps)
     function = partial(
         sample, layout=layout(run, slots), sampler=sampler, real_dims_only=run.loss_dims == "real"

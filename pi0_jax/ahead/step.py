@@ -3,6 +3,7 @@
 Images stand on the canvas of the model's own size.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,8 +22,9 @@ def traced_step(
     run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None
 ) -> jax.stages.Traced:
     """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
-    model, state = placement.make_model(run, mesh), placement.abstract_run_state(run, mesh)
-    model = model if remat is None else model.clone(remat=remat)
+    state = placement.abstract_run_state(run, mesh)
+    rematerialised = run if remat is None else dataclasses.replace(run, remat=remat)
+    model = placement.make_model(rematerialised, mesh)
     return placement.jit_run_step(run, layout(run, slots), model, state).trace(
         state, abstract_batch(run, slots, mesh)
     )

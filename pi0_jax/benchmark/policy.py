@@ -4,7 +4,7 @@
     prefix      the prefix's tokens -> keys and values of every layer
     Euler loop  keys and values, state, noise -> actions: all steps
     compiled    these three as one function, which is what a policy runs
-    plain       the same by the model's own sample_actions: all camera slots encoded, the prompt at full length, nothing tabulated
+    plain       the same from the published tree: all camera slots encoded, the prompt at full length, weights not packed
     host        what a call does beside it: checks, tokens, canvases, transfers to the device and back, units
     call        raw observation in, actions in the robot's units out
 
@@ -15,17 +15,19 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pi0_jax import preprocess, sampling
+from pi0_jax import flow, preprocess
 from pi0_jax.benchmark import arm, first_action, random_checkpoint
 from pi0_jax.benchmark.roofline import Device, Work, measure_device
-from pi0_jax.models.pi0 import Pi0, sample_actions
+from pi0_jax.models import sampling
+from pi0_jax.models.gemma import KVCache
+from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import CAMERA_SLOTS, RawBatch, RawObservation
 from pi0_jax.policy import Policy, Prepared
 from pi0_jax.policy_config import layout
@@ -72,13 +74,11 @@ def report(variant: str, dtype: str, *, calls: int, **how: bool | None) -> Repor
     latencies = benchmark_policy(policy, device, calls=calls)
     parameters = sum(weight.size for weight in policy.weights.values())
     rates = f"{device.flops / 1e12:,.3g} TFLOP/s, {device.bandwidth / 1e9:,.3g} GB/s"
-    loops = (
-        f"layers {'scanned' if policy.model.scan_layers else 'unrolled'}, {policy.num_steps} steps"
-    )
+    loops = f"layers {'scanned' if policy.model.options.scan_layers else 'unrolled'}, {policy.num_steps} steps"
     title = f"{variant}, {parameters:,} parameters, {dtype}, {loops}, JAX {jax.__version__} on {device.name} ({rates})"
     record = {
         "variant": variant, "parameters": parameters, "dtype": dtype, "num_steps": policy.num_steps, **how,
-        "scan_layers": policy.model.scan_layers, "calls": calls, "jax": jax.__version__, "device": device._asdict(),
+        "scan_layers": policy.model.options.scan_layers, "calls": calls, "jax": jax.__version__, "device": device._asdict(),
         "latencies": to_json(latencies), "starts": first_action.to_json(starts),
     }  # fmt: skip
     return Report("\n\n".join([title, table(latencies), first_action.table(starts)]), record)
@@ -146,11 +146,26 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
     """What the compiled function consists of, each by itself."""
     weights, model = policy.weights, policy.model
 
-    def images(weights: sampling.Packed, batch: Any) -> Any:
-        return sampling.encode(weights, preprocess.device(batch, prepared.layout), model=model)
+    @jax.jit
+    def encode(weights: sampling.Packed, batch: RawBatch) -> tuple[jax.Array, jax.Array]:
+        observation = preprocess.device(batch, prepared.layout)
+        return sampling.apply(model, weights, Pi0.embed_prefix, observation)
 
-    encode, prefill = jax.jit(images), jax.jit(partial(sampling.prefill, model=model))
-    integrate = jax.jit(partial(sampling.integrate, model=model, num_steps=policy.num_steps))
+    @jax.jit
+    def prefill(weights: sampling.Packed, tokens: jax.Array, valid: jax.Array) -> KVCache:
+        return sampling.apply(model, weights, Pi0.prefill, tokens, valid)
+
+    @jax.jit
+    def integrate(
+        weights: sampling.Packed,
+        cache: KVCache,
+        valid: jax.Array,
+        state: jax.Array,
+        noise: jax.Array,
+    ) -> jax.Array:
+        velocity = sampling.cached_velocity(weights, cache, valid, state, model=model)
+        return flow.integrate(velocity, noise, policy.num_steps)
+
     tokens, valid = encode(weights, prepared.batch)
     cache = prefill(weights, tokens, valid)
     return {
@@ -165,10 +180,10 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
 def plain(policy: Policy, seen: RawObservation, robot: str) -> Part:
     """Actions float32[1, H, D] without a policy's shortcuts."""
     record, wanted = policy.robot(robot), layout(policy.config, CAMERA_SLOTS)
-    model = Pi0(policy.model.config, policy.model.dtype)
+    model = Pi0(policy.model.config, ComputeOptions(dtype=policy.model.options.dtype))
 
     def sample(params: Any, batch: RawBatch, noise: jax.Array) -> jax.Array:
-        return sample_actions(
+        return sampling.sample(
             params, preprocess.device(batch, wanted), noise, model=model, num_steps=policy.num_steps
         )
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pi0_jax import normalize, sampling
+from pi0_jax import normalize
 from pi0_jax.benchmark import arm
 from pi0_jax.convert import ours, tree
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.source import Leaf, Source, is_stacked
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.models import sampling
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.models.siglip import VisionConfig

@@ -31,7 +31,9 @@ def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
 
     @jax.jit
     def initialise(key: jax.Array) -> Mapping[str, jax.Array]:
-        flat = flax.traverse_util.flatten_dict(model.init(key, method="declare")["params"], sep="/")
+        flat = flax.traverse_util.flatten_dict(
+            model.init(key, method=Pi0.declare)["params"], sep="/"
+        )
         return {path: flat[path] for path in missing}  # the compiler leaves out the rest
 
     held: list[Mapping[str, np.ndarray]] = []

@@ -3,6 +3,7 @@
 LeRobot reports a file that does not fit and goes on with random weights, so every tensor that it loaded is compared with the file's.
 """
 
+import dataclasses
 import gc
 import platform
 import tempfile
@@ -23,7 +24,9 @@ from pi0_jax.convert.shards import SINGLE
 from pi0_jax.convert.source import Source, bits
 from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig
-from pi0_jax.models.pi0 import Pi0, Pi0Config, sample_actions
+from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.pi0 import Pi0, Pi0Config
+from pi0_jax.models.sampling import sample
 from pi0_jax.models.siglip import SigLIP, VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -53,6 +56,7 @@ def environment() -> str:
 
 # ---- Hugging Face's PaliGemma, at toy size
 
+_FLOAT32 = ComputeOptions(dtype=jnp.float32)
 _VISION = VisionConfig(image_size=42, patch_size=14, width=20, depth=2, mlp_dim=28, num_heads=4)
 _GEMMA = GemmaConfig(
     experts=(ExpertConfig(24, 36), ExpertConfig(16, 44)), depth=3, num_heads=6, num_kv_heads=2, head_dim=8, vocab_size=66
@@ -79,9 +83,8 @@ def compare_with_transformers() -> list[Comparison]:
             torch.from_numpy(tokens.astype(np.int64)), use_cache=False
         ).last_hidden_state.numpy()
     with jax.default_matmul_precision("highest"):
-        image_tokens = SigLIP(_VISION, output_width=24, dtype=jnp.float32).apply(
-            {"params": ours["img"]}, images
-        )
+        encoder = SigLIP(_VISION, output_width=24, options=_FLOAT32)
+        image_tokens = encoder.apply({"params": ours["img"]}, images)
         outputs = our_causal_outputs(ours["llm"], tokens)
     return [
         _compare("image tokens", np.asarray(image_tokens), projected),
@@ -122,18 +125,18 @@ def _their_paligemma() -> Any:
 def our_causal_outputs(llm: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     """float32[B, T, D] of a language model of this file's sizes, for int32[B, T]."""
     batch, length = tokens.shape
-    module = Gemma(_GEMMA, dtype=jnp.float32)
+    module = Gemma(_GEMMA, _FLOAT32)
     variables = {"params": _beside_an_expert(llm)}
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
     mask = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (batch, length, length))
-    embedded = module.apply(variables, tokens, method="embed")
+    embedded = module.apply(variables, tokens, method=Gemma.embed)
     (out, _), _ = module.apply(variables, (embedded, None), positions, mask, read=(True, False))
     return np.asarray(out)
 
 
 def _beside_an_expert(llm: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's leaves, and zeros for the action expert, which takes no part."""
-    shapes = jax.eval_shape(lambda: Gemma(_GEMMA).init(jax.random.key(0), method="params"))[
+    shapes = jax.eval_shape(lambda: Gemma(_GEMMA).init(jax.random.key(0), method=Gemma.declare))[
         "params"
     ]
     zeros = flax.traverse_util.flatten_dict(
@@ -213,9 +216,9 @@ def _our_actions(
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     # Operation by operation: compiled, the layers' weights would be sliced out of their stacks all at once.
     with jax.disable_jit(), jax.default_matmul_precision("highest"):
-        module = Pi0(model, dtype=jnp.float32, scan_layers=False)
+        module = Pi0(model, dataclasses.replace(_FLOAT32, scan_layers=False))
         return np.asarray(
-            sample_actions(
+            sample(
                 params,
                 jax.tree.map(jnp.asarray, observation),
                 noise,

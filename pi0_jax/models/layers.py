@@ -1,11 +1,17 @@
-"""What both transformers share: dense maps, and running a stack of layers whose parameters carry the layer on axis 0."""
+"""What both transformers share: how they are computed, linear maps, and running a stack of layers.
 
+The parameters of a stack carry the layer on axis 0.
+"""
+
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+
+from pi0_jax.models.lora import LoraRule
 
 Remat = Literal["none", "dots", "full"]
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
@@ -14,31 +20,69 @@ Gather = Callable[[Any, tuple[str, ...], Any], Any]
 
 
 def unconstrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """The default `constrain`: activations are placed wherever the compiler likes."""
+    """Leaves an activation wherever the compiler likes: the default `constrain`."""
     del axes
     return x
 
 
 def ungathered(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
-    """The default `gather`: every device holds the parameters whole."""
+    """Returns the parameters as they are, since every device holds them whole: the default `gather`."""
     del path, dtype
     return params
 
 
-def dense(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
-    """x[..., in] and w[in, out] -> [..., out] in x's dtype; in is `contract` axes, out the rest.
+@dataclasses.dataclass(frozen=True)
+class ComputeOptions:
+    """How a model is computed. The parameter tree is the same whatever stands here.
 
-    One matrix product over flattened axes. The einsum says the same, but its weight gradient contracts batch and tokens as two axes,
-    for which XLA's CPU backend has no fast path (4 times slower).
+    Attributes:
+        dtype: of matrix products and activations. Parameters are float32.
+        scan_layers: whether layers run in one jax.lax.scan, which compiles one layer, or unrolled.
+        remat: which activations are kept for the backward pass, see `rematerialise`.
+        constrain: says on which devices an activation is; called with the names of its axes.
+        gather: brings parameters together for use, from the devices that hold their parts.
+        lora: the rules that scale LoRA's factors, where the model is applied to some (lora.py).
+    """
+
+    dtype: Any = jnp.bfloat16
+    scan_layers: bool = True
+    remat: Remat = "none"
+    constrain: Constrain = unconstrained
+    gather: Gather = ungathered
+    lora: tuple[LoraRule, ...] = ()
+
+
+def dense(x: jax.Array, w: jax.Array, contract: int = 1, dtype: Any = None) -> jax.Array:
+    """Multiplies the last axes of activations by a weight.
+
+    It is one matrix product over flattened axes. The einsum says the same, but its weight gradient
+    contracts batch and tokens as two axes, for which XLA's CPU backend has no fast path (4 times
+    slower).
+
+    Args:
+        x: dtype[..., *inputs].
+        w: [*inputs, *outputs]; it is cast to the dtype of x first.
+        contract: how many axes the inputs have.
+        dtype: in which the product is summed and returned; None takes the dtype of x.
+
+    Returns:
+        [..., *outputs].
     """
     inputs, outputs = math.prod(w.shape[:contract]), w.shape[contract:]
-    y = x.reshape(-1, inputs) @ w.astype(x.dtype).reshape(inputs, -1)
+    flat = x.reshape(-1, inputs)  # [..., in]
+    matrix = w.astype(x.dtype).reshape(inputs, -1)  # [in, out]
+    y = jnp.matmul(flat, matrix, preferred_element_type=dtype)  # [..., out]
     return y.reshape(*x.shape[: x.ndim - contract], *outputs)
 
 
 def rematerialise(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
-    """none: keep every activation, and every weight that was gathered; dots: keep matrix products without a batch axis; full: keep only
-    the layer's input."""
+    """Makes a layer keep less for the backward pass, which then computes it again.
+
+    Args:
+        layer: a function as `run` takes.
+        remat: "none" keeps every activation, and every weight that was gathered; "dots" keeps the
+            matrix products without a batch axis; "full" keeps only the layer's input.
+    """
     if remat == "none":
         return layer
     policy = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[remat]
@@ -48,14 +92,20 @@ def rematerialise(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]
 def run(
     layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[..., Any], scan: bool
 ) -> tuple[Any, list[Any]]:
-    """Applies `carry, output = layer(carry, stacked[i])` for all layers but the last, and `last` for the last one.
+    """Runs a stack of layers, one after the other.
+
+        carry, output = layer(carry, stacked[i])        for all layers but the last; `last` for that
 
     Args:
+        layer: the function of all layers but the last.
+        carry: what the first layer takes, such as activations.
         stacked: pytree of arrays [layers, ...]: the layers' parameters and per-layer inputs.
-        scan: one jax.lax.scan (compiles once) or unrolled.
+        last: the function of the last layer, which may compute less.
+        scan: whether the layers run in one jax.lax.scan, which compiles one layer, or unrolled.
 
     Returns:
-        The final carry and the outputs as a list of pytrees, each [layers in this piece, ...]: concatenated by the caller if wanted.
+        The final carry, and the outputs as a list of pytrees, each [layers in this piece, ...]. The
+        caller concatenates them where it wants to.
     """
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
@@ -76,6 +126,7 @@ def run(
 
 
 def _pick(stacked: Any, i: jax.Array) -> Any:
+    """Takes layer i of every array."""
     return jax.tree.map(
         lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False, allow_negative_indices=False),
         stacked,

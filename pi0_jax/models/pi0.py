@@ -3,13 +3,14 @@
     [base | left wrist | right wrist | prompt] [state] [action 1 ... action H] x K
      \\_____ prefix: P tokens, expert 0 _____/  \\_____ suffix: 1 + K*H tokens, expert 1 ____/
 
-Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix tokens, L prompt tokens, S image side,
-W width of the action expert. Source: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
+Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix tokens,
+L prompt tokens, S image side, C camera slots, V width of the language model, W width of the action
+expert.
+Source: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
 8 heads, biases in every projection, time running from 1 (noise) to 0 (data), see flow.py.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0_jax import flow
 from pi0_jax.models import gemma, layers, masks, siglip
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig, KVCache
-from pi0_jax.models.lora import LoraRule, variables
-from pi0_jax.models.params import Param, declare, zeros
+from pi0_jax.models.initializers import Param, Table, draw_table, fan_in_normal
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.siglip import SigLIP, VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -31,6 +31,8 @@ MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Pi0Config:
+    """The sizes of a π0."""
+
     vision: VisionConfig
     gemma: GemmaConfig  # experts: (PaliGemma's language model, the action expert)
     action_dim: int
@@ -71,168 +73,181 @@ VARIANTS = {
 
 
 class PaliGemma(nn.Module):
-    """The published names of the two pre-trained parts."""
+    """The two pre-trained parts, under their published names."""
 
     config: Pi0Config
-    dtype: Any
-    scan_layers: bool
-    remat: layers.Remat
-    constrain: layers.Constrain
-    gather: layers.Gather
-    lora: tuple[LoraRule, ...]
+    options: ComputeOptions
 
     def setup(self) -> None:
-        how = dict(
-            dtype=self.dtype,
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-            constrain=self.constrain,
-            gather=self.gather,
-            lora=self.lora,
-        )
-        self.img = SigLIP(
-            self.config.vision, output_width=self.config.gemma.experts[0].width, **how
-        )
-        self.llm = Gemma(self.config.gemma, **how)
+        width = self.config.gemma.experts[0].width
+        self.img = SigLIP(self.config.vision, output_width=width, options=self.options)
+        self.llm = Gemma(self.config.gemma, self.options)
 
 
 class Pi0(nn.Module):
+    """The model. Its methods are passed to Flax as functions.
+
+    model = Pi0(VARIANTS["nano"], ComputeOptions(dtype=jnp.float32))
+    params = model.init(key, method=Pi0.declare)["params"]
+    v = model.apply({"params": params}, observation, x_t, t, method=Pi0.velocity)
+    """
+
     config: Pi0Config
-    dtype: Any = jnp.bfloat16  # of matrix products and activations; parameters are float32
-    scan_layers: bool = True
-    remat: layers.Remat = "none"
-    constrain: layers.Constrain = layers.unconstrained
-    gather: layers.Gather = layers.ungathered
-    lora: tuple[
-        LoraRule, ...
-    ] = ()  # scales of the variables in collection "lora", where there are any; see lora.py
+    options: ComputeOptions = ComputeOptions()
 
     def setup(self) -> None:
-        self.PaliGemma = PaliGemma(
-            self.config,
-            self.dtype,
-            self.scan_layers,
-            self.remat,
-            self.constrain,
-            self.gather,
-            self.lora,
-        )
-
-    @nn.compact
-    def projections(self) -> dict[str, Any]:
-        """Of state, actions and time into and out of the action expert."""
-        return declare(self, projection_table(self.config))
-
-    def project(self, name: str, x: jax.Array, dtype: Any) -> jax.Array:
-        """[..., in] -> dtype[..., out] by the named projection."""
-        params = self.gather(self.projections()[name], path=(*self.path, name), dtype=dtype)
-        return layers.dense(x.astype(dtype), params["kernel"]) + params["bias"].astype(dtype)
+        self.PaliGemma = PaliGemma(self.config, self.options)
+        # Of state, actions and time into and out of the action expert.
+        table = projection_table(self.config)
+        self.projections = {name: self.param(name, draw_table, table[name]) for name in table}
 
     def declare(self) -> None:
-        """Declares every parameter, no forward pass: `model.init(key, method="declare")`."""
-        self.PaliGemma.img.params()
-        self.PaliGemma.llm.params()
-        self.projections()
+        """Declares every parameter and runs no forward pass: `init(key, method=Pi0.declare)`."""
+        self.PaliGemma.img.declare()
+        self.PaliGemma.llm.declare()
 
     def encode_image(self, images: jax.Array) -> jax.Array:
-        """float32[B, S, S, 3] in [-1, 1] -> dtype[B, patches, width of expert 0]."""
+        """Encodes one camera's images: float32[B, S, S, 3] in [-1, 1] -> dtype[B, patches, V]."""
         return self.PaliGemma.img(images)
 
     def embed_prefix(self, observation: Observation) -> tuple[jax.Array, jax.Array]:
-        """Image and prompt embeddings side by side: dtype[B, P, width of expert 0], and which are real: bool[B, P]."""
+        """Embeds images and prompt, side by side.
+
+        A camera slot that the observation lacks takes no tokens; which slots there are is static.
+
+        Returns:
+            The prefix's tokens dtype[B, P, V], and which of them are real, bool[B, P].
+        """
         slots = [slot for slot in CAMERA_SLOTS if slot in observation.images]
-        tokens = self.PaliGemma.llm.embed(observation.tokens)
-        batch = tokens.shape[0]
+        tokens = self.PaliGemma.llm.embed(observation.tokens)  # [B, L, V]
         if not slots:
             return tokens, observation.token_mask
-        # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so that no device needs another's images.
-        images = jnp.stack(
-            [observation.images[slot] for slot in slots], axis=1
-        )  # [B, slots, S, S, 3]
-        patches = self.PaliGemma.img(images.reshape(-1, *images.shape[2:])).reshape(
-            batch, -1, tokens.shape[2]
-        )  # [B, slots * P, W]
-        seen = jnp.stack([observation.image_masks[slot] for slot in slots], axis=1)  # [B, slots]
-        valid = jnp.concatenate(
-            [jnp.repeat(seen, patches.shape[1] // len(slots), axis=1), observation.token_mask],
-            axis=1,
-        )
-        return self.constrain(
-            jnp.concatenate([patches, tokens], axis=1), ("batch", "tokens", "embed")
-        ), valid
+        # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so that
+        # no device needs another's images.
+        images = jnp.stack([observation.images[slot] for slot in slots], axis=1)  # [B, C, S, S, 3]
+        patches = self.PaliGemma.img(images.reshape(-1, *images.shape[2:]))  # [B * C, patches, V]
+        count = patches.shape[1]
+        patches = patches.reshape(tokens.shape[0], -1, tokens.shape[2])  # [B, C * patches, V]
+        seen = jnp.stack([observation.image_masks[slot] for slot in slots], axis=1)  # [B, C]
+        seen = jnp.repeat(seen, count, axis=1)  # [B, C * patches]
+        valid = jnp.concatenate([seen, observation.token_mask], axis=1)  # [B, P]
+        prefix = jnp.concatenate([patches, tokens], axis=1)  # [B, P, V]
+        return self.options.constrain(prefix, ("batch", "tokens", "embed")), valid
 
     def embed_suffix(self, state: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        """State float32[B, D], noisy actions float32[B, K, H, D], times float32[B, K] -> dtype[B, 1 + K*H, W].
+        """Embeds the state and the noisy actions.
 
-        An action token is W3 swish(W2 [W1 a, code(t)]) (paper, appendix B), with biases.
+        An action token is W3 swish(W2 [W1 a, code(t)]) (paper, appendix B), with biases. W2's
+        product with the time's code is the same for all actions of a draw, so it is computed once
+        for each draw and added: W2 [W1 a, code(t)] = W2a W1 a + W2t code(t).
+
+        Args:
+            state: float32[B, D].
+            x_t: float32[B, K, H, D].
+            t: float32[B, K].
+
+        Returns:
+            dtype[B, 1 + K*H, W]: the state's token, then those of each draw.
         """
         batch, draws, horizon, _ = x_t.shape
-        actions = self.project("action_in_proj", x_t, self.dtype)  # [B, K, H, W]
-        time = time_code(t, actions.shape[-1]).astype(self.dtype)
-        time = jnp.broadcast_to(time[:, :, None, :], actions.shape)
-        hidden = jax.nn.swish(
-            self.project(
-                "action_time_mlp_in", jnp.concatenate([actions, time], axis=-1), self.dtype
-            )
-        )
-        actions = self.project("action_time_mlp_out", hidden, self.dtype).reshape(
-            batch, draws * horizon, -1
-        )
-        state = self.project("state_proj", state, self.dtype)[:, None, :]
-        return self.constrain(
-            jnp.concatenate([state, actions], axis=1), ("batch", "tokens", "embed")
-        )
+        dtype = self.options.dtype
+        state = self.project("state_proj", state, dtype)  # [B, W]
+        actions = self.project("action_in_proj", x_t, dtype)  # [B, K, H, W]
+        width = actions.shape[-1]
+        mlp_in = self._gathered("action_time_mlp_in", dtype)
+        code = time_code(t, width).astype(dtype)  # [B, K, W]
+        # The two parts of W2's product are added in float32, as one product would add them.
+        from_time = layers.dense(code, mlp_in["kernel"][width:], dtype=jnp.float32)  # [B, K, W]
+        from_time = from_time + mlp_in["bias"].astype(dtype)
+        from_actions = layers.dense(actions, mlp_in["kernel"][:width], dtype=jnp.float32)
+        hidden = from_actions + from_time[:, :, None]  # float32[B, K, H, W]
+        hidden = jax.nn.swish(hidden.astype(dtype))
+        actions = self.project("action_time_mlp_out", hidden, dtype)  # [B, K, H, W]
+        actions = actions.reshape(batch, draws * horizon, width)
+        suffix = jnp.concatenate([state[:, None], actions], axis=1)  # [B, 1 + K*H, W]
+        return self.options.constrain(suffix, ("batch", "tokens", "embed"))
 
     def velocity(self, observation: Observation, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        """The full forward pass, for training: x_t float32[B, K, H, D], t float32[B, K] -> velocity float32[B, K, H, D]."""
+        """Predicts the velocity by the full forward pass, for training.
+
+        Args:
+            observation: see observation.py.
+            x_t: float32[B, K, H, D], noisy actions.
+            t: float32[B, K], their times.
+
+        Returns:
+            float32[B, K, H, D].
+        """
+        _, draws, horizon, _ = x_t.shape
         prefix, valid = self.embed_prefix(observation)
         suffix = self.embed_suffix(observation.state, x_t, t)
-        layout = dict(horizon=x_t.shape[2], draws=x_t.shape[1])
-        positions = jnp.concatenate(
-            [masks.prefix_positions(valid), masks.suffix_positions(valid, **layout)], axis=1
-        )
-        mask = masks.full_mask(valid, **layout)
+        mask = masks.full_mask(valid, horizon=horizon, draws=draws)  # [B, P + 1 + K*H, same]
+        positions = masks.full_positions(valid, horizon=horizon, draws=draws)  # [B, P + 1 + K*H]
         (_, out), _ = self.PaliGemma.llm((prefix, suffix), positions, mask, read=(False, True))
         return self.decode(out, x_t.shape)
 
-    def prefill(self, observation: Observation) -> tuple[KVCache, jax.Array]:
-        """Runs the prefix once: its keys and values in every layer, and which of its tokens are real (bool[B, P])."""
-        prefix, valid = self.embed_prefix(observation)
-        positions = masks.prefix_positions(valid)
-        _, cache = self.PaliGemma.llm(
-            (prefix, None), positions, masks.prefix_mask(valid), read=(False, False)
-        )
-        return cache, valid
+    def prefill(self, prefix: jax.Array, valid: jax.Array) -> KVCache:
+        """Runs the prefix, for all velocities that are asked for later.
+
+        Args:
+            prefix: dtype[B, P, V] of `embed_prefix`.
+            valid: bool[B, P], which of its tokens are real.
+
+        Returns:
+            Its keys and values in every layer.
+        """
+        positions, mask = masks.prefix_positions(valid), masks.prefix_mask(valid)
+        _, cache = self.PaliGemma.llm((prefix, None), positions, mask, read=(False, False))
+        return cache
 
     def cached_velocity(
         self, cache: KVCache, valid: jax.Array, state: jax.Array, x_t: jax.Array, t: jax.Array
     ) -> jax.Array:
-        """`velocity` for a prefix that `prefill` has run."""
+        """Predicts what `velocity` predicts, for a prefix that `prefill` has run.
+
+        Args:
+            cache: the keys and values of `prefill`.
+            valid: bool[B, P], which of the prefix's tokens are real.
+            state: float32[B, D].
+            x_t: float32[B, K, H, D], noisy actions.
+            t: float32[B, K], their times.
+
+        Returns:
+            float32[B, K, H, D].
+        """
+        _, draws, horizon, _ = x_t.shape
         suffix = self.embed_suffix(state, x_t, t)
-        layout = dict(horizon=x_t.shape[2], draws=x_t.shape[1])
-        positions, mask = (
-            masks.suffix_positions(valid, **layout),
-            masks.suffix_mask(valid, **layout),
-        )
+        mask = masks.suffix_mask(valid, horizon=horizon, draws=draws)  # [B, 1 + K*H, P + 1 + K*H]
+        positions = masks.suffix_positions(valid, horizon=horizon, draws=draws)  # [B, 1 + K*H]
         (_, out), _ = self.PaliGemma.llm(
             (None, suffix), positions, mask, cache=cache, read=(False, True)
         )
         return self.decode(out, x_t.shape)
 
     def decode(self, out: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """The action tokens' outputs, linearly: dtype[B, 1 + K*H, W] -> float32[B, K, H, D]."""
+        """Projects the suffix's outputs to velocities: dtype[B, 1 + K*H, W] -> float32[B, K, H, D].
+
+        The state's output is left out.
+        """
         return self.project("action_out_proj", out[:, 1:], jnp.float32).reshape(shape)
 
+    def project(self, name: str, x: jax.Array, dtype: Any) -> jax.Array:
+        """Applies the named projection: [..., in] -> dtype[..., out]."""
+        params = self._gathered(name, dtype)
+        return layers.dense(x.astype(dtype), params["kernel"]) + params["bias"].astype(dtype)
 
-def projection_table(config: Pi0Config) -> dict[str, Any]:
-    """Shapes and initialisers of the projections, under the published names."""
+    def _gathered(self, name: str, dtype: Any) -> Any:
+        """Returns kernel and bias of the named projection, ready for use in this dtype."""
+        return self.options.gather(self.projections[name], path=(*self.path, name), dtype=dtype)
+
+
+def projection_table(config: Pi0Config) -> Table:
+    """Returns shapes and initializers of the projections, under the published names."""
     width, action_dim = config.gemma.experts[1].width, config.action_dim
 
-    def projection(inputs: int, outputs: int) -> dict[str, Param]:
-        return {
-            "kernel": Param((inputs, outputs), jax.nn.initializers.lecun_normal()),
-            "bias": Param((outputs,), zeros),
-        }
+    def projection(inputs: int, outputs: int) -> Table:
+        kernel = Param((inputs, outputs), fan_in_normal(inputs))
+        return {"kernel": kernel, "bias": Param((outputs,), 0.0)}
 
     return {
         "state_proj": projection(action_dim, width),
@@ -244,7 +259,7 @@ def projection_table(config: Pi0Config) -> dict[str, Any]:
 
 
 def parameter_shapes(config: Pi0Config) -> Any:
-    """The parameter tree as ShapeDtypeStructs; allocates nothing."""
+    """Returns the parameter tree as ShapeDtypeStructs, and allocates nothing."""
     vision = siglip.param_table(config.vision, output_width=config.gemma.experts[0].width)
     table = {
         "PaliGemma": {"img": vision, "llm": gemma.param_table(config.gemma)},
@@ -257,44 +272,21 @@ def parameter_shapes(config: Pi0Config) -> Any:
     )
 
 
-def sample_actions(
-    params: Any,
-    observation: Observation,
-    noise: jax.Array,
-    *,
-    model: Pi0,
-    num_steps: int,
-    dim_mask: jax.Array | None = None,
-    factors: Mapping[str, Any] | None = None,
-) -> jax.Array:
-    """Actions float32[B, H, D] in model units from noise of that shape: the prefix once, then `num_steps` Euler steps.
-
-    `dim_mask`, bool[B, D], is for models trained on real dimensions only: the others hold zero all the way, as they did in training.
-    `factors`: LoRA's, if the weights are not merged.
-    """
-    given = variables(params, factors)
-    cache, valid = model.apply(given, observation, method="prefill")
-
-    def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        v = model.apply(given, cache, valid, observation.state, x_t, t, method="cached_velocity")
-        return v if dim_mask is None else flow.mask_dims(v, dim_mask)
-
-    return flow.integrate(
-        velocity, noise if dim_mask is None else flow.mask_dims(noise, dim_mask), num_steps
-    )
-
-
 def time_code(t: jax.Array, width: int) -> jax.Array:
-    """float32[...] -> float32[..., width]: sines, then cosines, of 2*pi*t over periods from 0.004 to 4, geometrically spaced."""
-    angle = t.astype(jnp.float32)[..., None] * time_frequencies(width // 2)
+    """Encodes times by sines, then cosines, of 2*pi*t / period: float32[...] -> float32[..., width].
+
+    The periods are spaced geometrically from 0.004 to 4.
+    """
+    angle = t.astype(jnp.float32)[..., None] * time_frequencies(width // 2)  # [..., width / 2]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def time_frequencies(count: int) -> np.ndarray:
-    """float32[count], radians per unit of time: a host constant, the same on every device.
+    """Returns the time code's frequencies, float32[count] in radians per unit of time.
 
-    Each operation is rounded to float32 in the published order: an angle reaches 1,571 rad, so one unit in the last place of a frequency
-    already moves the velocity by 1e-4.
+    They are a host constant, the same on every device. Each operation is rounded to float32 in the
+    published order: an angle reaches 1,571 rad, so one unit in the last place of a frequency already
+    moves the velocity by 1e-4.
     """
     fraction = np.arange(count, dtype=np.float32) * np.float32(1.0 / max(count - 1, 1))
     fraction[-1] = 1.0

@@ -1,6 +1,9 @@
-"""SigLIP's image encoder: a pre-norm vision transformer over patches, projected to the language model's width.
+"""SigLIP's image encoder: a pre-norm vision transformer over patches.
 
-Axes: B images, S image side, P patches, D width, N heads, H head dimension, F hidden width of the MLP, O output width, L layers.
+Its outputs are projected to the language model's width.
+
+Axes: B images, S image side, P patches (Q where they are keys), D width, N heads, H head dimension,
+F hidden width of the MLP, O output width, L layers.
 Source: Zhai et al. 2023 (SigLIP); So400m/14 as in PaliGemma. Parameter names are big_vision's.
 """
 
@@ -14,14 +17,24 @@ import jax
 import jax.numpy as jnp
 
 from pi0_jax.models import layers
-from pi0_jax.models.lora import LORA, LoraRule, merge_layer
-from pi0_jax.models.params import Param, declare, normal, ones, zeros
+from pi0_jax.models.initializers import (
+    Param,
+    Table,
+    draw_table,
+    fan_in_normal,
+    normal,
+    xavier_uniform,
+)
+from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.lora import LORA, merge_layer
 
 LAYER_NORM_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
+    """The sizes of an image encoder."""
+
     image_size: int  # S, pixels
     patch_size: int  # pixels
     width: int
@@ -31,48 +44,38 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
+        """P, for one image."""
         return (self.image_size // self.patch_size) ** 2
 
 
-# Initialisers matter only to models trained from scratch; these were chosen by how fast a small one learns where a small block lies in a
-# 64x64 image (from patches alone, loss 0.04 instead of 0.36 after 600 steps). Blocks that start near the identity, positions as loud as
-# content and sharper attention each help.
-BRANCH_GAIN, QUERY_KEY_GAIN, PATCH_GAIN, POSITION_GAIN = (
-    0.2,
-    2.0,
-    2.0,
-    4.0,
-)  # of standard deviations
+# Initializers matter only to models trained from scratch. These gains of standard deviations were
+# chosen by how fast a small model learns where a small block lies in a 64x64 image (from patches
+# alone, loss 0.04 instead of 0.36 after 600 steps). Blocks that start near the identity, position
+# embeddings as large as the patches' and sharper attention each help.
+BRANCH_GAIN = 0.2
+QUERY_KEY_GAIN = 2.0
+PATCH_GAIN = 2.0
+POSITION_GAIN = 4.0
 
 
-def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
-    """Shapes and initialisers, under the published names; encoder blocks are stacked on axis 0."""
+def param_table(config: VisionConfig, output_width: int) -> Table:
+    """Returns shapes and initializers under the published names; blocks are stacked on axis 0."""
     depth, width, mlp_dim, heads = config.depth, config.width, config.mlp_dim, config.num_heads
-    head_dim = width // heads
+    head_dim, patch = width // heads, config.patch_size
 
-    def xavier(in_axis: Any, out_axis: Any, gain: float = 1.0) -> Any:
-        return jax.nn.initializers.variance_scaling(
-            gain**2, "fan_avg", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=(0,)
-        )
+    def layer_norm(*stack: int) -> Table:
+        return {"scale": Param((*stack, width), 1.0), "bias": Param((*stack, width), 0.0)}
 
-    def layer_norm(*stack: int) -> dict[str, Param]:
-        return {"scale": Param((*stack, width), ones), "bias": Param((*stack, width), zeros)}
+    def projection(gain: float = 1.0) -> Table:
+        kernel = Param((depth, width, heads, head_dim), xavier_uniform(width, width, gain))
+        return {"kernel": kernel, "bias": Param((depth, heads, head_dim), 0.0)}
 
-    def projection(gain: float = 1.0) -> dict[str, Param]:
-        return {
-            "kernel": Param((depth, width, heads, head_dim), xavier(1, (2, 3), gain)),
-            "bias": Param((depth, heads, head_dim), zeros),
-        }
-
+    merge_heads = xavier_uniform(width, width, BRANCH_GAIN)
+    down = xavier_uniform(mlp_dim, width, BRANCH_GAIN)
     return {
         "embedding": {
-            "kernel": Param(
-                (config.patch_size, config.patch_size, 3, width),
-                jax.nn.initializers.variance_scaling(
-                    PATCH_GAIN**2, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3
-                ),
-            ),
-            "bias": Param((width,), zeros),
+            "kernel": Param((patch, patch, 3, width), fan_in_normal(3 * patch**2, PATCH_GAIN)),
+            "bias": Param((width,), 0.0),
         },
         "pos_embedding": Param((1, config.num_patches, width), normal(POSITION_GAIN * width**-0.5)),
         "Transformer": {
@@ -83,20 +86,18 @@ def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
                     "key": projection(QUERY_KEY_GAIN),
                     "value": projection(),
                     "out": {
-                        "kernel": Param(
-                            (depth, heads, head_dim, width), xavier((1, 2), 3, BRANCH_GAIN)
-                        ),
-                        "bias": Param((depth, width), zeros),
+                        "kernel": Param((depth, heads, head_dim, width), merge_heads),
+                        "bias": Param((depth, width), 0.0),
                     },
                 },
                 "LayerNorm_1": layer_norm(depth),
                 "MlpBlock_0": {
                     "Dense_0": {
-                        "kernel": Param((depth, width, mlp_dim), xavier(1, 2)),
+                        "kernel": Param((depth, width, mlp_dim), xavier_uniform(width, mlp_dim)),
                         "bias": Param((depth, mlp_dim), normal(1e-6)),
                     },
                     "Dense_1": {
-                        "kernel": Param((depth, mlp_dim, width), xavier(1, 2, BRANCH_GAIN)),
+                        "kernel": Param((depth, mlp_dim, width), down),
                         "bias": Param((depth, width), normal(1e-6)),
                     },
                 },
@@ -104,51 +105,51 @@ def param_table(config: VisionConfig, output_width: int) -> dict[str, Any]:
             "encoder_norm": layer_norm(),
         },
         "head": {
-            "kernel": Param((width, output_width), jax.nn.initializers.lecun_normal()),
-            "bias": Param((output_width,), zeros),
+            "kernel": Param((width, output_width), fan_in_normal(width)),
+            "bias": Param((output_width,), 0.0),
         },
     }
 
 
 def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Normalises the last axis in float32; returns x's dtype."""
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it, in float32.
+
+    Args:
+        params: scale and bias, [D] each.
+        x: dtype[..., D].
+
+    Returns:
+        dtype[..., D], in the dtype of x.
+    """
     x32 = x.astype(jnp.float32)
-    mean = jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
-    y = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+    mean = jnp.mean(x32, axis=-1, keepdims=True)  # float32[..., 1]
+    variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)  # float32[..., 1]
+    y = (x32 - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)  # float32[..., D]
     return (y * params["scale"] + params["bias"]).astype(x.dtype)
 
 
 def attention(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
-    """Every patch attends to every patch: [B, P, D] -> [B, P, D]."""
+    """Lets every patch attend to every patch: [B, P, D] -> [B, P, D]."""
     q, k, v = (
-        constrain(
-            layers.dense(x, params[name]["kernel"]) + params[name]["bias"].astype(x.dtype),
-            ("batch", "patches", "heads", None),
-        )
+        constrain(_dense(params[name], x), ("batch", "patches", "heads", None))
         for name in ("query", "key", "value")
     )  # [B, P, N, H]
     q = q * (q.shape[-1] ** -0.5)
-    logits = jnp.einsum(
-        "BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32
-    )  # Q: patches as keys
-    weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-    mixed = jnp.einsum("BNPQ,BQNH->BPNH", weights, v)
-    return layers.dense(mixed, params["out"]["kernel"], contract=2) + params["out"]["bias"].astype(
-        x.dtype
-    )
+    logits = jnp.einsum("BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)  # [B, N, P, Q]
+    mixed = jnp.einsum("BNPQ,BQNH->BPNH", weights, v)  # [B, P, N, H]
+    return _dense(params["out"], mixed, contract=2)
 
 
 def mlp(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
-    """[B, P, D] -> [B, P, D] through a tanh-approximated GELU of width F."""
-    first, second = params["Dense_0"], params["Dense_1"]
-    hidden = constrain(
-        layers.dense(x, first["kernel"]) + first["bias"].astype(x.dtype),
-        ("batch", "patches", "mlp"),
-    )  # [B, P, F]
-    return layers.dense(jax.nn.gelu(hidden, approximate=True), second["kernel"]) + second[
-        "bias"
-    ].astype(x.dtype)
+    """Runs the MLP, with a tanh-approximated GELU: [B, P, D] -> [B, P, D]."""
+    hidden = constrain(_dense(params["Dense_0"], x), ("batch", "patches", "mlp"))  # [B, P, F]
+    return _dense(params["Dense_1"], jax.nn.gelu(hidden, approximate=True))
+
+
+def _dense(params: Mapping[str, jax.Array], x: jax.Array, contract: int = 1) -> jax.Array:
+    """Multiplies by the kernel and adds the bias, in the dtype of x."""
+    return layers.dense(x, params["kernel"], contract) + params["bias"].astype(x.dtype)
 
 
 def encoder_block(
@@ -159,67 +160,72 @@ def encoder_block(
     gather: Callable[[Any], Any],
     merge: Callable[[Any, Any], Any],
 ) -> tuple[jax.Array, None]:
-    """[B, P, D] -> [B, P, D]; `inputs`: this block's parameters, and LoRA's factors of some, or {}."""
-    params = gather(merge(inputs[0], inputs[1]))
-    x = x + attention(
-        params["MultiHeadDotProductAttention_0"], layer_norm(params["LayerNorm_0"], x), constrain
-    )
+    """Runs one encoder block.
+
+    Args:
+        x: dtype[B, P, D].
+        inputs: this block's parameters; LoRA's factors of some, or {}.
+        constrain: see ComputeOptions.
+        gather: makes the sums of parameters and LoRA's products ready for use.
+        merge: adds LoRA's products to the block's parameters.
+
+    Returns:
+        dtype[B, P, D], and no output of this layer's own.
+    """
+    block_params, factors = inputs
+    params = gather(merge(block_params, factors))
+    normed = layer_norm(params["LayerNorm_0"], x)
+    x = x + attention(params["MultiHeadDotProductAttention_0"], normed, constrain)
     x = x + mlp(params["MlpBlock_0"], layer_norm(params["LayerNorm_1"], x), constrain)
     return constrain(x, ("batch", "patches", "vision_embed")), None
 
 
 class SigLIP(nn.Module):
+    """The image encoder."""
+
     config: VisionConfig
     output_width: int
-    dtype: Any = jnp.bfloat16
-    scan_layers: bool = True
-    remat: layers.Remat = "none"
-    constrain: layers.Constrain = layers.unconstrained
-    gather: layers.Gather = layers.ungathered
-    lora: tuple[LoraRule, ...] = ()
+    options: ComputeOptions = ComputeOptions()
 
-    @nn.compact
-    def params(self) -> dict[str, Any]:
-        return declare(self, param_table(self.config, self.output_width))
+    def setup(self) -> None:
+        table = param_table(self.config, self.output_width)
+        self.params = {name: self.param(name, draw_table, table[name]) for name in table}
+
+    def declare(self) -> None:
+        """Declares the parameters, and computes nothing: `init(key, method=SigLIP.declare)`."""
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """float32[B, S, S, 3] in [-1, 1] -> dtype[B, P, O], patches in row-major order."""
-        config, params = self.config, self.params()
-        ends = self.gather(
-            {name: params[name] for name in ("embedding", "pos_embedding", "head")},
-            path=self.path,
-            dtype=self.dtype,
-        )
-        batch, side, patch = (
-            images.shape[0],
-            config.image_size // config.patch_size,
-            config.patch_size,
-        )
+        """Encodes images: float32[B, S, S, 3] in [-1, 1] -> dtype[B, P, O], patches row by row."""
+        config, options = self.config, self.options
+        ends = {name: self.params[name] for name in ("embedding", "pos_embedding", "head")}
+        ends = options.gather(ends, path=self.path, dtype=options.dtype)
+        batch, patch = images.shape[0], config.patch_size
+        side = config.image_size // patch
         assert images.shape == (batch, config.image_size, config.image_size, 3), images.shape
         # A convolution with stride = kernel is a matrix product over flattened patches.
-        x = images.astype(self.dtype).reshape(batch, side, patch, side, patch, 3)
+        x = images.astype(options.dtype).reshape(batch, side, patch, side, patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, patch * patch * 3)
-        kernel = ends["embedding"]["kernel"].reshape(-1, config.width)
-        x = layers.dense(x, kernel) + ends["embedding"]["bias"].astype(self.dtype)
-        x = x + ends["pos_embedding"].astype(self.dtype)  # [B, P, D]
-        x = self.constrain(x, ("batch", "patches", "vision_embed"))
+        kernel = ends["embedding"]["kernel"].reshape(-1, config.width)  # [patch * patch * 3, D]
+        x = _dense({"kernel": kernel, "bias": ends["embedding"]["bias"]}, x)  # [B, P, D]
+        x = x + ends["pos_embedding"].astype(options.dtype)
+        x = options.constrain(x, ("batch", "patches", "vision_embed"))
 
-        where = dict(path=(*self.path, "Transformer", "encoderblock"), dtype=self.dtype)
-        gather, merge = (
-            partial(self.gather, **where),
-            partial(merge_layer, rules=self.lora, **where),
+        path = (*self.path, "Transformer", "encoderblock")
+        block = partial(
+            encoder_block,
+            constrain=options.constrain,
+            gather=partial(options.gather, path=path, dtype=options.dtype),
+            merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
-        block = layers.rematerialise(
-            partial(encoder_block, constrain=self.constrain, gather=gather, merge=merge), self.remat
-        )
-        factors = self.get_variable(LORA, "Transformer", {"encoderblock": {}})["encoderblock"]
+        block = layers.rematerialise(block, options.remat)
+        encoder = self.params["Transformer"]
+        factors = self.get_variable(LORA, "Transformer", {"encoderblock": {}})
         x, _ = layers.run(
             block,
             x,
-            (params["Transformer"]["encoderblock"], factors),
+            (encoder["encoderblock"], factors["encoderblock"]),
             last=block,
-            scan=self.scan_layers,
+            scan=options.scan_layers,
         )
-        x = layer_norm(params["Transformer"]["encoder_norm"], x)
-        x = layers.dense(x, ends["head"]["kernel"]) + ends["head"]["bias"].astype(x.dtype)
-        return self.constrain(x, ("batch", "patches", "embed"))
+        x = _dense(ends["head"], layer_norm(encoder["encoder_norm"], x))  # [B, P, O]
+        return options.constrain(x, ("batch", "patches", "embed"))

@@ -1,5 +1,6 @@
 """The training step, compiled before the first batch is trained on, and what XLA says of it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,10 +37,11 @@ def compile_step(
 ) -> CompiledStep:
     """For arguments of these shapes and shardings."""
     traced = jit_run_step(run, layout, model, state).trace(state, batch)
+    keeping = model.clone(options=dataclasses.replace(model.options, remat="none"))
     plain = (
         traced
         if run.remat == "none"
-        else jit_run_step(run, layout, model.clone(remat="none"), state).trace(state, batch)
+        else jit_run_step(run, layout, keeping, state).trace(state, batch)
     )
     compiled, flops, model_flops = (
         traced.lower().compile(),

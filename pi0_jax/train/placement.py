@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from pi0_jax import sharding
 from pi0_jax.errors import InputError
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.preprocess import Layout
@@ -37,15 +38,15 @@ def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
 
 def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
     """The run's model: activations split over the mesh, weights gathered where they are used."""
-    return Pi0(
-        model_config(run),
-        jnp.dtype(run.dtype),
+    options = ComputeOptions(
+        dtype=jnp.dtype(run.dtype),
         scan_layers=run.scan_layers,
         remat=run.remat,
         constrain=sharding.constrain_on(mesh),
         gather=sharding.gather_on(mesh),
         lora=run.lora,
     )
+    return Pi0(model_config(run), options)
 
 
 def step_options(run: RunConfig, layout: Layout) -> StepOptions:

@@ -15,7 +15,8 @@ import optax
 from pi0_jax import flow, preprocess
 from pi0_jax.models import lora
 from pi0_jax.models.layers import Constrain
-from pi0_jax.models.pi0 import Pi0, sample_actions
+from pi0_jax.models.pi0 import Pi0
+from pi0_jax.models.sampling import sample
 from pi0_jax.observation import Observation, TrainBatch
 from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
 
@@ -64,7 +65,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
-    return state_from(model.init(key, method="declare")["params"], key, optimizer, trainable)
+    return state_from(model.init(key, method=Pi0.declare)["params"], key, optimizer, trainable)
 
 
 def state_from(
@@ -136,7 +137,7 @@ def sample_losses(
         noise = flow.mask_dims(noise, dims)
 
     def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model.apply(lora.variables(*weights), observation, x_t, t, method="velocity")
+        return model.apply(lora.variables(*weights), observation, x_t, t, method=Pi0.velocity)
 
     return flow.loss(
         velocity,
@@ -253,7 +254,7 @@ def _accumulated(
         return jax.tree.map(jnp.add, sums, (loss, gradient)), row_loss
 
     zeros = jnp.zeros(()), jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), trained)
-    sums, row_losses = jax.lax.scan(add, zeros, in_parts(batch, count, model.constrain))
+    sums, row_losses = jax.lax.scan(add, zeros, in_parts(batch, count, model.options.constrain))
     loss, gradient = jax.tree.map(lambda total: total / count, sums)
     return loss, jnp.moveaxis(row_losses, 0, 1).reshape(-1), gradient
 
@@ -302,7 +303,7 @@ def validation_step(
         keys[:, 1]
     )
     dims = batch.targets.dims if options.real_dims_only else None
-    actions = sample_actions(
+    actions = sample(
         weights.params,
         observation,
         noise,
