@@ -42,6 +42,9 @@ _NAMES = {
     "validation_step": "validation step",
     "sample": "policy",
     "_noise": "noise",
+    "embeddings": "embeddings",
+    "training_outputs": "loss and gradients",
+    "<lambda>": "a program",
 }  # the name of a jitted function -> what people call it
 _CLOCKS_DIFFER_S = 1.0  # between a file's time and the process's
 _LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL")  # as TF_CPP_MIN_LOG_LEVEL counts them
