@@ -2,8 +2,9 @@
 
 from setuptools import find_packages, setup
 
-# Lower bounds are the lowest versions that the tests pass with (make test LOWEST=1). A newer version is refused only where it is known to break.
-# What the suite ran with stands in constraints/: the extra dev and, for the Python of CI, torch. What only remote, tpu and cuda install does not.
+# Lower bounds are the lowest versions that the tests pass with (make test LOWEST=1). A newer version
+# is refused only where it is known to break. What the suite ran with stands in constraints/: the extra
+# dev and, for the Python of CI, torch. What only remote, tpu and cuda install is not there.
 
 DATA = [
     "tensorflow-datasets>=4.9.9",
