@@ -78,7 +78,7 @@ CONFINED = {
     "gymnasium": ("pi0_jax/sim/",),
     "google_crc32c": ("pi0_jax/data/", "pi0_jax/benchmark/"),
     "loky": ("pi0_jax/data/", "pi0_jax/benchmark/", "pi0_jax/sim/"),
-    "cloudpickle": ("pi0_jax/data/",),
+    "cloudpickle": ("pi0_jax/data/", "pi0_jax/sim/"),
     "fsspec": ("pi0_jax/data/", "pi0_jax/convert/"),
     "aiohttp": ("pi0_jax/data/",),
     "orbax": ("pi0_jax/checkpoints.py", "pi0_jax/convert/"),

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -179,6 +181,22 @@ def test_a_driver_that_crashes_is_told_in_one_line():
 def test_workers_import_neither_jax_nor_tensorflow(workers, oracle):
     run(workers, oracle, episodes=2, seed=0)
     assert workers.ask(loaded, [()] * 2) == [["mujoco"]] * 2
+
+
+def test_workers_do_not_import_what_a_script_imports():
+    script = """
+import jax
+from pi0_jax.sim.workers import Workers
+
+def loaded(slots):
+    import sys
+    return "jax" in sys.modules
+
+with Workers(1) as workers:  # without a guard, as scripts are
+    print(workers.ask(loaded, [()]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[False]\n", done.stderr
 
 
 def test_the_number_of_workers_is_checked():

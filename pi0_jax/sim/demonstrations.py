@@ -5,13 +5,13 @@ the seed, the split and its number, and episodes are written in order, so the fi
 workers. (They do depend on the renderer: pixels of different OpenGL libraries differ a little.)
 """
 
-import multiprocessing
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from loky import ProcessPoolExecutor
 from tqdm import tqdm
 
 from pi0_jax.data.write import (
@@ -145,8 +145,7 @@ def write_reach_data(
     if any(missing.values()):
         gl.prepare_workers()
         gl.require()
-        # Spawned, since a forked child would inherit locks of TensorFlow's threads.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers) as pool:
             for robot, wanted in zip(settings, missing.values(), strict=True):
                 if wanted:
                     _write_robot(pool, data_dir, robot, settings[robot])

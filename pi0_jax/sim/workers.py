@@ -12,7 +12,7 @@ OpenGL must not share a process with TensorFlow (gl.py), and a worker starts in 
 """
 
 import contextlib
-import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
-import loky
+import cloudpickle
+import loky.backend
 import numpy as np
 
 from pi0_jax.errors import InputError
@@ -59,13 +60,14 @@ class Workers:
         if count < 1:
             raise InputError(f"worker processes: expected at least 1, found {count}")
         gl.prepare_workers()
-        # Spawned, since a forked child would inherit the locks of this process's threads.
-        spawn = multiprocessing.get_context("spawn")
+        # Fresh interpreters, without what this process's main module imports.
+        context = loky.backend.get_context("loky")
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(count):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_work, args=(theirs,), daemon=True)
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,))
+            process.daemon = True
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -101,7 +103,8 @@ class Workers:
         """
         for worker, given in enumerate(arguments):
             try:
-                self._pipes[worker].send((method, given))
+                # By value where it is of the main module.
+                self._pipes[worker].send_bytes(cloudpickle.dumps((method, given)))
             except BrokenPipeError as error:
                 raise self._ended(worker) from error
         answers = [self._receive(worker) for worker in range(self.count)]
@@ -267,7 +270,7 @@ def _work(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that asks
     with contextlib.closing(Slots()) as slots, contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            method, arguments = pipe.recv()
+            method, arguments = pickle.loads(pipe.recv_bytes())
             try:
                 answer = method(slots, *arguments)
             except InputError as error:
