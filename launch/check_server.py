@@ -1,0 +1,42 @@
+"""Checks a running server without its robot: python -m launch.check_server --server=HOST:PORT [--api_key_file=FILE].
+
+Sends random observations, and prints the robot's record and how fast the answers come; status 2 where something is wrong.
+"""
+
+import contextlib
+
+from absl import flags
+
+from launch import app
+from pi0_jax.serve import api_key
+from pi0_jax.serve.check import check
+from pi0_jax.serve.client import Client
+
+_SERVER = flags.DEFINE_string(
+    "server", None, "HOST:PORT of launch.serve, or its ws:// address.", required=True
+)
+_KEY_FILE = flags.DEFINE_string("api_key_file", None, "File with the key that the server asks for.")
+_CALLS = flags.DEFINE_integer("calls", 20, "Observations to send.", lower_bound=1)
+_SIDE = flags.DEFINE_integer("image_side", 224, "Pixels a side of the images.", lower_bound=1)
+_TIMEOUT = flags.DEFINE_float(
+    "timeout",
+    30.0,
+    "Seconds to wait for the server, and then for each answer; a server that compiles lets clients wait.",
+    lower_bound=0.0,
+)
+
+
+def main() -> None:
+    client = Client(
+        _SERVER.value,
+        api_key=api_key.read(_KEY_FILE.value),
+        timeout=_TIMEOUT.value,
+        start_timeout=_TIMEOUT.value,
+    )
+    with contextlib.closing(client):
+        for line in check(client, calls=_CALLS.value, image_size=(_SIDE.value, _SIDE.value)):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
