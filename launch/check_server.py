@@ -1,6 +1,7 @@
-"""Checks a running server without its robot: python -m launch.check_server --server=HOST:PORT [--api_key_file=FILE].
+"""Checks a running server without its robot: python -m launch.check_server --server=HOST:PORT.
 
-Sends random observations, and prints the robot's record and how fast the answers come; status 2 where something is wrong.
+Sends random observations, and prints what the server says of its robot and how fast it answers.
+Where something is wrong it says so in one line and ends with status 2.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ _SIDE = flags.DEFINE_integer("image_side", 224, "Pixels a side of the images.", 
 _TIMEOUT = flags.DEFINE_float(
     "timeout",
     30.0,
-    "Seconds to wait for the server, and then for each answer; a server that compiles lets clients wait.",
+    "Seconds for connecting, while a server that compiles lets clients wait; then for each answer.",
     lower_bound=0.0,
 )
 

@@ -1,4 +1,4 @@
-"""The check of a running server: against servers in processes of their own, and against answers that are wrong."""
+"""The check of a running server: servers in processes of their own, and answers that are wrong."""
 
 import re
 import socket
@@ -123,7 +123,7 @@ def test_a_server_that_is_not_ready_in_time():
         (
             DROID,
             {"actions": np.full((HORIZON, DIMS), np.nan, np.float32), **TIMING},
-            "found 80 of 80 that are not",
+            "found 80 of 80 others",
         ),
     ],
     ids=["no record", "half a record", "error", "nothing", "dimensions", "dtype", "not finite"],

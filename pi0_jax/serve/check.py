@@ -1,4 +1,4 @@
-"""A check of a running server without its robot: random observations in, what its record and its answers say out."""
+"""A check of a running server without its robot: it is asked about random observations."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,21 +16,21 @@ PROMPT = "pick up the red block"
 
 
 def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterator[str]:
-    """Sends random observations to a server and yields one line for each fact about its robot and its answers.
+    """Sends random observations to a server and yields a line for each fact that it learns.
 
     Args:
         calls: how many observations are sent, one after the other.
         image_size: height and width of every camera's image, in pixels.
 
     Raises:
-        InputError: no server answers in time, it refuses the key or an observation, it has no record of
-            its robot, or an answer is not a finite chunk of the shape that the record names.
+        InputError: no server answers in time, it refuses the key or an observation, it has no
+            record of its robot, or an answer is no finite chunk of the shape that it should have.
     """
     try:
         embodiment, horizon = _record(client.metadata)
         yield f"robot     {embodiment.name}: {embodiment.robot}"
-        sides = " x ".join(map(str, image_size))
-        yield f"cameras   {', '.join(embodiment.cameras.values()) or 'none'}; sent as {sides} pixels"
+        names, sides = ", ".join(embodiment.cameras.values()), " x ".join(map(str, image_size))
+        yield f"cameras   {names or 'none'}; sent as {sides} pixels"
         yield f"state     {_dimensions(embodiment.state)}"
         yield f"actions   {_dimensions(embodiment.actions)}"
         rate = f", {embodiment.control_hz:g} a second" if embodiment.control_hz else ""
@@ -51,7 +51,7 @@ def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterato
 def random_observation(
     embodiment: Embodiment, rng: np.random.Generator, image_size: tuple[int, int]
 ) -> RawObservation:
-    """Returns an observation of the right names and shapes: noise as images, and a state in its declared ranges."""
+    """Returns noise as images, and a state within its ranges, under the robot's own names."""
     state = [
         rng.uniform(
             -1.0 if dim.low is None else dim.low,
@@ -94,7 +94,7 @@ def _policy_time(reply: Any, shape: tuple[int, int]) -> float:
         raise InputError(f"the answer's actions: expected float32{list(shape)}, found {found}")
     if wrong := np.count_nonzero(~np.isfinite(array)):
         raise InputError(
-            f"the answer's actions: expected finite numbers, found {wrong} of {array.size} that are not"
+            f"the answer's actions: expected finite numbers, found {wrong} of {array.size} others"
         )
     return milliseconds
 
