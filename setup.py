@@ -23,7 +23,8 @@ TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
 COMMANDS = """
-    benchmark convert evaluate formats index make_reach_data make_tokenizer report serve tpu_table train verify
+    benchmark check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
+    serve tpu_table train verify
 """.split()  # files of launch/
 
 setup(

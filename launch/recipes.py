@@ -13,16 +13,19 @@ FOLDER = Path(__file__).parents[1] / "configs"  # beside launch/ in the reposito
 flags.disclaim_key_flags()  # --help lists the flag as that of the script which asks for it
 
 
-def config_flag(default: str | None = None, help: str = "The run.") -> flags.FlagHolder:
+def config_flag(
+    default: str | None = None, help: str = "The run.", name: str = "config"
+) -> flags.FlagHolder:
     """Defines --config, and --config.FIELD for every field.
 
     Args:
         default: as on a command line, such as "reach", "pi0_finetune:lora" or "mine.py".
         help: what the script takes the run for.
+        name: of the flag, where a script takes several runs.
     """
     forms = "A recipe's name or a file: reach, pi0_finetune:lora, mine.py"
     holder = config_flags.DEFINE_config_file(
-        "config", help_string=f"{help} {forms}; single fields by --config.field=value."
+        name, help_string=f"{help} {forms}; single fields by --{name}.field=value."
     )
     flag = flags.FLAGS[holder.name]
     flag.parser = _ByName(flag.parser)

@@ -474,7 +474,7 @@ def test_of_several_robots_one_is_chosen(tmp_path):
     assert convert.open(path).metadata.robots.keys() == {"droid", "lab/franka"}
     options = convert.Options(embodiment="droid")
     refused(
-        "robot None: expected one of droid, lab/franka, chosen with --robot",
+        "--robot: expected one of droid, lab/franka, found none",
         convert.convert,
         path,
         tmp_path / "o",
@@ -488,6 +488,26 @@ def test_of_several_robots_one_is_chosen(tmp_path):
     assert convert.open(tmp_path / "o").metadata.robots.keys() == {"lab/franka"}
     convert.convert(path, tmp_path / "all", "openpi_jax")
     assert convert.open(tmp_path / "all").metadata.robots.keys() == {"droid", "lab/franka"}
+
+
+def test_a_record_that_contradicts_the_checkpoints_own_is_refused(tmp_path):
+    """LeRobot's directory says which actions are deltas; of DROID's records droid_velocity has none."""
+    path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
+    convert.convert(path, tmp_path / "o", "lerobot", convert.Options(embodiment="droid"))
+    (tmp_path / "o" / "pi0_jax.json").unlink()
+    sizes = {"head_dim": 8, "image_heads": 4}
+    options = convert.Options(embodiment="droid_velocity", tokenizer="small", sizes=sizes)
+    refused(
+        "--embodiment=droid_velocity: actions learnt relative to the state: expected"
+        r" \[0, 1, 2, 3, 4, 5, 6\] as the checkpoint says, found none",
+        convert.convert,
+        tmp_path / "o",
+        tmp_path / "p",
+        "openpi_jax",
+        options,
+    )
+    droid = dataclasses.replace(options, embodiment="droid")
+    convert.convert(tmp_path / "o", tmp_path / "p", "openpi_jax", droid)
 
 
 def test_files_that_contradict_each_other_are_named(tmp_path):

@@ -232,7 +232,7 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
     if robots and (options.robot is not None or options.embodiment is not None):
         name, record = choose_robot(metadata, options.robot, source)
         if options.embodiment is not None:
-            record = record._replace(embodiment=find_embodiment(options.embodiment))
+            record = _of_embodiment(record, options.embodiment, f"{source}: {name}")
         if left := [other for other in robots if other != name]:
             notes.append(f"left out: the statistics of {', '.join(left)}")
         robots = {name: record}
@@ -246,6 +246,22 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
     return dataclasses.replace(
         metadata, robots=robots, tokenizer=tokenizer, normalization=mode
     ), notes
+
+
+def _of_embodiment(record: RobotRecord, name: str, where: str) -> RobotRecord:
+    """The robot with the record that the user names, whose deltas must be those that are known."""
+    given, known = find_embodiment(name), record.embodiment
+    if known is not None:
+        found, expected = (
+            [i for i, dim in enumerate(embodiment.actions) if dim.delta]
+            for embodiment in (given, known)
+        )
+        if found != expected:
+            raise InputError(
+                f"{where}: --embodiment={name}: actions learnt relative to the state: expected"
+                f" {expected or 'none'} as the checkpoint says, found {found or 'none'}"
+            )
+    return record._replace(embodiment=given)
 
 
 def _without_padding(record: RobotRecord, where: str) -> RobotRecord:

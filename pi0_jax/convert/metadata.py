@@ -216,7 +216,7 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
         return next(iter(metadata.robots.items()))
     if name not in metadata.robots:
         raise InputError(
-            f"{source}: robot {name}: expected one of {', '.join(metadata.robots)}, chosen with --robot"
+            f"{source}: --robot: expected one of {', '.join(metadata.robots)}, found {name or 'none'}"
         )
     return name, metadata.robots[name]
 

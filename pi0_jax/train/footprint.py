@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -15,8 +15,23 @@ from pi0_jax.train.placement import abstract_run_state
 from pi0_jax.trainable import select
 
 
-def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
-    """Lines: parameters, total and trained; bytes per device of parameters, gradients, optimizer state and moving average.
+class Footprint(NamedTuple):
+    """How many parameters a run has, and the bytes that one device holds of its state."""
+
+    parameters: int
+    trained: int
+    weights: int  # bytes, and so are the next three; LoRA's factors among them
+    gradients: int
+    optimizer: int
+    moving_average: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.moving_average
+
+
+def footprint(run: RunConfig, mesh: Mesh) -> Footprint:
+    """Returns what a run's state takes on a mesh, from shapes alone.
 
     Gradients are float32 like what is trained; where the batch is run in parts there are two: the sum, and that of the part.
     """
@@ -26,15 +41,27 @@ def footprint(run: RunConfig, mesh: Mesh) -> list[str]:
         select(state.params, state.factors, trainable_part(run)),
     )
     copies = 1 if run.accumulate == 1 else 2
+    return Footprint(
+        parameters=_count(weights),
+        trained=_count(trained),
+        weights=bytes_per_device(weights),
+        gradients=copies * bytes_per_device(trained),
+        optimizer=bytes_per_device(state.opt_state),
+        moving_average=bytes_per_device(state.ema),
+    )
+
+
+def described(held: Footprint) -> list[str]:
+    """Returns two lines for people: parameters, total and trained; megabytes per device."""
     parts = {
-        "parameters": bytes_per_device(weights),
-        "gradients": copies * bytes_per_device(trained),
-        "optimizer": bytes_per_device(state.opt_state),
-        "moving average": bytes_per_device(state.ema),
+        "parameters": held.weights,
+        "gradients": held.gradients,
+        "optimizer": held.optimizer,
+        "moving average": held.moving_average,
     }
     return [
-        f"{_count(weights):,} parameters, of which {_count(trained):,} are trained",
-        f"MB per device: {', '.join(f'{name} {size / 1e6:,.1f}' for name, size in parts.items())}; {sum(parts.values()) / 1e6:,.1f} in all",
+        f"{held.parameters:,} parameters, of which {held.trained:,} are trained",
+        f"MB per device: {', '.join(f'{name} {size / 1e6:,.1f}' for name, size in parts.items())}; {held.total / 1e6:,.1f} in all",
     ]
 
 

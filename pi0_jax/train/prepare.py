@@ -24,7 +24,7 @@ from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.config import RunConfig, to_json
 from pi0_jax.train.distributed import Processes
-from pi0_jax.train.footprint import footprint
+from pi0_jax.train.footprint import described, footprint
 
 
 class Data(NamedTuple):
@@ -96,7 +96,7 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
     """What is about to be trained, and on what."""
     parts = "" if run.accumulate == 1 else f" in {run.accumulate} parts"
     lines = [f"batch {run.batch_size}{parts}, {run.draws} draws, variant {run.variant}"]
-    lines += [f"  {line}" for line in footprint(run, mesh)]
+    lines += [f"  {line}" for line in described(footprint(run, mesh))]
     mixture = data.order.mixture
     for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
         training, held_out = len(index.frames("train")), len(index.frames("val"))

@@ -1,0 +1,108 @@
+"""A check of a running server without its robot: it is asked about random observations."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation
+from pi0_jax.observation_keys import shortened, to_message
+from pi0_jax.serve.client import Client
+
+PROMPT = "pick up the red block"
+
+
+def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterator[str]:
+    """Sends random observations to a server and yields a line for each fact that it learns.
+
+    Args:
+        calls: how many observations are sent, one after the other.
+        image_size: height and width of every camera's image, in pixels.
+
+    Raises:
+        InputError: no server answers in time, it refuses the key or an observation, it has no
+            record of its robot, or an answer is no finite chunk of the shape that it should have.
+    """
+    try:
+        embodiment, horizon = _record(client.metadata)
+        yield f"robot     {embodiment.name}: {embodiment.robot}"
+        names, sides = ", ".join(embodiment.cameras.values()), " x ".join(map(str, image_size))
+        yield f"cameras   {names or 'none'}; sent as {sides} pixels"
+        yield f"state     {_dimensions(embodiment.state)}"
+        yield f"actions   {_dimensions(embodiment.actions)}"
+        rate = f", {embodiment.control_hz:g} a second" if embodiment.control_hz else ""
+        yield f"chunk     {horizon} steps, of which {embodiment.execute_steps} are executed{rate}"
+        rng, latency, policy = np.random.default_rng(0), [], []
+        for _ in range(calls):
+            message = to_message(random_observation(embodiment, rng, image_size), embodiment.keys)
+            start = time.perf_counter()
+            reply = client.infer(message)
+            latency.append(1e3 * (time.perf_counter() - start))
+            policy.append(_policy_time(reply, (horizon, len(embodiment.actions))))
+    except TimeoutError as error:
+        raise InputError(str(error)) from error
+    yield f"latency   {_percentiles(latency)} of {calls} calls, network included"
+    yield f"policy    {_percentiles(policy)} of them, by the server's own clock"
+
+
+def random_observation(
+    embodiment: Embodiment, rng: np.random.Generator, image_size: tuple[int, int]
+) -> RawObservation:
+    """Returns noise as images, and a state within its ranges, under the robot's own names."""
+    state = [
+        rng.uniform(
+            -1.0 if dim.low is None else dim.low,
+            1.0 if dim.high is None else dim.high,
+        )
+        for dim in embodiment.state
+    ]
+    return {
+        "images": {
+            camera: rng.integers(0, 256, (*image_size, 3), np.uint8)
+            for camera in embodiment.cameras.values()
+        },
+        "state": np.array(state, np.float32),
+        "prompt": PROMPT,
+    }
+
+
+def _record(metadata: Any) -> tuple[Embodiment, int]:
+    """The robot's record and the number of steps in a chunk."""
+    try:
+        return Embodiment.from_json(metadata["embodiment"]), metadata["horizon"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            "the server's metadata: expected its robot's record as launch.serve sends it,"
+            f" embodiment and horizon; found {shortened(metadata) or 'nothing'}"
+        ) from error
+
+
+def _policy_time(reply: Any, shape: tuple[int, int]) -> float:
+    """The server's own time in milliseconds of an answer that is right."""
+    try:
+        actions, milliseconds = reply["actions"], float(reply["policy_timing"]["infer_ms"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"the answer: expected actions and policy_timing/infer_ms, found {shortened(reply)}"
+        ) from error
+    array = np.asarray(actions)
+    if (array.dtype, array.shape) != (np.float32, shape):
+        found = f"{array.dtype}{list(array.shape)}"
+        raise InputError(f"the answer's actions: expected float32{list(shape)}, found {found}")
+    if wrong := np.count_nonzero(~np.isfinite(array)):
+        raise InputError(
+            f"the answer's actions: expected finite numbers, found {wrong} of {array.size} others"
+        )
+    return milliseconds
+
+
+def _dimensions(dims: Sequence[StateDim | ActionDim]) -> str:
+    return f"{len(dims)}: " + ", ".join(f"{dim.name} [{dim.unit}]" for dim in dims)
+
+
+def _percentiles(milliseconds: Sequence[float]) -> str:
+    p50, p99 = np.percentile(milliseconds, (50, 99))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
