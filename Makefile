@@ -1,6 +1,8 @@
 # make demo   makes data, trains, evaluates in a simulator, writes a report: see README.md
+# make smoke  the same in miniature
 # make test   installs what the tests need and runs them
-# Packages have the versions of constraints/; with LATEST=1 the newest, with LOWEST=1 the lowest that setup.py allows, in environments of their own.
+# Packages have the versions of constraints/; with LATEST=1 the newest, with LOWEST=1 the lowest that
+# setup.py allows, in environments of their own.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c "import platform; print(platform.python_version())")
 ifeq ($(filter-out 0 1 2 3 4 5 6 7 8 9 10,$(word 2,$(subst ., ,$(VERSION)))),)
@@ -15,7 +17,7 @@ SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: demo test install gl torch constraints what-is-newest
+.PHONY: demo smoke test install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -36,8 +38,9 @@ $(VENV)/.installed: setup.py $(PINS) $(if $(LATEST),what-is-newest)
 	@$(if $(PINS)$(LATEST)$(LOWEST),,echo "the suite has not run with Python $(VERSION): installing the newest versions")
 	$(call environment,$(VENV),--editable '.[dev]')
 
-# Writes down the newest versions that setup.py allows, to be committed when the suite has passed with them. TORCH=torch==VERSION adds those of
-# `make torch`. What only the extras remote, tpu and cuda need is in no file: the suite does not run with it.
+# Writes down the newest versions that setup.py allows, to be committed when the suite has passed with
+# them. TORCH=torch==VERSION adds those of `make torch`. What only the extras remote, tpu and cuda need
+# is in no file: the suite does not run with it.
 FRESH := $(VENV)-fresh
 constraints: INSTALL = $(NEWEST)
 constraints:
@@ -50,14 +53,15 @@ constraints:
 gl: install
 	launch/install_gl.sh $(PY)
 
-# For tests that compile for TPUs, in a process of their own: wherever JAX can import libtpu it looks for a TPU. The version that JAX names.
+# For tests that compile for TPUs, in a process of their own: wherever JAX can import libtpu it looks
+# for a TPU. It has the version that JAX names.
 NAMED = from importlib.metadata import requires; print(*(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))
 $(VENV)/libtpu: $(VENV)/.installed
 	rm -rf $@ $@.partial
 	$(PY) -m pip install --quiet --no-deps --target $@.partial "$$($(PY) -c '$(NAMED)')" && mv $@.partial $@ \
-	  || echo "libtpu is not to be had here: what compiles for TPUs is not tested"
+	  || echo "libtpu cannot be installed here: what compiles for TPUs is not tested"
 
-# For the comparison with Hugging Face's models: PyTorch's and TensorFlow's copies of LLVM do not bear each other in one process.
+# For the comparison with Hugging Face's models: PyTorch and TensorFlow in one process may crash.
 torch: $(VENV)/torch/.installed
 
 $(VENV)/torch/.installed: setup.py $(PINS)
@@ -67,7 +71,8 @@ test: gl $(VENV)/libtpu
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 demo: gl
-	$(PY) -m launch.make_reach_data --data_dir=$(RUN)/data --seed=$(SEED)
-	$(PY) -m launch.train --config=configs/reach.py --config.seed=$(SEED) --config.data_dir=$(RUN)/data --workdir=$(RUN)/train
-	$(PY) -m launch.evaluate --checkpoint=$(RUN)/train --seed=$(SEED) --conditions=right,shuffled,untrained --output=$(RUN)/evaluation
-	$(PY) -m launch.report --workdir=$(RUN)/train --evaluation=$(RUN)/evaluation --output=$(RUN)/report
+	$(PY) -m launch.demo --output=$(RUN) --seed=$(SEED) $(ARGS)
+
+smoke: gl
+	rm -rf runs/smoke
+	$(PY) -m launch.demo --output=runs/smoke --smoke
