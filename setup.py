@@ -2,12 +2,12 @@
 
 from setuptools import find_packages, setup
 
-# Lower bounds are the lowest versions that the tests pass with (make test LOWEST=1). A newer version
-# is refused only where it is known to break. What the suite ran with stands in constraints/: the extra
-# dev and, for the Python of CI, torch. What only remote, tpu and cuda install is not there.
+# Lower bounds are the lowest versions that the tests were run with (make test LOWEST=1); there is an
+# upper bound only where a newer version is known to break. constraints/ has what the suite ran with:
+# the extra dev, and torch for CI's Python. What only remote, tpu and cuda install is not in it.
 
 DATA = [
-    "tensorflow-datasets>=4.9.9",
+    "tensorflow-datasets>=4.9.10",
     # Opening and writing RLDS datasets; training from a ready index needs neither.
     "tensorflow-cpu>=2.20; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20; sys_platform != 'linux' or platform_machine != 'x86_64'",
@@ -62,7 +62,7 @@ setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.0",
         "safetensors>=0.5",
-        "sentencepiece>=0.2.1",
+        "sentencepiece>=0.2.2",
         "simplejpeg>=1.8",
         "tensorboardX>=2.6.4",
         "tqdm>=4.66",
