@@ -100,7 +100,7 @@ def shrunken(run: RunConfig, data_dir: Path, weights: Path) -> RunConfig:
         data_dir=str(data_dir), index_dir="", datasets=datasets, weights=(1.0,) * len(datasets), lanes=4, lane_megabytes=1,
         loader_threads=1, prefetch_batches=1, dtype="float32", variant="pico", action_dim=min(run.action_dim, 8), horizon=4, max_tokens=12,
         tokenizer="small", draws=1, sampling_steps=2, batch_size=8, steps=3, warmup_steps=1, log_every=1, validate_every=3,
-        validation_frames=2, save_every=3, keep_every=0, initial_weights="",
+        validation_frames=2, save_every=3, keep_every=0, initial_weights="", mixture="",
         lora=tuple({**dataclasses.asdict(rule), "rank": 2} for rule in run.lora),
     )  # fmt: skip
     small = config.from_mapping({**config.to_json(run), **few})
