@@ -22,9 +22,9 @@ import jax.numpy as jnp
 
 LORA = "lora"  # the collection of the variables that a model is applied to, beside "params"
 
-# The weights that can be adapted -> how a and b make their product; first match wins. In the language
-# model every head has its own pair, and so have keys, values, gate and up, as in the published code.
-# The image encoder, which that code does not adapt, has one pair a weight.
+# The weights that can be adapted -> how a and b make their product; first match wins. In the
+# language model every head has its own pair, and so have keys, values, gate and up, as in the
+# published code. The image encoder, which that code does not adapt, has one pair a weight.
 PRODUCTS: tuple[tuple[str, str], ...] = (
     (r"llm/layers/attn/q_einsum(_\d+)?/w$", "LNDR,LNRH->LNDH"),
     (r"llm/layers/attn/kv_einsum(_\d+)?/w$", "LcKDR,LcKRH->LcKDH"),
@@ -88,7 +88,7 @@ def fans(subscripts: str, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def variables(params: Any, factors: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the variables to apply a model to: a published tree, and LoRA's, where there is one."""
+    """Returns what a model is applied to: a published tree and, where there is one, LoRA's."""
     return {"params": params, LORA: factors} if factors else {"params": params}
 
 
@@ -144,8 +144,8 @@ def merge_layer(
 ) -> Any:
     """Adds LoRA's products to one layer's parameters.
 
-    This is done before the parameters are gathered: each device adds to its own part of a weight, and
-    the gradient comes back to that part, as without LoRA.
+    This is done before the parameters are gathered: each device adds to its own part of a weight,
+    and the gradient comes back to that part, as without LoRA.
 
     Args:
         params: the layer's parameters, without the layer axis.
