@@ -1,7 +1,7 @@
 """Flow matching: from noise to an action chunk along straight lines.
 
-Time runs as in the published weights: t = 1 is noise, t = 0 is data. The paper's τ is 1 - t. This is
-said once, here.
+Time runs as in the published weights: t = 1 is noise, t = 0 is data. The paper's τ is 1 - t. It
+is said once, here.
 
     x_t = t * noise + (1 - t) * actions        the interpolant
     v   = dx/dt = noise - actions              what the model learns
@@ -68,8 +68,8 @@ def loss(
         step_mask: bool[B, H], the steps that count; None counts all, also past an episode's end, as
             published.
         dim_mask: bool[B, D], the dimensions that count; None counts all, padding too, as published.
-            With a mask the noise in the other dimensions must be zero (`mask_dims`), and `integrate`
-            must get it too: the model has seen nothing but zero there.
+            With a mask the noise in the other dimensions must be zero (`mask_dims`), and
+            `integrate` must get it too: the model has seen nothing but zero there.
 
     Returns:
         float32[B, K].

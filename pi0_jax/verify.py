@@ -1,7 +1,8 @@
-"""Known-answer vectors against the model: the same numbers as the published implementation, on whatever device is there.
+"""Known-answer vectors: the model gives the published implementation's numbers, on any device.
 
-A vectors file is an npz: `spec.json` (sizes), `params/<path>` (the published tree), `in/...` (one batch of inputs) and `out/...` (what the
-published implementation computed from them). Every array under `out/` is recomputed and compared; nothing about sizes is assumed.
+A vectors file is an npz: `spec.json` (sizes), `params/<path>` (the published tree), `in/...` (one
+batch of inputs) and `out/...` (what the published implementation computed from them). Every array
+under `out/` is recomputed and compared; nothing about sizes is assumed.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Tables of a module's parameters, and how the parameters of a table are drawn.
 
 A table has the nesting of the published tree, with a `Param` where the tree has an array. It states
-every shape once: the modules declare their parameters from it, `self.param(name, draw_table, table)`,
+every shape once: modules declare their parameters from it, `self.param(name, draw_table, table)`,
 and `pi0.parameter_shapes` reads the shapes without running anything.
 """
 

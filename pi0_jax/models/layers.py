@@ -15,7 +15,7 @@ from pi0_jax.models.lora import LoraRule
 
 Remat = Literal["none", "dots", "full"]
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-# (parameters, their path in the model, dtype of their matrix products) -> the parameters as they are used
+# (parameters, their path in the model, dtype of their products) -> the parameters as they are used
 Gather = Callable[[Any, tuple[str, ...], Any], Any]
 
 
@@ -26,7 +26,7 @@ def unconstrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 
 def ungathered(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
-    """Returns the parameters as they are, since every device holds them whole: the default `gather`."""
+    """Returns the parameters as they are, which every device holds whole: the default `gather`."""
     del path, dtype
     return params
 
@@ -110,7 +110,8 @@ def run(
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
     if scan and depth > 1:
-        # Over the layers' numbers: scanning the arrays themselves would first copy all layers but the last.
+        # Over the layers' numbers: scanning the arrays themselves would first copy all layers but
+        # the last.
         carry, output = jax.lax.scan(
             lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1)
         )

@@ -1,11 +1,11 @@
-"""LoRA (Hu et al. 2021, section 4.1): a weight of a layer stays as it is, and a product of two narrow matrices is added to it.
+"""LoRA (Hu et al. 2021, section 4.1): a product of two narrow matrices is added to a fixed weight.
 
-    w + (alpha / rank) * a b           a: random, b: zeros, so that training starts from the model as it is
+    w + (alpha / rank) * a b           a: random, b: zeros, so training starts from the given model
 
 The leaves a and b make a second tree, under the path of the weight that they adapt:
 
-    params  {"PaliGemma": {"llm": {"layers": {"mlp": {"linear": float32[L, F, D]}}}}}
-    lora    {"PaliGemma": {"llm": {"layers": {"mlp": {"linear": {"a": float32[L, F, R], "b": float32[L, R, D]}}}}}}
+    params  {... {"mlp": {"linear": float32[L, F, D]}}}
+    lora    {... {"mlp": {"linear": {"a": float32[L, F, R], "b": float32[L, R, D]}}}}
 
 Axes: L layers, R rank; c keys and values, or gate and up; others as in gemma.py and siglip.py.
 """
@@ -22,8 +22,9 @@ import jax.numpy as jnp
 
 LORA = "lora"  # the collection of the variables that a model is applied to, beside "params"
 
-# The weights that can be adapted -> how a and b make their product; first match wins. In the language model every head has its own pair,
-# and so have keys, values, gate and up, as in the published code. The image encoder, which that code does not adapt, has one pair a weight.
+# The weights that can be adapted -> how a and b make their product; first match wins. In the
+# language model every head has its own pair, and so have keys, values, gate and up, as in the
+# published code. The image encoder, which that code does not adapt, has one pair a weight.
 PRODUCTS: tuple[tuple[str, str], ...] = (
     (r"llm/layers/attn/q_einsum(_\d+)?/w$", "LNDR,LNRH->LNDH"),
     (r"llm/layers/attn/kv_einsum(_\d+)?/w$", "LcKDR,LcKRH->LcKDH"),
@@ -39,22 +40,29 @@ PRODUCTS: tuple[tuple[str, str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class LoraRule:
+    """Which weights are adapted, and how."""
+
     path: str  # a regular expression: the weights in whose path it is found
     rank: int
     alpha: float
 
 
 def find(rules: Sequence[LoraRule], path: str) -> LoraRule | None:
-    """The first rule that matches, or None: the weight is not adapted."""
+    """Returns the first rule that matches a weight's path; None where the weight is not adapted."""
     return next((rule for rule in rules if re.search(rule.path, path)), None)
 
 
 def adaptable(path: str) -> bool:
+    """Says whether the weight of a published path can be adapted."""
     return any(re.search(pattern, path) for pattern, _ in PRODUCTS)
 
 
 def product(path: str) -> str:
-    """The subscripts of a weight's product. Raises ValueError where it has none."""
+    """Returns the einsum subscripts that make a weight's product of a and b.
+
+    Raises:
+        ValueError: the weight cannot be adapted.
+    """
     for pattern, subscripts in PRODUCTS:
         if re.search(pattern, path):
             return subscripts
@@ -64,14 +72,14 @@ def product(path: str) -> str:
 def factor_shapes(
     subscripts: str, shape: tuple[int, ...], rank: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of a and b for a weight of this shape."""
+    """Returns the shapes of a and b for a weight of this shape."""
     a, b, w = re.split("->|,", subscripts)
     sizes = dict(zip(w, shape, strict=True)) | {"R": rank}
     return tuple(sizes[axis] for axis in a), tuple(sizes[axis] for axis in b)
 
 
 def fans(subscripts: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Inputs and outputs of one pair: the axes that a and b do not share."""
+    """Counts inputs and outputs of one pair: the axes that a and b do not share."""
     a, b, w = re.split("->|,", subscripts)
     sizes = dict(zip(w, shape, strict=True))
     return math.prod(sizes[axis] for axis in a if axis not in b), math.prod(
@@ -80,12 +88,21 @@ def fans(subscripts: str, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def variables(params: Any, factors: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a model is applied to: a published tree, and the second tree, where there is one."""
+    """Returns what a model is applied to: a published tree and, where there is one, LoRA's."""
     return {"params": params, LORA: factors} if factors else {"params": params}
 
 
 def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, Any]:
-    """The second tree for a published one (arrays, or their shapes), float32: a of variance 1 / inputs, b zero. {} without rules."""
+    """Draws the second tree: a with variance 1 / inputs, b zero.
+
+    Args:
+        key: a key of jax.random.
+        params: the published tree, as arrays or as their shapes.
+        rules: which weights are adapted.
+
+    Returns:
+        The second tree, float32; {} without rules.
+    """
     factors = {}
     for path, leaf in sorted(flax.traverse_util.flatten_dict(params, sep="/").items()):
         rule = find(rules, path)
@@ -102,7 +119,16 @@ def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, An
 def add(
     w: jax.Array, a: jax.Array, b: jax.Array, *, rules: Sequence[LoraRule], path: str, dtype: Any
 ) -> jax.Array:
-    """w + (alpha / rank) a b for a stack of layers, or a part of one: summed in float32, rounded once to `dtype`."""
+    """Adds the product of a and b to a weight, in float32, and rounds once to `dtype`.
+
+    Args:
+        w: a stack of layers' weights, or a part of one.
+        a: its factor of the inputs.
+        b: its factor of the outputs.
+        rules: of which the first that matches gives alpha and rank.
+        path: the weight's published path.
+        dtype: of the sum.
+    """
     rule = find(rules, path)
     update = jnp.einsum(product(path), a, b, preferred_element_type=jnp.float32)
     return (w.astype(jnp.float32) + (rule.alpha / rule.rank) * update).astype(dtype)
@@ -116,16 +142,28 @@ def merge_layer(
     path: Sequence[str],
     dtype: Any,
 ) -> Any:
-    """One layer's parameters (without the layer axis; at `path` in the model) with their factors of the second tree added.
+    """Adds LoRA's products to one layer's parameters.
 
-    Before they are gathered: each device adds to its own part of a weight, and the gradient comes back to that part, as without LoRA.
+    This is done before the parameters are gathered: each device adds to its own part of a weight,
+    and the gradient comes back to that part, as without LoRA.
+
+    Args:
+        params: the layer's parameters, without the layer axis.
+        factors: LoRA's factors of some of them, or {}.
+        rules: which weights are adapted.
+        path: where the layers are in the model.
+        dtype: of the sums.
+
+    Returns:
+        The parameters, with the sums in place of the adapted weights.
     """
     if not factors:
         return params
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     pairs = flax.traverse_util.flatten_dict(factors, sep="/")
     for name in (name.removesuffix("/a") for name in pairs if name.endswith("/a")):
-        # A stack of one layer: as products with a batch axis they are computed again, not kept, in the backward pass under remat "dots".
+        # As stacks of one layer: products with a batch axis are computed again in the backward pass
+        # under remat "dots", not kept.
         stacks = (x[None] for x in (flat[name], pairs[f"{name}/a"], pairs[f"{name}/b"]))
         flat[name] = add(*stacks, rules=rules, path="/".join((*path, name)), dtype=dtype)[0]
     return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -1,6 +1,7 @@
 """Who attends to whom.
 
-Tokens: P prefix tokens (images, then prompt), 1 state token, K draws of H actions. P=3 with its last token padding, H=2, K=2:
+Tokens: P prefix tokens (images, then prompt), 1 state token, K draws of H actions. Here P=3 with
+its last token padding, H=2, K=2:
 
                  prefix   state  draw 0  draw 1     (keys)
     prefix       1 1 0      0     0 0     0 0
@@ -13,9 +14,9 @@ Tokens: P prefix tokens (images, then prompt), 1 state token, K draws of H actio
                  1 1 0      1     0 0     1 1
     (queries)
 
-There are three blocks, bidirectional inside and blind to later ones (paper, appendix B). With K draws
-of noise and time for one observation, the state token and the prefix serve all of them; K = 1 is the
-published mask. Nobody attends to padding or to absent cameras.
+There are three blocks, bidirectional inside and blind to later ones (paper, appendix B). With K
+draws of noise and time for one observation, the state token and the prefix serve all of them; K = 1
+is the published mask. Nobody attends to padding or to absent cameras.
 """
 
 import jax
@@ -71,7 +72,7 @@ def prefix_positions(valid: jax.Array) -> jax.Array:
 
 
 def suffix_positions(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array:
-    """Numbers the suffix's tokens after the real ones of the prefix: bool[B, P] -> int32[B, 1 + K*H].
+    """Numbers the suffix's tokens after the prefix's real ones: bool[B, P] -> int32[B, 1 + K*H].
 
     The state comes first, then the actions; those of every draw stand at the same positions.
     """

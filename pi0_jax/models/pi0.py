@@ -1,11 +1,11 @@
-"""π0: camera images and a prompt through PaliGemma, state and noisy actions through the action expert, one shared attention.
+"""π0: PaliGemma for images and prompt, an expert for state and noisy actions, one shared attention.
 
     [base | left wrist | right wrist | prompt] [state] [action 1 ... action H] x K
      \\_____ prefix: P tokens, expert 0 _____/  \\_____ suffix: 1 + K*H tokens, expert 1 ____/
 
-Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix tokens,
-L prompt tokens, S image side, C camera slots, V width of the language model, W width of the action
-expert.
+Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix
+tokens, L prompt tokens, S image side, C camera slots, V width of the language model, W width of the
+action expert.
 Source: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
 8 heads, biases in every projection, time running from 1 (noise) to 0 (data), see flow.py.
 """
@@ -122,8 +122,8 @@ class Pi0(nn.Module):
         tokens = self.PaliGemma.llm.embed(observation.tokens)  # [B, L, V]
         if not slots:
             return tokens, observation.token_mask
-        # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so that
-        # no device needs another's images.
+        # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so no
+        # device needs another's images.
         images = jnp.stack([observation.images[slot] for slot in slots], axis=1)  # [B, C, S, S, 3]
         patches = self.PaliGemma.img(images.reshape(-1, *images.shape[2:]))  # [B * C, patches, V]
         count = patches.shape[1]
@@ -273,9 +273,9 @@ def parameter_shapes(config: Pi0Config) -> Any:
 
 
 def time_code(t: jax.Array, width: int) -> jax.Array:
-    """Encodes times by sines, then cosines, of 2*pi*t / period: float32[...] -> float32[..., width].
+    """Encodes times by sines, then cosines: float32[...] -> float32[..., width].
 
-    The periods are spaced geometrically from 0.004 to 4.
+    Their angles are 2*pi*t / period. The periods are spaced geometrically from 0.004 to 4.
     """
     angle = t.astype(jnp.float32)[..., None] * time_frequencies(width // 2)  # [..., width / 2]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
@@ -285,8 +285,8 @@ def time_frequencies(count: int) -> np.ndarray:
     """Returns the time code's frequencies, float32[count] in radians per unit of time.
 
     They are a host constant, the same on every device. Each operation is rounded to float32 in the
-    published order: an angle reaches 1,571 rad, so one unit in the last place of a frequency already
-    moves the velocity by 1e-4.
+    published order: an angle reaches 1,571 rad, so one unit in the last place of a frequency moves
+    the velocity by 1e-4.
     """
     fraction = np.arange(count, dtype=np.float32) * np.float32(1.0 / max(count - 1, 1))
     fraction[-1] = 1.0

@@ -1,12 +1,12 @@
-"""Sampling: an action chunk from noise. Policies, validation, verification and exports all run this.
+"""Sampling: an action chunk from noise. Policies, validation, verification and exports run this.
 
     images, prompt       once         -> keys and values of the prefix
-    state, x_t, t        each step    -> velocity, which flow.integrate follows from noise to actions
+    state, x_t, t        each step    -> velocity, which flow.integrate follows from the noise
 
-The weights are the published tree, or packed by `pack` as a policy keeps them: cast once to the dtype
-that they are multiplied in and, where layers are unrolled, an array per layer with the input axis
-first. `unpack` states the published tree in terms of packed weights inside the compiled function,
-where the compiler cancels it against the model's own slices and transposes.
+The weights are the published tree, or packed by `pack` as a policy keeps them: cast once to the
+dtype that they are multiplied in and, where layers are unrolled, an array per layer with the input
+axis first. `unpack` states the published tree in terms of packed weights inside the compiled
+function, where the compiler cancels it against the model's own slices and transposes.
 
 Axes: B batch, H horizon, D action dimension, P prefix tokens.
 """
@@ -132,7 +132,7 @@ def pack(params: Any, dtype: Any, *, scan_layers: bool) -> dict[str, Any]:
 
 
 def unpack(weights: Any) -> dict[str, Any]:
-    """Returns the published tree of `pack`ed weights, in their dtypes; a published tree as it is."""
+    """Returns the published tree of `pack`ed weights, in their dtypes; a published one as it is."""
     flat: dict[str, jax.Array] = {}
     stacks: dict[str, dict[int, jax.Array]] = {}
     for name, weight in flax.traverse_util.flatten_dict(weights, sep="/").items():
