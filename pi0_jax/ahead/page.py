@@ -51,7 +51,8 @@ class Row:
             if rest == ["sampler"]:
                 return cls(topology, None, None)
             batch, sizes = rest
-            return cls(topology, int(batch), MeshConfig(*map(int, sizes.split("x"))))
+            data, fsdp, tensor = map(int, sizes.split("x"))
+            return cls(topology, int(batch), MeshConfig(data, fsdp, tensor))
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler"
