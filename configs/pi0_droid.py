@@ -22,9 +22,9 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
 
     # Data: droid/1.0.1 of gs://gresearch/robotics: 1.8 TB. Failed episodes and idle steps are not drawn (O); see data/oxe/droid.py.
     c.data_dir = "data/oxe"
-    c.datasets = (
-        DATASETS[mode],
-    )  # state: 7 joints and gripper; actions: joint targets relative to the state, or velocities; gripper
+    # state: 7 joints and gripper; actions: joint targets relative to the state, or velocities;
+    # gripper
+    c.datasets = (DATASETS[mode],)
     c.order = "local"  # 1.8 TB: whole records are read, in lanes (data/lanes.py); O shuffles a buffer of 250,000 frames
     c.lanes = 64  # at most 64 hosts, with 32 GB of encoded images over all of them
     c.loader_threads = 16

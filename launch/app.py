@@ -27,9 +27,8 @@ def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[
         if len(argv) > 1 + bool(argument):
             raise app.UsageError(f"unexpected argument: {argv[1 + bool(argument)]}")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(
-                logging.WARNING
-            )  # progress is the script's to show; --verbosity=0 shows the libraries' too
+            # progress is the script's to show; --verbosity=0 shows the libraries' too
+            logging.set_verbosity(logging.WARNING)
         keep_freed_memory()
         try:
             with optional_packages():
@@ -86,9 +85,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except AttributeError as error:
         missing = error.args[0]
-        if not isinstance(
-            missing, KeyError
-        ):  # which is how ml_collections reports a field that the config lacks
+        # which is how ml_collections reports a field that the config lacks
+        if not isinstance(missing, KeyError):
             raise
         sys.exit(_fail(f"the config has no field {'. '.join(missing.args[0].splitlines())}"))
     except (flags.Error, ValueError, OSError) as error:

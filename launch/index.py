@@ -85,9 +85,8 @@ def main() -> None:
         find_row(name, run.own_datasets if run else {}, keep_empty_language=kept) for name in names
     ]
     for row in rows:
-        dataset_directory(
-            row, data_dir
-        )  # what is missing is said at once, not after hours of building the others
+        # what is missing is said at once, not after hours of building the others
+        dataset_directory(row, data_dir)
     index_dir = _INDEX_DIR.value or (run.index_dir if run else "") or None
     skip = _SKIP.value if _SKIP.present or not run else run.skip_bad_episodes
     options = {

@@ -55,15 +55,13 @@ class Description:
     """What a checkpoint says of itself beside its arrays."""
 
     policy: PolicyConfig
-    training: Mapping[
-        str, Any
-    ]  # the other half of the run's config, as train/config.py reads it; {}: not trained here
+    # the other half of the run's config, as train/config.py reads it; {}: not trained here
+    training: Mapping[str, Any]
     robots: Mapping[str, Robot]  # by dataset name; those of the run's datasets first
     tokenizer: Tokenizer
     position: int  # steps done, which is the number of the next batch
-    digests: Mapping[
-        str, str
-    ]  # dataset name -> Index.digest: which files and which rule; for every one of `robots`
+    # dataset name -> Index.digest: which files and which rule; for every one of `robots`
+    digests: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -258,9 +256,8 @@ class RunCheckpoints:
 
     def close(self) -> None:
         """Waits for a save in progress, whole or failed."""
-        with contextlib.suppress(
-            InputError
-        ):  # raised by `check` or `wait` before, or less than what ends the run now
+        # raised by `check` or `wait` before, or less than what ends the run now
+        with contextlib.suppress(InputError):
             self.wait()
         self._manager.close()
 
@@ -277,9 +274,8 @@ class RunCheckpoints:
             if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
                 raise
             time.sleep(_OTHERS_SECONDS)
-            warnings.filterwarnings(
-                "ignore", "coroutine .* was never awaited", RuntimeWarning
-            )  # Orbax's writes that are given up
+            # Orbax's writes that are given up
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             whole = (
                 "no checkpoint is whole yet"
                 if self._whole is None

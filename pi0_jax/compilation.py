@@ -36,6 +36,7 @@ _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 _WRITTEN = "/jax/compilation_cache/cache_misses"
 
 _SHORT_S = 1.0  # nothing is said of programs that take less
+# the name of a jitted function -> what people call it
 _NAMES = {
     "init_state": "initial state",
     "train_step": "train step",
@@ -45,7 +46,7 @@ _NAMES = {
     "embeddings": "embeddings",
     "training_outputs": "loss and gradients",
     "<lambda>": "a program",
-}  # the name of a jitted function -> what people call it
+}
 _CLOCKS_DIFFER_S = 1.0  # between a file's time and the process's
 _LEVELS = ("INFO", "WARNING", "ERROR", "CRITICAL")  # as TF_CPP_MIN_LOG_LEVEL counts them
 

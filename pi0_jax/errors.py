@@ -4,10 +4,11 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
+# an OSError's number where no space is left, or none for this user
 FULL_DISK = (
     errno.ENOSPC,
     errno.EDQUOT,
-)  # an OSError's number where no space is left, or none for this user
+)
 
 
 class InputError(ValueError):

@@ -64,12 +64,10 @@ def resize_with_pad(images: jax.Array, sizes: jax.Array, side: int) -> jax.Array
     """
     ratio = jnp.max(sizes, axis=1) / side  # source pixels per output pixel
     scaled = jnp.maximum(jnp.floor(sizes / ratio[:, None] + 1e-4), 1.0)  # [B, 2]
-    rows = _resize_weights(
-        sizes[:, 0], scaled[:, 0], canvas=images.shape[1], side=side
-    )  # [B, S, h]
-    columns = _resize_weights(
-        sizes[:, 1], scaled[:, 1], canvas=images.shape[2], side=side
-    )  # [B, S, w]
+    # [B, S, h]
+    rows = _resize_weights(sizes[:, 0], scaled[:, 0], canvas=images.shape[1], side=side)
+    # [B, S, w]
+    columns = _resize_weights(sizes[:, 1], scaled[:, 1], canvas=images.shape[2], side=side)
     x = images.astype(jnp.float32)
     # Full precision: the default on TPU and TF32 GPUs would round pixels.
     x = jnp.einsum("Bsh,BhwC->BswC", rows, x, precision="highest")

@@ -21,9 +21,8 @@ from pi0_jax.files import replacing
 Mode = Literal["zscore", "quantile"]
 EPSILON = 1e-6
 CONSTANT = 1e-6  # a dimension with less spread counts as constant
-RESOLUTION = float(
-    np.finfo(np.float32).eps
-)  # of the float32 in which states and actions travel, relative to their size
+# of the float32 in which states and actions travel, relative to their size
+RESOLUTION = float(np.finfo(np.float32).eps)
 OUTLYING = 0.1  # of a standard deviation: if 98% of the values lie closer together, it is the others that make the spread
 
 FAR = 20.0  # standard deviations from the mean: a value worth a look
@@ -90,9 +89,8 @@ def accumulate(blocks: Blocks) -> VectorStatistics:
     if not moments and any(
         len(block.values if isinstance(block, Counted) else block) for block in blocks
     ):
-        return VectorStatistics(
-            *np.empty((len(VectorStatistics._fields), 0))
-        )  # rows without a dimension: a robot that records no state
+        # rows without a dimension: a robot that records no state
+        return VectorStatistics(*np.empty((len(VectorStatistics._fields), 0)))
     if not moments:
         raise InputError("statistics of no rows: expected at least one")
     count, mean, squares, minimum, maximum = (
@@ -161,12 +159,10 @@ def _quantiles(
     blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
     """float64[levels, dims]; `count` int64[dims] says how many values there are."""
-    positions = np.array(levels)[:, None] * (
-        count - 1
-    )  # float64[levels, dims]: a rank, or between two
-    neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(
-        np.int64
-    )  # [2, levels, dims]
+    # float64[levels, dims]: a rank, or between two
+    positions = np.array(levels)[:, None] * (count - 1)
+    # [2, levels, dims]
+    neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(np.int64)
     wanted = [
         [_Wanted(0, rank) for rank in ranks]
         for ranks in neighbours.reshape(-1, len(count)).T.tolist()

@@ -24,9 +24,8 @@ class RawObservation(TypedDict):
     """What a robot, a simulator or a dataset hands over for one moment, in the robot's own names and units."""
 
     images: Mapping[str, np.ndarray]  # the embodiment's camera name -> uint8[height, width, 3], RGB
-    state: (
-        np.ndarray
-    )  # float[number of state dimensions], in the units that the embodiment declares
+    # float[number of state dimensions], in the units that the embodiment declares
+    state: np.ndarray
     prompt: str
 
 
@@ -44,12 +43,10 @@ class Sample(NamedTuple):
 class RawBatch(NamedTuple):
     """Host arrays, ready for the device: everything that depends on one robot is done, everything per pixel is not."""
 
-    images: Mapping[
-        str, Any
-    ]  # slot -> uint8[B, h, w, 3], each image in the upper left corner of the canvas
-    image_sizes: Mapping[
-        str, Any
-    ]  # slot -> int32[B, 2]: height and width of each image on its canvas
+    # slot -> uint8[B, h, w, 3], each image in the upper left corner of the canvas
+    images: Mapping[str, Any]
+    # slot -> int32[B, 2]: height and width of each image on its canvas
+    image_sizes: Mapping[str, Any]
     image_masks: Mapping[str, Any]  # slot -> bool[B]: False where this robot has no such camera
     tokens: Any  # int32[B, L]
     token_mask: Any  # bool[B, L]
@@ -59,9 +56,8 @@ class RawBatch(NamedTuple):
 class Observation(NamedTuple):
     """What the model reads."""
 
-    images: Mapping[
-        str, Any
-    ]  # slot -> float32[B, S, S, 3] in [-1, 1]; a slot that is not here is not encoded at all
+    # slot -> float32[B, S, S, 3] in [-1, 1]; a slot that is not here is not encoded at all
+    images: Mapping[str, Any]
     image_masks: Mapping[str, Any]  # slot -> bool[B]
     tokens: Any  # int32[B, L]
     token_mask: Any  # bool[B, L]

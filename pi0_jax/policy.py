@@ -36,9 +36,8 @@ PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 class Prediction(TypedDict):
     actions: np.ndarray  # float32[H, A], in the robot's units
-    policy_timing: dict[
-        str, float
-    ]  # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
+    # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
+    policy_timing: dict[str, float]
 
 
 class Prepared(NamedTuple):
@@ -378,9 +377,8 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
             path=path,
             dtype=sampling.storage_dtype(path, config.dtype),
         )
-        read[path] = np.asarray(
-            merged
-        )  # the device computes one leaf after the other, and keeps none
+        # the device computes one leaf after the other, and keeps none
+        read[path] = np.asarray(merged)
     return unflatten_dict(read, sep="/")
 
 

@@ -117,14 +117,14 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
     past              0  0  0  3             and past it; there, relative dimensions have one more value, 0, in its place
     """
     episodes = index.episode_of(frames)
+    # of each chunk; ascends
     end = np.minimum(
         frames + horizon, index.episodes["start"][episodes] + index.episodes["stop"][episodes]
-    )  # of each chunk; ascends
+    )
     begin = np.maximum(frames, np.append(0, end[:-1]))  # steps from here on are in no chunk before
     new = end - begin
-    steps = np.repeat(end - np.cumsum(new), new) + np.arange(
-        new.sum()
-    )  # begin .. end - 1 of each chunk, one after the other
+    # begin .. end - 1 of each chunk, one after the other
+    steps = np.repeat(end - np.cumsum(new), new) + np.arange(new.sum())
     within = np.searchsorted(frames, steps, side="right") - np.searchsorted(
         end, steps, side="right"
     )
@@ -135,9 +135,8 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
     counts = np.where(relative, within[:, None], (within + past)[:, None])
     actions = index.chunks(steps, 1)[0][:, 0, dims]  # in robot units
     one_over = frames[frames + horizon > end][:1]
-    beyond = index.chunks(one_over, horizon)[0][
-        :, -1, dims
-    ]  # float32[0 or 1, d]: what relative dimensions have past the end
+    # float32[0 or 1, d]: what relative dimensions have past the end
+    beyond = index.chunks(one_over, horizon)[0][:, -1, dims]
     return Counted(
         np.append(actions, beyond, axis=0),
         np.append(counts, np.broadcast_to(past.sum() * relative, beyond.shape), axis=0),

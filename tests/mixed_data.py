@@ -24,9 +24,8 @@ def write_mixed(data_dir: Path) -> list[Path]:
         episodes = reach_episodes(lengths)
         for step in (step for episode in episodes for step in episode["steps"]):
             step["observation"]["state"] = np.resize(step["observation"]["state"], joints)
-            step["action"] = (
-                np.resize(step["action"], joints) / 100
-            )  # rad: no robot turns a joint by as many as there are episodes
+            # rad: no robot turns a joint by as many as there are episodes
+            step["action"] = np.resize(step["action"], joints) / 100
         vector = ArrayFeature((joints,), np.float32)
         steps = {
             **REACH_STEPS,

@@ -29,9 +29,9 @@ from pi0_jax.train.placement import run_mesh
 from tests import policies
 
 ROOT = Path(__file__).parents[1]
-LIBTPU = Path(
-    sys.prefix, "libtpu"
-)  # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import it
+# where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import
+# it
+LIBTPU = Path(sys.prefix, "libtpu")
 
 # The published model with three cameras, as it is trained on TPUs.
 FULL_SIZE = dict(
@@ -250,9 +250,8 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
 def test_the_step_gathers_weights_and_no_activations(data, fsdp):
     collectives = step_collectives(data=data, fsdp=fsdp)
     gathered = [c.bytes for c in collectives if c.kind == "all-gather" for _ in range(c.count)]
-    assert (
-        max(gathered) == 16 * 16 * 3 * 16 * 4
-    )  # the patch embedding: no stack of layers, no embedding table
+    # the patch embedding: no stack of layers, no embedding table
+    assert max(gathered) == 16 * 16 * 3 * 16 * 4
     # The language model's gate and up projections: layer by layer in the forward pass, again in the backward pass; the last has no use.
     assert gathered.count(2 * 32 * 48 * 4) == 2 * (VARIANTS["pico"].gemma.depth - 1)
     # Only the prompt's rows of the embedding table change hands, once each way; its numbers are gathered to find them.

@@ -37,9 +37,8 @@ def test_a_hundred_million_frames_take_no_memory(tmp_path):
     opening = benchmark_opening(tmp_path, 100_000_000)
     assert opening.frames >= 100_000_000
     assert opening.anonymous_bytes < 100e6
-    assert (
-        opening.seconds < 60
-    )  # it takes a hundredth of one; how fast it is, is for the benchmark to say
+    # it takes a hundredth of one; how fast it is, is for the benchmark to say
+    assert opening.seconds < 60
 
 
 def test_the_speed_of_building_is_measured_for_each_kind_of_file(tmp_path):

@@ -73,9 +73,8 @@ def test_operations_and_bytes_are_those_of_the_model(latencies):
     keys_and_values = 2 * 32 * 16
     norm = 32
     whole_layer = 2 * 32 * 32 + 3 * 32 * 48 + keys_and_values + 2 * norm
-    assert latencies[1, "prefix"].work.bytes == 4 * (
-        2 * whole_layer + keys_and_values + norm
-    )  # the last layer ends at keys and values
+    # the last layer ends at keys and values
+    assert latencies[1, "prefix"].work.bytes == 4 * (2 * whole_layer + keys_and_values + norm)
     expert = 3 * (2 * 24 * 32 + 2 * 24 * 16 + 3 * 24 * 40 + 2 * 24) + 24
     projections = 2 * (8 * 24 + 24) + (48 * 24 + 24) + (24 * 24 + 24) + (24 * 8 + 8)
     cache = 3 * 2 * (4 + 16) * 16

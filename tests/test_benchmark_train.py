@@ -59,9 +59,8 @@ def test_a_synthetic_batch_is_one_that_a_model_can_read():
     seen = batch.observation
     assert list(seen.images) == ["base_0_rgb", "left_wrist_0_rgb"]
     pixels = seen.images["base_0_rgb"]
-    assert (
-        pixels.dtype == np.uint8 and pixels.shape[0] == 8 and pixels.std() > 70
-    )  # of even noise: 74
+    # of even noise: 74
+    assert pixels.dtype == np.uint8 and pixels.shape[0] == 8 and pixels.std() > 70
     np.testing.assert_array_equal(seen.image_sizes["base_0_rgb"], [pixels.shape[1:3]] * 8)
     assert (
         seen.image_masks["base_0_rgb"].all() and seen.token_mask.all() and batch.targets.dims.all()

@@ -79,11 +79,12 @@ def test_bridge_v2_under_both_its_names(tmp_path, name):
     index = index_from_spec(ROWS[name], tmp_path, episodes, spec="bridge_orig", split="train")
     np.testing.assert_allclose(index.state[0:4], np.array(POSES, np.float32))
     np.testing.assert_allclose(index.action[0:3], np.column_stack([REACHED, [1, 0, 0]]), atol=1e-6)
+    # the last step never, the first not if a filler, none without an instruction
     assert index.episodes["kept"].tolist() == [
         3,
         2,
         0,
-    ]  # the last step never, the first not if a filler, none without an instruction
+    ]
     np.testing.assert_allclose(index.observation(0)["images"]["image_0"][0, 0], (255, 0, 0), atol=3)
 
 
@@ -162,9 +163,8 @@ def test_real_columns_follow_the_rule(real):
         steps = slice(start, start + len(state))
         np.testing.assert_array_equal(index.state[steps], state)
         action = index.action[steps]
-        np.testing.assert_allclose(
-            action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7
-        )  # no yaw jump in these episodes
+        # no yaw jump in these episodes
+        np.testing.assert_allclose(action[:-1, :6], state[1:, :6] - state[:-1, :6], atol=1e-7)
         settled = (command[:-1, 6] > 0.95) | (command[:-1, 6] < 0.05)
         np.testing.assert_array_equal(action[:-1, 6][settled], np.round(command[:-1, 6][settled]))
         assert (

@@ -80,9 +80,10 @@ def deadly_rule(columns):
 
 def test_workers_build_the_index_that_one_process_builds(data_dir, undisturbed, tmp_path):
     assert contents(build(data_dir, tmp_path, workers=2)) == undisturbed
+    # no parts are left
     assert [folder.name for folder in root(tmp_path).iterdir()] == [
         build(data_dir, tmp_path).path.name
-    ]  # no parts are left
+    ]
 
 
 def users_row(tmp_path, rule):
@@ -256,9 +257,8 @@ def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
         output, bars = builder.communicate(timeout=200)
         assert builder.returncode == 0, bars
         assert output.startswith("reach_arm3: 8 episodes, 34 steps, kept frames ")
-        assert (
-            "index reach_arm3: " in bars or "index reach_arm3" not in bars
-        )  # the last may find the index there
+        # the last may find the index there
+        assert "index reach_arm3: " in bars or "index reach_arm3" not in bars
     (path,) = root(tmp_path).iterdir()
     assert (
         contents(open_index(ROW, data_dir, tmp_path)) == undisturbed
@@ -325,6 +325,7 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
     assert build(bad_data, tmp_path, skip_bad_episodes=5).skipped == [first, second]
     assert open_index(ROW, bad_data, tmp_path).skipped == [first, second]
 
+    # and every one is where it was: its record, and on its side of the split
     left = [
         0,
         2,
@@ -332,7 +333,7 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
         5,
         6,
         7,
-    ]  # and every one is where it was: its record, and on its side of the split
+    ]
     assert index.steps == sum(LENGTHS[i] for i in left) and index.episodes["length"].tolist() == [
         LENGTHS[i] for i in left
     ]

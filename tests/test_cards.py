@@ -239,10 +239,11 @@ def test_what_a_card_finds(cards):
             " 19 in episodes without an instruction",
         ),
         ("look", "1 of 6 episodes have no instruction"),
+        # two steps at 5 Hz
         (
             "fine",
             "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared",
-        ),  # two steps at 5 Hz
+        ),
     ]
 
 
@@ -285,10 +286,11 @@ def test_a_state_that_counts_the_other_way_is_right_if_it_is_declared(data_dir, 
 
 def test_pictures_show_the_colours_that_the_model_sees(cards):
     folder = cards.parent / "tiny"
+    # hand's files hold BGR: what is 10, 60, 200 there is 200, 60, 10
     for number, red_and_blue in (
         (0, (220, 20)),
         (1, (200, 10)),
-    ):  # hand's files hold BGR: what is 10, 60, 200 there is 200, 60, 10
+    ):
         for file, expected in (
             (f"camera-{number}.png", red_and_blue),
             (f"camera-{number}-swapped.png", red_and_blue[::-1]),
@@ -423,11 +425,12 @@ def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
         match="cards/index.html: expected no page, or an older one of this kind, found another",
     ):
         write_cards([card], output)
+    # nothing half written is left
     assert sorted(path.name for path in output.iterdir()) == [
         "index.html",
         "thesis.txt",
         "tiny",
-    ]  # nothing half written is left
+    ]
 
 
 def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):

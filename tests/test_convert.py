@@ -236,9 +236,8 @@ def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
 
 
 def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
-    model = dataclasses.replace(
-        UNEVEN, gemma=dataclasses.replace(UNEVEN.gemma, vocab_size=514)
-    )  # the small tokenizer has 512 pieces
+    # the small tokenizer has 512 pieces
+    model = dataclasses.replace(UNEVEN, gemma=dataclasses.replace(UNEVEN.gemma, vocab_size=514))
     uneven = random_parameters(model)
     convert.convert(
         write_openpi(tmp_path / "theirs", uneven), tmp_path / "ours", "ours", UNEVEN_OPTIONS

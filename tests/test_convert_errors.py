@@ -564,9 +564,8 @@ def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
         tmp_path / "o" / "policy_preprocessor_step_6_normalizer_processor.safetensors"
     )
     assert written["observation.state.std"][2] == 1.0
-    assert (
-        convert.open(tmp_path / "o").metadata.robots["droid"].statistics.state.std[2] == 0.0
-    )  # our own is beside
+    # our own is beside
+    assert convert.open(tmp_path / "o").metadata.robots["droid"].statistics.state.std[2] == 0.0
 
 
 def test_statistics_that_no_data_give_are_named(tmp_path, tensors):

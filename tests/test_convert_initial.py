@@ -53,9 +53,8 @@ def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path
     ]
     assert set(note.partition(": ")[2].split(", ")) == fresh and len(fresh) == 18
     assert whole.tree().keys() == nested(random_parameters(UNEVEN)).keys()
-    assert (
-        0.1 < whole.read("PaliGemma/llm/layers/attn/q_einsum_1/w").std() * 16**0.5 < 1.1
-    )  # by fan-in, as from scratch
+    # by fan-in, as from scratch
+    assert 0.1 < whole.read("PaliGemma/llm/layers/attn/q_einsum_1/w").std() * 16**0.5 < 1.1
     assert not whole.read("state_proj/bias").any()
     assert "no statistics: weights alone, to start training from" in report.notes
 

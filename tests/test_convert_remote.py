@@ -26,9 +26,8 @@ def test_a_directory_behind_a_url_is_written_whole_and_read(bucket, tmp_path, mo
         lambda self, file, target, **how: put.append(target) or original(self, file, target, **how),
     )
     convert.convert(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_pytorch")
-    assert (
-        put[-1].endswith("toy/config.json") and len(put) == 4
-    )  # what makes it a checkpoint comes last
+    # what makes it a checkpoint comes last
+    assert put[-1].endswith("toy/config.json") and len(put) == 4
     theirs, ours = convert.open(f"{bucket}/toy"), convert.open(GOLDEN / "openpi_toy_checkpoint")
     assert theirs.format == "openpi_pytorch" and theirs.metadata.robots.keys() == {"toy"}
     for path in ours.leaves:

@@ -159,9 +159,8 @@ def test_a_dead_process_ends_the_other_within_a_minute(data_dir, compiled, tmp_p
     other = processes[1 - dead]
     assert other.wait(timeout=60) != 0
     assert time.monotonic() - began < 60
-    named = (
-        "error: process 1 (" if dead == 1 else "the leader"
-    )  # who has the key-value store is missed by JAX, and at once
+    # who has the key-value store is missed by JAX, and at once
+    named = "error: process 1 (" if dead == 1 else "the leader"
     assert named in other.text, other.text
     assert 4 in saved_steps(workdir) or max(saved_steps(workdir)) > 4
 

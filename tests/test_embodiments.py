@@ -48,9 +48,8 @@ def test_widowx_commands_changes_of_pose_and_an_absolute_gripper():
     actions = EMBODIMENTS["widowx"].actions
     assert [dim.name for dim in actions] == ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
     assert [dim.kind for dim in actions] == ["relative"] * 6 + ["absolute"]
-    assert not any(
-        dim.delta for dim in actions
-    )  # what is relative to the last step is not made relative to the chunk's start
+    # what is relative to the last step is not made relative to the chunk's start
+    assert not any(dim.delta for dim in actions)
 
 
 def test_a_name_that_two_records_have_is_refused():
@@ -123,11 +122,12 @@ def test_rates_are_positive(field, value):
     [
         (ActionDim("joint_0", "rad", "relative", delta=True),),  # a change already
         (ActionDim("joint_0", "m", "absolute", delta=True),),  # metres minus radians
+        # no state 2
         (
             ActionDim("a", "rad", "absolute"),
             ActionDim("b", "1", "absolute"),
             ActionDim("c", "rad", "absolute", delta=True),
-        ),  # no state 2
+        ),
     ],
 )
 def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):

@@ -26,9 +26,8 @@ def test_a_row_for_all_episodes_and_one_per_group(rows):
         ("blue", 1, 1),
         ("red", 1, 2),
     ]
-    assert rows[0].interval == pytest.approx(
-        (0.2077, 0.9385), abs=1e-4
-    )  # Wilson's interval of 2 in 3
+    # Wilson's interval of 2 in 3
+    assert rows[0].interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
     assert [
         row.group for row in count(Case("reach_arm3", "right"), [result(0, "red", True)] * 2)
     ] == ["all"]

@@ -95,9 +95,8 @@ def test_without_mujoco_its_extra_is_named(monkeypatch):
     assert done.stdout.startswith("InputError: the package mujoco is not installed"), done.stderr
     assert "'pi0_jax[sim]'" in done.stdout
 
-    monkeypatch.setattr(
-        sys, "path", []
-    )  # nor does a machine without it count as one without OpenGL
+    # nor does a machine without it count as one without OpenGL
+    monkeypatch.setattr(sys, "path", [])
     with pytest.raises(InputError, match="the package mujoco is not installed"):
         gl.choose({}, exists=lambda path: False)
 

@@ -182,9 +182,8 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
     ]
     assert rows[0].interval == pytest.approx((0.5101, 1.0), abs=1e-4)
     with Image.open(tmp_path / "rollouts" / "slider-shuffled-0.gif") as gif:
-        assert (
-            gif.n_frames == 21 and gif.size == (336, 224 + 26) and gif.info["duration"] == 200
-        )  # ms: 5 Hz
+        # ms: 5 Hz
+        assert gif.n_frames == 21 and gif.size == (336, 224 + 26) and gif.info["duration"] == 200
     wordy = partial(
         slider, prompt="slide along the line until you are at the goal, and do not go past it"
     )

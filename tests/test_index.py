@@ -286,9 +286,8 @@ def test_a_stale_index_is_refused_by_open_and_replaced_by_build(tmp_path):
         [dataclasses.replace(dim, unit="1") for dim in dims]
         for dims in (ROW.embodiment.state, ROW.embodiment.actions)
     )
-    without_units = dataclasses.replace(
-        ROW.embodiment, state=tuple(state), actions=tuple(actions)
-    )  # so other values are plausible
+    # so other values are plausible
+    without_units = dataclasses.replace(ROW.embodiment, state=tuple(state), actions=tuple(actions))
     for row, reason in (
         (dataclasses.replace(ROW, revision=2), "the row's revision changed since"),
         (dataclasses.replace(ROW, standardise=another_rule), "the row's rule changed since"),

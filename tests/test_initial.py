@@ -30,10 +30,11 @@ from tests.test_config import load
 from tests.test_train import tiny_config
 from tests.training import ROOT, arrays, command
 
+# a PaliGemma has neither
 EXPERT_FRESH = (
     ("PaliGemma/llm/.*_1/", "fresh"),
     ("^(state|action)_", "fresh"),
-)  # a PaliGemma has neither
+)
 EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 
 

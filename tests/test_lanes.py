@@ -96,9 +96,8 @@ def test_shares_follow_the_weights_in_every_lane(indices):
     for number, share in enumerate(order.mixture.shares.values()):
         assert (np.concatenate(drawn) == number).mean() == pytest.approx(share, rel=0.01)
         for lane in drawn:
-            assert abs((lane == number).sum() - share * len(lane)) < 30 + 0.01 * share * len(
-                lane
-            )  # the longest episode has 30 frames
+            # the longest episode has 30 frames
+            assert abs((lane == number).sum() - share * len(lane)) < 30 + 0.01 * share * len(lane)
 
 
 def test_a_rare_dataset_comes_up_in_one_lane_after_the_other(indices):
@@ -174,10 +173,11 @@ def test_a_lane_reads_each_record_once_an_epoch_and_holds_no_more_than_its_pool(
     read = Counter(ledger.records)
     for dataset, frame in set(drawn := frames_of(order, 0, 3000, rows)):
         epochs = drawn.count((dataset, frame))
+        # one ahead
         assert (
             read[indices[dataset].name, int(indices[dataset].episode_of(np.int64(frame)))]
             <= epochs + 1
-        )  # one ahead
+        )
 
 
 def test_a_pool_smaller_than_an_episode_holds_two_episodes(indices, counted):
@@ -187,9 +187,8 @@ def test_a_pool_smaller_than_an_episode_holds_two_episodes(indices, counted):
     assert order.bound_bytes == 2 * largest
     draw_all(order, 0, 500, lane_rows(order, 3))
     assert ledger.peak <= 2 * largest
-    assert (
-        mixing(make(indices, lanes=1, pool_bytes=10), 0, 50).episodes < 4
-    )  # 16 rows run through episodes of 4 to 30 frames
+    # 16 rows run through episodes of 4 to 30 frames
+    assert mixing(make(indices, lanes=1, pool_bytes=10), 0, 50).episodes < 4
 
 
 def test_resuming_reads_at_most_one_block_again(indices, counted):

@@ -85,9 +85,8 @@ CONFINED = {
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
     "msgpack": ("pi0_jax/serve/",),
-    "safetensors": (
-        "pi0_jax/export.py",
-    ),  # convert/ reads and writes the format itself: the library holds whole files
+    # convert/ reads and writes the format itself: the library holds whole files
+    "safetensors": ("pi0_jax/export.py",),
     "websockets": ("pi0_jax/serve/",),
 }
 # Importing these loads OpenGL, which no process may do that has TensorFlow: worker processes import

@@ -152,9 +152,10 @@ def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors,
     )
     assert np.max(np.abs(adapted - plain)) <= 1e-6 * np.max(np.abs(plain))
     assert np.max(np.abs(adapted - base)) > 1e-2 * np.max(np.abs(base))
+    # to the bit: b is zero
     np.testing.assert_array_equal(
         velocity(params, lora.init(jax.random.key(0), params, RULES)), base
-    )  # to the bit: b is zero
+    )
 
 
 def test_a_layers_products_are_computed_again_in_the_backward_pass(params, factors, capsys):
@@ -287,9 +288,10 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
     assert opened.keys() == expected.keys()
     for path, leaf in expected.items():
         found = np.float32(opened[path])
+        # rounded once
         np.testing.assert_allclose(
             found, leaf, rtol=1e-5 if dtype == "float32" else 2**-8, atol=1e-6
-        )  # rounded once
+        )
 
     written = tmp_path / "merged"
     convert.convert(str(tmp_path / "run"), str(written), "ours")

@@ -106,9 +106,8 @@ class Bucket(MemoryFileSystem):
 
 def test_a_workdir_behind_a_url(monkeypatch):
     """What is flushed with a checkpoint is there for the run that goes on from it, on another machine."""
-    monkeypatch.setattr(
-        gpath, "_is_tf_installed", lambda: False
-    )  # else it reads gs:// with TensorFlow, not with fsspec
+    # else it reads gs:// with TensorFlow, not with fsspec
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     fsspec.register_implementation("gcs", Bucket, clobber=True)
     url = "gs://bucket/run"
     first = MetricsWriter(url, start=0)

@@ -138,9 +138,8 @@ def test_the_held_out_episodes_are_their_own_split(indices):
 def test_a_global_batch_is_the_same_for_any_number_of_hosts_and_from_any_step(indices):
     whole = frames_of(UniformOrder(mix(indices), BATCH), 0, 1000)
     for hosts in (2, 4, 8):
-        orders = [
-            UniformOrder(mix(indices), BATCH) for _ in range(hosts)
-        ]  # each host makes its own
+        # each host makes its own
+        orders = [UniformOrder(mix(indices), BATCH) for _ in range(hosts)]
         rows = [
             frames_of(order, 300, 1000, order.rows(host, hosts))
             for host, order in enumerate(orders)
@@ -244,9 +243,8 @@ def test_views_and_instructions_are_drawn_independently(tmp_path):
         (bool(s.observation["images"]["base"][0, 0, 0] > 150), s.observation["prompt"] == "other")
         for s in samples
     )
-    assert len(pairs) == 4 and all(
-        250 < count < 350 for count in pairs.values()
-    )  # 300, a deviation of 15
+    # 300, a deviation of 15
+    assert len(pairs) == 4 and all(250 < count < 350 for count in pairs.values())
     choices = [draw.choice for draw in next(order.draws(0, 1, range(600, 1200)))]
     assert choices == [draw.choice for draw in next(order.draws(0, 1, range(1200)))][600:]
 

@@ -49,9 +49,8 @@ def record(tmp_path_factory) -> dict:
 def data_dir(tmp_path_factory) -> Path:
     def step(t: int) -> dict:
         images = {"image": solid((200, 0, 0)), "wrist_image": solid((0, 0, 200))}
-        action = np.array(
-            [*[0.01 * t] * 6, 1.0 if t >= 11 else 0.0], np.float32
-        )  # closes at step 11
+        # closes at step 11
+        action = np.array([*[0.01 * t] * 6, 1.0 if t >= 11 else 0.0], np.float32)
         return {
             "observation": {**images, "state": np.zeros(7, np.float32)},
             "action": action,
@@ -116,9 +115,8 @@ def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(
         and stored["standardise"]["rule"] == "without_homing"
     )
     row = row_from_mapping("my_robot", stored)
-    assert (
-        open_index(row, data_dir).path == index.path
-    )  # enough to open the index that the rule made
+    # enough to open the index that the rule made
+    assert open_index(row, data_dir).path == index.path
     with pytest.raises(InputError, match="rule without_homing is known by its hash alone"):
         build_or_open(row, data_dir, data_dir / "elsewhere", progress=False)
 

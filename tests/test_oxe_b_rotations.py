@@ -17,14 +17,16 @@ RANDOM = Rotation.random(500, rng=0)
         ([HALF, 0, 0, HALF], [np.pi / 2, 0, 0]),
         ([0, HALF, 0, HALF], [0, np.pi / 2, 0]),
         ([0, 0, HALF, HALF], [0, 0, np.pi / 2]),
+        # its negative and its length do not matter
         (
             [0, 0, -3 * HALF, -3 * HALF],
             [0, 0, np.pi / 2],
-        ),  # its negative and its length do not matter
+        ),
+        # first about x, then about z: x goes to y, y to z, z to x
         (
             [0.5, 0.5, 0.5, 0.5],
             [np.pi / 2, 0, np.pi / 2],
-        ),  # first about x, then about z: x goes to y, y to z, z to x
+        ),
     ],
 )
 def test_euler_angles_are_about_fixed_x_then_y_then_z(quaternion, euler):
@@ -36,9 +38,8 @@ def test_euler_angles_are_about_fixed_x_then_y_then_z(quaternion, euler):
 def test_both_functions_agree_with_scipy():
     quaternions, euler, vectors = RANDOM.as_quat(), RANDOM.as_euler("xyz"), RANDOM.as_rotvec()
     np.testing.assert_allclose(quaternion_to_euler(quaternions), euler, atol=1e-12)
-    same = np.abs(
-        np.sum(axis_angle_to_quaternion(vectors) * quaternions, axis=-1)
-    )  # but for the sign
+    # but for the sign
+    same = np.abs(np.sum(axis_angle_to_quaternion(vectors) * quaternions, axis=-1))
     np.testing.assert_allclose(same, 1, atol=1e-12)
 
 
@@ -62,6 +63,5 @@ def test_any_leading_shape():
     np.testing.assert_array_equal(
         axis_angle_to_quaternion(vectors)[2, 3, 7], axis_angle_to_quaternion(vectors[2, 3, 7])
     )
-    np.testing.assert_array_equal(
-        axis_angle_to_quaternion(np.zeros(3)), [0, 0, 0, 1]
-    )  # no turn has no axis
+    # no turn has no axis
+    np.testing.assert_array_equal(axis_angle_to_quaternion(np.zeros(3)), [0, 0, 0, 1])

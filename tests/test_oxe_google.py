@@ -76,9 +76,8 @@ def test_kuka_draws_no_failed_grasp_and_reads_compressed_states(tmp_path):
 
 
 def test_bc_z_takes_the_first_of_ten_targets_and_axis_angles_for_what_they_are(tmp_path):
-    tilt = np.pi * np.array(
-        [np.cos(0.1), np.sin(0.1), 0]
-    )  # half a turn about an axis 0.1 rad from x
+    # half a turn about an axis 0.1 rad from x
+    tilt = np.pi * np.array([np.cos(0.1), np.sin(0.1), 0])
     residuals = np.zeros((3, 30))
     residuals[:, 0:3] = [tilt - [np.pi, 0, 0], [0.1, 0, 0], [0, 0, -0.2]]
     residuals[:, 3:] = 9  # later targets

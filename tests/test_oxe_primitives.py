@@ -21,14 +21,16 @@ from pi0_jax.data.oxe.primitives import (
     ("opening", "command"),
     [
         ([1.0, 0.7, 0.3, 0.0, 0.4, 1.0], [1, 0, 0, 0, 1, 1]),  # in between: what is reached next
+        # never reached: the last value
         (
             [1.0, 0.0, 0.4, 0.6],
             [1, 0, np.float32(0.6), np.float32(0.6)],
-        ),  # never reached: the last value
+        ),
+        # the thresholds themselves are in between
         (
             [0.95, 0.05],
             [np.float32(0.05), np.float32(0.05)],
-        ),  # the thresholds themselves are in between
+        ),
         ([0.2], [np.float32(0.2)]),
     ],
 )
@@ -70,10 +72,11 @@ def test_changes_of_pose_lead_from_each_step_to_the_next():
     poses = np.array(
         [[0, 0, 0, 0, 0, 3.1], [0.1, -0.2, 0, 0.5, 0, -3.1], [0.1, -0.2, 4.0, 0.5, 0, -3.0]]
     )
+    # metres are not wrapped
     expected = [
         [0.1, -0.2, 0, 0.5, 0, 2 * np.pi - 6.2],
         [0, 0, 4.0, 0, 0, 0.1],
-    ]  # metres are not wrapped
+    ]
     np.testing.assert_allclose(pose_changes(poses), expected, atol=1e-12)
     assert pose_changes(poses[:1]).shape == (0, 6)
 

@@ -62,12 +62,13 @@ CASES = (
         numbered(7),
         np.concatenate([MOVED[:, 0:3], np.zeros((4, 3)), column(OPEN_CLOSED_CLOSED_OPEN)], axis=1),
     ),
+    # no gripper
     Case(
         "berkeley_cable_routing",
         {**MOTION, f"{OBSERVATION}robot_state": numbered(7)},
         numbered(7),
         MOVED,
-    ),  # no gripper
+    ),
     Case(
         "roboturk",  # -1 opens, 1 closes; no state
         {**MOTION, CLOSE: column([-1, 1, 0.25, -0.5])},

@@ -175,9 +175,8 @@ def test_dead_weights_of_the_last_layer_get_exactly_zero_gradient(
 def test_masked_pixels_and_padded_tokens_change_nothing(model, params, observation, noisy_actions):
     images = dict(observation.images)
     images["right_wrist_0_rgb"] = -images["right_wrist_0_rgb"]  # masked in both rows
-    images["left_wrist_0_rgb"] = (
-        images["left_wrist_0_rgb"].at[1].multiply(0.5)
-    )  # masked in the second
+    # masked in the second
+    images["left_wrist_0_rgb"] = images["left_wrist_0_rgb"].at[1].multiply(0.5)
     tokens = jnp.where(observation.token_mask, observation.tokens, 7)
     other = observation._replace(images=images, tokens=tokens)
     np.testing.assert_array_equal(
@@ -293,9 +292,8 @@ def test_scan_and_remat_change_no_number(model, params, observation, noisy_actio
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
     ):
-        if "key" not in str(path) or "bias" not in str(
-            path
-        ):  # the gradient of key biases is rounding noise about zero
+        # the gradient of key biases is rounding noise about zero
+        if "key" not in str(path) or "bias" not in str(path):
             assert jnp.max(jnp.abs(a - b)) <= 1e-5 * jnp.max(jnp.abs(b)) + 1e-9, path
 
 

@@ -21,10 +21,11 @@ from tests.policies import observation
 
 ROBOT = "droid"  # two cameras of three, joints learnt as deltas
 NUM_STEPS = 3
+# of two lengths that prompts are padded to
 SHORT, LONG = (
     "lift it",
     "pick up the red block and then put the cup on the plate",
-)  # of two lengths that prompts are padded to
+)
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,8 @@ def test_packed_weights_are_the_published_tree(policy, unrolled):
     for each in (policy, unrolled):
         jax.tree.map(np.testing.assert_array_equal, each.params, params)
     assert unrolled.weights["PaliGemma/llm/layers/mlp_1/gating_einsum/2"].shape == (2, 24, 40)
-    assert (
-        unrolled.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24
-    )  # input axis first
+    # input axis first
+    assert unrolled.weights["PaliGemma/llm/layers/attn/q_einsum_1/w/2"].shape[0] == 24
 
 
 def test_no_weight_is_copied_when_layers_are_unrolled(unrolled):
@@ -216,9 +216,8 @@ def test_nothing_compiles_after_warm_up():
     fresh(observation("google_robot"), seed=5)
     fresh(observation("google_robot", size=(20, 64), prompt=LONG))
     fresh.act([observation("google_robot", i) for i in range(2)], [1, 2])
-    large = fresh.act(
-        [observation("google_robot", size=(100, 100))], canvases=[(64, 64)]
-    )  # reduced
+    # reduced
+    large = fresh.act([observation("google_robot", size=(100, 100))], canvases=[(64, 64)])
     assert large.shape == (1, 10, 7) and np.isfinite(large).all()
     assert [event for event in compiled if "compile" in event] == []
     fresh(observation("google_robot", size=(100, 100)))  # a size that was not named

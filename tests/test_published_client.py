@@ -15,10 +15,11 @@ from pi0_jax.policy import Policy
 from tests import policies
 from tests.numpy_server import ROOT, serving
 
+# it imports the second without saying so
 REQUIREMENTS = (
     "openpi-client==0.1.2",
     "typing_extensions",
-)  # it imports the second without saying so
+)
 DISTINCT, INFERENCES = 10, 100
 
 CLIENT = """
@@ -62,6 +63,7 @@ def client_python() -> str:
     folder = ROOT / ".venv" / "openpi_client"
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
+        # from source it takes an hour
         install = [
             python,
             "-m",
@@ -70,7 +72,7 @@ def client_python() -> str:
             "--quiet",
             "--only-binary=numpy",
             *REQUIREMENTS,
-        ]  # from source it takes an hour
+        ]
         for command in ([sys.executable, "-m", "venv", folder], install):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

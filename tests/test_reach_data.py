@@ -25,11 +25,12 @@ from pi0_jax.sim.demonstrations import write_reach_data
 COLORS = ("red", "green", "blue")
 tfds = pytest.importorskip("tensorflow_datasets")
 
+# 21: more than one task of a worker
 SIZES = {
     "episodes": 21,
     "val_episodes": 2,
     "heldout_episodes": 3,
-}  # 21: more than one task of a worker
+}
 ROBOTS = {"reach_arm3": (3, 21), "reach_arm4": (4, 21), "reach_arm5": (5, 3)}
 
 

@@ -52,9 +52,8 @@ def compiled_once(tmp_path_factory) -> Iterator[None]:
 def data_dir(tmp_path_factory) -> Path:
     """Episodes of equal lengths, of which one is held out."""
     folder = tmp_path_factory.mktemp("data")
-    moving = (
-        np.arange(7 * 26).reshape(26, 7).tolist()
-    )  # not idle; of 26 steps the last 10 are not drawn
+    # not idle; of 26 steps the last 10 are not drawn
+    moving = np.arange(7 * 26).reshape(26, 7).tolist()
     droid = {
         "steps/action_dict/joint_velocity": np.sin(moving).tolist(),
         "episode_metadata/file_path": "a/success/b",
@@ -171,9 +170,8 @@ def test_the_open_mixture_is_the_papers():
     assert run.frames_power == 0.43
     assert set(run.weights) == {1.0} and len(run.datasets) == 26
     assert set(SOUPS["oxe_magic_soup"].weights) | {"droid"} == set(run.datasets)
-    assert (
-        "bridge_dataset" in run.datasets
-    )  # counted once, though it is in the soup and named beside it
+    # counted once, though it is in the soup and named beside it
+    assert "bridge_dataset" in run.datasets
 
 
 @by_name
@@ -196,6 +194,5 @@ def test_starting_weights_fit_the_full_model(path, mode):
     published = tree.expected_shapes({**tree.sizes_of_config(model_config(run)), "A": 32})
     assert all(found[leaf].shape == published[leaf] for leaf in found.keys() - fresh)
     count = sum(math.prod(leaf.shape) for leaf in found.values())
-    assert count == 3_238_048_528 - (32 - run.action_dim) * (
-        1024 * 3 + 1
-    )  # of the published model, less unused dimensions
+    # of the published model, less unused dimensions
+    assert count == 3_238_048_528 - (32 - run.action_dim) * (1024 * 3 + 1)

@@ -116,9 +116,8 @@ def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
 def test_a_second_sigterm_ends_at_once(data_dir, tmp_path):
     """Even while XLA compiles, which a signal does not interrupt."""
     process = start(data_dir, tmp_path / "run", compiled=None)
-    process.wait_for(
-        (tmp_path / "run" / "metrics.jsonl").exists
-    )  # just before the step is compiled
+    # just before the step is compiled
+    process.wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     time.sleep(0.5)
     process.send(signal.SIGTERM)
     time.sleep(1)

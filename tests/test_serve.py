@@ -89,11 +89,12 @@ def test_seeds_and_batches(server):
         reply = ask(
             connection, {"batch": [message(i) for i in range(3)], "seeds": np.array([7, 8, 9])}
         )
+        # the policy got 4 rows, one of them for nothing
         assert reply["actions"].shape == (
             3,
             HORIZON,
             8,
-        )  # the policy got 4 rows, one of them for nothing
+        )
         np.testing.assert_array_equal(
             reply["actions"], [answer(observation(i), 7 + i) for i in range(3)]
         )

@@ -119,10 +119,11 @@ def test_a_controller_asks_as_often_as_the_robot_executes(server):
 
 
 def test_a_record_that_executes_more_than_a_chunk_has_needs_an_execution():
+    # 16 steps; chunks have 10
     with (
         running("franka_osc") as (address, _),
         Client(address) as client,
-    ):  # 16 steps; chunks have 10
+    ):
         with pytest.raises(
             InputError, match="the robot's record executes 16 steps of a chunk, which has 10"
         ):

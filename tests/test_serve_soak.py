@@ -91,9 +91,8 @@ def malformed(draw) -> bytes | str:
     if kind == "cut":
         return message[: draw(st.integers(0, len(message) - 1))]
     if kind == "flip":
-        place = draw(
-            st.integers(0, min(len(message), 400) - 1)
-        )  # where the structure is, rather than pixels
+        # where the structure is, rather than pixels
+        place = draw(st.integers(0, min(len(message), 400) - 1))
         return message[:place] + bytes([draw(st.integers(0, 255))]) + message[place + 1 :]
     return draw(st.binary(max_size=200)) if kind == "noise" else message
 

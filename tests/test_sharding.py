@@ -153,9 +153,8 @@ def test_constrain_leaves_axes_that_do_not_divide_to_the_compiler():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     constrain = sharding.constrain_on(mesh)
     x = jnp.arange(9.0).reshape(3, 3)
-    np.testing.assert_array_equal(
-        constrain(x, ("batch", "heads")), x
-    )  # outside jit, JAX refuses uneven shards
+    # outside jit, JAX refuses uneven shards
+    np.testing.assert_array_equal(constrain(x, ("batch", "heads")), x)
     np.testing.assert_array_equal(jax.jit(lambda x: constrain(x, ("batch", "heads")))(x), x)
     with pytest.raises(KeyError, match="bach"):
         constrain(x, ("bach", None))

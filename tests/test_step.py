@@ -48,9 +48,9 @@ def batch() -> TrainBatch:
 
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-DESCENT = optax.sgd(
-    1e-2
-)  # linear in the gradient: Adam divides by its size, and so scales rounding noise of small gradients up
+# linear in the gradient: Adam divides by its size, and so scales rounding noise of small
+# gradients up
+DESCENT = optax.sgd(1e-2)
 
 
 def run(
@@ -147,9 +147,8 @@ def test_switches_choose_what_counts(batch, one_device, field):
     )
     garbage = np.where(mask, batch.targets.actions, 3.0).astype(np.float32)
     if field == "real_dims_only":
-        garbage = np.where(mask, batch.targets.actions, 0.0).astype(
-            np.float32
-        )  # padding is zero, as in the data
+        # padding is zero, as in the data
+        garbage = np.where(mask, batch.targets.actions, 0.0).astype(np.float32)
         noise_free = batch._replace(targets=batch.targets._replace(actions=garbage))
         assert run(noise_free, steps=1, options=options)[0] != pytest.approx(
             run(noise_free, steps=1)[0]

@@ -138,9 +138,8 @@ def test_a_stream_reads_ahead_a_little_and_overcomes_faults(server, path, monkey
         assert start == CONTENT[:10]
         while len(server.asked("GET", "data.bin")) < 3:
             pass
-        assert (
-            server.bytes_sent <= 2_100_000
-        )  # the buffer's first megabyte, three blocks, and two on their way
+        # the buffer's first megabyte, three blocks, and two on their way
+        assert server.bytes_sent <= 2_100_000
         assert start + file.read() == CONTENT
         assert file.read() == b""
     assert len(server.asked("GET", "data.bin")) == 8 + 3

@@ -115,9 +115,8 @@ def test_example_equals_the_protobuf_parse():
 
     assert set(found) == names
     np.testing.assert_array_equal(found["steps/state"], floats)
-    assert (
-        found["steps/state"].dtype == np.float32 and not found["steps/state"].flags.owndata
-    )  # a view, not a copy
+    # a view, not a copy
+    assert found["steps/state"].dtype == np.float32 and not found["steps/state"].flags.owndata
     np.testing.assert_array_equal(found["steps/count"], np.array(integers, np.int64))
     ranges = found["steps/image"]
     assert isinstance(ranges, ByteRanges)
@@ -137,9 +136,8 @@ def test_example_equals_the_protobuf_parse():
 
 
 def test_lists_that_a_writer_did_not_pack_are_read_too():
-    two_floats = (
-        b"\x0d\x00\x00\x80\x3f" + b"\x0d\x00\x00\x00\x40"
-    )  # field 1 as two 32-bit values: 1.0, 2.0
+    # field 1 as two 32-bit values: 1.0, 2.0
+    two_floats = b"\x0d\x00\x00\x80\x3f" + b"\x0d\x00\x00\x00\x40"
     two_integers = b"\x08\x05" + b"\x08\xac\x02"  # field 1 as two varints: 5, 300
     features = b"".join(
         _entry(name, feature)

@@ -64,9 +64,8 @@ def test_what_is_said_before_the_first_step(finished):
         r"the step as compiled, MB per device: arguments (\S+), outputs beside them (\S+), temporaries \S+; \S+ TFLOP",
         said,
     )
-    assert float(state) == pytest.approx(
-        4 * size, rel=0.2
-    )  # parameters, two moments, the average; and a batch
+    # parameters, two moments, the average; and a batch
+    assert float(state) == pytest.approx(4 * size, rel=0.2)
     assert float(outputs) == 0.0  # the new state takes the old one's place
 
 
@@ -175,9 +174,8 @@ def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
         with Image.open(report / name) as image:
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
-    write_report(
-        finished, evaluation, evaluation, data_dir=str(data_dir), frames=1
-    )  # beside the evaluation, which stays
+    # beside the evaluation, which stays
+    write_report(finished, evaluation, evaluation, data_dir=str(data_dir), frames=1)
     assert sorted(path.name for path in evaluation.iterdir()) == [
         "chunk-0.png",
         "curves.png",

@@ -200,9 +200,8 @@ def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     assert losses[-1] < losses[0]
     after = jax.device_get(state.params)
     same = jax.tree.map(np.array_equal, before, after)
-    assert {path for path in paths(before) if not at(same, path)} == trained - {
-        "state_proj/kernel"
-    }  # the batch's states are zero
+    # the batch's states are zero
+    assert {path for path in paths(before) if not at(same, path)} == trained - {"state_proj/kernel"}
     assert not np.array_equal(
         averaged(state).params["action_in_proj"]["kernel"], after["action_in_proj"]["kernel"]
     )
@@ -231,9 +230,10 @@ def test_the_footprint_counts_what_a_device_holds():
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
     state = placement.abstract_run_state(run, mesh)
     table = {"table": state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]}
+    # half the columns, 2 bytes each
     assert (
         bytes_per_device(table) == CONFIG.gemma.vocab_size * CONFIG.gemma.experts[0].width // 2 * 2
-    )  # half the columns, 2 bytes each
+    )
     found = footprint(run, mesh)
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.ema))
     everything = sum(leaf.size for leaf in jax.tree.leaves(state.params))

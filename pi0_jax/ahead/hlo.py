@@ -205,9 +205,8 @@ def _collective(
     group = _group_size(instruction.attributes, devices)
     operands = [computation[name].shape for name in instruction.operands]
     kind = opcode
-    if where.startswith(
-        "all-reduce-scatter"
-    ):  # how TPUs' XLA writes it: an all-reduce of which each device computes its part
+    # how TPUs' XLA writes it: an all-reduce of which each device computes its part
+    if where.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
     elif opcode == "collective-permute" and (
         ring := re.search(r"windowed_dot_general_body_(ag|rs)", where)
@@ -264,9 +263,8 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
     if instruction.opcode == "slice-start":  # a part of an array, from HBM to the chip
         _, part, *_ = _ARRAY.finditer(instruction.shape)
         return size(part[0])
-    if instruction.opcode.endswith(
-        "-start"
-    ):  # the result is a tuple of what goes in and what comes out
+    # the result is a tuple of what goes in and what comes out
+    if instruction.opcode.endswith("-start"):
         return size(instruction.shape, hbm_only=True)
     if instruction.opcode in _SLICES:
         return 2 * size(instruction.shape, hbm_only=True)

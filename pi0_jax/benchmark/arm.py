@@ -24,9 +24,8 @@ def _robot(cameras: int) -> Embodiment:
     )
 
 
-ROBOTS = {
-    cameras: _robot(cameras) for cameras in range(1, len(CAMERA_SLOTS) + 1)
-}  # by the number of cameras
+# by the number of cameras
+ROBOTS = {cameras: _robot(cameras) for cameras in range(1, len(CAMERA_SLOTS) + 1)}
 
 
 def observation(cameras: int) -> RawObservation:

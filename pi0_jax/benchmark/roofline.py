@@ -50,9 +50,8 @@ def _matrix_rate(dtype: str) -> float:
 
 
 def _bandwidth(dtype: str) -> float:
-    add = jax.jit(
-        lambda x: x + 1, donate_argnums=0
-    )  # in place: a new array's pages would have to be made first
+    # in place: a new array's pages would have to be made first
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
     size = 1 << 26
     while True:
         x = [jnp.zeros(size // jnp.dtype(dtype).itemsize, dtype)]

@@ -55,9 +55,8 @@ class TrainSpeed(NamedTuple):
     model_flops: int  # floating-point operations of the model's matrix products in a step, forward and backward, on all devices
     flops: int  # with what is computed again in the backward pass
     matmul_rate: float  # operations per second of large matrix products, on all devices
-    peak_bytes: (
-        int | None
-    )  # of memory on one device, since the process began, where the device counts it
+    # of memory on one device, since the process began, where the device counts it
+    peak_bytes: int | None
 
     @property
     def seconds(self) -> float:

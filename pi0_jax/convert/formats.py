@@ -60,9 +60,8 @@ class Options:
         None  # name of a record, or a JSON file with one, for statistics that come without
     )
     tokenizer: str | None = None  # path of a SentencePiece model
-    sizes: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # by the names of tree.py; and horizon, max_tokens
+    # by the names of tree.py; and horizon, max_tokens
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     weights: str = "ema"  # of our own checkpoints: or "params"
     merge_lora: float | None = None  # alpha / rank
     weights_only: bool = False

@@ -68,9 +68,8 @@ def _metadata(folder: Folder) -> Metadata:
     ):
         own = read_metadata(folder)
     beside = read_beside(folder)
-    if (
-        beside is not None and len(beside.robots) == len(own.robots) == 1
-    ):  # the directory does not say what its robot is called
+    # the directory does not say what its robot is called
+    if beside is not None and len(beside.robots) == len(own.robots) == 1:
         own = dataclasses.replace(
             own, robots=dict(zip(beside.robots, own.robots.values(), strict=True))
         )

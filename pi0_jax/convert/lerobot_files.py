@@ -63,9 +63,8 @@ def _relative(embodiment: Embodiment) -> Record:
     if not any(deltas):
         return {"enabled": False, "exclude_joints": ["gripper"], "action_names": None}
     names = [dim.name for dim in embodiment.actions]
-    if (
-        relative_mask(names, _absolute(names, deltas)) != deltas
-    ):  # joint_1 would take joint_10 along
+    # joint_1 would take joint_10 along
+    if relative_mask(names, _absolute(names, deltas)) != deltas:
         names = [f"{i:02d}:{name}" for i, name in enumerate(names)]
     return {"enabled": True, "exclude_joints": _absolute(names, deltas), "action_names": names}
 

@@ -57,9 +57,8 @@ class Metadata:
     normalization: Mode | None = None
     tokenizer: bytes | None = None  # a SentencePiece model
     policy: PolicyConfig | None = None
-    training: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # see checkpoints.Description
+    # see checkpoints.Description
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     position: int = 0  # steps trained
     sizes: Sizes = dataclasses.field(default_factory=dict)  # letters of tree.py
 

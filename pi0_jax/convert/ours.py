@@ -103,9 +103,8 @@ def describe(source: Source) -> Description:
     for robot in robots.values():
         check_robot(robot, layout(policy, used_slots([robot.embodiment])))
     tokenizer = Tokenizer(metadata.tokenizer, f"{where}: tokenizer")
-    if (
-        tokenizer.vocab_size > model.gemma.vocab_size
-    ):  # a piece beyond the embedding would be read as another, without a word
+    # a piece beyond the embedding would be read as another, without a word
+    if tokenizer.vocab_size > model.gemma.vocab_size:
         raise InputError(
             f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}"
         )

@@ -112,9 +112,8 @@ def _their_paligemma() -> Any:
         image_token_index=65,
     )
     model = transformers.PaliGemmaForConditionalGeneration(config).eval()
-    model.set_attn_implementation(
-        "eager"
-    )  # their fused attention is not causal where the language model is called alone
+    # their fused attention is not causal where the language model is called alone
+    model.set_attn_implementation("eager")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

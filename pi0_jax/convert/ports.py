@@ -42,9 +42,8 @@ def vision_rules(prefix: str) -> list[Rule]:
             f"{_IMAGE}/pos_embedding[0]",
             "P X -> P X",
         ),
-        rule(
-            f"{prefix}embeddings.position_ids", "", role="unused"
-        ),  # 0, 1, 2, ...: older files hold it
+        # 0, 1, 2, ...: older files hold it
+        rule(f"{prefix}embeddings.position_ids", "", role="unused"),
         rule(
             f"{prefix}post_layernorm.weight", f"{_IMAGE}/Transformer/encoder_norm/scale", "X -> X"
         ),
@@ -147,9 +146,8 @@ def gemma_rules(prefix: str, suffix: str, width: str, mlp_dim: str) -> list[Rule
             f"{D} -> {D}",
         ),
         rule(f"{prefix}norm.weight", f"PaliGemma/llm/final_norm{suffix}/scale", f"{D} -> {D}"),
-        rule(
-            f"{layer}self_attn.rotary_emb.inv_freq", "", role="unused"
-        ),  # a constant: older files hold it
+        # a constant: older files hold it
+        rule(f"{layer}self_attn.rotary_emb.inv_freq", "", role="unused"),
     ]
 
 

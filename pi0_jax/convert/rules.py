@@ -43,9 +43,8 @@ def rule(foreign: str, ours: str, layout: str = SAME, role: Role = "weight") -> 
 
 
 class Layout(NamedTuple):
-    groups: tuple[
-        tuple[str, ...], ...
-    ]  # per axis of the foreign tensor, the axes of ours that are flattened in it
+    # per axis of the foreign tensor, the axes of ours that are flattened in it
+    groups: tuple[tuple[str, ...], ...]
     ours: tuple[str, ...]
 
     def forward(self, x: np.ndarray, sizes: Sizes) -> np.ndarray:
@@ -120,9 +119,8 @@ class Piece(NamedTuple):
 class Plan(NamedTuple):
     """How foreign tensors make our leaves."""
 
-    pieces: Mapping[
-        str, Mapping[tuple[int, ...], Piece]
-    ]  # path -> place along the leading axes -> tensor
+    # path -> place along the leading axes -> tensor
+    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]]
     copies: Mapping[str, str]  # foreign name -> the path that it holds once more
     unused: tuple[str, ...]
     sizes: Mapping[str, int]

@@ -101,9 +101,8 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int
             for name, entry in header.items()
         }
     end = 0
-    for name, entry in sorted(
-        entries.items(), key=lambda item: item[1][2:]
-    ):  # the format wants neither gaps nor shared bytes
+    # the format wants neither gaps nor shared bytes
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.first != end:
             raise InputError(
                 f"{file}: {name}: expected its data where the tensor before ends, at byte {end}, found byte {entry.first}"
@@ -131,9 +130,8 @@ def _info(file: Location, name: str, entry: _Entry) -> Leaf:
 
 def write(file: Path, leaves: Mapping[str, Leaf], arrays: Iterable[np.ndarray]) -> None:
     """Writes tensors in the order of `leaves`; `arrays` gives them in that order, each held only while it is written."""
-    header: dict[str, Any] = {
-        "__metadata__": {"format": "pt"}
-    }  # without it, Hugging Face's loaders refuse the file
+    # without it, Hugging Face's loaders refuse the file
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, leaf in leaves.items():
         first, end = end, end + _bytes(leaf)

@@ -13,12 +13,13 @@ from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
 
+# what a parameter may be
 _FLOATS = (
     np.dtype(np.float32),
     np.dtype(ml_dtypes.bfloat16),
     np.dtype(np.float16),
     np.dtype(np.float64),
-)  # what a parameter may be
+)
 
 
 class Leaf(NamedTuple):
@@ -50,9 +51,8 @@ class Source:
     fetch: Callable[[str, int | None], np.ndarray]
     metadata: Metadata
     notes: tuple[str, ...] = ()  # what the user should know of this input
-    unused: Mapping[str, Leaf] = dataclasses.field(
-        default_factory=dict
-    )  # tensors of the file that are no part of π0
+    # tensors of the file that are no part of π0
+    unused: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)
     differing_copies: Callable[[], list[str]] = list  # tied tensors that are not equal; reads them
 
     def read(self, path: str) -> np.ndarray:

@@ -43,6 +43,7 @@ from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.files import new_path
 from pi0_jax.progress import progress_bar
 
+# a dataset's own names for what is not trained on
 VALIDATION_SPLITS = (
     "val",
     "valid",
@@ -51,7 +52,7 @@ VALIDATION_SPLITS = (
     "eval",
     "evaluation",
     "test",
-)  # a dataset's own names for what is not trained on
+)
 INDEX_FILE = "index.json"
 _BUILDING = ".building-"
 _PARTS = ".parts-"

@@ -76,9 +76,8 @@ class ColumnWriter:
 
     def abandon(self) -> None:
         """Closes the file as it is: what was to be written could not be."""
-        with contextlib.suppress(
-            OSError
-        ):  # the disk may be too full for what is still in the buffer
+        # the disk may be too full for what is still in the buffer
+        with contextlib.suppress(OSError):
             self._file.close()
 
     def _write_header(self) -> None:

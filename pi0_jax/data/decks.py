@@ -59,9 +59,8 @@ class Due(NamedTuple):
 
     episode: np.ndarray  # int64[m]
     epoch: np.ndarray  # int64[m]
-    before: (
-        np.ndarray
-    )  # int64[m]: the deck's kept frames before each, those of earlier epochs included
+    # int64[m]: the deck's kept frames before each, those of earlier epochs included
+    before: np.ndarray
 
 
 class Deck:
@@ -71,9 +70,10 @@ class Deck:
         """Neighbouring lanes share a deck where there are fewer decks than lanes."""
         number = lane * len(dealt.ends) // lanes
         self.longest = dealt.longest
+        # int32[e]
         self._episodes = dealt.episodes[
             dealt.ends[number - 1] if number else 0 : dealt.ends[number]
-        ]  # int32[e]
+        ]
         self._kept = index.episodes["kept"]  # int32[all episodes], mapped
         self._frames = int(self._kept[self._episodes].sum())
         self._key = key(seed, "deck", index.name, lane)

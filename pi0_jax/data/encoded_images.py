@@ -24,10 +24,11 @@ _JPEG = b"\xff\xd8\xff"
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
+# an EXIF tag, and its values for an image that is to be shown as it is
 _ORIENTATION, _UPRIGHT = (
     0x0112,
     (0, 1),
-)  # an EXIF tag, and its values for an image that is to be shown as it is
+)
 
 
 class BadImageError(ValueError):
@@ -179,9 +180,8 @@ def _exif_orientation(segment: bytes) -> int:
         return int.from_bytes(tiff[at : at + size], order)
 
     entries = number(4, 4) + 2
-    places = range(
-        entries, min(entries + 12 * number(entries - 2, 2), len(tiff)), 12
-    )  # of entries: tag, type, count, value
+    # of entries: tag, type, count, value
+    places = range(entries, min(entries + 12 * number(entries - 2, 2), len(tiff)), 12)
     return next((number(place + 8, 2) for place in places if number(place, 2) == _ORIENTATION), 0)
 
 
@@ -192,9 +192,8 @@ def decode_image(data: bytes, order: ColourOrder) -> np.ndarray:
     """
     _header(data, 0, len(data), 0)
     try:
-        if (
-            data[: len(_JPEG)] == _JPEG
-        ):  # the pixels that PIL gives, in two thirds of its time, and stricter with broken files
+        # the pixels that PIL gives, in two thirds of its time, and stricter with broken files
+        if data[: len(_JPEG)] == _JPEG:
             return simplejpeg.decode_jpeg(data, order)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             pixels = np.asarray(image)

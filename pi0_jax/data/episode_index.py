@@ -12,6 +12,7 @@ from pi0_jax.data.rows import DatasetRow, Standardised
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
+# in a rule
 _MISTAKES = (
     ArithmeticError,
     AssertionError,
@@ -20,7 +21,7 @@ _MISTAKES = (
     NameError,
     TypeError,
     ValueError,
-)  # in a rule
+)
 _DECODE_EVERY = 64  # episodes; one step of each of these is decoded whole
 
 

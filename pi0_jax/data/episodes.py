@@ -25,12 +25,10 @@ class RawEpisode(NamedTuple):
     record: int  # within the shard
     steps: int
     columns: Mapping[str, np.ndarray]  # path -> [T, *shape], or [*shape] for a field of the episode
-    images: Mapping[
-        str, ByteRanges
-    ]  # path of a view -> T ranges of encoded bytes within the payload
-    prompts: list[
-        list[str]
-    ]  # for each of the row's language fields one for every step, or one for the episode
+    # path of a view -> T ranges of encoded bytes within the payload
+    images: Mapping[str, ByteRanges]
+    # for each of the row's language fields one for every step, or one for the episode
+    prompts: list[list[str]]
     payload: Payload  # there until the next record is read
     offset: int  # of the payload within the file
 

@@ -109,9 +109,8 @@ def _name_and_value(buffer: Payload, start: int, end: int) -> tuple[str, int, in
             length, value_start = buffer[name_end + 1], name_end + 2
             if length >= 0x80:
                 length, value_start = _varint(buffer, name_end + 1)
-            if (
-                value_start + length == end
-            ):  # as writers lay an entry out: a short name, then the value
+            # as writers lay an entry out: a short name, then the value
+            if value_start + length == end:
                 return str(buffer[name_start:name_end], "utf-8"), value_start, end
     return _map_entry(buffer, start, end)
 
@@ -151,9 +150,8 @@ def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
         and bytes(buffer[position:end]) == bytes(buffer[position : position + field]) * count
     )
     if alike and buffer[position] == _FIRST:
-        return ByteRanges(
-            start + field * np.arange(count), np.full(count, length), equal=True
-        )  # an instruction said at every step
+        # an instruction said at every step
+        return ByteRanges(start + field * np.arange(count), np.full(count, length), equal=True)
     return _walk(buffer, position, end)
 
 

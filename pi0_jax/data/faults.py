@@ -105,9 +105,8 @@ def _words(error: Exception, protocol: str) -> str:
     if protocol in HTTP:
         from aiohttp import ClientResponseError
 
-        text = (
-            error.message if isinstance(error, ClientResponseError) else text
-        )  # the whole of it repeats status and URL
+        # the whole of it repeats status and URL
+        text = error.message if isinstance(error, ClientResponseError) else text
     lines = without_secrets(text).splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -133,13 +133,11 @@ class Index:
         steps, episodes, views = record["steps"], record["episodes"], record["views"]
         self.row = row
         self.path = path
-        self.digest = version_digest(
-            record["version"]
-        )  # names the files and the rule that it was made for
+        # names the files and the rule that it was made for
+        self.digest = version_digest(record["version"])
         self.views: tuple[str, ...] = tuple(views)  # paths of image fields
-        self.skipped: list[str] = record[
-            "skipped"
-        ]  # for each episode that was left out, what is wrong with it
+        # for each episode that was left out, what is wrong with it
+        self.skipped: list[str] = record["skipped"]
         self.decoded_all: bool = record["decode_all"]  # or only one step of each 64th episode
         # view -> "min" and "max" -> (height, width) as found in the files
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
@@ -162,12 +160,10 @@ class Index:
             open_column(path, "prompt_end", "int64", (record["prompts"],)),
         )
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
-        self._relative = np.array(
-            [dim.kind == "relative" for dim in row.embodiment.actions]
-        )  # bool[A]
-        self._flipped = np.array(
-            [dim.one_means == "closed" for dim in row.embodiment.actions]
-        )  # bool[A]
+        # bool[A]
+        self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])
+        # bool[A]
+        self._flipped = np.array([dim.one_means == "closed" for dim in row.embodiment.actions])
         self._view_choices = math.prod(len(camera.views) for camera in row.cameras.values())
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
 

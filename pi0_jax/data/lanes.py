@@ -182,9 +182,8 @@ class _Lane(NamedTuple):
         )
 
     def _stretch_of(self, position: int) -> int:
-        slack = sum(
-            deck.longest + 1 for deck in self.decks
-        )  # _samples_before is within this of the clock
+        # _samples_before is within this of the clock
+        slack = sum(deck.longest + 1 for deck in self.decks)
         low, high = (
             max(0, (position - slack) // self.stretch),
             (position + slack) // self.stretch + 3,
@@ -231,9 +230,8 @@ class _Lane(NamedTuple):
         count = len(frame)
         random = hashes(key(self.mixture.seed, "block", self.number, first), np.arange(2 * count))
         shuffled = dataset[np.argsort(random[:count], kind="stable")]
-        places = np.argsort(
-            shuffled, kind="stable"
-        )  # those of the first dataset, then of the second ...
+        # those of the first dataset, then of the second ...
+        places = np.argsort(shuffled, kind="stable")
         order = np.empty(count, np.int64)
         order[places] = np.lexsort((random[count:], epoch, dataset))
         return _Block(first, dataset[order], episode[order], frame[order])
@@ -289,9 +287,8 @@ def _read(lane: _Lane, position: int, readers: Executor) -> Iterator[_Held]:
 
     def submit() -> tuple[_Block, _Records]:
         block = next(blocks)
-        needed = dict.fromkeys(
-            zip(block.dataset.tolist(), block.episode.tolist(), strict=True)
-        )  # each once, the first to be drawn first
+        # each once, the first to be drawn first
+        needed = dict.fromkeys(zip(block.dataset.tolist(), block.episode.tolist(), strict=True))
         return block, {
             (dataset, episode): readers.submit(indices[dataset].read_record, episode)
             for dataset, episode in needed

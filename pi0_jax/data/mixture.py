@@ -22,9 +22,8 @@ from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, Sample
 
-PERIOD = (
-    1 << 30
-)  # weights are whole numbers that add up to this; a product of two such numbers fits into int64
+# weights are whole numbers that add up to this; a product of two such numbers fits into int64
+PERIOD = 1 << 30
 _SMALLEST_SHARE = 1e-7  # a hundred of PERIOD: rounding changes a share by at most 0.5%
 
 

@@ -28,17 +28,17 @@ from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 
+# the merge knows these
 _OWN_COLUMNS = {
     name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")
-}  # the merge knows these
+}
 
 
 class Part(NamedTuple):
     """What one shard gives to an index: T steps and E episodes."""
 
-    steps: dict[
-        str, np.ndarray
-    ]  # columns of the steps, [T, ...]; prompts by their number in `prompts`, -1 for none
+    # columns of the steps, [T, ...]; prompts by their number in `prompts`, -1 for none
+    steps: dict[str, np.ndarray]
     frames: np.ndarray  # int64[kept], ascending
     episodes: dict[str, np.ndarray]  # EPISODE_COLUMNS but for split and shard, [E]
     prompts: list[str]  # in order of first appearance
@@ -53,9 +53,8 @@ class PartTask:
     row: DatasetRow
     shard: Shard
     number: int  # of the shard
-    fingerprint: list[
-        Any
-    ]  # of its file, as the index's version says: its size in bytes comes first
+    # of its file, as the index's version says: its size in bytes comes first
+    fingerprint: list[Any]
     folder: Path  # of the parts
     decode_all: bool
     skip: int  # bad episodes that may be left out

@@ -54,9 +54,8 @@ def permute(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarr
 
 def _feistel(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """int64[n]: a permutation of [0, 2^b), 2^(b-1) < sizes <= 2^b. Rounds change the high and the low bits in turn."""
-    bits = np.frexp((sizes - 1).astype(np.float64))[1].astype(
-        np.uint64
-    )  # uint64[n]: the bit length of sizes - 1
+    # uint64[n]: the bit length of sizes - 1
+    bits = np.frexp((sizes - 1).astype(np.float64))[1].astype(np.uint64)
     low_bits = (bits + np.uint64(1)) >> np.uint64(1)
     low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
     high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)

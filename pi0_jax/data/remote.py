@@ -215,9 +215,8 @@ def _http_options(protocol: str) -> dict[str, Any]:
 
 async def _refuse_other_bytes(response: Any) -> None:
     """Looks at the head of an answer, so that a server that ignores ranges does not send whole files into memory."""
-    wanted = response.request_info.headers.get(
-        "Range"
-    )  # "bytes=100-199", answered with "bytes 100-199/5000"
+    # "bytes=100-199", answered with "bytes 100-199/5000"
+    wanted = response.request_info.headers.get("Range")
     if wanted is None or response.status >= 400:
         return
     given = response.headers.get("Content-Range")

@@ -71,9 +71,9 @@ class Standardised(NamedTuple):
     )
 
 
-Columns = Mapping[
-    str, np.ndarray
-]  # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's order
+# path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's
+# order
+Columns = Mapping[str, np.ndarray]
 Rule = Callable[[Columns], Standardised]
 
 
@@ -231,9 +231,9 @@ def row_version(row: DatasetRow) -> dict[str, Any]:
             [path, list(field.shape), field.dtype, list(field.quaternions)]
             for path, field in row.fields.items()
         ],
-        "views": list(
-            row.views
-        ),  # in the order of the columns; by what name a camera goes, and its colour order, are for reading
+        # in the order of the columns; by what name a camera goes, and its colour order, are for
+        # reading
+        "views": list(row.views),
         "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,

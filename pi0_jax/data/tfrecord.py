@@ -32,9 +32,8 @@ class Record(NamedTuple):
 
 def masked_crc(data: bytes | memoryview) -> int:
     """The checksum that TFRecord stores for `data`, uint32."""
-    crc = google_crc32c.value(
-        np.frombuffer(data, np.uint8) if len(data) else b""
-    )  # it takes arrays, but no memoryview
+    # it takes arrays, but no memoryview
+    crc = google_crc32c.value(np.frombuffer(data, np.uint8) if len(data) else b"")
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -63,9 +62,8 @@ def scan_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             place = f"record {number} at byte {offset}"
             length = _read_length(file, f"{path}: {place}", size - offset)
             if length > len(buffer):
-                buffer = bytearray(
-                    length + length // 4
-                )  # fresh memory costs more than what is read into it
+                # fresh memory costs more than what is read into it
+                buffer = bytearray(length + length // 4)
             payload = memoryview(buffer)[:length].toreadonly()
             damage = payload_damage(
                 payload, _read_payload(file, memoryview(buffer)[:length], f"{path}: {place}")

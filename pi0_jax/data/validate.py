@@ -152,9 +152,8 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
 
 
 def _check_quaternion(column: np.ndarray, start: int, raw: RawEpisode, path: str) -> None:
-    quaternions = np.atleast_2d(column)[:, start : start + 4].astype(
-        np.float64
-    )  # [T, 4], or [1, 4] for a field of the episode
+    # [T, 4], or [1, 4] for a field of the episode
+    quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)
     lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
     wrong = np.abs(lengths - 1) > QUATERNION_TOLERANCE
     if wrong.any():

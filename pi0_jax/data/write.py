@@ -152,9 +152,8 @@ def _encoded(
     for episode in episodes:
         encoded = {**episode, "steps": [_with_jpegs(steps, step) for step in episode["steps"]]}
         example = tf.train.Example.FromString(features.serialize_example(encoded))
-        yield example.SerializeToString(
-            deterministic=True
-        )  # a protocol buffer's maps are otherwise in any order
+        # a protocol buffer's maps are otherwise in any order
+        yield example.SerializeToString(deterministic=True)
 
 
 def _with_jpegs(feature: Any, value: Any) -> Any:

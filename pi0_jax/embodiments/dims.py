@@ -7,15 +7,12 @@ from typing import Literal
 
 from pi0_jax.embodiments.record import ActionDim, StateDim
 
-POSITION = tuple(
-    StateDim(axis, "m") for axis in "xyz"
-)  # of the end effector, in the robot's base frame
-EULER = tuple(
-    StateDim(angle, "rad") for angle in ("roll", "pitch", "yaw")
-)  # about fixed axes x, then y, then z
-AXIS_ANGLE = tuple(
-    StateDim(f"rotation_{axis}", "rad") for axis in "xyz"
-)  # a unit axis times the angle about it
+# of the end effector, in the robot's base frame
+POSITION = tuple(StateDim(axis, "m") for axis in "xyz")
+# about fixed axes x, then y, then z
+EULER = tuple(StateDim(angle, "rad") for angle in ("roll", "pitch", "yaw"))
+# a unit axis times the angle about it
+AXIS_ANGLE = tuple(StateDim(f"rotation_{axis}", "rad") for axis in "xyz")
 WIDTH = StateDim("gripper_width", "m", one_means="open")  # between the fingers
 QUATERNION = tuple(StateDim(f"q{part}", "1") for part in "xyzw")  # unit length
 

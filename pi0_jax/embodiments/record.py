@@ -27,9 +27,8 @@ class StateDim:
 class ActionDim:
     name: str
     unit: str
-    kind: Literal[
-        "absolute", "relative"
-    ]  # relative: a change since the last step, so past an episode's end it is 0
+    # relative: a change since the last step, so past an episode's end it is 0
+    kind: Literal["absolute", "relative"]
     delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
     low: float | None = None
     high: float | None = None
@@ -162,9 +161,8 @@ class Embodiment:
             )
             for part, kind in (("state", StateDim), ("actions", ActionDim))
         )
-        if (
-            "client_keys" in fields and fields["client_keys"] is not None
-        ):  # records of older checkpoints lack it
+        # records of older checkpoints lack it
+        if "client_keys" in fields and fields["client_keys"] is not None:
             fields["client_keys"] = ClientKeys.from_json(
                 fields["client_keys"], f"{where}: client_keys"
             )

@@ -154,9 +154,10 @@ def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constra
     """Runs the GELU-gated MLP: [B, T, D] -> [B, T, D]."""
     # Two products, not one. The gradients of one would be put together and taken apart again, at
     # the size of F times all tokens.
+    # [B, T, F]
     gate, up = (
         constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"]
-    )  # [B, T, F]
+    )
     return layers.dense(jax.nn.gelu(gate, approximate=True) * up, params["linear"])
 
 
@@ -205,10 +206,11 @@ def layer(
         for i, x in present.items()
     }
     # Weights [2, K, D, H]: keys and values.
+    # [B, T_i, 2, K, H]
     kv = [
         layers.dense(x, attn[suffixed("kv_einsum", i)]["w"].transpose(2, 0, 1, 3))
         for i, x in normed.items()
-    ]  # [B, T_i, 2, K, H]
+    ]
     kv = jnp.concatenate(kv, axis=1)  # [B, sum T_i, 2, K, H]
     kv = constrain(kv, ("batch", "tokens", None, None, None))
     new = KVCache(rope(kv[:, :, 0], positions), kv[:, :, 1])
@@ -220,10 +222,11 @@ def layer(
         keys = jnp.concatenate([cache.keys, keys], axis=1)  # [B, S + sum T_i, K, H]
         values = jnp.concatenate([cache.values, values], axis=1)
     # Only the streams that are read ask anything.
+    # [B, T_i, N, H]
     queries = [
         layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2))
         for i in readers
-    ]  # [B, T_i, N, H]
+    ]
     asking = jnp.concatenate([positions[:, rows[i]] for i in readers], axis=1)  # [B, T]
     q = rope(jnp.concatenate(queries, axis=1), asking)  # [B, T, N, H]
     q = constrain(q * q.shape[-1] ** -0.5, ("batch", "tokens", "heads", None))

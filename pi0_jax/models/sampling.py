@@ -107,10 +107,11 @@ def apply(
 
 # First match wins, over published paths.
 _STACKED = r"/(encoderblock|layers)/"  # one layer per entry of axis 0
+# axes of one layer's weight
 _INPUT_FIRST = (
     (r"/q_einsum", (1, 0, 2)),
     (r"/kv_einsum", (2, 0, 1, 3)),
-)  # axes of one layer's weight
+)
 # What the model itself computes with in float32.
 _FLOAT32 = r"norm|LayerNorm|input_embedding|action_out_proj"
 

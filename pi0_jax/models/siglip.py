@@ -130,10 +130,11 @@ def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
 
 def attention(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
     """Lets every patch attend to every patch: [B, P, D] -> [B, P, D]."""
+    # [B, P, N, H]
     q, k, v = (
         constrain(_dense(params[name], x), ("batch", "patches", "heads", None))
         for name in ("query", "key", "value")
-    )  # [B, P, N, H]
+    )
     q = q * (q.shape[-1] ** -0.5)
     logits = jnp.einsum("BPNH,BQNH->BNPQ", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)  # [B, N, P, Q]

@@ -36,9 +36,8 @@ class Finding(NamedTuple):
 
 class Prompts(NamedTuple):
     episodes: int  # counted
-    counts: list[
-        tuple[str, int]
-    ]  # prompt and the number of these episodes that begin with it, most frequent first
+    # prompt and the number of these episodes that begin with it, most frequent first
+    counts: list[tuple[str, int]]
     distinct: int  # in the whole dataset
     empty: int  # of these episodes
 

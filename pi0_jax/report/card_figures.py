@@ -29,13 +29,14 @@ _TAIL = 0.6  # of q99 - q01: how far a histogram goes beyond them
 
 # Of an episode's figure, in inches.
 _WIDTH, _LEFT, _RIGHT = 11.0, 1.2, 0.2
+# words stand above a panel, legend and times below
 _TALLEST_FRAME, _GAP, _PANEL, _WORDS, _BELOW = (
     1.9,
     0.06,
     1.05,
     0.3,
     0.62,
-)  # words stand above a panel, legend and times below
+)
 
 
 class Curve(NamedTuple):
@@ -57,9 +58,8 @@ class Strip(NamedTuple):
     """One episode as its cameras saw it."""
 
     steps: np.ndarray  # int[n]: steps of the frames within the episode
-    images: Mapping[
-        str, Sequence[np.ndarray]
-    ]  # what a camera is called -> n images, uint8[height, width, 3]
+    # what a camera is called -> n images, uint8[height, width, 3]
+    images: Mapping[str, Sequence[np.ndarray]]
     kept: np.ndarray  # bool[T]: the episode's steps that may be drawn
     control_hz: float
 

@@ -34,9 +34,8 @@ class Card(NamedTuple):
     """What a card is made of."""
 
     index: Index
-    statistics: (
-        normalize.Statistics
-    )  # of the index's training frames, actions over chunks of `horizon`
+    # of the index's training frames, actions over chunks of `horizon`
+    statistics: normalize.Statistics
     horizon: int  # steps
     share: float | None = None  # of the samples of a mixture
 

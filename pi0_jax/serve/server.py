@@ -104,9 +104,8 @@ class _PolicyServer:
             raise InputError(f"cannot listen on {place}: {reason}") from error
         port = next(iter(server.sockets)).getsockname()[1]
         on_state("listening", port)
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # as SIGTERM does, it ends the process at once: a compilation is not waited for
+        # as SIGTERM does, it ends the process at once: a compilation is not waited for
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         with self._worker:
             try:
                 self._service = await loop.run_in_executor(self._worker, load)

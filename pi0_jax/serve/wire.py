@@ -32,12 +32,13 @@ _ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
     b"dtype",
     b"shape",
 )
+# what a scalar of a dtype's kind is packed as
 _NATIVE = {
     "b": bool,
     "i": int,
     "u": int,
     "f": int | float,
-}  # what a scalar of a dtype's kind is packed as
+}
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
@@ -158,9 +159,8 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
 def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
     dtype, data = _dtype(record, name), _field(record, _DATA, name)
     try:
-        if isinstance(
-            data, _NATIVE[dtype.kind]
-        ):  # of text or a list NumPy would make something, too
+        # of text or a list NumPy would make something, too
+        if isinstance(data, _NATIVE[dtype.kind]):
             with np.errstate(over="ignore"):  # infinite, which is for the field to refuse
                 return dtype.type(data)
     except OverflowError:

@@ -196,9 +196,8 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
         return action.astype(np.float64)
 
 
-gymnasium.register(
-    "pi0_jax/Reach-v0", ReachEnv
-)  # gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0", robot="reach_arm3")
+# gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0", robot="reach_arm3")
+gymnasium.register("pi0_jax/Reach-v0", ReachEnv)
 
 
 def _draw_blocks(rng: np.random.Generator) -> np.ndarray:

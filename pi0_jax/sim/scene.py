@@ -147,9 +147,8 @@ class ReachScene:
         """Runs the physics with the position actuators at `targets` (rad, clipped to the joints' limits)."""
         data.ctrl[:] = targets
         mujoco.mj_step(self.model, data, nstep=round(seconds / PHYSICS_SECONDS))
-        mujoco.mj_kinematics(
-            self.model, data
-        )  # the step leaves positions in space one integrator step behind the joints
+        # the step leaves positions in space one integrator step behind the joints
+        mujoco.mj_kinematics(self.model, data)
         mujoco.mj_camlight(self.model, data)
 
     def fingertip(self, data: mujoco.MjData) -> np.ndarray:
@@ -173,9 +172,8 @@ class ReachScene:
         rotation = self._scratch.cam_xmat[camera.id].reshape(3, 3)
         x, y, z = np.moveaxis((points - self._scratch.cam_xpos[camera.id]) @ rotation, -1, 0)
         focal = self.side / 2 / np.tan(np.deg2rad(self.model.cam_fovy[camera.id]) / 2)  # pixels
-        return np.stack(
-            [self.side / 2 - focal * x / z, self.side / 2 + focal * y / z], -1
-        )  # a camera looks along its -z
+        # a camera looks along its -z
+        return np.stack([self.side / 2 - focal * x / z, self.side / 2 + focal * y / z], -1)
 
     def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """What the camera "base" or "wrist" sees: uint8[side, side, 3], RGB. InputError where there is no OpenGL."""

@@ -24,9 +24,10 @@ def save_gif(
 ) -> None:
     """Writes the episode as a GIF in real time; the file appears when it is whole. `pictures`: one for each snapshot."""
     frames = list(frame_by_frame(recording, pictures))
+    # ms
     durations = [round(1000 * tick_seconds)] * (len(frames) - 1) + [
         round(1000 * _LAST_FRAME_SECONDS)
-    ]  # ms
+    ]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
@@ -40,9 +41,8 @@ def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Ite
     """uint8[height of a picture + a banner with the prompt, width, 3] for each picture."""
     result, last, font = recording.result, len(recording.snapshots) - 1, ImageFont.load_default(14)
     verdict, ink = ("success", _GOOD) if result.success else ("no success", _BAD)
-    if (
-        result.group != result.prompt
-    ):  # what counts is not what the prompt says where prompts were shuffled
+    # what counts is not what the prompt says where prompts were shuffled
+    if result.group != result.prompt:
         verdict = f"{verdict}: {result.group}"
     for tick, picture in enumerate(pictures):
         lines = _lines(result.prompt, font, picture.width - 2 * _MARGIN)

@@ -33,9 +33,8 @@ _BACKSTOP_SECONDS = 8  # beyond twice that, after which JAX itself does, and abo
 _LEAVE_SECONDS = (
     5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
 )
-_NO_LIMIT_MS = (
-    7 * 24 * 3600 * 1000
-)  # one process may index for hours; who waits for a dead one is ended
+# one process may index for hours; who waits for a dead one is ended
+_NO_LIMIT_MS = 7 * 24 * 3600 * 1000
 
 
 def initialize(
@@ -176,9 +175,8 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}"
                 ) from error
         self.gather("marked", "marked")
-        seen = any(
-            mark.exists() or time.sleep(1) for _ in range(5)
-        )  # network file systems remember for a while what was not there
+        # network file systems remember for a while what was not there
+        seen = any(mark.exists() or time.sleep(1) for _ in range(5))
         everyone = self.gather("mark seen", str(seen))
         if self.first:
             mark.unlink(missing_ok=True)
@@ -229,9 +227,8 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         else:
             traceback.print_exception(error)
             message, status = f"{type(error).__name__}: {error}", 1
-        if isinstance(
-            error, jax.errors.JaxRuntimeError
-        ):  # most often another one's death: then the watch knows more in a moment
+        # most often another one's death: then the watch knows more in a moment
+        if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(self._silence_seconds + 3 * _BEAT_SECONDS)
         self._over.set()
         told: dict[str, Any] = {"message": f"{self.name(self.index)}: {message}", "status": status}
@@ -242,9 +239,8 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         sys.stdout.flush()
         sys.stderr.write(f"error: {_one_line(message)}\n")
         sys.stderr.flush()
-        with contextlib.suppress(
-            jax.errors.JaxRuntimeError
-        ):  # process 0 may be gone, and the key-value store with it
+        # process 0 may be gone, and the key-value store with it
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(f"{self._prefix}/left/{self.index}", "left")
             deadline = time.monotonic() + _LEAVE_SECONDS
             while (

@@ -46,9 +46,8 @@ class Choice(NamedTuple):
 
     load: tuple[str, ...]
     fresh: tuple[str, ...]
-    ignored: Mapping[
-        str, Leaf
-    ]  # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
+    # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
+    ignored: Mapping[str, Leaf]
 
 
 def check_start(run: RunConfig) -> None:
@@ -203,9 +202,8 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     placed = jax.make_array_from_callback(
         shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype
     )
-    return (
-        placed.block_until_ready()
-    )  # or the parts of further leaves would wait in memory for their way to the devices
+    # or the parts of further leaves would wait in memory for their way to the devices
+    return placed.block_until_ready()
 
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

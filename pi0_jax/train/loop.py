@@ -126,9 +126,8 @@ def train(
             keep_best=run.keep_best,
             metric=run.keep_best_metric,
         )
-        closing.enter_context(
-            contextlib.closing(checkpoints)
-        )  # also after an error: a save in progress is finished
+        # also after an error: a save in progress is finished
+        closing.enter_context(contextlib.closing(checkpoints))
         closing.enter_context(named_out_of_memory(run))
         state = initial_state(run, mesh, checkpoints, latest)
         _check_skipped(run, int(state.skipped))
@@ -250,9 +249,8 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
-            if (
-                validating and not stopping
-            ):  # before saving: a checkpoint's validation is never lost, and the best are known
+            # before saving: a checkpoint's validation is never lost, and the best are known
+            if validating and not stopping:
                 validation = ctx.validate(averaged(state))
                 metrics.write(done, validation)
             if saving or stopping:

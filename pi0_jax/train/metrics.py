@@ -91,9 +91,8 @@ class MetricsWriter:
         self._copied = time.monotonic()
 
     def close(self) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # every write is flushed: what is left is what a full disk has refused before
+        # every write is flushed: what is left is what a full disk has refused before
+        with contextlib.suppress(OSError):
             self._file.close()
             self._events.close()
         self.flush()

@@ -31,9 +31,8 @@ class Data(NamedTuple):
     order: Order
     batcher: batches.Batcher
     held_out: list[Sample]
-    robots: dict[
-        str, Robot
-    ]  # of the mixture's datasets, then of those that only lend their statistics
+    # of the mixture's datasets, then of those that only lend their statistics
+    robots: dict[str, Robot]
     tokenizer: Tokenizer
     digests: dict[str, str]  # dataset name -> Index.digest, for every one of `robots`
 
@@ -44,10 +43,11 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     Raises InputError for what is wrong with the data, for data that differ from `stored`, and for what differs between processes.
     """
     tokenizer = _tokenizer(run)
+    # a missing one is told before the first index is built
     for name in (
         *run.datasets,
         *run.statistics_only,
-    ):  # a missing one is told before the first index is built
+    ):
         dataset_directory(_row(run, name), run.data_dir)
     indices = [_index(run, name, processes) for name in run.datasets]
     everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]

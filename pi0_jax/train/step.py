@@ -20,9 +20,8 @@ from pi0_jax.models.sampling import sample
 from pi0_jax.observation import Observation, TrainBatch
 from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
 
-VALIDATION = (
-    2**32 - 1
-)  # in place of a step number, for randomness that is the same in every validation
+# in place of a step number, for randomness that is the same in every validation
+VALIDATION = 2**32 - 1
 
 
 class TrainState(NamedTuple):

@@ -34,9 +34,8 @@ class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
         self._listening = threading.Thread(target=self._listen, name="stop", daemon=True)
 
     def __enter__(self) -> Self:
-        self._received, self._sent = (
-            socket.socketpair()
-        )  # signals come as bytes: a thread sees them even while XLA compiles
+        # signals come as bytes: a thread sees them even while XLA compiles
+        self._received, self._sent = socket.socketpair()
         for end in (self._received, self._sent):
             end.setblocking(False)
         self._handled = threading.current_thread() is threading.main_thread()
@@ -53,16 +52,14 @@ class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self._processes.gather(
-                "stop listening", ""
-            )  # one that is asked to stop still needs the others' answers
+            # one that is asked to stop still needs the others' answers
+            self._processes.gather("stop listening", "")
         if self._handled:
             signal.signal(signal.SIGTERM, self._before)
             signal.set_wakeup_fd(self._wakeup)
         self._over.set()
-        if (
-            error is None or self._processes.count == 1
-        ):  # else the thread may wait for the others, who are about to end
+        # else the thread may wait for the others, who are about to end
+        if error is None or self._processes.count == 1:
             self._sent.send(b"\0")
             self._listening.join()
             self._sent.close()

@@ -113,9 +113,8 @@ def test_gymnasium_accepts_the_environment(robot):
     env = ReachEnv(robot)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings(
-            "ignore", ".*symmetric and normalized space.*"
-        )  # these actions are in rad
+        # these actions are in rad
+        warnings.filterwarnings("ignore", ".*symmetric and normalized space.*")
         # It can only make further environments, to check their rendering, from a registered one.
         gymnasium.utils.env_checker.check_env(env, skip_render_check=True)
     assert env.render().shape == (64, 64, 3)

@@ -17,15 +17,17 @@ from pi0_jax.data.rows import (
 from pi0_jax.embodiments import EMBODIMENTS
 
 _OBSERVATION, _COMMAND = "steps/observation", "steps/action_dict"
+# rad; m and roll pitch yaw in rad
 _JOINTS, _POSE = (
     f"{_OBSERVATION}/joint_position",
     f"{_OBSERVATION}/cartesian_position",
-)  # rad; m and roll pitch yaw in rad
+)
 _GRIPPER = f"{_OBSERVATION}/gripper_position"  # 1 = closed
+# rad; [-1, 1]
 _JOINT_TARGET, _JOINT_VELOCITY = (
     f"{_COMMAND}/joint_position",
     f"{_COMMAND}/joint_velocity",
-)  # rad; [-1, 1]
+)
 _POSE_VELOCITY = f"{_COMMAND}/cartesian_velocity"  # [-1, 1]
 _GRIPPER_TARGET = f"{_COMMAND}/gripper_position"  # 1 = closed
 _FILE = "episode_metadata/file_path"

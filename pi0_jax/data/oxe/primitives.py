@@ -44,9 +44,8 @@ def axis_angle_change(start: np.ndarray, added: np.ndarray) -> np.ndarray:
     change  0.2 rad about z, yaw, though `added` has no z at all
     """
     x, y, z, w = np.moveaxis(axis_angle_to_quaternion(start + added), -1, 0)
-    a, b, c, d = np.moveaxis(
-        axis_angle_to_quaternion(start) * [-1, -1, -1, 1], -1, 0
-    )  # the inverse
+    # the inverse
+    a, b, c, d = np.moveaxis(axis_angle_to_quaternion(start) * [-1, -1, -1, 1], -1, 0)
     product = (
         w * a + x * d + y * c - z * b,
         w * b - x * c + y * d + z * a,
@@ -65,9 +64,8 @@ def binarize_gripper(opening: np.ndarray) -> np.ndarray:
     steps = np.arange(len(opening))
     settled = (opening > GRIPPER_OPEN) | (opening < GRIPPER_CLOSED)
     settled[-1:] = True
-    reached = np.minimum.accumulate(np.where(settled, steps, len(steps))[::-1])[
-        ::-1
-    ]  # the next settled step
+    # the next settled step
+    reached = np.minimum.accumulate(np.where(settled, steps, len(steps))[::-1])[::-1]
     value = np.where(opening > GRIPPER_OPEN, 1.0, np.where(opening < GRIPPER_CLOSED, 0.0, opening))
     return value[reached].astype(opening.dtype)
 
@@ -78,15 +76,13 @@ def opening_after_commands(closing: np.ndarray) -> np.ndarray:
     command    0   0   1   0   0  -1   0
     opening    1   1   0   0   0   1   1      before the first command: its opposite; without any: open
     """
-    told = np.where(
-        closing > GRIPPER_COMMAND, -1, np.where(closing < -GRIPPER_COMMAND, 1, 0)
-    )  # 1 open, -1 close, 0 hold
+    # 1 open, -1 close, 0 hold
+    told = np.where(closing > GRIPPER_COMMAND, -1, np.where(closing < -GRIPPER_COMMAND, 1, 0))
     commands = np.flatnonzero(told)
     if not len(commands):
         return np.ones(len(closing), np.float32)
-    last = (
-        np.searchsorted(commands, np.arange(len(closing)), side="right") - 1
-    )  # the latest command's number, -1 before the first
+    # the latest command's number, -1 before the first
+    last = np.searchsorted(commands, np.arange(len(closing)), side="right") - 1
     opening = np.where(last < 0, -told[commands[0]], told[commands[np.maximum(last, 0)]])
     return (opening > 0).astype(np.float32)
 
