@@ -67,6 +67,7 @@ def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
     assert len(list(workdir.glob("tensorboard/*"))) == 1
     assert sorted(path.name for path in workdir.iterdir()) == [
         "checkpoints",
+        "config.json",
         "metrics.jsonl",
         "tensorboard",
     ]
