@@ -1,6 +1,6 @@
 """A user's own robot and dataset: the README's example, run as it stands there."""
 
-import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +32,8 @@ STEPS = {
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory) -> dict:
-    """MY_ROBOT of the README, from a file, as a config file would hold it."""
-    text = (ROOT / "README.md").read_text()
-    (block,) = (
-        code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "MY_ROBOT" in code
-    )
-    assert block.count("\n") < 40
+    """MY_ROBOT of own_robot.py, from a file, as a config file would hold it."""
+    block = (ROOT / "tests" / "own_robot.py").read_text()
     path = tmp_path_factory.mktemp("config") / "my_config.py"
     path.write_text(block)
     names: dict = {}
@@ -123,11 +119,7 @@ def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(
 
 def test_the_command_takes_a_config(data_dir, tmp_path):
     """It indexes what a run of that config reads, by its own rule, and cards say the shares."""
-    block = next(
-        code
-        for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-        if "MY_ROBOT" in code
-    )
+    block = (ROOT / "tests" / "own_robot.py").read_text()
     own = 'c.own_datasets = {"my_robot": MY_ROBOT}'
     chosen = f'    {own}; c.datasets = c.statistics_only = ("my_robot",); c.weights = (2.0,)\n    return c'
     config_file = tmp_path / "mine.py"
@@ -332,3 +324,18 @@ def config_values(**changes) -> dict:
     names: dict = {}
     exec((ROOT / "configs" / "reach.py").read_text(), names)
     return {**names["get_config"]().to_dict(), **changes}
+
+
+def test_layout_comments_and_docstrings_are_not_part_of_a_rules_hash(tmp_path):
+    def hashed(name, text):
+        file = tmp_path / f"{name}.py"
+        file.write_text(text)
+        return source_hash(runpy.run_path(str(file))["rule"], "row")
+
+    plain = "def rule(columns):\n    return columns['a'] + 1\n"
+    same = (
+        'def rule(\n    columns,\n):\n    """Adds one."""\n    # in metres\n'
+        '    return (\n        columns["a"]\n        + 1\n    )\n'
+    )
+    assert hashed("same", same) == hashed("plain", plain)
+    assert hashed("other", plain.replace("1", "2")) != hashed("plain", plain)
