@@ -115,6 +115,13 @@ def test_a_process_that_renders_refuses_tensorflow(tensorflow):
     assert "libtensorflow" not in loaded
 
 
+def test_a_process_that_renders_may_ask_whether_tensorflow_is_installed():
+    """As the library does that opens a checkpoint's folder."""
+    asked = "\nimport importlib.util; print(importlib.util.find_spec('tensorflow') is not None)"
+    done = python(RENDER + asked + asked.replace("tensorflow", "tensorflaw"))
+    assert (done.returncode, done.stdout) == (0, "True\nFalse\n"), done.stderr
+
+
 def test_a_process_with_tensorflow_refuses_to_render():
     done = python("import tensorflow" + caught(RENDER) + LOADED)
     assert done.returncode == 0, done.stderr

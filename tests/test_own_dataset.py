@@ -1,4 +1,4 @@
-"""A user's own robot and dataset: the README's example, run as it stands there."""
+"""A user's own robot and dataset. The README's example of one is run by test_readme.py."""
 
 import runpy
 import subprocess
@@ -16,6 +16,7 @@ from pi0_jax.data.rule_source import source_hash
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.errors import InputError
 from pi0_jax.train import config
+from tests import my_robot
 from tests.tiny_data import solid
 
 ROOT = Path(__file__).parent.parent
@@ -31,14 +32,8 @@ STEPS = {
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory) -> dict:
-    """MY_ROBOT of own_robot.py, from a file, as a config file would hold it."""
-    block = (ROOT / "tests" / "own_robot.py").read_text()
-    path = tmp_path_factory.mktemp("config") / "my_config.py"
-    path.write_text(block)
-    names: dict = {}
-    exec(compile(block, str(path), "exec"), names)
-    return names["MY_ROBOT"]
+def record() -> dict:
+    return my_robot.MY_ROBOT
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +114,12 @@ def test_a_checkpoint_keeps_the_record_as_plain_data_and_of_the_rule_its_hash(
 
 def test_the_command_takes_a_config(data_dir, tmp_path):
     """It indexes what a run of that config reads, by its own rule, and cards say the shares."""
-    block = (ROOT / "tests" / "own_robot.py").read_text()
+    row = Path(my_robot.__file__).read_text()
     own = 'c.own_datasets = {"my_robot": MY_ROBOT}'
     chosen = f'    {own}; c.datasets = c.statistics_only = ("my_robot",); c.weights = (2.0,)\n    return c'
     config_file = tmp_path / "mine.py"
     config_file.write_text(
-        f"{block}\n\n{(ROOT / 'configs' / 'reach.py').read_text().replace('    return c', chosen)}"
+        f"{row}\n\n{(ROOT / 'configs' / 'reach.py').read_text().replace('    return c', chosen)}"
     )
     flags = [
         f"--config={config_file}",

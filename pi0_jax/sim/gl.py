@@ -119,14 +119,29 @@ def not_opened(error: BaseException | str) -> InputError:
 
 
 class _NoTensorFlow:
-    """Python asks it for every module that is imported, before it looks for the file."""
+    """Refuses TensorFlow when it is imported, and lets libraries ask whether it is installed.
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
-        if name == "tensorflow":
-            raise InputError(
-                "this process has loaded OpenGL, beside which TensorFlow may crash:"
-                " expected RLDS files to be read or written in another process"
-            )
+    Python asks it for the place of every module before it looks itself, and lets it load what it has
+    found.
+    """
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != "tensorflow":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        if (spec := next(filter(None, specs), None)) is not None:
+            spec.loader = self
+        return spec
+
+    def create_module(self, spec: Any) -> None:
+        """The module is made as usual."""
+
+    def exec_module(self, module: Any) -> None:
+        raise InputError(
+            "this process has loaded OpenGL, beside which TensorFlow may crash:"
+            " expected RLDS files to be read or written in another process"
+        )
 
 
 def _is_off() -> bool:

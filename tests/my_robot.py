@@ -1,4 +1,4 @@
-"""A robot of one's own, as a config file holds it."""
+"""A robot of one's own, as a config file would hold it, with a camera in BGR and a rule that drops steps."""
 
 import numpy as np
 
