@@ -1,6 +1,5 @@
 """A user's own robot and dataset. The README's example of one is run by test_readme.py."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -319,18 +318,3 @@ def config_values(**changes) -> dict:
     names: dict = {}
     exec((ROOT / "configs" / "reach.py").read_text(), names)
     return {**names["get_config"]().to_dict(), **changes}
-
-
-def test_layout_comments_and_docstrings_are_not_part_of_a_rules_hash(tmp_path):
-    def hashed(name, text):
-        file = tmp_path / f"{name}.py"
-        file.write_text(text)
-        return source_hash(runpy.run_path(str(file))["rule"], "row")
-
-    plain = "def rule(columns):\n    return columns['a'] + 1\n"
-    same = (
-        'def rule(\n    columns,\n):\n    """Adds one."""\n    # in metres\n'
-        '    return (\n        columns["a"]\n        + 1\n    )\n'
-    )
-    assert hashed("same", same) == hashed("plain", plain)
-    assert hashed("other", plain.replace("1", "2")) != hashed("plain", plain)

@@ -1,9 +1,7 @@
 """A rule's source, hashed: what is kept of a function in indices and checkpoints, so that a changed rule is seen."""
 
-import ast
 import hashlib
 import inspect
-import textwrap
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, NoReturn
@@ -30,9 +28,8 @@ def record_rule(rule: FunctionType, where: str) -> dict[str, str]:
 
 
 def source_hash(rule: Any, where: str) -> str:
-    """Returns the SHA-256 of what a function does: of its code, of the functions that it names, of the data that they use.
+    """SHA-256 of the sources of a function and of the functions that it names, and of the plain data that they use.
 
-    Comments, docstrings and the layout of the code do not count.
     Plain data are numbers, strings, arrays, and tuples, lists, sets and dicts of these: globals, values that a surrounding function
     bound, default arguments. What is reached through a module or an object (`lab.scale(x)`) is not followed: import such a function by
     its name.
@@ -52,37 +49,10 @@ def source_hash(rule: Any, where: str) -> str:
 
 def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
     seen.append(function)
-    parts = [_code(function)]
+    parts = [inspect.getsource(function)]
     for name, value in _values(function):
         parts += _described(name, value, seen)
     return parts
-
-
-def _code(function: FunctionType) -> str:
-    """The function's code as text that formatting does not change, the same for every Python version."""
-    source = textwrap.dedent(inspect.getsource(function))
-    try:
-        return _structure(ast.parse(source))
-    except SyntaxError:  # a lambda in the middle of an expression: its lines as they are
-        return source
-
-
-def _structure(part: Any) -> str:
-    """The syntax tree, without docstrings, places, and what only some versions of Python write."""
-    if isinstance(part, list):
-        return f"[{', '.join(map(_structure, part))}]"
-    if not isinstance(part, ast.AST):
-        return repr(part)
-    fields = dict(ast.iter_fields(part))
-    match part:
-        case ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), *rest]):
-            fields["body"] = rest
-    said = [
-        f"{name}={_structure(value)}"
-        for name, value in fields.items()
-        if value not in (None, []) and name not in ("ctx", "kind", "type_comment")
-    ]
-    return f"{type(part).__name__}({', '.join(said)})"
 
 
 def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
