@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -105,9 +105,10 @@ def rollout(
             free = free[len(started) :]
             # By number, so that a row does not depend on when episodes end.
             running = sorted([*running, *started], key=lambda one: one.episode.number)
-            with clock.stage("physics"):
+            if started:
                 by_slot = {one.slot: one.episode for one in started}
-                workers.ask(Slots.begin, [(part,) for part in _divided(by_slot, workers.count)])
+                with clock.stage("physics"):
+                    workers.ask(Slots.begin, [(part,) for part in _divided(by_slot, workers.count)])
             with clock.stage("rendering"):
                 observations = _observe(workers, [one.slot for one in running])
             with clock.stage("policy"):
@@ -203,17 +204,9 @@ def _divided(by_slot: Mapping[int, Any], workers: int) -> list[dict[int, Any]]:
 
 def _observe(workers: Workers, slots: Sequence[int]) -> list[RawObservation]:
     """What the policy sees in each of these slots, in their order."""
-    parts = [
-        [slot for slot in slots if slot % workers.count == worker]
-        for worker in range(workers.count)
-    ]
-    seen = workers.ask(Slots.observe, [(part,) for part in parts])
-    by_slot = {
-        slot: observation
-        for part, observations in zip(parts, seen, strict=True)
-        for slot, observation in zip(part, observations, strict=True)
-    }
-    return [by_slot[slot] for slot in slots]
+    parts = [(list(part),) for part in _divided(dict.fromkeys(slots), workers.count)]
+    seen = ChainMap(*workers.ask(Slots.observe, parts))
+    return [seen[slot] for slot in slots]
 
 
 def _execute(

@@ -14,7 +14,7 @@ OpenGL must not share a process with TensorFlow (gl.py), and a worker starts in 
 import contextlib
 import pickle
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -152,6 +152,9 @@ class Slots:
     def __init__(self) -> None:
         self._closing = contextlib.ExitStack()
         self._setting: Setting | None = None
+        self._spare: list[
+            World
+        ] = []  # the one that told what the setting is, until a slot takes it
         self._worlds: dict[int, World] = {}  # slot -> its world
         self._running: dict[int, _Running] = {}  # slot -> its episode
         self._recordings: list[Recording] = []
@@ -160,17 +163,18 @@ class Slots:
         """Closes the worlds that there are, and opens a new kind of them."""
         self.close()
         self._setting = self._closing.enter_context(setting())
-        world = self._world(0)
+        world = self._setting.make_world()
+        self._spare = [world]
         return Opened(world.robot, tuple(world.action_names))
 
     def close(self) -> None:
         """Closes all worlds and forgets the recordings."""
-        self._worlds, self._running, self._recordings = {}, {}, []
+        self._spare, self._worlds, self._running, self._recordings = [], {}, {}, []
         self._closing.close()
 
     def prompts(self, seeds: Sequence[int]) -> list[str]:
-        """Returns the prompt of each of these episodes."""
-        found, world = [], self._world(0)
+        """Returns the prompt of each of these episodes. None of the slots has begun one yet."""
+        found, (world,) = [], self._spare
         for seed in seeds:
             world.begin(seed)
             found.append(world.prompt)
@@ -181,9 +185,9 @@ class Slots:
         for slot, episode in episodes.items():
             self._running[slot] = _Running(self._world(slot), episode)
 
-    def observe(self, slots: Sequence[int]) -> list[RawObservation]:
+    def observe(self, slots: Iterable[int]) -> dict[int, RawObservation]:
         """Returns what the policy sees in each of these slots."""
-        return [self._running[slot].observe() for slot in slots]
+        return {slot: self._running[slot].observe() for slot in slots}
 
     def execute(
         self, chunks: Mapping[int, np.ndarray], steps: int
@@ -214,7 +218,7 @@ class Slots:
 
     def _world(self, slot: int) -> World:
         if slot not in self._worlds:
-            self._worlds[slot] = self._opened().make_world()
+            self._worlds[slot] = self._spare.pop() if self._spare else self._opened().make_world()
         return self._worlds[slot]
 
     def _opened(self) -> Setting:
