@@ -53,7 +53,7 @@ MAY_IMPORT = {
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
     "policy": "checkpoints errors export models observation policy_config preprocess tokenizer",
-    "train": "checkpoints chips convert data errors fields flow models normalize observation policy_config preprocess"
+    "train": "checkpoints chips convert data errors fields files flow models normalize observation policy_config preprocess"
     " progress sharding statistics tokenizer trainable",
     "ahead": "chips data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from pi0_jax.errors import InputError
+from pi0_jax.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
@@ -39,12 +40,10 @@ class MetricsWriter:
         self._copied = time.monotonic()
         lines = read_metrics(self._workdir) if (self._workdir / METRICS_FILE).exists() else []
         path = self._local / METRICS_FILE
-        temporary = path.with_suffix(".tmp")
+        kept = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start)
         with _named_errors(self._workdir):
-            temporary.write_text(
-                "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start)
-            )
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                temporary.write_text(kept)
             self._file = path.open("a")
             (self._local / _TENSORBOARD).mkdir(exist_ok=True)
             # Written at once, unlike SummaryWriter's thread, which a full disk kills and its caller then waits for. The suffix keeps a
