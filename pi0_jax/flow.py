@@ -8,8 +8,8 @@ is said once, here.
     x  <- x + dt v(x, t), dt = -1/N            N Euler steps from t = 1 to t = 0
 
 Axes: B batch, K draws of noise and time per observation, H horizon, D action dimension.
-A velocity function is v(x_t float32[B, K, H, D], t float32[B, K]) -> float32[B, K, H, D]. Training
-passes the model's full forward pass, sampling the one with a cached prefix (K = 1).
+A velocity function is v(x_t, t). Training passes the model's full forward pass, sampling the one
+with a cached prefix (K = 1).
 Source: π0 (arXiv 2410.24164), section IV and appendix B.
 """
 
@@ -18,14 +18,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Key
 
-Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+Velocity = Callable[
+    [Float32[Array, "B K H D"], Float32[Array, "B K"]],  # x_t, t
+    Float[Array, "B K H D"],
+]
 
 TIME_CUTOFF = 0.999  # the paper's s
 
 
-def sample_time(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draws float32[shape] times in [1 - s, 1] with the paper's density.
+def sample_time(key: Key[Array, ""], shape: tuple[int, ...]) -> Float32[Array, "..."]:
+    """Draws times of this shape in [1 - s, 1] with the paper's density.
 
     τ = s(1 - x), so t = 1 - s + s x, with x ~ Beta(1.5, 1). Beta(1.5, 1) has distribution function
     x^1.5, so x = u^(2/3) for uniform u.
@@ -34,45 +38,34 @@ def sample_time(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return (1.0 - TIME_CUTOFF) + TIME_CUTOFF * u ** (2.0 / 3.0)
 
 
-def interpolate(actions: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """Mixes actions and noise to noisy actions: x_t = t * noise + (1 - t) * actions.
-
-    Args:
-        actions: float32[B, H, D].
-        noise: float32[B, K, H, D].
-        t: float32[B, K].
-
-    Returns:
-        float32[B, K, H, D].
-    """
+def interpolate(
+    actions: Float32[Array, "B H D"], noise: Float32[Array, "B K H D"], t: Float32[Array, "B K"]
+) -> Float32[Array, "B K H D"]:
+    """Mixes actions and noise to noisy actions: x_t = t * noise + (1 - t) * actions."""
     t = t[:, :, None, None]
     return t * noise + (1.0 - t) * actions[:, None]
 
 
 def loss(
     velocity: Velocity,
-    actions: jax.Array,
-    noise: jax.Array,
-    t: jax.Array,
+    actions: Float32[Array, "B H D"],
+    noise: Float32[Array, "B K H D"],
+    t: Float32[Array, "B K"],
     *,
-    step_mask: jax.Array | None = None,
-    dim_mask: jax.Array | None = None,
-) -> jax.Array:
+    step_mask: Bool[Array, "B H"] | None = None,
+    dim_mask: Bool[Array, "B D"] | None = None,
+) -> Float32[Array, "B K"]:
     """Computes the mean of (v - (noise - actions))² for each sample and draw.
 
     Args:
         velocity: predicts v from noisy actions and times.
-        actions: float32[B, H, D].
-        noise: float32[B, K, H, D].
-        t: float32[B, K].
-        step_mask: bool[B, H], the steps that count; None counts all, also past an episode's end, as
-            published.
-        dim_mask: bool[B, D], the dimensions that count; None counts all, padding too, as published.
-            With a mask the noise in the other dimensions must be zero (`mask_dims`), and
-            `integrate` must get it too: the model has seen nothing but zero there.
-
-    Returns:
-        float32[B, K].
+        actions: the data, where t is 0.
+        noise: the other end of the lines, where t is 1.
+        t: times.
+        step_mask: the steps that count; None counts all, also past an episode's end, as published.
+        dim_mask: the dimensions that count; None counts all, padding too, as published. With a mask
+            the noise in the other dimensions must be zero (`mask_dims`), and `integrate` must get
+            it too: the model has seen nothing but zero there.
     """
     target = noise - actions[:, None]  # [B, K, H, D]
     error = jnp.square(velocity(interpolate(actions, noise, t), t) - target)  # [B, K, H, D]
@@ -84,15 +77,14 @@ def loss(
     return jnp.sum(error * weight[:, None], axis=(2, 3)) / jnp.sum(weight, axis=(1, 2))[:, None]
 
 
-def mask_dims(x: jax.Array, dim_mask: jax.Array | None) -> jax.Array:
+def mask_dims(
+    x: Float[Array, "B ... D"], dim_mask: Bool[Array, "B D"] | None
+) -> Float[Array, "B ... D"]:
     """Zeroes the dimensions that a robot does not have.
 
     Args:
-        x: [B, ..., D].
-        dim_mask: bool[B, D], the dimensions that it has; None leaves x as it is.
-
-    Returns:
-        [B, ..., D].
+        x: such as actions, noise or velocities.
+        dim_mask: the dimensions that it has; None leaves x as it is.
     """
     if dim_mask is None:
         return x
@@ -102,24 +94,24 @@ def mask_dims(x: jax.Array, dim_mask: jax.Array | None) -> jax.Array:
 
 def integrate(
     velocity: Velocity,
-    noise: jax.Array,
+    noise: Float[Array, "B H D"],
     num_steps: int,
     *,
-    dim_mask: jax.Array | None = None,
+    dim_mask: Bool[Array, "B D"] | None = None,
     unroll: bool = False,
-) -> jax.Array:
+) -> Float32[Array, "B H D"]:
     """Follows a velocity from noise to actions, by Euler steps that are summed in float32.
 
     Args:
         velocity: predicts v from noisy actions and times; called with K = 1.
-        noise: float32[B, H, D].
+        noise: standard normal, the start.
         num_steps: N, static, at least 1.
-        dim_mask: bool[B, D]; the other dimensions hold zero all the way, for a model that was
+        dim_mask: the dimensions that move; the others hold zero all the way, for a model that was
             trained so. None lets all move.
         unroll: whether each step is compiled by itself, instead of a loop.
 
     Returns:
-        float32[B, H, D].
+        The actions at t = 0.
 
     Raises:
         ValueError: num_steps is less than 1.
@@ -132,7 +124,9 @@ def integrate(
     # turns 1e-7 of time into 1e-4 of phase.
     times = np.cumsum(np.array([1.0, *[dt] * (num_steps - 1)], np.float32), dtype=np.float32)
 
-    def euler(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
+    def euler(
+        x: Float32[Array, "B H D"], t: Float32[Array, ""]
+    ) -> tuple[Float32[Array, "B H D"], None]:
         v = velocity(x[:, None], jnp.full((x.shape[0], 1), t))[:, 0]  # [B, H, D]
         return x + dt * mask_dims(v.astype(jnp.float32), dim_mask), None
 

@@ -9,21 +9,22 @@ policy.act([observation] * 8, robot="reach_arm3")          # float32[8, H, A]
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Bool, Float32, UInt32
 
 from pi0_jax import checkpoints, export, preprocess
 from pi0_jax.errors import InputError
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import RawBatch, RawObservation
 from pi0_jax.policy_config import PolicyConfig, layout, model_config, trainable_part
@@ -35,7 +36,7 @@ PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Prediction(TypedDict):
-    actions: np.ndarray  # float32[H, A], in the robot's units
+    actions: Float32[np.ndarray, "H A"]  # in the robot's units
     # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
     policy_timing: dict[str, float]
 
@@ -44,8 +45,8 @@ class Prepared(NamedTuple):
     """The host's half of a call: what the compiled function takes beside the weights."""
 
     batch: RawBatch
-    dims: np.ndarray  # bool[B, D]: the dimensions that the robot has
-    noise: Any  # float32[B, H, D]
+    dims: Bool[np.ndarray, "B D"]  # the dimensions that the robot has
+    noise: Float32[Array | np.ndarray, "B H D"]
     layout: Layout  # static
 
 
@@ -100,7 +101,7 @@ class Policy:
         cls,
         directory: str | Path,
         *,
-        dtype: str | None = None,
+        dtype: Literal["float32", "bfloat16"] | None = None,
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
@@ -108,7 +109,7 @@ class Policy:
         """Opens the moving average of a run's latest checkpoint, or of one step's folder.
 
         Args:
-            dtype: "float32" or "bfloat16" to compute in; None takes the run's.
+            dtype: to compute in; None takes the run's.
             num_steps, scan_layers, unroll_steps: as of Policy.
 
         Raises:
@@ -119,9 +120,15 @@ class Policy:
         config = description.policy
         if dtype is not None:
             config = dataclasses.replace(config, dtype=dtype)
-        params = _averaged(step, config)
-        how = dict(num_steps=num_steps, scan_layers=scan_layers, unroll_steps=unroll_steps)
-        return cls(config, description.robots, description.tokenizer, params, **how)
+        return cls(
+            config,
+            description.robots,
+            description.tokenizer,
+            _averaged(step, config),
+            num_steps=num_steps,
+            scan_layers=scan_layers,
+            unroll_steps=unroll_steps,
+        )
 
     @property
     def params(self) -> Any:
@@ -296,19 +303,19 @@ class Policy:
             isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in seeds
         ):
             raise InputError(f"seeds: expected whole numbers in [0, 2^32), found {list(seeds)}")
-        if noise is None:
-            noise = _noise(
-                np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:]
-            )
-        elif noise.shape != shape:
+        if noise is not None and noise.shape != shape:
             raise InputError(f"noise has shape {list(noise.shape)}; expected {list(shape)}")
+        if noise is None:
+            keys = np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32)
+            return Prepared(batch, dims, _noise(keys, shape[1:]), wanted)
         return Prepared(batch, dims, noise, wanted)
 
-    def compute(self, prepared: Prepared) -> jax.Array:
-        """The device's half of `act`, which is not waited for: float32[B, H, D] in model units."""
-        return self._sample(
+    def compute(self, prepared: Prepared) -> Float32[Array, "B H D"]:
+        """The device's half of `act`, which is not waited for: actions in model units."""
+        actions: Array = self._sample(
             self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout
         )
+        return actions
 
     def _act(
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
@@ -334,13 +341,9 @@ class Policy:
 
 def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
     """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
-    trainable, shapes = (
-        trainable_part(config),
-        flatten_dict(parameter_shapes(model_config(config)), sep="/"),
-    )
-    factor_shapes = jax.eval_shape(
-        partial(lora.init, rules=config.lora), jax.random.key(0), unflatten_dict(shapes, sep="/")
-    )
+    trainable, tree = trainable_part(config), parameter_shapes(model_config(config))
+    factor_shapes = jax.eval_shape(partial(lora.init, rules=config.lora), jax.random.key(0), tree)
+    shapes = flatten(tree)
 
     def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """To be read as a NumPy array; takes no memory itself."""
@@ -357,15 +360,11 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
 
     trained = {path: held(path) for path in shapes if trainable.trains(path)}
     frozen = {path: held(path) for path in shapes if path not in trained}
-    for path, leaf in flatten_dict(factor_shapes, sep="/").items():
+    for path, leaf in flatten(factor_shapes).items():
         trained[path] = host(leaf.shape, leaf.dtype)
-    read = flatten_dict(
-        checkpoints.read_params(step, "ema", unflatten_dict(trained, sep="/")), sep="/"
-    )
+    read = flatten(checkpoints.read_params(step, "ema", unflatten(trained)))
     if frozen:
-        read |= flatten_dict(
-            checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/"
-        )
+        read |= flatten(checkpoints.read_part(step, "params", unflatten(frozen)))
     add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
     for path in [path for path in frozen if lora.find(config.lora, path)]:
         a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
@@ -379,24 +378,26 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
         )
         # the device computes one leaf after the other, and keeps none
         read[path] = np.asarray(merged)
-    return unflatten_dict(read, sep="/")
+    return unflatten(read)
 
 
 @partial(jax.jit, static_argnames="shape")
-def _noise(seeds: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _noise(
+    seeds: UInt32[Array | np.ndarray, " B"], shape: tuple[int, int]
+) -> Float32[Array, "B H D"]:
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
 
 
 def sample(
     weights: sampling.Packed,
     batch: RawBatch,
-    dims: jax.Array,
-    noise: jax.Array,
+    dims: Bool[Array, "B D"],
+    noise: Float32[Array, "B H D"],
     *,
     layout: Layout,
-    sampler: Any,
+    sampler: Callable[..., Float32[Array, "B H D"]],
     real_dims_only: bool,
-) -> jax.Array:
-    """What a policy runs: actions float32[B, H, D] in model units, from noise of that shape; `dims` bool[B, D], those that a robot has."""
+) -> Float32[Array, "B H D"]:
+    """What a policy runs: actions in model units, from noise; `dims` are those that a robot has."""
     observation = preprocess.device(batch, layout)
     return sampler(weights, observation, noise, dim_mask=dims if real_dims_only else None)

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pi0_jax.models import lora
 from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.paths import flatten, unflatten
 
 
 class Trainable(NamedTuple):
@@ -43,28 +43,25 @@ EVERYTHING = Trainable()
 
 def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
     """A published tree as a run keeps it: what is not trained in `frozen_dtype`."""
-    flat = flatten_dict(params, sep="/")
-    dtype = jnp.dtype(trainable.frozen_dtype)
-    return unflatten_dict(
-        {path: w if trainable.trains(path) else w.astype(dtype) for path, w in flat.items()},
-        sep="/",
+    flat, dtype = flatten(params), jnp.dtype(trainable.frozen_dtype)
+    return unflatten(
+        {path: w if trainable.trains(path) else w.astype(dtype) for path, w in flat.items()}
     )
 
 
 def select(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
     """The tree of what is trained, out of a published tree and LoRA's factors."""
-    flat = flatten_dict(params, sep="/")
-    trained = {path: w for path, w in flat.items() if trainable.trains(path)}
-    return unflatten_dict(trained | flatten_dict(factors, sep="/"), sep="/")
+    trained = {path: w for path, w in flatten(params).items() if trainable.trains(path)}
+    return unflatten(trained | flatten(factors))
 
 
 def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The published tree with its trained leaves replaced, and the factors: `select` undone."""
-    flat, leaves = flatten_dict(params), flatten_dict(trained)
+    flat, leaves = flatten(params), flatten(trained)
     factors = {path: leaf for path, leaf in leaves.items() if path not in flat}
-    return unflatten_dict(
-        {path: leaves[path] if path in leaves else leaf for path, leaf in flat.items()}
-    ), unflatten_dict(factors)
+    return unflatten({path: leaves.get(path, leaf) for path, leaf in flat.items()}), unflatten(
+        factors
+    )
 
 
 def mistakes(trainable: Trainable, shapes: Any) -> Iterator[str]:
@@ -73,7 +70,7 @@ def mistakes(trainable: Trainable, shapes: Any) -> Iterator[str]:
     A mistake is an expression that is none or matches no parameter, a rank or alpha that fits no such weight, or nothing that is left
     to train. Each begins with the field's name.
     """
-    flat: Mapping[str, Any] = flatten_dict(shapes, sep="/")
+    flat = flatten(shapes)
     meaningless = [
         *unmatched("frozen", trainable.frozen, flat),
         *unmatched("lora", [rule.path for rule in trainable.lora], flat),

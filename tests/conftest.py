@@ -1,10 +1,15 @@
-"""Tests see eight virtual CPU devices, so that meshes are real, and compile quickly rather than well."""
+"""Tests see eight virtual CPU devices, so that meshes are real, and compile quickly rather than well.
+
+Shapes and dtypes that the annotations of the model, the flow and the step state are checked where
+tests call them, or JAX traces them.
+"""
 
 import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+from jaxtyping import install_import_hook
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -14,6 +19,11 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Before anything imports these modules.
+install_import_hook(
+    ["pi0_jax.flow", "pi0_jax.models", "pi0_jax.train.step"], typechecker="beartype.beartype"
+)
 
 # They render, and run in processes of their own (test_rendering.py), unless one names that folder.
 collect_ignore = [] if any("rendering" in argument for argument in sys.argv) else ["rendering"]

@@ -1,7 +1,8 @@
 """Gemma with several experts: each token stream has its own weights, all share one self-attention.
 
-Axes: B batch, T query tokens, S key tokens, D width of one expert, F its MLP width, N heads,
-K key-value heads, G = N/K heads per key-value head, H head dimension, V vocabulary, L layers.
+Axes: B batch, T query tokens (T_i those of expert i, T of all side by side), S key tokens (cached
+ones first), D width of one expert (D_i of expert i), F its MLP width, N heads, K key-value heads,
+G = N/K heads per key-value head, H head dimension, V vocabulary, L layers.
 Sources: Gemma report (2024); π0, section IV and appendix B. Parameter names are big_vision's, with
 suffix _i for expert i > 0.
 """
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from pi0_jax.models import layers
 from pi0_jax.models.initializers import Param, Table, draw_table, fan_in_normal, normal
@@ -49,8 +51,8 @@ class GemmaConfig:
 class KVCache(NamedTuple):
     """Keys (rotated) and values of tokens already run, for every layer."""
 
-    keys: jax.Array  # dtype[L, B, S, K, H]
-    values: jax.Array  # dtype[L, B, S, K, H]
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
 
 
 def suffixed(name: str, expert: int) -> str:
@@ -89,15 +91,10 @@ def param_table(config: GemmaConfig) -> Table:
     return table
 
 
-def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Divides the last axis by its root mean square: x / rms(x) * (1 + scale), in float32.
+def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"]) -> Float[Array, "... D"]:
+    """Divides the last axis by its root mean square: x / rms(x) * (1 + scale).
 
-    Args:
-        x: dtype[..., D].
-        scale: [D].
-
-    Returns:
-        dtype[..., D], in the dtype of x.
+    It computes in float32, and returns the dtype of x.
     """
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)  # float32[..., 1]
@@ -105,17 +102,10 @@ def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return (y * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
-def rope(x: jax.Array, positions: jax.Array) -> jax.Array:
+def rope(x: Float[Array, "B T N H"], positions: Int32[Array, "B T"]) -> Float[Array, "B T N H"]:
     """Rotates queries or keys by their positions (Su et al. 2021).
 
     Component i of the first half of H is a pair with component i of the second half.
-
-    Args:
-        x: dtype[B, T, N, H].
-        positions: int32[B, T].
-
-    Returns:
-        dtype[B, T, N, H].
     """
     half = x.shape[-1] // 2
     wavelength = ROPE_MAX_WAVELENGTH ** (jnp.arange(half, dtype=jnp.float32) / half)  # [H/2]
@@ -126,19 +116,21 @@ def rope(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)  # [B, T, N, H]
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
     """Computes attention in which groups of query heads share keys and values.
 
     The softmax is in float32.
 
     Args:
-        q: dtype[B, T, N, H], scaled.
-        k: dtype[B, S, K, H].
-        v: dtype[B, S, K, H].
-        mask: bool[B, T, S], true where a token attends to a key.
-
-    Returns:
-        dtype[B, T, N, H].
+        q: queries, scaled.
+        k: keys.
+        v: values.
+        mask: true where a token attends to a key.
     """
     batch, tokens, heads, head_dim = q.shape
     kv_heads = k.shape[2]
@@ -150,8 +142,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return mixed.reshape(batch, tokens, heads, head_dim)
 
 
-def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
-    """Runs the GELU-gated MLP: [B, T, D] -> [B, T, D]."""
+def mlp(
+    params: Mapping[str, Array], x: Float[Array, "B T D"], constrain: layers.Constrain
+) -> Float[Array, "B T D"]:
+    """Runs the MLP, with a gate through a GELU."""
     # Two products, not one. The gradients of one would be put together and taken apart again, at
     # the size of F times all tokens.
     # [B, T, F]
@@ -162,24 +156,24 @@ def mlp(params: Mapping[str, jax.Array], x: jax.Array, constrain: layers.Constra
 
 
 def layer(
-    xs: Sequence[jax.Array | None],
+    xs: Sequence[Float[Array, "B _T_i _D_i"] | None],
     inputs: tuple[Mapping[str, Any], Mapping[str, Any], KVCache | None],
     *,
-    positions: jax.Array,
-    mask: jax.Array,
+    positions: Int32[Array, "B T"],
+    mask: Bool[Array, "B T S"],
     read: Sequence[bool],
     constrain: layers.Constrain,
     gather: Callable[[Any], Any],
     merge: Callable[[Any, Any], Any],
-) -> tuple[tuple[jax.Array | None, ...], KVCache]:
+) -> tuple[tuple[Float[Array, "B _T_i _D_i"] | None, ...], KVCache]:
     """Runs one layer for all streams.
 
     Args:
-        xs: for each expert its tokens [B, T_i, D_i], or None where it takes no part.
+        xs: for each expert its tokens, or None where it takes no part.
         inputs: this layer's parameters; LoRA's factors of some, or {}; cached keys and values
-            [B, S, K, H] that every token may attend to, or None.
-        positions: int32[B, sum T_i], over the streams side by side.
-        mask: bool[B, sum T_i, S + sum T_i], over the streams side by side.
+            [B, S - T, K, H] that every token may attend to, or None.
+        positions: of the streams side by side.
+        mask: true where a token of the streams attends to a key.
         read: whether anyone reads expert i's output. Where not, the expert stops at its keys and
             values.
         constrain: see ComputeOptions.
@@ -188,7 +182,7 @@ def layer(
 
     Returns:
         The streams after this layer (None where not read) and the new keys and values
-        [B, sum T_i, K, H].
+        [B, T, K, H].
     """
     layer_params, factors, cache = inputs
     params = gather(merge(layer_params, factors))
@@ -207,19 +201,19 @@ def layer(
     }
     # Weights [2, K, D, H]: keys and values.
     # [B, T_i, 2, K, H]
-    kv = [
+    pairs = [
         layers.dense(x, attn[suffixed("kv_einsum", i)]["w"].transpose(2, 0, 1, 3))
         for i, x in normed.items()
     ]
-    kv = jnp.concatenate(kv, axis=1)  # [B, sum T_i, 2, K, H]
+    kv = jnp.concatenate(pairs, axis=1)  # [B, T, 2, K, H]
     kv = constrain(kv, ("batch", "tokens", None, None, None))
     new = KVCache(rope(kv[:, :, 0], positions), kv[:, :, 1])
     if not readers:
         return tuple(None for _ in xs), new
 
-    keys, values = new  # [B, sum T_i, K, H]
+    keys, values = new  # [B, T, K, H]
     if cache is not None:
-        keys = jnp.concatenate([cache.keys, keys], axis=1)  # [B, S + sum T_i, K, H]
+        keys = jnp.concatenate([cache.keys, keys], axis=1)  # [B, S, K, H]
         values = jnp.concatenate([cache.values, values], axis=1)
     # Only the streams that are read ask anything.
     # [B, T_i, N, H]
@@ -227,13 +221,13 @@ def layer(
         layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2))
         for i in readers
     ]
-    asking = jnp.concatenate([positions[:, rows[i]] for i in readers], axis=1)  # [B, T]
-    q = rope(jnp.concatenate(queries, axis=1), asking)  # [B, T, N, H]
+    asking = jnp.concatenate([positions[:, rows[i]] for i in readers], axis=1)
+    q = rope(jnp.concatenate(queries, axis=1), asking)  # [B, T of the readers, N, H]
     q = constrain(q * q.shape[-1] ** -0.5, ("batch", "tokens", "heads", None))
-    allowed = jnp.concatenate([mask[:, rows[i]] for i in readers], axis=1)  # [B, T, S]
-    mixed = attend(q, keys, values, allowed)  # [B, T, N, H]
+    allowed = jnp.concatenate([mask[:, rows[i]] for i in readers], axis=1)
+    mixed = attend(q, keys, values, allowed)  # [B, T of the readers, N, H]
 
-    ys: list[jax.Array | None] = [None] * len(xs)
+    ys: list[Array | None] = [None] * len(xs)
     start = 0
     for i in readers:
         x, end = present[i], start + present[i].shape[1]
@@ -263,8 +257,8 @@ class Gemma(nn.Module):
     def declare(self) -> None:
         """Declares the parameters, and computes nothing: `init(key, method=Gemma.declare)`."""
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Looks tokens up in the embedding table, scaled by sqrt(D): int32[B, T] -> dtype[B, T, D].
+    def embed(self, tokens: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Looks tokens up in the embedding table, scaled by sqrt(D).
 
         D is the width of expert 0.
         """
@@ -278,27 +272,27 @@ class Gemma(nn.Module):
 
     def __call__(
         self,
-        xs: Sequence[jax.Array | None],
-        positions: jax.Array,
-        mask: jax.Array,
+        xs: Sequence[Float[Array, "B _T_i _D_i"] | None],
+        positions: Int32[Array, "B T"],
+        mask: Bool[Array, "B T S"],
         *,
         cache: KVCache | None = None,
         read: Sequence[bool],
-    ) -> tuple[list[jax.Array | None], KVCache]:
+    ) -> tuple[list[Float[Array, "B _T_i _D_i"]], KVCache]:
         """Runs the streams through all layers.
 
         An expert that is not read stops at the last layer's keys and values.
 
         Args:
-            xs: for each expert its tokens [B, T_i, D_i], or None where it takes no part.
-            positions: int32[B, sum T_i].
-            mask: bool[B, sum T_i, S + sum T_i].
-            cache: keys and values of S tokens that ran before; None where there are none.
+            xs: for each expert its tokens, or None where it takes no part.
+            positions: of the streams side by side.
+            mask: true where a token of the streams attends to a key.
+            cache: keys and values of S - T tokens that ran before; None where there are none.
             read: whether expert i's output is wanted.
 
         Returns:
-            For each read expert its normalised output [B, T_i, D_i] (None otherwise), and the keys
-            and values of all new tokens.
+            The normalised outputs of the experts that are read, and the keys and values of all new
+            tokens.
         """
         options, path = self.options, (*self.path, "layers")
         step = partial(
@@ -317,9 +311,10 @@ class Gemma(nn.Module):
             last=layers.rematerialise(partial(step, read=tuple(read)), options.remat),
             scan=options.scan_layers,
         )
-        new = jax.tree.map(lambda *kv: jnp.concatenate(kv), *pieces)  # [L, B, sum T_i, K, H]
+        new = jax.tree.map(lambda *kv: jnp.concatenate(kv), *pieces)  # [L, B, T, K, H]
         outputs = [
-            None if y is None else rms_norm(y, norm["scale"])
+            rms_norm(y, norm["scale"])
             for y, norm in zip(ys, self.final_norms, strict=True)
+            if y is not None
         ]
         return outputs, new

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Key
 
 # Compiling random bits for one more shape takes a CPU 0.3 to 0.9 s. So small arrays are cut out of
 # draws of this many numbers, whose program is compiled once. Arrays of more than four of them are
@@ -69,13 +70,13 @@ def xavier_uniform(inputs: int, outputs: int, gain: float = 1.0) -> Distribution
     return Distribution("uniform", gain * math.sqrt(6.0 / (inputs + outputs)))
 
 
-def draw_table(key: jax.Array, table: Table | Param) -> Any:
+def draw_table(key: Key[Array, ""], table: Table | Param) -> Any:
     """Draws every parameter of a table.
 
     The values depend on the key and the table alone, not on the devices.
 
     Args:
-        key: a key of jax.random.
+        key: of jax.random.
         table: a nested table, or one `Param` by itself.
 
     Returns:
@@ -96,7 +97,7 @@ def draw_table(key: jax.Array, table: Table | Param) -> Any:
             start += math.prod(shape)
         else:
             values.append(_distributed(_uniform(next(keys), shape), initial))
-    return nesting.unflatten(values)
+    return jax.tree.unflatten(nesting, values)
 
 
 def _shares_a_draw(param: Param) -> bool:
@@ -105,22 +106,27 @@ def _shares_a_draw(param: Param) -> bool:
 
 
 @partial(jax.jit, static_argnums=1)
-def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draws float32[shape] uniform numbers between -1 and 1, both excluded."""
+def _uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float32[Array, "..."]:
+    """Draws uniform numbers between -1 and 1, both excluded, in this shape."""
     lowest = np.nextafter(np.float32(-1.0), np.float32(0.0))
     return jax.random.uniform(key, shape, jnp.float32, minval=lowest, maxval=1.0)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _cut(
-    numbers: jax.Array, start: int, shape: tuple[int, ...], distribution: Distribution
-) -> jax.Array:
-    """Makes float32[shape] of the uniform numbers from `start` on."""
+    numbers: Float32[Array, " count"],
+    start: int | Array,
+    shape: tuple[int, ...],
+    distribution: Distribution,
+) -> Float32[Array, "..."]:
+    """Makes numbers of a distribution, in this shape, of the uniform ones from `start` on."""
     mine = jax.lax.dynamic_slice_in_dim(numbers, start, math.prod(shape))
     return _distributed(mine.reshape(shape), distribution)
 
 
-def _distributed(numbers: jax.Array, distribution: Distribution) -> jax.Array:
+def _distributed(
+    numbers: Float32[Array, "*shape"], distribution: Distribution
+) -> Float32[Array, "*shape"]:
     """Turns uniform numbers between -1 and 1 into numbers of a distribution.
 
     A normal number is sqrt(2) erfinv(u); one that is cut off at 2 has u between -erf(sqrt(2)) and

@@ -6,20 +6,33 @@ The parameters of a stack carry the layer on axis 0.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from pi0_jax.models.lora import LoraRule
 
 Remat = Literal["none", "dots", "full"]
-Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-# (parameters, their path in the model, dtype of their products) -> the parameters as they are used
-Gather = Callable[[Any, tuple[str, ...], Any], Any]
+Constrain = Callable[[Array, tuple[str | None, ...]], Array]
 
 
-def unconstrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+@runtime_checkable
+class Gather(Protocol):
+    """Brings parameters together for use, from the devices that hold their parts."""
+
+    def __call__(self, params: Any, path: tuple[str, ...], dtype: Any) -> Any:
+        """Returns the parameters as they are used.
+
+        Args:
+            params: a tree of arrays.
+            path: where the tree is in the model.
+            dtype: of the products with them.
+        """
+
+
+def unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
     """Leaves an activation wherever the compiler likes: the default `constrain`."""
     del axes
     return x
@@ -40,7 +53,7 @@ class ComputeOptions:
         scan_layers: whether layers run in one jax.lax.scan, which compiles one layer, or unrolled.
         remat: which activations are kept for the backward pass, see `rematerialise`.
         constrain: says on which devices an activation is; called with the names of its axes.
-        gather: brings parameters together for use, from the devices that hold their parts.
+        gather: brings parameters together for use.
         lora: the rules that scale LoRA's factors, where the model is applied to some (lora.py).
     """
 
@@ -52,7 +65,9 @@ class ComputeOptions:
     lora: tuple[LoraRule, ...] = ()
 
 
-def dense(x: jax.Array, w: jax.Array, contract: int = 1, dtype: Any = None) -> jax.Array:
+def dense(
+    x: Float[Array, "..."], w: Float[Array, "..."], contract: int = 1, dtype: Any = None
+) -> Float[Array, "..."]:
     """Multiplies the last axes of activations by a weight.
 
     It is one matrix product over flattened axes. The einsum says the same, but its weight gradient
@@ -60,7 +75,7 @@ def dense(x: jax.Array, w: jax.Array, contract: int = 1, dtype: Any = None) -> j
     slower).
 
     Args:
-        x: dtype[..., *inputs].
+        x: [..., *inputs].
         w: [*inputs, *outputs]; it is cast to the dtype of x first.
         contract: how many axes the inputs have.
         dtype: in which the product is summed and returned; None takes the dtype of x.
@@ -126,7 +141,7 @@ def run(
     return carry, outputs
 
 
-def _pick(stacked: Any, i: jax.Array) -> Any:
+def _pick(stacked: Any, i: Integer[Array, ""]) -> Any:
     """Takes layer i of every array."""
     return jax.tree.map(
         lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False, allow_negative_indices=False),

@@ -16,9 +16,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from pi0_jax.models import paths
 
 LORA = "lora"  # the collection of the variables that a model is applied to, beside "params"
 
@@ -92,11 +94,11 @@ def variables(params: Any, factors: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"params": params, LORA: factors} if factors else {"params": params}
 
 
-def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, Any]:
+def init(key: Key[Array, ""], params: Any, rules: Sequence[LoraRule]) -> dict[str, Any]:
     """Draws the second tree: a with variance 1 / inputs, b zero.
 
     Args:
-        key: a key of jax.random.
+        key: of jax.random.
         params: the published tree, as arrays or as their shapes.
         rules: which weights are adapted.
 
@@ -104,7 +106,7 @@ def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, An
         The second tree, float32; {} without rules.
     """
     factors = {}
-    for path, leaf in sorted(flax.traverse_util.flatten_dict(params, sep="/").items()):
+    for path, leaf in sorted(paths.flatten(params).items()):
         rule = find(rules, path)
         if rule is None:
             continue
@@ -113,12 +115,18 @@ def init(key: jax.Array, params: Any, rules: Sequence[LoraRule]) -> dict[str, An
         key, mine = jax.random.split(key)
         factors[f"{path}/a"] = jax.random.normal(mine, a) * fans(subscripts, leaf.shape)[0] ** -0.5
         factors[f"{path}/b"] = jnp.zeros(b)
-    return flax.traverse_util.unflatten_dict(factors, sep="/")
+    return paths.unflatten(factors)
 
 
 def add(
-    w: jax.Array, a: jax.Array, b: jax.Array, *, rules: Sequence[LoraRule], path: str, dtype: Any
-) -> jax.Array:
+    w: Float[Array, "..."],
+    a: Float[Array, "..."],
+    b: Float[Array, "..."],
+    *,
+    rules: Sequence[LoraRule],
+    path: str,
+    dtype: Any,
+) -> Float[Array, "..."]:
     """Adds the product of a and b to a weight, in float32, and rounds once to `dtype`.
 
     Args:
@@ -130,6 +138,7 @@ def add(
         dtype: of the sum.
     """
     rule = find(rules, path)
+    assert rule is not None, path  # it has factors
     update = jnp.einsum(product(path), a, b, preferred_element_type=jnp.float32)
     return (w.astype(jnp.float32) + (rule.alpha / rule.rank) * update).astype(dtype)
 
@@ -159,11 +168,10 @@ def merge_layer(
     """
     if not factors:
         return params
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    pairs = flax.traverse_util.flatten_dict(factors, sep="/")
+    flat, pairs = paths.flatten(params), paths.flatten(factors)
     for name in (name.removesuffix("/a") for name in pairs if name.endswith("/a")):
         # As stacks of one layer: products with a batch axis are computed again in the backward pass
         # under remat "dots", not kept.
         stacks = (x[None] for x in (flat[name], pairs[f"{name}/a"], pairs[f"{name}/b"]))
         flat[name] = add(*stacks, rules=rules, path="/".join((*path, name)), dtype=dtype)[0]
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return paths.unflatten(flat)

@@ -1,7 +1,7 @@
 """Who attends to whom.
 
-Tokens: P prefix tokens (images, then prompt), 1 state token, K draws of H actions. Here P=3 with
-its last token padding, H=2, K=2:
+Axes: B batch, P prefix tokens (images, then prompt), S suffix tokens: 1 state, then K draws of H
+actions, 1 + K*H in all. Here P=3 with its last token padding, H=2, K=2:
 
                  prefix   state  draw 0  draw 1     (keys)
     prefix       1 1 0      0     0 0     0 0
@@ -19,34 +19,34 @@ draws of noise and time for one observation, the state token and the prefix serv
 is the published mask. Nobody attends to padding or to absent cameras.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int32
 
 
-def suffix_blocks(*, horizon: int, draws: int) -> np.ndarray:
-    """Returns who attends to whom inside the suffix, bool[1 + K*H, 1 + K*H]."""
+def suffix_blocks(*, horizon: int, draws: int) -> Bool[np.ndarray, "S S"]:
+    """Returns who attends to whom inside the suffix."""
     draw = np.concatenate([[-1], np.repeat(np.arange(draws), horizon)])  # -1: the state
-    same = draw[:, None] == draw[None, :]
-    return same | (draw[None, :] == -1)  # everyone in the suffix sees the state
+    # Everyone in the suffix sees the state, and what is of its own draw.
+    seen: np.ndarray = (draw[None, :] == -1) | (draw[:, None] == draw[None, :])
+    return seen
 
 
-def prefix_mask(valid: jax.Array) -> jax.Array:
-    """Returns the prefix's mask over itself: bool[B, P] -> bool[B, P, P]."""
+def prefix_mask(valid: Bool[Array, "B P"]) -> Bool[Array, "B P P"]:
+    """Returns the prefix's mask over itself: real tokens are seen by all."""
     batch, tokens = valid.shape
     return jnp.broadcast_to(valid[:, None, :], (batch, tokens, tokens))
 
 
-def suffix_mask(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array:
+def suffix_mask(
+    valid: Bool[Array, "B P"], *, horizon: int, draws: int
+) -> Bool[Array, "B 1+{draws}*{horizon} P+1+{draws}*{horizon}"]:
     """Returns the suffix's mask over a cached prefix and itself: the picture's lower rows.
 
     Args:
-        valid: bool[B, P], which tokens of the prefix are real.
+        valid: which tokens of the prefix are real.
         horizon: H.
         draws: K.
-
-    Returns:
-        bool[B, 1 + K*H, P + 1 + K*H].
     """
     blocks = suffix_blocks(horizon=horizon, draws=draws)
     batch, rows = valid.shape[0], blocks.shape[0]
@@ -55,24 +55,28 @@ def suffix_mask(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array:
     return jnp.concatenate([to_prefix, to_suffix], axis=-1)
 
 
-def full_mask(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array:
-    """Returns the whole picture: bool[B, P] -> bool[B, T, T] with T = P + 1 + K*H."""
+def full_mask(
+    valid: Bool[Array, "B P"], *, horizon: int, draws: int
+) -> Bool[Array, "B P+1+{draws}*{horizon} P+1+{draws}*{horizon}"]:
+    """Returns the whole picture; its arguments are those of `suffix_mask`."""
     batch, tokens = valid.shape
     blind = jnp.zeros((batch, tokens, 1 + draws * horizon), bool)
-    top = jnp.concatenate([prefix_mask(valid), blind], axis=-1)  # [B, P, T]
+    top = jnp.concatenate([prefix_mask(valid), blind], axis=-1)  # [B, P, P + S]
     return jnp.concatenate([top, suffix_mask(valid, horizon=horizon, draws=draws)], axis=1)
 
 
-def prefix_positions(valid: jax.Array) -> jax.Array:
-    """Numbers the prefix's real tokens: bool[B, P] -> int32[B, P].
+def prefix_positions(valid: Bool[Array, "B P"]) -> Int32[Array, "B P"]:
+    """Numbers the prefix's real tokens.
 
     Padding and absent cameras take no position, so what follows does not depend on them.
     """
     return jnp.cumsum(valid.astype(jnp.int32), axis=1) - 1
 
 
-def suffix_positions(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array:
-    """Numbers the suffix's tokens after the prefix's real ones: bool[B, P] -> int32[B, 1 + K*H].
+def suffix_positions(
+    valid: Bool[Array, "B P"], *, horizon: int, draws: int
+) -> Int32[Array, "B 1+{draws}*{horizon}"]:
+    """Numbers the suffix's tokens after the prefix's real ones.
 
     The state comes first, then the actions; those of every draw stand at the same positions.
     """
@@ -80,7 +84,9 @@ def suffix_positions(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array
     return jnp.sum(valid.astype(jnp.int32), axis=1, keepdims=True) + offsets
 
 
-def full_positions(valid: jax.Array, *, horizon: int, draws: int) -> jax.Array:
-    """Numbers prefix and suffix: bool[B, P] -> int32[B, P + 1 + K*H]."""
+def full_positions(
+    valid: Bool[Array, "B P"], *, horizon: int, draws: int
+) -> Int32[Array, "B P+1+{draws}*{horizon}"]:
+    """Numbers prefix and suffix; its arguments are those of `suffix_mask`."""
     suffix = suffix_positions(valid, horizon=horizon, draws=draws)
     return jnp.concatenate([prefix_positions(valid), suffix], axis=1)

@@ -4,19 +4,21 @@
      \\_____ prefix: P tokens, expert 0 _____/  \\_____ suffix: 1 + K*H tokens, expert 1 ____/
 
 Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix
-tokens, L prompt tokens, S image side, C camera slots, V width of the language model, W width of the
-action expert.
+tokens, T suffix tokens (1 + K*H), L prompt tokens, S image side, C camera slots, V width of the
+language model, W width of the action expert.
 Source: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
 8 heads, biases in every projection, time running from 1 (noise) to 0 (data), see flow.py.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32
 
 from pi0_jax.models import gemma, layers, masks, siglip
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig, KVCache
@@ -106,17 +108,19 @@ class Pi0(nn.Module):
         self.PaliGemma.img.declare()
         self.PaliGemma.llm.declare()
 
-    def encode_image(self, images: jax.Array) -> jax.Array:
-        """Encodes one camera's images: float32[B, S, S, 3] in [-1, 1] -> dtype[B, patches, V]."""
+    def encode_image(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B patches V"]:
+        """Encodes one camera's images, with values in [-1, 1]."""
         return self.PaliGemma.img(images)
 
-    def embed_prefix(self, observation: Observation) -> tuple[jax.Array, jax.Array]:
+    def embed_prefix(
+        self, observation: Observation
+    ) -> tuple[Float[Array, "B P V"], Bool[Array, "B P"]]:
         """Embeds images and prompt, side by side.
 
         A camera slot that the observation lacks takes no tokens; which slots there are is static.
 
         Returns:
-            The prefix's tokens dtype[B, P, V], and which of them are real, bool[B, P].
+            The prefix's tokens, and which of them are real.
         """
         slots = [slot for slot in CAMERA_SLOTS if slot in observation.images]
         tokens = self.PaliGemma.llm.embed(observation.tokens)  # [B, L, V]
@@ -134,24 +138,24 @@ class Pi0(nn.Module):
         prefix = jnp.concatenate([patches, tokens], axis=1)  # [B, P, V]
         return self.options.constrain(prefix, ("batch", "tokens", "embed")), valid
 
-    def embed_suffix(self, state: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
+    def embed_suffix(
+        self,
+        state: Float32[Array, "B D"],
+        x_t: Float32[Array, "B K H D"],
+        t: Float32[Array, "B K"],
+    ) -> Float[Array, "B 1+K*H W"]:
         """Embeds the state and the noisy actions.
 
         An action token is W3 swish(W2 [W1 a, code(t)]) (paper, appendix B), with biases. W2's
         product with the time's code is the same for all actions of a draw, so it is computed once
         for each draw and added: W2 [W1 a, code(t)] = W2a W1 a + W2t code(t).
 
-        Args:
-            state: float32[B, D].
-            x_t: float32[B, K, H, D].
-            t: float32[B, K].
-
         Returns:
-            dtype[B, 1 + K*H, W]: the state's token, then those of each draw.
+            The state's token, then those of each draw.
         """
         batch, draws, horizon, _ = x_t.shape
         dtype = self.options.dtype
-        state = self.project("state_proj", state, dtype)  # [B, W]
+        from_state = self.project("state_proj", state, dtype)  # [B, W]
         actions = self.project("action_in_proj", x_t, dtype)  # [B, K, H, W]
         width = actions.shape[-1]
         mlp_in = self._gathered("action_time_mlp_in", dtype)
@@ -164,34 +168,36 @@ class Pi0(nn.Module):
         hidden = jax.nn.swish(hidden.astype(dtype))
         actions = self.project("action_time_mlp_out", hidden, dtype)  # [B, K, H, W]
         actions = actions.reshape(batch, draws * horizon, width)
-        suffix = jnp.concatenate([state[:, None], actions], axis=1)  # [B, 1 + K*H, W]
+        suffix = jnp.concatenate([from_state[:, None], actions], axis=1)  # [B, 1 + K*H, W]
         return self.options.constrain(suffix, ("batch", "tokens", "embed"))
 
-    def velocity(self, observation: Observation, x_t: jax.Array, t: jax.Array) -> jax.Array:
+    def velocity(
+        self,
+        observation: Observation,
+        x_t: Float32[Array, "B K H D"],
+        t: Float32[Array, "B K"],
+    ) -> Float32[Array, "B K H D"]:
         """Predicts the velocity by the full forward pass, for training.
 
         Args:
             observation: see observation.py.
-            x_t: float32[B, K, H, D], noisy actions.
-            t: float32[B, K], their times.
-
-        Returns:
-            float32[B, K, H, D].
+            x_t: noisy actions.
+            t: their times.
         """
         _, draws, horizon, _ = x_t.shape
         prefix, valid = self.embed_prefix(observation)
         suffix = self.embed_suffix(observation.state, x_t, t)
-        mask = masks.full_mask(valid, horizon=horizon, draws=draws)  # [B, P + 1 + K*H, same]
-        positions = masks.full_positions(valid, horizon=horizon, draws=draws)  # [B, P + 1 + K*H]
-        (_, out), _ = self.PaliGemma.llm((prefix, suffix), positions, mask, read=(False, True))
+        mask = masks.full_mask(valid, horizon=horizon, draws=draws)  # [B, P + T, P + T]
+        positions = masks.full_positions(valid, horizon=horizon, draws=draws)  # [B, P + T]
+        (out,), _ = self.PaliGemma.llm((prefix, suffix), positions, mask, read=(False, True))
         return self.decode(out, x_t.shape)
 
-    def prefill(self, prefix: jax.Array, valid: jax.Array) -> KVCache:
+    def prefill(self, prefix: Float[Array, "B P V"], valid: Bool[Array, "B P"]) -> KVCache:
         """Runs the prefix, for all velocities that are asked for later.
 
         Args:
-            prefix: dtype[B, P, V] of `embed_prefix`.
-            valid: bool[B, P], which of its tokens are real.
+            prefix: of `embed_prefix`.
+            valid: which of its tokens are real.
 
         Returns:
             Its keys and values in every layer.
@@ -201,44 +207,51 @@ class Pi0(nn.Module):
         return cache
 
     def cached_velocity(
-        self, cache: KVCache, valid: jax.Array, state: jax.Array, x_t: jax.Array, t: jax.Array
-    ) -> jax.Array:
+        self,
+        cache: KVCache,
+        valid: Bool[Array, "B P"],
+        state: Float32[Array, "B D"],
+        x_t: Float32[Array, "B K H D"],
+        t: Float32[Array, "B K"],
+    ) -> Float32[Array, "B K H D"]:
         """Predicts what `velocity` predicts, for a prefix that `prefill` has run.
 
         Args:
             cache: the keys and values of `prefill`.
-            valid: bool[B, P], which of the prefix's tokens are real.
-            state: float32[B, D].
-            x_t: float32[B, K, H, D], noisy actions.
-            t: float32[B, K], their times.
-
-        Returns:
-            float32[B, K, H, D].
+            valid: which of the prefix's tokens are real.
+            state: normalised, zero-padded.
+            x_t: noisy actions.
+            t: their times.
         """
         _, draws, horizon, _ = x_t.shape
         suffix = self.embed_suffix(state, x_t, t)
-        mask = masks.suffix_mask(valid, horizon=horizon, draws=draws)  # [B, 1 + K*H, P + 1 + K*H]
-        positions = masks.suffix_positions(valid, horizon=horizon, draws=draws)  # [B, 1 + K*H]
-        (_, out), _ = self.PaliGemma.llm(
+        mask = masks.suffix_mask(valid, horizon=horizon, draws=draws)  # [B, T, P + T]
+        positions = masks.suffix_positions(valid, horizon=horizon, draws=draws)  # [B, T]
+        (out,), _ = self.PaliGemma.llm(
             (None, suffix), positions, mask, cache=cache, read=(False, True)
         )
         return self.decode(out, x_t.shape)
 
-    def decode(self, out: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Projects the suffix's outputs to velocities: dtype[B, 1 + K*H, W] -> float32[B, K, H, D].
-
-        The state's output is left out.
-        """
+    def decode(
+        self, out: Float[Array, "B T W"], shape: tuple[int, ...]
+    ) -> Float32[Array, "B K H D"]:
+        """Projects the suffix's outputs, but for the state's, to velocities of this shape."""
         return self.project("action_out_proj", out[:, 1:], jnp.float32).reshape(shape)
 
-    def project(self, name: str, x: jax.Array, dtype: Any) -> jax.Array:
-        """Applies the named projection: [..., in] -> dtype[..., out]."""
+    def project(
+        self, name: str, x: Float[Array, "*axes inputs"], dtype: Any
+    ) -> Float[Array, "*axes outputs"]:
+        """Applies the named projection, in this dtype."""
         params = self._gathered(name, dtype)
         return layers.dense(x.astype(dtype), params["kernel"]) + params["bias"].astype(dtype)
 
-    def _gathered(self, name: str, dtype: Any) -> Any:
+    def _gathered(self, name: str, dtype: Any) -> Mapping[str, Array]:
         """Returns kernel and bias of the named projection, ready for use in this dtype."""
-        return self.options.gather(self.projections[name], path=(*self.path, name), dtype=dtype)
+        own = self.projections[name]
+        gathered: Mapping[str, Array] = self.options.gather(
+            own, path=(*self.path, name), dtype=dtype
+        )
+        return gathered
 
 
 def projection_table(config: Pi0Config) -> Table:
@@ -272,8 +285,8 @@ def parameter_shapes(config: Pi0Config) -> Any:
     )
 
 
-def time_code(t: jax.Array, width: int) -> jax.Array:
-    """Encodes times by sines, then cosines: float32[...] -> float32[..., width].
+def time_code(t: Float32[Array, "..."], width: int) -> Float32[Array, "... {width}"]:
+    """Encodes times by sines, then cosines.
 
     Their angles are 2*pi*t / period. The periods are spaced geometrically from 0.004 to 4.
     """
@@ -281,8 +294,8 @@ def time_code(t: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def time_frequencies(count: int) -> np.ndarray:
-    """Returns the time code's frequencies, float32[count] in radians per unit of time.
+def time_frequencies(count: int) -> Float32[np.ndarray, " {count}"]:
+    """Returns the time code's frequencies, in radians per unit of time.
 
     They are a host constant, the same on every device. Each operation is rounded to float32 in the
     published order: an angle reaches 1,571 rad, so one unit in the last place of a frequency moves

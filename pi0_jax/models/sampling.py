@@ -13,52 +13,54 @@ Axes: B batch, H horizon, D action dimension, P prefix tokens.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import flax
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float32
 
 from pi0_jax import flow
-from pi0_jax.models import lora
+from pi0_jax.models import lora, paths
 from pi0_jax.models.gemma import KVCache
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import Observation
 
 # Published path, of an unrolled layer's weight with "/<layer>" behind it -> array.
-Packed = Mapping[str, jax.Array]
+Packed = Mapping[str, Array]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def sample(
     params: Any,
     observation: Observation,
-    noise: jax.Array,
+    noise: Float32[Array, "B H D"],
     *,
     model: Pi0,
     num_steps: int,
-    dim_mask: jax.Array | None = None,
+    dim_mask: Bool[Array, "B D"] | None = None,
     factors: Mapping[str, Any] | None = None,
     unroll_steps: bool = False,
-) -> jax.Array:
+) -> Float32[Array, "B H D"]:
     """Samples action chunks: runs the prefix once, then follows the model's velocity.
 
     Args:
         params: the published tree, or `pack`ed weights.
         observation: see observation.py. A camera slot that it lacks costs nothing.
-        noise: float32[B, H, D], standard normal.
+        noise: standard normal.
         model: with the scan_layers that the weights were packed for, or all of them are copied.
         num_steps: Euler steps, static, at least 1.
-        dim_mask: bool[B, D], for models trained on real dimensions only, see flow.integrate.
+        dim_mask: for models trained on real dimensions only, see flow.integrate.
         factors: LoRA's, where they are not merged into the weights.
         unroll_steps: whether each Euler step is compiled by itself instead of a loop, which takes
             longer to compile.
 
     Returns:
-        float32[B, H, D], in model units.
+        The actions, in model units.
     """
-    prefix, valid = apply(model, params, Pi0.embed_prefix, observation, factors=factors)
-    cache = apply(model, params, Pi0.prefill, prefix, valid, factors=factors)
+    prefix, valid = apply(model, params, factors, Pi0.embed_prefix, observation)
+    cache = apply(model, params, factors, Pi0.prefill, prefix, valid)
     velocity = cached_velocity(
         params, cache, valid, observation.state, model=model, factors=factors
     )
@@ -68,8 +70,8 @@ def sample(
 def cached_velocity(
     params: Any,
     cache: KVCache,
-    valid: jax.Array,
-    state: jax.Array,
+    valid: Bool[Array, "B P"],
+    state: Float32[Array, "B D"],
     *,
     model: Pi0,
     factors: Mapping[str, Any] | None = None,
@@ -79,16 +81,16 @@ def cached_velocity(
     Args:
         params: the published tree, or `pack`ed weights.
         cache: the prefix's keys and values, of Pi0.prefill.
-        valid: bool[B, P], which of its tokens are real.
-        state: float32[B, D].
+        valid: which of its tokens are real.
+        state: normalised, zero-padded.
         model: see `sample`.
         factors: see `sample`.
     """
 
-    def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return apply(
-            model, params, Pi0.cached_velocity, cache, valid, state, x_t, t, factors=factors
-        )
+    def velocity(
+        x_t: Float32[Array, "B K H D"], t: Float32[Array, "B K"]
+    ) -> Float32[Array, "B K H D"]:
+        return apply(model, params, factors, Pi0.cached_velocity, cache, valid, state, x_t, t)
 
     return velocity
 
@@ -96,13 +98,25 @@ def cached_velocity(
 def apply(
     model: Pi0,
     params: Any,
-    method: Callable[..., Any],
-    *args: Any,
-    factors: Mapping[str, Any] | None = None,
-) -> Any:
-    """Calls a method of the model with the published tree, or with `pack`ed weights."""
+    factors: Mapping[str, Any] | None,
+    method: Callable[Concatenate[Pi0, Arguments], Result],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Result:
+    """Calls a method of the model with the published tree, or with `pack`ed weights.
+
+    Args:
+        model: which model.
+        params: the published tree, or `pack`ed weights.
+        factors: LoRA's, or None where they are merged into the weights.
+        method: such as Pi0.velocity.
+        args: of the method.
+        kwargs: of the method.
+    """
     # Unpacked at each use: a stack that came into the Euler loop from outside would really be made.
-    return model.apply(lora.variables(unpack(params), factors), *args, method=method)
+    variables = lora.variables(unpack(params), factors)
+    result: Result = nn.apply(method, model)(variables, *args, **kwargs)
+    return result
 
 
 # First match wins, over published paths.
@@ -122,7 +136,7 @@ def pack(params: Any, dtype: Any, *, scan_layers: bool) -> dict[str, Any]:
     It may be jitted. Of NumPy arrays it takes views where it can.
     """
     packed = {}
-    for path, weight in flax.traverse_util.flatten_dict(params, sep="/").items():
+    for path, weight in paths.flatten(params).items():
         weight = weight.astype(storage_dtype(path, dtype), copy=False)
         if scan_layers or not re.search(_STACKED, path):
             packed[path] = weight
@@ -134,18 +148,18 @@ def pack(params: Any, dtype: Any, *, scan_layers: bool) -> dict[str, Any]:
 
 def unpack(weights: Any) -> dict[str, Any]:
     """Returns the published tree of `pack`ed weights, in their dtypes; a published one as it is."""
-    flat: dict[str, jax.Array] = {}
-    stacks: dict[str, dict[int, jax.Array]] = {}
-    for name, weight in flax.traverse_util.flatten_dict(weights, sep="/").items():
+    flat: dict[str, Array] = {}
+    stacks: dict[str, dict[int, Array]] = {}
+    for name, weight in paths.flatten(weights).items():
         path, _, layer = name.rpartition("/")
         if layer.isdigit():
-            axes = np.argsort(_axes(path, weight.ndim))
+            axes = np.argsort(_axes(path, weight.ndim)).tolist()
             stacks.setdefault(path, {})[int(layer)] = jnp.transpose(weight, axes)
         else:
             flat[name] = weight
     for path, stack in stacks.items():
         flat[path] = jnp.stack([stack[layer] for layer in range(len(stack))])
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return paths.unflatten(flat)
 
 
 def storage_dtype(path: str, dtype: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from pi0_jax.models import layers
 from pi0_jax.models.initializers import (
@@ -111,15 +112,16 @@ def param_table(config: VisionConfig, output_width: int) -> Table:
     }
 
 
-def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it, in float32.
+def layer_norm(
+    params: Mapping[str, Float[Array, " D"]], x: Float[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it.
+
+    It computes in float32, and returns the dtype of x.
 
     Args:
-        params: scale and bias, [D] each.
-        x: dtype[..., D].
-
-    Returns:
-        dtype[..., D], in the dtype of x.
+        params: scale and bias.
+        x: activations.
     """
     x32 = x.astype(jnp.float32)
     mean = jnp.mean(x32, axis=-1, keepdims=True)  # float32[..., 1]
@@ -128,8 +130,10 @@ def layer_norm(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
     return (y * params["scale"] + params["bias"]).astype(x.dtype)
 
 
-def attention(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
-    """Lets every patch attend to every patch: [B, P, D] -> [B, P, D]."""
+def attention(
+    params: Mapping[str, Any], x: Float[Array, "B P D"], constrain: layers.Constrain
+) -> Float[Array, "B P D"]:
+    """Lets every patch attend to every patch."""
     # [B, P, N, H]
     q, k, v = (
         constrain(_dense(params[name], x), ("batch", "patches", "heads", None))
@@ -142,36 +146,40 @@ def attention(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constra
     return _dense(params["out"], mixed, contract=2)
 
 
-def mlp(params: Mapping[str, Any], x: jax.Array, constrain: layers.Constrain) -> jax.Array:
-    """Runs the MLP, with a tanh-approximated GELU: [B, P, D] -> [B, P, D]."""
+def mlp(
+    params: Mapping[str, Any], x: Float[Array, "B P D"], constrain: layers.Constrain
+) -> Float[Array, "B P D"]:
+    """Runs the MLP, with a tanh-approximated GELU."""
     hidden = constrain(_dense(params["Dense_0"], x), ("batch", "patches", "mlp"))  # [B, P, F]
     return _dense(params["Dense_1"], jax.nn.gelu(hidden, approximate=True))
 
 
-def _dense(params: Mapping[str, jax.Array], x: jax.Array, contract: int = 1) -> jax.Array:
+def _dense(
+    params: Mapping[str, Float[Array, "..."]], x: Float[Array, "..."], contract: int = 1
+) -> Float[Array, "..."]:
     """Multiplies by the kernel and adds the bias, in the dtype of x."""
     return layers.dense(x, params["kernel"], contract) + params["bias"].astype(x.dtype)
 
 
 def encoder_block(
-    x: jax.Array,
+    x: Float[Array, "B P D"],
     inputs: tuple[Mapping[str, Any], Mapping[str, Any]],
     *,
     constrain: layers.Constrain,
     gather: Callable[[Any], Any],
     merge: Callable[[Any, Any], Any],
-) -> tuple[jax.Array, None]:
+) -> tuple[Float[Array, "B P D"], None]:
     """Runs one encoder block.
 
     Args:
-        x: dtype[B, P, D].
+        x: activations.
         inputs: this block's parameters; LoRA's factors of some, or {}.
         constrain: see ComputeOptions.
         gather: makes the sums of parameters and LoRA's products ready for use.
         merge: adds LoRA's products to the block's parameters.
 
     Returns:
-        dtype[B, P, D], and no output of this layer's own.
+        The activations after this block, and no output of its own.
     """
     block_params, factors = inputs
     params = gather(merge(block_params, factors))
@@ -195,8 +203,8 @@ class SigLIP(nn.Module):
     def declare(self) -> None:
         """Declares the parameters, and computes nothing: `init(key, method=SigLIP.declare)`."""
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Encodes images: float32[B, S, S, 3] in [-1, 1] -> dtype[B, P, O], patches row by row."""
+    def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B P O"]:
+        """Encodes images with values in [-1, 1] to patches, row by row."""
         config, options = self.config, self.options
         ends = {name: self.params[name] for name in ("embedding", "pos_embedding", "head")}
         ends = options.gather(ends, path=self.path, dtype=options.dtype)
@@ -212,15 +220,16 @@ class SigLIP(nn.Module):
         x = options.constrain(x, ("batch", "patches", "vision_embed"))
 
         path = (*self.path, "Transformer", "encoderblock")
-        block = partial(
+        step = partial(
             encoder_block,
             constrain=options.constrain,
             gather=partial(options.gather, path=path, dtype=options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
-        block = layers.rematerialise(block, options.remat)
+        block = layers.rematerialise(step, options.remat)
         encoder = self.params["Transformer"]
-        factors = self.get_variable(LORA, "Transformer", {"encoderblock": {}})
+        none: dict[str, Any] = {"encoderblock": {}}
+        factors = self.get_variable(LORA, "Transformer", none)
         x, _ = layers.run(
             block,
             x,

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float32, Int32, Integer, Key, Shaped
 
 from pi0_jax import flow, preprocess
 from pi0_jax.models import lora
 from pi0_jax.models.layers import Constrain
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.models.sampling import sample
+from pi0_jax.models.sampling import apply, sample
 from pi0_jax.observation import Observation, TrainBatch
 from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
 
@@ -25,11 +26,15 @@ VALIDATION = 2**32 - 1
 
 
 class TrainState(NamedTuple):
-    step: jax.Array  # int32[]: steps done, and so the number of the next batch
+    """What a step changes: arrays; or their shapes or shardings in their places, hence `Any`."""
+
+    step: Int32[Any, ""]  # steps done, and so the number of the next batch
     params: Any  # the published tree, whole
     ema: Any  # exponential moving average of what is trained, and of nothing else, in the tree of trainable.py; {} where none is kept
     opt_state: Any  # of what is trained
-    skipped: jax.Array  # int32[]: batches passed over since their loss or gradient was not finite; one over the limit halts the state
+    skipped: Int32[
+        Any, ""
+    ]  # batches passed over since their loss or gradient was not finite; one over the limit halts the state
     factors: Any  # LoRA's (models/lora.py), or {}
 
 
@@ -59,7 +64,7 @@ class StepOptions(NamedTuple):
 
 
 def init_state(
-    key: jax.Array,
+    key: Key[Array, ""],
     model: Pi0,
     optimizer: optax.GradientTransformation,
     trainable: Trainable = EVERYTHING,
@@ -69,7 +74,7 @@ def init_state(
 
 def state_from(
     params: Any,
-    key: jax.Array,
+    key: Key[Array, ""],
     optimizer: optax.GradientTransformation,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
@@ -96,19 +101,22 @@ def averaged(state: TrainState) -> Weights:
     )
 
 
-def row_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
-    """One key per row int32[B] of a step."""
+def row_keys(seed: int, step: Integer[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, " B"]:
+    """One key per row of a step."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
         jax.random.fold_in(jax.random.key(seed), step), rows
     )
 
 
 def draw_noise_and_time(
-    keys: jax.Array, *, draws: int, horizon: int, action_dim: int
-) -> tuple[jax.Array, jax.Array]:
-    """float32[B, K, H, D] standard normal noise and float32[B, K] times from a key per row."""
+    keys: Key[Array, " B"], *, draws: int, horizon: int, action_dim: int
+) -> tuple[
+    Float32[Array, "B {draws} {horizon} {action_dim}"],
+    Float32[Array, "B {draws}"],
+]:
+    """Standard normal noise, and times, from a key per row."""
 
-    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(key: Key[Array, ""]) -> tuple[Float32[Array, "K H D"], Float32[Array, " K"]]:
         noise_key, time_key = jax.random.split(key)
         return jax.random.normal(noise_key, (draws, horizon, action_dim)), flow.sample_time(
             time_key, (draws,)
@@ -121,13 +129,13 @@ def sample_losses(
     weights: Weights,
     batch: TrainBatch,
     observation: Observation,
-    keys: jax.Array,
+    keys: Key[Array, " B"],
     *,
     model: Pi0,
     options: StepOptions,
     draws: int,
-) -> jax.Array:
-    """float32[B, K]: the flow loss of every sample and draw; `keys` hold one key per row for noise and time."""
+) -> Float32[Array, "B {draws}"]:
+    """The flow loss of every sample and draw; `keys` hold one key per row for noise and time."""
     actions, valid, dims = batch.targets
     noise, time = draw_noise_and_time(
         keys, draws=draws, horizon=actions.shape[1], action_dim=actions.shape[2]
@@ -135,8 +143,10 @@ def sample_losses(
     if options.real_dims_only:
         noise = flow.mask_dims(noise, dims)
 
-    def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model.apply(lora.variables(*weights), observation, x_t, t, method=Pi0.velocity)
+    def velocity(
+        x_t: Float32[Array, "B K H D"], t: Float32[Array, "B K"]
+    ) -> Float32[Array, "B K H D"]:
+        return apply(model, weights.params, weights.factors, Pi0.velocity, observation, x_t, t)
 
     return flow.loss(
         velocity,
@@ -155,7 +165,7 @@ def train_step(
     model: Pi0,
     optimizer: optax.GradientTransformation,
     options: StepOptions,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, dict[str, Array]]:
     """One update, or none: a loss or gradient that is not finite changes no parameter.
 
     batch        0  1  2  3  4  5  6            options.skip_nonfinite = 1; batches 2 and 5 are not finite
@@ -209,17 +219,17 @@ def batch_gradient(
     batch: TrainBatch,
     *,
     params: Any,
-    step: jax.Array,
+    step: Int32[Array, ""],
     model: Pi0,
     options: StepOptions,
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Mean loss float32[], loss of every row float32[B], and the mean loss's gradient by what is trained."""
+) -> tuple[Float32[Array, ""], Float32[Array, " B"], Any]:
+    """Mean loss, loss of every row, and the mean loss's gradient by what is trained."""
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, step, batch.rows))
     observation = preprocess.device(
         batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None
     )
 
-    def mean_loss(trained: Any) -> tuple[jax.Array, jax.Array]:
+    def mean_loss(trained: Any) -> tuple[Float32[Array, ""], Float32[Array, " B"]]:
         weights = Weights(*put(params, trained))
         losses = sample_losses(
             weights,
@@ -237,18 +247,18 @@ def batch_gradient(
 
 
 def _accumulated(
-    gradients: Callable[[TrainBatch], tuple[jax.Array, jax.Array, Any]],
+    gradients: Callable[[TrainBatch], tuple[Float32[Array, ""], Float32[Array, " B"], Any]],
     trained: Any,
     batch: TrainBatch,
     model: Pi0,
     options: StepOptions,
-) -> tuple[jax.Array, jax.Array, Any]:
+) -> tuple[Float32[Array, ""], Float32[Array, " B"], Any]:
     """`batch_gradient` of the whole batch, one part after the other; sums in float32."""
     count = options.accumulate
 
     def add(
-        sums: tuple[jax.Array, Any], part: TrainBatch
-    ) -> tuple[tuple[jax.Array, Any], jax.Array]:
+        sums: tuple[Float32[Array, ""], Any], part: TrainBatch
+    ) -> tuple[tuple[Float32[Array, ""], Any], Float32[Array, " B"]]:
         loss, row_loss, gradient = gradients(part)
         return jax.tree.map(jnp.add, sums, (loss, gradient)), row_loss
 
@@ -258,8 +268,10 @@ def _accumulated(
     return loss, jnp.moveaxis(row_losses, 0, 1).reshape(-1), gradient
 
 
-def _mean_by_dataset(losses: jax.Array, dataset: jax.Array, datasets: int) -> jax.Array:
-    """float32[datasets] means of float32[B] `losses` of the rows of each dataset; NaN without any."""
+def _mean_by_dataset(
+    losses: Float32[Array, " B"], dataset: Int32[Array, " B"], datasets: int
+) -> Float32[Array, " {datasets}"]:
+    """Means of `losses` of the rows of each dataset; NaN without any."""
     sums, counts = (
         jax.ops.segment_sum(values, dataset, datasets) for values in (losses, jnp.ones_like(losses))
     )
@@ -274,7 +286,7 @@ def in_parts(batch: Any, count: int, constrain: Constrain) -> Any:
     part of two   0  1  0  1 | 0  1  0  1
     """
 
-    def cut(x: jax.Array) -> jax.Array:
+    def cut(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         parts = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
         return constrain(parts, (None, "batch", *(None,) * (x.ndim - 1)))
 
@@ -289,7 +301,7 @@ def validation_step(
     options: StepOptions,
     draws: int,
     num_steps: int,
-) -> dict[str, jax.Array]:
+) -> dict[str, Array]:
     """Flow loss at noise and times fixed per row, float32[B], and sampled actions in model units, float32[B, H, D]."""
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(
         row_keys(options.seed, jnp.uint32(VALIDATION), batch.rows)

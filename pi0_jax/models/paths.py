@@ -1,0 +1,18 @@
+"""Trees of parameters, and the same leaves by their paths, such as PaliGemma/llm/layers/mlp/linear."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import traverse_util
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the leaves of a nested mapping by their paths; empty mappings have none."""
+    leaves: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested dict of leaves that are given by their paths."""
+    tree: dict[str, Any] = traverse_util.unflatten_dict(leaves, sep="/")
+    return tree
