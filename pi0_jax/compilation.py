@@ -61,7 +61,7 @@ def keep(folder: str | None = None) -> None:
         folder: None takes $JAX_COMPILATION_CACHE_DIR; without it, a folder in the user's cache, or
             none in a run of several processes. "" takes none. A URL is for JAX to open.
     """
-    given = jax.config.jax_compilation_cache_dir if folder is None else folder
+    given = jax.config.read("jax_compilation_cache_dir") if folder is None else folder
     if given is None and jax.distributed.is_initialized() and jax.process_count() > 1:
         # Only process 0 writes. Where the others do not see its folder they would compile alone,
         # while on GPUs the processes tune kernels together.
@@ -89,7 +89,7 @@ def announce() -> None:
     """
     programs: dict[int, _Program] = {}  # those being compiled, by the thread that waits for them
 
-    def began(event: str, _: float, **about: Any) -> None:
+    def began(event: str, value: float, **about: Any) -> None:
         if event == _COMPILE and jax.process_index() == 0:
             if not programs:
                 _limit_log("CRITICAL")
@@ -99,10 +99,10 @@ def announce() -> None:
         if threading.get_ident() in programs:
             programs[threading.get_ident()].events[event] = 0.0
 
-    def took(event: str, seconds: float, **_: Any) -> None:
+    def took(event: str, duration_secs: float, **_: Any) -> None:
         if threading.get_ident() not in programs:
             return
-        programs[threading.get_ident()].events[event] = seconds
+        programs[threading.get_ident()].events[event] = duration_secs
         if event == _COMPILE:
             programs.pop(threading.get_ident()).end()
             if not programs:
@@ -135,7 +135,7 @@ class _Program:
             return
         kept = ""
         if _WRITTEN in self.events:
-            place = jax.config.jax_compilation_cache_dir
+            place = jax.config.read("jax_compilation_cache_dir")
             damaged = "://" not in place and self._remove_damaged(Path(place))
             kept = f"; removed a damaged copy from {place}" if damaged else f", kept in {place}"
         if seconds >= _SHORT_S:

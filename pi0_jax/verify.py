@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pi0_jax import flow
 from pi0_jax.errors import InputError
+from pi0_jax.models import paths
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, Pi0Config, parameter_shapes
-from pi0_jax.models.sampling import sample
+from pi0_jax.models.sampling import apply, sample
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -107,15 +107,15 @@ def load_vectors(path: str | Path) -> Vectors:
     )
     slots = [slot for slot in CAMERA_SLOTS if slot in size(spec, "image_mask")]
     observation = Observation(
-        images={slot: get(f"in/image/{slot}") for slot in slots},
-        image_masks={slot: get(f"in/image_mask/{slot}") for slot in slots},
-        tokens=get("in/tokenized_prompt"),
-        token_mask=get("in/tokenized_prompt_mask"),
-        state=get("in/state"),
+        images={slot: jnp.asarray(get(f"in/image/{slot}")) for slot in slots},
+        image_masks={slot: jnp.asarray(get(f"in/image_mask/{slot}")) for slot in slots},
+        tokens=jnp.asarray(get("in/tokenized_prompt")),
+        token_mask=jnp.asarray(get("in/tokenized_prompt_mask")),
+        state=jnp.asarray(get("in/state")),
     )
     shapes = parameter_shapes(config)
     flat = {}
-    for path_, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items():
+    for path_, leaf in paths.flatten(shapes).items():
         flat[path_] = get(f"params/{path_}")
         if flat[path_].shape != leaf.shape:
             raise InputError(
@@ -128,21 +128,19 @@ def load_vectors(path: str | Path) -> Vectors:
     }
     for name in ("velocity", "loss"):
         get(f"out/{name}")
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
     return Vectors(
-        config, params, observation, get("in/actions"), get("in/noise"), get("in/time"), outputs
+        config, paths.unflatten(flat), observation, get("in/actions"), get("in/noise"), get("in/time"), outputs
     )
 
 
 def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     """Everything that a vectors file may hold under out/, by name; jitted."""
-    variables = {"params": vectors.params}
-    observation = jax.tree.map(jnp.asarray, vectors.observation)
+    observation = vectors.observation
     actions, noise, time = (jnp.asarray(a) for a in (vectors.actions, vectors.noise, vectors.time))
 
     def batch_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         def velocity(x_t: jax.Array, t: jax.Array) -> jax.Array:
-            return model.apply({"params": params}, observation, x_t, t, method=Pi0.velocity)
+            return apply(model, params, None, Pi0.velocity, observation, x_t, t)
 
         x_t, t = flow.interpolate(actions, noise[:, None], time[:, None]), time[:, None]
         v = velocity(x_t, t)[:, 0]
@@ -154,19 +152,18 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
         (_, (velocity, loss)), gradient = jax.value_and_grad(batch_loss, has_aux=True)(params)
         norms = {
             f"grad_norm/{path}": jnp.linalg.norm(g)
-            for path, g in flax.traverse_util.flatten_dict(gradient, sep="/").items()
+            for path, g in paths.flatten(gradient).items()
         }
         return {"velocity": velocity, "loss": loss} | norms
 
     @jax.jit
-    def embeddings(variables: Any) -> dict[str, jax.Array]:
+    def embeddings(params: Any) -> dict[str, jax.Array]:
         images = {
-            f"image_tokens/{slot}": model.apply(variables, image, method=Pi0.encode_image)
+            f"image_tokens/{slot}": apply(model, params, None, Pi0.encode_image, image)
             for slot, image in observation.images.items()
         }
-        return images | {
-            "prefix_embedding": model.apply(variables, observation, method=Pi0.embed_prefix)[0]
-        }
+        prefix, _ = apply(model, params, None, Pi0.embed_prefix, observation)
+        return images | {"prefix_embedding": prefix}
 
     @partial(jax.jit, static_argnums=1)
     def sampled(params: Any, num_steps: int) -> jax.Array:
@@ -176,7 +173,7 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
         int(match[1]) for name in vectors.outputs if (match := re.fullmatch(r"actions_(\d+)", name))
     ]
     return (
-        embeddings(variables)
+        embeddings(vectors.params)
         | training_outputs(vectors.params)
         | {f"actions_{n}": sampled(vectors.params, n) for n in steps}
     )

@@ -83,7 +83,7 @@ def test_collectives_inside_a_loop_count_as_often_as_it_runs(mesh):
         c for c in hlo.collectives(program) if c.kind == "all-gather" and c.bytes == 64 * 32 * 4
     ]
     assert program.devices == 8
-    assert [(c.count, c.group, c.sent) for c in gathers] == [(5, 4, 5 * 64 * 32 * 4 * 3 / 4)]
+    assert [(c.times, c.group, c.sent) for c in gathers] == [(5, 4, 5 * 64 * 32 * 4 * 3 / 4)]
 
 
 def test_a_sum_over_all_devices(mesh):
@@ -93,7 +93,7 @@ def test_a_sum_over_all_devices(mesh):
     )
     program = hlo.parse(compiled_text(lambda x: x.sum(axis=0), x, out=NamedSharding(mesh, P())))
     (collective,) = hlo.collectives(program)
-    assert (collective.kind, collective.bytes, collective.group, collective.count) == (
+    assert (collective.kind, collective.bytes, collective.group, collective.times) == (
         "all-reduce",
         64,
         8,
@@ -155,16 +155,16 @@ ENTRY %main (a: bf16[64,32], n: (u32[], bf16[64,32])) -> bf16[16,32] {
 def test_how_tpus_write_a_reduce_scatter():
     """As an all-reduce of which each device computes its part, or as parts handed around a ring; the loop counts to 8 by twos."""
     program = hlo.parse(TPU_LOOP)
-    scatter, ring = sorted(hlo.collectives(program), key=lambda c: c.count)
+    scatter, ring = sorted(hlo.collectives(program), key=lambda c: c.times)
     array = 64 * 32 * 2
-    assert (scatter.kind, scatter.bytes, scatter.group, scatter.count, scatter.sent) == (
+    assert (scatter.kind, scatter.bytes, scatter.group, scatter.times, scatter.sent) == (
         "reduce-scatter",
         array,
         4,
         1,
         array * 3 / 4,
     )
-    assert (ring.kind, ring.bytes, ring.count, ring.sent) == (
+    assert (ring.kind, ring.bytes, ring.times, ring.sent) == (
         "ring reduce-scatter",
         array,
         4,
@@ -249,13 +249,13 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4)])
 def test_the_step_gathers_weights_and_no_activations(data, fsdp):
     collectives = step_collectives(data=data, fsdp=fsdp)
-    gathered = [c.bytes for c in collectives if c.kind == "all-gather" for _ in range(c.count)]
+    gathered = [c.bytes for c in collectives if c.kind == "all-gather" for _ in range(c.times)]
     # the patch embedding: no stack of layers, no embedding table
     assert max(gathered) == 16 * 16 * 3 * 16 * 4
     # The language model's gate and up projections: layer by layer in the forward pass, again in the backward pass; the last has no use.
     assert gathered.count(2 * 32 * 48 * 4) == 2 * (VARIANTS["pico"].gemma.depth - 1)
     # Only the prompt's rows of the embedding table change hands, once each way; its numbers are gathered to find them.
-    assert [c.count for c in collectives if c.kind == "all-to-all"] == [1, 1]
+    assert [c.times for c in collectives if c.kind == "all-to-all"] == [1, 1]
     travelling = [c for c in collectives if c.kind != "all-to-all" and c.shape.startswith("f32")]
     assert [c for c in travelling if {14, 22, 11, 33} & dimensions(c)] == []
 
@@ -281,7 +281,7 @@ def test_the_full_size_step_gathers_one_layer_at_a_time():
     layer = 2 * 2048 * 16_384 * 4  # gate and up projections of one layer of the language model
     assert max(c.bytes for c in gathers) == layer
     # All layers but the last, whose prefix nobody reads; forward, and again in the backward pass.
-    assert sum(c.count for c in gathers if c.bytes == layer) == 2 * 17
+    assert sum(c.times for c in gathers if c.bytes == layer) == 2 * 17
     state = 4 * 4 * 3_238_048_528  # parameters, EMA and two moments in float32
     assert state / 8 < compiled.memory_analysis().argument_size_in_bytes < 1.05 * state / 8
 

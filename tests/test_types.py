@@ -23,7 +23,7 @@ def test_axes_of_one_name_have_one_size():
 def test_dtypes_are_those_of_the_annotation():
     with pytest.raises(TypeCheckError, match="Bool"):
         masks.prefix_mask(jnp.ones((B, 5), jnp.int32))
-    with pytest.raises(TypeCheckError, match="Key"):
+    with pytest.raises(TypeCheckError, match="Int32"):
         step.row_keys(0, jnp.int32(0), jnp.zeros((B,)))
 
 

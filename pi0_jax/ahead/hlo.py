@@ -69,7 +69,7 @@ class Collective(NamedTuple):
     kind: str  # as in HLO, or "ring all-gather", "ring reduce-scatter"
     bytes: int  # of an all-gather's result, of any other's operands
     group: int  # devices that take part together
-    count: int  # how often it runs in one call of the program
+    times: int  # how often it runs in one call of the program
     shape: str
     source: str  # JAX's name of what it serves
 
@@ -78,7 +78,7 @@ class Collective(NamedTuple):
         """Bytes that one device sends in one call, in a ring."""
         rounds = {"all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-all": 1.0}
         share = rounds[self.kind] * (self.group - 1) / self.group if self.kind in rounds else 1.0
-        return self.bytes * share * self.count
+        return self.bytes * share * self.times
 
 
 def parse(text: str) -> Program:
@@ -166,7 +166,9 @@ def trip_count(program: Program, loop: Instruction) -> int:
     if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
         raise ValueError(f"cannot read how often {loop.name} runs: {compare}")
     counter, limit = (condition[name] for name in compare.operands)
-    place = int(re.search(r"index=(\d+)", counter.attributes)[1])
+    if (index := re.search(r"index=(\d+)", counter.attributes)) is None:
+        raise ValueError(f"cannot read how often {loop.name} runs: {counter}")
+    place = int(index[1])
     step = body[_root(body).operands[place]]
     (increment,) = (
         int(body[name].arguments) for name in step.operands if body[name].opcode == "constant"
@@ -243,7 +245,7 @@ def hbm_traffic(program: Program) -> int:
         if i.opcode in ("fusion", "custom-call")
         for called in _called(i)
     }
-    return sum(c.count * c.bytes for c in collectives(program)) + sum(
+    return sum(c.times * c.bytes for c in collectives(program)) + sum(
         times
         * sum(_traffic(program, instruction, computation) for instruction in computation.values())
         for name, times in runs(program).items()

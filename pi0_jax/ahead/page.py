@@ -95,7 +95,7 @@ class Row:
 
 def _cells(compiled: Compiled) -> list[str]:
     def total(*kinds: str) -> str:
-        return f"{sum(c.count * c.bytes for c in compiled.collectives if c.kind in kinds) / GB:.1f}"
+        return f"{sum(c.times * c.bytes for c in compiled.collectives if c.kind in kinds) / GB:.1f}"
 
     times = compiled.roofline
     verdict = "" if fits(compiled) else " (does not fit)"

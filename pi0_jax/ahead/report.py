@@ -73,8 +73,8 @@ def _traffic(compiled: Compiled) -> list[str]:
     for kind in sorted({c.kind for c in compiled.collectives}):
         mine = [c for c in compiled.collectives if c.kind == kind]
         count, total, sent = (
-            sum(c.count for c in mine),
-            sum(c.count * c.bytes for c in mine),
+            sum(c.times for c in mine),
+            sum(c.times * c.bytes for c in mine),
             sum(c.sent for c in mine),
         )
         largest = max(mine, key=lambda c: c.bytes)

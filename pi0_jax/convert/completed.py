@@ -44,10 +44,11 @@ class Completed:
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
         """The array, or its `entry` along the first axis."""
         w = (self._trained if self._trainable.trains(name) else self._frozen).read(name, entry)
-        if not self._adapted(name):
+        rule = lora.find(self._trainable.lora, name)
+        if rule is None or not self._adapted(name):
             return w
         a, b = (self._factors.read(f"{name}/{part}", entry) for part in "ab")
-        rule, subscripts = lora.find(self._trainable.lora, name), lora.product(name)
+        subscripts = lora.product(name)
         if entry is not None:
             subscripts = subscripts.replace("L", "")
         return w.astype(np.float32) + np.float32(rule.alpha / rule.rank) * np.einsum(

@@ -138,13 +138,15 @@ def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
             f"{path}: {adarms[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers"
         )
     names = lora_names(tensors)
-    if names and merge_lora is None:
-        raise InputError(
-            f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK"
-        )
-    if merge_lora is not None and not names:
+    if merge_lora is None:
+        if names:
+            raise InputError(
+                f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK"
+            )
+        return tensors
+    if not names:
         raise InputError(f"{path}: --merge_lora: expected LoRA leaves to merge, found none")
-    return Merged(tensors, merge_lora, path) if names else tensors
+    return Merged(tensors, merge_lora, path)
 
 
 class Report(NamedTuple):
@@ -211,22 +213,22 @@ def prepared(path: str, to: str, options: Options) -> tuple[Source, list[str]]:
 
 
 def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metadata, list[str]]:
-    notes, tokens = [], metadata.max_tokens
-    for name, known, published in (
-        ("horizon", metadata.horizon, PUBLISHED_HORIZON),
-        ("max_tokens", tokens, PUBLISHED_MAX_TOKENS),
-    ):
-        if name in options.sizes and known is not None and known != options.sizes[name]:
-            raise InputError(
-                f"{source}: {name} is {known}; found --sizes={name}={options.sizes[name]}"
+    notes: list[str] = []
+
+    def size(name: str, known: int | None, published: int) -> int:
+        given = options.sizes.get(name)
+        if given is not None and known is not None and known != given:
+            raise InputError(f"{source}: {name} is {known}; found --sizes={name}={given}")
+        if known is not None:
+            return known
+        if given is None:
+            notes.append(
+                f"{name} shows in no file of this format: {published}, as published (--sizes={name}=...)"
             )
-        if known is None:
-            value = options.sizes[name] if name in options.sizes else published
-            metadata = dataclasses.replace(metadata, **{name: value})
-            if name not in options.sizes:
-                notes.append(
-                    f"{name} shows in no file of this format: {published}, as published (--sizes={name}=...)"
-                )
+        return published if given is None else given
+
+    horizon = size("horizon", metadata.horizon, PUBLISHED_HORIZON)
+    max_tokens = size("max_tokens", metadata.max_tokens, PUBLISHED_MAX_TOKENS)
     robots = {} if options.weights_only else dict(metadata.robots)
     if robots and (options.robot is not None or options.embodiment is not None):
         name, record = choose_robot(metadata, options.robot, source)
@@ -241,10 +243,15 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
     tokenizer = (
         metadata.tokenizer if options.tokenizer is None else Tokenizer.open(options.tokenizer).model
     )
-    mode = metadata.normalization or "zscore"
-    return dataclasses.replace(
-        metadata, robots=robots, tokenizer=tokenizer, normalization=mode
-    ), notes
+    completed = dataclasses.replace(
+        metadata,
+        robots=robots,
+        horizon=horizon,
+        max_tokens=max_tokens,
+        tokenizer=tokenizer,
+        normalization=metadata.mode,
+    )
+    return completed, notes
 
 
 def _of_embodiment(record: RobotRecord, name: str, where: str) -> RobotRecord:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pi0_jax import normalize
-from pi0_jax.convert import lerobot_files, safetensors_file, shards, tree
+from pi0_jax.convert import lerobot_files, safetensors_file, shards
 from pi0_jax.convert.folder import Folder, expecting, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
 from pi0_jax.convert.metadata import (
@@ -94,14 +94,16 @@ def read_metadata(folder: Folder) -> Metadata:
     if config["type"] != "pi0":
         raise InputError(f"{where}: expected a policy of type pi0, found {config['type']}")
     mode = _mode(config["normalization_mapping"], where)
-    common = dict(
-        horizon=config["chunk_size"], max_tokens=config["tokenizer_max_length"], normalization=mode
+    robots = {}
+    if PREPROCESSOR in folder:
+        embodiment = _embodiment(config, folder)
+        robots[embodiment.name] = RobotRecord(_statistics(folder), embodiment)
+    return Metadata(
+        robots=robots,
+        horizon=config["chunk_size"],
+        max_tokens=config["tokenizer_max_length"],
+        normalization=mode,
     )
-    if PREPROCESSOR not in folder:
-        return Metadata(**common)
-    embodiment = _embodiment(config, folder)
-    statistics = _statistics(folder)
-    return Metadata(robots={embodiment.name: RobotRecord(statistics, embodiment)}, **common)
 
 
 def _mode(mapping: Mapping[str, str], where: str) -> Mode:
@@ -157,7 +159,12 @@ def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> V
     if missing:
         raise InputError(f"{folder}: statistics lack {', '.join(missing)}")
     vector = VectorStatistics(
-        **{field: found[key] if key in found else None for key, field in normalize.FIELDS.items()}
+        mean=found["mean"],
+        std=found["std"],
+        q01=found.get("q01"),
+        q99=found.get("q99"),
+        minimum=found.get("min"),
+        maximum=found.get("max"),
     )
     return normalize.check(vector, str(folder), feature)
 
@@ -221,11 +228,9 @@ def write(source: Source, folder: Path) -> list[str]:
             f"{source.path}: robot {name}: expected its embodiment, found none; name a record with --embodiment"
         )
     leaves, arrays = torch_tensors(source, RULES)
-    statistics, still = as_written(record.statistics, metadata.normalization)
-    model = tree.model_config(
-        source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens
-    )
-    mode = next(name for name, mode in MODES.items() if mode == metadata.normalization)
+    statistics, still = as_written(record.statistics, metadata.mode)
+    model = source.model_config()
+    mode = next(name for name, mode in MODES.items() if mode == metadata.mode)
     lerobot_files.write(
         folder, model, metadata, record.embodiment, mode=mode, dtype=shards.one_dtype(leaves)
     )

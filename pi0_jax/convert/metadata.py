@@ -62,6 +62,11 @@ class Metadata:
     position: int = 0  # steps trained
     sizes: Sizes = dataclasses.field(default_factory=dict)  # letters of tree.py
 
+    @property
+    def mode(self) -> Mode:
+        """How states and actions are normalised: what is known of it, or else as published."""
+        return self.normalization or "zscore"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": _FORMAT,
@@ -153,11 +158,12 @@ def with_beside(
     if beside is None:
         return own
     where = str(folder.file(FILE))
-    for name, ours, theirs in (
+    said: tuple[tuple[str, object, object], ...] = (
         ("horizon", own.horizon, beside.horizon),
         ("max_tokens", own.max_tokens, beside.max_tokens),
         ("normalization", own.normalization, beside.normalization),
-    ):
+    )
+    for name, ours, theirs in said:
         if ours is not None and ours != theirs:
             raise InputError(f"{where}: {name} is {theirs}, {ours} by the checkpoint's other files")
     if set(own.robots) != set(beside.robots):
@@ -168,7 +174,7 @@ def with_beside(
             robot,
             beside.robots[name],
             f"{where}: {name}",
-            lambda statistics: written(statistics, beside.normalization),
+            lambda statistics: written(statistics, beside.mode),
         )
     return beside
 
@@ -213,7 +219,7 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
         raise InputError(f"{source}: expected a robot's statistics, found none")
     if name is None and len(metadata.robots) == 1:
         return next(iter(metadata.robots.items()))
-    if name not in metadata.robots:
+    if name is None or name not in metadata.robots:
         raise InputError(
             f"{source}: --robot: expected one of {', '.join(metadata.robots)}, found {name or 'none'}"
         )

@@ -73,4 +73,5 @@ def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorS
             raise InputError(
                 f"{where}[{i}]: expected {expected}, found mean {mean:g} and std {std:g}"
             )
-    return VectorStatistics(*(None if values is None else values[:dims] for values in vector))
+    optional = (None if values is None else values[:dims] for values in vector[2:])
+    return VectorStatistics(vector.mean[:dims], vector.std[:dims], *optional)

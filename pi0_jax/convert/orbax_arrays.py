@@ -87,7 +87,9 @@ class OrbaxArrays:
             or self._block[0] != name
             or not 0 <= entry - self._block[1] < len(self._block[2])
         ):
-            step = store.chunk_layout.read_chunk.shape[0]
+            chunk = store.chunk_layout.read_chunk.shape
+            assert chunk is not None and chunk[0] is not None, name  # it is stored in chunks
+            step = chunk[0]
             first = entry // step * step
             self._block = None  # before the next one is read
             self._block = (

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from pi0_jax import checkpoints
 from pi0_jax.checkpoints import Description
-from pi0_jax.convert import norm_stats, tree
+from pi0_jax.convert import norm_stats
 from pi0_jax.convert.completed import Completed
 from pi0_jax.convert.folder import Folder, expecting
 from pi0_jax.convert.metadata import Metadata, RobotRecord
@@ -42,8 +42,8 @@ def read(folder: Folder, weights: str) -> Source:
     step = Folder(str(checkpoints.find(folder.url)))
     if weights not in step:
         raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
-    metadata = read_metadata(step)
-    arrays = _weights(step, weights, trainable_part(metadata.policy))
+    metadata, policy = read_metadata(step)
+    arrays = _weights(step, weights, trainable_part(policy))
     return mapped(arrays, RULES, format=NAME, path=f"{step}/{weights}", given={}, metadata=metadata)
 
 
@@ -59,16 +59,18 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
     )
 
 
-def read_metadata(step: Folder) -> Metadata:
+def read_metadata(step: Folder) -> tuple[Metadata, PolicyConfig]:
+    """What a step says of itself, and its policy's config."""
     record = step.folder("description").read_json("metadata")
     with expecting("the description of a checkpoint", str(step)):
         found = Description.from_json(record, str(step))
     policy, robots = found.policy, found.robots
-    return Metadata(
+    metadata = Metadata(
         robots={name: RobotRecord(robot.statistics, robot.embodiment) for name, robot in robots.items()},
         horizon=policy.horizon, max_tokens=policy.max_tokens, normalization=policy.normalization, tokenizer=found.tokenizer.model,
         policy=policy, training=found.training, position=found.position,
     )  # fmt: skip
+    return metadata, policy
 
 
 def write(source: Source, folder: Path) -> list[str]:
@@ -95,9 +97,7 @@ def describe(source: Source) -> Description:
         raise InputError(
             f"{where}: carries no tokenizer; name its SentencePiece model with --tokenizer=PATH"
         )
-    model = tree.model_config(
-        source.sizes, horizon=metadata.horizon, max_tokens=metadata.max_tokens
-    )
+    model = source.model_config()
     policy = _policy(metadata, model)
     robots = {name: _robot(name, record, where) for name, record in metadata.robots.items()}
     for robot in robots.values():
@@ -124,7 +124,7 @@ def _robot(name: str, record: RobotRecord, where: str) -> Robot:
 
 def _policy(metadata: Metadata, model: Pi0Config) -> PolicyConfig:
     """The config of the policy; where none is known, the defaults, which are the published settings."""
-    known = metadata.policy or PolicyConfig(normalization=metadata.normalization)
+    known = metadata.policy or PolicyConfig(normalization=metadata.mode)
     return dataclasses.replace(
         known,
         variant=variant(model),

@@ -114,6 +114,6 @@ def _axes() -> Iterator[str]:
 def _table(rules: Sequence[Rule]) -> Iterator[str]:
     yield "| tensor | our leaf | layout |\n|---|---|---|"
     for rule in rules:
-        index = f"[{','.join(rule.index)}]" if rule.index else ""
+        index = f"[{','.join(rule.place)}]" if rule.place else ""
         where = f"`{rule.ours}{index}`" if rule.ours else "none: unused"
         yield f"| `{rule.foreign}` | {where}{', once more' if rule.role == 'copy' else ''} | {rule.layout} |"

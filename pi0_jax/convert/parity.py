@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.ports import is_published
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
@@ -84,7 +83,7 @@ def compare_with_transformers() -> list[Comparison]:
         ).last_hidden_state.numpy()
     with jax.default_matmul_precision("highest"):
         encoder = SigLIP(_VISION, output_width=24, options=_FLOAT32)
-        image_tokens = encoder.apply({"params": ours["img"]}, images)
+        image_tokens = encoder.apply({"params": ours["img"]}, jnp.asarray(images))
         outputs = our_causal_outputs(ours["llm"], tokens)
     return [
         _compare("image tokens", np.asarray(image_tokens), projected),
@@ -128,8 +127,8 @@ def our_causal_outputs(llm: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray
     variables = {"params": _beside_an_expert(llm)}
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
     mask = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (batch, length, length))
-    embedded = module.apply(variables, tokens, method=Gemma.embed)
-    (out, _), _ = module.apply(variables, (embedded, None), positions, mask, read=(True, False))
+    embedded = module.apply(variables, jnp.asarray(tokens), method=Gemma.embed)
+    (out,), _ = module.apply(variables, (embedded, None), positions, mask, read=(True, False))
     return np.asarray(out)
 
 
@@ -163,9 +162,7 @@ def compare_with_lerobot(
 
     Raises InputError where LeRobot did not load a tensor as the file has it.
     """
-    model = tree.model_config(
-        source.sizes, horizon=source.metadata.horizon, max_tokens=source.metadata.max_tokens
-    )
+    model = source.model_config()
     observation, noise = inputs(model)
     ours = _our_actions(source, model, observation, noise, num_steps)
     gc.collect()
@@ -191,7 +188,7 @@ def run_lerobot(source: Source, directory: str | Path) -> str:
     )
 
 
-def inputs(model: Pi0Config) -> tuple[Observation, np.ndarray]:
+def inputs(model: Pi0Config) -> tuple[Observation, jax.Array]:
     """One observation without a right wrist camera and with a padded prompt, and noise float32[1, H, D]; the same on every machine."""
     rng = np.random.default_rng(0)
     size, length = model.vision.image_size, model.max_tokens
@@ -205,11 +202,12 @@ def inputs(model: Pi0Config) -> tuple[Observation, np.ndarray]:
     )
     state = rng.standard_normal((1, model.action_dim)).astype(np.float32)
     noise = rng.standard_normal((1, model.horizon, model.action_dim)).astype(np.float32)
-    return Observation(pixels, masks, tokens, token_mask, state), noise
+    arrays = jax.tree.map(jnp.asarray, (pixels, masks, tokens, token_mask, state))
+    return Observation(*arrays), jnp.asarray(noise)
 
 
 def _our_actions(
-    source: Source, model: Pi0Config, observation: Observation, noise: np.ndarray, num_steps: int
+    source: Source, model: Pi0Config, observation: Observation, noise: jax.Array, num_steps: int
 ) -> np.ndarray:
     flat = {path: jnp.asarray(source.read(path), jnp.float32) for path in source.leaves}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -219,7 +217,7 @@ def _our_actions(
         return np.asarray(
             sample(
                 params,
-                jax.tree.map(jnp.asarray, observation),
+                observation,
                 noise,
                 model=module,
                 num_steps=num_steps,
@@ -228,30 +226,26 @@ def _our_actions(
 
 
 def _their_actions(
-    directory: Path, observation: Observation, noise: np.ndarray, num_steps: int
+    directory: Path, observation: Observation, noise: jax.Array, num_steps: int
 ) -> np.ndarray:
     import torch
     from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
+    pixels, seen, tokens, token_mask, state, start = jax.tree.map(np.array, (*observation, noise))
     policy = PI0Policy.from_pretrained(directory).float().eval()
     _check_loaded(directory, policy.state_dict())
     images = [
-        torch.from_numpy(observation.images[slot].transpose(0, 3, 1, 2).copy())
-        for slot in CAMERA_SLOTS
+        torch.from_numpy(pixels[slot].transpose(0, 3, 1, 2).copy()) for slot in CAMERA_SLOTS
     ]
-    masks = [torch.from_numpy(observation.image_masks[slot]) for slot in CAMERA_SLOTS]
-    tokens, token_mask = (
-        torch.from_numpy(observation.tokens.astype(np.int64)),
-        torch.from_numpy(observation.token_mask),
-    )
+    masks = [torch.from_numpy(seen[slot]) for slot in CAMERA_SLOTS]
     with torch.no_grad():
         actions = policy.model.sample_actions(
             images,
             masks,
-            tokens,
-            token_mask,
-            torch.from_numpy(observation.state),
-            noise=torch.from_numpy(noise),
+            torch.from_numpy(tokens.astype(np.int64)),
+            torch.from_numpy(token_mask),
+            torch.from_numpy(state),
+            noise=torch.from_numpy(start),
             num_steps=num_steps,
         )
     return actions.numpy()

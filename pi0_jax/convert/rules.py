@@ -29,7 +29,7 @@ SAME = "same"  # the layout of a tensor that is our leaf as it is
 class Rule(NamedTuple):
     foreign: str  # a name with at most one {layer} or {path}
     ours: str  # our path, or {path} in it
-    index: tuple[str, ...]  # leading axes: "layer" or a number
+    place: tuple[str, ...]  # on the leading axes: "layer" or a number
     layout: str
     role: Role
 
@@ -81,7 +81,7 @@ def parse_layout(text: str) -> Layout:
 class Match(NamedTuple):
     rule: Rule
     path: str  # ours
-    layer: int | None
+    layer: int  # 0 where the rule names none
 
 
 @lru_cache
@@ -99,7 +99,7 @@ def match(name: str, rules: Iterable[Rule]) -> Match | None:
         found = _pattern(candidate.foreign).fullmatch(name)
         if found is not None:
             groups = found.groupdict()
-            layer = int(groups["layer"]) if "layer" in groups else None
+            layer = int(groups["layer"]) if "layer" in groups else 0
             return Match(
                 candidate, candidate.ours.format(**groups) if candidate.ours else "", layer
             )
@@ -142,11 +142,16 @@ def plan(
     Raises:
         InputError: a tensor that no rule covers, a leaf with a missing tensor, shapes that contradict each other.
     """
-    matches = {name: match(name, rules) for name in shapes}
-    unknown = sorted(name for name, found in matches.items() if found is None)
+    matches: dict[str, Match] = {}
+    unknown = []
+    for name in shapes:
+        if (found := match(name, rules)) is None:
+            unknown.append(name)
+        else:
+            matches[name] = found
     if unknown:
         raise InputError(
-            f"{source}: {_some(unknown)}: no rule covers {'it' if len(unknown) == 1 else 'them'}"
+            f"{source}: {_some(sorted(unknown))}: no rule covers {'it' if len(unknown) == 1 else 'them'}"
         )
     pieces: dict[str, dict[tuple[int, ...], Piece]] = {}
     for name, found in matches.items():
@@ -176,12 +181,17 @@ def plan(
 
 
 def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: str) -> None:
-    place = tuple(found.layer if entry == "layer" else int(entry) for entry in found.rule.index)
+    place = _place(found.rule, found.layer)
     if place in places:
         raise InputError(
             f"{source}: {places[place].name} and {name} both hold {found.path}{list(place)}"
         )
     places[place] = Piece(name, found.rule.layout)
+
+
+def _place(rule: Rule, layer: int) -> tuple[int, ...]:
+    """Where the tensor of a layer lies on the leading axes of our leaf."""
+    return tuple(layer if entry == "layer" else int(entry) for entry in rule.place)
 
 
 def _check_complete(
@@ -197,11 +207,10 @@ def _check_complete(
             continue
         stack = wanted[candidate.ours][0]
         layers = (
-            range(depths[stack] if stack in depths else 1) if "layer" in candidate.index else (0,)
+            range(depths[stack] if stack in depths else 1) if "layer" in candidate.place else (0,)
         )
         for layer in layers:
-            place = tuple(layer if entry == "layer" else int(entry) for entry in candidate.index)
-            if place not in pieces.setdefault(candidate.ours, {}):
+            if _place(candidate, layer) not in pieces.get(candidate.ours, {}):
                 missing.append(candidate.foreign.format(layer=layer))
     missing = missing or [path for path in wanted if not pieces.get(path)]
     if missing:
@@ -325,8 +334,8 @@ def entries(
 
 
 def _entries(candidate: Rule, path: str, shape: Shape) -> Iterator[Entry]:
-    for layer in range(shape[0]) if "layer" in candidate.index else (0,):
-        place = tuple(layer if entry == "layer" else int(entry) for entry in candidate.index)
+    for layer in range(shape[0]) if "layer" in candidate.place else (0,):
+        place = _place(candidate, layer)
         layout = parse_layout(candidate.layout)
         foreign = layout.foreign_shape(dict(zip(layout.ours, shape[len(place) :], strict=True)))
         yield Entry(candidate.foreign.format(layer=layer), path, place, candidate.layout, foreign)

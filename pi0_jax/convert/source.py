@@ -12,6 +12,7 @@ from pi0_jax.convert import rules, tree
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import Pi0Config
 
 # what a parameter may be
 _FLOATS = (
@@ -30,7 +31,10 @@ class Leaf(NamedTuple):
 class Tensors(Protocol):
     """The arrays of a foreign checkpoint, unread."""
 
-    infos: Mapping[str, Leaf]
+    @property
+    def infos(self) -> Mapping[str, Leaf]:
+        """Shapes and dtypes, by name."""
+        ...
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
         """The tensor, or its `entry` along the first axis."""
@@ -70,6 +74,12 @@ class Source:
             return
         for layer in range(self.leaves[path].shape[0]):
             yield layer, self.layer(path, layer)
+
+    def model_config(self) -> Pi0Config:
+        """The model of these sizes; formats.py has completed what shows in no tensor."""
+        horizon, max_tokens = self.metadata.horizon, self.metadata.max_tokens
+        assert horizon is not None and max_tokens is not None, self.path
+        return tree.model_config(self.sizes, horizon=horizon, max_tokens=max_tokens)
 
     def tree(self) -> dict[str, Any]:
         """All of it at once, nested."""

@@ -174,7 +174,7 @@ def _exif_orientation(segment: bytes) -> int:
     tiff = segment.removeprefix(_EXIF)
     if len(tiff) in (len(segment), 0):
         return 0
-    order = "little" if tiff[:2] == b"II" else "big"
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(tiff[at : at + size], order)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.config import conf as user_options
@@ -117,7 +117,7 @@ def read_all(path: RemotePath, patience: Patience = PATIENCE) -> bytes:
     )
 
 
-def open_stream(path: RemotePath) -> BinaryIO:
+def open_stream(path: RemotePath) -> io.BufferedReader:
     """The file from its start, at most a few blocks of it in memory. Raises InputError as `read_range` does, now or when read."""
     return io.BufferedReader(_BlockStream(path, file_info(path)["size"]), _BUFFER_BYTES)
 

@@ -4,13 +4,14 @@ A local file is opened by its path as any other. For a URL (http://, gs://, s3:/
 """
 
 import hashlib
+import io
 import os
 import re
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from pi0_jax.data import remote
 from pi0_jax.data.remote import MissingFileError, RemotePath
@@ -39,13 +40,13 @@ def locate(path: AnyPath) -> Location:
     return RemotePath(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else Path(text)
 
 
-def open_stream(path: AnyPath) -> BinaryIO:
+def open_stream(path: AnyPath) -> io.BufferedReader:
     """The file, open for reading from its start. Raises InputError if it cannot be read."""
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.open_stream(place)
     try:
-        return open(place, "rb", buffering=_BUFFER_BYTES)
+        return io.BufferedReader(io.FileIO(place), _BUFFER_BYTES)
     except OSError as error:
         raise _unreadable(place, error) from error
 

@@ -9,7 +9,8 @@ A stored checksum is the masked CRC-32C of its bytes: the CRC rotated right by 1
 import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from io import BufferedReader
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -72,7 +73,7 @@ def scan_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             number, offset = number + 1, offset + length + FRAMING_BYTES
 
 
-def _read_length(file: BinaryIO, where: str, remaining: int) -> int:
+def _read_length(file: BufferedReader, where: str, remaining: int) -> int:
     """The length of the next record's payload; `remaining` bytes are left in the file."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
@@ -92,7 +93,7 @@ def _read_length(file: BinaryIO, where: str, remaining: int) -> int:
     return length
 
 
-def _read_payload(file: BinaryIO, place: memoryview, where: str) -> bytes:
+def _read_payload(file: BufferedReader, place: memoryview, where: str) -> bytes:
     """Fills `place` and gives the checksum's bytes."""
     found = file.readinto(place)
     footer = file.read(CHECKSUM_BYTES)

@@ -88,7 +88,8 @@ class Embodiment:
                 raise InputError(
                     f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}"
                 )
-        for dim in (*self.state, *self.actions):
+        dims: tuple[StateDim | ActionDim, ...] = (*self.state, *self.actions)
+        for dim in dims:
             if dim.one_means not in ("", "open", "closed"):
                 raise InputError(
                     f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,10 @@ from matplotlib.figure import Figure
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.observation import Sample
 
-STYLE = {
+if TYPE_CHECKING:  # which older versions do not have
+    from matplotlib.typing import RcKeyType
+
+STYLE: "dict[RcKeyType, Any]" = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -64,7 +68,9 @@ def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: P
         figure = Figure(
             figsize=(1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained"
         )
-        pictures, plots = figure.subfigures(1, 2, width_ratios=(1.7 * len(cameras), 2.3 * columns))
+        ((pictures, plots),) = figure.subfigures(
+            1, 2, squeeze=False, width_ratios=(1.7 * len(cameras), 2.3 * columns)
+        )
         for axes, camera in zip(
             np.atleast_1d(pictures.subplots(1, len(cameras))), cameras, strict=True
         ):

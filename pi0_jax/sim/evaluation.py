@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -78,7 +78,7 @@ def evaluate(
     """
     clear(directory)
     rows: list[Row] = []
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     with Workers(workers) as pool:
         for case, act, embodiment in contestants:
             result = rollout(
@@ -93,7 +93,8 @@ def evaluate(
                 record=record,
             )
             rows += count(case, result.episodes)
-            seconds.update(result.seconds)
+            for stage, taken in result.seconds.items():
+                seconds[stage] += taken
             start = time.perf_counter()
             name = f"{case.robot}-{case.condition}"
             tick_seconds = 1 / (embodiment.control_hz or UNKNOWN_HZ)

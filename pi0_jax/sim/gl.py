@@ -129,7 +129,7 @@ class _NoTensorFlow:
         if name != "tensorflow":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
-        specs = (finder.find_spec(name, path, target) for finder in others)
+        specs: Iterator[Any] = (finder.find_spec(name, path, target) for finder in others)
         if (spec := next(filter(None, specs), None)) is not None:
             spec.loader = self
         return spec

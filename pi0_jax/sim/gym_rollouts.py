@@ -65,6 +65,7 @@ class GymWorld:
             raise InputError(
                 f"{name}: action space: expected a Box of {len(self.action_names)} dimensions ({self.robot}), found {space}"
             )
+        self._space = space
 
     @property
     def prompt(self) -> str:
@@ -82,7 +83,7 @@ class GymWorld:
         return self._seen
 
     def advance(self, action: np.ndarray) -> tuple[bool, bool]:
-        space = self._env.action_space
+        space = self._space
         bounded = np.clip(action, space.low, space.high)
         nearest = np.rint(bounded) if np.issubdtype(space.dtype, np.integer) else bounded
         observation, _, terminated, truncated, info = self._env.step(nearest.astype(space.dtype))

@@ -9,7 +9,7 @@ and renders when a policy is going to look.
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -40,7 +40,13 @@ _START_HEIGHT = 0.08  # m, at least, of the fingertip above the table
 _OPTIONS = ("prompt_color", "prompt")
 
 
-class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
+_METADATA: dict[str, Any] = {
+    "render_modes": ["rgb_array"],
+    "render_fps": round(1 / CONTROL_SECONDS),
+}
+
+
+class ReachEnv(gymnasium.Env[Any, np.ndarray]):
     """One arm, three blocks, one prompt.
 
     Observation (RawObservation): images "base" and "wrist", uint8[side, side, 3]; state, float32[n], joint angles in
@@ -56,10 +62,7 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
         scene: shares a model and a renderer among environments; its owner closes it. It must be of this robot and side.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": ["rgb_array"],
-        "render_fps": round(1 / CONTROL_SECONDS),
-    }
+    metadata = _METADATA
 
     def __init__(self, robot: str, *, side: int = 64, scene: ReachScene | None = None) -> None:
         self.scene = ReachScene(robot, side=side) if scene is None else scene
@@ -183,7 +186,7 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
     def _checked(self, action: np.ndarray) -> np.ndarray:
         """The action as float64[n], rad."""
         action = np.asarray(action)
-        expected = self.action_space.shape
+        expected = (len(self.scene.arm.joints),)
         if action.shape != expected or not np.issubdtype(action.dtype, np.number):
             raise InputError(
                 f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}"
@@ -197,7 +200,7 @@ class ReachEnv(gymnasium.Env[RawObservation, np.ndarray]):
 
 
 # gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0", robot="reach_arm3")
-gymnasium.register("pi0_jax/Reach-v0", ReachEnv)
+gymnasium.register("pi0_jax/Reach-v0", "pi0_jax.sim.reach:ReachEnv")
 
 
 def _draw_blocks(rng: np.random.Generator) -> np.ndarray:

@@ -200,9 +200,9 @@ class Slots:
         results: dict[int, EpisodeResult | None] = {}
         for slot, chunk in chunks.items():
             running = self._running[slot]
-            results[slot] = running.execute(chunk, steps)
-            if results[slot] is not None and running.episode.record:
-                self._recordings.append(running.recording(results[slot]))
+            result = results[slot] = running.execute(chunk, steps)
+            if result is not None and running.episode.record:
+                self._recordings.append(running.recording(result))
         return results
 
     def recordings(self) -> list[Recording]:

@@ -1,7 +1,7 @@
 """What a rollout asks of an environment, and what it keeps of an episode."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,9 +14,15 @@ class World(Protocol):
     """One environment as a rollout drives it."""
 
     robot: str
-    action_names: Sequence[str]
-    prompt: str  # of the episode
-    group: str  # in which the episode is counted
+    action_names: tuple[str, ...]
+
+    @property
+    def prompt(self) -> str:
+        """Of the episode."""
+
+    @property
+    def group(self) -> str:
+        """In which the episode is counted."""
 
     def begin(self, seed: int) -> None:
         """Begins a new episode, which the seed decides."""

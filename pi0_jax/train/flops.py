@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
@@ -19,8 +20,9 @@ def matmul_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
 def _equation_flops(equation: JaxprEqn) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        left, output = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-        return 2 * math.prod(output) * math.prod(left[axis] for axis in contracted)
+        left, output = equation.invars[0].aval, equation.outvars[0].aval
+        assert isinstance(left, ShapedArray) and isinstance(output, ShapedArray)  # they are arrays
+        return 2 * math.prod(output.shape) * math.prod(left.shape[axis] for axis in contracted)
     inner = [matmul_flops(jaxpr) for jaxpr in _jaxprs(equation)]
     if equation.primitive.name == "cond":
         return max(inner)
