@@ -1,6 +1,7 @@
 # make demo   makes data, trains, evaluates in a simulator, writes a report: see README.md
 # make smoke  the same in miniature
 # make test   installs what the tests need and runs them
+# make types  checks the types
 # Packages have the versions of constraints/; with LATEST=1 the newest, with LOWEST=1 the lowest that
 # setup.py allows, in environments of their own.
 PYTHON ?= python3
@@ -17,7 +18,7 @@ SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: demo smoke test install gl torch constraints what-is-newest
+.PHONY: demo smoke test types install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -69,6 +70,9 @@ $(VENV)/torch/.installed: setup.py $(PINS)
 
 test: gl $(VENV)/libtpu
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+types: install
+	$(PY) -m mypy
 
 demo: gl
 	$(PY) -m launch.demo --output=$(RUN) --seed=$(SEED) $(ARGS)

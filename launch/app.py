@@ -6,12 +6,15 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from absl import app, flags, logging
 
 from pi0_jax import compilation
 from pi0_jax.errors import InputError, optional_packages
 from pi0_jax.freed_memory import keep_freed_memory
+
+T = TypeVar("T")
 
 
 def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[[], None]:
@@ -52,6 +55,13 @@ def _show_as_main(script: types.ModuleType) -> None:
     sys.modules["__main__"].__doc__ = script.__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(script):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def needed(flag: flags.FlagHolder[T | None]) -> T:
+    """The flag's value. Raises InputError where it is not given."""
+    if flag.value is None:
+        raise InputError(f"flag --{flag.name} is missing")
+    return flag.value
 
 
 def compilation_cache() -> flags.FlagHolder[str | None]:

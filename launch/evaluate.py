@@ -134,16 +134,22 @@ def _client() -> Client:
 
 def _contestants(client: Client) -> tuple[list[Contestant], str]:
     """Returns the policies to evaluate, and where they come from."""
-    what = dict(conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value)
+    conditions, embodiment = _CONDITIONS.value, _EMBODIMENT.value
     if _SERVER.value:
         print(f"connecting to {_SERVER.value}", flush=True)  # and waiting while it compiles
-        return served(client, **what), _SERVER.value
-    step = find(_CHECKPOINT.value)
+        return served(client, conditions=conditions, embodiment=embodiment), _SERVER.value
+    checkpoint = app.needed(_CHECKPOINT)
+    step = find(checkpoint)
     robots: Sequence[str | None] = _ROBOTS.value or [None]
     if _ENV.value == "reach" and not _ROBOTS.value:
         robots = in_reach_world(read_description(step).robots)
     some = opened(
-        _CHECKPOINT.value, robots=robots, num_steps=_STEPS.value, seed=_SEED.value, **what
+        checkpoint,
+        robots=robots,
+        conditions=conditions,
+        embodiment=embodiment,
+        num_steps=_STEPS.value,
+        seed=_SEED.value,
     )
     return some, str(step)
 

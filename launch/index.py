@@ -89,20 +89,23 @@ def main() -> None:
         dataset_directory(row, data_dir)
     index_dir = _INDEX_DIR.value or (run.index_dir if run else "") or None
     skip = _SKIP.value if _SKIP.present or not run else run.skip_bad_episodes
-    options = {
-        "workers": _WORKERS.value,
-        "decode_all": _DECODE_ALL.value,
-        "skip_bad_episodes": skip,
-    }
     indices = []
     for row in rows:
         start = time.monotonic()
-        indices.append(build_or_open(row, data_dir, index_dir, **options))
-        _describe(indices[-1], time.monotonic() - start)
+        index = build_or_open(
+            row,
+            data_dir,
+            index_dir,
+            workers=_WORKERS.value,
+            decode_all=_DECODE_ALL.value,
+            skip_bad_episodes=skip,
+        )
+        indices.append(index)
+        _describe(index, time.monotonic() - start)
     if _REPORT.value:
         horizon = _HORIZON.value or (run.horizon if run else 50)
         mixed = indices[: len(run.datasets)] if run and not _DATASETS.value else []
-        shares = shares_by_frames(mixed, run.weights, run.frames_power) if mixed else {}
+        shares = shares_by_frames(mixed, run.weights, run.frames_power) if run and mixed else {}
         cards = [
             Card(index, index_statistics(index, horizon), horizon, shares.get(index.name))
             for index in indices

@@ -58,16 +58,18 @@ _CACHE = app.compilation_cache()
 
 def _sizes() -> list[tuple[int, int]]:
     try:
-        pairs = [tuple(int(side) for side in text.split("x")) for text in _IMAGES.value]
+        return [_size(text) for text in _IMAGES.value or [""]]
     except ValueError as error:
         raise InputError(
             f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}"
         ) from error
-    if not pairs or not all(len(pair) == 2 and min(pair) > 0 for pair in pairs):
-        raise InputError(
-            f"--image_sizes: expected sizes like 224x224, found {','.join(_IMAGES.value)}"
-        )
-    return pairs
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = (int(side) for side in text.split("x"))
+    if min(height, width) < 1:
+        raise ValueError(text)
+    return height, width
 
 
 def _batches() -> list[int]:

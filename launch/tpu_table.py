@@ -30,10 +30,8 @@ flags.mark_flags_as_required(["config", "rows", "output"])
 
 @app.command
 def main() -> None:
-    run, rows = (
-        from_mapping(config_mapping(_CONFIG)),
-        [page.Row.parse(text) for text in _ROWS.value],
-    )
+    run, path = from_mapping(config_mapping(_CONFIG)), app.needed(_OUTPUT)
+    rows = [page.Row.parse(text) for text in app.needed(_ROWS)]
     try:
         libtpu = version("libtpu")
     except PackageNotFoundError as error:
@@ -46,10 +44,8 @@ def main() -> None:
         jax=version("jax"),
         libtpu=libtpu,
     )
-    output = Path(_OUTPUT.value)
-    kept = (
-        page.kept_lines(output.read_text("utf-8"), about, _OUTPUT.value) if output.exists() else {}
-    )
+    output = Path(path)
+    kept = page.kept_lines(output.read_text("utf-8"), about, path) if output.exists() else {}
     for row in rows:
         if row.flags not in kept:
             kept[row.flags] = row.line(run)

@@ -9,7 +9,6 @@ With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU sli
 from absl import flags
 
 from pi0_jax.ahead.report import compile_only
-from pi0_jax.errors import InputError
 from pi0_jax.train import distributed
 from pi0_jax.train.config import RunConfig, explain, from_mapping
 from pi0_jax.train.loop import train
@@ -57,23 +56,23 @@ def main() -> int | None:
     if _CONFIG_HELP.value:
         print(explain())
         return 0
-    for needed in (_CONFIG, _TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR):
-        if needed.value is None:
-            raise InputError(f"flag --{needed.name} is missing")
+    app.needed(_CONFIG)
+    place = app.needed(_TOPOLOGY if _COMPILE_ONLY.value else _WORKDIR)
     run = from_mapping(config_mapping(_CONFIG))
     if _COMPILE_ONLY.value:
-        return _compile_only(run)
+        return _compile_only(run, place)
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     distributed.initialize(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, silence_seconds=_SILENCE.value
     )
     app.tell_and_keep(_CACHE)
-    return train(run, _WORKDIR.value, profile=profile, silence_seconds=_SILENCE.value)
+    train(run, place, profile=profile, silence_seconds=_SILENCE.value)
+    return 0
 
 
-def _compile_only(run: RunConfig) -> int:
+def _compile_only(run: RunConfig, topology: str) -> int:
     fits = True
-    for report in compile_only(run, _TOPOLOGY.value):
+    for report in compile_only(run, topology):
         print(report.text, flush=True)
         fits = fits and report.fits
     return 0 if fits else 1

@@ -322,14 +322,14 @@ def latest_step(workdir: str | os.PathLike[str]) -> int | None:
 
 def find(directory: str | os.PathLike[str]) -> epath.Path:
     """The step folder that `directory` names: itself, or the latest one of a run."""
-    directory = locate(directory)
-    if (directory / "description").exists():
-        return directory
-    root = directory / FOLDER if (directory / FOLDER).exists() else directory
+    place = locate(directory)
+    if (place / "description").exists():
+        return place
+    root = place / FOLDER if (place / FOLDER).exists() else place
     steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     if not steps:
         raise InputError(
-            f"no checkpoint in {directory}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}"
+            f"no checkpoint in {place}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}"
         )
     return root / str(max(steps))
 

@@ -8,7 +8,7 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.serve.client import Client
-from pi0_jax.sim.evaluation import CONDITIONS, Case, Contestant
+from pi0_jax.sim.evaluation import CONDITIONS, Case, Condition, Contestant
 
 
 def opened(
@@ -30,12 +30,12 @@ def opened(
     Raises:
         InputError: a robot or condition is unknown; whatever Policy.open raises.
     """
-    _check(conditions)
+    known = _known(conditions)
     trained = Policy.open(checkpoint, num_steps=num_steps)
     own = {robot: trained.robot(robot).embodiment for robot in robots}
     policies = {
         condition: trained.untrained(seed) if condition == "untrained" else trained
-        for condition in conditions
+        for condition in known
     }
     return [
         Contestant(
@@ -56,8 +56,8 @@ def served(
     Raises:
         InputError: there is no such record; a condition is unknown or cannot be had; no server is at the address.
     """
-    _check(conditions)
-    if "untrained" in conditions:
+    known = _known(conditions)
+    if "untrained" in known:
         raise InputError("condition untrained: expected a checkpoint, found a server")
     try:
         metadata = client.metadata
@@ -70,14 +70,14 @@ def served(
         if embodiment is None
         else find_embodiment(embodiment)
     )
-    return [
-        Contestant(Case(record.name, condition), client.act, record) for condition in conditions
-    ]
+    return [Contestant(Case(record.name, condition), client.act, record) for condition in known]
 
 
-def _check(conditions: Sequence[str]) -> None:
+def _known(conditions: Sequence[str]) -> list[Condition]:
+    names: dict[str, Condition] = {condition: condition for condition in CONDITIONS}
     for condition in conditions:
-        if condition not in CONDITIONS:
+        if condition not in names:
             raise InputError(
                 f"condition {condition!r} is unknown; expected some of {', '.join(CONDITIONS)}"
             )
+    return [names[condition] for condition in conditions]

@@ -108,7 +108,8 @@ def explain(schema: Any) -> str:
 
 def sections(schema: Any) -> Iterator[tuple[str, list[str]]]:
     """The titles of a record's groups of fields, each with the names of its fields."""
-    title, group = "", []
+    title = ""
+    group: list[str] = []
     for entry in dataclasses.fields(schema):
         if entry.metadata["section"]:
             if group:
@@ -123,13 +124,18 @@ def _lines(schema: Any, prefix: str) -> Iterator[str]:
         if section := entry.metadata.get("section"):
             yield f"\n{section}"
         name = prefix + entry.name
-        if dataclasses.is_dataclass(entry.type):
+        if _is_record(entry.type):
             yield from _lines(entry.type, f"{name}.")
             continue
         default = ", must be stated" if _required(entry) else f" = {_default(entry)!r}"
         yield f"  {name:<{_INDENT - 2}}{_kind_name(entry.type)}{default}"
         doc = textwrap.wrap(entry.metadata.get("doc", ""), _WIDTH - _INDENT)
         yield from (" " * _INDENT + line for line in doc)
+
+
+def _is_record(kind: Any) -> bool:
+    """Whether this is a record, or a class of records."""
+    return dataclasses.is_dataclass(kind)
 
 
 def _kind_name(kind: Any) -> str:
@@ -139,7 +145,7 @@ def _kind_name(kind: Any) -> str:
         return " or ".join(_kind_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return f"tuple[{', '.join(_kind_name(part) for part in typing.get_args(kind))}]"
-    if dataclasses.is_dataclass(kind):
+    if _is_record(kind):
         return f"dict({', '.join(entry.name for entry in dataclasses.fields(kind))})"
     if typing.get_origin(kind) is Mapping:
         return "dict"
@@ -157,7 +163,7 @@ def _default(entry: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return dataclasses.asdict(value) if _is_record(value) else value
 
 
 def _read_fields(
@@ -215,7 +221,7 @@ def _cast(kind: Any, value: Any, where: str, mistakes: list[str], stored: bool) 
         if isinstance(value, name | record | Mapping):
             kind = name if isinstance(value, name) else record
             return _cast(kind, value, where, mistakes, stored)
-    if dataclasses.is_dataclass(kind):
+    if _is_record(kind):
         if isinstance(value, kind):
             return value
         count = len(mistakes)
@@ -251,6 +257,6 @@ def _expected(kind: Any) -> str:
         return " or ".join(_expected(part) for part in parts)
     if origin is Literal:
         return f"one of {', '.join(parts)}"
-    if dataclasses.is_dataclass(kind):
+    if _is_record(kind):
         return f"fields {', '.join(entry.name for entry in dataclasses.fields(kind))}"
     return {tuple: "a tuple", Mapping: "a mapping"}[origin] if origin else kind.__name__

@@ -11,13 +11,17 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 
+if TYPE_CHECKING:
+    import jax
+
+A = TypeVar("A", np.ndarray, "jax.Array")
 Mode = Literal["zscore", "quantile"]
 EPSILON = 1e-6
 CONSTANT = 1e-6  # a dimension with less spread counts as constant
@@ -37,6 +41,22 @@ class VectorStatistics(NamedTuple):
     q99: np.ndarray | None
     minimum: np.ndarray | None
     maximum: np.ndarray | None
+
+    @property
+    def ranges(self) -> "Ranges":
+        """Of statistics that we computed."""
+        _, _, q01, q99, minimum, maximum = self
+        assert q01 is not None and q99 is not None and minimum is not None and maximum is not None
+        return Ranges(q01, q99, minimum, maximum)
+
+
+class Ranges(NamedTuple):
+    """What lies where, per dimension: float64[n]."""
+
+    q01: np.ndarray
+    q99: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
 
 
 class Statistics(NamedTuple):
@@ -62,7 +82,7 @@ Blocks = Iterable[np.ndarray | Counted]  # float32 or float64[n, dims], all of o
 class _Moments(NamedTuple):
     """Of one dimension."""
 
-    count: int
+    number: int
     mean: float
     squares: float  # sum of squared distances from the mean
     minimum: float
@@ -128,11 +148,11 @@ def _moments(values: np.ndarray, counts: np.ndarray | None) -> _Moments:
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
     """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
-    count, step = a.count + b.count, b.mean - a.mean
-    squares = a.squares + b.squares + step**2 * (a.count * b.count / count)
+    count, step = a.number + b.number, b.mean - a.mean
+    squares = a.squares + b.squares + step**2 * (a.number * b.number / count)
     return _Moments(
         count,
-        a.mean + step * b.count / count,
+        a.mean + step * b.number / count,
         squares,
         min(a.minimum, b.minimum),
         max(a.maximum, b.maximum),
@@ -216,12 +236,10 @@ def _ordered_keys(values: np.ndarray) -> np.ndarray:
     assert values.dtype in (np.float32, np.float64), (
         f"expected float32 or float64 blocks, got {values.dtype}"
     )
-    unsigned, signed = (
-        (np.uint32, np.int32) if values.dtype == np.float32 else (np.uint64, np.int64)
-    )
     bits = 8 * values.dtype.itemsize
+    unsigned, signed = (np.dtype(f"{kind}{bits}") for kind in ("uint", "int"))
     negative = (values.view(signed) >> (bits - 1)).view(unsigned)  # all ones, or zero
-    return values.view(unsigned) ^ (negative | unsigned(1 << (bits - 1)))
+    return values.view(unsigned) ^ (negative | unsigned.type(1 << (bits - 1)))
 
 
 def _values_of_keys(keys: list[int], dtype: np.dtype) -> np.ndarray:
@@ -275,16 +293,14 @@ def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndar
     return offset, np.where(constant(statistics, mode), 1.0, scale)
 
 
-def normalize(
-    x: np.ndarray, statistics: VectorStatistics, mode: Mode, clip: float = 0.0
-) -> np.ndarray:
+def normalize(x: A, statistics: VectorStatistics, mode: Mode, clip: float = 0.0) -> A:
     """Robot units float[..., n] -> model units float32[..., n], within ±clip; clip 0 sets no bound."""
     offset, scale = _offset_and_scale(statistics, mode)
     result = ((x - offset) / scale).astype(np.float32)
-    return np.clip(result, -clip, clip) if clip else result
+    return result.clip(-clip, clip) if clip else result
 
 
-def denormalize(x: np.ndarray, statistics: VectorStatistics, mode: Mode) -> np.ndarray:
+def denormalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
     """Model units float[..., n] -> robot units float32[..., n]."""
     offset, scale = _offset_and_scale(statistics, mode)
     return (x * scale + offset).astype(np.float32)
@@ -320,13 +336,9 @@ def from_json(record: Mapping[str, Any], source: str) -> Statistics:
         ]
         if missing:
             raise InputError(f"{source}: statistics lack {', '.join(missing)}")
-        result = VectorStatistics(
-            **{
-                field: _numbers(found[key], f"{source}: {part}.{key}")
-                for key, field in FIELDS.items()
-            }
-        )
-        return check(result, source, part)
+        mean, std, *ranges = (_numbers(found[key], f"{source}: {part}.{key}") for key in FIELDS)
+        assert mean is not None and std is not None  # they are required
+        return check(VectorStatistics(mean, std, *ranges), source, part)
 
     return Statistics(vector("state"), vector("actions"))
 

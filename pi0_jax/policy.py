@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import RawBatch, RawObservation
-from pi0_jax.policy_config import PolicyConfig, layout, model_config, trainable_part
+from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config, trainable_part
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
@@ -101,7 +101,7 @@ class Policy:
         cls,
         directory: str | Path,
         *,
-        dtype: Literal["float32", "bfloat16"] | None = None,
+        dtype: str | None = None,
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
@@ -109,17 +109,19 @@ class Policy:
         """Opens the moving average of a run's latest checkpoint, or of one step's folder.
 
         Args:
-            dtype: to compute in; None takes the run's.
+            dtype: "float32" or "bfloat16" to compute in; None takes the run's.
             num_steps, scan_layers, unroll_steps: as of Policy.
 
         Raises:
-            InputError: no checkpoint there, or its arrays are not those of the variant that it names.
+            InputError: no such dtype; no checkpoint there, or its arrays are not those of the variant that it names.
         """
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
         config = description.policy
         if dtype is not None:
-            config = dataclasses.replace(config, dtype=dtype)
+            if dtype not in DTYPES:
+                raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
+            config = dataclasses.replace(config, dtype=DTYPES[dtype])
         return cls(
             config,
             description.robots,

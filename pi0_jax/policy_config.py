@@ -6,7 +6,7 @@ Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published cod
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pi0_jax import fields, trainable
 from pi0_jax.fields import field
@@ -16,6 +16,9 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0Config, parameter_shapes
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.preprocess import Layout
 from pi0_jax.trainable import Trainable
+
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: Mapping[str, Dtype] = {dtype: dtype for dtype in get_args(Dtype)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,7 @@ class PolicyConfig:
     cut_prompts: bool = field(
         True, "A prompt of more than max_tokens loses its end (O). Else it is refused."
     )
-    dtype: Literal["float32", "bfloat16"] = field(
+    dtype: Dtype = field(
         "bfloat16",
         "In which matrix products and activations are computed; parameters are float32. (O)",
     )
@@ -76,7 +79,7 @@ class PolicyConfig:
         "Regular expressions: parameters in whose published path one is found are not trained. See trainable.py.",
         section="What trains",
     )
-    frozen_dtype: Literal["float32", "bfloat16"] = field(
+    frozen_dtype: Dtype = field(
         "float32", "In which weights that are frozen or adapted by LoRA are kept."
     )
     lora: tuple[LoraRule, ...] = field(

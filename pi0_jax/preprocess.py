@@ -87,7 +87,7 @@ def host(
         masks[slot] = np.array([slot in robot.embodiment.cameras for robot in robots])
         seen = {
             i: observations[i]["images"][robots[i].embodiment.cameras[slot]]
-            for i in np.flatnonzero(masks[slot])
+            for i in np.flatnonzero(masks[slot]).tolist()
         }
         canvas = (
             canvas_for([image.shape[:2] for image in seen.values()])

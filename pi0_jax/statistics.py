@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.data.index import Index
+from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.preprocess import Robot, to_delta
@@ -149,8 +150,12 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing.
     """
     lines = []
-    for part, dims in (("state", robot.embodiment.state), ("actions", robot.embodiment.actions)):
-        vector: VectorStatistics = robot.statistics._asdict()[part]
+    parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
+        ("state", robot.embodiment.state, robot.statistics.state),
+        ("actions", robot.embodiment.actions, robot.statistics.actions),
+    )
+    for part, dims, vector in parts:
+        ranges = vector.ranges
         still, narrow = normalize.constant(vector, mode), normalize.constant(vector, "quantile")
         far = normalize.reach(vector) > normalize.FAR
         for i, dim in enumerate(dims):
@@ -158,7 +163,7 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
             if still[i]:
                 middle = (
-                    f", 98% within {vector.q01[i]:g} to {vector.q99[i]:g}"
+                    f", 98% within {ranges.q01[i]:g} to {ranges.q99[i]:g}"
                     if mode == "quantile"
                     else ""
                 )
@@ -166,7 +171,7 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
                     f"{name}: {part} {dim.name} hardly varies ({value}{middle}); it is centred, not scaled"
                 )
             elif narrow[i] and far[i]:
-                ends = f"98% within {vector.q01[i]:g} to {vector.q99[i]:g}, all within {vector.minimum[i]:g} to {vector.maximum[i]:g}"
+                ends = f"98% within {ranges.q01[i]:g} to {ranges.q99[i]:g}, all within {ranges.minimum[i]:g} to {ranges.maximum[i]:g}"
                 lines.append(
                     f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do"
                 )

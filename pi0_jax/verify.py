@@ -129,7 +129,13 @@ def load_vectors(path: str | Path) -> Vectors:
     for name in ("velocity", "loss"):
         get(f"out/{name}")
     return Vectors(
-        config, paths.unflatten(flat), observation, get("in/actions"), get("in/noise"), get("in/time"), outputs
+        config,
+        paths.unflatten(flat),
+        observation,
+        get("in/actions"),
+        get("in/noise"),
+        get("in/time"),
+        outputs,
     )
 
 
@@ -151,8 +157,7 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     def training_outputs(params: Any) -> dict[str, jax.Array]:
         (_, (velocity, loss)), gradient = jax.value_and_grad(batch_loss, has_aux=True)(params)
         norms = {
-            f"grad_norm/{path}": jnp.linalg.norm(g)
-            for path, g in paths.flatten(gradient).items()
+            f"grad_norm/{path}": jnp.linalg.norm(g) for path, g in paths.flatten(gradient).items()
         }
         return {"velocity": velocity, "loss": loss} | norms
 

@@ -73,7 +73,7 @@ class Row:
     def line(self, run: RunConfig) -> str:
         """Compiles the program: minutes at full size."""
         devices = programs.topology_devices(self.topology)
-        if self.mesh is None:
+        if self.mesh is None or self.batch is None:
             return self._line(
                 [f"one chip of {self.topology}: sampler", "1", "1", "–"],
                 partial(programs.sampler, run, devices[0]),

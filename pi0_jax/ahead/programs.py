@@ -83,17 +83,18 @@ def topology_devices(name: str) -> list[jax.Device]:
         else {}
     )
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **small).devices
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **small)
     except RuntimeError as error:  # no libtpu, or no such slice
         said = " ".join(str(error).split())
         raise InputError(
             f"topology {name!r}: {said}; expected a slice such as v5e:4x4 or v5p:4x4x4, and libtpu (pi0_jax[tpu])"
         ) from error
+    devices: list[jax.Device] = list(topology.devices)
     if devices[0].device_kind not in CHIPS:
         raise InputError(
             f"topology {name!r}: expected chips {', '.join(c.name for c in CHIPS.values())}, found {devices[0].device_kind}"
         )
-    return list(devices)
+    return devices
 
 
 def cameras(run: RunConfig) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
+from pi0_jax.models.layers import Remat
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.policy_config import layout, model_config
 from pi0_jax.train import placement
@@ -19,7 +20,7 @@ from pi0_jax.train.footprint import bytes_per_device
 
 
 def traced_step(
-    run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: str | None = None
+    run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: Remat | None = None
 ) -> jax.stages.Traced:
     """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
     state = placement.abstract_run_state(run, mesh)

@@ -142,7 +142,7 @@ def _measure(
 
 
 def _tfdata(folder: Path) -> Iterator[Any]:
-    directory = dataset_directory(row_from_mapping(NAME, ROW), folder)
+    directory = Path(str(dataset_directory(row_from_mapping(NAME, ROW), folder)))
     return tfdata.batches(
         directory, list(CAMERAS.values()), horizon=HORIZON, buffer=BUFFER_FRAMES, batch_size=BATCH
     )
@@ -180,10 +180,8 @@ def _synthetic(folder: Path, frames: int) -> Index:
     Its columns are brought into the page cache, where they come to lie in a long run: what is compared is not the disk.
     """
     template = _open(folder)
-    directory, path = (
-        dataset_directory(template.row, folder),
-        folder / f"synthetic-{frames}-{template.path.name}",
-    )
+    directory = Path(str(dataset_directory(template.row, folder)))
+    path = folder / f"synthetic-{frames}-{template.path.name}"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:
             synthetic_index(template, directory, Path(unfinished, "index"), frames, sparse=False)

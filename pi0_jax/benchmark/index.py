@@ -9,6 +9,7 @@ The files lie in the page cache, where reading costs least and so everything els
 of one's own are the clock's: other processes of the machine count for nothing but the caches that they take.
 """
 
+import dataclasses
 import io
 import resource
 import subprocess
@@ -25,6 +26,7 @@ from PIL import Image
 
 from pi0_jax.benchmark.memory import anonymous_bytes
 from pi0_jax.benchmark.synthetic_index import synthetic_index
+from pi0_jax.data import storage
 from pi0_jax.data.build import build_index
 from pi0_jax.data.episodes import open_shards
 from pi0_jax.data.index import Index, build_or_open
@@ -97,7 +99,8 @@ KINDS = (
 )
 
 
-class Result(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Result:
     kind: str
     bytes: int
     frames: int
@@ -163,7 +166,7 @@ def report() -> tuple[str, list[dict[str, Any]]]:
     results = benchmark_index()
     with tempfile.TemporaryDirectory() as folder:
         opening = benchmark_opening(Path(folder))
-    return f"{table(results)}\n{opening}", [r._asdict() for r in results]
+    return f"{table(results)}\n{opening}", [dataclasses.asdict(r) for r in results]
 
 
 def table(results: list[Result]) -> str:
@@ -207,14 +210,15 @@ def _measure(kind: Kind, folder: Path, repeats: int) -> Result:
                 skip_bad_episodes=0,
             )
 
-    seconds = _best(
+    cat, checksums, indexing, whole = _best(
         repeats,
         lambda: subprocess.run(["cat", *files], stdout=subprocess.DEVNULL, check=True),
         lambda: [google_crc32c.value(payload) for payload in payloads],
         index,
         build,
     )
-    return Result(kind.name, sum(shard.path.stat().st_size for shard in shards), index(), *seconds)
+    size = sum(storage.size(shard.path) for shard in shards)
+    return Result(kind.name, size, index(), cat, checksums, indexing, whole)
 
 
 def _best(repeats: int, *actions: Callable[[], Any]) -> list[float]:

@@ -51,7 +51,7 @@ class Latency(NamedTuple):
 class Part(NamedTuple):
     """A jitted function and its arguments, on the device."""
 
-    run: Callable[..., Any]
+    run: jax.stages.Wrapped
     arguments: tuple[Any, ...]
 
     def flops(self) -> int:
@@ -63,13 +63,21 @@ class Report(NamedTuple):
     record: dict[str, Any]  # for JSON
 
 
-def report(variant: str, dtype: str, *, calls: int, **how: bool | None) -> Report:
-    """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS. `how`: see Policy.open."""
+def report(
+    variant: str, dtype: str, *, calls: int, scan_layers: bool | None, unroll_steps: bool
+) -> Report:
+    """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS.
+
+    `scan_layers`, `unroll_steps`: see Policy.open.
+    """
+    how = {"scan_layers": scan_layers, "unroll_steps": unroll_steps}
     with tempfile.TemporaryDirectory() as folder:
         random_checkpoint.write(Path(folder, "run"), random_checkpoint.named(variant), dtype)
         # The starts first: this process would hold the device's memory.
         starts = first_action.benchmark_starts(Path(folder, "run"), {"dtype": dtype, **how})
-        policy = Policy.open(Path(folder, "run"), dtype=dtype, **how)
+        policy = Policy.open(
+            Path(folder, "run"), dtype=dtype, scan_layers=scan_layers, unroll_steps=unroll_steps
+        )
     device = measure_device(dtype)
     latencies = benchmark_policy(policy, device, calls=calls)
     parameters = sum(weight.size for weight in policy.weights.values())
@@ -96,9 +104,8 @@ def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list
     policy(seen, robot=robot)
     parts = device_parts(policy, _placed(policy.prepare([seen], robot=robot)))
     seconds = {name: _timed(part, calls) for name, part in parts.items()}
-    seconds["compiled"], seconds["host"] = zip(
-        *(_halves(policy, seen, robot) for _ in range(calls)), strict=True
-    )
+    halves = [_halves(policy, seen, robot) for _ in range(calls)]
+    seconds["compiled"], seconds["host"] = map(list, zip(*halves, strict=True))
     seconds["plain"] = _timed(plain(policy, seen, robot), calls)
     seconds["call"] = [_seconds(policy, seen, robot=robot) for _ in range(calls)]
 
@@ -138,8 +145,8 @@ def _halves(policy: Policy, seen: RawObservation, robot: str) -> tuple[float, fl
 
 def _placed(prepared: Prepared) -> Prepared:
     """With its arrays on the device."""
-    arrays = jax.block_until_ready(jax.device_put(prepared[:-1]))
-    return Prepared(*arrays, prepared.layout)
+    batch, dims, noise = jax.block_until_ready(jax.device_put(prepared[:-1]))
+    return Prepared(batch, dims, noise, prepared.layout)
 
 
 def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
@@ -149,11 +156,11 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
     @jax.jit
     def encode(weights: sampling.Packed, batch: RawBatch) -> tuple[jax.Array, jax.Array]:
         observation = preprocess.device(batch, prepared.layout)
-        return sampling.apply(model, weights, Pi0.embed_prefix, observation)
+        return sampling.apply(model, weights, None, Pi0.embed_prefix, observation)
 
     @jax.jit
     def prefill(weights: sampling.Packed, tokens: jax.Array, valid: jax.Array) -> KVCache:
-        return sampling.apply(model, weights, Pi0.prefill, tokens, valid)
+        return sampling.apply(model, weights, None, Pi0.prefill, tokens, valid)
 
     @jax.jit
     def integrate(

@@ -234,9 +234,7 @@ def _their_actions(
     pixels, seen, tokens, token_mask, state, start = jax.tree.map(np.array, (*observation, noise))
     policy = PI0Policy.from_pretrained(directory).float().eval()
     _check_loaded(directory, policy.state_dict())
-    images = [
-        torch.from_numpy(pixels[slot].transpose(0, 3, 1, 2).copy()) for slot in CAMERA_SLOTS
-    ]
+    images = [torch.from_numpy(pixels[slot].transpose(0, 3, 1, 2).copy()) for slot in CAMERA_SLOTS]
     masks = [torch.from_numpy(seen[slot]) for slot in CAMERA_SLOTS]
     with torch.no_grad():
         actions = policy.model.sample_actions(

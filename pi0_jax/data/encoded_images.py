@@ -185,7 +185,7 @@ def _exif_orientation(segment: bytes) -> int:
     return next((number(place + 8, 2) for place in places if number(place, 2) == _ORIENTATION), 0)
 
 
-def decode_image(data: bytes, order: ColourOrder) -> np.ndarray:
+def decode_image(data: Payload, order: ColourOrder) -> np.ndarray:
     """uint8[height, width, 3] in RGB order, from an encoded image whose channels are stored in `order`.
 
     Raises BadImageError where the bytes are not a whole 8-bit RGB JPEG or PNG.

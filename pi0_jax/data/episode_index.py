@@ -74,13 +74,14 @@ def _as_arrays(result: Any, where: str) -> Standardised:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise InputError(f"{where}: {name}: expected an array of numbers, found {found}")
-    for name, value, kind, expected in (
+    kinds: tuple[tuple[str, object, Any, str], ...] = (
         ("keep", result.keep, np.ndarray, "an array of bool"),
         ("stop", result.stop, int | np.integer, "a whole number"),
         ("success", result.success, bool | np.bool_ | None, "True, False or None"),
-    ):
-        if not isinstance(value, kind):
-            raise InputError(f"{where}: {name}: expected {expected}, found {value!r}")
+    )
+    for name, given, kind, expected in kinds:
+        if not isinstance(given, kind):
+            raise InputError(f"{where}: {name}: expected {expected}, found {given!r}")
     return result._replace(
         state=result.state.astype(np.float32), action=result.action.astype(np.float32)
     )

@@ -184,7 +184,7 @@ def _column(
     """[T, *shape] in the declared dtype (bytes objects for "string"), or [*shape] for a field of the episode."""
     if field.dtype == "string":
         ranges = _ranges(features, path, where)
-        flat = np.array(
+        flat: np.ndarray = np.array(
             [
                 bytes(payload[o : o + n])
                 for o, n in zip(ranges.offsets, ranges.lengths, strict=True)
@@ -193,10 +193,10 @@ def _column(
         )
     else:
         value = _value(features, path, where)
-        flat = np.empty(0) if value is None else value
-        if isinstance(flat, ByteRanges):
+        if isinstance(value, ByteRanges):
             raise InputError(f"{where}: field {path}: expected {field.dtype} numbers, found bytes")
-        flat = flat.astype(field.dtype, copy=False)
+        numbers = np.empty(0) if value is None else value
+        flat = numbers.astype(field.dtype, copy=False)
     leading = (-1,) if path.startswith(STEPS) else ()
     try:
         return flat.reshape((*leading, *field.shape))
@@ -250,9 +250,9 @@ def _prompts(
             ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True
         )
     ]
-    distinct = values[:1] if values.count(values[0]) == len(values) else values
+    texts = values[:1] if values.count(values[0]) == len(values) else values
     try:
-        return [value.decode("utf-8").strip() for value in distinct]
+        return [text.decode("utf-8").strip() for text in texts]
     except UnicodeDecodeError as error:
         raise InputError(
             f"{where}: field {path}: expected UTF-8, found {error.object!r}"

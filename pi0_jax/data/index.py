@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -265,7 +265,7 @@ class Index:
     def read_encoded(self, frame: int, view: str) -> bytes:
         """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
         offset, length = self.image_range(frame, view)
-        return self._shard(int(self.episode_of(np.int64(frame)))).read(offset, length)
+        return self._shard(int(self.episode_of(np.array(frame)))).read(offset, length)
 
     def image_range(self, frame: int, view: str) -> tuple[int, int]:
         """Offset within the shard and length, in bytes."""
@@ -296,7 +296,7 @@ class Index:
         try:
             return decode_image(read(frame, view), self.row.cameras[camera].order)
         except BadImageError as error:
-            episode = int(self.episode_of(np.int64(frame)))
+            episode = int(self.episode_of(np.array(frame)))
             path, record = (
                 self.shards[self.episodes["shard"][episode]],
                 int(self.episodes["record"][episode]),
@@ -316,15 +316,21 @@ class _Prompts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, number: int) -> str:
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
         end = self._ends[number]  # IndexError past the last one
         start = self._ends[number - 1] if number else 0
         return self._text[start:end].tobytes().decode()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class PartTask:
         return self.folder / f"{self.number:05d}.npz"
 
 
-def make_part(task: PartTask, on_read: Callable[[int], None]) -> list[str]:
+def make_part(task: PartTask, on_read: Callable[[int], object]) -> list[str]:
     """Makes the part, unless it is there, and says why which episodes were left out. `on_read` gets the bytes read so far, at last all.
 
     Raises InputError: as `index_shard`; a file that changed. FileNotFoundError if the folder of the parts is gone: then another process
@@ -88,7 +88,7 @@ def make_part(task: PartTask, on_read: Callable[[int], None]) -> list[str]:
 
 
 def index_shard(
-    row: DatasetRow, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], None]
+    row: DatasetRow, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], object]
 ) -> Part:
     """Reads a shard from start to end. Holds its columns and one record.
 
@@ -227,14 +227,14 @@ def _save_part(part: Part, path: Path) -> None:
     summary = json.dumps(
         {"prompts": part.prompts, "image_sizes": part.image_sizes, "skipped": part.skipped}
     )
+    columns: dict[str, Any] = {
+        "summary": np.frombuffer(summary.encode(), np.uint8),
+        "frames": part.frames,
+        **{f"step_{name}": column for name, column in part.steps.items()},
+        **{f"episode_{name}": column for name, column in part.episodes.items()},
+    }
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            summary=np.frombuffer(summary.encode(), np.uint8),
-            frames=part.frames,
-            **{f"step_{name}": column for name, column in part.steps.items()},
-            **{f"episode_{name}": column for name, column in part.episodes.items()},
-        )
+        np.savez(file, **columns)
         file.flush()
         os.fsync(file.fileno())
 

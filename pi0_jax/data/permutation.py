@@ -42,7 +42,9 @@ def hashes(key: int, numbers: np.ndarray) -> np.ndarray:
     )
 
 
-def permute(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def permute(
+    places: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray | np.uint64
+) -> np.ndarray:
     """int64[n]: where the permutation of [0, sizes) that uint64[n] `keys` name takes int64[n] `places`."""
     sizes = np.broadcast_to(np.asarray(sizes, np.int64), places.shape)
     keys = np.broadcast_to(np.asarray(keys, np.uint64), places.shape)

@@ -6,7 +6,6 @@
 A stored checksum is the masked CRC-32C of its bytes: the CRC rotated right by 15 bits plus a constant.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from io import BufferedReader
@@ -38,7 +37,7 @@ def masked_crc(data: bytes | memoryview) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
+def read_records(path: storage.AnyPath) -> Iterator[Record]:
     """Yields the records of one file in order, each verified. Holds one record at a time.
 
     Raises InputError, naming file, record and byte: no such file, truncated record, wrong checksum.
@@ -49,7 +48,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
         yield record._replace(payload=bytes(record.payload))
 
 
-def scan_records(path: str | os.PathLike[str]) -> Iterator[Record]:
+def scan_records(path: storage.AnyPath) -> Iterator[Record]:
     """As `read_records`, at the speed of the memory: all payloads take the same place, so each lasts until the next is asked for.
 
     Goes on after a payload with a wrong checksum, which its record's `damage` tells. A file that is truncated or has a wrong length is an

@@ -8,8 +8,9 @@ import contextlib
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
@@ -36,7 +37,9 @@ def default_workers() -> int:
     return cpu_count()
 
 
-def make_parts(tasks: Sequence[PartTask], workers: int, bar: tqdm) -> Iterator[list[str]]:
+def make_parts(
+    tasks: Sequence[PartTask], workers: int, bar: tqdm
+) -> Generator[list[str], None, None]:
     """Makes every task's part and yields what it skipped, in any order; `bar` counts bytes.
 
     With one worker all happens in this process. Raises what `make_part` raises; InputError if a worker is killed.
@@ -46,13 +49,19 @@ def make_parts(tasks: Sequence[PartTask], workers: int, bar: tqdm) -> Iterator[l
     return _make_in_processes(tasks, min(workers, len(tasks)), bar)
 
 
-def _make_here(tasks: Sequence[PartTask], bar: tqdm) -> Iterator[list[str]]:
+def _make_here(tasks: Sequence[PartTask], bar: tqdm) -> Generator[list[str], None, None]:
     for task in tasks:
-        before = bar.n
-        yield make_part(task, lambda read, before=before: bar.update(before + read - bar.n))
+        yield make_part(task, partial(_advance, bar, bar.n))
 
 
-def _make_in_processes(tasks: Sequence[PartTask], workers: int, bar: tqdm) -> Iterator[list[str]]:
+def _advance(bar: tqdm, before: int, read: int) -> None:
+    """Puts the bar at so many bytes after `before`."""
+    bar.update(before + read - bar.n)
+
+
+def _make_in_processes(
+    tasks: Sequence[PartTask], workers: int, bar: tqdm
+) -> Generator[list[str], None, None]:
     row, before = tasks[0].row, bar.n
     progress = tasks[0].folder / _PROGRESS_FILE
     _clear_progress(progress, tasks)

@@ -300,7 +300,7 @@ class Gemma(nn.Module):
             positions=positions,
             mask=mask,
             constrain=options.constrain,
-            gather=partial(options.gather, path=path, dtype=options.dtype),
+            gather=lambda params: options.gather(params, path, options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
         everyone = tuple(True for _ in xs)

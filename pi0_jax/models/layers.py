@@ -6,7 +6,7 @@ The parameters of a stack carry the layer on axis 0.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,8 @@ from pi0_jax.models.lora import LoraRule
 Remat = Literal["none", "dots", "full"]
 Constrain = Callable[[Array, tuple[str | None, ...]], Array]
 
-
-@runtime_checkable
-class Gather(Protocol):
-    """Brings parameters together for use, from the devices that hold their parts."""
-
-    def __call__(self, params: Any, path: tuple[str, ...], dtype: Any) -> Any:
-        """Returns the parameters as they are used.
-
-        Args:
-            params: a tree of arrays.
-            path: where the tree is in the model.
-            dtype: of the products with them.
-        """
+# (parameters, their path in the model, dtype of their products) -> the parameters as they are used
+Gather = Callable[[Any, tuple[str, ...], Any], Any]
 
 
 def unconstrained(x: Array, axes: tuple[str | None, ...]) -> Array:
@@ -53,7 +42,7 @@ class ComputeOptions:
         scan_layers: whether layers run in one jax.lax.scan, which compiles one layer, or unrolled.
         remat: which activations are kept for the backward pass, see `rematerialise`.
         constrain: says on which devices an activation is; called with the names of its axes.
-        gather: brings parameters together for use.
+        gather: brings parameters together for use, from the devices that hold their parts.
         lora: the rules that scale LoRA's factors, where the model is applied to some (lora.py).
     """
 

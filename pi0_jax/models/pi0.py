@@ -248,9 +248,7 @@ class Pi0(nn.Module):
     def _gathered(self, name: str, dtype: Any) -> Mapping[str, Array]:
         """Returns kernel and bias of the named projection, ready for use in this dtype."""
         own = self.projections[name]
-        gathered: Mapping[str, Array] = self.options.gather(
-            own, path=(*self.path, name), dtype=dtype
-        )
+        gathered: Mapping[str, Array] = self.options.gather(own, (*self.path, name), dtype)
         return gathered
 
 

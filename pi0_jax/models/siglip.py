@@ -207,7 +207,7 @@ class SigLIP(nn.Module):
         """Encodes images with values in [-1, 1] to patches, row by row."""
         config, options = self.config, self.options
         ends = {name: self.params[name] for name in ("embedding", "pos_embedding", "head")}
-        ends = options.gather(ends, path=self.path, dtype=options.dtype)
+        ends = options.gather(ends, self.path, options.dtype)
         batch, patch = images.shape[0], config.patch_size
         side = config.image_size // patch
         assert images.shape == (batch, config.image_size, config.image_size, 3), images.shape
@@ -223,7 +223,7 @@ class SigLIP(nn.Module):
         step = partial(
             encoder_block,
             constrain=options.constrain,
-            gather=partial(options.gather, path=path, dtype=options.dtype),
+            gather=lambda params: options.gather(params, path, options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
         block = layers.rematerialise(step, options.remat)

@@ -338,7 +338,7 @@ def _file_findings(index: Index) -> list[Finding]:
 
 
 def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Finding]:
-    parts = (
+    parts: tuple[tuple[str, Sequence[StateDim | ActionDim], normalize.VectorStatistics], ...] = (
         ("state", index.embodiment.state, statistics.state),
         ("action", index.embodiment.actions, statistics.actions),
     )
@@ -376,14 +376,14 @@ def _first_openings(index: Index) -> list[Finding]:
 
 def _dimension_findings(
     part: str,
-    dims: Sequence[StateDim] | Sequence[ActionDim],
+    dims: Sequence[StateDim | ActionDim],
     statistics: normalize.VectorStatistics,
 ) -> list[Finding]:
     still, narrow = (
         normalize.constant(statistics, "zscore"),
         normalize.constant(statistics, "quantile"),
     )
-    reach = normalize.reach(statistics)
+    reach, ranges = normalize.reach(statistics), statistics.ranges
     found = []
     for i, dim in enumerate(dims):
         unit = "" if dim.unit == "1" else f" {dim.unit}"
@@ -395,11 +395,11 @@ def _dimension_findings(
                 )
             )
         elif narrow[i] and not still[i]:
-            span = f"{statistics.q01[i]:.4g} to {statistics.q99[i]:.4g}{unit}"
+            span = f"{ranges.q01[i]:.4g} to {ranges.q99[i]:.4g}{unit}"
             text = f"{part} dimension {dim.name}: q01..q99 is too narrow ({span}): quantile normalisation only centres it"
             found.append(Finding("look", text))
         if not still[i] and reach[i] > normalize.FAR:
-            span = f"{statistics.minimum[i]:.4g} to {statistics.maximum[i]:.4g}{unit}"
+            span = f"{ranges.minimum[i]:.4g} to {ranges.maximum[i]:.4g}{unit}"
             found.append(
                 Finding(
                     "look",

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
@@ -73,7 +74,7 @@ def save_image(image: np.ndarray, path: Path, *, widest: int = 640) -> None:
 
 def histograms(
     values: np.ndarray,
-    dims: Sequence[StateDim] | Sequence[ActionDim],
+    dims: Sequence[StateDim | ActionDim],
     statistics: VectorStatistics,
     path: Path,
 ) -> None:
@@ -81,13 +82,14 @@ def histograms(
     columns = min(4, len(dims))
     rows = -(-len(dims) // columns)
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(2.75 * columns, 1.65 * rows + 0.35), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+        figure = Figure(
+            figsize=(2.75 * columns, 1.65 * rows + 0.35),
+            layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06),
+        )
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for i, (axes, dim) in enumerate(zip(grid, dims, strict=False)):
-            _histogram(
-                axes, values[:, i], dim, VectorStatistics(*(column[i] for column in statistics))
-            )
+            columns_of_all = (statistics.mean, statistics.std, *statistics.ranges)
+            _histogram(axes, values[:, i], dim, _Numbers(*(float(v[i]) for v in columns_of_all)))
         for axes in grid[len(dims) :]:
             axes.set_visible(False)
         legend = [
@@ -99,10 +101,20 @@ def histograms(
         figure.savefig(path, dpi=_DPI)
 
 
+class _Numbers(NamedTuple):
+    """The statistics of one dimension."""
+
+    mean: float
+    std: float
+    q01: float
+    q99: float
+    minimum: float
+    maximum: float
+
+
 def _histogram(
-    axes: Axes, values: np.ndarray, dim: StateDim | ActionDim, statistics: VectorStatistics
+    axes: Axes, values: np.ndarray, dim: StateDim | ActionDim, statistics: _Numbers
 ) -> None:
-    """`statistics` holds the numbers of this one dimension."""
     low, high = _visible_range(statistics)
     axes.axvspan(
         statistics.mean - statistics.std,
@@ -128,7 +140,7 @@ def _histogram(
     )
 
 
-def _visible_range(statistics: VectorStatistics) -> tuple[float, float]:
+def _visible_range(statistics: _Numbers) -> tuple[float, float]:
     """What is shown: all values, but not what lies far beyond the quantiles and mean +- std."""
     tail = _TAIL * (statistics.q99 - statistics.q01)
     low = max(

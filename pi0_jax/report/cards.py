@@ -7,10 +7,11 @@
 Pages need no network and open from disk. A card reads the episode table, samples of the columns and a few dozen images.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -30,7 +31,8 @@ _PROMPTS = 20
 _SUCCESS = {1: "succeeded", 0: "failed", -1: "without a success label"}
 
 
-class Card(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Card:
     """What a card is made of."""
 
     index: Index
@@ -225,7 +227,7 @@ def _cameras(index: Index, folder: Path) -> str:
                 width=200,
             )
         )
-        parts.append("<br>")
+        parts.append(Html("<br>"))
     return section(
         "Cameras",
         "\n".join(parts),

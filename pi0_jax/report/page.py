@@ -48,7 +48,7 @@ def write_report(
     with new_pages(output, f"<title>{_TITLE}</title>") as folder:
         figures.curves(metrics, folder / "curves.png")
         parts = [_summary(policy, run, metrics)]
-        if evaluation is not None:
+        if evaluation is not None and record is not None:
             parts.append(
                 section(
                     "Closed-loop success",

@@ -155,7 +155,8 @@ class _PolicyServer:
             )
         return None
 
-    async def _converse(self, connection: _Connection) -> None:
+    async def _converse(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, _Connection)  # which _listen asks for
         logger.info("%s: connected", _name(connection))
         try:
             if not await self._before_stop(self._warm.wait()):
@@ -199,7 +200,8 @@ class _PolicyServer:
             self._worker, self._service.answer, message, time.perf_counter()
         )
         gone = asyncio.ensure_future(connection.wait_closed())
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {work, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if not work.done():
             work.cancel()  # runs no more if it had not begun

@@ -27,9 +27,10 @@ def canvases(indices: Sequence[Index]) -> dict[str, tuple[int, int]]:
             if slot in index.embodiment.cameras
         ]
         return [
-            tuple(index.image_sizes[view]["max"])
+            (height, width)
             for index, camera in robots
             for view in index.row.cameras[camera].views
+            for height, width in [index.image_sizes[view]["max"]]
         ]
 
     return {

@@ -255,7 +255,7 @@ def from_halves(policy: PolicyConfig, training: Mapping[str, Any], where: str) -
         raise InputError(
             f"{where}: expected the config of a training run, found none, as in what a conversion wrote"
         )
-    record = dataclasses.asdict(policy) | training
+    record = {**dataclasses.asdict(policy), **training}
     return _resolved(fields.read(RunConfig, record, where, checks=CHECKS, stored=True))
 
 

@@ -68,7 +68,8 @@ def initialize(
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: stopping.py
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=2 * silence_seconds + _BACKSTOP_SECONDS, shutdown_timeout_seconds=silence_seconds
+            coordinator_address=address, num_processes=count, process_id=index,
+            heartbeat_timeout_seconds=2 * silence_seconds + _BACKSTOP_SECONDS, shutdown_timeout_seconds=silence_seconds
         )  # fmt: skip
     except ValueError as error:
         if missing and "coordinator_address should be defined" in str(error):
@@ -100,7 +101,9 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         if self.count == 1:
             self._hosts = [socket.gethostname()]
             return
-        self._client = jax_distributed.global_state.client
+        client = jax_distributed.global_state.client
+        assert client is not None  # of several processes, which have joined
+        self._client: Any = client
         self._prefix = (
             f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
         )
@@ -176,7 +179,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                 ) from error
         self.gather("marked", "marked")
         # network file systems remember for a while what was not there
-        seen = any(mark.exists() or time.sleep(1) for _ in range(5))
+        for _ in range(5):
+            if seen := mark.exists():
+                break
+            time.sleep(1)
         everyone = self.gather("mark seen", str(seen))
         if self.first:
             mark.unlink(missing_ok=True)

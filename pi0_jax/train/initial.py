@@ -206,8 +206,9 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return placed.block_until_ready()
 
 
-def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _key(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Start and end along every axis: equal for devices that hold the same part."""
+    assert index is not None  # of a device of this process
     return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
 
 

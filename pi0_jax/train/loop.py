@@ -105,7 +105,7 @@ def train(
         if stored is None:
             check_start(run)
         else:
-            where = f"{workdir / FOLDER / str(latest)}: config"
+            where = f"{locate(workdir) / FOLDER / str(latest)}: config"
             resumed = latest, config.from_halves(stored.policy, stored.training, where)
             config.check_resumes(run, resumed[1])
         if processes.first:
@@ -144,7 +144,7 @@ def train(
         tracer = closing.enter_context(Tracer(profile, workdir))
         stop = closing.enter_context(StopSignal(processes))
         start, rows = int(state.step), local_rows(mesh, run.batch_size)
-        stream = batches.train_batches(
+        loaded = batches.train_batches(
             data.order,
             data.batcher,
             rows=rows,
@@ -153,8 +153,8 @@ def train(
             threads=run.loader_threads,
             prefetch=run.prefetch_batches,
         )
-        closing.enter_context(contextlib.closing(stream))
-        compiled, stream = _compile_step(run, data, model, state, stream)
+        closing.enter_context(contextlib.closing(loaded))
+        compiled, stream = _compile_step(run, data, model, state, loaded)
         if processes.first and compiled is not None:
             print(compiled.text)
         progress = closing.enter_context(  # ends its line before an error is printed
@@ -221,6 +221,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         int, tuple[FrameId, Mapping[str, jax.Array]]
     ] = {}  # batch -> its frames and what its step said
     for done in ctx.progress:
+        assert ctx.compiled is not None  # there are batches
         ctx.tracer.before(done - 1)
         with clock.waiting():
             batch = sharding.place_batch(next(stream), ctx.mesh)
@@ -241,12 +242,12 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             _halt(ctx, state, unchecked)
         unchecked.clear()
         if logging:
-            values = _scalars(run, jax.device_get(values))
-            updates = done - 1 - values["skipped"]
+            scalars = _scalars(run, jax.device_get(values))
+            updates = done - 1 - scalars["skipped"]
             rates = clock.rates(done - start, run.batch_size)
             rates |= ctx.compiled.speed(rates["steps_per_second"])
-            ctx.progress.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-            metrics.write(done, values | {"learning_rate": float(schedule(updates))} | rates)
+            ctx.progress.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
+            metrics.write(done, scalars | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
             # before saving: a checkpoint's validation is never lost, and the best are known

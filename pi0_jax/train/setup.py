@@ -23,19 +23,22 @@ VALIDATION_DRAWS = 4
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """The rows of the global batch that this process's devices hold, ascending."""
     parts = sharding.batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+    return sorted(
+        {row for part in parts if part is not None for row in range(*part[0].indices(batch_size))}
+    )
 
 
 def jitted_validation_step(
     run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh
 ) -> ValidationStep:
-    how = dict(
+    step = partial(
+        validation_step,
         model=model,
         options=step_options(run, layout),
         draws=VALIDATION_DRAWS,
         num_steps=run.sampling_steps,
     )
-    return jax.jit(partial(validation_step, **how), out_shardings=sharding.replicated(mesh))
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))
 
 
 def initial_state(
