@@ -83,7 +83,7 @@ setup(
             "aiohttp>=3.10",
             "beartype>=0.20",
             "hypothesis>=6.100",
-            "mypy>=1.18",
+            "mypy>=2.4",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.9",

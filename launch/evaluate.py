@@ -144,13 +144,9 @@ def _contestants(client: Client) -> tuple[list[Contestant], str]:
     if _ENV.value == "reach" and not _ROBOTS.value:
         robots = in_reach_world(read_description(step).robots)
     some = opened(
-        checkpoint,
-        robots=robots,
-        conditions=conditions,
-        embodiment=embodiment,
-        num_steps=_STEPS.value,
-        seed=_SEED.value,
-    )
+        checkpoint, robots=robots, conditions=conditions, embodiment=embodiment,
+        num_steps=_STEPS.value, seed=_SEED.value,
+    )  # fmt: skip
     return some, str(step)
 
 

@@ -115,12 +115,12 @@ class Policy:
         Raises:
             InputError: no such dtype; no checkpoint there, or its arrays are not those of the variant that it names.
         """
+        if dtype is not None and dtype not in DTYPES:
+            raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
         config = description.policy
         if dtype is not None:
-            if dtype not in DTYPES:
-                raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
             config = dataclasses.replace(config, dtype=DTYPES[dtype])
         return cls(
             config,

@@ -241,6 +241,8 @@ def test_wrong_input_is_named(policy):
             policy(seen, seed=seed)
     with pytest.raises(InputError, match="no observations"):
         policy.act([])
+    with pytest.raises(InputError, match="expected float32 or bfloat16, found 'float16'"):
+        Policy.open("anywhere", dtype="float16")
     with pytest.raises(
         InputError,
         match=r"expected a sequence of observations, found one by itself: policy\(observation\) takes that",

@@ -8,7 +8,7 @@ dtype that they are multiplied in and, where layers are unrolled, an array per l
 axis first. `unpack` states the published tree in terms of packed weights inside the compiled
 function, where the compiler cancels it against the model's own slices and transposes.
 
-Axes: B batch, H horizon, D action dimension, P prefix tokens.
+Axes: B batch, K draws (of a policy one), H horizon, D action dimension, P prefix tokens.
 """
 
 import re

@@ -32,9 +32,8 @@ class TrainState(NamedTuple):
     params: Any  # the published tree, whole
     ema: Any  # exponential moving average of what is trained, and of nothing else, in the tree of trainable.py; {} where none is kept
     opt_state: Any  # of what is trained
-    skipped: Int32[
-        Any, ""
-    ]  # batches passed over since their loss or gradient was not finite; one over the limit halts the state
+    # batches passed over since their loss or gradient was not finite; one over the limit halts the state
+    skipped: Int32[Any, ""]
     factors: Any  # LoRA's (models/lora.py), or {}
 
 
