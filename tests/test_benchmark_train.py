@@ -96,7 +96,7 @@ def test_the_command_measures_a_step_without_tensorflow_or_data(tmp_path):
     process = subprocess.run(
         [*command, f"--json={tmp_path / 'speed.json'}"],
         cwd=ROOT,
-        env=environment(1, None),
+        env=environment(1, cached=False),
         capture_output=True,
         text=True,
     )

@@ -20,7 +20,6 @@ from tests.numpy_server import wait_for
 from tests.training import ROOT, environment, saved_steps
 
 data_dir = training.data_dir
-compiled = training.compiled
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +61,9 @@ def distribution(packages) -> Distribution:
 class Commands:
     """The console scripts, run in an empty folder, on one device, with quick compilation."""
 
-    def __init__(self, packages: Path, compiled: Path, folder: Path) -> None:
+    def __init__(self, packages: Path, folder: Path) -> None:
         self._bin, self._folder = packages.parents[2] / "bin", folder
-        self._env = environment(1, compiled)
+        self._env = environment(1)
         self._env.pop("PYTHONPATH", None)
 
     def start(self, name: str, *flags: str) -> subprocess.Popen:
@@ -81,8 +80,8 @@ class Commands:
 
 
 @pytest.fixture(scope="module")
-def commands(packages, compiled, tmp_path_factory) -> Commands:
-    return Commands(packages, compiled, tmp_path_factory.mktemp("elsewhere"))
+def commands(packages, tmp_path_factory) -> Commands:
+    return Commands(packages, tmp_path_factory.mktemp("elsewhere"))
 
 
 def test_only_one_name_is_installed(packages, distribution):
@@ -161,7 +160,6 @@ def test_it_trains_serves_and_evaluates(commands, data_dir, tmp_path):
         f"--checkpoint={workdir}",
         "--port=0",
         "--image_sizes=64x64",
-        "--compilation_cache=",
     )
     try:
         with Client(wait_for(server, "warm")) as client:
