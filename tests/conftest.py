@@ -4,8 +4,11 @@ Shapes and dtypes that the annotations of the model, the flow and the step state
 tests call them, or JAX traces them.
 """
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +27,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 install_import_hook(
     ["pi0_jax.flow", "pi0_jax.models", "pi0_jax.train.step"], typechecker="beartype.beartype"
 )
+
+# What one test, or a command that it starts, has compiled is there for all others.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="pi0_jax-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # They render, and run in processes of their own (test_rendering.py), unless one names that folder.
 collect_ignore = [] if any("rendering" in argument for argument in sys.argv) else ["rendering"]
