@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +19,11 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.data.index import Index
+from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.embodiments.record import TURN
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
-from pi0_jax.preprocess import Robot, to_delta
+from pi0_jax.preprocess import Robot, in_turn, to_delta
 from pi0_jax.progress import progress_bar
 
 _FORMAT = 1  # raised when the same columns give other statistics
@@ -66,14 +68,18 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
         )
     delta = np.array([dim.delta for dim in index.embodiment.actions])
     bar = f"statistics {index.name}" if progress else None
-    state = normalize.accumulate(_Blocks(frames, block, lambda some: index.state[some], bar))
+    states = _Blocks(frames, block, lambda some: index.state[some], bar)
+    state = normalize.accumulate(_about_their_middle(states, index.embodiment.state))
     table = np.empty((len(VectorStatistics._fields), len(delta)))
     for dims, read in ((delta, _deltas), (~delta, _counted)):
         if dims.any():
             chunks = _Blocks(
                 frames, max(1, block // horizon), partial(read, index, horizon, dims), bar
             )
-            table[:, dims] = normalize.accumulate(chunks)
+            targets = [dim for dim in index.embodiment.actions if not dim.delta]
+            table[:, dims] = normalize.accumulate(
+                chunks if read is _deltas else _about_their_middle(chunks, targets)
+            )
     return Statistics(state, VectorStatistics(*table))
 
 
@@ -90,6 +96,30 @@ class _Blocks:
         starts = range(0, len(self.frames), self.size)
         for start in progress_bar(starts, self.bar, delay=_BAR_AFTER_S, disable=self.bar is None):
             yield self.read(self.frames[start : start + self.size])
+
+
+def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -> _Blocks:
+    """The same blocks, the angles that turn put into the turn about their circular mean, where few of them lie near its ends.
+
+    recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
+    here        3.1   3.18  3.0     mean 3.09
+    """
+    if not any(dim.turn for dim in dims):
+        return blocks
+    periods = np.array([dim.turn[1] if dim.turn else 1.0 for dim in dims])
+    total = np.zeros(len(dims), np.complex128)
+    for block in blocks:
+        values, counts = block if isinstance(block, Counted) else (block, 1)
+        total += (counts * np.exp(2j * np.pi / periods * values)).sum(axis=0)
+    middle = (np.angle(total) / (2 * np.pi) * periods).astype(np.float32)
+
+    def near(frames: np.ndarray) -> np.ndarray | Counted:
+        block = blocks.read(frames)
+        if isinstance(block, Counted):
+            return block._replace(values=in_turn(block.values, dims, middle))
+        return in_turn(block, dims, middle)
+
+    return dataclasses.replace(blocks, read=near)
 
 
 def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -173,10 +203,99 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     return lines
 
 
+def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
+    """One line for each angle that jumps by more than half a turn though its record does not say that it turns, with the first place."""
+    robot, lines = index.embodiment, []
+    frames = index.frames("train")
+    for i, dim in enumerate(robot.actions):
+        half = _half_turn(dim)
+        if half and dim.delta and _farthest(statistics.actions, i) > half:
+            size = max(1, _BLOCK // horizon)
+            for some in (frames[at : at + size] for at in range(0, len(frames), size)):
+                deltas = to_delta(index.chunks(some, horizon)[0], index.state[some], robot)[..., i]
+                if (far := np.abs(deltas).max(axis=1) > half).any():
+                    row = int(far.argmax())
+                    lines.append(
+                        _jump(
+                            index,
+                            some[row],
+                            f"action {dim.name}",
+                            dim,
+                            "the state before it",
+                            deltas[row],
+                        )
+                    )
+                    break
+    for part, dims, column in (
+        ("state", robot.state, index.state),
+        ("action", robot.actions, index.action),
+    ):
+        for i, dim in enumerate(dims):
+            half = _half_turn(dim)
+            if not half or (part == "action" and (dim.delta or dim.kind == "relative")):
+                continue
+            for at in range(0, len(column) - 1, _BLOCK):
+                change = np.diff(column[at : at + _BLOCK + 1, i])
+                far = np.abs(change) > half
+                # from the last step of one episode to the first of the next nothing moves
+                later = at + 1 + np.arange(len(change))
+                far &= (index.step_of(later) > 0) & (
+                    index.step_of(later) < index.episodes["stop"][index.episode_of(later)]
+                )
+                if far.any():
+                    row = int(far.argmax())
+                    lines.append(
+                        _jump(
+                            index,
+                            later[row],
+                            f"{part} {dim.name}",
+                            dim,
+                            "the step before",
+                            change[row : row + 1],
+                        )
+                    )
+                    break
+    return lines
+
+
+def _half_turn(dim: StateDim | ActionDim) -> float | None:
+    """Of an angle that is not said to turn; None of what is no angle, or turns."""
+    return None if dim.periodic or dim.unit not in TURN else TURN[dim.unit] / 2
+
+
+def _farthest(vector: VectorStatistics, i: int) -> float:
+    return max(-vector.minimum[i], vector.maximum[i])
+
+
+def _jump(
+    index: Index, frame: int, what: str, dim: StateDim | ActionDim, since: str, changes: np.ndarray
+) -> str:
+    change = changes[np.abs(changes).argmax()]
+    return (
+        f"{index.name}: {what} is {change:+.3g} {dim.unit} from {since} in episode {index.episode_of(frame)} of its index, step"
+        f" {index.step_of(frame)}: more than half a turn; an angle that turns is declared periodic in the robot's record"
+    )
+
+
 def _digest(index: Index) -> str:
     """Names what decides the statistics beside the horizon and what an index's folder is named by."""
-    actions = [[dim.kind, dim.delta, dim.one_means == "closed"] for dim in index.embodiment.actions]
-    return hashlib.sha256(json.dumps([_FORMAT, actions]).encode()).hexdigest()[:16]
+    robot = index.embodiment
+    read = [[dim.kind, dim.delta, dim.one_means == "closed"] for dim in robot.actions]
+    # What there was not from the beginning is named where it is used, so that statistics of that time are still found.
+    further = {
+        "ends": [[i, dim.ends] for i, dim in enumerate(robot.actions) if dim.open is not None],
+        "delta of": [
+            [i, place] for i, place in enumerate(robot.delta_states) if place not in (None, i)
+        ],
+        "turns": [
+            [part, i, dim.turn]
+            for part, dims in (("state", robot.state), ("actions", robot.actions))
+            for i, dim in enumerate(dims)
+            if dim.turn
+        ],
+    }
+    named = [[name, entries] for name, entries in further.items() if entries]
+    return hashlib.sha256(json.dumps([_FORMAT, read, *named]).encode()).hexdigest()[:16]
 
 
 def _load(file: Path, index: Index) -> Statistics:

@@ -66,7 +66,7 @@ def test_robots_of_one_laboratory_differ_in_what_they_record():
     assert {dim.kind for dim in EMBODIMENTS["franka_toto"].actions} == {"absolute"}
     assert (
         EMBODIMENTS["google_robot"].state[7].one_means == "closed"
-        and EMBODIMENTS["google_robot"].actions[6].one_means == "open"
+        and EMBODIMENTS["google_robot"].actions[6].ends == (-1.0, 1.0)  # open, closed
     )
     assert [dim.name for dim in EMBODIMENTS["xarm_language_table"].actions] == ["dx", "dy"]
 
@@ -156,7 +156,7 @@ def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):
         ({"actions": "joint_0"}, "embodiment arm: actions: expected a list, found str"),
         (
             {"state": ["joint_0"]},
-            "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, found str",
+            "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, open, closed, periodic, found str",
         ),
         (
             {"cameras": ["front"]},

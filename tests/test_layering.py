@@ -44,7 +44,7 @@ MAY_IMPORT = {
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors files observation progress",
     "preprocess": "embodiments errors images normalize observation tokenizer",
-    "statistics": "data errors normalize preprocess progress",
+    "statistics": "data embodiments errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
     "checkpoints": "embodiments errors normalize policy_config preprocess tokenizer trainable",

@@ -45,6 +45,9 @@ def robot(embodiment: Embodiment, seed: int = 0) -> Robot:
         rng.normal(3, 2, (200, len(dims))) for dims in (embodiment.state, embodiment.actions)
     )
     state[:, 1] = 0.25
+    for i, dim in enumerate(embodiment.actions):
+        if dim.ends:
+            actions[:, i] = rng.uniform(min(dim.ends), max(dim.ends), len(actions))
     return Robot(
         embodiment,
         normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])),
@@ -205,10 +208,6 @@ BROKEN = {
         lambda o: o["images"].pop("wrist"),
         r"camera 'wrist' is missing; got \['base'\]",
     ),
-    "a camera is not declared": (
-        lambda o: o["images"].update(head=o["images"]["base"]),
-        r"camera 'head' is not declared; the embodiment has \['base', 'wrist'\]",
-    ),
     "float pixels": (
         lambda o: o["images"].update(base=np.zeros((40, 30, 3), np.float32)),
         r"image 'base' must be uint8\[height, width, 3\] RGB, got float32\[40, 30, 3\]",
@@ -245,8 +244,12 @@ BROKEN = {
         r"state 'joint_0' is 1e\+300",
     ),
     "not numbers": (lambda o: o.update(state=["0", "0", "0"]), "state must hold numbers, got <U1"),
-    "a prompt in bytes": (
-        lambda o: o.update(prompt=b"reach"),
+    "a prompt of several texts": (
+        lambda o: o.update(prompt=np.array(["reach", "push"])),
+        "prompt must be a string, got ndarray",
+    ),
+    "a prompt in bytes that are no UTF-8": (
+        lambda o: o.update(prompt=b"\xff"),
         "prompt must be a string, got bytes",
     ),
 }

@@ -21,7 +21,7 @@ from PIL import Image
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import PROMPT, to_observation
+from pi0_jax.observation_keys import PROMPT, UnreadKeys, to_observation
 from pi0_jax.sim.worlds import Recording, Setting
 
 TERMINATED = "terminated"
@@ -60,6 +60,7 @@ class GymWorld:
             embodiment.name,
             tuple(dim.name for dim in embodiment.actions),
         )
+        self._unread = UnreadKeys(f"{name}: {self.robot}")
         space = env.action_space
         if not isinstance(space, gymnasium.spaces.Box) or space.shape != (len(self.action_names),):
             raise InputError(
@@ -114,7 +115,7 @@ class GymWorld:
             )
         try:
             self._seen = to_observation(
-                observation, self._embodiment, self._default_prompt, others_allowed=True
+                observation, self._embodiment, self._default_prompt, unread=self._unread
             )
         except InputError as error:
             raise InputError(f"{self._name}: observation: {error}") from error
