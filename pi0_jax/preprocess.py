@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from pi0_jax import images, normalize
+from pi0_jax import images, normalize, record_fit
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.observation import (
@@ -31,10 +31,6 @@ from pi0_jax.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_OUTSIDE = 0.05  # how far percentiles may lie outside of a declared range, as a share of it
-_REACHED = (
-    0.6  # of a gripper's range: what 98% of its commands cover at least, where it opens and closes
-)
 WRIST_SLOTS = ("left_wrist_0_rgb", "right_wrist_0_rgb")
 
 
@@ -356,58 +352,7 @@ def check_robot(robot: Robot, layout: Layout) -> None:
             raise InputError(
                 f"{embodiment.name}: quantile normalisation: expected {what} statistics with q01 and q99, found none"
             )
-        for i, dim in enumerate(dims):
-            _check_range(embodiment.name, what, dim, *_middle_98(vector, i))
-
-
-def _check_range(name: str, what: str, dim: StateDim | ActionDim, low: float, high: float) -> None:
-    """InputError where values from `low` to `high` are not those of the dimension."""
-    least, most = _declared_range(dim)
-    span = most - least
-    margin = _OUTSIDE * (span if math.isfinite(span) else max(abs(low), abs(high), 1.0))
-    if low < least - margin or high > most + margin:
-        expected = f"values from {least:g} to {most:g} as its record declares"
-        raise InputError(
-            f"{name}: statistics of {what} {dim.name}: expected {expected}, found 98% of them from {low:g} to {high:g}:"
-            " they are of another robot, or of another gripper's convention"
-        )
-
-
-def _declared_range(dim: StateDim | ActionDim) -> tuple[float, float]:
-    """Where a record says that values lie; infinite where it does not, or where statistics are of something else."""
-    turned = dim.periodic or (isinstance(dim, ActionDim) and dim.delta)
-    ends = dim.ends if isinstance(dim, ActionDim) else None
-    least, most = (-math.inf, math.inf) if turned or ends is None else (min(ends), max(ends))
-    if turned:
-        return least, most
-    return least if dim.low is None else dim.low, most if dim.high is None else dim.high
-
-
-def _middle_98(vector: normalize.VectorStatistics, i: int) -> tuple[float, float]:
-    """The percentiles; the mean for both where they are not known."""
-    if vector.q01 is None or vector.q99 is None:
-        return float(vector.mean[i]), float(vector.mean[i])
-    return float(vector.q01[i]), float(vector.q99[i])
-
-
-def doubtful_dimensions(robot: Robot) -> list[str]:
-    """One line for each action whose statistics are hardly its record's: it never moves, or covers half of a gripper's range."""
-    lines, vector = [], robot.statistics.actions
-    for i, dim in enumerate(robot.embodiment.actions):
-        about = f"{robot.embodiment.name}: action {dim.name}"
-        low, high = _middle_98(vector, i)
-        if vector.std[i] < normalize.CONSTANT:
-            lines.append(
-                f"{about}: by its statistics it never moves: it is always {vector.mean[i]:g}"
-            )
-        elif dim.ends and high > low:
-            closed, opened = sorted(dim.ends)
-            if high - low < _REACHED * (opened - closed):
-                lines.append(
-                    f"{about}: its record says {dim.ends[0]:g} for open and {dim.ends[1]:g} for closed, by its statistics 98% of the values"
-                    f" lie from {low:g} to {high:g}: another gripper's convention?"
-                )
-    return lines
+    record_fit.check_ranges(embodiment, statistics)
 
 
 def used_slots(embodiments: Sequence[Embodiment]) -> tuple[str, ...]:

@@ -204,58 +204,72 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
 
 
 def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
-    """One line for each angle that jumps by more than half a turn though its record does not say that it turns, with the first place."""
-    robot, lines = index.embodiment, []
-    frames = index.frames("train")
-    for i, dim in enumerate(robot.actions):
-        half = _half_turn(dim)
-        if half and dim.delta and _farthest(statistics.actions, i) > half:
-            size = max(1, _BLOCK // horizon)
-            for some in (frames[at : at + size] for at in range(0, len(frames), size)):
-                deltas = to_delta(index.chunks(some, horizon)[0], index.state[some], robot)[..., i]
-                if (far := np.abs(deltas).max(axis=1) > half).any():
-                    row = int(far.argmax())
-                    lines.append(
-                        _jump(
-                            index,
-                            some[row],
-                            f"action {dim.name}",
-                            dim,
-                            "the state before it",
-                            deltas[row],
-                        )
-                    )
-                    break
+    """One line for each angle that jumps by more than half a turn though its record does not say that it turns, with the first place.
+
+    Columns are read for deltas that the statistics say are so large, and for all other angles.
+    """
+    robot = index.embodiment
+    found = [_first_far_delta(index, horizon, i, statistics) for i in range(len(robot.actions))]
     for part, dims, column in (
         ("state", robot.state, index.state),
         ("action", robot.actions, index.action),
     ):
-        for i, dim in enumerate(dims):
-            half = _half_turn(dim)
-            if not half or (part == "action" and (dim.delta or dim.kind == "relative")):
-                continue
-            for at in range(0, len(column) - 1, _BLOCK):
-                change = np.diff(column[at : at + _BLOCK + 1, i])
-                far = np.abs(change) > half
-                # from the last step of one episode to the first of the next nothing moves
-                later = at + 1 + np.arange(len(change))
-                far &= (index.step_of(later) > 0) & (
-                    index.step_of(later) < index.episodes["stop"][index.episode_of(later)]
-                )
-                if far.any():
-                    row = int(far.argmax())
-                    lines.append(
-                        _jump(
-                            index,
-                            later[row],
-                            f"{part} {dim.name}",
-                            dim,
-                            "the step before",
-                            change[row : row + 1],
-                        )
-                    )
-                    break
-    return lines
+        targets = [part == "state" or (dim.kind == "absolute" and not dim.delta) for dim in dims]
+        found += [
+            _first_far_step(index, part, dim, column[:, i])
+            for i, dim in enumerate(dims)
+            if targets[i]
+        ]
+    return [line for line in found if line]
+
+
+def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics) -> str | None:
+    """Of the deltas of action i, over whole chunks."""
+    dim, vector = index.embodiment.actions[i], statistics.actions
+    half = _half_turn(dim)
+    if not half or not dim.delta or max(-vector.minimum[i], vector.maximum[i]) <= half:
+        return None
+    chunks = _Blocks(
+        index.frames("train"), max(1, _BLOCK // horizon), lambda frames: frames, bar=None
+    )
+    for frames in chunks:
+        deltas = to_delta(index.chunks(frames, horizon)[0], index.state[frames], index.embodiment)[
+            ..., i
+        ]
+        far = np.abs(deltas).max(axis=1)
+        if (far > half).any():
+            row = int((far > half).argmax())
+            largest = deltas[row, np.abs(deltas[row]).argmax()]
+            return _jump(
+                index, frames[row], f"action {dim.name}", dim, largest, "the state before it"
+            )
+    return None
+
+
+def _first_far_step(
+    index: Index, part: str, dim: StateDim | ActionDim, column: np.ndarray
+) -> str | None:
+    """Of the changes of one column, float32[N], from each step of an episode to the next."""
+    half = _half_turn(dim)
+    if not half:
+        return None
+    for start in range(0, len(column) - 1, _BLOCK):
+        change = np.diff(column[start : start + _BLOCK + 1])
+        later = start + 1 + np.flatnonzero(np.abs(change) > half)
+        # Nothing moves from the last step of one episode to the first of the next.
+        steps, stops = index.step_of(later), index.episodes["stop"][index.episode_of(later)]
+        later = later[(steps > 0) & (steps < stops)]
+        if len(later):
+            first = int(later[0])
+            return _jump(
+                index,
+                first,
+                f"{part} {dim.name}",
+                dim,
+                change[first - start - 1],
+                "the step before",
+            )
+    return None
 
 
 def _half_turn(dim: StateDim | ActionDim) -> float | None:
@@ -263,17 +277,13 @@ def _half_turn(dim: StateDim | ActionDim) -> float | None:
     return None if dim.periodic or dim.unit not in TURN else TURN[dim.unit] / 2
 
 
-def _farthest(vector: VectorStatistics, i: int) -> float:
-    return max(-vector.minimum[i], vector.maximum[i])
-
-
 def _jump(
-    index: Index, frame: int, what: str, dim: StateDim | ActionDim, since: str, changes: np.ndarray
+    index: Index, frame: int, what: str, dim: StateDim | ActionDim, change: float, since: str
 ) -> str:
-    change = changes[np.abs(changes).argmax()]
+    episode, step = index.episode_of(np.int64(frame)), index.step_of(np.int64(frame))
     return (
-        f"{index.name}: {what} is {change:+.3g} {dim.unit} from {since} in episode {index.episode_of(frame)} of its index, step"
-        f" {index.step_of(frame)}: more than half a turn; an angle that turns is declared periodic in the robot's record"
+        f"{index.name}: {what} is {change:+.3g} {dim.unit} from {since} in episode {episode} of its index, step {step}:"
+        " more than half a turn; an angle that turns is declared periodic in the robot's record"
     )
 
 
