@@ -146,6 +146,7 @@ def _description(
         },
         "actions": array(actions)
         | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.actions]},
+        "image_rotation": embodiment.image_rotation,  # degrees by which the caller turns images
         "control_hz": embodiment.control_hz,
         "execute_steps": embodiment.execute_steps,
     }

@@ -210,16 +210,9 @@ def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
     """
     robot = index.embodiment
     found = [_first_far_delta(index, horizon, i, statistics) for i in range(len(robot.actions))]
-    for part, dims, column in (
-        ("state", robot.state, index.state),
-        ("action", robot.actions, index.action),
-    ):
-        targets = [part == "state" or (dim.kind == "absolute" and not dim.delta) for dim in dims]
-        found += [
-            _first_far_step(index, part, dim, column[:, i])
-            for i, dim in enumerate(dims)
-            if targets[i]
-        ]
+    targets = [dim if dim.kind == "absolute" and not dim.delta else None for dim in robot.actions]
+    found += _first_far_steps(index, "state", robot.state, index.state)
+    found += _first_far_steps(index, "action", targets, index.action)
     return [line for line in found if line]
 
 
@@ -246,30 +239,24 @@ def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics)
     return None
 
 
-def _first_far_step(
-    index: Index, part: str, dim: StateDim | ActionDim, column: np.ndarray
-) -> str | None:
-    """Of the changes of one column, float32[N], from each step of an episode to the next."""
-    half = _half_turn(dim)
-    if not half:
-        return None
-    for start in range(0, len(column) - 1, _BLOCK):
-        change = np.diff(column[start : start + _BLOCK + 1])
-        later = start + 1 + np.flatnonzero(np.abs(change) > half)
-        # Nothing moves from the last step of one episode to the first of the next.
-        steps, stops = index.step_of(later), index.episodes["stop"][index.episode_of(later)]
-        later = later[(steps > 0) & (steps < stops)]
-        if len(later):
-            first = int(later[0])
-            return _jump(
-                index,
-                first,
-                f"{part} {dim.name}",
-                dim,
-                change[first - start - 1],
-                "the step before",
-            )
-    return None
+def _first_far_steps(
+    index: Index, part: str, dims: Sequence[StateDim | ActionDim | None], columns: np.ndarray
+) -> list[str]:
+    """Of the changes of each column of float32[N, n] from a step of an episode to the next; None is a dimension to pass over."""
+    halves = np.array([(dim and _half_turn(dim)) or np.inf for dim in dims])
+    found: dict[int, str] = {}
+    for start in range(0, len(columns) - 1, _BLOCK) if np.isfinite(halves).any() else ():
+        changes = np.diff(columns[start : start + _BLOCK + 1], axis=0)
+        for i in np.flatnonzero(np.isfinite(halves)):
+            frames = start + 1 + np.flatnonzero(np.abs(changes[:, i]) > halves[i])
+            # Nothing moves from the last step of one episode to the first of the next.
+            steps, stops = index.step_of(frames), index.episodes["stop"][index.episode_of(frames)]
+            if (inside := (steps > 0) & (steps < stops)).any():
+                frame, what = frames[inside][0], f"{part} {dims[i].name}"
+                change = changes[frame - start - 1, i]
+                found[i] = _jump(index, frame, what, dims[i], change, "the step before")
+                halves[i] = np.inf
+    return [found[i] for i in sorted(found)]
 
 
 def _half_turn(dim: StateDim | ActionDim) -> float | None:
@@ -278,9 +265,9 @@ def _half_turn(dim: StateDim | ActionDim) -> float | None:
 
 
 def _jump(
-    index: Index, frame: int, what: str, dim: StateDim | ActionDim, change: float, since: str
+    index: Index, frame: np.int64, what: str, dim: StateDim | ActionDim, change: float, since: str
 ) -> str:
-    episode, step = index.episode_of(np.int64(frame)), index.step_of(np.int64(frame))
+    episode, step = index.episode_of(frame), index.step_of(frame)
     return (
         f"{index.name}: {what} is {change:+.3g} {dim.unit} from {since} in episode {episode} of its index, step {step}:"
         " more than half a turn; an angle that turns is declared periodic in the robot's record"
