@@ -104,14 +104,18 @@ def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -
     recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
     here        3.1   3.18  3.0     mean 3.09
     """
-    if not any(dim.turn for dim in dims):
+    periods = {i: dim.turn[1] for i, dim in enumerate(dims) if dim.turn}
+    if not periods:
         return blocks
-    periods = np.array([dim.turn[1] if dim.turn else 1.0 for dim in dims])
     total = np.zeros(len(dims), np.complex128)
     for block in blocks:
-        values, counts = block if isinstance(block, Counted) else (block, 1)
-        total += (counts * np.exp(2j * np.pi / periods * values)).sum(axis=0)
-    middle = (np.angle(total) / (2 * np.pi) * periods).astype(np.float32)
+        for i, period in periods.items():
+            values, counts = block if isinstance(block, Counted) else (block, None)
+            around = np.exp(2j * np.pi / period * values[:, i])
+            total[i] += around.sum() if counts is None else around @ counts[:, i]
+    middle = np.zeros(len(dims), np.float32)
+    for i, period in periods.items():
+        middle[i] = np.angle(total[i]) / (2 * np.pi) * period
 
     def near(frames: np.ndarray) -> np.ndarray | Counted:
         block = blocks.read(frames)

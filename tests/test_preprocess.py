@@ -529,3 +529,20 @@ def test_statistics_of_a_state_outside_its_declared_range_are_refused():
         InputError, match="^mixed: statistics of state c: expected values from -0.1 to 0.1"
     ):
         preprocess.check_robot(robot(low), LAYOUT)
+
+
+def test_an_exported_policy_turns_angles_as_a_policy_does():
+    """The same functions, compiled: what export.py writes."""
+    rng = np.random.default_rng(0)
+    state, actions = rng.uniform(-3, 3, (50, 2)), rng.uniform(-3, 3, (50, 3))
+    one = Robot(TURNING, normalize.Statistics(*map(normalize.accumulate, ([state], [actions]))))
+    seen = rng.uniform(0, 6, (4, 2)).astype(np.float32)
+    said = rng.normal(0, 2, (4, 5, 8)).astype(np.float32)
+    to_model = jax.jit(lambda state: preprocess.state_to_model(state, one, "zscore"))
+    to_robot = jax.jit(lambda said, state: preprocess.to_robot(said, state, one, "zscore"))
+    np.testing.assert_allclose(
+        to_model(seen), preprocess.state_to_model(seen, one, "zscore"), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        to_robot(said, seen), preprocess.to_robot(said, seen, one, "zscore"), atol=1e-5
+    )

@@ -272,7 +272,7 @@ def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
 def row_version(row: DatasetRow) -> dict[str, Any]:
     """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
     turned = [
-        [place, *dataclasses.astuple(gripper)]
+        [place, *map(float, dataclasses.astuple(gripper))]
         for place, gripper in row.recorded_grippers.items()
         if gripper != OPEN_IS_1
     ]

@@ -27,7 +27,7 @@ class _Dim:
     def ends(self) -> tuple[float, float] | None:
         """The robot's numbers for an open and for a closed gripper; None where no end is declared."""
         if self.open is not None:
-            return self.open, self.closed
+            return float(self.open), float(self.closed)
         if self.one_means and self.unit == "1":
             return (1.0, 0.0) if self.one_means == "open" else (0.0, 1.0)
         return None
@@ -45,7 +45,7 @@ class _Dim:
         if not self.periodic:
             return None
         period = TURN[self.unit]
-        return (-period / 2 if self.low is None else self.low), period
+        return (-period / 2 if self.low is None else float(self.low)), period
 
 
 @dataclasses.dataclass(frozen=True)
