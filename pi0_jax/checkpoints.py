@@ -109,7 +109,7 @@ class Description:
             raise InputError(f"{where}: expected {min(missing)}, found none")
         robots = {
             name: Robot(
-                Embodiment.from_json(robot["embodiment"]),
+                Embodiment.from_json(robot["embodiment"], stored=True),
                 normalize.from_json(robot["statistics"], source),
             )
             for name, robot in record["robots"].items()

@@ -66,7 +66,7 @@ def served(
     if embodiment is None and "embodiment" not in metadata:
         raise InputError("the server does not send its robot's record; expected --embodiment")
     record = (
-        Embodiment.from_json(metadata["embodiment"])
+        Embodiment.from_json(metadata["embodiment"], stored=True)
         if embodiment is None
         else find_embodiment(embodiment)
     )

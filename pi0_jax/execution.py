@@ -80,6 +80,9 @@ class TemporalEnsemble:
     chunks: tuple[
         np.ndarray, ...
     ] = ()  # float[remaining, A] each, cut to what they say from the next tick on; the oldest first
+    # For each action dimension where its turn begins and how long it is, None where it is no angle that turns: `turn` of a record's
+    # dimensions. Plainly averaged, 3.1 and -3.1 rad would be 0.
+    turns: tuple[tuple[float, float] | None, ...] = ()
 
     def wants_chunk(self) -> bool:
         return True
@@ -91,7 +94,11 @@ class TemporalEnsemble:
             )
         chunks = (*self.chunks, chunk)
         weights = np.exp(-self.decay * np.arange(len(chunks)))
-        action = np.average([c[0] for c in chunks], axis=0, weights=weights).astype(
-            chunks[-1].dtype
-        )
+        said = np.stack([c[0] for c in chunks])  # float[chunks, A]
+        turning = [(i, *turn) for i, turn in enumerate(self.turns) if turn]
+        for i, _, period in turning:  # all within half a turn of the newest
+            said[:, i] = said[-1, i] + (said[:, i] - said[-1, i] + period / 2) % period - period / 2
+        action = np.average(said, axis=0, weights=weights).astype(chunks[-1].dtype)
+        for i, start, period in turning:
+            action[i] = start + (action[i] - start) % period
         return action, dataclasses.replace(self, chunks=tuple(c[1:] for c in chunks if len(c) > 1))

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 import safetensors.numpy
 
 from pi0_jax import normalize, preprocess
@@ -92,10 +91,6 @@ def write(
 
 
 def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..., jax.Array]:
-    embodiment, statistics = robot.embodiment, robot.statistics
-    count = len(embodiment.actions)
-    delta = np.array([dim.delta for dim in embodiment.actions])
-
     def policy(
         params: Any,
         images: Mapping[str, jax.Array],
@@ -110,25 +105,22 @@ def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..
             for slot, image in images.items()
         }
         present = {slot: jnp.ones(batch, bool) for slot in images}
-        normalized = normalize.normalize(state, statistics.state, layout.normalization)
-        if layout.normalization_clip:
-            normalized = jnp.clip(normalized, -layout.normalization_clip, layout.normalization_clip)
+        in_model = normalize.clipped(
+            preprocess.state_to_model(state, robot, layout.normalization), layout.normalization_clip
+        )
         observation = RawBatch(
-            images, sizes, present, tokens, tokens != PAD_ID, _padded(normalized, layout.action_dim)
+            images, sizes, present, tokens, tokens != PAD_ID, _padded(in_model, layout.action_dim)
         )
         dims = jnp.asarray(preprocess.dimension_masks([robot] * batch, layout.action_dim))
         actions = sample(params, observation, dims, noise, layout=layout)
-        chunk = normalize.denormalize(
-            actions[..., :count], statistics.actions, layout.normalization
-        )
-        return chunk + jnp.where(delta, _padded(state, count), 0.0)[:, None, :]
+        return preprocess.to_robot(actions, state, robot, layout.normalization)
 
     return policy
 
 
 def _padded(x: jax.Array, width: int) -> jax.Array:
-    """float32[B, n] -> float32[B, width]: zeros behind it, or cut."""
-    return jnp.pad(x[:, :width], ((0, 0), (0, max(width - x.shape[1], 0))))
+    """float32[B, n] -> float32[B, width]: zeros behind it."""
+    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def _description(
@@ -154,6 +146,7 @@ def _description(
         },
         "actions": array(actions)
         | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.actions]},
+        "image_rotation": embodiment.image_rotation,  # degrees by which the caller turns images
         "control_hz": embodiment.control_hz,
         "execute_steps": embodiment.execute_steps,
     }

@@ -293,11 +293,15 @@ def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndar
     return offset, np.where(constant(statistics, mode), 1.0, scale)
 
 
-def normalize(x: A, statistics: VectorStatistics, mode: Mode, clip: float = 0.0) -> A:
-    """Robot units float[..., n] -> model units float32[..., n], within ±clip; clip 0 sets no bound."""
+def normalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
+    """Robot units float[..., n] -> model units float32[..., n]."""
     offset, scale = _offset_and_scale(statistics, mode)
-    result = ((x - offset) / scale).astype(np.float32)
-    return result.clip(-clip, clip) if clip else result
+    return ((x - offset) / scale).astype(np.float32)
+
+
+def clipped(x: A, clip: float) -> A:
+    """Model units within ±clip; clip 0 sets no bound."""
+    return x.clip(-clip, clip) if clip else x
 
 
 def denormalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:

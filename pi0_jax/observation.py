@@ -36,6 +36,18 @@ class RawObservation(TypedDict):
     prompt: str
 
 
+def prompt_text(value: Any) -> str | None:
+    """The text of a prompt, None if it is no text: a string, UTF-8 bytes, or either in a scalar or dimensionless array of NumPy."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return None
+    return str(value) if isinstance(value, str) else None
+
+
 class Sample(NamedTuple):
     """One training frame as the data package hands it over: an observation and the actions that followed, in robot units."""
 

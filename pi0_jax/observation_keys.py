@@ -3,7 +3,8 @@
 Which keys these are is the embodiment's record to say.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy as np
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
-from pi0_jax.observation import RawObservation
+from pi0_jax.observation import RawObservation, prompt_text
+
+logger = logging.getLogger(__name__)
 
 PROMPT = "prompt"
 MOST_PIXELS = 4096  # of an image's height or width
 MOST_CHARACTERS = 2000  # of a prompt
+_MOST_NAMED = 100  # keys that are not read
 
 
 def to_observation(
@@ -23,13 +27,13 @@ def to_observation(
     embodiment: Embodiment,
     default_prompt: str | None = None,
     *,
-    others_allowed: bool = False,
+    unread: "UnreadKeys | None" = None,
 ) -> RawObservation:
     """An observation as a client or an environment gave it, checked.
 
     Args:
         default_prompt: for messages that carry none.
-        others_allowed: keys that the record does not name are not read, instead of refused.
+        unread: names keys that the record does not know, which are not read; None refuses them.
 
     Raises:
         InputError, naming the key: missing, not expected, of another type, dtype, shape or range, not finite.
@@ -42,11 +46,13 @@ def to_observation(
         if key not in values:
             found = shortened(", ".join(values), 300) or "nothing"
             raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}; found {found}")
-    for key in values:
-        if not others_allowed and key not in wanted and key not in keys.unread:
-            raise InputError(
-                f"{shortened(repr(key))} is not expected; expected {', '.join(wanted)}"
-            )
+    others = [key for key in values if key not in wanted and key not in keys.unread]
+    if others and unread is None:
+        raise InputError(
+            f"{shortened(repr(others[0]))} is not expected; expected {', '.join(wanted)}"
+        )
+    if others:
+        unread.name(others)
     return {
         "images": {
             camera: _image(values[key], key, keys.channel_first)
@@ -55,6 +61,24 @@ def to_observation(
         "state": _state(values, embodiment),
         "prompt": check_prompt(values[PROMPT], repr(PROMPT)),
     }
+
+
+class UnreadKeys:
+    """Says in the log, once for each, which keys come and are not read. Not for several threads at once."""
+
+    def __init__(self, robot: str) -> None:
+        self._robot = robot
+        self._named: set[str] = set()
+
+    def name(self, keys: Sequence[str]) -> None:
+        # No client can fill the log or the memory with names of its own.
+        room = _MOST_NAMED - len(self._named)
+        if new := [key for key in keys if key not in self._named][:room]:
+            self._named.update(new)
+            names = ", ".join(shortened(key) for key in new)
+            logger.warning(
+                "%s: not read, since its record does not name them: %s", self._robot, names
+            )
 
 
 def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
@@ -74,7 +98,7 @@ def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
     return (
         images
         | {key: part for (key, _), part in zip(keys.state, parts, strict=True)}
-        | {PROMPT: observation["prompt"]}
+        | {PROMPT: prompt_text(observation["prompt"])}
     )
 
 
@@ -154,15 +178,16 @@ def _numbers(value: Any, key: str, count: int) -> np.ndarray:
 
 def check_prompt(value: Any, name: str) -> str:
     """The prompt itself, an instruction. Raises InputError, with the name of what holds it, where it is none."""
-    if not isinstance(value, str):
+    text = prompt_text(value)
+    if text is None:
         raise InputError(f"{name}: expected text, found {_kind(value)}")
-    if not value.strip():
+    if not text.strip():
         raise InputError(f"{name}: expected an instruction, found empty text")
-    if len(value) > MOST_CHARACTERS:
+    if len(text) > MOST_CHARACTERS:
         raise InputError(
-            f"{name}: expected at most {MOST_CHARACTERS} characters, found {len(value)}"
+            f"{name}: expected at most {MOST_CHARACTERS} characters, found {len(text)}"
         )
-    return value
+    return text
 
 
 def _kind(value: Any) -> str:

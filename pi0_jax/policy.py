@@ -26,7 +26,7 @@ from pi0_jax.models import lora, sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
-from pi0_jax.observation import RawBatch, RawObservation
+from pi0_jax.observation import RawBatch, RawObservation, prompt_text
 from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config, trainable_part
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
@@ -332,10 +332,8 @@ class Policy:
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""
-        prompts = [
-            o["prompt"] for o in observations if "prompt" in o and isinstance(o["prompt"], str)
-        ]
-        needed = max((len(self.tokenizer.pieces(prompt)) for prompt in prompts), default=0)
+        prompts = [prompt_text(o["prompt"]) for o in observations if "prompt" in o]
+        needed = max((len(self.tokenizer.pieces(text)) for text in prompts if text), default=0)
         return next(
             (length for length in self.prompt_lengths if needed <= length), self.config.max_tokens
         )

@@ -5,6 +5,8 @@ device  RawBatch -> Observation: resized, scaled, in training augmented (jitted)
 back    model units -> robot units
 """
 
+import functools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,8 +15,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from pi0_jax import images, normalize
-from pi0_jax.embodiments import Embodiment
+from pi0_jax import images, normalize, record_fit
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.observation import (
     CAMERA_SLOTS,
@@ -23,8 +25,11 @@ from pi0_jax.observation import (
     RawBatch,
     RawObservation,
     Sample,
+    prompt_text,
 )
 from pi0_jax.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 WRIST_SLOTS = ("left_wrist_0_rgb", "right_wrist_0_rgb")
 
@@ -67,7 +72,7 @@ def host(
             largest; None takes for each slot the smallest that holds these images.
 
     Raises:
-        InputError naming the field: no observations, a camera missing or not declared, an image that is not uint8 RGB, a state of another
+        InputError naming the field: no observations, a camera missing, an image that is not uint8 RGB, a state of another
         size or not finite, a prompt over the token limit that may not be cut.
     """
     batch = len(observations)
@@ -77,9 +82,9 @@ def host(
         _check(observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})")
     if canvases is not None and not isinstance(canvases, Mapping):
         shapes = [
-            image.shape[:2]
-            for observation in observations
-            for image in observation["images"].values()
+            observation["images"][camera].shape[:2]
+            for observation, robot in zip(observations, robots, strict=True)
+            for camera in robot.embodiment.cameras.values()
         ]
         canvases = dict.fromkeys(layout.slots, _chosen(canvases, shapes))
     pixels, sizes, masks = {}, {}, {}
@@ -102,18 +107,18 @@ def host(
             _place(image, pixels[slot][i])
     tokens, token_mask = zip(
         *(
-            tokenizer.encode(o["prompt"], layout.max_tokens, cut=layout.cut_prompts)
+            tokenizer.encode(prompt_text(o["prompt"]), layout.max_tokens, cut=layout.cut_prompts)
             for o in observations
         ),
         strict=True,
     )
     state = np.zeros((batch, layout.action_dim), np.float32)
     for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
-        state[i, : len(robot.embodiment.state)] = normalize.normalize(
-            np.asarray(observation["state"], np.float32),
-            robot.statistics.state,
-            layout.normalization,
-            layout.normalization_clip,
+        in_model = state_to_model(
+            np.asarray(observation["state"], np.float32), robot, layout.normalization
+        )
+        state[i, : len(robot.embodiment.state)] = normalize.clipped(
+            in_model, layout.normalization_clip
         )
     return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
 
@@ -168,10 +173,9 @@ def _check(observation: RawObservation, embodiment: Embodiment, name: str) -> No
             f"{name}: camera {camera!r} is missing; got {sorted(observation['images'])}"
         )
     for camera in sorted(set(observation["images"]) - expected):
-        raise InputError(
-            f"{name}: camera {camera!r} is not declared; the embodiment has {sorted(expected)}"
-        )
-    for camera, image in observation["images"].items():
+        _name_unread(embodiment.name, camera)
+    for camera in sorted(expected):
+        image = observation["images"][camera]
         if (
             not isinstance(image, np.ndarray)
             or image.dtype != np.uint8
@@ -198,10 +202,16 @@ def _check(observation: RawObservation, embodiment: Embodiment, name: str) -> No
     for dim, value in zip(embodiment.state, state, strict=True):
         if not abs(value) <= np.finfo(np.float32).max:
             raise InputError(f"{name}: state {dim.name!r} is {value}; expected a finite float32")
-    if not isinstance(observation["prompt"], str):
+    if prompt_text(observation["prompt"]) is None:
         raise InputError(
             f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}"
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_unread(robot: str, camera: str) -> None:
+    """Says once in the log that a camera is not read."""
+    logger.warning("%s: camera %r is not read: the robot's record does not name it", robot, camera)
 
 
 def device(
@@ -228,16 +238,66 @@ def device(
 
 
 def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    """Actions float[..., H, A] in robot units, minus the state float[..., n] before the chunk in the dimensions declared as deltas."""
-    return actions - _delta_offset(states, embodiment)[..., None, :]
+    """Actions float[..., H, A] in robot units, minus the state float[..., n] before the chunk in the dimensions declared as deltas.
+
+    The delta of an angle that turns is the short way: from 3.1 to -3.1 rad it is 0.08, not -6.2.
+    """
+    deltas = actions - _delta_offset(states, embodiment)[..., None, :]
+    return in_turn(deltas, [dim if dim.delta else None for dim in embodiment.actions], 0.0)
 
 
 def _delta_offset(states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    offset = np.zeros((*states.shape[:-1], len(embodiment.actions)), np.float32)
-    for i, dim in enumerate(embodiment.actions):
-        if dim.delta:
-            offset[..., i] = states[..., i]
-    return offset
+    """float[..., A]: for each delta the state dimension of its name, 0 for the others."""
+    places = embodiment.delta_states
+    if all(place is None for place in places):
+        return np.zeros((*states.shape[:-1], len(places)), np.float32)
+    taken = np.array([place is not None for place in places], np.float32)
+    return states[..., np.array([place or 0 for place in places])] * taken
+
+
+def in_turn(
+    x: np.ndarray, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarray | float
+) -> np.ndarray:
+    """Puts the angles that turn into the turn about `middle`, and leaves what is there already as it is, to the bit.
+
+    Args:
+        x: float[..., n], of NumPy or JAX.
+        dims: n dimensions; None for one that is to be left alone.
+        middle: float[n], or one number for all; an angle comes to lie within half a turn of it.
+    """
+    periods = np.array([dim.turn[1] if dim and dim.turn else 0.0 for dim in dims], np.float32)
+    if not periods.any():
+        return x
+    turns = (x - (middle - periods / 2)) // np.where(periods, periods, np.float32(1))
+    return x - periods * turns
+
+
+def _in_robot_turn(actions: np.ndarray, dims: Sequence[ActionDim]) -> np.ndarray:
+    """Actions float[..., A] with the angles that turn as the robot counts them."""
+    middle = np.array([sum(dim.turn) - dim.turn[1] / 2 if dim.turn else 0.0 for dim in dims])
+    return in_turn(actions, dims, middle.astype(np.float32))
+
+
+def state_to_model(state: np.ndarray, robot: Robot, mode: normalize.Mode) -> np.ndarray:
+    """A state float[..., n] in robot units -> model units float32[..., n]."""
+    statistics = robot.statistics.state
+    near = in_turn(state, robot.embodiment.state, statistics.mean)
+    return normalize.normalize(near, statistics, mode)
+
+
+def actions_to_model(
+    actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode
+) -> np.ndarray:
+    """A chunk float[..., H, A] in robot units and the state before it -> model units float32[..., H, A]: `to_robot`'s inverse."""
+    statistics = robot.statistics.actions
+    chunk = to_delta(actions, np.asarray(state, np.float32), robot.embodiment)
+    targets = [None if dim.delta else dim for dim in robot.embodiment.actions]
+    return normalize.normalize(in_turn(chunk, targets, statistics.mean), statistics, mode)
+
+
+def action_error(predicted: np.ndarray, true: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    """float[..., A]: how far two actions lie apart, angles that turn by the short way."""
+    return np.abs(in_turn(predicted - true, embodiment.actions, 0.0))
 
 
 def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
@@ -247,12 +307,10 @@ def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Lay
     dims = np.zeros((len(samples), layout.action_dim), bool)
     for i, (sample, robot) in enumerate(zip(samples, robots, strict=True)):
         count = len(robot.embodiment.actions)
-        chunk = to_delta(
-            sample.actions, np.asarray(sample.observation["state"], np.float32), robot.embodiment
+        chunk = actions_to_model(
+            sample.actions, sample.observation["state"], robot, layout.normalization
         )
-        actions[i, :, :count] = normalize.normalize(
-            chunk, robot.statistics.actions, layout.normalization, layout.normalization_clip
-        )
+        actions[i, :, :count] = normalize.clipped(chunk, layout.normalization_clip)
         dims[i, :count] = True
     return ActionBatch(actions, np.stack([sample.action_valid for sample in samples]), dims)
 
@@ -263,7 +321,10 @@ def to_robot(
     """Model units float32[..., H, D] -> robot units float32[..., H, number of action dimensions]; `state` float[..., n] in robot units."""
     count = len(robot.embodiment.actions)
     chunk = normalize.denormalize(actions[..., :count], robot.statistics.actions, mode)
-    return chunk + _delta_offset(np.asarray(state, np.float32), robot.embodiment)[..., None, :]
+    if not isinstance(state, jax.Array):  # inside a compiled function it is one
+        state = np.asarray(state, np.float32)
+    chunk = chunk + _delta_offset(state, robot.embodiment)[..., None, :]
+    return _in_robot_turn(chunk, robot.embodiment.actions)
 
 
 def dimension_masks(robots: Sequence[Robot], action_dim: int) -> np.ndarray:
@@ -273,7 +334,7 @@ def dimension_masks(robots: Sequence[Robot], action_dim: int) -> np.ndarray:
 
 
 def check_robot(robot: Robot, layout: Layout) -> None:
-    """InputError where an embodiment does not fit the model or its statistics."""
+    """Raises InputError where an embodiment does not fit the model, or its statistics are not those of its record."""
     embodiment, statistics = robot.embodiment, robot.statistics
     for what, dims, vector in (
         ("state", embodiment.state, statistics.state),
@@ -291,6 +352,7 @@ def check_robot(robot: Robot, layout: Layout) -> None:
             raise InputError(
                 f"{embodiment.name}: quantile normalisation: expected {what} statistics with q01 and q99, found none"
             )
+    record_fit.check_ranges(embodiment, statistics)
 
 
 def used_slots(embodiments: Sequence[Embodiment]) -> tuple[str, ...]:

@@ -20,9 +20,10 @@ import numpy as np
 from pi0_jax import normalize
 from pi0_jax.data.index import Index
 from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.embodiments.record import TURN
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
-from pi0_jax.preprocess import Robot, to_delta
+from pi0_jax.preprocess import Robot, in_turn, to_delta
 from pi0_jax.progress import progress_bar
 
 _FORMAT = 1  # raised when the same columns give other statistics
@@ -67,14 +68,18 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
         )
     delta = np.array([dim.delta for dim in index.embodiment.actions])
     bar = f"statistics {index.name}" if progress else None
-    state = normalize.accumulate(_Blocks(frames, block, lambda some: index.state[some], bar))
+    states = _Blocks(frames, block, lambda some: index.state[some], bar)
+    state = normalize.accumulate(_about_their_middle(states, index.embodiment.state))
     table = np.empty((len(VectorStatistics._fields), len(delta)))
     for dims, read in ((delta, _deltas), (~delta, _counted)):
         if dims.any():
             chunks = _Blocks(
                 frames, max(1, block // horizon), partial(read, index, horizon, dims), bar
             )
-            table[:, dims] = normalize.accumulate(chunks)
+            targets = [dim for dim in index.embodiment.actions if not dim.delta]
+            table[:, dims] = normalize.accumulate(
+                chunks if read is _deltas else _about_their_middle(chunks, targets)
+            )
     return Statistics(state, VectorStatistics(*table))
 
 
@@ -91,6 +96,34 @@ class _Blocks:
         starts = range(0, len(self.frames), self.size)
         for start in progress_bar(starts, self.bar, delay=_BAR_AFTER_S, disable=self.bar is None):
             yield self.read(self.frames[start : start + self.size])
+
+
+def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -> _Blocks:
+    """The same blocks, the angles that turn put into the turn about their circular mean, where few of them lie near its ends.
+
+    recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
+    here        3.1   3.18  3.0     mean 3.09
+    """
+    periods = {i: dim.turn[1] for i, dim in enumerate(dims) if dim.turn}
+    if not periods:
+        return blocks
+    total = np.zeros(len(dims), np.complex128)
+    for block in blocks:
+        for i, period in periods.items():
+            values, counts = block if isinstance(block, Counted) else (block, None)
+            around = np.exp(2j * np.pi / period * values[:, i])
+            total[i] += around.sum() if counts is None else around @ counts[:, i]
+    middle = np.zeros(len(dims), np.float32)
+    for i, period in periods.items():
+        middle[i] = np.angle(total[i]) / (2 * np.pi) * period
+
+    def near(frames: np.ndarray) -> np.ndarray | Counted:
+        block = blocks.read(frames)
+        if isinstance(block, Counted):
+            return block._replace(values=in_turn(block.values, dims, middle))
+        return in_turn(block, dims, middle)
+
+    return dataclasses.replace(blocks, read=near)
 
 
 def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -178,10 +211,96 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     return lines
 
 
+def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
+    """One line for each angle that jumps by more than half a turn though its record does not say that it turns, with the first place.
+
+    Columns are read for deltas that the statistics say are so large, and for all other angles.
+    """
+    robot = index.embodiment
+    found = [_first_far_delta(index, horizon, i, statistics) for i in range(len(robot.actions))]
+    targets = [dim if dim.kind == "absolute" and not dim.delta else None for dim in robot.actions]
+    found += _first_far_steps(index, "state", robot.state, index.state)
+    found += _first_far_steps(index, "action", targets, index.action)
+    return [line for line in found if line]
+
+
+def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics) -> str | None:
+    """Of the deltas of action i, over whole chunks."""
+    dim, vector = index.embodiment.actions[i], statistics.actions
+    half = _half_turn(dim)
+    if not half or not dim.delta or max(-vector.minimum[i], vector.maximum[i]) <= half:
+        return None
+    chunks = _Blocks(
+        index.frames("train"), max(1, _BLOCK // horizon), lambda frames: frames, bar=None
+    )
+    for frames in chunks:
+        deltas = to_delta(index.chunks(frames, horizon)[0], index.state[frames], index.embodiment)[
+            ..., i
+        ]
+        far = np.abs(deltas).max(axis=1)
+        if (far > half).any():
+            row = int((far > half).argmax())
+            largest = deltas[row, np.abs(deltas[row]).argmax()]
+            return _jump(
+                index, frames[row], f"action {dim.name}", dim, largest, "the state before it"
+            )
+    return None
+
+
+def _first_far_steps(
+    index: Index, part: str, dims: Sequence[StateDim | ActionDim | None], columns: np.ndarray
+) -> list[str]:
+    """Of the changes of each column of float32[N, n] from a step of an episode to the next; None is a dimension to pass over."""
+    halves = np.array([(dim and _half_turn(dim)) or np.inf for dim in dims])
+    found: dict[int, str] = {}
+    for start in range(0, len(columns) - 1, _BLOCK) if np.isfinite(halves).any() else ():
+        changes = np.diff(columns[start : start + _BLOCK + 1], axis=0)
+        for i in np.flatnonzero(np.isfinite(halves)):
+            frames = start + 1 + np.flatnonzero(np.abs(changes[:, i]) > halves[i])
+            # Nothing moves from the last step of one episode to the first of the next.
+            steps, stops = index.step_of(frames), index.episodes["stop"][index.episode_of(frames)]
+            if (inside := (steps > 0) & (steps < stops)).any():
+                frame, what = frames[inside][0], f"{part} {dims[i].name}"
+                change = changes[frame - start - 1, i]
+                found[i] = _jump(index, frame, what, dims[i], change, "the step before")
+                halves[i] = np.inf
+    return [found[i] for i in sorted(found)]
+
+
+def _half_turn(dim: StateDim | ActionDim) -> float | None:
+    """Of an angle that is not said to turn; None of what is no angle, or turns."""
+    return None if dim.periodic or dim.unit not in TURN else TURN[dim.unit] / 2
+
+
+def _jump(
+    index: Index, frame: np.int64, what: str, dim: StateDim | ActionDim, change: float, since: str
+) -> str:
+    episode, step = index.episode_of(frame), index.step_of(frame)
+    return (
+        f"{index.name}: {what} is {change:+.3g} {dim.unit} from {since} in episode {episode} of its index, step {step}:"
+        " more than half a turn; an angle that turns is declared periodic in the robot's record"
+    )
+
+
 def _digest(index: Index) -> str:
     """Names what decides the statistics beside the horizon and what an index's folder is named by."""
-    actions = [[dim.kind, dim.delta, dim.one_means == "closed"] for dim in index.embodiment.actions]
-    return hashlib.sha256(json.dumps([_FORMAT, actions]).encode()).hexdigest()[:16]
+    robot = index.embodiment
+    read = [[dim.kind, dim.delta, dim.one_means == "closed"] for dim in robot.actions]
+    # What there was not from the beginning is named where it is used, so that statistics of that time are still found.
+    further = {
+        "ends": [[i, dim.ends] for i, dim in enumerate(robot.actions) if dim.open is not None],
+        "delta of": [
+            [i, place] for i, place in enumerate(robot.delta_states) if place not in (None, i)
+        ],
+        "turns": [
+            [part, i, dim.turn]
+            for part, dims in (("state", robot.state), ("actions", robot.actions))
+            for i, dim in enumerate(dims)
+            if dim.turn
+        ],
+    }
+    named = [[name, entries] for name, entries in further.items() if entries]
+    return hashlib.sha256(json.dumps([_FORMAT, read, *named]).encode()).hexdigest()[:16]
 
 
 def _load(file: Path, index: Index) -> Statistics:

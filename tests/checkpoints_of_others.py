@@ -39,14 +39,19 @@ def nested(flat: dict[str, np.ndarray]) -> dict:
 
 
 def norm_stats(dims: int, seed: int = 1) -> dict:
+    """Of no particular size, but for the action's last dimension, which is a gripper in [0, 1] for a robot of eight."""
     rng = np.random.default_rng(seed)
-    return {
+    parts = {
         part: {
             "mean": rng.normal(size=dims).tolist(), "std": rng.uniform(0.5, 2, dims).tolist(),
             "q01": rng.uniform(-3, -2, dims).tolist(), "q99": rng.uniform(2, 3, dims).tolist(),
         }
         for part in ("state", "actions")
     }  # fmt: skip
+    if dims == 8:
+        for key, value in (("mean", 0.4), ("std", 0.5), ("q01", 0.0), ("q99", 1.0)):
+            parts["actions"][key][7] = value
+    return parts
 
 
 def write_openpi(

@@ -15,6 +15,7 @@ from pi0_jax.convert import rules
 from pi0_jax.convert.paligemma import Npz
 from pi0_jax.convert.source import cast
 from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import VARIANTS
 from tests.checkpoints_of_others import (
     GOLDEN,
     UNEVEN,
@@ -499,7 +500,7 @@ def test_a_record_that_contradicts_the_checkpoints_own_is_refused(tmp_path):
     options = convert.Options(embodiment="droid_velocity", tokenizer="small", sizes=sizes)
     refused(
         "--embodiment=droid_velocity: actions learnt relative to the state: expected"
-        r" \[0, 1, 2, 3, 4, 5, 6\] as the checkpoint says, found none",
+        " 0, 1, 2, 3, 4, 5, 6 as the checkpoint says, found none",
         convert.convert,
         tmp_path / "o",
         tmp_path / "p",
@@ -508,6 +509,35 @@ def test_a_record_that_contradicts_the_checkpoints_own_is_refused(tmp_path):
     )
     droid = dataclasses.replace(options, embodiment="droid")
     convert.convert(tmp_path / "o", tmp_path / "p", "openpi_jax", droid)
+
+
+def test_statistics_that_are_not_of_the_record_are_refused_or_told(tmp_path):
+    """A gripper that counts from -1 to +1 is not DROID's; one that never moves may be."""
+    pico = dataclasses.replace(VARIANTS["pico"], action_dim=9)
+    path = write_openpi(tmp_path / "a", random_parameters(pico))
+    file = path / "assets" / "droid" / "norm_stats.json"
+    known = norm_stats(8)
+    options = convert.Options(
+        embodiment="droid", tokenizer="small", sizes={"horizon": 4, "max_tokens": 12}
+    )
+
+    def with_gripper(low: float, high: float, std: float) -> None:
+        for key, value in (("q01", low), ("q99", high), ("std", std), ("mean", high)):
+            known["actions"][key][7] = value
+        file.write_text(json.dumps({"norm_stats": known}))
+
+    with_gripper(-1.0, 1.0, 0.9)
+    refused(
+        "droid: statistics of action gripper: expected values from 0 to 1 as its record declares, found 98% of them from -1 to 1",
+        convert.convert,
+        path,
+        tmp_path / "o",
+        "ours",
+        options,
+    )
+    with_gripper(1.0, 1.0, 0.0)
+    report = convert.convert(path, tmp_path / "o", "ours", options)
+    assert "warning: droid: action gripper: by its statistics it never moves: it is always 1" in report.notes  # fmt: skip
 
 
 def test_files_that_contradict_each_other_are_named(tmp_path):

@@ -66,7 +66,7 @@ def test_robots_of_one_laboratory_differ_in_what_they_record():
     assert {dim.kind for dim in EMBODIMENTS["franka_toto"].actions} == {"absolute"}
     assert (
         EMBODIMENTS["google_robot"].state[7].one_means == "closed"
-        and EMBODIMENTS["google_robot"].actions[6].one_means == "open"
+        and EMBODIMENTS["google_robot"].actions[6].ends == (-1.0, 1.0)  # open, closed
     )
     assert [dim.name for dim in EMBODIMENTS["xarm_language_table"].actions] == ["dx", "dy"]
 
@@ -156,7 +156,7 @@ def test_a_delta_needs_an_absolute_action_and_a_state_of_its_unit(actions):
         ({"actions": "joint_0"}, "embodiment arm: actions: expected a list, found str"),
         (
             {"state": ["joint_0"]},
-            "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, found str",
+            "embodiment arm: state 0: expected a map of name, unit, low, high, one_means, open, closed, periodic, found str",
         ),
         (
             {"cameras": ["front"]},
@@ -197,3 +197,76 @@ def test_a_record_that_is_no_map_or_lacks_much():
         match="embodiment arm: cameras, state, actions, control_hz, execute_steps missing",
     ):
         Embodiment.from_json({"name": "arm", "robot": "an arm"})
+
+
+def test_deltas_meet_their_state_by_name():
+    state = (StateDim("shoulder", "rad"), StateDim("wrist", "rad"), StateDim("lift", "m"))
+    actions = (
+        ActionDim("wrist", "rad", "absolute", delta=True),
+        ActionDim("speed", "m/s", "relative"),
+        ActionDim("height", "m", "absolute", delta=True, delta_from="lift"),
+        ActionDim("shoulder", "rad", "absolute", delta=True),
+    )
+    assert embodiment(state=state, actions=actions).delta_states == (1, None, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "action"),
+    [
+        ((StateDim("b", "rad"),), ActionDim("a", "rad", "absolute", delta=True)),
+        ((StateDim("a", "rad"),), ActionDim("a", "rad", "absolute", delta=True, delta_from="c")),
+        ((StateDim("b", "rad"), StateDim("a", "m")), ActionDim("a", "rad", "absolute", delta=True)),
+        ((StateDim("a", "rad"),) * 2, ActionDim("a", "rad", "absolute", delta=True)),
+    ],
+)
+def test_a_delta_without_one_state_of_its_name_and_unit_is_refused(state, action):
+    expected = f"one state dimension called {action.delta_from or 'a'!r} .* has its unit, rad; the states are "
+    with pytest.raises(InputError, match=f"action 'a' can be a delta only if .*{expected}"):
+        embodiment(state=state, actions=(action,))
+
+
+def test_a_stored_record_without_names_keeps_the_place_that_it_was_trained_with():
+    """Before there was delta_from, the state at the action's own place was subtracted, whatever its name."""
+    swapped = embodiment(
+        state=(StateDim("shoulder", "rad"), StateDim("wrist", "rad")),
+        actions=tuple(
+            ActionDim(name, "rad", "absolute", delta=True) for name in ("wrist", "shoulder")
+        ),
+    )
+    old = json.loads(json.dumps(swapped.to_json()))
+    for dim in old["actions"]:
+        del dim["delta_from"]
+    assert Embodiment.from_json(old).delta_states == (1, 0)  # as a user writes it
+    assert Embodiment.from_json(old, stored=True).delta_states == (0, 1)
+    assert Embodiment.from_json(swapped.to_json(), stored=True) == swapped
+    again = Embodiment.from_json(Embodiment.from_json(old, stored=True).to_json(), stored=True)
+    assert again.delta_states == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("dim", "said"),
+    [
+        ({"unit": "m", "periodic": True}, "periodic: expected an angle in rad or deg, found unit 'm'"),
+        ({"periodic": "yes"}, "periodic: expected True or False, found 'yes'"),
+        ({"periodic": True, "low": 0.0, "high": 3.2}, r"periodic: expected low and high a turn apart \(6.28319 rad\), found 0 and 3.2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_turn_is_refused(dim, said):
+    with pytest.raises(InputError, match=f"embodiment arm: state 'a': {said}"):
+        embodiment(state=(StateDim(**{"name": "a", "unit": "rad"} | dim),), actions=())
+
+
+def test_a_change_of_an_angle_does_not_turn_and_a_delta_turns_as_its_state():
+    with pytest.raises(InputError, match="action 'a' can be periodic only if it is absolute"):
+        embodiment(actions=(ActionDim("a", "rad", "relative", periodic=True),))
+    with pytest.raises(InputError, match="expected it to turn as the state 'a' does, found"):
+        embodiment(
+            state=(StateDim("a", "rad", periodic=True),),
+            actions=(ActionDim("a", "rad", "absolute", delta=True),),
+        )
+
+
+@pytest.mark.parametrize("angle", [45, True, "180"])
+def test_images_are_turned_by_quarters(angle):
+    with pytest.raises(InputError, match="image_rotation: expected 0, 90, 180 or 270 degrees"):
+        embodiment(image_rotation=angle)

@@ -92,3 +92,11 @@ def test_an_episode_leaves_nothing_behind():
     fresh = TemporalEnsemble()
     _, used = fresh.step(np.ones((4, 2)))
     assert fresh.chunks == () and len(used.chunks) == 1
+
+
+def test_angles_that_turn_are_averaged_the_short_way():
+    ensemble = TemporalEnsemble(decay=0.0, turns=((-np.pi, 2 * np.pi), None, (0.0, 2 * np.pi)))
+    _, ensemble = ensemble.step(np.array([[9.0, 9, 9], [3.1, 3.1, 6.2]]))
+    action, _ = ensemble.step(np.array([[-3.0, -3.1, 0.1]]))
+    # 3.1 and 3.283, which is -3.0 and a turn; 3.1 and -3.1 plainly; 6.2 and 6.383
+    np.testing.assert_allclose(action, [0.05 - np.pi, 0, 0.00841], atol=1e-5)

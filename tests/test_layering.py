@@ -45,13 +45,14 @@ MAY_IMPORT = {
     "trainable": "models",
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors files observation progress",
-    "preprocess": "embodiments errors images normalize observation tokenizer",
+    "record_fit": "embodiments errors normalize",
+    "preprocess": "embodiments errors images normalize observation record_fit tokenizer",
     "statistics": "data embodiments errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
     "checkpoints": "embodiments errors normalize policy_config preprocess tokenizer trainable",
     "convert": "checkpoints data.faults data.storage embodiments errors files models normalize observation"
-    " policy_config preprocess tokenizer trainable",
+    " policy_config preprocess record_fit tokenizer trainable",
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
     "policy": "checkpoints errors export models observation policy_config preprocess tokenizer",

@@ -196,7 +196,7 @@ def test_nearly_equal_quantiles_beside_a_large_spread_do_not_make_values_explode
 
 def test_clipping_bounds_model_units_on_the_way_in_only(rows, statistics):
     plain = normalize.normalize(rows, statistics, "quantile")
-    clipped = normalize.normalize(rows, statistics, "quantile", clip=1.0)
+    clipped = normalize.clipped(normalize.normalize(rows, statistics, "quantile"), 1.0)
     assert np.abs(plain).max() > 1.2
     np.testing.assert_array_equal(clipped, np.minimum(np.maximum(plain, -1), 1))
     assert clipped.dtype == np.float32

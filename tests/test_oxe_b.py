@@ -114,14 +114,14 @@ CASES = [
         f"iamlab_cmu_pickup_insert{CONVERTED}",
         {
             STATE: [[*JOINTS, 1, *[9] * 12], [*JOINTS, 0, *[9] * 12]],
-            # Pointing down and turned by 90 degrees about z; rolled on by one degree, to 181, which is also -179.
+            # Pointing down and turned by 90 degrees about z; rolled on by one degree, to 181, which is -179.
             ACTION: [
                 [0.5, 0.1, 0.2, H, H, 0, 0, 1],
                 [0.5, 0.1, 0.2, 0.99996192, 0, 0, -0.00872654, 0],
             ],
         },
         [[*JOINTS, 1], [*JOINTS, 0]],
-        [[0.5, 0.1, 0.2, 3.1415927, 0, 1.5707963, 1], [0.5, 0.1, 0.2, 3.1590459, 0, 0, 0]],
+        [[0.5, 0.1, 0.2, 3.1415927, 0, 1.5707963, 1], [0.5, 0.1, 0.2, -3.1241394, 0, 0, 0]],
         BOTH,
     ),
     Case(
@@ -158,7 +158,7 @@ CASES = [
         [JOINTS, JOINTS],
         [
             [0.41, -0.1, 0.2, 3.1241394, 0.5235988, 1.5707963, 1],
-            [0.41, -0.1, 0.2, 3.1590459, 0.5235988, 1.5707963, 0],
+            [0.41, -0.1, 0.2, -3.1241394, 0.5235988, 1.5707963, 0],
         ],
         {"base": IMAGE},
     ),
@@ -258,7 +258,7 @@ def chunk_after_the_end(name: str, tmp_path) -> np.ndarray:
 
 
 def test_past_the_end_targets_stay_and_changes_and_velocities_stop(tmp_path):
-    stays = [0.41, -0.1, 0.2, 3.1590459, 0.5235988, 1.5707963, 0]  # a pose, and a gripper
+    stays = [0.41, -0.1, 0.2, -3.1241394, 0.5235988, 1.5707963, 0]  # a pose, and a gripper
     np.testing.assert_allclose(
         chunk_after_the_end(f"ucsd_kitchen_dataset{CONVERTED}", tmp_path), stays, atol=1e-6
     )

@@ -11,7 +11,6 @@ from pi0_jax.data.oxe.primitives import (
     binarize_gripper,
     decode_zlib,
     opening_after_commands,
-    opening_from_closedness,
     pose_changes,
     wrap_angle,
 )
@@ -52,13 +51,6 @@ def test_openings_become_commands(opening, command):
 )
 def test_commands_last_until_the_next(commands, opening):
     np.testing.assert_array_equal(opening_after_commands(np.array(commands, np.float32)), opening)
-
-
-def test_closedness_counts_the_other_way():
-    np.testing.assert_array_equal(
-        opening_from_closedness(np.array([-1.0, 0.0, 0.25, 1.0, 1.5])), [1, 1, 0.75, 0, 0]
-    )
-    np.testing.assert_array_equal(opening_from_closedness(np.array([0, 1], np.int64)), [1, 0])
 
 
 def test_angles_take_the_short_way_round():

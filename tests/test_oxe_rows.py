@@ -68,9 +68,9 @@ def test_the_robot_is_a_known_one_with_a_gripper_of_one_convention(name):
     assert EMBODIMENTS[robot.name] is robot
     assert robot.control_hz > 0 and 1 <= robot.execute_steps <= robot.control_hz
     for dim in robot.actions:
-        assert bool(dim.one_means) == ("gripper" in dim.name)
-        if dim.one_means:
-            assert dim.kind == "absolute" and (dim.low, dim.high) in ((0, 1), (None, None))
+        assert (dim.ends is not None) == ("gripper" in dim.name)
+        if dim.ends:
+            assert dim.kind == "absolute" and set(dim.ends) in ({0, 1}, {-1, 1})
 
 
 @pytest.mark.parametrize("name", PUBLIC)

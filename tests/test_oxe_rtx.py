@@ -73,7 +73,7 @@ CASES = (
         "roboturk",  # -1 opens, 1 closes; no state
         {**MOTION, CLOSE: column([-1, 1, 0.25, -0.5])},
         np.zeros((4, 0)),
-        np.concatenate([MOVED, column([1, 0, 0.75, 1])], axis=1),
+        np.concatenate([MOVED, column([1, 0, 0.375, 0.75])], axis=1),
     ),
     Case(
         "nyu_door_opening_surprising_effectiveness",
@@ -164,4 +164,4 @@ def test_velocities_are_zero_past_the_end_and_the_gripper_holds(tmp_path):
         ROWS["nyu_door_opening_surprising_effectiveness"], tmp_path, [MOTION | COMMANDED]
     )
     actions, _ = index.chunk(3, 2)
-    np.testing.assert_array_equal(actions[1], [0, 0, 0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(actions[1], [0, 0, 0, 0, 0, 0, -1])  # open, as its commands say

@@ -1,5 +1,6 @@
 """Both halves of preprocessing, and the way back, on mixed robots."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax import normalize, preprocess
+from pi0_jax import normalize, preprocess, record_fit
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS, RawObservation, Sample
@@ -45,6 +46,9 @@ def robot(embodiment: Embodiment, seed: int = 0) -> Robot:
         rng.normal(3, 2, (200, len(dims))) for dims in (embodiment.state, embodiment.actions)
     )
     state[:, 1] = 0.25
+    for i, dim in enumerate(embodiment.actions):
+        if dim.ends:
+            actions[:, i] = rng.uniform(min(dim.ends), max(dim.ends), len(actions))
     return Robot(
         embodiment,
         normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions])),
@@ -205,10 +209,6 @@ BROKEN = {
         lambda o: o["images"].pop("wrist"),
         r"camera 'wrist' is missing; got \['base'\]",
     ),
-    "a camera is not declared": (
-        lambda o: o["images"].update(head=o["images"]["base"]),
-        r"camera 'head' is not declared; the embodiment has \['base', 'wrist'\]",
-    ),
     "float pixels": (
         lambda o: o["images"].update(base=np.zeros((40, 30, 3), np.float32)),
         r"image 'base' must be uint8\[height, width, 3\] RGB, got float32\[40, 30, 3\]",
@@ -245,8 +245,12 @@ BROKEN = {
         r"state 'joint_0' is 1e\+300",
     ),
     "not numbers": (lambda o: o.update(state=["0", "0", "0"]), "state must hold numbers, got <U1"),
-    "a prompt in bytes": (
-        lambda o: o.update(prompt=b"reach"),
+    "a prompt of several texts": (
+        lambda o: o.update(prompt=np.array(["reach", "push"])),
+        "prompt must be a string, got ndarray",
+    ),
+    "a prompt in bytes that are no UTF-8": (
+        lambda o: o.update(prompt=b"\xff"),
         "prompt must be a string, got bytes",
     ),
 }
@@ -381,3 +385,164 @@ def test_check_robot_names_what_does_not_fit():
 def test_used_slots_are_those_that_any_robot_fills_in_the_models_order():
     assert preprocess.used_slots([MIXED]) == ("left_wrist_0_rgb",)
     assert preprocess.used_slots([MIXED, WIDOWX.embodiment]) == ("base_0_rgb", "left_wrist_0_rgb")
+
+
+# Joints in another order in the action than in the state; the wrist turns, and is told in [0, 2 pi).
+TURNING = Embodiment(
+    name="turning",
+    robot="an arm",
+    cameras={"left_wrist_0_rgb": "hand"},
+    state=(StateDim("shoulder", "rad"), StateDim("wrist", "rad", low=0.0, periodic=True)),
+    actions=(
+        ActionDim("wrist", "rad", "absolute", low=0.0, delta=True, periodic=True),
+        ActionDim("shoulder", "rad", "absolute", delta=True),
+        ActionDim("heading", "rad", "absolute", periodic=True),
+    ),
+    control_hz=10.0,
+    execute_steps=1,
+)
+
+
+def test_deltas_are_taken_by_name_and_the_short_way():
+    state = np.array([1.0, 6.2], np.float32)
+    actions = np.array([[0.1, 1.5, 3.0], [6.1, 0.5, -3.0]], np.float32)
+    turn = 2 * np.pi
+    np.testing.assert_allclose(
+        preprocess.to_delta(actions, state, TURNING),
+        [[0.1 + turn - 6.2, 0.5, 3.0], [-0.1, -0.5, -3.0]],
+        atol=1e-6,
+    )
+
+
+def test_angles_that_turn_are_normalised_about_their_mean():
+    """Headings about pi: recorded as 3.1 and -3.1 they lie 0.08 apart, for the model too."""
+    state = np.array([[0.0, 0.1], [1.0, 6.2]])
+    actions = np.array([[-0.1, -1.0, np.pi - 0.2], [0.1, 1.0, np.pi + 0.2]])
+    one = Robot(TURNING, normalize.Statistics(*map(normalize.accumulate, ([state], [actions]))))
+    seen = np.array([0.5, 6.2], np.float32)
+    chunk = np.array([[0.05, 0.5, 3.1], [6.15, 0.4, -3.1]], np.float32)
+    in_model = preprocess.actions_to_model(chunk, seen, one, "zscore")
+    np.testing.assert_allclose(in_model[:, 2], np.array([-0.0416, 0.0416]) / 0.2, atol=1e-3)
+    np.testing.assert_allclose(preprocess.to_robot(in_model, seen, one, "zscore"), chunk, atol=1e-6)
+
+
+def test_a_state_one_turn_further_is_the_same_state():
+    one = Robot(TURNING, normalize.Statistics(*map(normalize.accumulate, (
+        [np.array([[0.0, 6.0], [1.0, 6.6]])], [np.array([[0.0, 0, 0], [1, 1, 1]])]
+    ))))  # fmt: skip
+    turns = np.array([[0.5, 0.1], [0.5, 0.1 + 2 * np.pi], [0.5, 0.1 - 4 * np.pi]])
+    found = preprocess.state_to_model(turns, one, "zscore")
+    np.testing.assert_allclose(found, found[:1].repeat(3, axis=0), atol=1e-5)
+    np.testing.assert_allclose(found[0, 1], (0.1 + 2 * np.pi - 6.3) / 0.3, atol=1e-4)
+
+
+def test_what_a_robot_is_told_lies_in_its_own_turn():
+    """Its wrist counts from 0 to a turn, its heading half a turn either way."""
+    one = Robot(TURNING, normalize.Statistics(*map(normalize.accumulate, (
+        [np.array([[0.0, 0], [1, 1]])], [np.array([[-1.0, -1, -1], [1, 1, 1]])]
+    ))))  # fmt: skip
+    said = np.array([[-0.2, 0.0, 4.0], [0.2, 0.0, -4.0], [0.0, 9.0, 1.0]], np.float32)
+    told = preprocess.to_robot(said, np.array([0.0, 0.1], np.float32), one, "zscore")
+    turn = 2 * np.pi
+    np.testing.assert_allclose(told[:, 0], [turn - 0.1, 0.3, 0.1], atol=1e-5)
+    np.testing.assert_allclose(told[:, 1], [0, 0, 9], atol=1e-5)  # what does not turn is left alone
+    np.testing.assert_allclose(told[:, 2], [4 - turn, turn - 4, 1], atol=1e-5)
+
+
+def test_an_error_of_an_angle_is_the_short_way():
+    found = preprocess.action_error(np.array([0.1, 3.0, 3.1]), np.array([6.2, -3.0, -3.1]), TURNING)
+    np.testing.assert_allclose(found, [0.1 + 2 * np.pi - 6.2, 6.0, 2 * np.pi - 6.2], atol=1e-5)
+
+
+def test_angles_in_their_turn_keep_every_bit():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3.14, 3.14, (1000, 3)).astype(np.float32)
+    np.testing.assert_array_equal(preprocess.in_turn(x, TURNING.actions, 0.0), x)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [np.str_("open"), np.array("open"), np.bytes_(b"open"), np.array(b"open"), b"open", np.array("open", object)],
+)  # fmt: skip
+def test_prompts_as_numpy_holds_them_are_read(prompt):
+    expected, _ = TOKENIZER.encode("open", LAYOUT.max_tokens)
+    np.testing.assert_array_equal(
+        host([observation(ARM3, prompt=prompt)], [ARM3]).tokens[0], expected
+    )
+
+
+def test_a_camera_that_nobody_needs_is_not_read_and_named_once(caplog):
+    seen = observation(ARM3)
+    plain = host([seen], [ARM3])
+    seen["images"] = seen["images"] | {"ceiling": np.zeros((4000, 4000, 3), np.float64)}
+    for _ in range(3):
+        for canvas in (CANVAS, None):
+            found = preprocess.host([seen], [ARM3], LAYOUT, TOKENIZER, canvas and [canvas])
+    np.testing.assert_array_equal(found.state, plain.state)
+    assert [record.message for record in caplog.records] == [
+        "reach_arm3: camera 'ceiling' is not read: the robot's record does not name it"
+    ]
+
+
+def statistics_of(gripper: np.ndarray, embodiment: Embodiment) -> normalize.Statistics:
+    rng = np.random.default_rng(0)
+    state, actions = (rng.normal(size=(len(gripper), len(dims))) for dims in (embodiment.state, embodiment.actions))  # fmt: skip
+    actions[:, 6] = gripper
+    return normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions]))
+
+
+BINARY = np.resize([0.0, 1.0], 100)
+
+
+def test_statistics_of_another_grippers_convention_are_refused():
+    """A released LIBERO checkpoint counts from -1 to +1."""
+    libero, widowx = EMBODIMENTS["libero"], EMBODIMENTS["widowx"]
+    released = statistics_of(2 * BINARY - 1, libero)
+    preprocess.check_robot(Robot(libero, released), LAYOUT)
+    assert record_fit.doubtful_dimensions(libero, released) == []
+    other = Robot(widowx, statistics_of(2 * BINARY - 1, widowx))
+    expected = "expected values from 0 to 1 as its record declares, found 98% of them from -1 to 1"
+    with pytest.raises(InputError, match=f"^widowx: statistics of action gripper: {expected}"):
+        preprocess.check_robot(other, LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("gripper", "said"),
+    [
+        (BINARY, "libero: action gripper: its record says -1 for open and 1 for closed, by its statistics 98% of the values lie"),
+        (np.full(100, -1.0), "libero: action gripper: by its statistics it never moves: it is always -1"),
+    ],
+)  # fmt: skip
+def test_statistics_that_hardly_are_the_records_are_told(gripper, said):
+    libero = EMBODIMENTS["libero"]
+    robot = Robot(libero, statistics_of(gripper, libero))
+    preprocess.check_robot(robot, LAYOUT)
+    (line,) = record_fit.doubtful_dimensions(*robot)
+    assert line.startswith(said)
+
+
+def test_statistics_of_a_state_outside_its_declared_range_are_refused():
+    low = dataclasses.replace(
+        MIXED, state=(*MIXED.state[:2], StateDim("c", "m", low=-0.1, high=0.1))
+    )
+    with pytest.raises(
+        InputError, match="^mixed: statistics of state c: expected values from -0.1 to 0.1"
+    ):
+        preprocess.check_robot(robot(low), LAYOUT)
+
+
+def test_an_exported_policy_turns_angles_as_a_policy_does():
+    """The same functions, compiled: what export.py writes."""
+    rng = np.random.default_rng(0)
+    state, actions = rng.uniform(-3, 3, (50, 2)), rng.uniform(-3, 3, (50, 3))
+    one = Robot(TURNING, normalize.Statistics(*map(normalize.accumulate, ([state], [actions]))))
+    seen = rng.uniform(0, 6, (4, 2)).astype(np.float32)
+    said = rng.normal(0, 2, (4, 5, 8)).astype(np.float32)
+    to_model = jax.jit(lambda state: preprocess.state_to_model(state, one, "zscore"))
+    to_robot = jax.jit(lambda said, state: preprocess.to_robot(said, state, one, "zscore"))
+    np.testing.assert_allclose(
+        to_model(seen), preprocess.state_to_model(seen, one, "zscore"), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        to_robot(said, seen), preprocess.to_robot(said, seen, one, "zscore"), atol=1e-5
+    )

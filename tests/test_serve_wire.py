@@ -10,7 +10,7 @@ from msgpack import ExtType
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
-from pi0_jax.observation_keys import to_message, to_observation
+from pi0_jax.observation_keys import UnreadKeys, to_message, to_observation
 from pi0_jax.serve import wire
 
 ARRAY = {b"__ndarray__": True, b"data": bytes(8), b"dtype": "<f4", b"shape": [2]}
@@ -243,3 +243,56 @@ def test_keys_that_do_not_fit_the_robot_are_refused():
     ):
         with pytest.raises(InputError, match=said):
             dataclasses.replace(EMBODIMENTS["droid"], client_keys=keys)
+
+
+def test_keys_that_the_policy_does_not_need_are_named_once(caplog):
+    embodiment = EMBODIMENTS["droid"]
+    unread = UnreadKeys(embodiment.name)
+    message = droid(extra=1, **{"observation/force": np.zeros(6)})
+    for _ in range(3):
+        seen = to_observation(message, embodiment, unread=unread)
+        np.testing.assert_equal(seen, to_observation(droid(), embodiment))
+    to_observation(droid(another=1, extra=2), embodiment, unread=unread)
+    not_read = "droid: not read, since its record does not name them: "
+    assert [record.message for record in caplog.records] == [
+        f"{not_read}extra, observation/force",
+        f"{not_read}another",
+    ]
+
+
+def test_no_client_fills_the_log_with_names_of_its_own(caplog):
+    unread = UnreadKeys("droid")
+    for i in range(1000):
+        unread.name([f"key {i}"])
+    assert len(caplog.records) == 100
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [np.str_("heb den Würfel"), np.array("heb den Würfel"), np.bytes_("heb den Würfel".encode()),
+     np.array("heb den Würfel".encode()), "heb den Würfel".encode()],
+)  # fmt: skip
+def test_prompts_come_as_numpy_holds_them(prompt):
+    """As openpi-client packs them: an array of text is a map with its dtype, too."""
+    assert to_observation(droid(prompt=prompt), EMBODIMENTS["droid"])["prompt"] == "heb den Würfel"
+    packed = prompt
+    if isinstance(prompt, np.ndarray):
+        packed = {
+            b"__ndarray__": True,
+            b"data": prompt.tobytes(),
+            b"dtype": prompt.dtype.str,
+            b"shape": prompt.shape,
+        }
+    sent = wire.unpack(wire.pack(droid(prompt=packed)))
+    assert to_observation(sent, EMBODIMENTS["droid"])["prompt"] == "heb den Würfel"
+    ours = to_message(to_observation(sent, EMBODIMENTS["droid"]), EMBODIMENTS["droid"].keys)
+    assert wire.unpack(wire.pack(ours))["prompt"] == "heb den Würfel"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data"), [("|S2", b"\xff\xfe"), ("<U1", b"\xff" * 4), ("<U1", b"abc")]
+)
+def test_an_array_of_bytes_that_are_no_text_is_refused(dtype, data):
+    packed = {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": []}
+    with pytest.raises(InputError, match="^'prompt': expected text, found bytes that are none$"):
+        wire.unpack(wire.pack({"prompt": packed}))

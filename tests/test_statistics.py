@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pi0_jax import normalize
+from pi0_jax import normalize, statistics
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.rows import DatasetRow, RawField, Standardised
@@ -19,7 +19,7 @@ from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Robot
-from pi0_jax.statistics import compute, index_statistics, remarkable_dimensions
+from pi0_jax.statistics import compute, index_statistics, jumps, remarkable_dimensions
 from tests.tiny_data import REACH_STEPS, reach_step, write_reach
 
 # One dimension of every kind: a target learnt as a delta, a change, an absolute gripper that the robot counts the other way.
@@ -312,3 +312,99 @@ def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
     message = "^dataset reach_arm3: episode 1 of its index, step 0: action x minus the state: expected a float32, found a larger number$"
     with np.errstate(over="ignore"), pytest.raises(InputError, match=message):
         index_statistics(index, 1)
+
+
+# A heading that turns and is told as a target; a wrist, learnt as a delta, named in another place; an elbow that is not said to turn.
+TURNING = Embodiment(
+    name="turning",
+    robot="an arm",
+    cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
+    state=(
+        StateDim("wrist", "rad", periodic=True),
+        StateDim("elbow", "rad"),
+        StateDim("heading", "rad", periodic=True),
+    ),
+    actions=(
+        ActionDim("elbow", "rad", "absolute", delta=True),
+        ActionDim("wrist", "rad", "absolute", delta=True, periodic=True),
+        ActionDim("heading", "rad", "absolute", periodic=True),
+    ),
+    control_hz=5.0,
+    execute_steps=1,
+)
+TURNING_ROW = dataclasses.replace(ROW, embodiment=TURNING)
+# state: wrist, elbow, heading; action: elbow, wrist, heading
+TURNS_STATE = [[[3.0, 0, 3.1], [3.1, 1, -3.1], [-3.1, 0, 3.0], [-3.0, 1, 3.0]]]
+TURNS_ACTION = [[[0.5, 3.1, -3.1], [0.5, -3.1, 3.0], [0.5, -3.0, 3.1], [0, 0, 0]]]
+TURN = 2 * np.pi
+
+
+def test_angles_that_turn_have_the_statistics_of_the_short_way(tmp_path):
+    index = make_index(tmp_path, TURNS_STATE, TURNS_ACTION, [[1, 1, 1, 0]], TURNING_ROW)
+    found = compute(index, 1, progress=False)
+    near = np.array([[3.0, 0, 3.1], [3.1, 1, TURN - 3.1], [TURN - 3.1, 0, 3.0]])
+    np.testing.assert_allclose(found.state.mean, near.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(found.state.std, near.std(axis=0), atol=1e-6)
+    actions = np.array(
+        [[0.5, 0.1, TURN - 3.1], [-0.5, TURN - 6.2, 3.0], [0.5, 0.1, 3.1]]
+    )  # elbow and wrist minus the states of their names
+    np.testing.assert_allclose(found.actions.mean, actions.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(found.actions.std, actions.std(axis=0), atol=1e-6)
+    assert jumps(index, 1, found) == []
+
+
+def test_angles_that_jump_and_are_not_said_to_turn_are_told_with_their_place(tmp_path):
+    plain = dataclasses.replace(
+        TURNING,
+        state=tuple(dataclasses.replace(dim, periodic=False) for dim in TURNING.state),
+        actions=tuple(dataclasses.replace(dim, periodic=False) for dim in TURNING.actions),
+    )
+    states = [[[0.0, 0, 0]] * 4, *TURNS_STATE]
+    actions = [[[0.0, 0, 0]] * 4, *TURNS_ACTION]
+    row = dataclasses.replace(TURNING_ROW, embodiment=plain)
+    index = make_index(tmp_path, states, actions, [[1, 1, 1, 0]] * 2, row)
+    rest = "more than half a turn; an angle that turns is declared periodic in the robot's record"
+    assert jumps(index, 1, compute(index, 1, progress=False)) == [
+        f"reach_arm3: action wrist is -6.2 rad from the state before it in episode 1 of its index, step 1: {rest}",
+        f"reach_arm3: state wrist is -6.2 rad from the step before in episode 1 of its index, step 2: {rest}",
+        f"reach_arm3: state heading is -6.2 rad from the step before in episode 1 of its index, step 1: {rest}",
+        f"reach_arm3: action heading is +6.1 rad from the step before in episode 1 of its index, step 1: {rest}",
+    ]
+
+
+def test_nothing_moves_from_one_episode_to_the_next(tmp_path):
+    states = [[[2.0, 0, 0]] * 4, [[-2.0, 0, 0]] * 4]
+    plain = dataclasses.replace(TURNING, state=(StateDim("wrist", "rad"), *TURNING.state[1:]), actions=TURNING.actions[:1])  # fmt: skip
+    row = dataclasses.replace(TURNING_ROW, embodiment=plain, standardise=first_action)
+    index = make_index(tmp_path, states, states, [[1, 1, 1, 0]] * 2, row)
+    assert jumps(index, 1, compute(index, 1, progress=False)) == []
+
+
+def first_action(columns):
+    result = kept_where_asked(columns)
+    return result._replace(action=result.action[:, 1:2])
+
+
+def test_a_turn_or_another_state_has_statistics_of_its_own_and_other_records_keep_their_names(
+    tmp_path,
+):
+    """The name of the file is that of old for a record that says nothing new."""
+    wrist, elbow, heading = TURNING.state
+    actions = TURNING.actions
+    robots = (
+        TURNING,
+        dataclasses.replace(TURNING, actions=(actions[1], actions[0], actions[2])),
+        dataclasses.replace(
+            TURNING,
+            state=(wrist, dataclasses.replace(elbow, periodic=True), heading),
+            actions=(dataclasses.replace(actions[0], periodic=True), *actions[1:]),
+        ),
+    )
+    names = {statistics._digest(FakeIndex(robot)) for robot in robots}
+    assert len(names) == 3
+    assert statistics._digest(FakeIndex(ROWS["reach_arm3"].embodiment)) == "b7e57138be1091e9"
+
+
+class FakeIndex:
+    def __init__(self, embodiment: Embodiment) -> None:
+        self.embodiment = embodiment

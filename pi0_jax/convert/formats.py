@@ -259,13 +259,17 @@ def _of_embodiment(record: RobotRecord, name: str, where: str) -> RobotRecord:
     given, known = find_embodiment(name), record.embodiment
     if known is not None:
         found, expected = (
-            [i for i, dim in enumerate(embodiment.actions) if dim.delta]
+            [
+                f"{i}" if place == i else f"{i} to state {place}"
+                for i, place in enumerate(embodiment.delta_states)
+                if place is not None
+            ]
             for embodiment in (given, known)
         )
         if found != expected:
             raise InputError(
                 f"{where}: --embodiment={name}: actions learnt relative to the state: expected"
-                f" {expected or 'none'} as the checkpoint says, found {found or 'none'}"
+                f" {', '.join(expected) or 'none'} as the checkpoint says, found {', '.join(found) or 'none'}"
             )
     return record._replace(embodiment=given)
 

@@ -208,8 +208,15 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         cameras=dict(zip(CAMERA_SLOTS, cameras, strict=False)),
         state=tuple(StateDim(f"state_{i}", "unknown") for i in range(dims["STATE"])),
         actions=tuple(
-            ActionDim(name, "unknown", "absolute", delta=delta)
-            for name, delta in zip(names, deltas, strict=True)
+            # LeRobot's are relative to the state at the same place
+            ActionDim(
+                name,
+                "unknown",
+                "absolute",
+                delta=delta,
+                delta_from=f"state_{i}" if delta else "",
+            )
+            for i, (name, delta) in enumerate(zip(names, deltas, strict=True))
         ),
         control_hz=0.0,
         execute_steps=config["n_action_steps"],

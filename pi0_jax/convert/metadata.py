@@ -7,7 +7,7 @@ back from another format is what left for it.
 import base64
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import index
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class Metadata:
                     normalize.from_json(robot["statistics"], source),
                     None
                     if robot["embodiment"] is None
-                    else Embodiment.from_json(robot["embodiment"]),
+                    else Embodiment.from_json(robot["embodiment"], stored=True),
                 )
                 for name, robot in record["robots"].items()
             }
@@ -241,9 +241,22 @@ def find_embodiment(name: str) -> Embodiment:
         raise InputError(f"{name}: {error}") from error
 
 
+def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
+    for i, (dim, place) in enumerate(zip(embodiment.actions, embodiment.delta_states, strict=True)):
+        if place not in (None, i):
+            yield (
+                f"warning: action {dim.name} ({i}) is learnt relative to state {embodiment.state[place].name} ({place}); {port} subtracts"
+                f" the state at the action's own place, so its actions will differ"
+            )
+        if dim.turn:
+            yield f"warning: action {dim.name} turns: its angles go the short way here; {port} knows no angles, so its actions may differ"
+
+
 def differences(metadata: Metadata, port: str) -> list[str]:
     """What the policy did that the port will not do."""
     policy, notes = metadata.policy, []
+    for robot in metadata.robots.values():
+        notes += [] if robot.embodiment is None else _differing_deltas(robot.embodiment, port)
     if policy is not None and policy.loss_dims == "real":
         notes.append(
             f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ"

@@ -23,6 +23,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.policy_config import PolicyConfig, Variant, layout, trainable_part
 from pi0_jax.preprocess import Robot, check_robot, used_slots
+from pi0_jax.record_fit import doubtful_dimensions
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.trainable import Trainable
 
@@ -82,7 +83,12 @@ def write(source: Source, folder: Path) -> list[str]:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
     return [
-        "one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"
+        *(
+            f"warning: {line}"
+            for robot in description.robots.values()
+            for line in doubtful_dimensions(robot.embodiment, robot.statistics)
+        ),
+        "one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from",
     ]
 
 

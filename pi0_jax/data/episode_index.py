@@ -8,6 +8,7 @@ import numpy as np
 
 from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episodes import RawEpisode
+from pi0_jax.data.grippers import to_openings
 from pi0_jax.data.rows import DatasetRow, Standardised
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
@@ -51,7 +52,9 @@ def index_episode(
     except _MISTAKES as error:  # of a user's own code the traceback is worth more than our words
         error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
         raise
-    result = _as_arrays(result, f"{raw.where}: the rule of row {row.name}")
+    result = _with_openings(
+        row, raw, _as_arrays(result, f"{raw.where}: the rule of row {row.name}")
+    )
     validator.check_standardised(raw, result)
     sizes = validator.check_images(raw, _steps_to_decode(raw, decode_all=decode_all))
     return IndexedEpisode(
@@ -85,6 +88,21 @@ def _as_arrays(result: Any, where: str) -> Standardised:
     return result._replace(
         state=result.state.astype(np.float32), action=result.action.astype(np.float32)
     )
+
+
+def _with_openings(row: DatasetRow, raw: RawEpisode, result: Standardised) -> Standardised:
+    """The result with grippers that count 1 as open. A result of another shape is left to the validator."""
+    dims = row.embodiment.actions
+    if result.action.ndim != 2 or result.action.shape[1] != len(dims):
+        return result
+    action = to_openings(
+        result.action,
+        row.recorded_grippers,
+        read=result.stop if result.keep.any() else 0,
+        where=raw.where,
+        names={place: dim.name for place, dim in enumerate(dims)},
+    )
+    return result._replace(action=action)
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:

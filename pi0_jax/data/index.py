@@ -16,6 +16,7 @@ from pi0_jax.data import tfrecord
 from pi0_jax.data.build import INDEX_FILE, build_index
 from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
+from pi0_jax.data.grippers import from_openings
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.storage import AnyPath, Location, RangeReader, locate
@@ -162,8 +163,6 @@ class Index:
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
         # bool[A]
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])
-        # bool[A]
-        self._flipped = np.array([dim.one_means == "closed" for dim in row.embodiment.actions])
         self._view_choices = math.prod(len(camera.views) for camera in row.cameras.values())
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
 
@@ -215,7 +214,7 @@ class Index:
         last = np.maximum(end - 1, start)  # stays within an episode that has no action
         actions = self.action[np.minimum(steps, last[:, None])]
         actions[~valid[:, :, None] & self._relative] = 0
-        actions[..., self._flipped] = 1 - actions[..., self._flipped]
+        from_openings(actions, self.embodiment)
         return actions, valid
 
     def chunk(self, frame: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:

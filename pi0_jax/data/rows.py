@@ -7,14 +7,17 @@ own config file, as plain data: see `row_from_mapping`.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pi0_jax.data.encoded_images import ColourOrder
+from pi0_jax.data.grippers import OPEN_IS_1, RecordedGripper
 from pi0_jax.data.rule_source import RecordedRule, source_hash
-from pi0_jax.embodiments import EMBODIMENTS, Embodiment
+from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment
 from pi0_jax.errors import InputError
 
 STEPS = "steps/"
@@ -55,7 +58,9 @@ class Language:
 
 
 class Standardised(NamedTuple):
-    """One episode of T raw steps in the embodiment's dimensions and units. Gripper actions: 1 = open, 0 = closed.
+    """One episode of T raw steps in the embodiment's dimensions and units.
+
+    Gripper actions are as recorded where the row's `grippers` says how that is, else 1 = open, 0 = closed.
 
     step      0    1    2   ...  T-2  T-1
     keep      -    x    x   ...   x    -       x: may be drawn for training
@@ -93,6 +98,9 @@ class DatasetRow:
     fields: Mapping[str, RawField]  # the raw fields that the rule reads, by path
     language: Language
     standardise: Rule = as_recorded
+    # Action dimension -> how the dataset (or what the rule gives) counts that gripper. Without a word from here a rule gives 1 = open,
+    # and what is indexed without a rule was recorded as the robot takes it.
+    grippers: Mapping[str, RecordedGripper] = dataclasses.field(default_factory=dict)
     revision: int = (
         1  # raised when what the rule gives changes for a reason that its source does not show
     )
@@ -110,6 +118,20 @@ class DatasetRow:
     def views(self) -> tuple[str, ...]:
         """Paths of all cameras' image fields."""
         return tuple(path for camera in self.cameras.values() for path in camera.views)
+
+    @functools.cached_property
+    def recorded_grippers(self) -> Mapping[int, RecordedGripper]:
+        """For the place of each gripper's action how its numbers were recorded."""
+        return {
+            place: self._recorded(dim)
+            for place, dim in enumerate(self.embodiment.actions)
+            if dim.ends is not None
+        }
+
+    def _recorded(self, dim: ActionDim) -> RecordedGripper:
+        if dim.name in self.grippers:
+            return self.grippers[dim.name]
+        return RecordedGripper(*dim.ends) if self.standardise is as_recorded else OPEN_IS_1
 
     def __post_init__(self) -> None:
         if problem := next(self._problems(), None):
@@ -131,6 +153,22 @@ class DatasetRow:
         ] != [True, True]:
             expected = "without a rule its first two fields are state and action: expected fields of the steps"
             yield f"{expected}, found {', '.join(self.fields) or 'none'}"
+        ends = {dim.name: dim.ends for dim in self.embodiment.actions}
+        for name, gripper in self.grippers.items():
+            if name not in ends or ends[name] is None:
+                found = ", ".join(known for known in ends if ends[known] is not None) or "none"
+                yield (
+                    f"grippers: expected actions of {self.embodiment.name} that say what opens and what closes (one_means, or open and"
+                    f" closed), which are {found}; found {name!r}"
+                )
+            numbers = (gripper.open, gripper.closed, gripper.overshoot)
+            if not all(
+                isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+                for x in numbers
+            ):
+                yield f"grippers: {name}: expected finite numbers, found {gripper}"
+            elif gripper.open == gripper.closed or not 0 <= gripper.overshoot <= 0.5:
+                yield f"grippers: {name}: expected open and closed that differ and an overshoot in [0, 0.5], found {gripper}"
         if not self.versions or not self.language.paths:
             yield "expected at least one version and one path of a language field, found none"
         if self.language.encoding not in ("utf-8", "code points"):
@@ -162,7 +200,7 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
     try:
         given = {"tfds_name": name, **record, "name": name}
         if isinstance(rule := record["standardise"] if "standardise" in record else None, Mapping):
-            given["standardise"] = RecordedRule(rule["rule"], rule["sha256"])
+            given["standardise"] = _recorded_rule(rule, where)
         return DatasetRow(
             **given
             | {
@@ -173,6 +211,10 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
                     for camera, field in record["cameras"].items()
                 },
                 "fields": _fields(record["fields"]),
+                "grippers": {
+                    dim: RecordedGripper(**gripper)
+                    for dim, gripper in (record["grippers"] if "grippers" in record else {}).items()
+                },
                 "language": Language(**_tupled(record["language"], "paths")),
                 "notes": _several(record["notes"]) if "notes" in record else (),
             }
@@ -183,6 +225,12 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
         AttributeError,
     ) as error:  # a record with other keys than its class has
         raise InputError(f"{where}: {error}") from error
+
+
+def _recorded_rule(rule: Mapping[str, str], where: str) -> Rule:
+    """A checkpoint's memory of a rule. That of no rule is no rule again: how grippers were recorded depends on it."""
+    unruled = rule["sha256"] == source_hash(as_recorded, where)
+    return as_recorded if unruled else RecordedRule(rule["rule"], rule["sha256"])
 
 
 def _fields(records: Any) -> dict[str, RawField]:
@@ -223,6 +271,11 @@ def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
 
 def row_version(row: DatasetRow) -> dict[str, Any]:
     """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
+    turned = [
+        [place, *map(float, dataclasses.astuple(gripper))]
+        for place, gripper in row.recorded_grippers.items()
+        if gripper != OPEN_IS_1
+    ]
     return {
         "row": row.name,
         "revision": row.revision,
@@ -240,4 +293,6 @@ def row_version(row: DatasetRow) -> dict[str, Any]:
         # What values may be: an index was checked against these.
         "state": [[dim.unit, dim.low, dim.high] for dim in row.embodiment.state],
         "actions": [[dim.unit, dim.kind, dim.low, dim.high] for dim in row.embodiment.actions],
+        # left out where nothing is turned, so that indices of that time are still right
+        **({"grippers": turned} if turned else {}),
     }

@@ -130,9 +130,7 @@ def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
     """Where values lie: as declared, otherwise as is plausible; a gripper action that says what 1 means, in [0, 1]."""
     most = _plausible(dim)
     least, most = (
-        (0.0, 1.0)
-        if isinstance(dim, ActionDim) and dim.one_means and dim.unit == "1"
-        else (-most, most)
+        (0.0, 1.0) if isinstance(dim, ActionDim) and dim.ends is not None else (-most, most)
     )
     return least if dim.low is None else dim.low, most if dim.high is None else dim.high
 
@@ -188,7 +186,7 @@ def _check_values(
 def _expected(dim: StateDim | ActionDim) -> str:
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
-    if dim.low is None and dim.high is None and not dim.one_means:
+    if dim.low is None and dim.high is None and dim.larger_is == "":
         return f"a plausible magnitude of at most {high:.6g}{unit}"
     bounds = [f"at least {low:.6g}"] * (low > -_FLOAT32_MAX) + [f"at most {high:.6g}"] * (
         high < _FLOAT32_MAX

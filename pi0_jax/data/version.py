@@ -36,8 +36,9 @@ def describe_difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     """The first thing in which two versions differ, in words."""
     if wanted["format"] != found["format"]:
         return f"index format: expected {wanted['format']}, found {found['format']}"
-    for key, value in wanted["standardise"].items():
-        if key not in found["standardise"] or found["standardise"][key] != value:
+    ours, theirs = wanted["standardise"], found["standardise"]
+    for key in ours | theirs:
+        if key not in ours or key not in theirs or ours[key] != theirs[key]:
             return f"the row's {key} changed since"
     for name in sorted(wanted["files"].keys() | found["files"].keys()):
         if name not in found["files"]:

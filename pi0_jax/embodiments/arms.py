@@ -26,7 +26,7 @@ ARMS = (
         actions=(
             *POSE_CHANGE[:3],
             *(ActionDim(f"drotation_{axis}", "rad", "relative") for axis in "zxy"),
-            gripper("open"),
+            gripper("closed"),
         ),
         control_hz=5.0,
         execute_steps=4,
@@ -36,7 +36,7 @@ ARMS = (
         robot="Fanuc Mate (University of California, Berkeley)",
         cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
         state=(*joints(6), StateDim("gripper", "1", one_means="closed")),
-        actions=(*POSE_CHANGE, gripper("open")),
+        actions=(*POSE_CHANGE, gripper("closed")),
         control_hz=10.0,
         execute_steps=8,
     ),

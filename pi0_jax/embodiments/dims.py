@@ -1,6 +1,6 @@
 """Dimensions that many robots share, in the order in which vectors hold them.
 
-Actions of public single-arm datasets:  0-2 translation, 3-5 rotation, 6 gripper (absolute, 1 = open in the columns).
+Actions of public single-arm datasets:  0-2 translation, 3-5 rotation, 6 gripper (absolute).
 """
 
 from typing import Literal
@@ -9,8 +9,8 @@ from pi0_jax.embodiments.record import ActionDim, StateDim
 
 # of the end effector, in the robot's base frame
 POSITION = tuple(StateDim(axis, "m") for axis in "xyz")
-# about fixed axes x, then y, then z
-EULER = tuple(StateDim(angle, "rad") for angle in ("roll", "pitch", "yaw"))
+# about fixed axes x, then y, then z; where a gripper points down, its roll jumps from pi to -pi
+EULER = tuple(StateDim(angle, "rad", periodic=True) for angle in ("roll", "pitch", "yaw"))
 # a unit axis times the angle about it
 AXIS_ANGLE = tuple(StateDim(f"rotation_{axis}", "rad") for axis in "xyz")
 WIDTH = StateDim("gripper_width", "m", one_means="open")  # between the fingers
@@ -31,7 +31,7 @@ VELOCITY = (
 )
 POSE_TARGET = (
     *(ActionDim(axis, "m", "absolute") for axis in "xyz"),
-    *(ActionDim(angle, "rad", "absolute") for angle in ("roll", "pitch", "yaw")),
+    *(ActionDim(angle, "rad", "absolute", periodic=True) for angle in ("roll", "pitch", "yaw")),
 )
 
 
@@ -43,3 +43,8 @@ def joints(count: int) -> tuple[StateDim, ...]:
 def gripper(one_means: Literal["open", "closed"]) -> ActionDim:
     """A gripper command in [0, 1]; `one_means` is the robot's convention."""
     return ActionDim("gripper", "1", "absolute", low=0.0, high=1.0, one_means=one_means)
+
+
+# Commands of -1 and +1, what numbers between them mean is the controller's.
+CLOSING = ActionDim("gripper", "1", "absolute", open=-1.0, closed=1.0)
+OPENING = ActionDim("gripper", "1", "absolute", open=1.0, closed=-1.0)

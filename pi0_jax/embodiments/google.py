@@ -1,6 +1,13 @@
 """Robots of Google's datasets. Steps executed per chunk are about 0.8 s of it, as the paper's slower robots (appendix D)."""
 
-from pi0_jax.embodiments.dims import AXIS_ANGLE, POSE_CHANGE, POSITION, QUATERNION, gripper
+from pi0_jax.embodiments.dims import (
+    AXIS_ANGLE,
+    CLOSING,
+    POSE_CHANGE,
+    POSITION,
+    QUATERNION,
+    gripper,
+)
 from pi0_jax.embodiments.record import Embodiment, StateDim
 
 GOOGLE = (
@@ -9,7 +16,7 @@ GOOGLE = (
         robot="Google mobile manipulator, its base at rest",
         cameras={"base_0_rgb": "base"},  # in the robot's head
         state=(*POSITION, *QUATERNION, StateDim("gripper", "1", one_means="closed")),
-        actions=(*POSE_CHANGE, gripper("open")),
+        actions=(*POSE_CHANGE, CLOSING),
         control_hz=3.0,
         execute_steps=2,
     ),
@@ -18,7 +25,7 @@ GOOGLE = (
         robot="Google mobile manipulator (BC-Z)",
         cameras={"base_0_rgb": "base"},
         state=(*POSITION, *AXIS_ANGLE, StateDim("gripper", "1", one_means="closed")),
-        actions=(*POSE_CHANGE, gripper("open")),
+        actions=(*POSE_CHANGE, gripper("closed")),
         control_hz=10.0,
         execute_steps=8,
     ),
@@ -27,7 +34,7 @@ GOOGLE = (
         robot="KUKA LBR iiwa above a bin",
         cameras={"base_0_rgb": "base"},  # over the shoulder
         state=(*POSITION, *QUATERNION, StateDim("gripper", "1", one_means="closed")),
-        actions=(*POSE_CHANGE, gripper("open")),
+        actions=(*POSE_CHANGE, CLOSING),
         control_hz=10.0,
         execute_steps=8,
     ),

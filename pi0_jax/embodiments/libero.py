@@ -1,21 +1,23 @@
 """The simulated Panda of LIBERO: operational-space commands 20 times a second."""
 
-from pi0_jax.embodiments.dims import AXIS_ANGLE, COMMAND, POSITION, gripper
+from pi0_jax.embodiments.dims import AXIS_ANGLE, CLOSING, COMMAND, POSITION
 from pi0_jax.embodiments.record import ClientKeys, Embodiment, StateDim
 
 LIBERO = (
     Embodiment(
         name="libero",
-        robot="simulated Panda (LIBERO); the simulator's own gripper command is 1 - 2 x this one: -1 opens, +1 closes",
+        robot="simulated Panda (LIBERO)",
         cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
         # Each finger's place on one axis: they part in opposite directions, so the second one is negative.
         state=(*POSITION, *AXIS_ANGLE, StateDim("finger_0", "m"), StateDim("finger_1", "m")),
-        actions=(*COMMAND, gripper("open")),
+        actions=(*COMMAND, CLOSING),
         control_hz=20.0,
         execute_steps=5,
         client_keys=ClientKeys(
             cameras={"base": "observation/image", "wrist": "observation/wrist_image"},
             state=(("observation/state", 8),),
         ),
+        # The simulator's images stand on their head; those of the datasets and of released checkpoints were turned.
+        image_rotation=180,
     ),
 )

@@ -6,34 +6,90 @@ is executed. Data rows name a record; a checkpoint carries the records it was tr
 
 import dataclasses
 import difflib
+import functools
 import itertools
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS
 
+# one turn in the units that an angle may have
+TURN = {"rad": 2 * math.pi, "deg": 360.0}
+_TURN_TOLERANCE = 0.01  # how far low and high may differ from a turn, as a share of it
+
+
+class _Dim:
+    """What a state dimension and an action dimension say of themselves in the same fields."""
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The robot's numbers for an open and for a closed gripper; None where no end is declared."""
+        if self.open is not None:
+            return float(self.open), float(self.closed)
+        if self.one_means and self.unit == "1":
+            return (1.0, 0.0) if self.one_means == "open" else (0.0, 1.0)
+        return None
+
+    @property
+    def larger_is(self) -> Literal["", "open", "closed"]:
+        """Which way a gripper counts: what its larger numbers mean; "" where that is not declared."""
+        if self.open is not None:
+            return "open" if self.open > self.closed else "closed"
+        return self.one_means
+
+    @property
+    def turn(self) -> tuple[float, float] | None:
+        """Where the turn of a periodic angle begins, and how long it is; None for what does not turn."""
+        if not self.periodic:
+            return None
+        period = TURN[self.unit]
+        return (-period / 2 if self.low is None else float(self.low)), period
+
 
 @dataclasses.dataclass(frozen=True)
-class StateDim:
+class StateDim(_Dim):
     name: str
     unit: str  # "rad", "m", ..., "1" for a dimensionless number
     low: float | None = None  # what is recorded lies in [low, high], where that is known
     high: float | None = None
     one_means: Literal["", "open", "closed"] = ""  # of a gripper's opening: which way it counts
+    # Of a gripper: what is read where it is open, and where it is closed. Instead of one_means.
+    open: float | None = None
+    closed: float | None = None
+    # An angle that turns: one turn further is the same place. It is read in [low, low + a turn), by default half a turn either way.
+    periodic: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class ActionDim:
+class ActionDim(_Dim):
+    """One number of an action, as the robot's `step` takes it.
+
+    A gripper says what its step takes for open and for closed: `one_means` for a number in [0, 1], `open` and `closed` for any other.
+
+        one_means="open"          1 opens, 0 closes
+        open=-1.0, closed=1.0     -1 opens, +1 closes
+        open=0.08, closed=0.0     a width in m
+
+    What a dataset recorded may be something else: that is the row's to say (data/rows.py). An index holds 1 = open.
+    """
+
     name: str
     unit: str
     # relative: a change since the last step, so past an episode's end it is 0
     kind: Literal["absolute", "relative"]
-    delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
+    # the model's unit is this action minus the state dimension of its name, or of `delta_from` (absolute only)
+    delta: bool = False
     low: float | None = None
     high: float | None = None
-    # Of a gripper in [0, 1]: the robot's convention. Datasets are indexed with 1 = open, and "closed" turns that round.
     one_means: Literal["", "open", "closed"] = ""
+    open: float | None = None
+    closed: float | None = None
+    periodic: bool = False  # as of StateDim; what a policy says lies in the same turn
+    delta_from: str = (
+        ""  # the state dimension that a delta is taken from, where it has another name
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,45 +135,42 @@ class Embodiment:
     client_keys: ClientKeys | None = (
         None  # None: images/<the robot's name for the camera> and state
     )
+    # Degrees by which a client must turn what its cameras (or its simulator) give before it sends it: the data were turned so.
+    image_rotation: int = 0
 
     def __post_init__(self) -> None:
         if self.client_keys is not None:
             self._check_keys(self.client_keys)
+        if self.image_rotation not in (0, 90, 180, 270):
+            raise InputError(
+                f"embodiment {self.name}: image_rotation: expected 0, 90, 180 or 270 degrees, found {self.image_rotation!r}"
+            )
         for slot in self.cameras:
             if slot not in CAMERA_SLOTS:
                 raise InputError(
                     f"embodiment {self.name}: camera slot {slot!r} is unknown; the slots are {', '.join(CAMERA_SLOTS)}"
                 )
-        dims: tuple[StateDim | ActionDim, ...] = (*self.state, *self.actions)
-        for dim in dims:
-            if dim.one_means not in ("", "open", "closed"):
-                raise InputError(
-                    f"embodiment {self.name}: {dim.name!r}: one_means is {dim.one_means!r}; expected open, closed or nothing"
-                )
+        for part, dims in (("state", self.state), ("action", self.actions)):
+            for dim in dims:
+                if problem := next(_problems(dim), None):
+                    raise InputError(f"embodiment {self.name}: {part} {dim.name!r}: {problem}")
         right = isinstance(self.control_hz, int | float) and self.control_hz >= 0
         if not (right and isinstance(self.execute_steps, int) and self.execute_steps >= 1):
             found = f"control_hz {self.control_hz!r}, execute_steps {self.execute_steps!r}"
             raise InputError(
                 f"embodiment {self.name}: expected control_hz of at least 0 and execute_steps of at least 1, found {found}"
             )
-        for i, dim in enumerate(self.actions):
-            if dim.kind not in ("absolute", "relative"):
-                raise InputError(
-                    f"embodiment {self.name}: action {dim.name!r} has kind {dim.kind!r}; expected absolute or relative"
-                )
-            if dim.one_means == "closed" and (
-                (dim.kind, dim.unit) != ("absolute", "1") or not {dim.low, dim.high} <= {None, 0, 1}
-            ):
-                raise InputError(
-                    f"embodiment {self.name}: action {dim.name!r} can have one_means closed only if it is absolute, of unit 1 and in [0, 1]"
-                )
-            if dim.delta and (
-                dim.kind != "absolute" or i >= len(self.state) or self.state[i].unit != dim.unit
-            ):
-                raise InputError(
-                    f"embodiment {self.name}: action {dim.name!r} can be a delta only if it is absolute "
-                    f"and state dimension {i} has its unit"
-                )
+        for dim in self.actions:
+            if problem := next(_action_problems(dim, self.state), None):
+                raise InputError(f"embodiment {self.name}: action {dim.name!r} {problem}")
+
+    @functools.cached_property
+    def delta_states(self) -> tuple[int | None, ...]:
+        """For each action the place of the state dimension that it is learnt relative to, found by name; None where it is no delta."""
+        places = {dim.name: i for i, dim in enumerate(self.state)}
+        return tuple(
+            places[dim.delta_from or dim.name] if dim.delta else None for dim in self.actions
+        )
 
     def _check_keys(self, keys: ClientKeys) -> None:
         if set(keys.cameras) != set(self.cameras.values()):
@@ -146,8 +199,16 @@ class Embodiment:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, record: Any) -> "Embodiment":
-        """Raises InputError, naming the field: unknown, missing, of another type."""
+    def from_json(cls, record: Any, *, stored: bool = False) -> "Embodiment":
+        """Makes a record of plain data.
+
+        Args:
+            stored: a program wrote the record, perhaps an older version. Before there was `delta_from`, a delta was taken from the
+                state at the action's own place, whatever its name, and so it stays for what was trained then.
+
+        Raises:
+            InputError: a field is unknown, missing or of another type.
+        """
         where = (
             f"embodiment {record['name']}"
             if isinstance(record, Mapping) and "name" in record
@@ -162,12 +223,85 @@ class Embodiment:
             )
             for part, kind in (("state", StateDim), ("actions", ActionDim))
         )
+        if stored:
+            fields["actions"] = tuple(
+                _from_same_place(dim, given, fields["state"][i : i + 1])
+                for i, (dim, given) in enumerate(
+                    zip(fields["actions"], record["actions"], strict=True)
+                )
+            )
         # records of older checkpoints lack it
         if "client_keys" in fields and fields["client_keys"] is not None:
             fields["client_keys"] = ClientKeys.from_json(
                 fields["client_keys"], f"{where}: client_keys"
             )
         return cls(**fields)
+
+
+def _problems(dim: StateDim | ActionDim) -> Iterator[str]:
+    """What is wrong with one dimension by itself."""
+    if dim.one_means not in ("", "open", "closed"):
+        yield f"one_means is {dim.one_means!r}; expected open, closed or nothing"
+    numbers = {"low": dim.low, "high": dim.high, "open": dim.open, "closed": dim.closed}
+    for field, value in numbers.items():
+        if value is not None and not (_is_number(value) and math.isfinite(value)):
+            yield f"{field}: expected a finite number, found {value!r}"
+    if (dim.open is None) != (dim.closed is None) or (
+        dim.open is not None and dim.open == dim.closed
+    ):
+        yield f"expected open and closed, two numbers that differ, found open {dim.open} and closed {dim.closed}"
+    if dim.open is not None and dim.one_means:
+        yield "expected one_means, or open and closed, found both"
+    if not isinstance(dim.periodic, bool):
+        yield f"periodic: expected True or False, found {dim.periodic!r}"
+    if dim.periodic and dim.unit not in TURN:
+        yield f"periodic: expected an angle in {' or '.join(TURN)}, found unit {dim.unit!r}"
+    if dim.periodic and None not in (dim.low, dim.high):
+        period = TURN[dim.unit]
+        if abs(dim.high - dim.low - period) > _TURN_TOLERANCE * period:
+            yield f"periodic: expected low and high a turn apart ({period:g} {dim.unit}), found {dim.low:g} and {dim.high:g}"
+
+
+def _action_problems(dim: ActionDim, state: Sequence[StateDim]) -> Iterator[str]:
+    """What is wrong with an action dimension beside the states."""
+    if dim.kind not in ("absolute", "relative"):
+        yield f"has kind {dim.kind!r}; expected absolute or relative"
+    if dim.one_means == "closed" and (
+        (dim.kind, dim.unit) != ("absolute", "1") or not {dim.low, dim.high} <= {None, 0, 1}
+    ):
+        yield "can have one_means closed only if it is absolute, of unit 1 and in [0, 1]; open and closed give other ends"
+    if dim.open is not None and (dim.kind != "absolute" or (dim.low, dim.high) != (None, None)):
+        yield "can have open and closed only if it is absolute and without low and high: its range lies between the two"
+    if dim.periodic and dim.kind != "absolute":
+        yield "can be periodic only if it is absolute: a change of an angle does not turn"
+    if not dim.delta:
+        return
+    wanted = dim.delta_from or dim.name
+    found = [other for other in state if other.name == wanted]
+    if dim.kind != "absolute" or len(found) != 1 or found[0].unit != dim.unit:
+        names = ", ".join(f"{other.name} [{other.unit}]" for other in state) or "none"
+        yield (
+            f"can be a delta only if it is absolute and one state dimension called {wanted!r} (delta_from names another) has its unit,"
+            f" {dim.unit}; the states are {names}"
+        )
+    elif dim.turn != found[0].turn:
+        yield (
+            f"is a delta: expected it to turn as the state {wanted!r} does, found"
+            f" {dim.turn or 'not periodic'} and {found[0].turn or 'not periodic'}"
+        )
+
+
+def _from_same_place(
+    dim: ActionDim, given: Mapping[str, Any], state: Sequence[StateDim]
+) -> ActionDim:
+    """`dim`, its delta from the state at the same place if the record `given` is of the time when there was no other way."""
+    if not dim.delta or "delta_from" in given or not state or state[0].name == dim.name:
+        return dim
+    return dataclasses.replace(dim, delta_from=state[0].name)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def curves(index: Index, episode: int, gripper: Gripper) -> list[Curve]:
     """The gripper's opening over the episode, as each state shows it and as the action tells it: what declares its polarity first."""
     start, length = int(index.episodes["start"][episode]), int(index.episodes["length"][episode])
     states = [_state_curve(index, slice(start, start + length), state) for state in gripper.states]
-    declared = [bool(index.embodiment.state[state].one_means) for state in gripper.states]
+    declared = [bool(index.embodiment.state[state].larger_is) for state in gripper.states]
     actions = [] if gripper.action is None else [_action_curve(index, episode, gripper.action)]
     first = [curve for curve, known in zip(states, declared, strict=True) if known]
     last = [curve for curve, known in zip(states, declared, strict=True) if not known]
@@ -81,12 +81,12 @@ def _state_curve(index: Index, steps: slice, state: int) -> Curve:
     low, high = _opening_range(dim, index.state[:, state])
     opening = (index.state[steps, state] - low) / (high - low)
     scale = "" if (low, high) == (0, 1) else f", {low:.3g} to {high:.3g} {dim.unit}"
-    if dim.one_means == "closed":
+    if dim.larger_is == "closed":
         return Curve(
             f"state {dim.name} (1 = closed, drawn upside down{scale})", 1 - opening, action=False
         )
     return Curve(
-        f"state {dim.name} ({'1 = open' if dim.one_means else 'polarity not declared'}{scale})",
+        f"state {dim.name} ({'1 = open' if dim.larger_is else 'polarity not declared'}{scale})",
         opening,
         action=False,
     )
@@ -102,6 +102,8 @@ def _action_curve(index: Index, episode: int, action: int) -> Curve:
 
 def _opening_range(dim: StateDim, recorded: np.ndarray) -> tuple[float, float]:
     """The values of a gripper at its two ends: what is declared, else [0, 1] where that fits, else what is found."""
+    if dim.open is not None:
+        return min(dim.ends), max(dim.ends)
     if dim.low is not None and dim.high is not None:
         return dim.low, dim.high
     sample = recorded[evenly(len(recorded), _RANGE_SAMPLES)]

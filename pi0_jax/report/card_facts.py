@@ -114,7 +114,7 @@ def count_prompts(index: Index) -> Prompts:
 
 def is_gripper(dim: StateDim | ActionDim) -> bool:
     """Whether it declares which way it counts, or is called one."""
-    return bool(dim.one_means) or "gripper" in dim.name or "finger" in dim.name
+    return bool(dim.larger_is) or "gripper" in dim.name or "finger" in dim.name
 
 
 def grippers(index: Index) -> list[Gripper]:
@@ -170,7 +170,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 def _trend(gripper: str, state: StateDim, correlation: float, lag: float) -> Trend:
     moves, counts = ("rises", "open") if correlation > 0 else ("falls", "closed")
-    declared = state.one_means
+    declared = state.larger_is
     measured = (
         f"the state {moves} as the action opens (correlation {correlation:+.2f}, {lag:.2g} s later)"
     )

@@ -30,7 +30,12 @@ def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterato
         embodiment, horizon = _record(client.metadata)
         yield f"robot     {embodiment.name}: {embodiment.robot}"
         names, sides = ", ".join(embodiment.cameras.values()), " x ".join(map(str, image_size))
-        yield f"cameras   {names or 'none'}; sent as {sides} pixels"
+        turned = (
+            f"; clients turn images by {angle} degrees"
+            if (angle := embodiment.image_rotation)
+            else ""
+        )
+        yield f"cameras   {names or 'none'}; sent as {sides} pixels{turned}"
         yield f"state     {_dimensions(embodiment.state)}"
         yield f"actions   {_dimensions(embodiment.actions)}"
         rate = f", {embodiment.control_hz:g} a second" if embodiment.control_hz else ""
@@ -72,7 +77,7 @@ def random_observation(
 def _record(metadata: Any) -> tuple[Embodiment, int]:
     """The robot's record and the number of steps in a chunk."""
     try:
-        return Embodiment.from_json(metadata["embodiment"]), metadata["horizon"]
+        return Embodiment.from_json(metadata["embodiment"], stored=True), metadata["horizon"]
     except (KeyError, TypeError) as error:
         raise InputError(
             "the server's metadata: expected its robot's record as launch.serve sends it,"

@@ -16,7 +16,7 @@ import numpy as np
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import shortened, to_observation
+from pi0_jax.observation_keys import UnreadKeys, shortened, to_observation
 from pi0_jax.serve import wire
 
 # (observations, uint32[n] seeds) -> float32[n, H, A]: chunks of actions in robot units.
@@ -40,6 +40,7 @@ class Service:
         """`batch_sizes`: the numbers of rows that `act` gets; fewer rows are padded to the next of them, more are refused."""
         self._act, self._embodiment, self._default_prompt = act, embodiment, default_prompt
         self.batch_sizes = tuple(sorted({1, *batch_sizes}))
+        self._unread = UnreadKeys(embodiment.name)
         keys = embodiment.keys
         self.metadata: dict[str, Any] = {
             "robot": embodiment.name,
@@ -51,6 +52,7 @@ class Service:
             "cameras": dict(keys.cameras),
             "state": [list(part) for part in keys.state],
             "channel_first": keys.channel_first,
+            "image_rotation": embodiment.image_rotation,  # degrees by which clients turn images
             "batch_sizes": list(self.batch_sizes),
         }
 
@@ -91,7 +93,10 @@ class Service:
     def _single(self, request: Any) -> tuple[list[RawObservation], list[int]]:
         fields = dict(request) if isinstance(request, Mapping) else request
         seed = fields.pop(SEED) if isinstance(fields, dict) and SEED in fields else 0
-        return [to_observation(fields, self._embodiment, self._default_prompt)], [_seed(seed, SEED)]
+        return [self._observation(fields)], [_seed(seed, SEED)]
+
+    def _observation(self, fields: Any) -> RawObservation:
+        return to_observation(fields, self._embodiment, self._default_prompt, unread=self._unread)
 
     def _batch(self, request: Mapping[str, Any]) -> tuple[list[RawObservation], list[int]]:
         if extra := [key for key in request if key not in (BATCH, SEEDS)]:
@@ -117,7 +122,7 @@ class Service:
         observations = []
         for i, row in enumerate(rows):
             try:
-                observations.append(to_observation(row, self._embodiment, self._default_prompt))
+                observations.append(self._observation(row))
             except InputError as error:
                 raise InputError(f"{BATCH!r}, observation {i}: {error}") from error
         return observations, [_seed(seed, f"{SEEDS}/{i}") for i, seed in enumerate(seeds)]

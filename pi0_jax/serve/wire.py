@@ -39,6 +39,7 @@ _NATIVE = {
     "u": int,
     "f": int | float,
 }
+_TEXT = re.compile(r"([<>=|]?)([US])[0-9]{1,5}")  # one text: an array of no dimension
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
@@ -132,11 +133,13 @@ def _name(place: tuple[str, ...]) -> str:
     return repr("/".join(place)) if place else "message"
 
 
-def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
-    dtype = _dtype(record, name)
-    data, shape = _field(record, _DATA, name), _field(record, _SHAPE, name)
+def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray | str:
+    code, data, shape = (_field(record, field, name) for field in (_DTYPE, _DATA, _SHAPE))
     if not isinstance(data, bytes):
         raise InputError(f"{name}: array data: expected bytes, found {type(data).__name__}")
+    if shape == [] and isinstance(code, str) and (text := _TEXT.fullmatch(code)):
+        return _text(data, *text.groups(), name)
+    dtype = _dtype(record, name)
     sizes = isinstance(shape, list) and all(
         isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape
     )
@@ -154,6 +157,15 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray:
         raise InputError(
             f"{name}: array shape: expected sizes that an array can have, found {shape}"
         ) from error
+
+
+def _text(data: bytes, order: str, kind: str, name: str) -> str:
+    """The text of a NumPy array of no dimension: code points of four bytes (U), or UTF-8 (S), both padded with zeros."""
+    wide = "utf-32-be" if order == ">" else "utf-32-le"
+    try:
+        return data.decode("utf-8" if kind == "S" else wide).rstrip("\0")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: expected text, found bytes that are none") from error
 
 
 def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:

@@ -6,11 +6,12 @@
                   where it holds whole numbers
     success       info[...] at any tick, which ends the episode; or termination itself
 
-An environment with other conventions (an image upside down, a gripper that counts the other way) is wrapped by its owner.
+Images come as the record says that clients send them (`image_rotation`): an environment that gives others is wrapped by its owner.
 """
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,8 +22,10 @@ from PIL import Image
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import PROMPT, to_observation
+from pi0_jax.observation_keys import PROMPT, UnreadKeys, to_observation
 from pi0_jax.sim.worlds import Recording, Setting
+
+logger = logging.getLogger(__name__)
 
 TERMINATED = "terminated"
 _LEAST_SIDE = 224  # pixels of a picture's height; what is smaller is enlarged
@@ -60,6 +63,14 @@ class GymWorld:
             embodiment.name,
             tuple(dim.name for dim in embodiment.actions),
         )
+        if embodiment.image_rotation:
+            logger.warning(
+                "%s: its images are taken as turned by %d degrees already, as %s expects them",
+                name,
+                embodiment.image_rotation,
+                self.robot,
+            )
+        self._unread = UnreadKeys(f"{name}: {self.robot}")
         space = env.action_space
         if not isinstance(space, gymnasium.spaces.Box) or space.shape != (len(self.action_names),):
             raise InputError(
@@ -115,7 +126,7 @@ class GymWorld:
             )
         try:
             self._seen = to_observation(
-                observation, self._embodiment, self._default_prompt, others_allowed=True
+                observation, self._embodiment, self._default_prompt, unread=self._unread
             )
         except InputError as error:
             raise InputError(f"{self._name}: observation: {error}") from error

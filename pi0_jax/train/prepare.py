@@ -19,7 +19,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
 from pi0_jax.policy_config import layout, model_config
 from pi0_jax.preprocess import Robot, check_robot, used_slots
-from pi0_jax.statistics import index_statistics, remarkable_dimensions
+from pi0_jax.statistics import index_statistics, jumps, remarkable_dimensions
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.config import RunConfig, to_json
@@ -103,6 +103,8 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
         lines.append(
             f"  {index.name}: {100 * share:.2f}% of samples, {training:,} training frames, {held_out:,} held out"
         )
+        statistics = data.robots[index.name].statistics
+        lines += [f"  {line}" for line in jumps(index, run.horizon, statistics)]
     for name, robot in data.robots.items():
         steps = robot.embodiment.execute_steps
         if steps > run.horizon:

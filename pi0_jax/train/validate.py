@@ -62,9 +62,15 @@ def validate(
     for dataset, name in enumerate(names):
         mine = [i for i, sample in enumerate(samples) if sample.dataset == dataset]
         metrics[f"validation/{name}/loss"] = float(np.mean([losses[i] for i in mine]))
+        embodiment = batcher.robots[dataset].embodiment
         error = np.concatenate(
-            [np.abs(chunks[i] - samples[i].actions)[samples[i].action_valid] for i in mine]
+            [
+                preprocess.action_error(chunks[i], samples[i].actions, embodiment)[
+                    samples[i].action_valid
+                ]
+                for i in mine
+            ]
         ).mean(axis=0)
-        for dim, value in zip(batcher.robots[dataset].embodiment.actions, error, strict=True):
+        for dim, value in zip(embodiment.actions, error, strict=True):
             metrics[f"validation/{name}/error/{dim.name}"] = float(value)
     return metrics

@@ -1,24 +1,15 @@
 """Mobile ALOHA: two arms and a moving base, 50 Hz."""
 
-import numpy as np
-
-from pi0_jax.data.oxe.primitives import all_steps
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.grippers import RecordedGripper
+from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # left joints (6, rad) and gripper, right joints and gripper; gripper 1 = open
 _ACTION = (
     "steps/action"  # the same as targets, then the base's velocity: forward (m/s), turning (rad/s)
 )
-_GRIPPERS = (6, 13)
-
-
-def standardise(columns: Columns) -> Standardised:
-    """State as recorded. Action as recorded but for the grippers, cut to [0, 1]: the arms that are led by hand overshoot a little."""
-    action = columns[_ACTION].copy()
-    action[:, _GRIPPERS] = np.clip(action[:, _GRIPPERS], 0, 1)
-    return all_steps(columns[_STATE], action)
-
+# the arms that are led by hand overshoot a little
+_GRIPPER = RecordedGripper(open=1.0, closed=0.0, overshoot=0.25)
 
 ALOHA = (
     DatasetRow(
@@ -32,7 +23,7 @@ ALOHA = (
         },
         fields={_STATE: RawField((14,), "float32"), _ACTION: RawField((16,), "float32")},
         language=Language(("steps/language_instruction",)),
-        standardise=standardise,
+        grippers={"left_gripper": _GRIPPER, "right_gripper": _GRIPPER},
         revision=1,
         notes=(
             "No page says what the numbers are: arms, grippers (1 = open) and base are ALOHA's usual order, the base's units are taken"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pi0_jax.data.grippers import CLOSED_IS_1
 from pi0_jax.data.oxe.primitives import all_steps
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
@@ -15,38 +16,24 @@ _LANGUAGE = Language(("steps/language_instruction",))
 def standardise_ucsd_kitchen(columns: Columns) -> Standardised:
     """State: seven joints, the first of 21 numbers. Action: pose to reach and gripper (1 = open); the last number ends the episode.
 
-    The files give millimetres and degrees: here metres and radians. The roll is given in [0, 2 pi): the gripper points down, which is
-    a roll about pi, where (-pi, pi] would jump from end to end.
+    The files give millimetres and degrees: here metres and radians.
     """
     action = columns[_ACTION].astype(np.float64)
-    euler = np.deg2rad(action[:, 3:6])
-    euler[:, 0] %= 2 * np.pi
     return all_steps(
         columns[_STATE][:, 0:7],
-        np.concatenate([action[:, 0:3] / 1000, euler, action[:, 6:7]], axis=1),
+        np.concatenate([action[:, 0:3] / 1000, np.deg2rad(action[:, 3:6]), action[:, 6:7]], axis=1),
     )
 
 
-def standardise_edan(columns: Columns) -> Standardised:
-    """State as recorded, gripper 1 = closed. Action: as it is, gripper 1 - action[6]."""
-    action = columns[_ACTION]
-    return all_steps(columns[_STATE], np.concatenate([action[:, 0:6], 1 - action[:, 6:7]], axis=1))
-
-
 def standardise_fanuc(columns: Columns) -> Standardised:
-    """State: six joints, gripper (1 = closed), the first seven of 13 numbers. Action: change of the pose, 1 - the state's gripper."""
+    """State: six joints, gripper (1 = closed), the first seven of 13 numbers. Action: change of the pose, the state's gripper."""
     state = columns[_STATE]
-    return all_steps(state[:, 0:7], np.concatenate([columns[_ACTION], 1 - state[:, 6:7]], axis=1))
+    return all_steps(state[:, 0:7], np.concatenate([columns[_ACTION], state[:, 6:7]], axis=1))
 
 
 def standardise_cmu_stretch(columns: Columns) -> Standardised:
     """State as recorded. Action: the first seven numbers; the last one ends the episode."""
     return all_steps(columns[_STATE], columns[_ACTION][:, 0:7])
-
-
-def standardise_dobbe(columns: Columns) -> Standardised:
-    """State and action as recorded."""
-    return all_steps(columns[_STATE], columns[_ACTION])
 
 
 ARMS = (
@@ -63,7 +50,7 @@ ARMS = (
         notes=(
             "Actions are poses to reach, so absolute; public pipelines declare them as changes.",
             "No page gives units: published statistics (x about 410, angles up to 180) are those of millimetres and degrees, which xArms"
-            " take; they become metres and radians, the roll in [0, 2 pi). Joints are taken as radians.",
+            " take; they become metres and radians, in which actions are handed out too. Joints are taken as radians.",
         ),
     ),
     DatasetRow(
@@ -74,7 +61,7 @@ ARMS = (
         cameras=_BASE,
         fields={_STATE: RawField((7,), "float32"), _ACTION: RawField((7,), "float32")},
         language=_LANGUAGE,
-        standardise=standardise_edan,
+        grippers={"gripper": CLOSED_IS_1},
         revision=1,
         notes=(
             "The catalog calls actions poses; public pipelines take them as changes, and so do we. Not certain.",
@@ -90,10 +77,11 @@ ARMS = (
         fields={_STATE: RawField((13,), "float32"), _ACTION: RawField((6,), "float32")},
         language=_LANGUAGE,
         standardise=standardise_fanuc,
+        grippers={"gripper": CLOSED_IS_1},
         revision=1,
         notes=(
             "All cameras are stored as BGR and read as such; public pipelines train on swapped colours.",
-            "No gripper command was recorded: the action's is the state's at the same step, turned to 1 = open.",
+            "No gripper command was recorded: the action's is the state's at the same step.",
             "The catalog calls the state's gripper an open status, public pipelines read 1 as closed, and so do we.",
         ),
     ),
@@ -120,7 +108,6 @@ ARMS = (
         cameras={"wrist": CameraField(_WRIST_IMAGE)},
         fields={_STATE: RawField((7,), "float32"), _ACTION: RawField((7,), "float32")},
         language=_LANGUAGE,
-        standardise=standardise_dobbe,
         revision=1,
         notes=(
             "The only camera is at the wrist and fills the wrist's slot; some public pipelines show it as a third-person view.",

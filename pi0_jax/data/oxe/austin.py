@@ -5,7 +5,7 @@ Actions are what the operational-space controller was told, each in [-1, 1] of i
 
 import numpy as np
 
-from pi0_jax.data.oxe.primitives import all_steps, opening_from_closedness
+from pi0_jax.data.oxe.primitives import CLOSING_COMMANDS, all_steps
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
@@ -18,26 +18,19 @@ _IMAGE, _WRIST_IMAGE = "steps/observation/image", "steps/observation/wrist_image
 _LANGUAGE = Language(("steps/language_instruction",))
 _RGB = {"base": CameraField(_IMAGE), "wrist": CameraField(_WRIST_IMAGE)}
 _BGR = {"base": CameraField(_IMAGE, "BGR"), "wrist": CameraField(_WRIST_IMAGE, "BGR")}
+_GRIPPERS = {"gripper": CLOSING_COMMANDS}
 _VAGUE = "Instructions are vague or the same throughout; they are kept, as a policy with language alone has nothing else."
 _NORMALISED = "Actions are normalised controller commands, not metres or radians."
 
 
 def standardise(columns: Columns) -> Standardised:
-    """State: seven joints and the gripper's width, the first eight numbers (a matrix of the pose follows).
-
-    Action: the six commands as they are; gripper 1 - action[6] cut to [0, 1], so that -1 gives 1 = open and +1 gives 0 = closed.
-    """
-    return all_steps(columns[_STATE][:, 0:8], _action(columns))
+    """State: seven joints and the gripper's width, the first eight numbers (a matrix of the pose follows). Action as recorded."""
+    return all_steps(columns[_STATE][:, 0:8], columns[_ACTION])
 
 
 def standardise_named_state(columns: Columns) -> Standardised:
     """As `standardise`, with joints and width from the fields that hold nothing else."""
-    return all_steps(np.concatenate([columns[_JOINTS], columns[_WIDTH]], axis=1), _action(columns))
-
-
-def _action(columns: Columns) -> np.ndarray:
-    action = columns[_ACTION]
-    return np.concatenate([action[:, 0:6], opening_from_closedness(action[:, 6:7])], axis=1)
+    return all_steps(np.concatenate([columns[_JOINTS], columns[_WIDTH]], axis=1), columns[_ACTION])
 
 
 _ACTION_FIELD = {_ACTION: RawField((7,), "float32")}
@@ -58,6 +51,7 @@ AUSTIN = (
         fields=_STATE_FIELDS,
         language=_LANGUAGE,
         standardise=standardise,
+        grippers=_GRIPPERS,
         revision=1,
         notes=(_NORMALISED, _VAGUE),
     ),
@@ -70,6 +64,7 @@ AUSTIN = (
         fields=_NAMED_STATE_FIELDS,
         language=_LANGUAGE,
         standardise=standardise_named_state,
+        grippers=_GRIPPERS,
         revision=1,
         notes=(
             _NORMALISED,
@@ -86,6 +81,7 @@ AUSTIN = (
         fields=_NAMED_STATE_FIELDS,
         language=_LANGUAGE,
         standardise=standardise_named_state,
+        grippers=_GRIPPERS,
         revision=1,
         notes=(
             _NORMALISED,
@@ -103,6 +99,7 @@ AUSTIN = (
         fields=_STATE_FIELDS,
         language=_LANGUAGE,
         standardise=standardise,
+        grippers=_GRIPPERS,
         revision=1,
         notes=(
             _NORMALISED,

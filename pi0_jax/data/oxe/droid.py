@@ -5,6 +5,7 @@ One of the three instructions is drawn for each sample, an empty one never; so i
 
 import numpy as np
 
+from pi0_jax.data.grippers import CLOSED_IS_1
 from pi0_jax.data.rows import (
     CameraField,
     Columns,
@@ -39,7 +40,7 @@ _RUN_END = 10  # last steps of a kept run, too near to its end for a chunk
 
 
 def standardise_joint_position(columns: Columns) -> Standardised:
-    """State: joints, gripper as recorded (1 = closed). Action: joint targets, opening of the gripper. Steps kept: see `_kept`."""
+    """State: joints, gripper as recorded (1 = closed). Action: joint targets, gripper as recorded. Steps kept: see `_kept`."""
     return _standardised(columns, columns[_JOINTS], columns[_JOINT_TARGET])
 
 
@@ -49,7 +50,7 @@ def standardise_joint_velocity(columns: Columns) -> Standardised:
 
 
 def standardise_cartesian_velocity(columns: Columns) -> Standardised:
-    """State: pose of the end effector, gripper as recorded (1 = closed). Action: its commanded velocity in the base frame, opening."""
+    """State: pose of the end effector, gripper as recorded (1 = closed). Action: its commanded velocity in the base frame, gripper."""
     return _standardised(columns, columns[_POSE], columns[_POSE_VELOCITY])
 
 
@@ -57,7 +58,7 @@ def _standardised(columns: Columns, state: np.ndarray, action: np.ndarray) -> St
     success = b"/success/" in columns[_FILE].item()
     return Standardised(
         state=np.concatenate([state, columns[_GRIPPER]], axis=1),
-        action=np.concatenate([action, 1 - columns[_GRIPPER_TARGET]], axis=1),
+        action=np.concatenate([action, columns[_GRIPPER_TARGET]], axis=1),
         keep=_kept(columns[_JOINT_VELOCITY]) & success,
         stop=len(state),
         success=success,
@@ -119,6 +120,7 @@ def _row(name: str, state: str, action: str, rule: Rule, notes: tuple[str, ...])
             tuple(f"steps/language_instruction{suffix}" for suffix in ("", "_2", "_3"))
         ),
         standardise=rule,
+        grippers={"gripper": CLOSED_IS_1},
         revision=1,
         notes=(
             *notes,

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pi0_jax.data.oxe.primitives import all_steps, opening_from_closedness
+from pi0_jax.data.grippers import CLOSED_IS_1
+from pi0_jax.data.oxe.primitives import CLOSING_COMMANDS, OPENING_COMMANDS, all_steps
 from pi0_jax.data.oxe.rotations import quaternion_to_euler
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
@@ -24,50 +25,41 @@ _VAGUE = "Instructions are vague or the same throughout; they are kept, as a pol
 
 
 def standardise_hydra(columns: Columns) -> Standardised:
-    """State: x y z, roll pitch yaw, width of the gripper, of the 27 numbers 0-2, 7-9 and 24. Action: as it is, gripper 1 - action[6]."""
-    state, action = columns[_STATE], columns[_ACTION]
+    """State: x y z, roll pitch yaw, width of the gripper, of the 27 numbers 0-2, 7-9 and 24. Action as recorded."""
+    state = columns[_STATE]
     return all_steps(
-        np.concatenate([state[:, 0:3], state[:, 7:10], state[:, 24:25]], axis=1),
-        np.concatenate([action[:, 0:6], 1 - action[:, 6:7]], axis=1),
+        np.concatenate([state[:, 0:3], state[:, 7:10], state[:, 24:25]], axis=1), columns[_ACTION]
     )
 
 
 def standardise_nyu_play(columns: Columns) -> Standardised:
     """State: x y z, roll pitch yaw, the last six of 13 numbers (seven joints come first).
 
-    Action: change of the pose, action[7:13] of 15 (joint velocities come first), and action[13] cut to [0, 1]: -1 closes, +1 opens.
-    The last number says that the episode ends.
+    Action: change of the pose and gripper, action[7:14] of 15: joint velocities come before, and after them whether the episode ends.
     """
-    action = columns[_ACTION]
-    return all_steps(
-        columns[_STATE][:, 7:13],
-        np.concatenate([action[:, 7:13], np.clip(action[:, 13:14], 0, 1)], axis=1),
-    )
+    return all_steps(columns[_STATE][:, 7:13], columns[_ACTION][:, 7:14])
 
 
 def standardise_furniture_bench(columns: Columns) -> Standardised:
     """State: x y z, quaternion x y z w, width of the gripper, of the 35 numbers 0-6 and 34.
 
-    Action: change of x y z, the quaternion action[3:7] (x y z w) of the turn as roll pitch yaw, and 1 - action[7] cut to [0, 1]: -1 opens,
-    +1 closes.
+    Action: change of x y z, the quaternion action[3:7] (x y z w) of the turn as roll pitch yaw, gripper as recorded.
     """
     state, action = columns[_STATE], columns[_ACTION]
     turn = quaternion_to_euler(action[:, 3:7])
     return all_steps(
         np.concatenate([state[:, 0:7], state[:, 34:35]], axis=1),
-        np.concatenate([action[:, 0:3], turn, opening_from_closedness(action[:, 7:8])], axis=1),
+        np.concatenate([action[:, 0:3], turn, action[:, 7:8]], axis=1),
     )
 
 
 def standardise_iamlab(columns: Columns) -> Standardised:
     """State: seven joints, gripper (1 = open), the first eight of 20 numbers.
 
-    Action: pose to reach: x y z, the quaternion action[3:7] (x y z w) as roll pitch yaw, gripper as it is. The roll is given in
-    [0, 2 pi): the gripper points down, which is a roll about pi, where (-pi, pi] would jump from end to end.
+    Action: pose to reach: x y z, the quaternion action[3:7] (x y z w) as roll pitch yaw, gripper as it is.
     """
     action = columns[_ACTION]
     euler = quaternion_to_euler(action[:, 3:7])
-    euler[:, 0] %= 2 * np.pi
     return all_steps(
         columns[_STATE][:, 0:8], np.concatenate([action[:, 0:3], euler, action[:, 7:8]], axis=1)
     )
@@ -99,6 +91,7 @@ FRANKA = (
         },
         language=_LANGUAGE,
         standardise=standardise_hydra,
+        grippers={"gripper": CLOSED_IS_1},
         revision=1,
         notes=(
             _SWAPPED,
@@ -115,6 +108,7 @@ FRANKA = (
         fields={_STATE: RawField((13,), "float32"), _ACTION: RawField((15,), "float32")},
         language=_LANGUAGE,
         standardise=standardise_nyu_play,
+        grippers={"gripper": OPENING_COMMANDS},
         revision=1,
         notes=(
             _VAGUE,
@@ -133,6 +127,7 @@ FRANKA = (
         },
         language=_LANGUAGE,
         standardise=standardise_furniture_bench,
+        grippers={"gripper": CLOSING_COMMANDS},
         revision=1,
         notes=(
             "The state's 35 numbers are the sum of the parts that its authors name; no page gives its width.",
@@ -153,7 +148,7 @@ FRANKA = (
         revision=1,
         notes=(
             "Actions are poses to reach, so absolute; public pipelines declare them as changes.",
-            "The roll is in [0, 2 pi), where it does not jump with the gripper pointing down. The quaternion is taken as x y z w.",
+            "The quaternion is taken as x y z w; the pose is handed out with roll, pitch and yaw in its place.",
         ),
     ),
     DatasetRow(

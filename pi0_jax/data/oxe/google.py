@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from pi0_jax.data.grippers import CLOSED_IS_1
 from pi0_jax.data.oxe.primitives import (
     all_steps,
     axis_angle_change,
     decode_zlib,
     opening_after_commands,
-    opening_from_closedness,
 )
 from pi0_jax.data.oxe.rtx_fields import CLOSING, MOTION_FIELDS, motion, rtx_row
 from pi0_jax.data.rows import CameraField, Columns, Language, RawField, Standardised
@@ -62,7 +62,7 @@ def standardise_bc_z(columns: Columns) -> Standardised:
     """
     state = np.concatenate([columns[_XYZ], columns[_AXIS_ANGLE], columns[_SENSED_CLOSE]], axis=1)
     rotation = axis_angle_change(columns[_AXIS_ANGLE], columns[_AXIS_ANGLE_RESIDUALS][:, 0:3])
-    gripper = opening_from_closedness(columns[_TARGET_CLOSE][:, 0])
+    gripper = columns[_TARGET_CLOSE][:, 0]
     action = np.column_stack([columns[_XYZ_RESIDUALS][:, 0:3], rotation, gripper])
     return all_steps(state, action, bool(columns[_EPISODE_SUCCESS].max() > 0.5))
 
@@ -91,7 +91,8 @@ GOOGLE = (
         },
         standardise=standardise_fractal,
         notes=(
-            "The gripper counts 1 as closed in the state and 1 as open in the action, as the files have it and as all rows do.",
+            "The gripper counts 1 as closed in the state; of a command to close (+1), open (-1) or hold (0) the action has what was"
+            " last told.",
             "Success is reported where the episode has it; episodes that failed are kept, as public pipelines keep them.",
             "The base does not move, and its actions are left out.",
             "A few commands cannot be meant: public statistics reach 22 m in one step. Building refuses their episodes unless told to skip"
@@ -114,7 +115,7 @@ GOOGLE = (
             "Episodes whose grasp failed, two of three, are in the index and never drawn; pipelines that read the published files"
             " unfiltered train on them.",
             "The instruction is the same in every episode and is kept; Octo blanks it.",
-            "The gripper counts 1 as closed in the state and 1 as open in the action.",
+            "The gripper counts 1 as closed in the state; of a command to close, open or hold the action has what was last told.",
         ),
     ),
     rtx_row(
@@ -131,12 +132,13 @@ GOOGLE = (
             _EPISODE_SUCCESS: RawField((), "float32"),
         },
         standardise=standardise_bc_z,
+        grippers={"gripper": CLOSED_IS_1},
         notes=(
             "The rotation is the change from the present axis-angle vector to its sum with the residual, as roll, pitch and yaw;"
             " public pipelines take the residual itself for Euler angles, which is another rotation.",
             "Only version 0.1.0 can be used: later ones lack fields.",
             "Success is reported; episodes that failed and steps that the robot drove itself are kept, as public pipelines keep them.",
-            "The gripper counts 1 as closed in the state, where it does not fall below about 0.2, and 1 as open in the action.",
+            "The gripper counts 1 as closed; in the state it does not fall below about 0.2.",
         ),
     ),
     rtx_row(

@@ -1,22 +1,11 @@
 """LIBERO without no-ops, as replayed for OpenVLA: a simulated Panda, 20 Hz, four suites of one structure."""
 
-import numpy as np
-
-from pi0_jax.data.oxe.primitives import all_steps, opening_from_closedness
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.oxe.primitives import CLOSING_COMMANDS
+from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # x y z (m), rotation vector (rad), two fingers (m)
 _ACTION = "steps/action"  # change of x y z and rotation (normalised), gripper: -1 open, +1 close
-
-
-def standardise(columns: Columns) -> Standardised:
-    """State as recorded. Action: the six commands as they are; gripper 1 - action[6] cut to [0, 1]: -1 gives 1 = open, +1 gives 0."""
-    action = columns[_ACTION]
-    return all_steps(
-        columns[_STATE],
-        np.concatenate([action[:, 0:6], opening_from_closedness(action[:, 6:7])], axis=1),
-    )
 
 
 def _suite(name: str) -> DatasetRow:
@@ -31,7 +20,7 @@ def _suite(name: str) -> DatasetRow:
         },
         fields={_STATE: RawField((8,), "float32"), _ACTION: RawField((7,), "float32")},
         language=Language(("steps/language_instruction",)),
-        standardise=standardise,
+        grippers={"gripper": CLOSING_COMMANDS},
         revision=1,
         notes=(
             "Actions are normalised controller commands, not metres or radians.",

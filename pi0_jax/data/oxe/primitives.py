@@ -1,12 +1,17 @@
-"""Rules that several public datasets share. Gripper actions: 1 = open, 0 = closed. T steps; an episode may have only one."""
+"""Rules that several public datasets share, and how their grippers were recorded. T steps; an episode may have only one."""
 
 import zlib
 from typing import Any
 
 import numpy as np
 
+from pi0_jax.data.grippers import RecordedGripper
 from pi0_jax.data.oxe.rotations import axis_angle_to_quaternion, quaternion_to_euler
 from pi0_jax.data.rows import Standardised
+
+# public pipelines cut what lies beyond the ends, so something may
+CLOSING_COMMANDS = RecordedGripper(open=-1.0, closed=1.0, overshoot=0.25)
+OPENING_COMMANDS = RecordedGripper(open=1.0, closed=-1.0, overshoot=0.25)
 
 GRIPPER_OPEN = 0.95
 GRIPPER_CLOSED = 0.05
@@ -85,11 +90,6 @@ def opening_after_commands(closing: np.ndarray) -> np.ndarray:
     last = np.searchsorted(commands, np.arange(len(closing)), side="right") - 1
     opening = np.where(last < 0, -told[commands[0]], told[commands[np.maximum(last, 0)]])
     return (opening > 0).astype(np.float32)
-
-
-def opening_from_closedness(closed: np.ndarray) -> np.ndarray:
-    """1 - closedness, where what is below 0 counts as open and above 1 as closed: so -1 and 1 are open and closed too."""
-    return 1 - np.clip(closed, 0, 1)
 
 
 def decode_zlib(encoded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from pi0_jax.data.oxe.primitives import all_steps, opening_after_commands, opening_from_closedness
+from pi0_jax.data.oxe.primitives import (
+    CLOSING_COMMANDS,
+    OPENING_COMMANDS,
+    all_steps,
+    opening_after_commands,
+)
 from pi0_jax.data.oxe.rtx_fields import (
     CLOSING,
     MOTION_FIELDS,
@@ -21,12 +26,8 @@ _TACO_ACTION = "steps/action/rel_actions_world"  # normalised changes of the pos
 
 
 def standardise_taco(columns: Columns) -> Standardised:
-    """Pose and gripper width; actions as recorded, the gripper's command cut to [0, 1]."""
-    command = columns[_TACO_ACTION]
-    return all_steps(
-        columns[_TACO_STATE][:, 0:7],
-        np.column_stack([command[:, 0:6], np.clip(command[:, 6], 0, 1)]),
-    )
+    """Pose and gripper width; actions as recorded."""
+    return all_steps(columns[_TACO_STATE][:, 0:7], columns[_TACO_ACTION])
 
 
 _JACO_POSE = "steps/observation/end_effector_cartesian_pos"
@@ -50,11 +51,8 @@ def standardise_cable_routing(columns: Columns) -> Standardised:
 
 
 def standardise_roboturk(columns: Columns) -> Standardised:
-    """Changes of the pose as recorded; the gripper's command is -1 for open and 1 for closed."""
-    return all_steps(
-        no_state(columns),
-        np.column_stack([motion(columns), opening_from_closedness(columns[CLOSING][:, 0])]),
-    )
+    """Changes of the pose and the gripper's command as recorded."""
+    return all_steps(no_state(columns), np.concatenate([motion(columns), columns[CLOSING]], axis=1))
 
 
 def standardise_nyu_door(columns: Columns) -> Standardised:
@@ -70,11 +68,9 @@ _VIOLA_WIDTH = "steps/observation/gripper_states"  # m
 
 
 def standardise_viola(columns: Columns) -> Standardised:
-    """Controller commands as recorded; the gripper's command is -1 for open and 1 for closed."""
+    """Controller and gripper commands as recorded."""
     state = np.concatenate([columns[_VIOLA_JOINTS], columns[_VIOLA_WIDTH]], axis=1)
-    return all_steps(
-        state, np.column_stack([motion(columns), opening_from_closedness(columns[CLOSING])])
-    )
+    return all_steps(state, np.column_stack([motion(columns), columns[CLOSING]]))
 
 
 # 6 joints (rad), x y z (m), quaternion x y z w, gripper (1 = closed), whether the gripper is moving
@@ -107,6 +103,7 @@ RTX = (
         },
         fields={_TACO_STATE: RawField((15,), "float32"), _TACO_ACTION: RawField((7,), "float32")},
         standardise=standardise_taco,
+        grippers={"gripper": OPENING_COMMANDS},
         notes=(
             "The TFDS page says that the gripper command -1 is open; the authors of the data and public pipelines say 1, and so do we.",
             "The gripper in the state is its width; Octo and OpenVLA take the number after it, which is the first joint's angle.",
@@ -154,6 +151,7 @@ RTX = (
         cameras={"base": CameraField("steps/observation/front_rgb")},
         fields={**MOTION_FIELDS, CLOSING: RawField((1,), "float32")},
         standardise=standardise_roboturk,
+        grippers={"gripper": CLOSING_COMMANDS},
         notes=(
             "The robot's state was not recorded: the state has no dimension.",
             "That the rotation is roll, pitch and yaw is not documented; for turns this small an axis-angle vector differs little.",
@@ -185,6 +183,7 @@ RTX = (
             _VIOLA_WIDTH: RawField((1,), "float32"),
         },
         standardise=standardise_viola,
+        grippers={"gripper": CLOSING_COMMANDS},
         notes=(
             "The actions are what the controller was told, in [-1, 1], and not metres and radians.",
         ),
@@ -202,7 +201,7 @@ RTX = (
         notes=(
             "The wrist camera's channels are stored in the order blue, green, red and put right when an image is read; Octo and"
             " OpenVLA rely on files in which someone has already done so.",
-            "The gripper counts 1 as closed in the state and 1 as open in the action.",
+            "The gripper counts 1 as closed in the state; of a command to close, open or hold the action has what was last told.",
         ),
     ),
     rtx_row(

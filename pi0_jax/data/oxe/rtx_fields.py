@@ -4,9 +4,11 @@ Names and shapes are shared, what the numbers mean differs: see each row.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
+from pi0_jax.data.grippers import RecordedGripper
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Rule
 from pi0_jax.embodiments import EMBODIMENTS
 
@@ -35,6 +37,7 @@ def rtx_row(
     cameras: Mapping[str, CameraField],
     fields: Mapping[str, RawField],
     standardise: Rule,
+    grippers: Mapping[str, RecordedGripper] = MappingProxyType({}),
     versions: tuple[str, ...] = ("0.1.0",),
     language: Language = INSTRUCTION,
     notes: tuple[str, ...] = (),
@@ -49,6 +52,7 @@ def rtx_row(
         fields=fields,
         language=language,
         standardise=standardise,
+        grippers=grippers,
         revision=1,
         notes=notes,
     )

@@ -1,0 +1,83 @@
+"""A gripper's command as it was recorded, in an index, and as the robot takes it.
+
+    recorded (the row's)           index             handed out (the record's)
+    -1 open .. +1 closed           1 = open          open=-1, closed=+1
+    0.08 m open .. 0 closed        0 = closed        one_means="closed": 0 open, 1 closed
+
+Each is a straight line through what is open and what is closed, so a number between the two keeps its share of the way.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+
+_ROUNDING = 1e-4  # how far a number may lie beyond an end, as a share of the range
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedGripper:
+    """What a dataset holds where a gripper is told to open, and where it is told to close."""
+
+    open: float
+    closed: float
+    # How far beyond its ends a number may lie, as a share of the range; then it counts as the end. Arms that are led by hand overshoot.
+    overshoot: float = 0.0
+
+
+OPEN_IS_1 = RecordedGripper(open=1.0, closed=0.0)
+CLOSED_IS_1 = RecordedGripper(open=0.0, closed=1.0)
+
+
+def to_openings(
+    action: np.ndarray,
+    recorded: Mapping[int, RecordedGripper],
+    *,
+    read: int,
+    where: str,
+    names: Mapping[int, str],
+) -> np.ndarray:
+    """Recorded gripper commands become openings in [0, 1], 1 = open.
+
+    Args:
+        action: float32[T, A].
+        recorded: for the dimensions that are grippers how they were recorded.
+        read: steps of which a number must lie between its ends.
+        where: dataset and episode, for errors.
+        names: of the dimensions, for errors.
+
+    Returns:
+        float32[T, A].
+
+    Raises:
+        InputError: a number further beyond the ends than the recording may overshoot.
+    """
+    result = action.copy()
+    for place, gripper in recorded.items():
+        if gripper == OPEN_IS_1:
+            continue  # the index's own; its range is checked with that of other dimensions
+        opening = (action[:, place].astype(np.float64) - gripper.closed) / (
+            gripper.open - gripper.closed
+        )
+        margin = max(gripper.overshoot, _ROUNDING)
+        outside = (opening[:read] < -margin) | (opening[:read] > 1 + margin)
+        if outside.any():
+            step = int(outside.argmax())
+            ends = f"{gripper.open:g} (open) and {gripper.closed:g} (closed)"
+            raise InputError(
+                f"{where}: step {step}: action dimension {place} ({names[place]}):"
+                f" expected a gripper recorded between {ends}, found {action[step, place]:.6g}"
+            )
+        result[:, place] = np.clip(opening, 0, 1) + 0.0  # no negative zero
+    return result
+
+
+def from_openings(actions: np.ndarray, embodiment: Embodiment) -> None:
+    """Openings in float32[..., A], 1 = open, become what the robot takes, in place."""
+    for place, dim in enumerate(embodiment.actions):
+        if dim.ends not in (None, (OPEN_IS_1.open, OPEN_IS_1.closed)):
+            opened, closed = np.float32(dim.ends)
+            actions[..., place] = closed + actions[..., place] * (opened - closed)

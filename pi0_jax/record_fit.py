@@ -1,0 +1,66 @@
+"""Whether statistics are those of a robot's record: what a checkpoint brings from elsewhere is held against the record that it is given."""
+
+import math
+
+from pi0_jax import normalize
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.errors import InputError
+from pi0_jax.normalize import Statistics, VectorStatistics
+
+_OUTSIDE = 0.05  # how far percentiles may lie outside of a declared range, as a share of it
+_REACHED = (
+    0.6  # share of a gripper's range that 98% of its commands cover, where it opens and closes
+)
+
+
+def check_ranges(embodiment: Embodiment, statistics: Statistics) -> None:
+    """Raises InputError where 98% of the values (their mean, without percentiles) do not lie where the record says."""
+    for what, dims, vector in (
+        ("state", embodiment.state, statistics.state),
+        ("action", embodiment.actions, statistics.actions),
+    ):
+        for i, dim in enumerate(dims):
+            least, most = _declared_range(dim)
+            low, high = _middle_98(vector, i)
+            span = most - least
+            margin = _OUTSIDE * (span if math.isfinite(span) else max(abs(low), abs(high), 1.0))
+            if low < least - margin or high > most + margin:
+                expected = f"values from {least:g} to {most:g} as its record declares"
+                raise InputError(
+                    f"{embodiment.name}: statistics of {what} {dim.name}: expected {expected}, found 98% of them from {low:g} to {high:g}:"
+                    " they are of another robot, or of another gripper's convention"
+                )
+
+
+def doubtful_dimensions(embodiment: Embodiment, statistics: Statistics) -> list[str]:
+    """One line for each action whose statistics are hardly its record's: it never moves, or covers half of a gripper's range."""
+    lines, vector = [], statistics.actions
+    for i, dim in enumerate(embodiment.actions):
+        about = f"{embodiment.name}: action {dim.name}"
+        low, high = _middle_98(vector, i)
+        if vector.std[i] < normalize.CONSTANT:
+            lines.append(
+                f"{about}: by its statistics it never moves: it is always {vector.mean[i]:g}"
+            )
+        elif dim.ends and 0 < high - low < _REACHED * abs(dim.ends[0] - dim.ends[1]):
+            lines.append(
+                f"{about}: its record says {dim.ends[0]:g} for open and {dim.ends[1]:g} for closed, by its statistics 98% of the values"
+                f" lie from {low:g} to {high:g}: another gripper's convention?"
+            )
+    return lines
+
+
+def _declared_range(dim: StateDim | ActionDim) -> tuple[float, float]:
+    """Where a record says that values lie; infinite where it does not say, or where statistics are of something else."""
+    if dim.periodic or (isinstance(dim, ActionDim) and dim.delta):
+        return -math.inf, math.inf
+    ends = dim.ends if isinstance(dim, ActionDim) else None
+    least, most = (-math.inf, math.inf) if ends is None else (min(ends), max(ends))
+    return least if dim.low is None else dim.low, most if dim.high is None else dim.high
+
+
+def _middle_98(vector: VectorStatistics, i: int) -> tuple[float, float]:
+    """The percentiles; the mean for both where they are not known."""
+    if vector.q01 is None or vector.q99 is None:
+        return float(vector.mean[i]), float(vector.mean[i])
+    return float(vector.q01[i]), float(vector.q99[i])
