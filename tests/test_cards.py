@@ -10,6 +10,7 @@ from PIL import Image
 
 from pi0_jax import normalize
 from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.grippers import Finding, grippers
 from pi0_jax.data.index import build_or_open
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
@@ -320,7 +321,7 @@ def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
     strip = card_episodes.strip(index, 0)
     assert strip.steps.tolist() == [1, 5, 8, 11, 15, 18]
     assert strip.kept.tolist() == [True] * 19 + [False]
-    opening, command = card_episodes.curves(index, 0, card_facts.grippers(index)[0])
+    opening, command = card_episodes.curves(index, 0, grippers(index)[0])
     assert (
         opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1]
         and "drawn upside down" in opening.label
@@ -365,7 +366,7 @@ def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
         "3 episodes repeat every state and action of another; of 1 such pairs one is held out and the other trained on:"
         " 3 of 0, 4 of 1, 5 of 2"
     )
-    assert files == card_facts.Finding(
+    assert files == Finding(
         "look",
         "1 files that dataset_info.json does not name are not read: reach_arm3-train.tfrecord-00003-of-00004",
     )
