@@ -191,7 +191,7 @@ def test_a_sample_is_the_frame_that_it_names(indices):
         )
         for sample in samples:
             state = sample.observation["state"]
-            assert state[:2].tolist() == [sample.episode, sample.step]
+            assert np.rint(100 * state[:2]).tolist() == [sample.episode, sample.step]
             assert len(state) == 3 + sample.dataset and sample.actions.shape == (
                 4,
                 3 + sample.dataset,

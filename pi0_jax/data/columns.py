@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from pi0_jax.data.rows import DatasetRow
@@ -54,13 +55,21 @@ class ColumnWriter:
         self._dtype, self._shape = np.dtype(dtype), shape
         self._file = open(path, "wb")
         self._rows = 0
+        self._crc = 0
         self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
         """Appends [n, *shape]."""
         assert rows.shape[1:] == self._shape, (rows.shape, self._shape)
-        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        rows = np.ascontiguousarray(rows, self._dtype)
+        self._file.write(rows.data)
         self._rows += len(rows)
+        self._crc = _extend(self._crc, rows)
+
+    @property
+    def checksum(self) -> list[int]:
+        """Number of rows, and the CRC-32C of their bytes."""
+        return [self._rows, self._crc]
 
     def close(self) -> None:
         """Completes the file and has the disk take it."""
@@ -89,6 +98,15 @@ class ColumnWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
+def column_checksum(column: np.ndarray) -> list[int]:
+    """As `ColumnWriter.checksum`; reads all of it."""
+    return [len(column), _extend(0, np.ascontiguousarray(column))]
+
+
+def _extend(crc: int, rows: np.ndarray) -> int:
+    return google_crc32c.extend(crc, rows.reshape(-1).view(np.uint8)) if rows.size else crc
+
+
 class ColumnWriters:
     """The columns of one directory; also a context manager that closes them all."""
 
@@ -104,6 +122,10 @@ class ColumnWriters:
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         for writer in self._writers.values():
             writer.close() if kind is None else writer.abandon()
+
+    @property
+    def checksums(self) -> dict[str, list[int]]:
+        return {name: writer.checksum for name, writer in self._writers.items()}
 
     def append(self, **rows: np.ndarray) -> None:
         for name, values in rows.items():

@@ -12,6 +12,7 @@ from pi0_jax.data.example import ByteRanges, Payload
 ColourOrder = Literal["RGB", "BGR"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_HEADER_BYTES = 26  # signature, length and name of IHDR, width, height, bit depth, colour type
 _PNG_COLOURS = {
     0: "greyscale",
@@ -21,6 +22,7 @@ _PNG_COLOURS = {
     6: "RGB with alpha",
 }
 _JPEG = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
@@ -37,6 +39,11 @@ class BadImageError(ValueError):
     def __init__(self, number: int, found: str) -> None:
         super().__init__(found)
         self.number = number  # which of the images handed over
+
+
+def bad_image(where: str, error: BadImageError) -> str:
+    """The message about a bad image at `where`."""
+    return f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}"
 
 
 class SizeRange(NamedTuple):
@@ -78,6 +85,17 @@ def read_sizes(
             if not unread.size:
                 return sizes, header
         header = _parse(payload, ranges, int(unread[0]))
+
+
+def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
+    """int64[m]: the numbers of the images whose last bytes are not those of a JPEG or PNG: cut off, or followed by others."""
+    ends, left = ranges.offsets + ranges.lengths, np.arange(len(ranges.offsets))
+    for end in (_JPEG_END, _PNG_END):
+        starts = ends[left] - len(end)
+        left = left[~_start_with(end, payload, starts, ranges.lengths[left])]
+        if not left.size:
+            break
+    return left
 
 
 def _start_with(

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,21 +44,31 @@ def index_episode(
 ) -> IndexedEpisode:
     """Standardises and validates. Nothing of the result lies in the record's memory.
 
-    Raises InputError: see validate.py. What the row's rule raises says of which episode.
+    Raises InputError: see validate.py; what a rule of the package cannot read. What another rule raises says of which episode.
     """
     validator.check_raw(raw)
     try:
         result = row.standardise(raw.columns)
-    except _MISTAKES as error:  # of a user's own code the traceback is worth more than our words
+    except (*_MISTAKES, zlib.error) as error:
+        if isinstance(error, zlib.error) or row.standardise.__module__.startswith("pi0_jax."):
+            raise InputError(
+                f"{_damaged_bytes(raw) or raw.where}: the rule of row {row.name} cannot read it:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        # of a user's own code the traceback is worth more than our words
         error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
         raise
     result = _as_arrays(result, f"{raw.where}: the rule of row {row.name}")
     validator.check_standardised(raw, result)
     sizes = validator.check_images(raw, _steps_to_decode(raw, decode_all=decode_all))
+    if not row.keep_empty_language:
+        result = result._replace(keep=result.keep & _has_prompt(raw))
+    largest = [height * width for height, width in (size.high for size in sizes)]
+    validator.oddities.count(raw, result, dict(zip(raw.images, largest, strict=True)))
     return IndexedEpisode(
         result.state,
         result.action,
-        result.keep if row.keep_empty_language else result.keep & _has_prompt(raw),
+        result.keep,
         result.stop,
         -1 if result.success is None else int(result.success),
         [ranges.offsets + raw.offset for ranges in raw.images.values()],
@@ -82,8 +93,37 @@ def _as_arrays(result: Any, where: str) -> Standardised:
         if not isinstance(value, kind):
             raise InputError(f"{where}: {name}: expected {expected}, found {value!r}")
     return result._replace(
-        state=result.state.astype(np.float32), action=result.action.astype(np.float32)
+        state=_float32(result.state, f"{where}: state"),
+        action=_float32(result.action, f"{where}: action"),
     )
+
+
+def _float32(values: np.ndarray, where: str) -> np.ndarray:
+    """A copy. Real numbers are rounded; InputError for whole numbers of which float32 does not hold one."""
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        cast = values.astype(np.float32)
+    if values.dtype.kind in "iu" and (changed := cast.astype(np.float64) != values).any():
+        found = values[changed][0]
+        raise InputError(f"{where}: expected numbers that float32 holds, found {found}")
+    return cast
+
+
+def _damaged_bytes(raw: RawEpisode) -> str:
+    """Where compressed numbers of the record do not unpack, or to another length than at the first step; "" if they do."""
+    for path, column in raw.columns.items():
+        if column.dtype != object:
+            continue
+        values, expected = column.ravel(), None
+        for step, value in enumerate(values):
+            where = f"{raw.where}: step {step}: field {path}"
+            try:
+                length = len(zlib.decompress(value))
+            except zlib.error:
+                return f"{where}: expected compressed numbers"
+            expected = length if expected is None else expected
+            if length != expected:
+                return f"{where}: expected {expected} bytes of numbers as at step 0, found {length}"
+    return ""
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:

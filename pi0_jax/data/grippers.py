@@ -15,7 +15,8 @@ import numpy as np
 
 from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
-from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.data.validate import is_gripper
+from pi0_jax.embodiments import StateDim
 
 _EPISODES = 2_000  # read at most
 _STEPS = 200_000
@@ -60,11 +61,6 @@ class Following(NamedTuple):
     correlation: float  # the strongest
     lag: int  # steps between command and state there
     movements: int  # episodes of which the first movements could be matched
-
-
-def is_gripper(dim: StateDim | ActionDim) -> bool:
-    """Whether it declares which way it counts, or is called one."""
-    return bool(dim.one_means) or "gripper" in dim.name or "finger" in dim.name
 
 
 def grippers(index: Index) -> list[Gripper]:

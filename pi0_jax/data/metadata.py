@@ -75,6 +75,24 @@ def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
     return files
 
 
+def declared_image_sizes(row: DatasetRow, directory: Location) -> dict[str, list[int | None]]:
+    """Of each view of the row the height and width that features.json declares, None where it says any."""
+    features = json.loads(read_metadata(row, directory)[_FEATURES])
+    return {view: _declared_size(features, view.split("/")) for view in row.views}
+
+
+def _declared_size(feature: Any, path: list[str]) -> list[int | None]:
+    """`feature` is a feature as TFDS writes it, `path` leads from it to an image."""
+    match feature:
+        case {"sequence": {"feature": inner}}:
+            return _declared_size(inner, path)
+        case {"featuresDict": {"features": {**features}}} if path and path[0] in features:
+            return _declared_size(features[path[0]], path[1:])
+        case {"image": {"shape": {"dimensions": [height, width, _]}}} if not path:
+            return [int(size) if int(size) > 0 else None for size in (height, width)]
+    return [None, None]
+
+
 def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
     """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
     info = json.loads(metadata[_INFO])

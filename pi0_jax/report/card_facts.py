@@ -13,8 +13,10 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.data.columns import SPLITS
-from pi0_jax.data.grippers import Finding, Trend, grippers, is_gripper
+from pi0_jax.data.findings import told_findings
+from pi0_jax.data.grippers import Finding, Trend, grippers
 from pi0_jax.data.index import Index
+from pi0_jax.data.validate import is_gripper
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.preprocess import to_delta
 
@@ -114,6 +116,7 @@ def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
         *_file_findings(index),
         *_image_findings(index),
         *_prompt_findings(prompts),
+        *told_findings(index),
     ]
 
 
