@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from pi0_jax.data.datasets import datasets_in, find_row
+from pi0_jax.data.findings import still_findings
 from pi0_jax.data.grippers import gripper_lines
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.metadata import dataset_directory
@@ -72,7 +73,7 @@ def _describe(index: Index, seconds: float) -> None:
     frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in ("train", "val"))
     counts = f"{len(index.episodes['start']):,} episodes, {index.steps:,} steps, kept frames {frames}, {len(index.prompts):,} prompts"
     print(f"{index.name}: {counts}, {index.size_bytes:,} bytes, {seconds:.1f} s")
-    for finding in gripper_lines(index):
+    for finding in (*gripper_lines(index), *still_findings(index)):
         print(f"- {finding.text}")
     for finding in card_facts.quick_findings(index, card_facts.count_prompts(index)):
         print(f"- {finding.text}")

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,9 @@ from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.preprocess import Robot, to_delta
 from pi0_jax.progress import progress_bar
 
-_FORMAT = 1  # raised when the same columns give other statistics
+_FORMAT = (
+    2  # raised when the same columns give other statistics, or a file holds them in another way
+)
 _BLOCK = 1 << 20  # about 200 MB for eight dimensions
 _BAR_AFTER_S = 2.0
 
@@ -43,7 +46,7 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
         pass
     statistics = compute(index, horizon, progress=progress)
     try:
-        normalize.save(file, statistics)
+        normalize.write_json(file, _sealed(normalize.to_json(statistics)))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, *FULL_DISK):
             raise
@@ -179,9 +182,21 @@ def _digest(index: Index) -> str:
     return hashlib.sha256(json.dumps([_FORMAT, actions]).encode()).hexdigest()[:16]
 
 
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The statistics with a hash of them: one changed digit would be a statistic as well."""
+    text = json.dumps(record, sort_keys=True)
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "statistics": record}
+
+
 def _load(file: Path, index: Index) -> Statistics:
     try:
-        statistics = normalize.load(file)
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
+        if not isinstance(found, dict) or found != _sealed(found.get("statistics", {})):
+            raise InputError(f"{file}: expected statistics with their checksum, found others")
+        statistics = normalize.from_json(found["statistics"], str(file))
         expected, found = (
             (len(index.embodiment.state), len(index.embodiment.actions)),
             tuple(len(vector.mean) for vector in statistics),

@@ -170,7 +170,9 @@ def test_a_bad_image_in_training_is_left_out_with_its_episode_if_that_is_allowed
         assert [index.readable(5)[0] for _ in range(3)] == [11] * 3
         assert index.readable(8)[0] == 11 and index.readable(4)[0] == 4
         assert len(caplog.records) == 2 and "record 1: step 2" in caplog.text
-    order = UniformOrder(Mixture([index], {"reach_arm3": 1.0}, split="train", horizon=2, seed=0), 12)
+    order = UniformOrder(
+        Mixture([index], {"reach_arm3": 1.0}, split="train", horizon=2, seed=0), 12
+    )
     (draws,) = order.draws(0, 1, range(12))
     samples = order.mixture.samples(draws)
     drawn = [(sample.episode, sample.step) for sample in samples]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ EPISODE_COLUMNS = {
     "success": "int8",  # 1 or 0, -1 where the dataset does not say
     "kept": "int32",  # steps that may be drawn
 }
+# what NumPy raises for a damaged header
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    OverflowError,
+    TypeError,
+    tokenize.TokenError,
+)
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # column -> dtype and shape of a row
 
 
@@ -142,8 +153,8 @@ def open_column(
     """The column, mapped read-only; None in `shape` is an axis of any length. InputError if the file is another."""
     path = column_path(directory, name)
     try:
-        column = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
+        column = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except _UNREADABLE as error:
         raise InputError(f"{path}: expected a column of an index, found: {error}") from error
     fits = column.ndim == len(shape) and all(
         want in (None, have) for want, have in zip(shape, column.shape, strict=True)

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import statistics
 import zlib
 from typing import Any, NamedTuple
 
@@ -50,10 +51,14 @@ def index_episode(
     try:
         result = row.standardise(raw.columns)
     except (*_MISTAKES, zlib.error) as error:
-        if isinstance(error, zlib.error) or row.standardise.__module__.startswith("pi0_jax."):
+        damage = _damaged_bytes(raw)
+        if (
+            damage
+            or isinstance(error, zlib.error)
+            or row.standardise.__module__.startswith("pi0_jax.")
+        ):
             raise InputError(
-                f"{_damaged_bytes(raw) or raw.where}: the rule of row {row.name} cannot read it:"
-                f" {type(error).__name__}: {error}"
+                f"{damage or raw.where}: the rule of row {row.name} cannot read it: {type(error).__name__}: {error}"
             ) from error
         # of a user's own code the traceback is worth more than our words
         error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
@@ -109,21 +114,26 @@ def _float32(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _damaged_bytes(raw: RawEpisode) -> str:
-    """Where compressed numbers of the record do not unpack, or to another length than at the first step; "" if they do."""
+    """Where a value of a field of compressed numbers does not unpack, or not to the length that the field's others have; "" if all do."""
     for path, column in raw.columns.items():
         if column.dtype != object:
             continue
-        values, expected = column.ravel(), None
-        for step, value in enumerate(values):
-            where = f"{raw.where}: step {step}: field {path}"
-            try:
-                length = len(zlib.decompress(value))
-            except zlib.error:
-                return f"{where}: expected compressed numbers"
-            expected = length if expected is None else expected
-            if length != expected:
-                return f"{where}: expected {expected} bytes of numbers as at step 0, found {length}"
+        lengths = [_unpacked_length(value) for value in column.ravel()]
+        usual = statistics.mode(lengths)
+        if usual is None:  # a text, or all of it is damaged
+            continue
+        for step, length in enumerate(lengths):
+            if length != usual:
+                found = "what does not unpack" if length is None else f"{length} bytes"
+                return f"{raw.where}: step {step}: field {path}: expected {usual} bytes of compressed numbers, found {found}"
     return ""
+
+
+def _unpacked_length(value: bytes) -> int | None:
+    try:
+        return len(zlib.decompress(value))
+    except zlib.error:
+        return None
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:

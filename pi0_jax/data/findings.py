@@ -1,26 +1,44 @@
 """What a person should know of an index before training on it: its oddities, its instructions, its images, and why it has no frames."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.grippers import Finding, gripper_lines
 from pi0_jax.data.index import Index
+from pi0_jax.embodiments import ActionDim, StateDim
 
 _LISTED = 3
 _LONG_PROMPT = 1000  # characters; the longest instruction of a public dataset has some 300
 _SHOWN = 40
 _SAMPLED = 100_000  # frames
-SPIKE = 50.0  # times the range of 98%: no movement is so much larger than the others
+_SPIKE = 100.0  # times the range of 90%: no movement is so much larger than the others
 _NO_WORDS = ("none", "null", "nan", "n/a", "na", "nil", "undefined", "unknown", "todo", "test", "string", "b''", '""')  # fmt: skip
 _REPRESENTED = re.compile(r"""^b?(['"]).*\1$|^b['"]|^\[.*\]$|^<.*>$""", re.DOTALL)
 
 
 def index_findings(index: Index) -> list[Finding]:
-    """Which way the grippers count, and `told_findings`: to be printed before training."""
-    return [*gripper_lines(index), *told_findings(index)]
+    """Which way the grippers count, what never moves, and `told_findings`: to be printed before training."""
+    return [*gripper_lines(index), *still_findings(index), *told_findings(index)]
+
+
+def still_findings(index: Index) -> list[Finding]:
+    """Dimensions that have one value at every frame that may be drawn."""
+    chosen = _chosen(index)
+    return [
+        Finding("look", f"{part} {', '.join(names)}: the same number at every frame")
+        for part, dims, values in _columns(index, chosen)
+        if len(chosen) > 1
+        and (
+            names := [
+                dim.name
+                for dim, moves in zip(dims, np.ptp(values, axis=0), strict=True)
+                if not moves
+            ]
+        )
+    ]
 
 
 def told_findings(index: Index) -> list[Finding]:
@@ -126,22 +144,33 @@ def _sizes(index: Index) -> Iterator[str]:
             yield f"images of {view} are {found} where features.json says {said}"
 
 
+def _chosen(index: Index) -> np.ndarray:
+    """int64[n]: evenly spaced frames that may be drawn, all of them if they are not too many."""
+    every = max(1, sum(len(index.frames(split)) for split in SPLITS) // _SAMPLED)
+    return np.concatenate([index.frames(split)[::every] for split in SPLITS])
+
+
+def _columns(
+    index: Index, frames: np.ndarray
+) -> Iterator[tuple[str, Sequence[StateDim | ActionDim], np.ndarray]]:
+    yield "state", index.embodiment.state, index.state[frames]
+    yield "action", index.embodiment.actions, index.action[frames]
+
+
 def _spikes(index: Index) -> Iterator[str]:
-    """Values that lie far beyond the usual range of their dimension, at evenly spaced kept frames, all of them if they are not too many."""
-    frames = index.frames("train")
-    chosen = frames[np.linspace(0, len(frames) - 1, min(_SAMPLED, len(frames))).astype(int)]
-    for part, dims, column in (
-        ("state", index.embodiment.state, index.state),
-        ("action", index.embodiment.actions, index.action),
-    ):
-        values = column[chosen]
+    """Values that lie far beyond the usual range of their dimension."""
+    chosen = _chosen(index)
+    for part, dims, values in _columns(index, chosen):
         for number, dim in enumerate(dims if len(chosen) else ()):
-            low, high = np.percentile(values[:, number], (1, 99))
+            low, high = np.percentile(values[:, number], (5, 95))
             beyond = np.maximum(values[:, number] - high, low - values[:, number])
             worst = int(beyond.argmax())
-            if high > low and beyond[worst] > SPIKE * (high - low):
-                episode, step = (int(at(chosen[worst])) for at in (index.episode_of, index.step_of))
+            if high > low and beyond[worst] > _SPIKE * (high - low):
+                episode, step = (
+                    int(index.episode_of(chosen[worst])),
+                    int(index.step_of(chosen[worst])),
+                )
                 yield (
                     f"episode {episode} of the index, step {step}: {part} {dim.name} is {values[worst, number]:.4g},"
-                    f" where 98% lie within {low:.4g} to {high:.4g}"
+                    f" where 90% lie within {low:.4g} to {high:.4g}"
                 )

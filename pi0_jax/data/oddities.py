@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
+from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image, without_end
 from pi0_jax.data.episodes import IS_FIRST, IS_LAST, RawEpisode
 from pi0_jax.data.example import ByteRanges
 from pi0_jax.data.rows import DatasetRow, Standardised
@@ -51,6 +51,8 @@ class Oddities:
         if raw.steps > 2 and result.state.shape[1] and not moves:
             self._tell(raw, "the state never changes")
         for view, ranges in raw.images.items():
+            if without_end(raw.payload, ranges).size:
+                self._tell(raw, f"images of {view} do not end as their kind does, and decode")
             self._count_repeats(raw, view, ranges, moves)
             self._count_one_colour(raw, view, ranges, pixels[view])
 
