@@ -463,6 +463,47 @@ def test_an_unknown_dataset():
         find_row("my_robt", {"my_robot": {}})
 
 
+def test_datasets_of_other_formats_are_named(tmp_path):
+    (tmp_path / "lab" / "meta").mkdir(parents=True)
+    (tmp_path / "lab" / "meta" / "info.json").write_text("{}")
+    (tmp_path / "reach_arm3").mkdir()
+    (tmp_path / "reach_arm3" / "episode_0.hdf5").write_bytes(b"")
+    for call, said in (
+        (lambda: datasets_in(tmp_path / "lab"), f"{tmp_path}/lab is a LeRobot dataset"),
+        (
+            lambda: build(tmp_path / "lab"),
+            f"dataset reach_arm3: {tmp_path}/lab is a LeRobot dataset",
+        ),
+        (lambda: build(tmp_path), r"reach_arm3 holds HDF5 files \(episode_0.hdf5\): expected RLDS"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+    directory = write_reach(tmp_path / "data")
+    with pytest.raises(InputError, match=f"{directory} is one version of an RLDS dataset"):
+        datasets_in(directory)
+
+
+def no_instruction(episodes):
+    for step in (step for episode in episodes for step in episode["steps"]):
+        step["language_instruction"] = ""
+    return episodes
+
+
+@pytest.mark.parametrize(
+    ("episodes", "changes", "cause"),
+    [
+        (no_instruction(reach_episodes((3, 3))), {}, r"\d have no instruction \(draw them with config.keep_empty_language"),
+        (reach_episodes((3, 3)), {"standardise": nothing_kept}, r"of its . episodes in that split . are marked as failed"),
+        (reach_episodes((3, 3)), {"held_out": 0.99}, "all of its 2 episodes are held out; lower the row's held_out"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_frame_to_train_on(tmp_path, episodes, changes, cause):
+    write_reach(tmp_path, episodes=episodes)
+    index = build(tmp_path, dataclasses.replace(ROW, **changes))
+    with pytest.raises(InputError, match=f"split train, found none: .*{cause}"):
+        Mixture([index], {"reach_arm3": 1.0}, split="train", horizon=2, seed=0)
+
+
 def test_a_folder_without_known_datasets(tmp_path):
     (tmp_path / "my_robot").mkdir()
     with pytest.raises(

@@ -21,8 +21,8 @@ def test_a_refusal_names_the_dataset_or_the_file(results):
     for result in results:
         if result.answer == "refused":
             assert (
-                "planted" in result.line and "expected" in result.line or "corrupted" in result.line
-            )
+                "planted" in result.line and "expected" in result.line
+            ) or "corrupted" in result.line
 
 
 def test_nothing_is_said_of_the_sound_dataset_but_that_its_gripper_is_right(tmp_path):

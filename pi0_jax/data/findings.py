@@ -91,13 +91,10 @@ def why_no_frames(index: Index, split: str) -> str:
     short = int((episodes["stop"][mine] == 0).sum())
     if short:
         causes.append(f"{short:,} have no step with an action")
-    if not causes or silent + failed + short < count:
-        causes.append(
-            "the row's rule keeps no step of the others"
-            if causes
-            else "the row's rule keeps no step (its `keep`)"
-        )
-    return f"of its {count:,} episodes in that split {'; '.join(causes)}"
+    if silent + failed + short < count:
+        causes.append("the row's rule keeps no step (its `keep`)")
+    cure = "; or train without validation (config.validation_frames=0)" if split == "val" else ""
+    return f"of its {count:,} episodes in that split {'; '.join(causes)}{cure}"
 
 
 def _prompt_kinds(prompt: str) -> Iterator[str]:
