@@ -30,6 +30,7 @@ _FORMAT = (
 )
 _BLOCK = 1 << 20  # about 200 MB for eight dimensions
 _BAR_AFTER_S = 2.0
+_SPIKE = 100.0  # times the range of 98% of the values
 
 
 def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> Statistics:
@@ -149,13 +150,16 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
 def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit.
 
-    In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing.
+    In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing;
+    and one for each that has a value a hundred times its usual range away.
     """
     lines = []
     for part, dims in (("state", robot.embodiment.state), ("actions", robot.embodiment.actions)):
         vector: VectorStatistics = robot.statistics._asdict()[part]
         still, narrow = normalize.constant(vector, mode), normalize.constant(vector, "quantile")
         far = normalize.reach(vector) > normalize.FAR
+        usual = vector.q99 - vector.q01
+        beyond = np.maximum(vector.maximum - vector.q99, vector.q01 - vector.minimum)
         for i, dim in enumerate(dims):
             unit = "" if dim.unit == "1" else f" {dim.unit}"
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
@@ -172,6 +176,11 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
                 ends = f"98% within {vector.q01[i]:g} to {vector.q99[i]:g}, all within {vector.minimum[i]:g} to {vector.maximum[i]:g}"
                 lines.append(
                     f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do"
+                )
+            elif not narrow[i] and beyond[i] > _SPIKE * usual[i]:
+                lines.append(
+                    f"{name}: {part} {dim.name} lies within {vector.q01[i]:g} to {vector.q99[i]:g}{unit} in 98% and reaches from"
+                    f" {vector.minimum[i]:g} to {vector.maximum[i]:g}{unit}"
                 )
     return lines
 

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
+from pi0_jax.data import index as index_module
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.findings import index_findings
 from pi0_jax.data.index import build_or_open, open_index
@@ -128,6 +129,17 @@ def test_columns_of_the_same_shape_that_were_exchanged(dataset):
             InputError, match=r"(state|action)\.npy: expected rows and checksum .* found"
         ):
             reopen(ROW, data_dir)
+
+
+def test_large_columns_are_verified_when_that_is_asked_for(dataset, monkeypatch):
+    data_dir, folder, _ = dataset
+    column = bytearray((folder / "action.npy").read_bytes())
+    column[-1] ^= 1
+    (folder / "action.npy").write_bytes(column)
+    monkeypatch.setattr(index_module, "_VERIFIED_BYTES", 100)
+    assert open_index(ROW, data_dir).steps == 18
+    with pytest.raises(InputError, match=r"action\.npy: expected rows and checksum"):
+        build_or_open(ROW, data_dir, progress=False, check=True)
 
 
 def test_a_description_that_was_edited(dataset):

@@ -331,6 +331,6 @@ def test_wrong_datasets(indices, tmp_path):
     index = build_or_open(ROWS["reach_arm3"], tmp_path / "silent", progress=False)
     with pytest.raises(
         InputError,
-        match="split train, found none in its 2 episodes: without an instruction .keep_empty_language., or",
+        match="split train, found none: of its 2 episodes in that split 2 have no instruction .draw them with config.keep_empty",
     ):
         shares_by_frames([index], [1.0], 1.0)

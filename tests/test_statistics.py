@@ -298,6 +298,17 @@ def test_one_wild_value_that_makes_the_spread_is_reported():
     )
 
 
+@pytest.mark.parametrize("mode", ["zscore", "quantile"])
+def test_a_value_far_beyond_the_others_is_reported(mode):
+    state = np.tile(np.linspace(0, 1, 100_000)[:, None], 3)
+    state[7, 0] = 150
+    usual = normalize.accumulate([state[100:]])
+    robot = Robot(ARM, normalize.Statistics(normalize.accumulate([state]), usual))
+    assert remarkable_dimensions("my_arm", robot, mode) == [
+        "my_arm: state x lies within 0.01001 to 0.99001 mm in 98% and reaches from 0 to 150 mm"
+    ]
+
+
 def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
     robot = dataclasses.replace(
         ARM,

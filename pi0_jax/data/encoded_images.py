@@ -22,7 +22,8 @@ _PNG_COLOURS = {
     6: "RGB with alpha",
 }
 _JPEG = b"\xff\xd8\xff"
-_JPEG_END = b"\xff\xd9"
+_JPEG_END = 0xD9FF  # the bytes FF D9, as a little-endian number
+_NONE = np.empty(0, int)
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
@@ -88,14 +89,20 @@ def read_sizes(
 
 
 def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
-    """int64[m]: the numbers of the images whose last bytes are not those of a JPEG or PNG: cut off, or followed by others."""
-    ends, left = ranges.offsets + ranges.lengths, np.arange(len(ranges.offsets))
-    for end in (_JPEG_END, _PNG_END):
-        starts = ends[left] - len(end)
-        left = left[~_start_with(end, payload, starts, ranges.lengths[left])]
-        if not left.size:
-            break
-    return left
+    """int64[m]: which of n > 0 images, of two bytes or more, do not end as a JPEG or PNG does: cut off, or followed by other bytes."""
+    ends = ranges.offsets + ranges.lengths
+    # every place of the payload seen as a number of two bytes of its own, so that all ends are compared at once
+    pairs = np.ndarray((len(payload) - 1,), "<u2", payload, strides=(1,))
+    wrong = pairs[ends - 2] != _JPEG_END
+    return (
+        np.array([i for i in np.flatnonzero(wrong) if not _is_png_end(payload, int(ends[i]))], int)
+        if wrong.any()
+        else _NONE
+    )
+
+
+def _is_png_end(payload: Payload, end: int) -> bool:
+    return bytes(payload[end - len(_PNG_END) : end]) == _PNG_END
 
 
 def _start_with(

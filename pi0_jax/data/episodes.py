@@ -231,7 +231,9 @@ def _column(
 
 def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
     """`values`, float32[n] or int64[n] as a record holds them, in the declared dtype. Raises InputError where that would change one."""
-    if not values.size or values.dtype == dtype:
+    if not values.size or (
+        np.can_cast(values.dtype, dtype) and values.dtype.kind == np.dtype(dtype).kind
+    ):
         return values.astype(dtype, copy=False)
     fits = (values.dtype.kind == "f") == (np.dtype(dtype).kind == "f")
     if not fits:

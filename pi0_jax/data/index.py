@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,14 +22,12 @@ from pi0_jax.data.columns import (
 )
 from pi0_jax.data.description import Prompts, read_record
 from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
-from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.oddities import Told
 from pi0_jax.data.rows import DatasetRow
-from pi0_jax.data.storage import AnyPath, Location, RangeReader, locate
-from pi0_jax.data.version import describe_difference, index_version, version_digest
+from pi0_jax.data.storage import AnyPath, Location, RangeReader
+from pi0_jax.data.version import describe_difference, located, version_digest
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.files import cache_folder
 from pi0_jax.observation import RawObservation
 
 _LOGGER = logging.getLogger(__name__)
@@ -70,7 +67,7 @@ def build_or_open(
     Raises InputError for whatever is wrong with the dataset, where an index cannot be written, and if there is an index that leaves out
     more, or has seen less decoded, than is asked for.
     """
-    directory, root, version = _located(row, data_dir, index_dir)
+    directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
     is_new = not (path / INDEX_FILE).is_file()
     if is_new:
@@ -101,7 +98,7 @@ def build_or_open(
 
 def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
-    directory, root, version = _located(row, data_dir, index_dir)
+    directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
@@ -125,29 +122,6 @@ def _opened(row: DatasetRow, directory: Location, path: Path) -> "Index":
             f"{path}: expected the index of the version that names its folder, found that of {index.digest}; delete it and build it again"
         )
     return index
-
-
-def _located(
-    row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None
-) -> tuple[Location, Path, dict[str, Any]]:
-    """The dataset's directory, the folder of its indices, and the version that the right one has."""
-    directory = dataset_directory(row, data_dir)
-    return directory, _index_root(row, directory, index_dir), index_version(row, directory)
-
-
-def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
-    if index_dir is None:
-        return (
-            directory / "pi0_index"
-            if isinstance(directory, Path)
-            else cache_folder() / "index" / row.name / directory.name
-        )
-    folder = locate(index_dir)
-    if not isinstance(folder, Path):
-        raise InputError(
-            f"dataset {row.name}: expected a local folder for its index, found {folder}"
-        )
-    return folder / row.name / directory.name
 
 
 class BadFrameError(InputError):

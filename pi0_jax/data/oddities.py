@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image, without_end
+from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
 from pi0_jax.data.episodes import IS_FIRST, IS_LAST, RawEpisode
 from pi0_jax.data.example import ByteRanges
 from pi0_jax.data.rows import DatasetRow, Standardised
@@ -47,47 +47,52 @@ class Oddities:
         if not result.keep.any():
             return
         self._count_marks(raw)
-        moves = raw.steps > 1 and bool((result.state[1:] != result.state[:-1]).any())
+        moves = bool((result.state[0] != result.state[-1]).any()) or bool(
+            (result.state[1:] != result.state[:-1]).any()
+        )
         if raw.steps > 2 and result.state.shape[1] and not moves:
-            self._tell(raw, "the state never changes")
+            self.tell(raw, "the state never changes")
         for view, ranges in raw.images.items():
-            if without_end(raw.payload, ranges).size:
-                self._tell(raw, f"images of {view} do not end as their kind does, and decode")
             self._count_repeats(raw, view, ranges, moves)
             self._count_one_colour(raw, view, ranges, pixels[view])
 
     def _count_marks(self, raw: RawEpisode) -> None:
         for path, marks in raw.marks.items():
             if raw.steps > 1 and marks.all():
-                self._tell(raw, f"{path} is true at every step, and is not read")
+                self.tell(raw, f"{path} is true at every step, and is not read")
             elif path == IS_FIRST and not marks[0]:
-                self._tell(
+                self.tell(
                     raw, f"{path} is not true at the first step: an episode without its begin?"
                 )
             elif path == IS_LAST and not marks[-1]:
-                self._tell(raw, f"{path} is not true at the last step: an episode without its end?")
+                self.tell(raw, f"{path} is not true at the last step: an episode without its end?")
             elif path == IS_LAST and marks[:-1].any():
-                self._tell(
+                self.tell(
                     raw, f"{path} is true at several steps: what follows the first is padding?"
                 )
 
     def _count_repeats(self, raw: RawEpisode, view: str, ranges: ByteRanges, moves: bool) -> None:
-        alike = np.flatnonzero(ranges.lengths[1:] == ranges.lengths[:-1])
-        if not moves or not alike.size:
+        alike = ranges.lengths[1:] == ranges.lengths[:-1]
+        if not moves or not alike.any():
             return
-        repeats = sum(_encoded(raw, ranges, i) == _encoded(raw, ranges, i + 1) for i in alike)
+        repeats = sum(
+            _encoded(raw, ranges, i) == _encoded(raw, ranges, i + 1) for i in np.flatnonzero(alike)
+        )
         if repeats == raw.steps - 1:
-            self._tell(raw, f"images of {view} are frozen: all the same while the state changes")
+            self.tell(raw, f"images of {view} are frozen: all the same while the state changes")
         elif repeats:
-            self._tell(raw, f"images of {view} repeat the one before while the state changes")
+            self.tell(raw, f"images of {view} repeat the one before while the state changes")
 
     def _count_one_colour(
         self, raw: RawEpisode, view: str, ranges: ByteRanges, pixels: int
     ) -> None:
-        small = np.flatnonzero(ranges.lengths <= _TABLE_BYTES + pixels // _PIXELS_A_BYTE)
+        most = _TABLE_BYTES + pixels // _PIXELS_A_BYTE
+        if ranges.lengths.min() > most:
+            return
+        small = np.flatnonzero(ranges.lengths <= most)
         looked_at = small[np.linspace(0, len(small) - 1, min(len(small), _DECODED)).astype(int)]
         if any(self._is_one_colour(raw, view, ranges, step) for step in looked_at.tolist()):
-            self._tell(raw, f"images of {view} are of one colour, as black ones are")
+            self.tell(raw, f"images of {view} are of one colour, as black ones are")
 
     def _is_one_colour(self, raw: RawEpisode, view: str, ranges: ByteRanges, step: int) -> bool:
         encoded = _encoded(raw, ranges, step)
@@ -103,7 +108,7 @@ class Oddities:
             self._one_colour[encoded] = bool(np.ptp(image) < _ONE_COLOUR)
         return self._one_colour[encoded]
 
-    def _tell(self, raw: RawEpisode, text: str) -> None:
+    def tell(self, raw: RawEpisode, text: str) -> None:
         merge_told(self.told, {text: (1, raw.where)})
 
 

@@ -118,7 +118,8 @@ class Validator:
         ranges, step = raw.images[view], 0
         try:
             sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])
-            for step in (*decode, *without_end(raw.payload, ranges)):
+            unended = without_end(raw.payload, ranges)
+            for step in (*decode, *unended):
                 offset = int(ranges.offsets[step])
                 decode_image(
                     raw.payload[offset : offset + int(ranges.lengths[step])], self._order[view]
@@ -126,6 +127,8 @@ class Validator:
         except BadImageError as error:
             where = f"{raw.where}: step {step + error.number}: field {view}"
             raise InputError(bad_image(where, error)) from error
+        if unended.size:
+            self.oddities.tell(raw, f"images of {view} do not end as their kind does, and decode")
         return sizes
 
 
