@@ -12,6 +12,8 @@ from pathlib import Path
 from absl import flags
 
 from pi0_jax.data.datasets import datasets_in, find_row
+from pi0_jax.data.findings import still_findings
+from pi0_jax.data.gripper_check import gripper_lines
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import shares_by_frames
@@ -52,6 +54,11 @@ _SKIP = flags.DEFINE_integer(
     "Bad episodes of a dataset that may be left out; each is listed.",
     lower_bound=0,
 )
+_CHECK = flags.DEFINE_bool(
+    "check",
+    False,
+    "Verify the checksums of all columns of indices that are there; by default of at most 1 GB.",
+)
 _REPORT = flags.DEFINE_string(
     "report", None, "Folder for a page about each dataset, with pictures."
 )
@@ -66,6 +73,8 @@ def _describe(index: Index, seconds: float) -> None:
     frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in ("train", "val"))
     counts = f"{len(index.episodes['start']):,} episodes, {index.steps:,} steps, kept frames {frames}, {len(index.prompts):,} prompts"
     print(f"{index.name}: {counts}, {index.size_bytes:,} bytes, {seconds:.1f} s")
+    for finding in (*gripper_lines(index), *still_findings(index)):
+        print(f"- {finding.text}")
     for finding in card_facts.quick_findings(index, card_facts.count_prompts(index)):
         print(f"- {finding.text}")
 
@@ -99,6 +108,7 @@ def main() -> None:
             workers=_WORKERS.value,
             decode_all=_DECODE_ALL.value,
             skip_bad_episodes=skip,
+            check=_CHECK.value,
         )
         indices.append(index)
         _describe(index, time.monotonic() - start)

@@ -379,24 +379,6 @@ def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
     return vector
 
 
-def save(file: Path, statistics: Statistics) -> None:
-    """Writes the file, whole or not at all; its folder must exist. `load` gives every bit back."""
-    write_json(file, to_json(statistics))
-
-
-def load(file: Path) -> Statistics:
-    """Raises InputError if the file is not what `save` writes, FileNotFoundError if there is none."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(
-            f"{file}: expected statistics as a JSON object, found {type(record).__name__}"
-        )
-    return from_json(record, str(file))
-
-
 def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
     return {
         key: None if values is None else values.tolist()

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,12 @@ from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.preprocess import Robot, in_turn, to_delta
 from pi0_jax.progress import progress_bar
 
-_FORMAT = 1  # raised when the same columns give other statistics
+_FORMAT = (
+    2  # raised when the same columns give other statistics, or a file holds them in another way
+)
 _BLOCK = 1 << 20  # about 200 MB for eight dimensions
 _BAR_AFTER_S = 2.0
+_SPIKE = 100.0  # times the range of 98% of the values
 
 
 def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> Statistics:
@@ -45,7 +49,7 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
         pass
     statistics = compute(index, horizon, progress=progress)
     try:
-        normalize.save(file, statistics)
+        normalize.write_json(file, _sealed(normalize.to_json(statistics)))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, *FULL_DISK):
             raise
@@ -180,7 +184,8 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
 def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit.
 
-    In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing.
+    In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing;
+    and one for each that has a value a hundred times its usual range away.
     """
     lines = []
     parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
@@ -191,6 +196,8 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
         ranges = vector.ranges
         still, narrow = normalize.constant(vector, mode), normalize.constant(vector, "quantile")
         far = normalize.reach(vector) > normalize.FAR
+        usual = vector.q99 - vector.q01
+        beyond = np.maximum(vector.maximum - vector.q99, vector.q01 - vector.minimum)
         for i, dim in enumerate(dims):
             unit = "" if dim.unit == "1" else f" {dim.unit}"
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
@@ -207,6 +214,11 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
                 ends = f"98% within {ranges.q01[i]:g} to {ranges.q99[i]:g}, all within {ranges.minimum[i]:g} to {ranges.maximum[i]:g}"
                 lines.append(
                     f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do"
+                )
+            elif not narrow[i] and beyond[i] > _SPIKE * usual[i]:
+                lines.append(
+                    f"{name}: {part} {dim.name} lies within {vector.q01[i]:g} to {vector.q99[i]:g}{unit} in 98% and reaches from"
+                    f" {vector.minimum[i]:g} to {vector.maximum[i]:g}{unit}"
                 )
     return lines
 
@@ -303,9 +315,21 @@ def _digest(index: Index) -> str:
     return hashlib.sha256(json.dumps([_FORMAT, read, *named]).encode()).hexdigest()[:16]
 
 
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The statistics with a hash of them: one changed digit would be a statistic as well."""
+    text = json.dumps(record, sort_keys=True)
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "statistics": record}
+
+
 def _load(file: Path, index: Index) -> Statistics:
     try:
-        statistics = normalize.load(file)
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file}: expected statistics as JSON, found: {error}") from error
+        if not isinstance(found, dict) or found != _sealed(found.get("statistics", {})):
+            raise InputError(f"{file}: expected statistics with their checksum, found others")
+        statistics = normalize.from_json(found["statistics"], str(file))
         expected, found = (
             (len(index.embodiment.state), len(index.embodiment.actions)),
             tuple(len(vector.mean) for vector in statistics),

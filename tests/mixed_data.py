@@ -18,13 +18,13 @@ LENGTHS = {
 
 
 def write_mixed(data_dir: Path) -> list[Path]:
-    """Arms of 3, 4 and 5 joints; the state begins with episode and step (tests/tiny_data.py)."""
+    """Arms of 3, 4 and 5 joints; the state begins with a hundredth of episode and step (tests/tiny_data.py)."""
     directories = []
     for joints, (name, lengths) in zip((3, 4, 5), LENGTHS.items(), strict=True):
         episodes = reach_episodes(lengths)
         for step in (step for episode in episodes for step in episode["steps"]):
-            step["observation"]["state"] = np.resize(step["observation"]["state"], joints)
             # rad: no robot turns a joint by as many as there are episodes
+            step["observation"]["state"] = np.resize(step["observation"]["state"], joints) / 100
             step["action"] = np.resize(step["action"], joints) / 100
         vector = ArrayFeature((joints,), np.float32)
         steps = {

@@ -114,8 +114,12 @@ def test_a_thousand_steps_for_any_hosts_and_threads_and_resumed(kind, indices):
 @pytest.mark.parametrize("kind", ["uniform", "local"])
 def test_rows_hold_what_they_name(kind, indices):
     for batch in batches(make(kind, indices), stop=3):
-        np.testing.assert_allclose(batch.observation.state[:, 0], batch.frames.episode, rtol=1e-5)
-        np.testing.assert_allclose(batch.observation.state[:, 1], batch.frames.step, rtol=1e-5)
+        np.testing.assert_allclose(
+            batch.observation.state[:, 0], batch.frames.episode / 100, rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            batch.observation.state[:, 1], batch.frames.step / 100, rtol=1e-5
+        )
         assert batch.targets.dims.sum(axis=1).tolist() == (batch.frames.dataset + 3).tolist()
         for episode, step, image in zip(
             batch.frames.episode,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pi0_jax import normalize
 from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.gripper_check import Finding, grippers
 from pi0_jax.data.index import build_or_open
 from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
@@ -239,6 +240,14 @@ def test_what_a_card_finds(cards):
             " 19 in episodes without an instruction",
         ),
         ("look", "1 of 6 episodes have no instruction"),
+        *(
+            (
+                "look",
+                f"4 episodes: images of steps/observation/{camera} are frozen: all the same while the state changes; the first is"
+                " dataset tiny: split train episode 0 (tiny-train.tfrecord-00000-of-00003 record 0)",
+            )
+            for camera in ("front", "hand")
+        ),
         # two steps at 5 Hz
         (
             "fine",
@@ -260,9 +269,9 @@ def test_an_inverted_gripper_is_a_problem_on_its_card_and_in_the_list(cards):
     ) in page.findings
     assert ("wrong", problem) in page.findings  # beside the gripper's own section
     assert overview.findings == [
-        ("look", "5 to look at"),
+        ("look", "7 to look at"),
         ("wrong", f"gripper: {problem}"),
-        ("look", "6 to look at"),
+        ("look", "8 to look at"),
     ]
     assert overview.links[:2] == [cards.parent / "tiny" / "index.html"] * 2
     assert "tiny tiny arm 5 6 120 76 0 75.00%" in overview.text
@@ -320,7 +329,7 @@ def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
     strip = card_episodes.strip(index, 0)
     assert strip.steps.tolist() == [1, 5, 8, 11, 15, 18]
     assert strip.kept.tolist() == [True] * 19 + [False]
-    opening, command = card_episodes.curves(index, 0, card_facts.grippers(index)[0])
+    opening, command = card_episodes.curves(index, 0, grippers(index)[0])
     assert (
         opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1]
         and "drawn upside down" in opening.label
@@ -360,12 +369,13 @@ def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
     (directory / "reach_arm3-train.tfrecord-00003-of-00004").write_bytes(b"")
     index = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
     assert card_facts.copied_episodes(index) == [(0, 3), (1, 4), (2, 5)]
-    copies, files = card_facts.quick_findings(index, card_facts.count_prompts(index))
+    copies, files, *images = card_facts.quick_findings(index, card_facts.count_prompts(index))
+    assert all("images of steps/observation/" in finding.text for finding in images)
     assert copies.level == "wrong" and copies.text == (
         "3 episodes repeat every state and action of another; of 1 such pairs one is held out and the other trained on:"
         " 3 of 0, 4 of 1, 5 of 2"
     )
-    assert files == card_facts.Finding(
+    assert files == Finding(
         "look",
         "1 files that dataset_info.json does not name are not read: reach_arm3-train.tfrecord-00003-of-00004",
     )

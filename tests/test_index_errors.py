@@ -12,6 +12,7 @@ from PIL import Image
 
 from pi0_jax.data.datasets import ROWS, datasets_in, find_row
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.mixture import Mixture, UniformOrder
 from pi0_jax.data.rows import CameraField, Language, RawField, as_recorded
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, StateDim
@@ -44,6 +45,14 @@ def encoded(mode, format, *, size=(24, 16), orientation=1):
     image = Image.new(mode, size)
     image.getexif()[0x0112] = orientation
     image.save(file, format, **({"exif": image.getexif()} if format == "JPEG" else {}))
+    return file.getvalue()
+
+
+def noise(format):
+    """An image file of random pixels."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(file, format, quality=95)
     return file.getvalue()
 
 
@@ -99,11 +108,33 @@ def test_images_of_several_sizes_and_kinds(tmp_path):
     assert [index.observation(frame)["images"]["base"].shape[1::-1] for frame in range(6)] == sizes
 
 
-def test_an_image_cut_short(tmp_path):
+def broken(data):
+    """The image with a byte of its pixels changed, and its end in place."""
+    return data[:-30] + b"\xff\xc0" + data[-28:]
+
+
+def test_an_image_without_its_end(tmp_path):
+    """Found wherever it is; one that decodes all the same is not refused."""
+    for kind in ("JPEG", "PNG"):
+        episodes = reach_episodes((3, 4))
+        episodes[1]["steps"][2]["observation"]["base"] = encoded("RGB", kind)[:-20]
+        write_reach(tmp_path / kind, episodes=episodes)
+        refuses(
+            tmp_path / kind,
+            "split train episode 1 .*record 1.*: step 2: field steps/observation/base: .* do not decode",
+        )
+    for kind in ("JPEG", "PNG"):
+        episodes = reach_episodes((3, 4))
+        episodes[1]["steps"][2]["observation"]["base"] = encoded("RGB", kind) + b"and more"
+        write_reach(tmp_path / f"{kind}-followed", episodes=episodes)
+        assert build(tmp_path / f"{kind}-followed").observation(5)["images"]["base"].shape
+
+
+def test_an_image_that_is_broken_inside(tmp_path):
     """A sampled image is decoded when the index is built, all with decode_all, and every one when it is drawn."""
     for step in (0, 1):
         episodes = reach_episodes((3,))
-        episodes[0]["steps"][step]["observation"]["base"] = encoded("RGB", "JPEG")[:-20]
+        episodes[0]["steps"][step]["observation"]["base"] = broken(noise("JPEG"))
         write_reach(tmp_path / str(step), episodes=episodes)
     message = "split train episode 0 .*record 0.*: step {}: field steps/observation/base: .* do not decode"
     with pytest.raises(InputError, match=message.format(0)):
@@ -120,6 +151,35 @@ def test_an_image_cut_short(tmp_path):
         match=f"expected an index for which all images were decoded, found {index.path}; delete it to build one",
     ):
         build_or_open(ROW, tmp_path / "1", progress=False, decode_all=True)
+
+
+def test_a_bad_image_in_training_is_left_out_with_its_episode_if_that_is_allowed(tmp_path, caplog):
+    episodes = reach_episodes((3, 3, 3, 3))
+    for episode, step in ((1, 2), (2, 2)):
+        episodes[episode]["steps"][step]["observation"]["base"] = broken(noise("JPEG"))
+    write_reach(tmp_path, episodes=episodes, per_shard=4)
+    row = dataclasses.replace(ROW, held_out=0.0)
+    # frame 5 is step 2 of episode 1; that of episode 2 is bad too, that of episode 3 is not
+    for allowed in (0, 1):
+        index = build_or_open(row, tmp_path, progress=False, skip_bad_episodes=allowed)
+        with pytest.raises(InputError, match="record [12]: step 2: .* do not decode"):
+            index.readable(5)
+    for _ in range(2):  # as a run that is resumed does
+        caplog.clear()
+        index = build_or_open(row, tmp_path, progress=False, skip_bad_episodes=2)
+        assert [index.readable(5)[0] for _ in range(3)] == [11] * 3
+        assert index.readable(8)[0] == 11 and index.readable(4)[0] == 4
+        assert len(caplog.records) == 2 and "record 1: step 2" in caplog.text
+    order = UniformOrder(
+        Mixture([index], {"reach_arm3": 1.0}, split="train", horizon=2, seed=0), 12
+    )
+    (draws,) = order.draws(0, 1, range(12))
+    samples = order.mixture.samples(draws)
+    drawn = [(sample.episode, sample.step) for sample in samples]
+    assert drawn.count((3, 2)) == 3 and not {(1, 2), (2, 2)} & set(drawn)
+    for sample in samples:
+        assert sample.observation["state"][:2].tolist() == [sample.episode, sample.step]
+        assert sample.actions[0, 0] == sample.episode + 0.5
 
 
 @pytest.mark.parametrize(
@@ -401,6 +461,47 @@ def test_an_unknown_dataset():
         find_row("nonesuch")
     with pytest.raises(InputError, match=r"dataset 'my_robt' is unknown; did you mean my_robot\?"):
         find_row("my_robt", {"my_robot": {}})
+
+
+def test_datasets_of_other_formats_are_named(tmp_path):
+    (tmp_path / "lab" / "meta").mkdir(parents=True)
+    (tmp_path / "lab" / "meta" / "info.json").write_text("{}")
+    (tmp_path / "reach_arm3").mkdir()
+    (tmp_path / "reach_arm3" / "episode_0.hdf5").write_bytes(b"")
+    for call, said in (
+        (lambda: datasets_in(tmp_path / "lab"), f"{tmp_path}/lab is a LeRobot dataset"),
+        (
+            lambda: build(tmp_path / "lab"),
+            f"dataset reach_arm3: {tmp_path}/lab is a LeRobot dataset",
+        ),
+        (lambda: build(tmp_path), r"reach_arm3 holds HDF5 files \(episode_0.hdf5\): expected RLDS"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+    directory = write_reach(tmp_path / "data")
+    with pytest.raises(InputError, match=f"{directory} is one version of an RLDS dataset"):
+        datasets_in(directory)
+
+
+def no_instruction(episodes):
+    for step in (step for episode in episodes for step in episode["steps"]):
+        step["language_instruction"] = ""
+    return episodes
+
+
+@pytest.mark.parametrize(
+    ("episodes", "changes", "cause"),
+    [
+        (no_instruction(reach_episodes((3, 3))), {}, r"\d have no instruction \(draw them with config.keep_empty_language"),
+        (reach_episodes((3, 3)), {"standardise": nothing_kept}, r"of its . episodes in that split . are marked as failed"),
+        (reach_episodes((3, 3)), {"held_out": 0.99}, "all of its 2 episodes are held out; lower the row's held_out"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_frame_to_train_on(tmp_path, episodes, changes, cause):
+    write_reach(tmp_path, episodes=episodes)
+    index = build(tmp_path, dataclasses.replace(ROW, **changes))
+    with pytest.raises(InputError, match=f"split train, found none: .*{cause}"):
+        Mixture([index], {"reach_arm3": 1.0}, split="train", horizon=2, seed=0)
 
 
 def test_a_folder_without_known_datasets(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.description import sealed
 from pi0_jax.data.index import build_or_open
 from tests.tiny_data import write_reach
 
@@ -19,6 +20,7 @@ import re, sys, time
 from pathlib import Path
 import numpy as np
 from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.description import sealed
 from pi0_jax.data.index import Index
 
 def anonymous_bytes():
@@ -66,9 +68,9 @@ def test_an_index_of_100_million_frames_opens_at_once(tmp_path):
     fill(path / "prompt_end.npy", np.arange(EPISODES) + 1)
     fill(path / "prompt_text.npy", np.full(EPISODES, ord("p")))
     record = json.loads((path / "index.json").read_text())
-    (path / "index.json").write_text(
-        json.dumps({**record, "steps": FRAMES, "episodes": EPISODES, "prompts": EPISODES})
-    )
+    changed = {**record, "steps": FRAMES, "episodes": EPISODES, "prompts": EPISODES}
+    del changed["sha256"]
+    (path / "index.json").write_text(json.dumps(sealed(changed)))
 
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     opened = subprocess.run(

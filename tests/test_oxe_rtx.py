@@ -31,8 +31,8 @@ def column(values):
 
 
 def numbered(dims):
-    """[4, dims]: 0, 1, 2, ... in the first step, 100, 101, ... in the next."""
-    return np.arange(dims) + 100.0 * np.arange(4)[:, None]
+    """[4, dims]: 0, 0.001, 0.002, ... in the first step, 0.1, 0.101, ... in the next."""
+    return (np.arange(dims) + 100.0 * np.arange(4)[:, None]) / 1000
 
 
 UR5_STATE = np.concatenate(
@@ -96,7 +96,7 @@ CASES = (
         "berkeley_autolab_ur5",  # of 15 numbers: position, quaternion, gripper with 1 = closed
         {**MOTION, CLOSE: HOLD_CLOSE_HOLD_OPEN, f"{OBSERVATION}robot_state": UR5_STATE},
         [
-            [100 * i + 6, 100 * i + 7, 100 * i + 8, 0, 0, 0, 1, closed]
+            [0.1 * i + 0.006, 0.1 * i + 0.007, 0.1 * i + 0.008, 0, 0, 0, 1, closed]
             for i, closed in enumerate([0, 1, 1, 0])
         ],
         np.concatenate([MOVED, column(OPEN_CLOSED_CLOSED_OPEN)], axis=1),

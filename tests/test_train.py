@@ -1,5 +1,6 @@
 """Training end to end on real TFDS files: what the workdir holds, a policy from the directory alone, refusals."""
 
+import dataclasses
 import json
 import os
 import re
@@ -336,6 +337,23 @@ def test_what_is_odd_but_allowed_is_told_before_the_run(data_dir, tmp_path, caps
         "\n  reach_arm3: rollouts execute 5 steps of a chunk, as its robot's record says, and refuse config.horizon 4\n"
         in before
     )
+
+
+def test_one_episode_is_trained_on_without_validation(tmp_path, capsys):
+    write_reach(tmp_path / "data", lengths=(6,))
+    run = tiny_config(
+        tmp_path / "data", horizon=4, steps=2, warmup_steps=0, validate_every=1, save_every=2
+    )
+    train(run, tmp_path / "run")
+    said = capsys.readouterr().out.partition("the step as compiled")[0]
+    assert "\n  reach_arm3: no frame is held out: it is trained on without validation\n" in said
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert not any(name.startswith("validation") for line in lines for name in line)
+    with pytest.raises(
+        InputError, match="keep_best_metric .* expected one of none, since no frame is held out"
+    ):
+        train(dataclasses.replace(run, keep_best=1, save_every=1), tmp_path / "best")
 
 
 @pytest.mark.slow

@@ -48,7 +48,8 @@ def get_config():
         versions=("1.0.0",),
         embodiment=dict(
             robot="an arm", cameras=dict(base_0_rgb="base", left_wrist_0_rgb="wrist"), state=JOINTS,
-            actions=[dict(joint, kind="absolute", delta=True) for joint in JOINTS], control_hz=10.0, execute_steps=5,
+            actions=[dict(joint, kind="absolute", delta=True, low=-3.4e38, high=3.4e38) for joint in JOINTS],
+            control_hz=10.0, execute_steps=5,
         ),
         cameras={name: dict(path=f"steps/observation/{name}") for name in ("base", "wrist")},
         fields=[dict(path=path, shape=(3,), dtype="float32") for path in (STATE, ACTION)],
@@ -61,7 +62,7 @@ def get_config():
 def overflowing_data(data_dir: Path) -> dict[str, Any]:
     """Writes eight episodes of six steps. The first action of the third makes its loss not finite. Returns how to train on them.
 
-    The row gives no unit: of an angle the index would have refused as much.
+    The row says that there may be such actions: otherwise the index would refuse them.
     """
     episodes = reach_episodes((6,) * 8)
     episodes[2]["steps"][0]["action"] = np.float32([3e38, 0, 0])

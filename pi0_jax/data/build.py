@@ -32,8 +32,11 @@ from typing import Any
 import numpy as np
 
 from pi0_jax.data.columns import SPLITS, ColumnWriters, index_columns
+from pi0_jax.data.description import sealed
 from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episodes import Shard, open_shards
+from pi0_jax.data.metadata import declared_image_sizes
+from pi0_jax.data.oddities import Told, merge_told
 from pi0_jax.data.parts import Part, PartTask, check_skipped, load_part, load_skipped
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.storage import Location
@@ -107,8 +110,9 @@ def build_index(
                 "version": version,
                 "dataset_version": directory.name,
                 "decode_all": decode_all,
+                "declared_sizes": declared_image_sizes(row, directory),
             }
-            _write_json(building / INDEX_FILE, about | counts)
+            _write_json(building / INDEX_FILE, sealed(about | counts))
             _publish(building, target)
     shutil.rmtree(parts, ignore_errors=True)
     return target
@@ -160,6 +164,7 @@ def _merge(row: DatasetRow, tasks: list[PartTask], directory: Path) -> dict[str,
     prompts: dict[str, int] = {}
     sizes: list[SizeRange | None] = [None] * len(row.views)
     skipped: list[str] = []
+    told: Told = {}
     steps, episodes = 0, 0
     with ColumnWriters(directory, index_columns(row)) as columns:
         for task in tasks:
@@ -170,12 +175,14 @@ def _merge(row: DatasetRow, tasks: list[PartTask], directory: Path) -> dict[str,
                 for known, found in zip(sizes, part.image_sizes, strict=True)
             ]
             skipped += part.skipped
+            merge_told(told, part.told)
             steps, episodes = (
                 steps + len(part.steps["state"]),
                 episodes + len(part.episodes["start"]),
             )
         columns.append(**_prompt_columns(list(prompts)))
     counts = {"steps": steps, "episodes": episodes, "prompts": len(prompts), "skipped": skipped}
+    counts |= {"told": told, "checksums": columns.checksums}
     image_sizes = {
         view: size and {"min": size.low, "max": size.high}
         for view, size in zip(row.views, sizes, strict=True)

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import tokenize
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from pi0_jax.data.rows import DatasetRow
@@ -23,6 +25,16 @@ EPISODE_COLUMNS = {
     "success": "int8",  # 1 or 0, -1 where the dataset does not say
     "kept": "int32",  # steps that may be drawn
 }
+# what NumPy raises for a damaged header
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    OverflowError,
+    TypeError,
+    tokenize.TokenError,
+)
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # column -> dtype and shape of a row
 
 
@@ -54,13 +66,21 @@ class ColumnWriter:
         self._dtype, self._shape = np.dtype(dtype), shape
         self._file = open(path, "wb")
         self._rows = 0
+        self._crc = 0
         self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
         """Appends [n, *shape]."""
         assert rows.shape[1:] == self._shape, (rows.shape, self._shape)
-        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        rows = np.ascontiguousarray(rows, self._dtype)
+        self._file.write(rows.data)
         self._rows += len(rows)
+        self._crc = _extend(self._crc, rows)
+
+    @property
+    def checksum(self) -> list[int]:
+        """Number of rows, and the CRC-32C of their bytes."""
+        return [self._rows, self._crc]
 
     def close(self) -> None:
         """Completes the file and has the disk take it."""
@@ -89,6 +109,15 @@ class ColumnWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
+def column_checksum(column: np.ndarray) -> list[int]:
+    """As `ColumnWriter.checksum`; reads all of it."""
+    return [len(column), _extend(0, np.ascontiguousarray(column))]
+
+
+def _extend(crc: int, rows: np.ndarray) -> int:
+    return google_crc32c.extend(crc, rows.reshape(-1).view(np.uint8)) if rows.size else crc
+
+
 class ColumnWriters:
     """The columns of one directory; also a context manager that closes them all."""
 
@@ -105,6 +134,10 @@ class ColumnWriters:
         for writer in self._writers.values():
             writer.close() if kind is None else writer.abandon()
 
+    @property
+    def checksums(self) -> dict[str, list[int]]:
+        return {name: writer.checksum for name, writer in self._writers.items()}
+
     def append(self, **rows: np.ndarray) -> None:
         for name, values in rows.items():
             self._writers[name].append(values)
@@ -120,8 +153,8 @@ def open_column(
     """The column, mapped read-only; None in `shape` is an axis of any length. InputError if the file is another."""
     path = column_path(directory, name)
     try:
-        column = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
+        column = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except _UNREADABLE as error:
         raise InputError(f"{path}: expected a column of an index, found: {error}") from error
     fits = column.ndim == len(shape) and all(
         want in (None, have) for want, have in zip(shape, column.shape, strict=True)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pi0_jax.data import storage
+from pi0_jax.data.metadata import foreign_format
 from pi0_jax.data.oxe.aloha import ALOHA
 from pi0_jax.data.oxe.arms import ARMS
 from pi0_jax.data.oxe.austin import AUSTIN
@@ -62,6 +63,8 @@ def datasets_in(data_dir: AnyPath) -> list[str]:
         )
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder of datasets, found none")
+    if other := foreign_format(place):
+        raise InputError(other)
     if not (names := [row.name for row in ROWS.values() if (place / row.tfds_name).is_dir()]):
         found = (
             ", ".join(sorted(child.name for child in place.iterdir())[:_MOST_NAMES]) or "nothing"

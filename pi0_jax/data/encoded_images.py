@@ -12,6 +12,7 @@ from pi0_jax.data.example import ByteRanges, Payload
 ColourOrder = Literal["RGB", "BGR"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_HEADER_BYTES = 26  # signature, length and name of IHDR, width, height, bit depth, colour type
 _PNG_COLOURS = {
     0: "greyscale",
@@ -21,6 +22,8 @@ _PNG_COLOURS = {
     6: "RGB with alpha",
 }
 _JPEG = b"\xff\xd8\xff"
+_JPEG_END = 0xD9FF  # the bytes FF D9, as a little-endian number
+_NONE = np.empty(0, int)
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
@@ -37,6 +40,11 @@ class BadImageError(ValueError):
     def __init__(self, number: int, found: str) -> None:
         super().__init__(found)
         self.number = number  # which of the images handed over
+
+
+def bad_image(where: str, error: BadImageError) -> str:
+    """The message about a bad image at `where`."""
+    return f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}"
 
 
 class SizeRange(NamedTuple):
@@ -78,6 +86,23 @@ def read_sizes(
             if not unread.size:
                 return sizes, header
         header = _parse(payload, ranges, int(unread[0]))
+
+
+def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
+    """int64[m]: which of n > 0 images, of two bytes or more, do not end as a JPEG or PNG does: cut off, or followed by other bytes."""
+    ends = ranges.offsets + ranges.lengths
+    # every place of the payload seen as a number of two bytes of its own, so that all ends are compared at once
+    pairs = np.ndarray((len(payload) - 1,), "<u2", payload, strides=(1,))
+    wrong = pairs[ends - 2] != _JPEG_END
+    return (
+        np.array([i for i in np.flatnonzero(wrong) if not _is_png_end(payload, int(ends[i]))], int)
+        if wrong.any()
+        else _NONE
+    )
+
+
+def _is_png_end(payload: Payload, end: int) -> bool:
+    return bytes(payload[end - len(_PNG_END) : end]) == _PNG_END
 
 
 def _start_with(

@@ -2,6 +2,8 @@
 
 import functools
 import operator
+import statistics
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,12 +46,22 @@ def index_episode(
 ) -> IndexedEpisode:
     """Standardises and validates. Nothing of the result lies in the record's memory.
 
-    Raises InputError: see validate.py. What the row's rule raises says of which episode.
+    Raises InputError: see validate.py; what a rule of the package cannot read. What another rule raises says of which episode.
     """
     validator.check_raw(raw)
     try:
         result = row.standardise(raw.columns)
-    except _MISTAKES as error:  # of a user's own code the traceback is worth more than our words
+    except (*_MISTAKES, zlib.error) as error:
+        damage = _damaged_bytes(raw)
+        if (
+            damage
+            or isinstance(error, zlib.error)
+            or row.standardise.__module__.startswith("pi0_jax.")
+        ):
+            raise InputError(
+                f"{damage or raw.where}: the rule of row {row.name} cannot read it: {type(error).__name__}: {error}"
+            ) from error
+        # of a user's own code the traceback is worth more than our words
         error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
         raise
     result = _with_openings(
@@ -57,10 +69,14 @@ def index_episode(
     )
     validator.check_standardised(raw, result)
     sizes = validator.check_images(raw, _steps_to_decode(raw, decode_all=decode_all))
+    if not row.keep_empty_language:
+        result = result._replace(keep=result.keep & _has_prompt(raw))
+    largest = [height * width for height, width in (size.high for size in sizes)]
+    validator.oddities.count(raw, result, dict(zip(raw.images, largest, strict=True)))
     return IndexedEpisode(
         result.state,
         result.action,
-        result.keep if row.keep_empty_language else result.keep & _has_prompt(raw),
+        result.keep,
         result.stop,
         -1 if result.success is None else int(result.success),
         [ranges.offsets + raw.offset for ranges in raw.images.values()],
@@ -86,7 +102,8 @@ def _as_arrays(result: Any, where: str) -> Standardised:
         if not isinstance(given, kind):
             raise InputError(f"{where}: {name}: expected {expected}, found {given!r}")
     return result._replace(
-        state=result.state.astype(np.float32), action=result.action.astype(np.float32)
+        state=_float32(result.state, f"{where}: state"),
+        action=_float32(result.action, f"{where}: action"),
     )
 
 
@@ -103,6 +120,39 @@ def _with_openings(row: DatasetRow, raw: RawEpisode, result: Standardised) -> St
         names={place: dim.name for place, dim in enumerate(dims)},
     )
     return result._replace(action=action)
+
+
+def _float32(values: np.ndarray, where: str) -> np.ndarray:
+    """A copy. Real numbers are rounded; InputError for whole numbers of which float32 does not hold one."""
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        cast = values.astype(np.float32)
+    if values.dtype.kind in "iu" and (changed := cast.astype(np.float64) != values).any():
+        found = values[changed][0]
+        raise InputError(f"{where}: expected numbers that float32 holds, found {found}")
+    return cast
+
+
+def _damaged_bytes(raw: RawEpisode) -> str:
+    """Where a value of a field of compressed numbers does not unpack, or not to the length that the field's others have; "" if all do."""
+    for path, column in raw.columns.items():
+        if column.dtype != object:
+            continue
+        lengths = [_unpacked_length(value) for value in column.ravel()]
+        usual = statistics.mode(lengths)
+        if usual is None:  # a text, or all of it is damaged
+            continue
+        for step, length in enumerate(lengths):
+            if length != usual:
+                found = "what does not unpack" if length is None else f"{length} bytes"
+                return f"{raw.where}: step {step}: field {path}: expected {usual} bytes of compressed numbers, found {found}"
+    return ""
+
+
+def _unpacked_length(value: bytes) -> int | None:
+    try:
+        return len(zlib.decompress(value))
+    except zlib.error:
+        return None
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:

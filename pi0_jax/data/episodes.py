@@ -16,6 +16,9 @@ from pi0_jax.data.storage import Location
 from pi0_jax.data.tfrecord import Record
 from pi0_jax.errors import InputError
 
+IS_FIRST, IS_LAST = f"{STEPS}is_first", f"{STEPS}is_last"
+_MARKS = (IS_FIRST, IS_LAST, f"{STEPS}is_terminal")  # of RLDS: where an episode begins and ends
+
 
 class RawEpisode(NamedTuple):
     """One record. T is its number of steps, the same in every column and camera."""
@@ -29,6 +32,7 @@ class RawEpisode(NamedTuple):
     images: Mapping[str, ByteRanges]
     # for each of the row's language fields one for every step, or one for the episode
     prompts: list[list[str]]
+    marks: Mapping[str, np.ndarray]  # path -> bool[T], of those of RLDS that the record has
     payload: Payload  # there until the next record is read
     offset: int  # of the payload within the file
 
@@ -143,7 +147,9 @@ def raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
     number = shard.first + record.number
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
     try:
-        features = parse_example(record.payload, {*row.language.paths, *row.fields, *row.views})
+        features = parse_example(
+            record.payload, {*row.language.paths, *row.fields, *row.views, *_MARKS}
+        )
     except ValueError as error:
         raise InputError(f"{where}: expected a tf.train.Example, found: {error}") from error
     columns = {
@@ -158,9 +164,26 @@ def raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
         _prompts(features, record.payload, path, row.language.encoding, steps, where)
         for path in row.language.paths
     ]
+    marks = {path: _mark(features[path], path, steps, where) for path in _MARKS if path in features}
     return RawEpisode(
-        where, number, record.number, steps, columns, images, prompts, record.payload, record.offset
+        where,
+        number,
+        record.number,
+        steps,
+        columns,
+        images,
+        prompts,
+        marks,
+        record.payload,
+        record.offset,
     )
+
+
+def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.size != steps or not np.isin(value, (0, 1)).all():
+        found = f"{value.size} numbers" if isinstance(value, np.ndarray) else "none"
+        raise InputError(f"{where}: field {path}: expected {steps} times 0 or 1, found {found}")
+    return value != 0
 
 
 def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
@@ -196,7 +219,7 @@ def _column(
         if isinstance(value, ByteRanges):
             raise InputError(f"{where}: field {path}: expected {field.dtype} numbers, found bytes")
         numbers = np.empty(0) if value is None else value
-        flat = numbers.astype(field.dtype, copy=False)
+        flat = _exactly(numbers, field.dtype, f"{where}: field {path}")
     leading = (-1,) if path.startswith(STEPS) else ()
     try:
         return flat.reshape((*leading, *field.shape))
@@ -204,6 +227,24 @@ def _column(
         raise InputError(
             f"{where}: field {path}: expected values of shape {list(field.shape)}, found {flat.size} numbers"
         ) from error
+
+
+def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """`values`, float32[n] or int64[n] as a record holds them, in the declared dtype. Raises InputError where that would change one."""
+    if not values.size or (
+        np.can_cast(values.dtype, dtype) and values.dtype.kind == np.dtype(dtype).kind
+    ):
+        return values.astype(dtype, copy=False)
+    fits = (values.dtype.kind == "f") == (np.dtype(dtype).kind == "f")
+    if not fits:
+        raise InputError(f"{where}: expected {dtype} numbers, found {values.dtype} numbers")
+    # a float that is too large becomes infinite, which is seen below
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    changed = (cast != values) & (values == values)
+    if changed.any():
+        raise InputError(f"{where}: expected {dtype} numbers, found {values[changed][0]}")
+    return cast
 
 
 def _common_length(lengths: Mapping[str, int], where: str) -> int:

@@ -4,32 +4,41 @@ Nothing is loaded: columns are mapped, images are read by byte range when their 
 """
 
 import functools
-import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 
 from pi0_jax.data import tfrecord
 from pi0_jax.data.build import INDEX_FILE, build_index
-from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
-from pi0_jax.data.encoded_images import BadImageError, decode_image
+from pi0_jax.data.columns import (
+    EPISODE_COLUMNS,
+    SPLITS,
+    column_checksum,
+    column_path,
+    open_column,
+)
+from pi0_jax.data.description import Prompts, read_record
+from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
 from pi0_jax.data.grippers import from_openings
-from pi0_jax.data.metadata import dataset_directory
+from pi0_jax.data.oddities import Told
 from pi0_jax.data.rows import DatasetRow
-from pi0_jax.data.storage import AnyPath, Location, RangeReader, locate
-from pi0_jax.data.version import describe_difference, index_version, version_digest
+from pi0_jax.data.storage import AnyPath, Location, RangeReader
+from pi0_jax.data.version import describe_difference, located, version_digest
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.files import cache_folder
 from pi0_jax.observation import RawObservation
+
+_LOGGER = logging.getLogger(__name__)
 
 Reader = Callable[[int, str], bytes]  # frame, view -> the encoded image
 # Shards of one dataset kept open. Its mapped columns take about 20 files more, a mixture has up to 27 datasets, and a process is usually
 # allowed 1024 files. To open a local file again takes microseconds, a small part of decoding an image.
 _OPEN_FILES = 8
+# Columns of so many bytes are compared with their checksums whenever an index is opened.
+_VERIFIED_BYTES = 1 << 30
 
 
 def build_or_open(
@@ -41,6 +50,7 @@ def build_or_open(
     workers: int = 1,
     decode_all: bool = False,
     skip_bad_episodes: int = 0,
+    check: bool = False,
 ) -> "Index":
     """Opens the index of data_dir/<tfds_name>/<version>; builds it first if there is none for these files and this row.
 
@@ -53,13 +63,15 @@ def build_or_open(
         workers: processes that build; 1 builds in this one.
         decode_all: every image is decoded once; otherwise every header is read and one step of each 64th episode is decoded.
         skip_bad_episodes: how many episodes may be left out because something is wrong with them; see Index.skipped.
+        check: an index that was there has the checksums of all its columns verified; otherwise those of columns of at most 1 GB.
 
     Raises InputError for whatever is wrong with the dataset, where an index cannot be written, and if there is an index that leaves out
     more, or has seen less decoded, than is asked for.
     """
-    directory, root, version = _located(row, data_dir, index_dir)
+    directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
-    if not (path / INDEX_FILE).is_file():
+    is_new = not (path / INDEX_FILE).is_file()
+    if is_new:
         path = build_index(
             row,
             directory,
@@ -69,7 +81,9 @@ def build_or_open(
             decode_all=decode_all,
             skip_bad_episodes=skip_bad_episodes,
         )
-    index = Index(row, directory, path)
+    index = _opened(row, directory, path)
+    if not is_new:
+        index.verify(everything=check)
     if len(index.skipped) > skip_bad_episodes:
         raise InputError(
             f"dataset {row.name}: expected an index that leaves out at most {skip_bad_episodes} bad episodes, found {len(index.skipped)}"
@@ -79,47 +93,40 @@ def build_or_open(
         raise InputError(
             f"dataset {row.name}: expected an index for which all images were decoded, found {path}; delete it to build one"
         )
+    index.may_leave_out = skip_bad_episodes - len(index.skipped)
     return index
 
 
 def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
-    directory, root, version = _located(row, data_dir, index_dir)
+    directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
         stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
         found = (
-            f"a stale one: {describe_difference(version, _read_json(stale[-1])['version'])}"
+            f"a stale one: {describe_difference(version, read_record(stale[-1])['version'])}"
             if stale
             else "none"
         )
         raise InputError(
             f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index"
         )
-    return Index(row, directory, path)
+    index = _opened(row, directory, path)
+    index.verify(everything=False)
+    return index
 
 
-def _located(
-    row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None
-) -> tuple[Location, Path, dict[str, Any]]:
-    """The dataset's directory, the folder of its indices, and the version that the right one has."""
-    directory = dataset_directory(row, data_dir)
-    return directory, _index_root(row, directory, index_dir), index_version(row, directory)
-
-
-def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
-    if index_dir is None:
-        return (
-            directory / "pi0_index"
-            if isinstance(directory, Path)
-            else cache_folder() / "index" / row.name / directory.name
-        )
-    folder = locate(index_dir)
-    if not isinstance(folder, Path):
+def _opened(row: DatasetRow, directory: Location, path: Path) -> "Index":
+    index = Index(row, directory, path)
+    if index.digest != path.name:
         raise InputError(
-            f"dataset {row.name}: expected a local folder for its index, found {folder}"
+            f"{path}: expected the index of the version that names its folder, found that of {index.digest}; delete it and build it again"
         )
-    return folder / row.name / directory.name
+    return index
+
+
+class BadFrameError(InputError):
+    """An image of a frame does not decode."""
 
 
 class Index:
@@ -130,7 +137,7 @@ class Index:
 
     def __init__(self, row: DatasetRow, directory: Location, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
-        record = _read_json(path / INDEX_FILE)
+        record = read_record(path / INDEX_FILE)
         steps, episodes, views = record["steps"], record["episodes"], record["views"]
         self.row = row
         self.path = path
@@ -142,6 +149,16 @@ class Index:
         self.decoded_all: bool = record["decode_all"]  # or only one step of each 64th episode
         # view -> "min" and "max" -> (height, width) as found in the files
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
+        # an index of before there were any has none of these
+        self.has_checksums = "checksums" in record
+        self._checksums: dict[str, list[int]] = record.get("checksums", {})
+        # view -> (height, width) as features.json declares them, None for any
+        self.declared_sizes: dict[str, list[int | None]] = record.get("declared_sizes", {})
+        # what is odd about the episodes: text -> of how many, and where the first is
+        self.told: Told = {text: tuple(value) for text, value in record.get("told", {}).items()}
+        # episodes that may be left out when one of their images does not decode, and those that were
+        self.may_leave_out = 0
+        self._left_out: dict[int, str] = {}
         self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
         self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
         # one entry an episode: see EPISODE_COLUMNS
@@ -156,7 +173,7 @@ class Index:
         self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
         self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
         # the distinct prompts, in order of first appearance
-        self.prompts = _Prompts(
+        self.prompts = Prompts(
             open_column(path, "prompt_text", "uint8", (None,)),
             open_column(path, "prompt_end", "int64", (record["prompts"],)),
         )
@@ -177,6 +194,30 @@ class Index:
     @property
     def steps(self) -> int:
         return len(self.state)
+
+    def verify(self, *, everything: bool = True) -> None:
+        """Compares the columns with their checksums: all, or none if they are larger than 1 GB together.
+
+        Raises InputError: a column that is not what was written. An index of an older version has no checksums.
+        """
+        columns = {
+            "state": self.state,
+            "action": self.action,
+            "image_offset": self._image_offset,
+            "image_length": self._image_length,
+            "prompt": self._prompt_number,
+            **{f"episode_{name}": column for name, column in self.episodes.items()},
+            **{f"frames_{split}": column for split, column in self._frames.items()},
+            **self.prompts.columns,
+        }
+        if not everything and sum(column.nbytes for column in columns.values()) > _VERIFIED_BYTES:
+            return
+        for name, expected in self._checksums.items():
+            if (found := column_checksum(columns[name])) != expected:
+                raise InputError(
+                    f"{column_path(self.path, name)}: expected rows and checksum {expected}, found {found}:"
+                    f" the index is damaged; delete {self.path} and build it again"
+                )
 
     @property
     def size_bytes(self) -> int:
@@ -238,6 +279,55 @@ class Index:
         return RawObservation(
             images=images, state=self.state[frame].copy(), prompt=self.prompt(frame, choice)
         )
+
+    def readable(
+        self, frame: int, choice: int = 0, *, read: Reader | None = None
+    ) -> tuple[int, RawObservation]:
+        """`frame` and its `observation`; of another frame where an image does not decode and its episode may be left out.
+
+        The other is as far into the next episode of the same split. Which it is depends on the files alone, so a run that is resumed draws
+        the same frames again.
+
+        Raises InputError: as `observation`, once more than `may_leave_out` episodes have such an image.
+        """
+        try:
+            return frame, self.observation(frame, choice, read=read)
+        except BadFrameError as error:
+            problem = error
+        for _ in range(self.may_leave_out):
+            self._leave_out(frame, problem)
+            frame = self._next_episodes(frame)
+            try:
+                return frame, self.observation(frame, choice)
+            except BadFrameError as error:
+                problem = error
+        self._leave_out(frame, problem)
+        raise problem
+
+    def _leave_out(self, frame: int, problem: BadFrameError) -> None:
+        """Counts the frame's episode as one with a bad image. Raises InputError if there are more than may be left out."""
+        episode = int(self.episode_of(np.int64(frame)))
+        is_new = episode not in self._left_out
+        self._left_out[episode] = str(problem)
+        if (count := len(self._left_out)) > self.may_leave_out:
+            raise BadFrameError(
+                f"{problem}; {count} episodes have such an image, {self.may_leave_out} may be left out (skip_bad_episodes)"
+            ) from problem
+        if is_new:
+            _LOGGER.warning("%s; another episode's frame is drawn in its place", problem)
+
+    def _next_episodes(self, frame: int) -> int:
+        """The kept frame that is as far into the next episode of the same split."""
+        episodes = self.episodes
+        episode = int(self.episode_of(np.int64(frame)))
+        frames = self.frames(SPLITS[episodes["split"][episode]])
+        start = episodes["start"][episode]
+        place, first, after = np.searchsorted(
+            frames, (frame, start, start + episodes["length"][episode])
+        ).tolist()
+        after %= len(frames)
+        kept = int(episodes["kept"][self.episode_of(frames[after])])
+        return int(frames[after + (place - first) % kept])
 
     def prompt(self, frame: int, choice: int = 0) -> str:
         """One of the prompts at `frame`; "" if it has none."""
@@ -301,39 +391,4 @@ class Index:
                 int(self.episodes["record"][episode]),
             )
             where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {view}"
-            raise InputError(
-                f"dataset {self.name}: {where}: expected an 8-bit RGB JPEG or PNG, found {error}"
-            ) from error
-
-
-class _Prompts(Sequence[str]):
-    """Prompts that are mapped, and decoded when asked for."""
-
-    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
-        self._text, self._ends = text, ends  # uint8[bytes], int64[p]
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        end = self._ends[number]  # IndexError past the last one
-        start = self._ends[number - 1] if number else 0
-        return self._text[start:end].tobytes().decode()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected the description of an index, found: {error}") from error
+            raise BadFrameError(bad_image(f"dataset {self.name}: {where}", error)) from error

@@ -46,15 +46,43 @@ def dataset_directory(row: DatasetRow, data_dir: AnyPath) -> Location:
     try:
         found = sorted(os.listdir(parent))
     except OSError as error:
+        if other := foreign_format(parent.parent):
+            raise InputError(f"dataset {row.name}: {other}") from error
         raise InputError(
             f"dataset {row.name}: expected a readable directory {parent}, found: {error.strerror}"
         ) from error
     for version in row.versions:
         if version in found:
             return parent / version
+    if other := foreign_format(parent):
+        raise InputError(f"dataset {row.name}: {other}")
     raise InputError(
         f"dataset {row.name}: expected version {' or '.join(row.versions)} in {parent}, found {', '.join(found) or 'nothing'}"
     )
+
+
+def foreign_format(folder: Path) -> str:
+    """What a folder holds that is no folder of RLDS datasets, and what to do; "" if that is not known."""
+    if (folder / "meta" / "info.json").is_file():
+        return (
+            f"{folder} is a LeRobot dataset (meta/info.json), which is not read here: expected RLDS, <name>/<version>/dataset_info.json"
+            " and TFRecords; convert it, for example with tensorflow_datasets, and see pi0_jax.data.write.write_rlds"
+        )
+    if (folder / _INFO).is_file():
+        return (
+            f"{folder} is one version of an RLDS dataset ({_INFO}): expected the folder two levels up, data_dir, of"
+            " data_dir/<name>/<version>"
+        )
+    for pattern, kind in (
+        ("*.hdf5", "HDF5"),
+        ("*.h5", "HDF5"),
+        ("*.zarr*", "Zarr"),
+        ("*.parquet", "Parquet"),
+        ("*.bag", "ROS bag"),
+    ):
+        if example := next(iter(sorted(folder.glob(pattern))), None):
+            return f"{folder} holds {kind} files ({example.name}): expected RLDS, <name>/<version>/dataset_info.json and TFRecords"
+    return ""
 
 
 def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
@@ -73,6 +101,24 @@ def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
                 f"dataset {row.name}: expected JSON in {directory / name}, found: {error}"
             ) from error
     return files
+
+
+def declared_image_sizes(row: DatasetRow, directory: Location) -> dict[str, list[int | None]]:
+    """Of each view of the row the height and width that features.json declares, None where it says any."""
+    features = json.loads(read_metadata(row, directory)[_FEATURES])
+    return {view: _declared_size(features, view.split("/")) for view in row.views}
+
+
+def _declared_size(feature: Any, path: list[str]) -> list[int | None]:
+    """`feature` is a feature as TFDS writes it, `path` leads from it to an image."""
+    match feature:
+        case {"sequence": {"feature": inner}}:
+            return _declared_size(inner, path)
+        case {"featuresDict": {"features": {**features}}} if path and path[0] in features:
+            return _declared_size(features[path[0]], path[1:])
+        case {"image": {"shape": {"dimensions": [height, width, _]}}} if not path:
+            return [int(size) if int(size) > 0 else None for size in (height, width)]
+    return [None, None]
 
 
 def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
+from pi0_jax.data.findings import why_no_frames
 from pi0_jax.data.index import Index, Reader
 from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
@@ -88,7 +88,7 @@ class Mixture:
         """
         _check_weights([index.name for index in indices], weights)
         for index in indices:
-            _check_frames(index, split)
+            check_frames(index, split)
         self.indices = tuple(indices)
         self.shares = _shares({index.name: weights[index.name] for index in indices})
         self.weights = _whole_weights(self.shares)  # int64[datasets], in the order of `indices`
@@ -97,7 +97,7 @@ class Mixture:
         self.seed = seed
 
     def samples(self, draws: Sequence[Draw]) -> list[Sample]:
-        """Reads and decodes the images of `draws`. Raises InputError as Index.observation does."""
+        """Reads and decodes the images of `draws`. Raises InputError as Index.readable does."""
         samples: dict[int, Sample] = {}
         for dataset in {draw.dataset for draw in draws}:
             index = self.indices[dataset]
@@ -107,7 +107,12 @@ class Mixture:
             for i, actions, valid, episode, step in zip(
                 rows, *index.chunks(frames, self.horizon), episodes, steps, strict=True
             ):
-                observation = index.observation(draws[i].frame, draws[i].choice, read=draws[i].read)
+                frame, observation = index.readable(
+                    draws[i].frame, draws[i].choice, read=draws[i].read
+                )
+                if frame != draws[i].frame:
+                    actions, valid = index.chunk(frame, self.horizon)
+                    episode, step = int(index.episode_of(frame)), int(index.step_of(frame))
                 samples[i] = Sample(observation, actions, valid, dataset, episode, step)
         return [samples[i] for i in range(len(draws))]
 
@@ -140,7 +145,7 @@ def shares_by_frames(
     names = [index.name for index in indices]
     _check_weights(names, dict(zip(names, weights, strict=True)))
     for index in indices:
-        _check_frames(index, "train")
+        check_frames(index, "train")
     try:
         amounts = {
             index.name: weight * len(index.frames("train")) ** power
@@ -247,17 +252,12 @@ def _shares(amounts: Mapping[str, float]) -> dict[str, float]:
     return {name: amount / total for name, amount in amounts.items()}
 
 
-def _check_frames(index: Index, split: str) -> None:
-    if len(index.frames(split)):
-        return
-    splits = index.episodes["split"]
-    if there := np.count_nonzero(splits == SPLITS.index(split)):
-        found = f"none in its {there} episodes: without an instruction (keep_empty_language), or dropped by the row's rule"
-    else:
-        found = f"none: its {len(splits)} episodes are all in the other split"
-    raise InputError(
-        f"dataset {index.name}: expected frames to draw in split {split}, found {found}"
-    )
+def check_frames(index: Index, split: str) -> None:
+    """Raises InputError if no frame of "train" or "val" may be drawn, with the cause."""
+    if not len(index.frames(split)):
+        raise InputError(
+            f"dataset {index.name}: expected frames to draw in split {split}, found none: {why_no_frames(index, split)}"
+        )
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:

@@ -22,6 +22,7 @@ from pi0_jax.data.columns import EPISODE_COLUMNS, step_columns
 from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episode_index import IndexedEpisode, index_episode
 from pi0_jax.data.episodes import RawEpisode, Shard, raw_episode
+from pi0_jax.data.oddities import Told
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.tfrecord import Record, scan_records
 from pi0_jax.data.validate import Validator
@@ -44,6 +45,7 @@ class Part(NamedTuple):
     prompts: list[str]  # in order of first appearance
     image_sizes: list[SizeRange | None]  # of each view; None if the part has no episode
     skipped: list[str]  # why, for each episode that was left out
+    told: Told  # what is odd about the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ def index_shard(
         raise InputError(
             f"dataset {row.name}: {shard.path}: expected {shard.episodes} records as dataset_info.json says, found {records}"
         )
-    return collected.part()
+    return collected.part(validator.oddities.told)
 
 
 def check_skipped(skipped: list[str], allowed: int) -> None:
@@ -179,7 +181,7 @@ class _Columns:
         )
         self._steps += raw.steps
 
-    def part(self) -> Part:
+    def part(self, told: Told) -> Part:
         chunks = self._chunks | {
             "image_offset": _columns_to_rows(self._offsets),
             "image_length": _columns_to_rows(self._lengths),
@@ -199,6 +201,7 @@ class _Columns:
             list(self._prompts),
             self._sizes,
             self.skipped,
+            told,
         )
 
     def _number_prompts(self, raw: RawEpisode) -> np.ndarray:
@@ -225,7 +228,12 @@ def _concatenated(chunks: list[np.ndarray], dtype: str, shape: tuple[int, ...]) 
 def _save_part(part: Part, path: Path) -> None:
     """Writes `path` by one rename."""
     summary = json.dumps(
-        {"prompts": part.prompts, "image_sizes": part.image_sizes, "skipped": part.skipped}
+        {
+            "prompts": part.prompts,
+            "image_sizes": part.image_sizes,
+            "skipped": part.skipped,
+            "told": part.told,
+        }
     )
     columns: dict[str, Any] = {
         "summary": np.frombuffer(summary.encode(), np.uint8),
@@ -253,6 +261,8 @@ def load_part(path: Path) -> Part:
             for sizes in summary["image_sizes"]
         ],
         skipped=summary["skipped"],
+        # a build that was stopped before there was any has none
+        told={text: tuple(value) for text, value in summary.get("told", {}).items()},
     )
 
 

@@ -1,7 +1,7 @@
 """What an episode may hold: the checks that decide whether an index is built, each naming dataset, episode, step and field.
 
 What a dataset's own embodiment does not declare is held to what no robot exceeds: a value beyond it means degrees for radians,
-millimetres for metres, or a pose where a change was meant.
+millimetres for metres, or a pose where a change was meant. What is odd and may be right is counted, and told when the index is opened.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,19 @@ from pi0_jax.data.encoded_images import (
     BadImageError,
     ImageHeader,
     SizeRange,
+    bad_image,
     decode_image,
     read_sizes,
+    without_end,
 )
-from pi0_jax.data.episodes import RawEpisode
+from pi0_jax.data.episodes import IS_FIRST, RawEpisode
+from pi0_jax.data.oddities import Oddities
 from pi0_jax.data.rows import STEPS, DatasetRow, Standardised
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
 
-# (unit, kind) -> largest plausible magnitude of an action. Other units, "1" among them, have the dimension's own low and high only.
-PLAUSIBLE_ACTION = {
+# (unit, kind) -> largest plausible magnitude of an action, or of a state, which is absolute
+PLAUSIBLE = {
     ("m", "relative"): 1.0,
     ("m", "absolute"): 10.0,
     ("rad", "relative"): np.pi,
@@ -32,13 +35,15 @@ PLAUSIBLE_ACTION = {
     ("rad/s", "relative"): 10.0,
     ("rad/s", "absolute"): 10.0,
 }
+PLAUSIBLE_GRIPPER_M = 0.5  # of a gripper in metres: 8 cm given as 8, or 80 mm as 80, are none
+ABSURD = 1e12  # no quantity of any other unit is as large; the dimension's own low and high hold beside it
 ROUNDING = 1e-4  # how far a value may lie outside its range, as a share of the range or, if that is less, of max(|bound|, 1)
 QUATERNION_TOLERANCE = 1e-3  # of its length; what was rounded to four decimals passes, what was never normalised does not
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Limits(NamedTuple):
-    """Range of each of D dimensions, rounding allowed for; an unlimited one has that of float32, so that infinity lies outside."""
+    """Range of each of D dimensions, rounding allowed for."""
 
     low: np.ndarray  # float32[D]
     high: np.ndarray  # float32[D]
@@ -55,16 +60,19 @@ class Validator:
             view: camera.order for camera in row.cameras.values() for view in camera.views
         }
         self._headers: dict[str, ImageHeader | None] = dict.fromkeys(row.views)
+        self._quaternions = _quaternions(row.embodiment.state)
+        self.oddities = Oddities(row)
 
     def check_raw(self, raw: RawEpisode) -> None:
         """Raises InputError: NaN or infinity, a quaternion that is not of unit length."""
         for path, column in raw.columns.items():
             _check_finite(column, raw, f"field {path}", per_step=path.startswith(STEPS))
             for start in self._row.fields[path].quaternions:
-                _check_quaternion(column, start, raw, path)
+                step = "{step}" if path.startswith(STEPS) else ""
+                _check_quaternion(column, start, f"{raw.where}: {step}field {path}")
 
     def check_standardised(self, raw: RawEpisode, result: Standardised) -> None:
-        """Raises InputError: a result that does not fit the embodiment, NaN or infinity, a value outside its range.
+        """Raises InputError: a result that does not fit the embodiment, NaN or infinity, a value outside its range, two episodes in one.
 
         Ranges hold for episodes of which a step may be drawn: what a rule has dropped may be dropped for what it is.
         """
@@ -92,9 +100,15 @@ class Validator:
         _check_values(
             result.action, "action", raw, robot.actions, self._action, result.keep, result.stop
         )
+        if result.keep.any():
+            _check_one_episode(raw)
+            for start in self._quaternions:
+                _check_quaternion(result.state, start, f"{raw.where}: {{step}}state")
 
     def check_images(self, raw: RawEpisode, decode: Iterable[int]) -> tuple[SizeRange, ...]:
-        """Of each view, the range of its images' sizes. Every header is read; the images of the steps `decode` are decoded.
+        """Of each view, the range of its images' sizes. Every header and end is read; the images of the steps `decode` are decoded.
+
+        So is every image that does not end as its kind does: some decode all the same.
 
         Raises InputError: an image that is not an 8-bit RGB JPEG or PNG, or does not decode.
         """
@@ -104,16 +118,17 @@ class Validator:
         ranges, step = raw.images[view], 0
         try:
             sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])
-            for step in decode:
+            unended = without_end(raw.payload, ranges)
+            for step in (*decode, *unended):
                 offset = int(ranges.offsets[step])
                 decode_image(
                     raw.payload[offset : offset + int(ranges.lengths[step])], self._order[view]
                 )
         except BadImageError as error:
             where = f"{raw.where}: step {step + error.number}: field {view}"
-            raise InputError(
-                f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}"
-            ) from error
+            raise InputError(bad_image(where, error)) from error
+        if unended.size:
+            self.oddities.tell(raw, f"images of {view} do not end as their kind does, and decode")
         return sizes
 
 
@@ -136,8 +151,35 @@ def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
 
 
 def _plausible(dim: StateDim | ActionDim) -> float:
-    key = (dim.unit, dim.kind) if isinstance(dim, ActionDim) else None
-    return PLAUSIBLE_ACTION[key] if key in PLAUSIBLE_ACTION else _FLOAT32_MAX
+    kind = dim.kind if isinstance(dim, ActionDim) else "absolute"
+    if (dim.unit, kind) == ("m", "absolute") and is_gripper(dim):
+        return PLAUSIBLE_GRIPPER_M
+    return PLAUSIBLE[dim.unit, kind] if (dim.unit, kind) in PLAUSIBLE else ABSURD
+
+
+def is_gripper(dim: StateDim | ActionDim) -> bool:
+    """Whether it declares which way it counts, or is called one."""
+    return bool(dim.larger_is) or "gripper" in dim.name or "finger" in dim.name
+
+
+def _quaternions(dims: Sequence[StateDim]) -> list[int]:
+    """Where a quaternion of unit length begins, by the names of its four dimensions."""
+    names = [dim.name for dim in dims]
+    return [i for i in range(len(names) - 3) if names[i : i + 4] == ["qx", "qy", "qz", "qw"]]
+
+
+def _check_one_episode(raw: RawEpisode) -> None:
+    """A record's marks, where it has them, must not say that it holds more than one episode."""
+    for path, marks in raw.marks.items():
+        begins = np.flatnonzero(marks[1:] if path == IS_FIRST else marks[:-1] & ~marks[1:]) + 1
+        # marks that stand at every step mean nothing, which is told
+        if begins.size and not marks.all():
+            step = int(begins[0])
+            marked = step if path == IS_FIRST else step - 1
+            raise InputError(
+                f"{raw.where}: step {marked}: field {path}: expected one episode in a record, found the"
+                f" {'first' if path == IS_FIRST else 'last'} step of one; another begins at step {step}"
+            )
 
 
 def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: bool) -> None:
@@ -149,16 +191,17 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
     raise InputError(f"{raw.where}: {step}{where}: expected a finite number, found {values[place]}")
 
 
-def _check_quaternion(column: np.ndarray, start: int, raw: RawEpisode, path: str) -> None:
+def _check_quaternion(column: np.ndarray, start: int, where: str) -> None:
+    """`where` names the column; "{step}" in it is where the step goes."""
     # [T, 4], or [1, 4] for a field of the episode
     quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)
     lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
     wrong = np.abs(lengths - 1) > QUATERNION_TOLERANCE
     if wrong.any():
         step = int(wrong.argmax())
-        where = f"{raw.where}: {f'step {step}: ' if path.startswith(STEPS) else ''}field {path} dimensions {start} to {start + 3}"
         raise InputError(
-            f"{where}: expected a quaternion of unit length, found length {lengths[step]:.6g}"
+            f"{where.replace('{step}', f'step {step}: ')} dimensions {start} to {start + 3}: expected a quaternion of unit length,"
+            f" found length {lengths[step]:.6g}"
         )
 
 
@@ -180,15 +223,15 @@ def _check_values(
         step, number = (int(i) for i in np.argwhere(outside)[0])
         dim = dims[number]
         where = f"{raw.where}: step {step}: {name} dimension {number} ({dim.name})"
-        raise InputError(f"{where}: expected {_expected(dim)}, found {read[step, number]:.6g}")
+        raise InputError(
+            f"{where}: expected {_expected(dim, read[step, number])}, found {read[step, number]:.6g}"
+        )
 
 
-def _expected(dim: StateDim | ActionDim) -> str:
+def _expected(dim: StateDim | ActionDim, found: float) -> str:
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
-    if dim.low is None and dim.high is None and dim.larger_is == "":
-        return f"a plausible magnitude of at most {high:.6g}{unit}"
-    bounds = [f"at least {low:.6g}"] * (low > -_FLOAT32_MAX) + [f"at most {high:.6g}"] * (
-        high < _FLOAT32_MAX
-    )
+    if (dim.low is None and dim.high is None and not dim.larger_is) or abs(found) > ABSURD:
+        return f"a plausible magnitude of at most {min(high, ABSURD):.6g}{unit}"
+    bounds = [f"at least {low:.6g}"] * (low > -ABSURD) + [f"at most {high:.6g}"] * (high < ABSURD)
     return f"{' and '.join(bounds)}{unit}"

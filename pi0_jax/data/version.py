@@ -1,14 +1,16 @@
-"""Which files and which rule an index was made for: the record that decides whether an index is still right."""
+"""Which files and which rule an index was made for: the record that decides whether an index is still right, and where it lies."""
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from pi0_jax.data import storage
-from pi0_jax.data.metadata import Shard, list_shards, read_metadata
+from pi0_jax.data.metadata import Shard, dataset_directory, list_shards, read_metadata
 from pi0_jax.data.rows import DatasetRow, row_version
-from pi0_jax.data.storage import Location, MissingFileError
+from pi0_jax.data.storage import AnyPath, Location, MissingFileError, locate
 from pi0_jax.errors import InputError
+from pi0_jax.files import cache_folder
 
 INDEX_FORMAT = (
     4  # raised when the files of an index, or the package's own part in their content, change
@@ -70,3 +72,26 @@ def _identity(row: DatasetRow, shard: Shard) -> tuple[int, str]:
         raise InputError(
             f"dataset {row.name}: split {shard.split}: expected the shard file {shard.path}, found none"
         ) from error
+
+
+def located(
+    row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None
+) -> tuple[Location, Path, dict[str, Any]]:
+    """The dataset's directory, the folder of its indices, and the version that the right one has."""
+    directory = dataset_directory(row, data_dir)
+    return directory, _index_root(row, directory, index_dir), index_version(row, directory)
+
+
+def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
+    if index_dir is None:
+        return (
+            directory / "pi0_index"
+            if isinstance(directory, Path)
+            else cache_folder() / "index" / row.name / directory.name
+        )
+    folder = locate(index_dir)
+    if not isinstance(folder, Path):
+        raise InputError(
+            f"dataset {row.name}: expected a local folder for its index, found {folder}"
+        )
+    return folder / row.name / directory.name

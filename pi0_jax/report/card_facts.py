@@ -7,31 +7,24 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.data.columns import SPLITS
+from pi0_jax.data.findings import told_findings
+from pi0_jax.data.gripper_check import Finding, Trend, grippers
 from pi0_jax.data.index import Index
+from pi0_jax.data.validate import is_gripper
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.preprocess import to_delta
 
 SAMPLED_ROWS = 1_000_000  # of state or actions that a histogram counts at most
 _SAMPLED_EPISODES = 50_000  # whose prompts are counted at most
-_GRIPPER_FRAMES = 100_000
 _BLOCK = 16_384  # frames whose chunks are held at a time
-_FOLLOWS = 0.3  # a correlation from here on says which way a gripper's state counts
-_LAGS_S = (0.2, 0.4, 0.6, 0.8, 1.0)  # a gripper takes so long to follow its command
 _BEGIN_CLOSED = 0.8  # of the episodes
 _LISTED = 10
-
-
-class Finding(NamedTuple):
-    """Something that a person should see."""
-
-    level: Literal["wrong", "look", "fine"]  # look: worth a look, and often as it should be
-    text: str
 
 
 class Prompts(NamedTuple):
@@ -40,23 +33,6 @@ class Prompts(NamedTuple):
     counts: list[tuple[str, int]]
     distinct: int  # in the whole dataset
     empty: int  # of these episodes
-
-
-class Gripper(NamedTuple):
-    """One gripper: its place in the action, and the state dimensions that show its opening."""
-
-    name: str
-    action: int | None
-    states: tuple[int, ...]
-
-
-class Trend(NamedTuple):
-    """How one state dimension of a gripper moves with the gripper's action."""
-
-    gripper: str
-    state: str
-    declared: str  # which way the state counts, as the embodiment says: "open", "closed" or ""
-    finding: Finding
 
 
 def evenly(count: int, most: int) -> np.ndarray:
@@ -112,85 +88,6 @@ def count_prompts(index: Index) -> Prompts:
     )
 
 
-def is_gripper(dim: StateDim | ActionDim) -> bool:
-    """Whether it declares which way it counts, or is called one."""
-    return bool(dim.larger_is) or "gripper" in dim.name or "finger" in dim.name
-
-
-def grippers(index: Index) -> list[Gripper]:
-    """The robot's grippers: a state belongs to the action of its name, or to the only action."""
-    states = {i: dim.name for i, dim in enumerate(index.embodiment.state) if is_gripper(dim)}
-    actions = {i: dim.name for i, dim in enumerate(index.embodiment.actions) if is_gripper(dim)}
-    found = [
-        Gripper(name, i, tuple(s for s in states if states[s] == name or len(actions) == 1))
-        for i, name in actions.items()
-    ]
-    paired = {state for gripper in found for state in gripper.states}
-    return found + [Gripper(name, None, (i,)) for i, name in states.items() if i not in paired]
-
-
-def trends(index: Index) -> list[Trend]:
-    """For every gripper with an action and a state: whether the state follows the action the way it is declared to."""
-    frames = np.concatenate(
-        [kept[evenly(len(kept), _GRIPPER_FRAMES)] for kept in map(index.frames, SPLITS)]
-    )
-    return [
-        _trend(
-            gripper.name,
-            index.embodiment.state[state],
-            *_follow(index, frames, gripper.action, state),
-        )
-        for gripper in grippers(index)
-        if gripper.action is not None
-        for state in gripper.states
-    ]
-
-
-def _follow(index: Index, frames: np.ndarray, action: int, state: int) -> tuple[float, float]:
-    """The strongest correlation of the action at a frame with the state of the same episode later on, and how much later, in s."""
-    hertz = index.embodiment.control_hz
-    episodes = index.episode_of(frames)
-    end = index.episodes["start"][episodes] + index.episodes["length"][episodes]
-    best = (0.0, 0.0)
-    for lag in sorted({max(1, round(seconds * hertz)) for seconds in _LAGS_S}):
-        inside = frames[frames + lag < end]
-        correlation = _correlation(index.action[inside, action], index.state[inside + lag, state])
-        if abs(correlation) > abs(best[0]):
-            best = correlation, lag / hertz
-    return best
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's, 0 where one of them does not vary."""
-    x, y = (values.astype(np.float64) for values in (x, y))
-    if len(x) < 2 or min(x.std(), y.std()) < normalize.CONSTANT:
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
-
-
-def _trend(gripper: str, state: StateDim, correlation: float, lag: float) -> Trend:
-    moves, counts = ("rises", "open") if correlation > 0 else ("falls", "closed")
-    declared = state.larger_is
-    measured = (
-        f"the state {moves} as the action opens (correlation {correlation:+.2f}, {lag:.2g} s later)"
-    )
-    other = ": the state counts the other way" if counts == "closed" else ""
-    if abs(correlation) < _FOLLOWS:
-        finding = Finding(
-            "look",
-            f"state and action hardly move together (correlation {correlation:+.2f}), so the polarity can't be checked",
-        )
-    elif not declared:
-        finding = Finding("look", f"{measured}{other}; the embodiment does not declare which way")
-    elif declared != counts:
-        finding = Finding(
-            "wrong", f"INVERTED action or state: {measured}, though it is declared 1 = {declared}"
-        )
-    else:
-        finding = Finding("fine", f"{measured}, as declared{other}")
-    return Trend(gripper, state.name, declared, finding)
-
-
 def findings(
     index: Index, statistics: normalize.Statistics, prompts: Prompts, followed: Sequence[Trend]
 ) -> list[Finding]:
@@ -219,6 +116,7 @@ def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
         *_file_findings(index),
         *_image_findings(index),
         *_prompt_findings(prompts),
+        *told_findings(index),
     ]
 
 

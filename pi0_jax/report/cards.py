@@ -18,10 +18,10 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.data.columns import SPLITS
+from pi0_jax.data.gripper_check import Finding, Trend, grippers, trends
 from pi0_jax.data.index import Index
 from pi0_jax.errors import InputError
 from pi0_jax.report import card_episodes, card_facts, card_figures
-from pi0_jax.report.card_facts import Finding, Trend
 from pi0_jax.report.card_figures import Panel
 from pi0_jax.report.folder import PAGE, new_pages
 from pi0_jax.report.markup import Html, document, escaped, picture, section, table
@@ -122,7 +122,7 @@ def _write_card(card: Card, folder: Path) -> list[Finding]:
     """Writes one dataset's page and pictures, and gives what was found."""
     folder.mkdir()
     index = card.index
-    prompts, followed = card_facts.count_prompts(index), card_facts.trends(index)
+    prompts, followed = card_facts.count_prompts(index), trends(index)
     found = card_facts.findings(index, card.statistics, prompts, followed)
     parts = [
         f'<p><a href="../{PAGE}">all datasets</a></p>',
@@ -237,7 +237,7 @@ def _cameras(index: Index, folder: Path) -> str:
 
 def _grippers(index: Index, followed: Sequence[Trend]) -> str:
     """What the columns say about which way each gripper counts; nothing for a robot without one."""
-    if not card_facts.grippers(index):
+    if not grippers(index):
         return ""
     rows = [
         (
@@ -270,7 +270,7 @@ def _episodes(index: Index, followed: Sequence[Trend], folder: Path) -> str:
             gripper.name: Panel(
                 card_episodes.curves(index, episode, gripper), gripper.name in inverted
             )
-            for gripper in card_facts.grippers(index)
+            for gripper in grippers(index)
         }
         card_figures.episode(strip, panels, folder / file)
         start = int(index.episodes["start"][episode])
@@ -283,7 +283,7 @@ def _episodes(index: Index, followed: Sequence[Trend], folder: Path) -> str:
             f"<p><b>{escaped(caption)}</b></p>{picture(file, f'frames of episode {episode}')}"
         )
     note = "Time runs to the right. " + (
-        "Steps in grey are never drawn." if card_facts.grippers(index) else ""
+        "Steps in grey are never drawn." if grippers(index) else ""
     )
     return section("Episodes", "\n".join(parts), note)
 

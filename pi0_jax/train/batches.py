@@ -111,16 +111,15 @@ def _submit(
 
 
 def held_out_samples(indices: Sequence[Index], *, per_dataset: int, horizon: int) -> list[Sample]:
-    """Evenly spaced frames of every dataset's validation split: always the same ones."""
+    """Evenly spaced frames of every dataset's validation split, where it has one: always the same ones."""
     samples = []
     for dataset, index in enumerate(indices):
         frames = index.frames("val")
         for frame in frames[
             np.linspace(0, len(frames) - 1, min(per_dataset, len(frames))).astype(int)
         ]:
-            actions, valid = index.chunk(int(frame), horizon)
+            frame, observation = index.readable(int(frame))
+            actions, valid = index.chunk(frame, horizon)
             episode, step = int(index.episode_of(frame)), int(index.step_of(frame))
-            samples.append(
-                Sample(index.observation(int(frame)), actions, valid, dataset, episode, step)
-            )
+            samples.append(Sample(observation, actions, valid, dataset, episode, step))
     return samples

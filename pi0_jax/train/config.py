@@ -189,7 +189,7 @@ class RunConfig(PolicyConfig):
     )
     validate_every: int = field(1000, "Steps between validations.", positive=True, free=True)
     validation_frames: int = field(
-        256, "Held-out frames of each dataset in a validation.", positive=True
+        256, "Held-out frames of each dataset in a validation. 0: no validation.", at_least=0
     )
     save_every: int = field(1000, "Steps between checkpoints.", positive=True, free=True)
     keep_checkpoints: int = field(

@@ -135,7 +135,7 @@ def train(
             processes.broadcast(
                 "missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))
             )
-        )
+        ) and bool(data.held_out)
         metrics = closing.enter_context(
             contextlib.closing(
                 MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()
@@ -234,6 +234,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             done % every == 0 or last
             for every in (run.log_every, run.save_every, run.validate_every)
         )
+        validating &= bool(ctx.data.held_out)
         if not (logging or saving or validating or stopping):
             continue
         jax.block_until_ready(state)  # so that the clock gives this time to the steps
@@ -307,7 +308,12 @@ def _halt(
 
 
 def _check_keep_best(run: RunConfig, data: Data) -> None:
-    known = metric_names(run.datasets, data.batcher.robots)
+    held_out = {sample.dataset for sample in data.held_out}
+    names, robots = (
+        [some[dataset] for dataset in sorted(held_out)]
+        for some in (run.datasets, data.batcher.robots)
+    )
+    known = metric_names(names, robots) if held_out else ["none, since no frame is held out"]
     if run.keep_best and run.keep_best_metric not in known:
         raise InputError(
             f"config.keep_best_metric is {run.keep_best_metric!r}; expected one of {', '.join(known)}"

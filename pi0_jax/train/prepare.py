@@ -8,11 +8,19 @@ from jax.sharding import Mesh
 
 from pi0_jax import fields, normalize
 from pi0_jax.checkpoints import Description
+from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.datasets import find_row
+from pi0_jax.data.findings import index_findings
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.metadata import dataset_directory
-from pi0_jax.data.mixture import Mixture, Order, UniformOrder, shares_by_frames
+from pi0_jax.data.mixture import (
+    Mixture,
+    Order,
+    UniformOrder,
+    check_frames,
+    shares_by_frames,
+)
 from pi0_jax.data.rows import DatasetRow
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
@@ -55,10 +63,9 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     if stored is not None:
         _check_same_data(run, tokenizer, everything, stored)
     for index in indices:
-        if not len(index.frames("val")):
-            raise InputError(
-                f"dataset {index.name}: no frames to validate on: its held-out episodes are none, or have no kept frames"
-            )
+        # one episode, or a row that holds out none, trains without validation, which the summary says
+        if (index.episodes["split"] == SPLITS.index("val")).any() and run.validation_frames:
+            check_frames(index, "val")
     shares = shares_by_frames(indices, run.weights, run.frames_power)
     mixture = Mixture(indices, shares, split="train", horizon=run.horizon, seed=run.seed)
     for index in everything:
@@ -105,6 +112,11 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
         )
         statistics = data.robots[index.name].statistics
         lines += [f"  {line}" for line in jumps(index, run.horizon, statistics)]
+        if not held_out or not run.validation_frames:
+            lines.append(
+                f"  {index.name}: no frame is held out: it is trained on without validation"
+            )
+        lines += [f"  {index.name}: {finding.text}" for finding in index_findings(index)]
     for name, robot in data.robots.items():
         steps = robot.embodiment.execute_steps
         if steps > run.horizon:

@@ -38,7 +38,7 @@ def validate(
     mesh: Mesh,
     rows: Sequence[int],
 ) -> dict[str, float]:
-    """Runs all samples through `step`; this process prepares `rows` of every batch.
+    """Runs all samples, one or more, through `step`; this process prepares `rows` of every batch.
 
     Returns:
         Metrics: validation/loss; for every dataset validation/<name>/loss and, for every action dimension,
@@ -61,6 +61,8 @@ def validate(
     metrics = {"validation/loss": float(np.mean(losses))}
     for dataset, name in enumerate(names):
         mine = [i for i, sample in enumerate(samples) if sample.dataset == dataset]
+        if not mine:  # it holds out none
+            continue
         metrics[f"validation/{name}/loss"] = float(np.mean([losses[i] for i in mine]))
         embodiment = batcher.robots[dataset].embodiment
         error = np.concatenate(
