@@ -21,7 +21,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pi0_jax import checkpoints, export, preprocess
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, NotFiniteError
+from pi0_jax.finite import check_finite
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
@@ -198,6 +199,7 @@ class Policy:
 
         Raises:
             InputError: see preprocess.host.
+            NotFiniteError: weights or a state so large that a number of the chunk is NaN or infinite; a chunk is never returned then.
         """
         return self._act(
             observations,
@@ -314,12 +316,19 @@ class Policy:
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
     ) -> np.ndarray:
         state = np.stack([observation["state"] for observation in observations])
-        return preprocess.to_robot(
+        actions = preprocess.to_robot(
             np.asarray(self.compute(prepared)),
             state,
             self.robot(robot),
             prepared.layout.normalization,
         )
+        if not np.isfinite(actions).all():
+            row, _, dim = np.argwhere(~np.isfinite(actions))[0]
+            name = self.robot(robot).embodiment.actions[dim].name
+            raise NotFiniteError(
+                f"observation {row}: action {name}: expected finite numbers from the policy, found NaN or infinite"
+            )
+        return actions
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""
@@ -366,6 +375,8 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
         read |= flatten_dict(
             checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/"
         )
+    for path, leaf in read.items():
+        check_finite(leaf, f"{step}: {path}")
     add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
     for path in [path for path in frozen if lora.find(config.lora, path)]:
         a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")

@@ -9,12 +9,13 @@ import dataclasses
 from pathlib import Path
 
 import orbax.checkpoint as ocp
+from etils import epath
 
-from pi0_jax import checkpoints
+from pi0_jax import checkpoints, manifest
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats, tree
 from pi0_jax.convert.completed import Completed
-from pi0_jax.convert.folder import Folder, expecting
+from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
 from pi0_jax.convert.rules import rule
@@ -39,11 +40,15 @@ def recognise(folder: Folder) -> bool:
 
 def read(folder: Folder, weights: str) -> Source:
     """The latest step, or the one that the path names; `weights`: "ema" or "params"."""
-    step = Folder(str(checkpoints.find(folder.url)))
+    place = checkpoints.find(folder.url)
+    step = Folder(str(place))
     if weights not in step:
         raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
-    metadata = read_metadata(step)
-    arrays = _weights(step, weights, trainable_part(metadata.policy))
+    metadata = read_metadata(place)
+    trainable = trainable_part(metadata.policy)
+    completed = ("params", "lora") if trainable.frozen or trainable.lora else ()
+    checkpoints.check_whole(place, weights, *completed)
+    arrays = _weights(step, weights, trainable)
     return mapped(arrays, RULES, format=NAME, path=f"{step}/{weights}", given={}, metadata=metadata)
 
 
@@ -59,10 +64,8 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
     )
 
 
-def read_metadata(step: Folder) -> Metadata:
-    record = step.folder("description").read_json("metadata")
-    with expecting("the description of a checkpoint", str(step)):
-        found = Description.from_json(record, str(step))
+def read_metadata(step: epath.Path) -> Metadata:
+    found = checkpoints.read_description(step)
     policy, robots = found.policy, found.robots
     return Metadata(
         robots={name: RobotRecord(robot.statistics, robot.embodiment) for name, robot in robots.items()},
@@ -79,6 +82,7 @@ def write(source: Source, folder: Path) -> list[str]:
     write_leaves(source, step / WEIGHTS[0], prefix="")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
+    manifest.write(epath.Path(step))
     return [
         "one set of weights, in the place of the moving average, without an optimizer: for a policy, or to start training from"
     ]
