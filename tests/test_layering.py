@@ -40,7 +40,7 @@ MAY_IMPORT = {
     # The model knows arrays only.
     "models": "flow observation",
     "verify": "errors flow models observation",
-    "trainable": "models",
+    "trainable": "models patterns",
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors files observation progress",
     "preprocess": "embodiments errors images normalize observation tokenizer",
@@ -48,6 +48,7 @@ MAY_IMPORT = {
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
     "finite": "errors",
+    "patterns": "",
     "manifest": "",
     "checkpoint_folder": "errors",
     "description": "embodiments errors normalize policy_config preprocess tokenizer",
@@ -57,8 +58,8 @@ MAY_IMPORT = {
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
     "policy": "checkpoints errors export finite models observation policy_config preprocess tokenizer",
-    "train": "checkpoints chips convert data errors fields files flow models normalize observation policy_config preprocess"
-    " progress sharding statistics tokenizer trainable",
+    "train": "checkpoint_folder checkpoints chips convert data errors fields files flow manifest models normalize observation"
+    " patterns policy_config preprocess progress sharding statistics tokenizer trainable",
     "ahead": "chips data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation observation_keys",

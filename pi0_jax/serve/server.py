@@ -92,7 +92,9 @@ class _PolicyServer:
         self._options = options
         self._service: Service  # there is one when the server is warm
         self._warm, self._stopping = asyncio.Event(), asyncio.Event()
-        self._unanswered = 0  # requests since the last one that was answered; a client's mistakes do not count
+        self._unanswered = (
+            0  # requests since the last one that was answered; a client's mistakes do not count
+        )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
 
     async def run(self, load: Callable[[], Service], on_state: Callable[[str, int], None]) -> None:
