@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,10 +83,19 @@ class _Needless(logging.Filter):
 _NEEDLESS = _Needless()
 
 
+def _show_unraisable(unraisable: Any) -> None:
+    """As usual, but for TensorStore's writes that end when the failed save that waited for them is gone."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
+
+
 def _log_less(*, writes: bool = False) -> None:
     absl_logging.get_absl_logger().addFilter(_NEEDLESS)
     if writes:  # only then: a server's own trouble is logged there too
         logging.getLogger("asyncio").addFilter(_NEEDLESS)
+        if sys.unraisablehook is sys.__unraisablehook__:  # not another one's, such as pytest's
+            sys.unraisablehook = _show_unraisable
 
 
 class _Best:

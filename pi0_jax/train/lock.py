@@ -126,7 +126,8 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
                 raise refused
             return
         self._tell(
-            f"{self._place}: left by process {holder['process']} on {holder['host']}; waiting for up to {SILENCE_SECONDS:g} s whether it is alive"
+            f"{self._place}: left by process {holder['process']} on {holder['host']};"
+            f" waiting for up to {SILENCE_SECONDS:g} s whether it is alive"
         )
         deadline = time.monotonic() + SILENCE_SECONDS
         while time.monotonic() < deadline:

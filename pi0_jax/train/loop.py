@@ -92,8 +92,9 @@ def train(
     Where jax.distributed is initialised every process calls this; see Processes for how they end when one fails.
 
     Raises:
-        InputError for wrong data or config; for a workdir in which another run trains, or without a whole checkpoint among several; whose checkpoint was written by another config (the fields are listed) or
-        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written; where memory is short.
+        InputError for wrong data or config; for a workdir in which another run trains, or of whose checkpoints none is whole; for one
+        whose checkpoint was written by another config (the fields are listed) or from other data; for a loss or gradient that is not
+        finite; where a checkpoint cannot be written; where memory is short.
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
