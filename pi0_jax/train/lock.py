@@ -27,6 +27,7 @@ FILE = "running"
 BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 75.0
 _LOOK_SECONDS = 1.0
+_DYING_SECONDS = 2.0  # in which a process that was killed is gone
 
 
 class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
@@ -122,8 +123,11 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
             " expected one at a time: stop it, or give this one another workdir"
         )
         if holder["machine"] == self._who["machine"]:
-            if _alive(holder["process"], holder["started"]):
-                raise refused
+            deadline = time.monotonic() + _DYING_SECONDS
+            while _alive(holder["process"], holder["started"]):
+                if time.monotonic() > deadline:
+                    raise refused
+                time.sleep(0.1)
             return
         self._tell(
             f"{self._place}: left by process {holder['process']} on {holder['host']};"
