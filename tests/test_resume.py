@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import training
+from tests import kill_soak, training
 from tests.small_disk import grow, small_disk
 from tests.training import (
     Process,
@@ -65,31 +64,10 @@ def test_killed_while_compiling_saving_and_training(data_dir, compiled, finished
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(data_dir, compiled, tmp_path):
-    """Of a longer run: while it starts, or in the midst of one of its next steps, of which every second is saved."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    longer = dict(steps=60, save_every=2, validate_every=10)
-    finish(start(data_dir, whole, compiled=compiled, **longer))
-    rng = random.Random(0)
-    saved = [0]
-    for life in range(10):
-        process = start(data_dir, killed, compiled=compiled, log=tmp_path / f"{life}.log", **longer)
-        if rng.random() < 0.7:
-            process.wait_for(lambda process=process: "train:" in process.text)
-            reached = saved[-1] + rng.randrange(2, 9)
-            process.wait_for(lambda reached=reached: max(losses(killed), default=0) >= reached)
-            time.sleep(rng.uniform(0, 0.3))
-        else:
-            time.sleep(rng.uniform(0, 4))
-        process.send(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        saved.append(
-            max(saved_steps(killed), default=0) if (killed / "checkpoints").exists() else 0
-        )
-    finish(start(data_dir, killed, compiled=compiled, log=tmp_path / "last.log", **longer))
-    assert saved == sorted(saved) and 10 <= saved[-1] < 60
-    assert list(losses(killed)) == list(range(1, 61))
-    assert_same(killed, whole, 60)
+@pytest.mark.parametrize(("kind", "kills"), [("one", 6), ("four", 3), ("two", 3)])
+def test_killed_at_random_moments(tmp_path, kind, kills):
+    """python -m tests.kill_soak --kills=60 for more."""
+    assert kill_soak.soak(kills, seed=1, folder=tmp_path, kinds=[kind]) == []
 
 
 def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):

@@ -163,7 +163,13 @@ def start(
 
 
 def start_two(
-    data_dirs: list[Path], workdir: Path, *flags: str, compiled: Path, devices: int, **changes: Any
+    data_dirs: list[Path],
+    workdir: Path,
+    *flags: str,
+    compiled: Path,
+    devices: int,
+    log: Path | None = None,
+    **changes: Any,
 ) -> list[Process]:
     """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data.
 
@@ -177,7 +183,7 @@ def start_two(
         Process(
             command(data_dir, workdir, *joining, f"--process_id={i}", *flags, **changes),
             environment(devices, compiled),
-            workdir.with_suffix(f".{i}.log"),
+            (log or workdir).with_suffix(f".{i}.log"),
         )
         for i, data_dir in enumerate(data_dirs)
     ]
