@@ -84,7 +84,7 @@ _NEEDLESS = _Needless()
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """As usual, but for TensorStore's writes that end when the failed save that waited for them is gone."""
+    """As usual, but for what TensorStore ends when the failed save or restoration that waited for it is gone."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
@@ -92,10 +92,10 @@ def _show_unraisable(unraisable: Any) -> None:
 
 def _log_less(*, writes: bool = False) -> None:
     absl_logging.get_absl_logger().addFilter(_NEEDLESS)
+    if sys.unraisablehook is sys.__unraisablehook__:  # not another one's, such as pytest's
+        sys.unraisablehook = _show_unraisable
     if writes:  # only then: a server's own trouble is logged there too
         logging.getLogger("asyncio").addFilter(_NEEDLESS)
-        if sys.unraisablehook is sys.__unraisablehook__:  # not another one's, such as pytest's
-            sys.unraisablehook = _show_unraisable
 
 
 class _Best:
@@ -144,11 +144,12 @@ class RunCheckpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         self._saving: int | None = None
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=options,
-            item_names=[item for item in ITEMS if item != "metrics"],
-        )
+        with _readable(self._directory):  # it reads the metrics of those that are there
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                options=options,
+                item_names=[item for item in ITEMS if item != "metrics"],
+            )
         self._whole = self._manager.latest_step()
 
     def save(self, state: Any, description: Description, metrics: Mapping[str, float]) -> None:
@@ -263,21 +264,32 @@ def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str |
     if manifest.exists(step_directory):
         return manifest.damage(step_directory, share=share)
     try:
-        read_description(step_directory)
+        Description.from_json(_record(step_directory), str(step_directory))
     except InputError as error:
-        return str(error)
+        return "; ".join(map(str, error.args))
     return None
 
 
 def read_description(step_directory: str | os.PathLike[str]) -> Description:
-    """What a checkpoint says of itself.
+    """What a checkpoint says of itself. Warns of one of before there were manifests.
 
     Raises:
         InputError: the file is missing or damaged; or as of Description.from_json.
     """
     path = epath.Path(step_directory)
-    check_whole(path, DESCRIPTION)
-    file = path / DESCRIPTION / "metadata"
+    record = _record(path)
+    if not manifest.exists(path):
+        absl_logging.warning(
+            "%s has no manifest, as before there were any: whether its files are whole is not verified",
+            path,
+        )
+    return Description.from_json(record, str(path))
+
+
+def _record(step: epath.Path) -> dict[str, Any]:
+    """The JSON of a description, verified."""
+    check_whole(step, DESCRIPTION)
+    file = step / DESCRIPTION / "metadata"
     try:
         record = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -285,28 +297,17 @@ def read_description(step_directory: str | os.PathLike[str]) -> Description:
         raise InputError(f"{file}: expected JSON, found {reason}") from error
     if not isinstance(record, dict):
         raise InputError(f"{file}: expected a JSON object, found {type(record).__name__}")
-    check_manifest_is_there(path, record)
-    return Description.from_json(record, str(path))
+    if MANIFEST in record and not manifest.exists(step):
+        raise InputError(
+            f"{step / manifest.FILE}: expected the digests of the checkpoint's files, found nothing"
+        )
+    return record
 
 
 def check_whole(step_directory: epath.Path, *items: str) -> None:
     """Verifies all files of these items of a step, where it has a manifest. Raises InputError that names the first that is damaged."""
     if manifest.exists(step_directory) and (found := manifest.damage(step_directory, parts=items)):
         raise InputError(found)
-
-
-def check_manifest_is_there(step_directory: epath.Path, record: Mapping[str, Any]) -> None:
-    """Raises InputError for a step that has lost its manifest; warns of one of before there were any."""
-    if manifest.exists(step_directory):
-        return
-    if MANIFEST in record:
-        raise InputError(
-            f"{step_directory / manifest.FILE}: expected the digests of the checkpoint's files, found nothing"
-        )
-    logging.getLogger("absl").warning(
-        "%s has no manifest, as before there were any: whether its files are whole is not verified",
-        step_directory,
-    )
 
 
 def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
@@ -366,6 +367,10 @@ def check_leaves(
     _log_less()
     with _readable(step_directory / item), ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
+    if metadata is None:  # Orbax keeps to itself what it could not read
+        raise InputError(
+            f"{step_directory / item}: expected arrays as they were saved, found none that can be read"
+        )
     stored = {
         _path(key): tuple(leaf.shape)
         for key, leaf in jax.tree_util.tree_leaves_with_path(dict(metadata))

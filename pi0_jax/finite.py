@@ -1,8 +1,11 @@
-"""Weights that are not finite are refused where they are read."""
+"""Weights that are not finite are refused where they are read, and actions where they are handed out."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from pi0_jax.errors import InputError
+from pi0_jax.embodiments import ActionDim
+from pi0_jax.errors import InputError, NotFiniteError
 
 
 def check_finite(x: np.ndarray, where: str) -> None:
@@ -23,3 +26,13 @@ def check_finite(x: np.ndarray, where: str) -> None:
     raise InputError(
         f"{where}: expected weights that are finite in {x.dtype}, found {found:,} NaN or infinite"
     )
+
+
+def check_finite_actions(actions: np.ndarray, dims: Sequence[ActionDim]) -> None:
+    """Raises NotFiniteError that names the first dimension of chunks float[B, H, A] that is NaN or infinite."""
+    finite = np.isfinite(actions)
+    if not finite.all():
+        row, _, dim = np.argwhere(~finite)[0]
+        raise NotFiniteError(
+            f"observation {row}: action {dims[dim].name}: expected finite numbers from the policy, found NaN or infinite"
+        )

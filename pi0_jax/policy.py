@@ -21,8 +21,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pi0_jax import checkpoints, export, preprocess
-from pi0_jax.errors import InputError, NotFiniteError
-from pi0_jax.finite import check_finite
+from pi0_jax.errors import InputError
+from pi0_jax.finite import check_finite, check_finite_actions
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
@@ -113,7 +113,8 @@ class Policy:
             num_steps, scan_layers, unroll_steps: as of Policy.
 
         Raises:
-            InputError: no checkpoint there, or its arrays are not those of the variant that it names.
+            InputError: no checkpoint there; a file of it that is missing or damaged; arrays that are not those of the variant that it
+                names; weights that are not finite.
         """
         step = checkpoints.find(directory)
         description = checkpoints.read_description(step)
@@ -322,12 +323,7 @@ class Policy:
             self.robot(robot),
             prepared.layout.normalization,
         )
-        if not np.isfinite(actions).all():
-            row, _, dim = np.argwhere(~np.isfinite(actions))[0]
-            name = self.robot(robot).embodiment.actions[dim].name
-            raise NotFiniteError(
-                f"observation {row}: action {name}: expected finite numbers from the policy, found NaN or infinite"
-            )
+        check_finite_actions(actions, self.robot(robot).embodiment.actions)
         return actions
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:

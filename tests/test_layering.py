@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "statistics": "data errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
-    "finite": "errors",
+    "finite": "embodiments errors",
     "patterns": "",
     "manifest": "",
     "checkpoint_folder": "errors",
