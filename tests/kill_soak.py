@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.train.metrics import read_metrics
+from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from tests import training
 from tests.tiny_data import write_reach
 from tests.training import Process, saved_steps, start, start_two
 
 SHARES = {"one": 0.4, "four": 0.3, "two": 0.3}  # of the kills
-STEPS = 30
+STEPS = 60
 LONGER = dict(steps=STEPS, save_every=2, validate_every=5)
 OF_TIME = {"time", "steps_per_second", "samples_per_second", "data_wait_share"}
 
@@ -62,16 +62,15 @@ class Soak:
         """Starts the run and kills it; False if it was done before."""
         saved = steps_of(workdir)
         processes = self._start(workdir)
-        moment = self._rng.choices(["start", "train", "save"], [1, 4, 4])[0]
+        moment = self._rng.choices(["start", "train", "save"], [1, 5, 5])[0]
         if moment == "start":
             time.sleep(self._rng.uniform(0, 4))
         else:
-            self._until(processes, lambda: "train:" in processes[0].text)
-            if moment == "train":
-                time.sleep(self._rng.uniform(0, 2))
-            else:
+            goal = max(saved, default=0) + self._rng.randrange(3, 10)
+            self._until(processes, lambda: done(workdir) >= goal)
+            if moment == "save":
                 self._until(processes, lambda: any(workdir.glob("checkpoints/*tmp*")))
-                time.sleep(self._rng.uniform(0, 0.15))
+            time.sleep(self._rng.uniform(0, 0.15))
         if any(process.ended() for process in processes):
             self._finish(processes)
             self.counts["done before the kill"] += 1
@@ -117,6 +116,13 @@ class Soak:
 
 def steps_of(workdir: Path) -> list[int]:
     return saved_steps(workdir) if (workdir / "checkpoints").exists() else []
+
+
+def done(workdir: Path) -> int:
+    """Steps that are in the metrics."""
+    if not (workdir / METRICS_FILE).exists():
+        return 0
+    return max((line["step"] for line in read_metrics(workdir)), default=0)
 
 
 def differences(workdir: Path, alone: Path) -> list[str]:
