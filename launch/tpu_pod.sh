@@ -71,7 +71,11 @@ up() {
     if ! tpu describe "$name" --format='value(state)' || [ -n "$dry_run" ]; then
         tpu create "$name" --accelerator-type="$type" --version="$version" ${spot[@]+"${spot[@]}"}
     fi
-    local archive=${TMPDIR:-/tmp}/pi0_jax.tar.gz
+    local folder
+    folder=$(mktemp -d) # nobody else can put a file there
+    # shellcheck disable=SC2064
+    trap "rm -rf '$folder'" EXIT
+    local archive=$folder/pi0_jax.tar.gz
     do_it git archive --format=tar.gz --output="$archive" HEAD
     tpu scp "$archive" "$name:pi0_jax.tar.gz" --worker=all
     # The Python of some TPU images is too old: uv brings one.

@@ -1,7 +1,8 @@
 """Trains π0, or goes on where the workdir stopped: python -m launch.train --config=reach --workdir=DIR.
 
-SIGTERM saves and ends with status 0; a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each
-process gets the flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+It goes on from the newest checkpoint that is whole, or from --step. SIGTERM, SIGINT (Ctrl-C) and SIGHUP save and end with status 0;
+a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each process gets the flags below, or
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 With --config_help it explains every field that a config may state, with its default.
 With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU slice, on any machine: bytes, collectives, predicted time.
 """
@@ -28,6 +29,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "START:STEPS: a trace of STEPS steps, after START, in workdir/profile."
+)
+_STEP = flags.DEFINE_integer(
+    "step", None, "Go on from this checkpoint; later ones are moved aside.", lower_bound=0
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0, on which nothing else listens."
@@ -66,8 +70,7 @@ def main() -> int | None:
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, silence_seconds=_SILENCE.value
     )
     app.tell_and_keep(_CACHE)
-    train(run, place, profile=profile, silence_seconds=_SILENCE.value)
-    return 0
+    return train(run, place, profile=profile, silence_seconds=_SILENCE.value, step=_STEP.value)
 
 
 def _compile_only(run: RunConfig, topology: str) -> int:

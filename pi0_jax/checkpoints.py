@@ -9,20 +9,22 @@
                                          (train/config.py); robots (embodiment and statistics by dataset); tokenizer; data position;
                                          digests of the datasets' indices
                            metrics       JSON: the validation of this step, where it was validated
+                           manifest      digests of all these files (manifest.py)
 
 DIR is a folder or a gs:// URL. A step's folder appears under its name only when it is whole.
 
-How the format grows: a new config field, or a new item beside these (such as a manifest with a digest of every file), leaves the number
-as it is. A reader fills in a field that an older checkpoint lacks, finds no item and does without, and refuses a field that it does not
-know. The number changes when something that is there already changes its place or meaning; `_from_format_2` shows what is done then.
+What is read is verified first, and a step is read by items: a policy never sees the optimizer. A checkpoint of before there were
+manifests says in its description that it has none, by saying nothing.
+
+How the format grows: description.py. A new item beside these leaves its number as it is; a reader finds none and does without.
 """
 
-import base64
 import contextlib
-import dataclasses
+import json
 import logging
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,113 +35,43 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
-from pi0_jax import normalize, policy_config
-from pi0_jax.embodiments import Embodiment
+from pi0_jax import manifest
+from pi0_jax.checkpoint_folder import DESCRIPTION, FOLDER, ITEMS, find, latest_step, locate
+from pi0_jax.description import FORMAT, MANIFEST, Description
 from pi0_jax.errors import InputError
-from pi0_jax.policy_config import PolicyConfig, trainable_part
-from pi0_jax.preprocess import Robot
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.policy_config import trainable_part
 from pi0_jax.trainable import select
 
-FORMAT = 3
-FOLDER = "checkpoints"
-_ITEMS = ("params", "ema", "optimizer", "description")
+__all__ = [
+    "FOLDER",
+    "FORMAT",
+    "Description",
+    "RunCheckpoints",
+    "find",
+    "latest_step",
+    "locate",
+    "read_description",
+    "read_params",
+    "read_part",
+    "read_resumable",
+]
+
 _LORA = "lora"
-_REMOTE = ("gs://", "s3://")
 _OTHERS_SECONDS = 1.0  # in which the other writes of a save that has failed do too, and TensorStore prints it: our line comes last
+_NOT_NEEDED = ("Metadata file does not exist", "Failed to json parse Metadata file")
 _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What a checkpoint says of itself beside its arrays."""
-
-    policy: PolicyConfig
-    # the other half of the run's config, as train/config.py reads it; {}: not trained here
-    training: Mapping[str, Any]
-    robots: Mapping[str, Robot]  # by dataset name; those of the run's datasets first
-    tokenizer: Tokenizer
-    position: int  # steps done, which is the number of the next batch
-    # dataset name -> Index.digest: which files and which rule; for every one of `robots`
-    digests: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "policy": dataclasses.asdict(self.policy),
-            "training": dict(self.training),
-            "robots": {
-                name: {
-                    "embodiment": robot.embodiment.to_json(),
-                    "statistics": normalize.to_json(robot.statistics),
-                }
-                for name, robot in self.robots.items()
-            },
-            "tokenizer": base64.b64encode(self.tokenizer.model).decode(),
-            "position": self.position,
-            "digests": dict(self.digests),
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any], source: str) -> "Description":
-        """Reads a description of this format or an older one.
-
-        Raises:
-            InputError: a format that is newer, or unknown; a part or a field of the policy's config that is unknown or wrong.
-        """
-        found = record["format"] if "format" in record else "nothing called format"
-        if found not in (2, FORMAT):
-            raise InputError(
-                f"{source}: expected checkpoint format {FORMAT}, or 2, found {found}"
-                + (
-                    "; it needs a newer version of pi0_jax"
-                    if isinstance(found, int) and found > FORMAT
-                    else ""
-                )
-            )
-        where = f"{source}: checkpoint format {found}"
-        if found == 2:
-            record = _from_format_2(record)
-        parts = {"format", *(part.name for part in dataclasses.fields(cls))}
-        if unknown := record.keys() - parts:
-            raise InputError(
-                f"{where}: {min(unknown)} is unknown; a newer version of pi0_jax may have written it"
-            )
-        if missing := parts - record.keys():
-            raise InputError(f"{where}: expected {min(missing)}, found none")
-        robots = {
-            name: Robot(
-                Embodiment.from_json(robot["embodiment"], stored=True),
-                normalize.from_json(robot["statistics"], source),
-            )
-            for name, robot in record["robots"].items()
-        }
-        return cls(
-            policy_config.from_json(record["policy"], f"{where}: policy"),
-            record["training"],
-            robots,
-            Tokenizer(base64.b64decode(record["tokenizer"]), source),
-            record["position"],
-            record["digests"],
-        )
-
-
-def _from_format_2(record: Mapping[str, Any]) -> dict[str, Any]:
-    """In format 2 the config was one flat record, of what the policy needs and of the training."""
-    policy, training = policy_config.split(record["config"])
-    rest = {name: value for name, value in record.items() if name != "config"}
-    return rest | {"policy": policy, "training": training}
 
 
 class _Needless(logging.Filter):
     """Drops what Orbax, and asyncio for its other writes, log needlessly.
 
-    Tracebacks from several threads of an error that is also raised; and that an item, read by itself, lacks a file of a step's folder.
+    Tracebacks from several threads of an error that is also raised; and that an item, read by itself, lacks a file of a step's folder,
+    or that this file, of which nothing is used, is damaged.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         logged_by_orbax = "orbax" in record.pathname
-        if logged_by_orbax and str(record.msg).startswith("Metadata file does not exist"):
+        if logged_by_orbax and str(record.msg).startswith(_NOT_NEEDED):
             return False
         error = record.exc_info[1] if record.exc_info else None
         of_a_write = record.name == "asyncio" and (
@@ -151,8 +83,17 @@ class _Needless(logging.Filter):
 _NEEDLESS = _Needless()
 
 
+def _show_unraisable(unraisable: Any) -> None:
+    """As usual, but for what TensorStore ends when the failed save or restoration that waited for it is gone."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
+
+
 def _log_less(*, writes: bool = False) -> None:
     absl_logging.get_absl_logger().addFilter(_NEEDLESS)
+    if sys.unraisablehook is sys.__unraisablehook__:  # not another one's, such as pytest's
+        sys.unraisablehook = _show_unraisable
     if writes:  # only then: a server's own trouble is logged there too
         logging.getLogger("asyncio").addFilter(_NEEDLESS)
 
@@ -199,12 +140,17 @@ class RunCheckpoints:
             best_fn=len,  # decides nothing beside a policy; without one no metrics are stored
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            # called by one process, when all files are there and the folder has not got its name yet
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        self._manager = ocp.CheckpointManager(
-            self._directory, options=options, item_names=(*_ITEMS, _LORA)
-        )
-        self._whole = self._manager.latest_step()
         self._saving: int | None = None
+        with _readable(self._directory):  # it reads the metrics of those that are there
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                options=options,
+                item_names=[item for item in ITEMS if item != "metrics"],
+            )
+        self._whole = self._manager.latest_step()
 
     def save(self, state: Any, description: Description, metrics: Mapping[str, float]) -> None:
         """Starts saving a TrainState in the background; the arrays are copied before this returns. Nothing if the step is there.
@@ -243,7 +189,8 @@ class RunCheckpoints:
         for item, tree in items.items():
             check_leaves(self._directory / str(step), item, tree)
         wanted = {item: ocp.args.StandardRestore(tree) for item, tree in items.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        with _readable(self._directory / str(step)):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
         ema, factors = (restored[item] if item in items else {} for item in ("ema", _LORA))
         return abstract._replace(
             params=restored["params"], ema=ema, factors=factors, **restored["optimizer"]
@@ -260,6 +207,13 @@ class RunCheckpoints:
         with contextlib.suppress(InputError):
             self.wait()
         self._manager.close()
+
+    def _write_manifest(self) -> None:
+        """For the step that is being saved: into its folder, which a rename or a last file makes whole afterwards."""
+        step = str(self._saving)
+        for path in self._directory.iterdir():
+            if path.name == step or path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
+                manifest.write(path)
 
     def _settle(self) -> None:
         self._manager.wait_until_finished()
@@ -302,42 +256,58 @@ def _brief(message: str) -> str:
     return system.group() if system else " ".join(message.split())[:200]
 
 
-def locate(directory: str | os.PathLike[str]) -> epath.Path:
-    """A local folder, made absolute, or the place that a URL names. Raises InputError for a URL that cannot hold checkpoints."""
-    text = os.fspath(directory)
-    if "://" not in text:
-        return epath.Path(text).absolute()  # of a URL it would make a local folder
-    if not text.startswith(_REMOTE):
-        raise InputError(
-            f"{text}: expected a local folder or a URL that begins with {' or '.join(_REMOTE)}"
-        )
-    return epath.Path(text)
+def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str | None:
+    """Says what of a step is not as it was written, or is not there; None if it is whole, as far as can be seen without a manifest.
 
-
-def latest_step(workdir: str | os.PathLike[str]) -> int | None:
-    """The step of the run's latest whole checkpoint."""
-    root = locate(workdir) / FOLDER
-    return max(ocp.utils.checkpoint_steps(root), default=None) if root.is_dir() else None
-
-
-def find(directory: str | os.PathLike[str]) -> epath.Path:
-    """The step folder that `directory` names: itself, or the latest one of a run."""
-    place = locate(directory)
-    if (place / "description").exists():
-        return place
-    root = place / FOLDER if (place / FOLDER).exists() else place
-    steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
-    if not steps:
-        raise InputError(
-            f"no checkpoint in {place}: expected {FOLDER}/<step>/ with {', '.join(_ITEMS)}"
-        )
-    return root / str(max(steps))
+    `share`: as of manifest.damage.
+    """
+    if manifest.exists(step_directory):
+        return manifest.damage(step_directory, share=share)
+    try:
+        Description.from_json(_record(step_directory), str(step_directory))
+    except InputError as error:
+        return "; ".join(map(str, error.args))
+    return None
 
 
 def read_description(step_directory: str | os.PathLike[str]) -> Description:
+    """What a checkpoint says of itself. Warns of one of before there were manifests.
+
+    Raises:
+        InputError: the file is missing or damaged; or as of Description.from_json.
+    """
     path = epath.Path(step_directory)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return Description.from_json(checkpointer.restore(path / "description"), str(path))
+    record = _record(path)
+    if not manifest.exists(path):
+        absl_logging.warning(
+            "%s has no manifest, as before there were any: whether its files are whole is not verified",
+            path,
+        )
+    return Description.from_json(record, str(path))
+
+
+def _record(step: epath.Path) -> dict[str, Any]:
+    """The JSON of a description, verified."""
+    check_whole(step, DESCRIPTION)
+    file = step / DESCRIPTION / "metadata"
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        reason = "nothing" if isinstance(error, FileNotFoundError) else error
+        raise InputError(f"{file}: expected JSON, found {reason}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{file}: expected a JSON object, found {type(record).__name__}")
+    if MANIFEST in record and not manifest.exists(step):
+        raise InputError(
+            f"{step / manifest.FILE}: expected the digests of the checkpoint's files, found nothing"
+        )
+    return record
+
+
+def check_whole(step_directory: epath.Path, *items: str) -> None:
+    """Verifies all files of these items of a step, where it has a manifest. Raises InputError that names the first that is damaged."""
+    if manifest.exists(step_directory) and (found := manifest.damage(step_directory, parts=items)):
+        raise InputError(found)
 
 
 def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
@@ -352,23 +322,38 @@ def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
 
 
 def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
-    """The "ema" or "params" of a step, like `abstract`."""
+    """The "ema" or "params" of a step, like `abstract`, verified."""
     path = epath.Path(step_directory)
+    check_whole(path, item)
     check_leaves(path, item, abstract)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _readable(path / item), ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(path / item, abstract)
 
 
 def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
     """The leaves of a step's item that `abstract` has, like it; others are not read. Raises InputError as `read_params`."""
     path = epath.Path(step_directory)
+    check_whole(path, item)
     check_leaves(path, item, abstract, part=True)
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _readable(path / item), ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(
             path / item,
             args=ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True),
         )
+
+
+@contextlib.contextmanager
+def _readable(item: epath.Path) -> Iterator[None]:
+    """What Orbax raises in the block, of a checkpoint that has no manifest and is damaged, becomes an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{item}: expected arrays as they were saved, found: {_brief(str(error))}"
+        ) from error
 
 
 def check_leaves(
@@ -380,8 +365,12 @@ def check_leaves(
             f"{step_directory}: expected {item}, found {', '.join(sorted(path.name for path in step_directory.iterdir()))}"
         )
     _log_less()
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _readable(step_directory / item), ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
+    if metadata is None:  # Orbax keeps to itself what it could not read
+        raise InputError(
+            f"{step_directory / item}: expected arrays as they were saved, found none that can be read"
+        )
     stored = {
         _path(key): tuple(leaf.shape)
         for key, leaf in jax.tree_util.tree_leaves_with_path(dict(metadata))

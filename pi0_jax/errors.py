@@ -21,6 +21,10 @@ class InputError(ValueError):
         return "\n".join(str(mistake) for mistake in self.args)
 
 
+class NotFiniteError(InputError):
+    """The numbers that would be handed out are NaN or infinite: the weights are wrong, or the input is absurd."""
+
+
 # Modules that only an extra of setup.py installs, and that extra.
 EXTRAS = {
     "tensorflow": "data",
@@ -49,3 +53,15 @@ def optional_packages() -> Iterator[None]:
         raise InputError(
             f"the package {package} is not installed: pip install 'pi0_jax[{EXTRAS[package]}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def expecting(what: str, source: str) -> Iterator[None]:
+    """What a JSON record of another make raises in the block, where it is read, becomes an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        found = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{source}: expected {what}, found {found}") from error

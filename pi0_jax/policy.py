@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float32, UInt32
 
 from pi0_jax import checkpoints, export, preprocess
 from pi0_jax.errors import InputError
+from pi0_jax.finite import check_finite, check_finite_actions
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.paths import flatten, unflatten
@@ -113,7 +114,8 @@ class Policy:
             num_steps, scan_layers, unroll_steps: as of Policy.
 
         Raises:
-            InputError: no such dtype; no checkpoint there, or its arrays are not those of the variant that it names.
+            InputError: no such dtype; no checkpoint there; a file of it that is missing or damaged; arrays that are not those of the
+                variant that it names; weights that are not finite.
         """
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
@@ -207,6 +209,7 @@ class Policy:
 
         Raises:
             InputError: see preprocess.host.
+            NotFiniteError: weights or a state so large that a number of the chunk is NaN or infinite; a chunk is never returned then.
         """
         return self._act(
             observations,
@@ -323,12 +326,14 @@ class Policy:
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
     ) -> np.ndarray:
         state = np.stack([observation["state"] for observation in observations])
-        return preprocess.to_robot(
+        actions = preprocess.to_robot(
             np.asarray(self.compute(prepared)),
             state,
             self.robot(robot),
             prepared.layout.normalization,
         )
+        check_finite_actions(actions, self.robot(robot).embodiment.actions)
+        return actions
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""
@@ -365,6 +370,8 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
     read = flatten(checkpoints.read_params(step, "ema", unflatten(trained)))
     if frozen:
         read |= flatten(checkpoints.read_part(step, "params", unflatten(frozen)))
+    for path, leaf in read.items():
+        check_finite(leaf, f"{step}: {path}")
     add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
     for path in [path for path in frozen if lora.find(config.lora, path)]:
         a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")

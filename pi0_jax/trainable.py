@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from pi0_jax.models import lora
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.paths import flatten, unflatten
+from pi0_jax.patterns import mistakes as mistakes_of
 
 
 class Trainable(NamedTuple):
@@ -89,12 +90,11 @@ def mistakes(trainable: Trainable, shapes: Any) -> Iterator[str]:
 
 def unmatched(field: str, patterns: Sequence[str], paths: Mapping[str, Any]) -> Iterator[str]:
     """The patterns that are no regular expressions, or are found in none of the parameters' paths."""
-    for i, pattern in enumerate(patterns):
-        try:
-            if not any(re.search(pattern, path) for path in paths):
-                yield f"{field}[{i}] {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}"
-        except re.error as error:
-            yield f"{field}[{i}] {pattern!r}: expected a regular expression, found: {error}"
+    for i, (pattern, wrong) in enumerate(zip(patterns, mistakes_of(patterns), strict=True)):
+        if wrong:
+            yield f"{field}[{i}] {pattern[:100]!r}: {wrong}"
+        elif not any(re.search(pattern, path) for path in paths):
+            yield f"{field}[{i}] {pattern!r}: matches no parameter; expected one such as {next(iter(paths))}"
 
 
 def _rank_mistakes(

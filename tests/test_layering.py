@@ -42,7 +42,7 @@ MAY_IMPORT = {
     # The model knows arrays only.
     "models": "flow observation",
     "verify": "errors flow models observation",
-    "trainable": "models",
+    "trainable": "models patterns",
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors files observation progress",
     "record_fit": "embodiments errors normalize",
@@ -50,14 +50,19 @@ MAY_IMPORT = {
     "statistics": "data embodiments errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
-    "checkpoints": "embodiments errors normalize policy_config preprocess tokenizer trainable",
-    "convert": "checkpoints data.faults data.storage embodiments errors files models normalize observation"
-    " policy_config preprocess record_fit tokenizer trainable",
+    "finite": "embodiments errors",
+    "patterns": "",
+    "manifest": "",
+    "checkpoint_folder": "errors",
+    "description": "embodiments errors normalize policy_config preprocess tokenizer",
+    "checkpoints": "checkpoint_folder description errors manifest policy_config trainable",
+    "convert": "checkpoints data.faults data.storage embodiments errors files finite manifest models normalize"
+    " observation policy_config preprocess record_fit tokenizer trainable",
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
-    "policy": "checkpoints errors export models observation policy_config preprocess tokenizer",
-    "train": "checkpoints chips convert data errors fields files flow models normalize observation policy_config preprocess"
-    " progress sharding statistics tokenizer trainable",
+    "policy": "checkpoints errors export finite models observation policy_config preprocess tokenizer",
+    "train": "checkpoint_folder checkpoints chips convert data errors fields files flow manifest models normalize observation"
+    " patterns policy_config preprocess progress sharding statistics tokenizer trainable",
     "ahead": "chips data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution observation observation_keys",
@@ -74,15 +79,15 @@ CONFINED = {
     "tensorflow_datasets": ("pi0_jax/data/", "benchmarks/tfdata.py"),
     "torch": ("pi0_jax/convert/",),
     "lerobot": ("pi0_jax/convert/",),
-    "tensorstore": ("pi0_jax/convert/",),
+    "tensorstore": ("pi0_jax/convert/", "pi0_jax/train/lock.py"),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
-    "google_crc32c": ("pi0_jax/data/", "benchmarks/"),
+    "google_crc32c": ("pi0_jax/data/", "pi0_jax/manifest.py", "benchmarks/"),
     "loky": ("pi0_jax/data/", "benchmarks/", "pi0_jax/sim/"),
     "cloudpickle": ("pi0_jax/data/", "pi0_jax/sim/"),
     "fsspec": ("pi0_jax/data/", "pi0_jax/convert/"),
     "aiohttp": ("pi0_jax/data/",),
-    "orbax": ("pi0_jax/checkpoints.py", "pi0_jax/convert/"),
+    "orbax": ("pi0_jax/checkpoints.py", "pi0_jax/checkpoint_folder.py", "pi0_jax/convert/"),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
     "msgpack": ("pi0_jax/serve/",),

@@ -64,6 +64,13 @@ def test_it_opens(golden):
 
 
 @every_format
+def test_it_says_that_nothing_is_verified(golden, caplog):
+    act(golden / "run")
+    (said,) = [line for line in caplog.messages if "manifest" in line]
+    assert said.startswith(f"{golden}/run/checkpoints/{SAVED} has no manifest")
+
+
+@every_format
 def test_it_serves(golden):
     with (
         serving(golden / "run", "--image_sizes=16x24") as address,

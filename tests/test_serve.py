@@ -164,8 +164,21 @@ def test_nothing_of_the_server_leaks():
 
 def test_a_robot_gets_no_action_that_is_no_number(server):
     with conversation(server) as connection:
-        assert "internal error" in ask(connection, message(prompt="nan"))
+        assert "not finite" in ask(connection, message(prompt="nan"))
         np.testing.assert_array_equal(ask(connection, message())["actions"], answer(observation()))
+
+
+def test_a_server_that_answers_nothing_is_not_healthy():
+    """A client's mistakes do not count, and one answer makes it healthy again."""
+    with running() as (address, _), conversation(address) as connection:
+        for _ in range(6):
+            assert "map" in ask(connection, wire.pack([]))
+        assert health(address) == 200
+        for _ in range(5):
+            ask(connection, message(prompt="nan"))
+        assert health(address) == 503
+        ask(connection, message())
+        assert health(address) == 200
 
 
 def test_a_message_over_the_limit_closes_only_its_own_connection():

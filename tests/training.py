@@ -157,7 +157,12 @@ def start(
 
 
 def start_two(
-    data_dirs: list[Path], workdir: Path, *flags: str, devices: int, **changes: Any
+    data_dirs: list[Path],
+    workdir: Path,
+    *flags: str,
+    devices: int,
+    log: Path | None = None,
+    **changes: Any,
 ) -> list[Process]:
     """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data.
 
@@ -171,7 +176,7 @@ def start_two(
         Process(
             command(data_dir, workdir, *joining, f"--process_id={i}", *flags, **changes),
             environment(devices),
-            workdir.with_suffix(f".{i}.log"),
+            (log or workdir).with_suffix(f".{i}.log"),
         )
         for i, data_dir in enumerate(data_dirs)
     ]

@@ -60,18 +60,6 @@ class Folder:
         return record
 
 
-@contextlib.contextmanager
-def expecting(what: str, source: str) -> Iterator[None]:
-    """What a JSON record of another make raises in the block, where it is read, becomes an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        found = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{source}: expected {what}, found {found}") from error
-
-
 def optional(record: Mapping[str, Any], name: str) -> Any:
     """A field, or None where there is none."""
     return record[name] if name in record else None

@@ -15,7 +15,7 @@ import numpy as np
 
 from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards
-from pi0_jax.convert.folder import Folder, expecting, optional
+from pi0_jax.convert.folder import Folder, optional
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
 from pi0_jax.convert.metadata import (
     PUBLISHED_VOCABULARY,
@@ -33,7 +33,7 @@ from pi0_jax.convert.source import Leaf, Source, mapped
 from pi0_jax.convert.torch_writer import torch_tensors
 from pi0_jax.convert.tree import Sizes
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, expecting
 from pi0_jax.normalize import Mode, Statistics, VectorStatistics
 from pi0_jax.observation import CAMERA_SLOTS
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from pi0_jax.convert.folder import Folder, expecting
+from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.source import Leaf, Source, is_stacked
-from pi0_jax.errors import FULL_DISK, InputError
+from pi0_jax.errors import FULL_DISK, InputError, expecting
 
 METADATA = "_METADATA"
 _CHUNK_BYTES = 128 << 20

@@ -9,12 +9,13 @@ import dataclasses
 from pathlib import Path
 
 import orbax.checkpoint as ocp
+from etils import epath
 
-from pi0_jax import checkpoints
+from pi0_jax import checkpoints, manifest
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats
 from pi0_jax.convert.completed import Completed
-from pi0_jax.convert.folder import Folder, expecting
+from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
 from pi0_jax.convert.rules import rule
@@ -40,11 +41,15 @@ def recognise(folder: Folder) -> bool:
 
 def read(folder: Folder, weights: str) -> Source:
     """The latest step, or the one that the path names; `weights`: "ema" or "params"."""
-    step = Folder(str(checkpoints.find(folder.url)))
+    place = checkpoints.find(folder.url)
+    step = Folder(str(place))
     if weights not in step:
         raise InputError(f"{step}: expected {weights}, found {', '.join(sorted(step.names))}")
-    metadata, policy = read_metadata(step)
-    arrays = _weights(step, weights, trainable_part(policy))
+    metadata, policy = read_metadata(place)
+    trainable = trainable_part(policy)
+    completed = ("params", "lora") if trainable.frozen or trainable.lora else ()
+    checkpoints.check_whole(place, weights, *completed)
+    arrays = _weights(step, weights, trainable)
     return mapped(arrays, RULES, format=NAME, path=f"{step}/{weights}", given={}, metadata=metadata)
 
 
@@ -60,11 +65,9 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
     )
 
 
-def read_metadata(step: Folder) -> tuple[Metadata, PolicyConfig]:
+def read_metadata(step: epath.Path) -> tuple[Metadata, PolicyConfig]:
     """What a step says of itself, and its policy's config."""
-    record = step.folder("description").read_json("metadata")
-    with expecting("the description of a checkpoint", str(step)):
-        found = Description.from_json(record, str(step))
+    found = checkpoints.read_description(step)
     policy, robots = found.policy, found.robots
     metadata = Metadata(
         robots={name: RobotRecord(robot.statistics, robot.embodiment) for name, robot in robots.items()},
@@ -82,6 +85,7 @@ def write(source: Source, folder: Path) -> list[str]:
     write_leaves(source, step / WEIGHTS[0], prefix="")
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(step / "description", args=ocp.args.JsonSave(description.to_json()))
+    manifest.write(epath.Path(step))
     return [
         *(
             f"warning: {line}"

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from pi0_jax.convert.folder import expecting
 from pi0_jax.convert.source import Leaf
 from pi0_jax.data import storage
 from pi0_jax.data.storage import Location, RangeReader
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, expecting
 
 DTYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16),

@@ -12,6 +12,7 @@ from pi0_jax.convert import rules, tree
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
+from pi0_jax.finite import check_finite
 from pi0_jax.models.pi0 import Pi0Config
 
 # what a parameter may be
@@ -113,7 +114,7 @@ def mapped(
 
     def fetch(leaf: str, layer: int | None) -> np.ndarray:
         array = _fetch(plan, tensors, leaves[leaf], leaf, layer)
-        _check_finite(array, path, leaf, layer)
+        check_finite(array, _where(path, leaf, layer))
         return array
 
     def differing() -> list[str]:
@@ -174,22 +175,8 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
 
 
-def _check_finite(x: np.ndarray, path: str, leaf: str, layer: int | None) -> None:
-    """Without another array of its size: read as integers, what is not finite is at the end of its sign's range."""
-    positive, negative = (
-        np.array(end, x.dtype).view(f"{kind}{x.dtype.itemsize}")
-        for end, kind in ((np.inf, "i"), (-np.inf, "u"))
-    )
-    if (
-        x.view(positive.dtype).max(initial=0) < positive
-        and x.view(negative.dtype).max(initial=0) < negative
-    ):
-        return
-    where = leaf if layer is None else f"{leaf} layer {layer}"
-    found = np.count_nonzero(~np.isfinite(x))
-    raise InputError(
-        f"{path}: {where}: expected weights that are finite in {x.dtype}, found {found:,} NaN or infinite"
-    )
+def _where(path: str, leaf: str, layer: int | None) -> str:
+    return f"{path}: {leaf}" if layer is None else f"{path}: {leaf} layer {layer}"
 
 
 def bits(x: np.ndarray) -> np.ndarray:
@@ -204,7 +191,7 @@ def cast(source: Source, dtype: np.dtype | None) -> Source:
 
     def fetch(leaf: str, layer: int | None) -> np.ndarray:
         array = source.fetch(leaf, layer).astype(dtype, copy=False)
-        _check_finite(array, source.path, leaf, layer)
+        check_finite(array, _where(source.path, leaf, layer))
         return array
 
     leaves = {path: Leaf(leaf.shape, dtype) for path, leaf in source.leaves.items()}

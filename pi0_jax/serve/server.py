@@ -30,12 +30,13 @@ from websockets.asyncio.server import Request, Response, Server, ServerConnectio
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, NotFiniteError
 from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
 MOST_PONGS = 2**14  # bytes of them that a client has not read
+_SICK = 5  # requests in a row without an answer, which are not the clients' mistakes
 _PART = 2**15  # bytes of what arrives, between two looks at what is not read
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,9 @@ class _PolicyServer:
         self._options = options
         self._service: Service  # there is one when the server is warm
         self._warm, self._stopping = asyncio.Event(), asyncio.Event()
+        self._unanswered = (
+            0  # requests since the last one that was answered; a client's mistakes do not count
+        )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
 
     async def run(self, load: Callable[[], Service], on_state: Callable[[str, int], None]) -> None:
@@ -135,6 +139,11 @@ class _PolicyServer:
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.path == HEALTH_PATH:
+            if self._unanswered >= _SICK:
+                return connection.respond(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    f"not healthy: none of the last {self._unanswered} requests could be answered\n",
+                )
             if self._warm.is_set() and not self._stopping.is_set():
                 return connection.respond(HTTPStatus.OK, "OK\n")
             doing = "stopping" if self._stopping.is_set() else "loading"
@@ -208,7 +217,13 @@ class _PolicyServer:
             return None
         error = work.exception()
         if error is None:
+            self._unanswered = 0
             return work.result()
+        if isinstance(error, NotFiniteError) or not isinstance(error, InputError):
+            self._unanswered += 1
+        if isinstance(error, NotFiniteError):
+            logger.error("%s: request failed: %s", _name(connection), error)
+            return str(error)
         if isinstance(error, InputError):
             logger.info("%s: bad request: %s", _name(connection), error)
             return str(error)

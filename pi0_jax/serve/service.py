@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pi0_jax.embodiments import Embodiment
-from pi0_jax.errors import InputError
+from pi0_jax.errors import InputError, NotFiniteError
 from pi0_jax.observation import RawObservation
 from pi0_jax.observation_keys import UnreadKeys, shortened, to_observation
 from pi0_jax.serve import wire
@@ -60,7 +60,7 @@ class Service:
         """The reply to a request that came at `received` (time.perf_counter()).
 
         Raises:
-            InputError, naming the field. FloatingPointError: the policy says what is not finite.
+            InputError, naming the field. NotFiniteError: the policy says what is not finite.
         """
         start = time.perf_counter()
         request = wire.unpack(message)
@@ -77,7 +77,7 @@ class Service:
         if not np.isfinite(
             actions
         ).all():  # nothing for a robot to execute; the weights' fault, not the client's
-            raise FloatingPointError("the policy's actions are not finite")
+            raise NotFiniteError("the policy's actions are not finite")
         return wire.pack(
             {
                 "actions": actions[: len(observations)] if batched else actions[0],

@@ -1,11 +1,10 @@
 """Rules about several fields of a run's config. Each takes their values and yields complaints that begin with a field's name."""
 
-import re
 from collections.abc import Iterator
 
 from flax.traverse_util import flatten_dict
 
-from pi0_jax import fields, policy_config, trainable
+from pi0_jax import fields, patterns, policy_config, trainable
 from pi0_jax.data.oxe.soups import SOUPS
 from pi0_jax.policy_config import Variant
 
@@ -59,11 +58,10 @@ def _check_warmup(warmup_steps: int, steps: int) -> Iterator[str]:
 
 
 def _check_rules(initial_rules: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    for i, (pattern, _) in enumerate(initial_rules):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            yield f"initial_rules[{i}] is {pattern!r}; expected a regular expression: {error}"
+    found = patterns.mistakes([pattern for pattern, _ in initial_rules])
+    for i, ((pattern, _), wrong) in enumerate(zip(initial_rules, found, strict=True)):
+        if wrong:
+            yield f"initial_rules[{i}] is {pattern!r}; {wrong}"
 
 
 def _check_no_decay(

@@ -19,7 +19,7 @@ import traceback
 import uuid
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
 from etils import epath
@@ -165,11 +165,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     )
 
     def check_shared(self, folder: epath.Path) -> None:
-        """Makes the folder. Raises InputError if it cannot be written; on every process, if one does not see what process 0 wrote there."""
+        """Raises InputError if process 0 cannot write to the folder; on every process, if one does not see what it wrote there."""
         mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
         if self.first:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 for left in folder.glob(".shared_*"):  # by a run that was killed here
                     left.unlink(missing_ok=True)
                 mark.write_text("")
@@ -236,15 +235,25 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         # most often another one's death: then the watch knows more in a moment
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(self._silence_seconds + 3 * _BEAT_SECONDS)
-        self._over.set()
-        told: dict[str, Any] = {"message": f"{self.name(self.index)}: {message}", "status": status}
-        self._client.key_value_set(f"{self._prefix}/failed/{self.index}", json.dumps(told))
+        self.leave(message, status)
+
+    def leave(self, message: str, status: int) -> NoReturn:
+        """Ends this process and all others at once, each with the line and the status."""
+        if self.count > 1:
+            self._over.set()
+            told: dict[str, Any] = {
+                "message": f"{self.name(self.index)}: {message}",
+                "status": status,
+            }
+            self._client.key_value_set(f"{self._prefix}/failed/{self.index}", json.dumps(told))
         self._end(message, status)
 
-    def _end(self, message: str, status: int) -> None:
+    def _end(self, message: str, status: int) -> NoReturn:
         sys.stdout.flush()
-        sys.stderr.write(f"error: {_one_line(message)}\n")
+        sys.stderr.write(f"{'error: ' if status else ''}{_one_line(message)}\n")
         sys.stderr.flush()
+        if self.count == 1:
+            os._exit(status)
         # process 0 may be gone, and the key-value store with it
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(f"{self._prefix}/left/{self.index}", "left")

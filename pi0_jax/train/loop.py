@@ -4,7 +4,7 @@
               optimizer; the state, fresh or restored; the step, compiled
     repeat    wait for the batch -> step -> every log_every: write metrics
                                          -> every validate_every: validate the EMA
-                                         -> every save_every, and on SIGTERM: start saving
+                                         -> every save_every, and on SIGTERM, SIGINT or SIGHUP: start saving
               at each of these: has a loss or gradient not been finite? has a save failed?
     end       wait for the save
 
@@ -33,7 +33,6 @@ from pi0_jax.checkpoints import (
     FOLDER,
     Description,
     RunCheckpoints,
-    latest_step,
     locate,
     read_resumable,
 )
@@ -47,11 +46,13 @@ from pi0_jax.train.config import RunConfig
 from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
 from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.initial import check_start
+from pi0_jax.train.lock import WorkdirLock
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
 from pi0_jax.train.optimizer import learning_rate
 from pi0_jax.train.placement import make_model, run_mesh
 from pi0_jax.train.prepare import Data, prepare_data, summary
 from pi0_jax.train.profile import Profile, Tracer
+from pi0_jax.train.resumption import choose_step
 from pi0_jax.train.setup import initial_state, jitted_validation_step, local_rows
 from pi0_jax.train.step import TrainState, Weights, averaged
 from pi0_jax.train.stopping import StopSignal
@@ -70,6 +71,7 @@ class _Context(NamedTuple):
     validate: Callable[[Weights], dict[str, float]]  # gives metrics
     processes: Processes
     checkpoints: RunCheckpoints
+    lock: WorkdirLock | None  # of the first process
     metrics: MetricsWriter | NoMetrics
     tracer: Tracer
     stop: StopSignal
@@ -82,24 +84,28 @@ def train(
     *,
     profile: Profile | None = None,
     silence_seconds: int = SILENCE_SECONDS,
+    step: int | None = None,
 ) -> None:
-    """Runs or resumes the training that `workdir` (a folder or URL) holds, up to run.steps, or until SIGTERM.
+    """Runs or resumes the training that `workdir` (a folder or URL) holds, up to run.steps, or until a signal (stopping.py).
 
+    It goes on from the newest whole checkpoint, or from that of `step`; later and damaged ones are moved aside (resumption.py).
     Where jax.distributed is initialised every process calls this; see Processes for how they end when one fails.
 
     Raises:
-        InputError for wrong data or config; for a workdir whose checkpoint was written by another config (the fields are listed) or
-        from other data; for a loss or gradient that is not finite; where a checkpoint cannot be written; where memory is short.
+        InputError for wrong data or config; for a workdir in which another run trains, or of whose checkpoints none is whole; for one
+        whose checkpoint was written by another config (the fields are listed) or from other data; for a loss or gradient that is not
+        finite; where a checkpoint cannot be written; where memory is short.
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
         mesh = run_mesh(run, jax.devices())
-        processes.check_shared(workdir)
-        latest = json.loads(
-            processes.broadcast(
-                "latest", json.dumps(latest_step(workdir) if processes.first else None)
-            )
+        tell = partial(print, flush=True)
+        lock = closing.enter_context(WorkdirLock(workdir, tell)) if processes.first else None
+        stop = closing.enter_context(
+            StopSignal(processes, before_exit=lock.release if lock else lambda: None)
         )
+        processes.check_shared(workdir)
+        latest = choose_step(workdir, processes, step, tell)
         stored = None if latest is None else read_resumable(workdir, latest)
         resumed = None
         if stored is None:
@@ -142,7 +148,6 @@ def train(
             )
         )
         tracer = closing.enter_context(Tracer(profile, workdir))
-        stop = closing.enter_context(StopSignal(processes))
         start, rows = int(state.step), local_rows(mesh, run.batch_size)
         loaded = batches.train_batches(
             data.order,
@@ -177,6 +182,7 @@ def train(
             validation,
             processes,
             checkpoints,
+            lock,
             metrics,
             tracer,
             stop,
@@ -189,7 +195,7 @@ def train(
             progress.close()
             if done < run.steps:
                 print(
-                    f"SIGTERM: stopped after step {done}, which is saved; the same command goes on from there"
+                    f"{stop.name}: stopped after step {done}, which is saved; the same command goes on from there"
                 )
             else:
                 print(
@@ -239,6 +245,8 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             continue
         jax.block_until_ready(state)  # so that the clock gives this time to the steps
         checkpoints.check()
+        if ctx.lock is not None:
+            ctx.lock.check()
         if values["halted"]:
             _halt(ctx, state, unchecked)
         unchecked.clear()
@@ -278,7 +286,7 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
 
 
 def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) -> bool:
-    """Whether the checkpoint's step was to be validated and was not, as when SIGTERM came."""
+    """Whether the checkpoint's step was to be validated and was not, as when a signal came."""
     if latest is None or (latest % run.validate_every and latest != run.steps):
         return False
     lines = read_metrics(workdir) if (workdir / METRICS_FILE).exists() else []

@@ -121,8 +121,22 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
     path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         raise InputError(f"{path}: no metrics there; launch.train writes them to its workdir")
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [
+        _parsed(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.endswith(b"\n")
+    ]
+
+
+def _parsed(line: bytes, where: str) -> dict[str, float]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: expected JSON, found: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise InputError(f"{where}: expected a JSON object with a step, found {line[:80]!r}")
+    return record
 
 
 @contextlib.contextmanager

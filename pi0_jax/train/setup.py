@@ -3,10 +3,12 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pi0_jax import sharding
 from pi0_jax.checkpoints import RunCheckpoints
+from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.policy_config import trainable_part
 from pi0_jax.preprocess import Layout
@@ -44,11 +46,32 @@ def jitted_validation_step(
 def initial_state(
     run: RunConfig, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None
 ) -> TrainState:
-    """That of checkpoint `latest`; else a fresh one, with starting weights where the run has them. Created where it will live."""
+    """That of checkpoint `latest`; else a fresh one, with starting weights where the run has them. Created where it will live.
+
+    Raises:
+        InputError: what `restore` and `state_from_weights` raise; a number of the checkpoint is not finite.
+    """
     if latest is not None:
-        return checkpoints.restore(latest, abstract_run_state(run, mesh))
+        state = checkpoints.restore(latest, abstract_run_state(run, mesh))
+        _check_finite(state, mesh, f"checkpoint of step {latest}")
+        return state
     if run.initial_weights:
         return state_from_weights(run, mesh)
     return jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(
         jax.random.key(run.seed)
     )
+
+
+def _check_finite(state: TrainState, mesh: Mesh, where: str) -> None:
+    numbers = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    all_finite = jax.jit(
+        lambda leaves: {path: jnp.isfinite(leaf).all() for path, leaf in leaves.items()},
+        out_shardings=sharding.replicated(mesh),
+    )
+    for path, finite in jax.device_get(all_finite(numbers)).items():
+        if not finite:
+            raise InputError(f"{where}: {path}: expected finite numbers, found NaN or infinite")

@@ -1,35 +1,45 @@
-"""SIGTERM, with which a machine announces that it is about to go: training ends at the next step that all processes can reach.
+"""SIGTERM, Ctrl-C and SIGHUP: training ends at the next step that all processes can reach, and saves it.
 
 process 0   step 7 | 8 ................ 9 | saves 9
 process 1   step 6 | SIGTERM  7 | 8     9 | saves 9       the loops wait while each says where it is: one after the furthest
+
+Before the first step there is nothing to save, and all end at once. A second signal ends its process at once, whatever it is doing.
 """
 
 import contextlib
+import json
 import os
 import select
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from pi0_jax.train.distributed import Processes
 
 _POLL_SECONDS = 0.5
-_ENDED = 128 + signal.SIGTERM
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
-    """While it is open a first SIGTERM asks for a stop; a second one ends the process at once, whatever it is doing.
+    """While it is open a first signal asks for a stop; a second one ends the process with 128 and its number.
 
-    Only in the main thread of a program, where Python lets signals be handled; elsewhere SIGTERM stays as it is.
+    Only in the main thread of a program, where Python lets signals be handled; elsewhere they stay as they are. One that is ignored, as
+    SIGHUP is under nohup, stays ignored.
     """
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(
+        self, processes: Processes, before_exit: Callable[[], None] = lambda: None
+    ) -> None:
+        """`before_exit` is called where a signal ends the process at once."""
         self._processes = processes
+        self._before_exit = before_exit
         self._lock = threading.Lock()
         self._step = -1
         self._at: int | None = None
+        self.name = ""  # of the signal that asked, on whichever process
         self._over = threading.Event()
         self._listening = threading.Thread(target=self._listen, name="stop", daemon=True)
 
@@ -38,10 +48,12 @@ class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
         self._received, self._sent = socket.socketpair()
         for end in (self._received, self._sent):
             end.setblocking(False)
-        self._handled = threading.current_thread() is threading.main_thread()
-        if self._handled:
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(self._sent.fileno(), warn_on_full_buffer=False)
-            self._before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, lambda number, frame: None)
         self._listening.start()
         return self
 
@@ -54,8 +66,9 @@ class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
         if error is None:
             # one that is asked to stop still needs the others' answers
             self._processes.gather("stop listening", "")
-        if self._handled:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._before:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
         self._over.set()
         # else the thread may wait for the others, who are about to end
@@ -72,19 +85,34 @@ class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
             return self._at is not None and step >= self._at
 
     def _listen(self) -> None:
-        asked = 0
+        asked: list[int] = []
         while not self._over.is_set():
             ready, _, _ = select.select([self._received], [], [], _POLL_SECONDS)
             if ready:
-                asked += self._received.recv(64).count(signal.SIGTERM)
-            if asked > 1:
-                os._exit(_ENDED)
+                asked += [number for number in self._received.recv(64) if number in self._before]
+            if len(asked) > 1:
+                self._before_exit()
+                os._exit(128 + asked[1])
             if self._at is None:
                 if asked:
-                    self._processes.publish("stop")
+                    self._ask(signal.Signals(asked[0]).name)
                 if asked or self._processes.published("stop"):
                     self._agree()
 
+    def _ask(self, name: str) -> None:
+        with self._lock:
+            started = self._step >= 0
+        if not started:
+            self._before_exit()
+            self._processes.leave(
+                f"{name}: stopped before the first step; there was nothing to save", 0
+            )
+        self.name = name
+        self._processes.publish("stop")
+
     def _agree(self) -> None:
         with self._lock:
-            self._at = max(map(int, self._processes.gather("stop after", str(self._step)))) + 1
+            said = self._processes.gather("stop after", json.dumps([self._step, self.name]))
+            steps, names = zip(*map(json.loads, said), strict=True)
+            self.name = next(filter(None, names))
+            self._at = max(steps) + 1

@@ -1,0 +1,100 @@
+"""What a checkpoint says of itself beside its arrays, as JSON; older formats are turned into the newest.
+
+A new config field leaves the format's number as it is. A reader fills in a field that an older checkpoint lacks, and refuses one that it
+does not know. The number changes when something that is there already changes its place or meaning.
+"""
+
+import base64
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pi0_jax import normalize, policy_config
+from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError, expecting
+from pi0_jax.policy_config import PolicyConfig
+from pi0_jax.preprocess import Robot
+from pi0_jax.tokenizer import Tokenizer
+
+FORMAT = 3
+MANIFEST = "manifest"  # the field that says that the step has one (manifest.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself beside its arrays."""
+
+    policy: PolicyConfig
+    # the other half of the run's config, as train/config.py reads it; {}: not trained here
+    training: Mapping[str, Any]
+    robots: Mapping[str, Robot]  # by dataset name; those of the run's datasets first
+    tokenizer: Tokenizer
+    position: int  # steps done, which is the number of the next batch
+    # dataset name -> Index.digest: which files and which rule; for every one of `robots`
+    digests: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "policy": dataclasses.asdict(self.policy),
+            "training": dict(self.training),
+            "robots": {
+                name: {
+                    "embodiment": robot.embodiment.to_json(),
+                    "statistics": normalize.to_json(robot.statistics),
+                }
+                for name, robot in self.robots.items()
+            },
+            "tokenizer": base64.b64encode(self.tokenizer.model).decode(),
+            "position": self.position,
+            "digests": dict(self.digests),
+            MANIFEST: "crc32c",
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], source: str) -> "Description":
+        """Reads a description of this format or an older one.
+
+        Raises:
+            InputError: a format that is newer, or unknown; a part or a field of the policy's config that is unknown or wrong.
+        """
+        found = record["format"] if "format" in record else "nothing called format"
+        if found not in (2, FORMAT):
+            raise InputError(
+                f"{source}: expected checkpoint format {FORMAT}, or 2, found {found}"
+                + (
+                    "; it needs a newer version of pi0_jax"
+                    if isinstance(found, int) and found > FORMAT
+                    else ""
+                )
+            )
+        where = f"{source}: checkpoint format {found}"
+        if found == 2:
+            record = _from_format_2(record)
+        parts = {"format", *(part.name for part in dataclasses.fields(cls))}
+        if unknown := record.keys() - parts - {MANIFEST}:
+            raise InputError(
+                f"{where}: {min(unknown)} is unknown; a newer version of pi0_jax may have written it"
+            )
+        if missing := parts - record.keys():
+            raise InputError(f"{where}: expected {min(missing)}, found none")
+        policy = policy_config.from_json(record["policy"], f"{where}: policy")
+        with expecting("the description of a checkpoint", source):
+            robots = {
+                name: Robot(
+                    Embodiment.from_json(robot["embodiment"], stored=True),
+                    normalize.from_json(robot["statistics"], source),
+                )
+                for name, robot in record["robots"].items()
+            }
+            tokenizer = Tokenizer(base64.b64decode(record["tokenizer"]), source)
+        return cls(
+            policy, record["training"], robots, tokenizer, record["position"], record["digests"]
+        )
+
+
+def _from_format_2(record: Mapping[str, Any]) -> dict[str, Any]:
+    """In format 2 the config was one flat record, of what the policy needs and of the training."""
+    policy, training = policy_config.split(record["config"])
+    rest = {name: value for name, value in record.items() if name != "config"}
+    return rest | {"policy": policy, "training": training}

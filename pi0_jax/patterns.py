@@ -1,0 +1,72 @@
+"""Regular expressions over parameter paths, refused where matching one could take for ever.
+
+Python's `re` tries one way of matching after the other, and (a+)+b has exponentially many in a text of many a. A checkpoint carries
+expressions (frozen, lora), and may be anybody's: how many ways an expression has is counted before it is used.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from re import _constants as codes
+from re import (
+    _parser as parser,
+)  # the only parser of these expressions; tests hold what is used of it
+from typing import Any
+
+MOST_WAYS = 200_000  # of all expressions of a field; all paths are then searched in seconds at most
+_LONGEST = 80  # characters of a path; the published ones have up to 75
+_TOO_MANY = (
+    f"expected regular expressions that can match a path in at most {MOST_WAYS:,} ways, found more:"
+    " too many *, + or ?, or one within another"
+)
+_REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
+
+
+def mistakes(patterns: Sequence[str]) -> list[str | None]:
+    """What is wrong with each pattern, to be read after its name; None for one that can be searched for in a path."""
+    found, total = [], 0.0
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+            total += _ways(parser.parse(pattern))
+        except (re.error, RecursionError, OverflowError) as error:
+            found.append(f"expected a regular expression, found: {error}")
+            continue
+        found.append(None if total <= MOST_WAYS else _TOO_MANY)
+    return found
+
+
+def _ways(parts: Any) -> float:
+    """An upper bound of the ways in which a sequence of parsed parts can be tried at one place of a path."""
+    ways = [_ways_of(code, value) for code, value in parts]
+    # .*a.*b.* share the characters of one path between them
+    wide = [_is_wide(code, value) for code, value in parts]
+    others = math.prod(count for count, is_wide in zip(ways, wide, strict=True) if not is_wide)
+    return others * math.comb(_LONGEST + sum(wide), sum(wide))
+
+
+def _is_wide(code: Any, value: Any) -> bool:
+    return code in _REPEATS and value[1] >= _LONGEST and _ways(value[2]) == 1
+
+
+def _ways_of(code: Any, value: Any) -> float:
+    if code in _REPEATS:
+        least, most, body = value
+        inner, most = _ways(body), max(least, min(int(most), _LONGEST))
+        if inner == 1:
+            return most - least + 1
+        # each time round has as many ways as the body; beyond the limit it does not matter how many
+        if most * math.log(inner) > 100:
+            return math.inf
+        return sum(inner**count for count in range(least, most + 1))
+    if code is codes.BRANCH:
+        return sum(_ways(branch) for branch in value[1])
+    if code is codes.SUBPATTERN:
+        return _ways(value[-1])
+    if code is codes.ATOMIC_GROUP:
+        return _ways(value)
+    if code in (codes.ASSERT, codes.ASSERT_NOT):
+        return _ways(value[1])
+    if code is codes.GROUPREF_EXISTS:
+        return _ways(value[1]) + (_ways(value[2]) if value[2] else 1)
+    return 1

@@ -1,0 +1,198 @@
+"""One run at a time in a workdir: a small file there that says who trains in it.
+
+    workdir/running    {"host": "node7", "machine": "...", "process": 4711, "started": "...", "beat": 12}
+
+It is made only where there is none, and replaced only as it was read, in one operation each (TensorStore's conditional writes, on disks and
+object stores alike), so of two runs that start at once one gets it. Whose process is dead on this machine has lost it at once. A run on
+another machine rewrites it every BEAT_SECONDS; it has lost it when that has not been seen for SILENCE_SECONDS.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import tensorstore as ts
+from etils import epath
+
+from pi0_jax.errors import InputError
+
+FILE = "running"
+BEAT_SECONDS = 15.0
+SILENCE_SECONDS = 75.0
+_LOOK_SECONDS = 1.0
+_DYING_SECONDS = 2.0  # in which a process that was killed is gone
+
+
+class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
+    """Holds a workdir while it is open."""
+
+    def __init__(
+        self,
+        workdir: epath.Path,
+        tell: Callable[[str], None],
+        *,
+        who: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            workdir: is made if it is not there.
+            tell: is given a line where another machine's run is waited for.
+            who: this process, in words that it has alone; None finds them.
+
+        Raises, when it is opened:
+            InputError: another run trains there; or the file cannot be written.
+        """
+        self._place = workdir / FILE
+        self._tell = tell
+        self._who = dict(this_process() if who is None else who)
+        self._beat = 0
+        self._over = threading.Event()
+        self._lost = False
+        self._beating = threading.Thread(target=self._keep, name="lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        folder = self._place.parent
+        text = os.fspath(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._store = ts.KvStore.open(
+                f"{text if '://' in text else f'file://{text}'}/"
+            ).result()
+            while not self._take():  # another one was quicker
+                pass
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(
+                f"workdir {folder}: expected a folder to write to, found: {' '.join(str(reason).split())[:300]}"
+            ) from error
+        self._beating.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._beating.join()
+        self.release()
+
+    def check(self) -> None:
+        """Raises InputError if another run has taken the workdir, because this one had not been heard of for so long."""
+        if self._lost:
+            raise InputError(
+                f"{self._place}: another run has taken the workdir, after this one was silent for {SILENCE_SECONDS:g} s; it ends here"
+            )
+
+    def release(self) -> None:
+        """Gives the workdir free, if this process still has it."""
+        if not self._lost:
+            # a storage that is gone, or a full disk, ended the run before
+            with contextlib.suppress(ValueError):
+                self._store.write(FILE, None, if_equal=self._generation).result()
+
+    def _take(self) -> bool:
+        found = self._store.read(FILE).result()
+        if found.state == "value" and (holder := _parsed(found.value)) is not None:
+            self._wait_for_its_end(holder, found.stamp.generation)
+        return self._replace(found.stamp.generation)
+
+    def _replace(self, generation: bytes) -> bool:
+        self._beat += 1
+        text = json.dumps(self._who | {"beat": self._beat}).encode()
+        stamp = self._store.write(FILE, text, if_equal=generation).result()
+        if not stamp.generation:
+            return False
+        self._generation = stamp.generation
+        return True
+
+    def _wait_for_its_end(self, holder: Mapping[str, Any], generation: bytes) -> None:
+        """Returns when the holder can no longer be alive. Raises InputError as soon as it is known to be."""
+        refused = InputError(
+            f"workdir {self._place.parent}: another run trains there, process {holder['process']} on {holder['host']};"
+            " expected one at a time: stop it, or give this one another workdir"
+        )
+        if holder["machine"] == self._who["machine"]:
+            deadline = time.monotonic() + _DYING_SECONDS
+            while _alive(holder["process"], holder["started"]):
+                if time.monotonic() > deadline:
+                    raise refused
+                time.sleep(0.1)
+            return
+        self._tell(
+            f"{self._place}: left by process {holder['process']} on {holder['host']};"
+            f" waiting for up to {SILENCE_SECONDS:g} s whether it is alive"
+        )
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+            now = self._store.read(FILE).result()
+            if now.state != "value":
+                return
+            if now.stamp.generation != generation:
+                raise refused
+
+    def _keep(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                self._lost = not self._replace(self._generation)
+            except ValueError:
+                continue  # a full disk, or a storage that is away for a moment; saving tells it
+            if self._lost:
+                return
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from every other one, here and elsewhere."""
+    process = os.getpid()
+    # processes are numbered anew at each start, and in each container
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    machine = f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return {
+        "host": socket.gethostname(),
+        "machine": machine,
+        "process": process,
+        "started": _started(process),
+    }
+
+
+def _alive(process: int, started: str) -> bool:
+    found = _started(process)
+    if found is not None:
+        return found == started
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, whose number may be hidden
+        return True
+    return False
+
+
+def _started(process: int) -> str | None:
+    """When a process of this machine began, in ticks since the machine's start; "" if it has ended, None if nothing is to be seen of it."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _parsed(text: bytes) -> Mapping[str, Any] | None:
+    """Who holds it; None for what a full disk has left."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    known = isinstance(record, dict) and {"host", "machine", "process", "started"} <= record.keys()
+    return record if known else None
