@@ -1,6 +1,12 @@
 """pi0_jax: the π0 vision-language-action model in JAX."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+FACE = Path(__file__).parent / "pi0_jax" / "__init__.py"
+VERSION = re.search(r'^__version__ = "(.+?)"', FACE.read_text("utf-8"), re.MULTILINE)[1]
 
 # Lower bounds are the lowest versions that the tests were run with (make test LOWEST=1); there is an
 # upper bound only where a newer version is known to break. constraints/ has what the suite ran with:
@@ -29,7 +35,7 @@ COMMANDS = """
 
 setup(
     name="pi0_jax",
-    version="0.1.0",
+    version=VERSION,
     description="The π0 vision-language-action model in JAX: RLDS data in, a policy out",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -8,7 +8,7 @@ import numpy as np
 
 from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episodes import RawEpisode
-from pi0_jax.data.rows import DatasetRow, Standardised
+from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
@@ -39,7 +39,7 @@ class IndexedEpisode(NamedTuple):
 
 
 def index_episode(
-    row: DatasetRow, raw: RawEpisode, validator: Validator, *, decode_all: bool
+    row: Dataset, raw: RawEpisode, validator: Validator, *, decode_all: bool
 ) -> IndexedEpisode:
     """Standardises and validates. Nothing of the result lies in the record's memory.
 

@@ -17,7 +17,7 @@ from pi0_jax.data.build import INDEX_FILE, build_index
 from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, open_column
 from pi0_jax.data.encoded_images import BadImageError, decode_image
 from pi0_jax.data.metadata import dataset_directory
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.storage import AnyPath, Location, RangeReader, locate
 from pi0_jax.data.version import describe_difference, index_version, version_digest
 from pi0_jax.embodiments import Embodiment
@@ -32,7 +32,7 @@ _OPEN_FILES = 8
 
 
 def build_or_open(
-    row: DatasetRow,
+    row: Dataset,
     data_dir: AnyPath,
     index_dir: AnyPath | None = None,
     *,
@@ -81,7 +81,7 @@ def build_or_open(
     return index
 
 
-def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
+def open_index(row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
     directory, root, version = _located(row, data_dir, index_dir)
     path = root / version_digest(version)
@@ -99,14 +99,14 @@ def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = N
 
 
 def _located(
-    row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None
+    row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None
 ) -> tuple[Location, Path, dict[str, Any]]:
     """The dataset's directory, the folder of its indices, and the version that the right one has."""
     directory = dataset_directory(row, data_dir)
     return directory, _index_root(row, directory, index_dir), index_version(row, directory)
 
 
-def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
+def _index_root(row: Dataset, directory: Location, index_dir: AnyPath | None) -> Path:
     if index_dir is None:
         return (
             directory / "pi0_index"
@@ -127,7 +127,7 @@ class Index:
     N steps, E episodes, S state dimensions, A action dimensions, H horizon, n frames asked for. All is thread safe.
     """
 
-    def __init__(self, row: DatasetRow, directory: Location, path: Path) -> None:
+    def __init__(self, row: Dataset, directory: Location, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
         record = _read_json(path / INDEX_FILE)
         steps, episodes, views = record["steps"], record["episodes"], record["views"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pi0_jax.data import storage
 from pi0_jax.data.metadata import Shard, list_shards, read_metadata
-from pi0_jax.data.rows import DatasetRow, row_version
+from pi0_jax.data.rows import Dataset, row_version
 from pi0_jax.data.storage import Location, MissingFileError
 from pi0_jax.errors import InputError
 
@@ -15,7 +15,7 @@ INDEX_FORMAT = (
 )
 
 
-def index_version(row: DatasetRow, directory: Location) -> dict[str, Any]:
+def index_version(row: Dataset, directory: Location) -> dict[str, Any]:
     """{"format", "standardise", "files"} as plain data. Of metadata all is read, of a shard what storage.identity needs.
 
     Raises InputError: metadata missing or wrong, a shard missing or not readable.
@@ -49,7 +49,7 @@ def describe_difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     return "no difference"
 
 
-def _fingerprint(row: DatasetRow, directory: Location) -> dict[str, list[Any]]:
+def _fingerprint(row: Dataset, directory: Location) -> dict[str, list[Any]]:
     """File name -> [size in bytes, hash or tag]."""
     metadata = read_metadata(row, directory)
     shards = list_shards(row, directory, metadata)
@@ -62,7 +62,7 @@ def _fingerprint(row: DatasetRow, directory: Location) -> dict[str, list[Any]]:
     }
 
 
-def _identity(row: DatasetRow, shard: Shard) -> tuple[int, str]:
+def _identity(row: Dataset, shard: Shard) -> tuple[int, str]:
     try:
         return storage.identity(shard.path)
     except MissingFileError as error:

@@ -1,4 +1,4 @@
-"""What a record of a robot and action space says: data, no code.
+"""A record of a robot and its action space: data, no code.
 
 A record says which of the robot's cameras fills which slot, what each state and action dimension is, and how a chunk
 is executed. Data rows name a record; a checkpoint carries the records it was trained on as JSON; the policy reads them.
@@ -16,37 +16,66 @@ from pi0_jax.observation import CAMERA_SLOTS
 
 @dataclasses.dataclass(frozen=True)
 class StateDim:
+    """One dimension of a robot's state.
+
+    Attributes:
+        name: what it is called, such as "joint_0".
+        unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
+        low: what is recorded is at least this; None where that is not known.
+        high: what is recorded is at most this.
+        one_means: of a gripper: "open" or "closed", what the value 1 means.
+    """
+
     name: str
-    unit: str  # "rad", "m", ..., "1" for a dimensionless number
-    low: float | None = None  # what is recorded lies in [low, high], where that is known
+    unit: str
+    low: float | None = None
     high: float | None = None
-    one_means: Literal["", "open", "closed"] = ""  # of a gripper's opening: which way it counts
+    one_means: Literal["", "open", "closed"] = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ActionDim:
+    """One dimension of a robot's actions.
+
+    Attributes:
+        name: what it is called, such as "joint_0".
+        unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
+        kind: "absolute"; or "relative", a change since the last step, which is 0 past an
+            episode's end.
+        delta: of an absolute action: the model learns its difference from the state dimension of
+            the same index.
+        low: an action is at least this; None where that is not known.
+        high: an action is at most this.
+        one_means: of a gripper in [0, 1]: "open" or "closed", what the robot takes 1 for. Datasets
+            are indexed with 1 = open, and "closed" turns that round for the robot.
+    """
+
     name: str
     unit: str
-    # relative: a change since the last step, so past an episode's end it is 0
     kind: Literal["absolute", "relative"]
-    delta: bool = False  # the model's unit is this action minus the state dimension of the same index (absolute only)
+    delta: bool = False
     low: float | None = None
     high: float | None = None
-    # Of a gripper in [0, 1]: the robot's convention. Datasets are indexed with 1 = open, and "closed" turns that round.
     one_means: Literal["", "open", "closed"] = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClientKeys:
-    """How the clients of this robot name the parts of an observation that they send; the prompt is always `prompt`.
+    """How the clients of a robot name the parts of an observation that they send.
 
-    A mapping inside the observation counts as keys joined by "/".
+    The prompt is always `prompt`. A mapping inside the observation counts as keys joined by "/".
+
+    Attributes:
+        cameras: the robot's name for the camera -> key.
+        state: keys, each with its number of values; side by side they are the state.
+        channel_first: images come as uint8[3, height, width].
+        unread: keys that may come and are not read.
     """
 
-    cameras: Mapping[str, str]  # the robot's name for the camera -> key
-    state: tuple[tuple[str, int], ...]  # key and number of values; side by side they are the state
-    channel_first: bool = False  # images come as uint8[3, height, width]
-    unread: tuple[str, ...] = ()  # keys that may come and are not read
+    cameras: Mapping[str, str]
+    state: tuple[tuple[str, int], ...]
+    channel_first: bool = False
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, record: Any, where: str) -> "ClientKeys":
@@ -69,16 +98,31 @@ class ClientKeys:
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
+    """A robot and its action space, as data: what the numbers and the cameras are.
+
+    A wrong record raises InputError, which names the field.
+
+    Attributes:
+        name: the record's name.
+        robot: what the robot is, for people.
+        cameras: the model's camera slot (base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb) -> the
+            robot's name for the camera. A robot fills any of the three.
+        state: the state's dimensions, in their order.
+        actions: an action's dimensions, in their order.
+        control_hz: actions per second; 0 where that is not known.
+        execute_steps: steps of a chunk that are executed before the next is asked for.
+        client_keys: how the robot's clients name an observation's parts; None: as a
+            RawObservation, `images/<camera>` and `state`.
+    """
+
     name: str
-    robot: str  # what it is, for people
-    cameras: Mapping[str, str]  # slot -> the robot's name for the camera
+    robot: str
+    cameras: Mapping[str, str]
     state: tuple[StateDim, ...]
     actions: tuple[ActionDim, ...]
-    control_hz: float  # actions per second; 0: not known
-    execute_steps: int  # steps of a chunk that are executed before the next is asked for
-    client_keys: ClientKeys | None = (
-        None  # None: images/<the robot's name for the camera> and state
-    )
+    control_hz: float
+    execute_steps: int
+    client_keys: ClientKeys | None = None
 
     def __post_init__(self) -> None:
         if self.client_keys is not None:
@@ -135,18 +179,23 @@ class Embodiment:
 
     @property
     def keys(self) -> ClientKeys:
-        """`client_keys`, or where the record has none those of a RawObservation."""
+        """Returns `client_keys`, or where the record has none those of a RawObservation."""
         if self.client_keys is not None:
             return self.client_keys
         cameras = {camera: f"images/{camera}" for camera in self.cameras.values()}
         return ClientKeys(cameras, (("state", len(self.state)),) if self.state else ())
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the record as plain data, for a JSON file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, record: Any) -> "Embodiment":
-        """Raises InputError, naming the field: unknown, missing, of another type."""
+        """Reads a record from plain data.
+
+        Raises:
+            InputError: a field is unknown, missing or of another type.
+        """
         where = (
             f"embodiment {record['name']}"
             if isinstance(record, Mapping) and "name" in record

@@ -24,6 +24,7 @@ from ml_collections.config_dict import placeholder
 
 from pi0_jax import fields, policy_config
 from pi0_jax.data.oxe.soups import SOUPS
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.rule_source import record_rule
 from pi0_jax.errors import InputError
 from pi0_jax.fields import field
@@ -64,7 +65,7 @@ class RunConfig(PolicyConfig):
     )
     own_datasets: Mapping[str, Any] = field(
         factory=dict,
-        doc="Datasets of one's own: dict(name=row as plain data); see data/rows.py.",
+        doc="Datasets of one's own: dict(name=Dataset(...), or that as plain data); see data/rows.py.",
     )
     mixture: str = field(
         "",
@@ -272,12 +273,14 @@ def training_half(run: RunConfig) -> dict[str, Any]:
 def to_json(run: RunConfig) -> dict[str, Any]:
     """Plain data; of a rule in `own_datasets` its name and the hash of its source are kept."""
     return {
-        **dataclasses.asdict(run),
+        **dataclasses.asdict(dataclasses.replace(run, own_datasets={})),
         "own_datasets": _plain(run.own_datasets, "config.own_datasets"),
     }
 
 
 def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Dataset):
+        return _plain(value.to_mapping(), where)
     if isinstance(value, Mapping):
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

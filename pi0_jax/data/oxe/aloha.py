@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi0_jax.data.oxe.primitives import all_steps
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # left joints (6, rad) and gripper, right joints and gripper; gripper 1 = open
@@ -21,7 +21,7 @@ def standardise(columns: Columns) -> Standardised:
 
 
 ALOHA = (
-    DatasetRow(
+    Dataset(
         name="aloha_mobile",
         tfds_name="aloha_mobile",
         versions=("0.0.1",),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi0_jax.data.oxe.primitives import all_steps
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE, _ACTION = "steps/observation/state", "steps/action"
@@ -50,7 +50,7 @@ def standardise_dobbe(columns: Columns) -> Standardised:
 
 
 ARMS = (
-    DatasetRow(
+    Dataset(
         name="ucsd_kitchen_dataset_converted_externally_to_rlds",
         tfds_name="ucsd_kitchen_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -66,7 +66,7 @@ ARMS = (
             " take; they become metres and radians, the roll in [0, 2 pi). Joints are taken as radians.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="dlr_edan_shared_control_converted_externally_to_rlds",
         tfds_name="dlr_edan_shared_control_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -81,7 +81,7 @@ ARMS = (
             "Rotations are in the files' order: about z, x, y. The last number of state and action is taken as the gripper, 1 = closed.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="berkeley_fanuc_manipulation",
         tfds_name="berkeley_fanuc_manipulation",
         versions=("0.1.0",),
@@ -97,7 +97,7 @@ ARMS = (
             "The catalog calls the state's gripper an open status, public pipelines read 1 as closed, and so do we.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="cmu_stretch",
         tfds_name="cmu_stretch",
         versions=("0.1.0",),
@@ -112,7 +112,7 @@ ARMS = (
             "The state has no orientation. Dimensions of the action that the robot lacks are 0, as the files hold them.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="dobbe",
         tfds_name="dobbe",
         versions=("0.0.1",),

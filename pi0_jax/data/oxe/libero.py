@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi0_jax.data.oxe.primitives import all_steps, opening_from_closedness
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # x y z (m), rotation vector (rad), two fingers (m)
@@ -19,8 +19,8 @@ def standardise(columns: Columns) -> Standardised:
     )
 
 
-def _suite(name: str) -> DatasetRow:
-    return DatasetRow(
+def _suite(name: str) -> Dataset:
+    return Dataset(
         name=name,
         tfds_name=name,
         versions=("1.0.0",),

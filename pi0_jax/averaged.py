@@ -1,0 +1,87 @@
+"""What a policy runs of a run's checkpoint: the moving average as a published tree."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from pi0_jax import checkpoints
+from pi0_jax.checkpoints import Description
+from pi0_jax.models import lora, sampling
+from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.policy_config import PolicyConfig, model_config, trainable_part
+
+
+def read(step: epath.Path, dtype: str | None) -> tuple[Description, Any]:
+    """Reads the description and the weights of one step's folder.
+
+    Args:
+        step: the folder.
+        dtype: "float32" or "bfloat16" to compute in; None takes the run's.
+
+    Returns:
+        The description, with that dtype, and the published tree on the host, each leaf in the dtype
+        in which a policy keeps it.
+
+    Raises:
+        InputError: the arrays are not those of the variant that the description names.
+    """
+    description = checkpoints.read_description(step)
+    if dtype is not None:
+        policy = dataclasses.replace(description.policy, dtype=dtype)
+        description = dataclasses.replace(description, policy=policy)
+    return description, _averaged(step, description.policy)
+
+
+def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
+    """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
+    trainable, shapes = (
+        trainable_part(config),
+        flatten_dict(parameter_shapes(model_config(config)), sep="/"),
+    )
+    factor_shapes = jax.eval_shape(
+        partial(lora.init, rules=config.lora), jax.random.key(0), unflatten_dict(shapes, sep="/")
+    )
+
+    def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """To be read as a NumPy array; takes no memory itself."""
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    def held(path: str) -> np.ndarray:
+        """What a product is added to comes in float32: the sum is rounded once."""
+        return host(
+            shapes[path].shape,
+            np.float32
+            if lora.find(config.lora, path)
+            else sampling.storage_dtype(path, config.dtype),
+        )
+
+    trained = {path: held(path) for path in shapes if trainable.trains(path)}
+    frozen = {path: held(path) for path in shapes if path not in trained}
+    for path, leaf in flatten_dict(factor_shapes, sep="/").items():
+        trained[path] = host(leaf.shape, leaf.dtype)
+    read = flatten_dict(
+        checkpoints.read_params(step, "ema", unflatten_dict(trained, sep="/")), sep="/"
+    )
+    if frozen:
+        read |= flatten_dict(
+            checkpoints.read_part(step, "params", unflatten_dict(frozen, sep="/")), sep="/"
+        )
+    add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
+    for path in [path for path in frozen if lora.find(config.lora, path)]:
+        a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
+        merged = add(
+            read[path],
+            a,
+            b,
+            rules=config.lora,
+            path=path,
+            dtype=sampling.storage_dtype(path, config.dtype),
+        )
+        # the device computes one leaf after the other, and keeps none
+        read[path] = np.asarray(merged)
+    return unflatten_dict(read, sep="/")
