@@ -105,7 +105,7 @@ Rule = Callable[[Columns], Standardised]
 
 
 def as_recorded(columns: Columns) -> Standardised:
-    """Takes the first field as the state, the second as the action, and every step."""
+    """The first field is the state, the second the action, as they were recorded; every step may be drawn."""
     state, action = list(columns.values())[:2]
     return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
 
