@@ -27,6 +27,14 @@ REMOTE = [
 SERVE = ["msgpack>=1.1", "websockets>=17.4"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
+# The site and its notebooks: make docs.
+DOCS = [
+    "furo>=2025.7",
+    "ipykernel>=6.29",
+    "myst-nb>=1.3",
+    "sphinx>=8.2",
+    "sphinx-copybutton>=0.5.2",
+]
 
 COMMANDS = """
     benchmark check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
@@ -79,6 +87,7 @@ setup(
         "serve": SERVE,
         "sim": SIM,
         "torch": TORCH,
+        "docs": DOCS,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "dev": [

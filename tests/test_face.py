@@ -2,6 +2,7 @@
 
 import dataclasses
 import pydoc
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -73,6 +74,24 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'Polcy'"):
         pi0_jax.Polcy  # noqa: B018
     assert set(pi0_jax.__all__) <= set(dir(pi0_jax))
+
+
+def test_every_public_name_has_a_page():
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs/api").glob("*.md"))
+    modules = {
+        "convert": pi0_jax.convert,
+        "flow": pi0_jax.flow,
+        "models": pi0_jax.models,
+        "train": pi0_jax.train,
+    }
+    public = [f"pi0_jax.{name}" for name in pi0_jax.__all__ if name not in modules]
+    public += [
+        f"pi0_jax.{name}.{member}"
+        for name in ("convert", "models", "train")
+        for member in modules[name].__all__
+    ]
+    assert [name for name in public if not re.search(rf"{re.escape(name)}\b", pages)] == []
+    assert re.search(r"automodule:: pi0_jax\.flow\n +:members:", pages)
 
 
 # ---- a released π0, opened as it is
