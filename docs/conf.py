@@ -32,7 +32,7 @@ autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 add_module_names = False
 
 nb_execution_mode = "force"
@@ -42,6 +42,7 @@ nb_execution_raise_on_error = True
 nb_output_stderr = "remove"  # progress bars
 nb_execution_show_tb = True
 
+smartquotes_action = "D"  # dashes; quotes may be of code
 html_theme = "furo"
 html_title = "pi0_jax"
 html_static_path = ["_static"]

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -123,7 +122,7 @@ class Policy:
         robot: str | None = None,
         embodiment: str | Embodiment | None = None,
         tokenizer: str | None = None,
-        sizes: Mapping[str, int] = MappingProxyType({}),
+        sizes: Mapping[str, int] | None = None,
         dtype: str | None = None,
         num_steps: int | None = None,
         scan_layers: bool | None = None,
@@ -158,7 +157,7 @@ class Policy:
         # Imported when it is called: most policies start without it.
         from pi0_jax.convert import DEFAULTS, Options, released
 
-        given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=dict(sizes))
+        given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=sizes or {})
         if given != DEFAULTS or released.recognise(directory):
             description, params, notes = released.read(directory, given, dtype)
             if notes:

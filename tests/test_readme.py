@@ -444,6 +444,11 @@ STORIES = {
                 {"policies/pi0": "policies/of_lerobot", TOKENIZER: "small"},
             ),
             Run("python: 2. A first action, 1"),
+            Run(
+                'Policy.open("OPENPI", robot="ROBOT", embodiment="RECORD",'
+                ' tokenizer="gs://big_vision/paligemma_tokenizer.model")',
+                words={"ROBOT": "reach_arm3", "RECORD": "reach_arm3", TOKENIZER: "small"},
+            ),
             Run("python -m launch.serve --checkpoint=policies/pi0", SERVE, serves=True),
             Run(
                 "python -m launch.check_server --server=127.0.0.1:8000",

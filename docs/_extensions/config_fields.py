@@ -19,11 +19,11 @@ class ConfigFields(SphinxDirective):
         for line in fields.explain(RunConfig).splitlines():
             if found := _FIELD.fullmatch(line):
                 kind, equals, default = found["rest"].partition(" = ")
-                usual = f", usually `{default}`" if equals else ""
+                usual = f", default `{default}`" if equals else ""
                 text += ["", f"`{found['name']}`: *{kind}*{usual}", ": "]
                 continue
             if line.startswith(" "):
-                text[-1] += f"{line.strip()} "
+                text[-1] += line.strip().replace("<", r"\<") + " "
             elif line:
                 text += ["", f"**{line}**", ""]
         node = nodes.container()

@@ -46,7 +46,10 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(PolicyConfig):
-    """A policy's config, and on which data and how its model is trained."""
+    """The config of a run, typed: what its policy needs, on which data and how it is trained.
+
+    All fields are keywords. `pi0_jax.train.run` checks them, all together.
+    """
 
     data_dir: str = field(
         doc="Folder or URL that holds the datasets: data_dir/<name>/<version>.",
@@ -223,9 +226,13 @@ FREE_FIELDS = fields.names(RunConfig, "free")
 
 
 def defaults() -> ConfigDict:
-    """A page with every field at its default. It checks no types: `from_mapping` does, for all fields together.
+    """Returns a page with every field at its default.
 
-    A field that must be stated is empty on the page, and can be set by a flag like the others.
+    The page takes any value; what is wrong is said when it is used, for all fields together. A
+    field that must be stated (`data_dir`) is empty on the page.
+
+    Returns:
+        An ml_collections.ConfigDict, whose fields may be set.
     """
     page = ConfigDict(fields.defaults(RunConfig), type_safe=False)
     page.data_dir = placeholder(str)
