@@ -2,6 +2,7 @@
 # make smoke  the same in miniature
 # make test   installs what the tests need and runs them
 # make types  checks the types
+# make docs   builds the site, docs/_build/html/index.html, and runs its notebooks
 # Packages have the versions of constraints/; with LATEST=1 the newest, with LOWEST=1 the lowest that
 # setup.py allows, in environments of their own.
 PYTHON ?= python3
@@ -18,7 +19,7 @@ SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: demo smoke test types install gl torch constraints what-is-newest
+.PHONY: demo smoke test types docs install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -67,6 +68,14 @@ torch: $(VENV)/torch/.installed
 
 $(VENV)/torch/.installed: setup.py $(PINS)
 	$(call environment,$(VENV)/torch,--editable '.[torch]' $(TORCH))
+
+# Sphinx and a notebook's kernel are no concern of the tests.
+$(VENV)/docs/.installed: setup.py $(PINS)
+	$(call environment,$(VENV)/docs,--editable '.[data,docs]')
+
+docs: $(VENV)/docs/.installed
+	rm -rf docs/_build
+	$(VENV)/docs/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 test: gl $(VENV)/libtpu
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

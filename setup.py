@@ -1,7 +1,13 @@
 """pi0_jax: the π0 vision-language-action model in JAX."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+
+FACE = Path(__file__).parent / "pi0_jax" / "__init__.py"
+VERSION = re.search(r'^__version__ = "(.+?)"', FACE.read_text("utf-8"), re.MULTILINE)[1]
 
 # Lower bounds are the lowest versions that the tests were run with (make test LOWEST=1); there is an
 # upper bound only where a newer version is known to break. constraints/ has what the suite ran with:
@@ -22,6 +28,14 @@ REMOTE = [
 SERVE = ["msgpack>=1.1", "websockets>=17.4"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
+# The site and its notebooks: make docs.
+DOCS = [
+    "furo>=2025.7",
+    "ipykernel>=6.29",
+    "myst-nb>=1.3",
+    "sphinx>=8.2",
+    "sphinx-copybutton>=0.5.2",
+]
 
 COMMANDS = """
     check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
@@ -40,7 +54,7 @@ class WithoutBenchmarks(build_py):
 setup(
     cmdclass={"build_py": WithoutBenchmarks},
     name="pi0_jax",
-    version="0.1.0",
+    version=VERSION,
     description="The π0 vision-language-action model in JAX: RLDS data in, a policy out",
     license="Apache-2.0",
     python_requires=">=3.11",
@@ -85,6 +99,7 @@ setup(
         "serve": SERVE,
         "sim": SIM,
         "torch": TORCH,
+        "docs": DOCS,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "dev": [

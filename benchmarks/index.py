@@ -32,7 +32,7 @@ from pi0_jax.data.episodes import open_shards
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.oxe.primitives import wrap_angle
 from pi0_jax.data.parts import index_shard
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.data.tfrecord import read_records
 from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
@@ -149,7 +149,7 @@ def benchmark_opening(directory: Path, frames: int = 100_000_000) -> Opening:
             return executor.submit(_open_and_draw, row, dataset, large).result()
 
 
-def _open_and_draw(row: DatasetRow, dataset: Path, path: Path) -> Opening:
+def _open_and_draw(row: Dataset, dataset: Path, path: Path) -> Opening:
     before, start = anonymous_bytes(), time.perf_counter()
     index = Index(row, dataset, path)
     seconds = time.perf_counter() - start
@@ -337,7 +337,7 @@ def _standardise(columns: Columns) -> Standardised:
     )
 
 
-def _row(kind: Kind) -> DatasetRow:
+def _row(kind: Kind) -> Dataset:
     cameras = {
         f"image_{i}": CameraField(f"steps/observation/image_{i}") for i in range(kind.indexed)
     }
@@ -355,7 +355,7 @@ def _row(kind: Kind) -> DatasetRow:
         control_hz=15.0,
         execute_steps=8,
     )
-    return DatasetRow(
+    return Dataset(
         name=kind.name,
         tfds_name=kind.name,
         versions=("1.0.0",),

@@ -76,7 +76,7 @@ def main() -> int:
         dtype, _SEED.value,
     )  # fmt: skip
     start = time.monotonic()
-    report = convert.convert(_INPUT.value, _OUTPUT.value, _TO.value, options)
+    report = convert.run(_INPUT.value, _OUTPUT.value, _TO.value, options)
     print(
         f"{report.source.format} -> {_TO.value}: {report.parameters:,} parameters in {time.monotonic() - start:.0f} s"
     )

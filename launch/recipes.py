@@ -1,14 +1,12 @@
 """--config, for the scripts that take a run: a recipe of configs/ by its name, or a file."""
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from pi0_jax.errors import InputError
-
-FOLDER = Path(__file__).parents[1] / "configs"  # beside launch/ in the repository and in a wheel
+from pi0_jax.train import recipes
 
 flags.disclaim_key_flags()  # --help lists the flag as that of the script which asks for it
 
@@ -54,9 +52,4 @@ class _ByName(flags.ArgumentParser):
         self._of_files = of_files
 
     def parse(self, argument: str) -> Any:
-        name, colon, rest = argument.partition(":")
-        recipes = {file.stem: file for file in sorted(FOLDER.glob("[!_]*.py"))}
-        file = recipes.get(name, Path(name))
-        if not file.is_file():
-            raise ValueError(f"expected a file or a recipe ({', '.join(recipes)}), found neither")
-        return self._of_files.parse(f"{file}{colon}{rest}")
+        return self._of_files.parse(recipes.find(argument))

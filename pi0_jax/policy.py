@@ -1,15 +1,17 @@
-"""A policy from a checkpoint directory and nothing else: raw observations in, action chunks in the robot's units out.
+"""A policy takes raw observations and gives action chunks in the robot's units.
 
-policy = Policy.open("runs/reach/train")
-policy.warm_up(robot="reach_arm3", image_sizes=((64, 64),))
-policy(observation, robot="reach_arm3")["actions"]         # float32[H, A]
-policy.act([observation] * 8, robot="reach_arm3")          # float32[8, H, A]
+    policy = Policy.open("runs/reach/train")
+    policy.warm_up(robot="reach_arm3", image_sizes=((64, 64),))
+    policy(observation, robot="reach_arm3")["actions"]         # float32[H, A]
+    policy.act([observation] * 8, robot="reach_arm3")          # float32[8, H, A]
+
+Axes: B observations, H action horizon, A the robot's action dimensions, D those of the model.
 """
 
-import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -17,18 +19,18 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from jaxtyping import Array, Bool, Float32, UInt32
+from jaxtyping import Array, Bool, Float32
 
-from pi0_jax import checkpoints, export, preprocess
+from pi0_jax import averaged, checkpoints, export, preprocess
+from pi0_jax import policy_program as program
+from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.finite import check_finite, check_finite_actions
-from pi0_jax.models import lora, sampling
+from pi0_jax.finite import check_finite_actions
+from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
-from pi0_jax.models.paths import flatten, unflatten
-from pi0_jax.models.pi0 import Pi0, parameter_shapes
+from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import RawBatch, RawObservation, prompt_text
-from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config, trainable_part
+from pi0_jax.policy_config import PolicyConfig, layout, model_config
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
@@ -37,6 +39,8 @@ PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Prediction(TypedDict):
+    """What a policy answers to one observation."""
+
     actions: Float32[np.ndarray, "H A"]  # in the robot's units
     # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
     policy_timing: dict[str, float]
@@ -52,7 +56,16 @@ class Prepared(NamedTuple):
 
 
 class Policy:
-    """Compiled once for each combination of robot, number of observations, image canvases and prompt length."""
+    """A trained π0 that acts: raw observations in, action chunks in the robot's units out.
+
+    `Policy.open` makes one of a checkpoint. A call compiles once for each combination of robot,
+    number of observations, image sizes and prompt length; `warm_up` does so beforehand.
+
+    Attributes:
+        config: the model's sizes, and how it reads observations (PolicyConfig).
+        robots: the embodiment and the statistics of each robot, by its dataset's name.
+        num_steps: Euler steps of a call.
+    """
 
     def __init__(
         self,
@@ -65,13 +78,19 @@ class Policy:
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
     ) -> None:
-        """
+        """Makes a policy of parameters that are at hand.
+
         Args:
-            params: the published tree; kept in the run's compute dtype, but for what the model computes in float32.
-            num_steps: Euler steps; None takes the run's.
-            scan_layers: compile one layer and loop; None does so on a CPU, where calls take as long and starts half as long as with
-                unrolled layers. Elsewhere layers' weights would be copied out of a stack before they are multiplied.
-            unroll_steps: see sampling.sample.
+            config: the model's sizes, and how it reads observations.
+            robots: the embodiment and the statistics of each robot, by its dataset's name.
+            tokenizer: the prompts' tokenizer.
+            params: the published tree. It is kept in the config's compute dtype, but for what the
+                model computes in float32.
+            num_steps: Euler steps; None takes the config's.
+            scan_layers: whether one layer is compiled and looped over. None does so on a CPU,
+                where calls take as long and starts half as long as with unrolled layers.
+                Elsewhere layers' weights would be copied out of a stack before each use.
+            unroll_steps: whether each Euler step is compiled by itself instead of a loop.
 
         Raises:
             InputError: num_steps is less than 1.
@@ -93,7 +112,7 @@ class Policy:
             sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps
         )
         self._sample = jax.jit(
-            partial(sample, sampler=sampler, real_dims_only=config.loss_dims == "real"),
+            partial(program.sample, sampler=sampler, real_dims_only=config.loss_dims == "real"),
             static_argnames="layout",
         )
 
@@ -102,33 +121,57 @@ class Policy:
         cls,
         directory: str | Path,
         *,
+        robot: str | None = None,
+        embodiment: str | Embodiment | None = None,
+        tokenizer: str | None = None,
+        sizes: Mapping[str, int] | None = None,
         dtype: str | None = None,
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
     ) -> "Policy":
-        """Opens the moving average of a run's latest checkpoint, or of one step's folder.
+        """Opens a policy: a run, one of its checkpoints, or a released π0 as it is.
+
+        Of a run it opens the moving average of the latest checkpoint. A released π0 is openpi's
+        folder (JAX or PyTorch) or LeRobot's directory; what its files do not say is named by the
+        first four options, which a checkpoint of ours does not take.
 
         Args:
-            dtype: "float32" or "bfloat16" to compute in; None takes the run's.
-            num_steps, scan_layers, unroll_steps: as of Policy.
+            directory: a run's workdir, one step's folder, or a released π0; a local folder or a
+                gs:// or s3:// URL.
+            robot: of a released π0: whose statistics, where it has several.
+            embodiment: of a released π0: the robot's record, a known one's name, or a JSON file.
+            tokenizer: of a released π0: path or URL of its SentencePiece model.
+            sizes: of a released π0: what shows in no tensor, such as horizon, where it is not as
+                published.
+            dtype: "float32" or "bfloat16" to compute in; None takes the checkpoint's.
+            num_steps: Euler steps of a call; None takes the checkpoint's.
+            scan_layers: see Policy.
+            unroll_steps: see Policy.
+
+        Returns:
+            The policy. Where a released π0 left something to be assumed, a UserWarning says what.
 
         Raises:
-            InputError: no such dtype; no checkpoint there; a file of it that is missing or damaged; arrays that are not those of the
-                variant that it names; weights that are not finite.
+            InputError: no such dtype; there is no checkpoint; a file of it is missing or damaged;
+                its arrays are not those of the variant that it names, or not finite; the robot,
+                record or tokenizer of a released π0 is missing.
         """
-        if dtype is not None and dtype not in DTYPES:
-            raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
-        step = checkpoints.find(directory)
-        description = checkpoints.read_description(step)
-        config = description.policy
-        if dtype is not None:
-            config = dataclasses.replace(config, dtype=DTYPES[dtype])
+        # Imported when it is called: most policies start without it.
+        from pi0_jax.convert import DEFAULTS, Options, released
+
+        given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=sizes or {})
+        if given != DEFAULTS or released.recognise(directory):
+            description, params, notes = released.read(directory, given, dtype)
+            if notes:
+                warnings.warn(f"{directory}: {'; '.join(notes)}", stacklevel=2)
+        else:
+            description, params = averaged.read(checkpoints.find(directory), dtype)
         return cls(
-            config,
+            description.policy,
             description.robots,
             description.tokenizer,
-            _averaged(step, config),
+            params,
             num_steps=num_steps,
             scan_layers=scan_layers,
             unroll_steps=unroll_steps,
@@ -136,11 +179,11 @@ class Policy:
 
     @property
     def params(self) -> Any:
-        """The published tree, made anew at each use."""
+        """Returns the parameters as the published tree, made anew at each use."""
         return sampling.unpack(self.weights)
 
     def untrained(self, seed: int) -> "Policy":
-        """The same policy with freshly initialised parameters: a control."""
+        """Returns the same policy with freshly initialised parameters, as a control."""
         model = Pi0(model_config(self.config))
         params = jax.jit(lambda key: model.init(key, method=Pi0.declare)["params"])(
             jax.random.key(seed)
@@ -155,7 +198,14 @@ class Policy:
         )
 
     def robot(self, name: str | None) -> Robot:
-        """The named robot (a dataset's name); None where there is only one."""
+        """Returns a robot's embodiment and statistics.
+
+        Args:
+            name: the name of its dataset; None where there is only one robot.
+
+        Raises:
+            InputError: there is no robot of that name, or several and none is named.
+        """
         if name is None and len(self.robots) == 1:
             return next(iter(self.robots.values()))
         if name is None:
@@ -176,7 +226,22 @@ class Policy:
         robot: str | None = None,
         noise: np.ndarray | None = None,
     ) -> Prediction:
-        """The action chunk for one observation. `noise`: float32[H, D] to start from instead of the seed's. Raises as `act`."""
+        """Predicts the action chunk for one observation.
+
+        Args:
+            observation: images by the robot's camera names, uint8[height, width, 3] of any size;
+                the state, in the robot's units; the prompt.
+            seed: keys the noise, so that the same call gives the same actions.
+            robot: the name of the robot's dataset; None where the checkpoint has one robot.
+            noise: float32[H, D] to start from instead.
+
+        Returns:
+            `actions`, float32[H, number of action dimensions] in the robot's units, and
+            `policy_timing`, milliseconds of the host's half, of the device's and of both.
+
+        Raises:
+            InputError: the observation lacks something, or has something of another shape.
+        """
         start = time.perf_counter()
         prepared = self.prepare(
             [observation], [seed], robot=robot, noise=None if noise is None else noise[None]
@@ -200,16 +265,24 @@ class Policy:
         noise: np.ndarray | None = None,
         canvases: Sequence[tuple[int, int]] | None = None,
     ) -> np.ndarray:
-        """Action chunks float32[B, H, number of action dimensions] in the robot's units, one per observation.
+        """Predicts action chunks for several observations of one robot.
 
         Args:
-            seeds: uint32[B], one per observation: keys its noise, so that the same call gives the same actions; None is all zeros.
+            observations: B of them, see `__call__`.
+            seeds: uint32[B], one for each observation: keys its noise, so that the same call gives
+                the same actions. None is all zeros.
+            robot: the name of the robot's dataset; None where the checkpoint has one robot.
             noise: float32[B, H, D] to start from instead.
-            canvases: heights and widths to bring images onto, see preprocess.host; with those of `warm_up` nothing is compiled any more.
+            canvases: heights and widths to bring images onto, see preprocess.host. With those of
+                `warm_up` nothing is compiled any more.
+
+        Returns:
+            float32[B, H, number of action dimensions], in the robot's units.
 
         Raises:
-            InputError: see preprocess.host.
-            NotFiniteError: weights or a state so large that a number of the chunk is NaN or infinite; a chunk is never returned then.
+            InputError: an observation lacks something, or has something of another shape.
+            NotFiniteError: weights or a state are so large that a number of the chunk is NaN or
+                infinite; a chunk is never returned then.
         """
         return self._act(
             observations,
@@ -224,7 +297,13 @@ class Policy:
         image_sizes: Sequence[tuple[int, int]] = ((224, 224),),
         batch_sizes: Sequence[int] = (1,),
     ) -> None:
-        """Compiles for all prompt lengths, for cameras of each of these sizes (height, width; all cameras alike) and numbers of rows."""
+        """Compiles for all prompt lengths, so that later calls need not.
+
+        Args:
+            robot: the name of the robot's dataset; None where the checkpoint has one robot.
+            image_sizes: heights and widths of images; all cameras are alike.
+            batch_sizes: numbers of observations in one call of `act`.
+        """
         embodiment = self.robot(robot).embodiment
         for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
             images = {
@@ -243,12 +322,12 @@ class Policy:
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
-        """The numbers of tokens to which prompts are padded."""
+        """Returns the numbers of tokens to which prompts are padded."""
         longest = self.config.max_tokens
         return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
 
     def layout(self, record: Robot) -> Layout:
-        """An absent camera has no slot: it is not encoded."""
+        """Returns the layout of a robot's observations. An absent camera has no slot: it is not encoded."""
         return layout(self.config, preprocess.used_slots([record.embodiment]))
 
     def export(
@@ -261,10 +340,14 @@ class Policy:
     ) -> None:
         """Writes a folder that runs with JAX alone, on a CPU, an NVIDIA GPU or a TPU; see export.py.
 
-        The program is this policy's: on a CPU, open it with scan_layers=False to export for accelerators.
+        The program is this policy's: on a CPU, open it with scan_layers=False to export for
+        accelerators.
 
         Args:
+            directory: the new folder.
+            robot: the name of the robot's dataset; None where the checkpoint has one robot.
             image_size: height and width of every camera's image.
+            batch: the number of observations in one call.
 
         Raises:
             InputError: the folder exists already.
@@ -285,10 +368,11 @@ class Policy:
         canvases: Sequence[tuple[int, int]] | None = None,
         tokens: int | None = None,
     ) -> Prepared:
-        """The host's half of `act`, whose arguments it takes.
+        """Runs the host's half of `act`, whose arguments it takes.
 
         Args:
-            tokens: to which length prompts are padded; None takes the first of `prompt_lengths` that holds them.
+            tokens: to which length prompts are padded; None takes the first of `prompt_lengths`
+                that holds them.
         """
         if isinstance(observations, Mapping):
             raise InputError(
@@ -302,21 +386,10 @@ class Policy:
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
         shape = (count, self.config.horizon, wanted.action_dim)
-        if seeds is not None and len(seeds) != count:
-            raise InputError(f"{len(seeds)} seeds for {count} observations; expected one each")
-        if seeds is not None and not all(
-            isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in seeds
-        ):
-            raise InputError(f"seeds: expected whole numbers in [0, 2^32), found {list(seeds)}")
-        if noise is not None and noise.shape != shape:
-            raise InputError(f"noise has shape {list(noise.shape)}; expected {list(shape)}")
-        if noise is None:
-            keys = np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32)
-            return Prepared(batch, dims, _noise(keys, shape[1:]), wanted)
-        return Prepared(batch, dims, noise, wanted)
+        return Prepared(batch, dims, program.start(seeds, noise, shape), wanted)
 
     def compute(self, prepared: Prepared) -> Float32[Array, "B H D"]:
-        """The device's half of `act`, which is not waited for: actions in model units."""
+        """Starts the device's half of `act`, and does not wait for it: actions in model units."""
         actions: Array = self._sample(
             self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout
         )
@@ -342,69 +415,3 @@ class Policy:
         return next(
             (length for length in self.prompt_lengths if needed <= length), self.config.max_tokens
         )
-
-
-def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
-    """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
-    trainable, tree = trainable_part(config), parameter_shapes(model_config(config))
-    factor_shapes = jax.eval_shape(partial(lora.init, rules=config.lora), jax.random.key(0), tree)
-    shapes = flatten(tree)
-
-    def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """To be read as a NumPy array; takes no memory itself."""
-        return np.broadcast_to(np.zeros((), dtype), shape)
-
-    def held(path: str) -> np.ndarray:
-        """What a product is added to comes in float32: the sum is rounded once."""
-        return host(
-            shapes[path].shape,
-            np.float32
-            if lora.find(config.lora, path)
-            else sampling.storage_dtype(path, config.dtype),
-        )
-
-    trained = {path: held(path) for path in shapes if trainable.trains(path)}
-    frozen = {path: held(path) for path in shapes if path not in trained}
-    for path, leaf in flatten(factor_shapes).items():
-        trained[path] = host(leaf.shape, leaf.dtype)
-    read = flatten(checkpoints.read_params(step, "ema", unflatten(trained)))
-    if frozen:
-        read |= flatten(checkpoints.read_part(step, "params", unflatten(frozen)))
-    for path, leaf in read.items():
-        check_finite(leaf, f"{step}: {path}")
-    add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
-    for path in [path for path in frozen if lora.find(config.lora, path)]:
-        a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
-        merged = add(
-            read[path],
-            a,
-            b,
-            rules=config.lora,
-            path=path,
-            dtype=sampling.storage_dtype(path, config.dtype),
-        )
-        # the device computes one leaf after the other, and keeps none
-        read[path] = np.asarray(merged)
-    return unflatten(read)
-
-
-@partial(jax.jit, static_argnames="shape")
-def _noise(
-    seeds: UInt32[Array | np.ndarray, " B"], shape: tuple[int, int]
-) -> Float32[Array, "B H D"]:
-    return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
-
-
-def sample(
-    weights: sampling.Packed,
-    batch: RawBatch,
-    dims: Bool[Array, "B D"],
-    noise: Float32[Array, "B H D"],
-    *,
-    layout: Layout,
-    sampler: Callable[..., Float32[Array, "B H D"]],
-    real_dims_only: bool,
-) -> Float32[Array, "B H D"]:
-    """What a policy runs: actions in model units, from noise; `dims` are those that a robot has."""
-    observation = preprocess.device(batch, layout)
-    return sampler(weights, observation, noise, dim_mask=dims if real_dims_only else None)

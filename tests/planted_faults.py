@@ -26,7 +26,7 @@ from absl import flags
 from PIL import Image
 
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.data.tfrecord import masked_crc
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
@@ -77,7 +77,7 @@ ROBOT = Embodiment(
     control_hz=5.0,
     execute_steps=4,
 )
-ROW = DatasetRow(
+ROW = Dataset(
     name="planted",
     tfds_name="planted",
     versions=("1.0.0",),
@@ -212,7 +212,7 @@ class Fault(NamedTuple):
     plant: Callable[
         [Path, list[Record]], None
     ]  # changes the folder's files, or the records to be written
-    row: DatasetRow = ROW
+    row: Dataset = ROW
     unknowable: str = ""  # why the files cannot show it
 
 
@@ -726,7 +726,7 @@ def _answer(fault: Fault, data_dir: Path, usual: set[str]) -> Result:
     return Result(fault, "told" if new else "silent", new[0] if new else "")
 
 
-def _lines(row: DatasetRow, data_dir: Path) -> set[str]:
+def _lines(row: Dataset, data_dir: Path) -> set[str]:
     """What launch.index prints of findings, and training of its dimensions."""
     from launch import index as launcher
 

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.rows import STEPS, DatasetRow
+from pi0_jax.data.rows import STEPS, Dataset
 from pi0_jax.data.write import encode_jpeg, write_rlds
 
 SPECS = Path(__file__).parent / "oxe_specs"
@@ -44,7 +44,7 @@ def spec_fields(name: str) -> dict[str, dict[str, Any]]:
 
 
 def index_from_spec(
-    row: DatasetRow,
+    row: Dataset,
     data_dir: Path,
     episodes: Sequence[Episode],
     *,

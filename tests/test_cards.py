@@ -12,7 +12,7 @@ from pi0_jax import normalize
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.gripper_check import Finding, grippers
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
@@ -115,7 +115,7 @@ def stateless(columns: Columns) -> Standardised:
     return result._replace(state=result.state[:, :0])
 
 
-ROW = DatasetRow(
+ROW = Dataset(
     name="tiny",
     tfds_name="tiny",
     versions=("1.0.0",),
@@ -148,7 +148,7 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def card_of(row: DatasetRow, data_dir: Path, share: float | None = None) -> Card:
+def card_of(row: Dataset, data_dir: Path, share: float | None = None) -> Card:
     index = build_or_open(row, data_dir, progress=False)
     frames = index.frames("train")
     chunks, _ = index.chunks(frames, HORIZON)

@@ -21,7 +21,7 @@ from pi0_jax import preprocess
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.grippers import RecordedGripper
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.rows import CameraField, DatasetRow, Standardised
+from pi0_jax.data.rows import CameraField, Dataset, Standardised
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.observation import CAMERA_SLOTS, Sample
@@ -205,7 +205,7 @@ def one_arm(columns):
     return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
 
 
-def aloha(name: str) -> DatasetRow:
+def aloha(name: str) -> Dataset:
     """The records of ALOHA that no public row has."""
     embodiment = EMBODIMENTS[name]
     cameras = {
@@ -216,7 +216,7 @@ def aloha(name: str) -> DatasetRow:
     )
 
 
-def own(name: str, gripper: ActionDim, recorded: dict[str, Any] | None = None) -> DatasetRow:
+def own(name: str, gripper: ActionDim, recorded: dict[str, Any] | None = None) -> Dataset:
     """A robot of one's own, indexed without a rule: joints that are named in another order in the action than in the state."""
     joints = ("shoulder", "elbow", "wrist", "hand", "thumb", "neck")
     turns = {"wrist"}
@@ -253,7 +253,7 @@ def own_case(recorded: np.ndarray, served: np.ndarray) -> Case:
 
 
 WIDTH = 0.08 * SHUT
-FURTHER: dict[str, tuple[DatasetRow, Case]] = {
+FURTHER: dict[str, tuple[Dataset, Case]] = {
     "aloha": (aloha("aloha"), CASES["aloha_mobile"]),
     "aloha_sim": (aloha("aloha_sim"), CASES["aloha_mobile"]),
     "own: 1 = closed": (

@@ -104,7 +104,7 @@ def test_our_export_is_the_published_port_bit_for_bit(toy, tmp_path):
         "arm", "six joints", {"base_0_rgb": "front"}, *_dims(6), control_hz=20.0, execute_steps=5
     )
     robot.write_text(json.dumps(record.to_json()))
-    convert.convert(
+    convert.run(
         TOY,
         tmp_path / "out",
         "lerobot",
@@ -207,7 +207,7 @@ def test_every_format_there_and_back_bit_for_bit(uneven, theirs, tmp_path):
         ["openpi_pytorch", "lerobot", "openpi_jax", "lerobot", "openpi_pytorch", "openpi_jax"]
     ):
         output = tmp_path / f"{number}_{to}"
-        convert.convert(path, output, to, options)
+        convert.run(path, output, to, options)
         source = convert.open(output)
         assert source.format == to and source.sizes == tree.sizes_of_config(UNEVEN)
         check_equal(source, uneven)
@@ -224,7 +224,7 @@ def test_every_format_there_and_back_bit_for_bit(uneven, theirs, tmp_path):
 
 def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
     bfloat16 = np.dtype(ml_dtypes.bfloat16)
-    report = convert.convert(
+    report = convert.run(
         theirs, tmp_path / "out", "lerobot", convert.Options(embodiment="droid", dtype=bfloat16)
     )
     rounded = {path: array.astype(bfloat16) for path, array in uneven.items()}
@@ -239,12 +239,12 @@ def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
     # the small tokenizer has 512 pieces
     model = dataclasses.replace(UNEVEN, gemma=dataclasses.replace(UNEVEN.gemma, vocab_size=514))
     uneven = random_parameters(model)
-    convert.convert(
+    convert.run(
         write_openpi(tmp_path / "theirs", uneven), tmp_path / "ours", "ours", UNEVEN_OPTIONS
     )
     assert model_config(Policy.open(tmp_path / "ours").config) == model
-    convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
-    convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
+    convert.run(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
+    convert.run(tmp_path / "lerobot", tmp_path / "again", "ours")
     check_equal(convert.open(tmp_path / "again"), uneven)
 
 
@@ -252,7 +252,7 @@ def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
 def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     """Actions are those of the parameters themselves; statistics, cameras and tokenizer came along."""
     flat = random_parameters(PICO)
-    convert.convert(pico, tmp_path / "ours", "ours", PICO_OPTIONS)
+    convert.run(pico, tmp_path / "ours", "ours", PICO_OPTIONS)
     policy = Policy.open(tmp_path / "ours", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, policy.params, nested(flat))
     assert (
@@ -263,8 +263,8 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     images = {camera: np.zeros((32, 32, 3), np.uint8) for camera in ROBOT.cameras.values()}
     chunk = policy.act([{"images": images, "state": np.zeros(8), "prompt": "reach"}])
     assert chunk.shape == (1, 4, 8) and np.isfinite(chunk).all()
-    convert.convert(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
-    convert.convert(tmp_path / "lerobot", tmp_path / "again", "ours")
+    convert.run(tmp_path / "ours", tmp_path / "lerobot", "lerobot")
+    convert.run(tmp_path / "lerobot", tmp_path / "again", "ours")
     again = Policy.open(tmp_path / "again", dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
     assert again.config == policy.config
@@ -279,7 +279,7 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
 
 
 def test_stacked_leaves_are_written_by_layer(theirs, tmp_path, monkeypatch):
-    report = convert.convert(theirs, tmp_path / "a", "lerobot", convert.Options(embodiment="droid"))
+    report = convert.run(theirs, tmp_path / "a", "lerobot", convert.Options(embodiment="droid"))
     asked = []
     spied = dataclasses.replace(
         report.source,
@@ -308,7 +308,7 @@ def test_an_interrupted_conversion_leaves_nothing(pico, tmp_path, monkeypatch, t
     ):
         monkeypatch.setattr(f"pi0_jax.convert.{late}", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        convert.convert(pico, tmp_path / "out", to, PICO_OPTIONS)
+        convert.run(pico, tmp_path / "out", to, PICO_OPTIONS)
     assert list(tmp_path.iterdir()) == []
 
 

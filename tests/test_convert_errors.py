@@ -362,13 +362,13 @@ def test_unknown_and_mixed_formats_are_named(tmp_path):
 
 def test_a_place_that_cannot_be_written_or_is_full_is_named(tmp_path):
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
-    refused(r"notes.txt/out: expected a place that can be written, found: (File exists|Not a directory)", convert.convert, path,
+    refused(r"notes.txt/out: expected a place that can be written, found: (File exists|Not a directory)", convert.run, path,
             path / "params" / "_METADATA" / "notes.txt" / "out", "openpi_jax")  # fmt: skip
     with small_disk(tmp_path / "disk", 64 << 10) as disk:
         for to in ("openpi_jax", "openpi_pytorch"):
             refused(
                 "disk/out: expected more space on its disk, found: No space left",
-                convert.convert,
+                convert.run,
                 path,
                 disk / "out",
                 to,
@@ -426,12 +426,12 @@ def test_missing_statistics_are_named(tmp_path, tensors):
     for to in ("openpi_pytorch", "lerobot", "ours"):
         refused(
             "bare: expected a robot's statistics, found none",
-            convert.convert,
+            convert.run,
             bare,
             tmp_path / "out",
             to,
         )
-    report = convert.convert(
+    report = convert.run(
         bare, tmp_path / "out", "openpi_pytorch", convert.Options(weights_only=True)
     )
     assert "no statistics: weights alone, to start training from" in report.notes
@@ -462,7 +462,7 @@ def test_what_a_policy_needs_is_asked_for(tmp_path):
             "carries no tokenizer; name its SentencePiece model with --tokenizer=PATH",
         ),
     ):
-        refused(message, convert.convert, path, tmp_path / "out", to, options)
+        refused(message, convert.run, path, tmp_path / "out", to, options)
     assert not (tmp_path / "out").exists()
 
 
@@ -476,39 +476,39 @@ def test_of_several_robots_one_is_chosen(tmp_path):
     options = convert.Options(embodiment="droid")
     refused(
         "--robot: expected one of droid, lab/franka, found none",
-        convert.convert,
+        convert.run,
         path,
         tmp_path / "o",
         "lerobot",
         options,
     )
-    report = convert.convert(
+    report = convert.run(
         path, tmp_path / "o", "lerobot", dataclasses.replace(options, robot="lab/franka")
     )
     assert "left out: the statistics of droid" in report.notes
     assert convert.open(tmp_path / "o").metadata.robots.keys() == {"lab/franka"}
-    convert.convert(path, tmp_path / "all", "openpi_jax")
+    convert.run(path, tmp_path / "all", "openpi_jax")
     assert convert.open(tmp_path / "all").metadata.robots.keys() == {"droid", "lab/franka"}
 
 
 def test_a_record_that_contradicts_the_checkpoints_own_is_refused(tmp_path):
     """LeRobot's directory says which actions are deltas; of DROID's records droid_velocity has none."""
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
-    convert.convert(path, tmp_path / "o", "lerobot", convert.Options(embodiment="droid"))
+    convert.run(path, tmp_path / "o", "lerobot", convert.Options(embodiment="droid"))
     (tmp_path / "o" / "pi0_jax.json").unlink()
     sizes = {"head_dim": 8, "image_heads": 4}
     options = convert.Options(embodiment="droid_velocity", tokenizer="small", sizes=sizes)
     refused(
         "--embodiment=droid_velocity: actions learnt relative to the state: expected"
         " 0, 1, 2, 3, 4, 5, 6 as the checkpoint says, found none",
-        convert.convert,
+        convert.run,
         tmp_path / "o",
         tmp_path / "p",
         "openpi_jax",
         options,
     )
     droid = dataclasses.replace(options, embodiment="droid")
-    convert.convert(tmp_path / "o", tmp_path / "p", "openpi_jax", droid)
+    convert.run(tmp_path / "o", tmp_path / "p", "openpi_jax", droid)
 
 
 def test_statistics_that_are_not_of_the_record_are_refused_or_told(tmp_path):
@@ -542,7 +542,7 @@ def test_statistics_that_are_not_of_the_record_are_refused_or_told(tmp_path):
 
 def test_files_that_contradict_each_other_are_named(tmp_path):
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
-    convert.convert(path, tmp_path / "o", "openpi_pytorch")
+    convert.run(path, tmp_path / "o", "openpi_pytorch")
     file = tmp_path / "o" / "assets" / "droid" / "norm_stats.json"
     file.write_text(json.dumps({"norm_stats": norm_stats(8, seed=9)}))
     refused(
@@ -572,7 +572,7 @@ def test_files_that_contradict_each_other_are_named(tmp_path):
 )
 def test_a_record_of_another_make_is_named(tmp_path, change, message):
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
-    convert.convert(path, tmp_path / "o", "openpi_jax")
+    convert.run(path, tmp_path / "o", "openpi_jax")
     file = tmp_path / "o" / "pi0_jax.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     refused(f"^{file}: {message}", convert.open, tmp_path / "o")
@@ -585,7 +585,7 @@ def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
     record = json.loads(file.read_text())
     record["norm_stats"]["state"]["std"][2] = 0.0
     file.write_text(json.dumps(record))
-    report = convert.convert(path, tmp_path / "o", "lerobot", convert.Options(embodiment="droid"))
+    report = convert.run(path, tmp_path / "o", "lerobot", convert.Options(embodiment="droid"))
     assert any(
         note.startswith("state[2]: hardly vary; written with a spread of 1")
         for note in report.notes
@@ -623,12 +623,12 @@ def test_percentiles_travel_and_a_port_without_them_is_warned_of(tmp_path, tenso
                 f"{part}.q99": np.full(8, 3, np.float32),
             }
         safetensors.numpy.save_file(values, file)
-    report = convert.convert(folder, tmp_path / "openpi", "openpi_jax", OPTIONS)
+    report = convert.run(folder, tmp_path / "openpi", "openpi_jax", OPTIONS)
     assert (
         "warning: normalised by percentiles; openpi's π0 takes mean and standard deviation"
         in report.notes
     )
-    convert.convert(tmp_path / "openpi", tmp_path / "again", "lerobot")
+    convert.run(tmp_path / "openpi", tmp_path / "again", "lerobot")
     again = convert.open(tmp_path / "again").metadata
     ((statistics, robot),) = again.robots.values()
     assert (

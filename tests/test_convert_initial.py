@@ -41,7 +41,7 @@ def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path
         source.layer("PaliGemma/llm/layers/mlp/linear", 2),
         backbone["PaliGemma/llm/layers/mlp/linear"][2],
     )
-    report = convert.convert(npz, tmp_path / "out", "openpi_jax", EXPERT)
+    report = convert.run(npz, tmp_path / "out", "openpi_jax", EXPERT)
     whole = convert.open(tmp_path / "out")
     for path, array in backbone.items():
         assert whole.read(path).tobytes() == array.tobytes(), path
@@ -140,7 +140,7 @@ def test_a_backbone_that_lacks_a_part_is_refused(backbone, tmp_path):
 
 
 def test_the_fresh_tree_is_the_models(npz, tmp_path):
-    convert.convert(npz, tmp_path / "out", "openpi_jax", EXPERT)
+    convert.run(npz, tmp_path / "out", "openpi_jax", EXPERT)
     found = {path: leaf.shape for path, leaf in convert.open(tmp_path / "out").leaves.items()}
     assert found == {
         path: leaf.shape

@@ -25,7 +25,7 @@ def test_a_directory_behind_a_url_is_written_whole_and_read(bucket, tmp_path, mo
         "put_file",
         lambda self, file, target, **how: put.append(target) or original(self, file, target, **how),
     )
-    convert.convert(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_pytorch")
+    convert.run(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_pytorch")
     # what makes it a checkpoint comes last
     assert put[-1].endswith("toy/config.json") and len(put) == 4
     theirs, ours = convert.open(f"{bucket}/toy"), convert.open(GOLDEN / "openpi_toy_checkpoint")
@@ -35,7 +35,7 @@ def test_a_directory_behind_a_url_is_written_whole_and_read(bucket, tmp_path, mo
     with pytest.raises(
         InputError, match="memory://bucket/toy: exists; expected a new path to write to"
     ):
-        convert.convert(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_jax")
+        convert.run(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_jax")
 
 
 def test_a_file_behind_a_url_is_read(bucket):

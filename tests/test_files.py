@@ -78,5 +78,5 @@ def test_a_run_an_export_an_evaluation_and_conversions(private):
     evaluation.mkdir()
     save(evaluation, [Row(Case(robot, "right"), "all", 1, 1)], checkpoint="run", seed=0)
     for to in convert.OUTPUTS:
-        convert.convert(run, private / to, to, convert.Options())
+        convert.run(run, private / to, to, convert.Options())
     assert modes(private) == {}

@@ -11,7 +11,7 @@ import pytest
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
-from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField, Standardised, as_recorded
+from pi0_jax.data.rows import CameraField, Dataset, Language, RawField, Standardised, as_recorded
 from pi0_jax.data.write import ArrayFeature, ImageFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
@@ -160,7 +160,7 @@ def own_rule(columns):
 
 
 def own_row(name, robot):
-    return DatasetRow(
+    return Dataset(
         name=name,
         tfds_name=name,
         versions=("2.0.0", "1.0.0"),

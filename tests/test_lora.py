@@ -294,7 +294,7 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
         )
 
     written = tmp_path / "merged"
-    convert.convert(str(tmp_path / "run"), str(written), "ours")
+    convert.run(str(tmp_path / "run"), str(written), "ours")
     for path, leaf in expected.items():
         np.testing.assert_allclose(
             np.float32(convert.open(str(written)).read(path)), leaf, rtol=1e-5, atol=1e-6

@@ -83,8 +83,8 @@ def test_it_serves(golden):
 @every_format
 def test_it_converts_and_comes_back(golden, tmp_path):
     """What it froze and adapted comes back merged."""
-    convert.convert(str(golden / "run"), str(tmp_path / "lerobot"), "lerobot")
-    convert.convert(str(tmp_path / "lerobot"), str(tmp_path / "again"), "ours")
+    convert.run(str(golden / "run"), str(tmp_path / "lerobot"), "lerobot")
+    convert.run(str(tmp_path / "lerobot"), str(tmp_path / "again"), "ours")
     np.testing.assert_allclose(act(tmp_path / "again"), expected(golden)["actions"], **ROUNDING)
     before, after = (Policy.open(place) for place in (golden / "run", tmp_path / "again"))
     assert after.config == dataclasses.replace(before.config, frozen=(), lora=())

@@ -34,7 +34,11 @@ from tests.spec_data import write_from_spec
 from tests.test_droid import episode as successful
 from tests.training import ROOT, environment
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in ROOT.glob("docs/*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(page.relative_to(ROOT).as_posix() for page in sorted(ROOT.glob("docs/**/*.md"))),
+]
 
 # Extraction. -------------------------------------------------------------------------------------
 
@@ -63,13 +67,16 @@ class Found(NamedTuple):
 
 
 def found_in(text: str) -> Iterator[Found]:
-    """The Python blocks and commands of a page. Raises ValueError for a fenced block of another kind."""
+    """The Python blocks and commands of a page. Raises ValueError for a fenced block of another kind.
+
+    A directive of the site, ```{include} or so, is none; tests/test_notebooks.py runs {code-cell}.
+    """
     heading, number, prose, fence = "", 0, [], None
     for line in text.splitlines():
         if line.strip().startswith("```"):
             if fence is None:
                 fence, block = line.strip()[3:], []
-                if fence not in ("python", "diff"):
+                if fence not in ("python", "diff") and not fence.startswith("{"):
                     raise ValueError(f"expected a block of python or diff, found {fence!r}")
                 continue
             if fence == "python":
@@ -393,6 +400,8 @@ STORIES = {
             StandsIn("make test", "exec make test", "runs this"),
             Run("make test ARGS=tests/test_config.py", DRY, in_repository=True),
             StandsIn("pip install -e '.[dev]'", "make smoke", f"{NETWORK}; make installs so"),
+            StandsIn("make docs", "make docs", NETWORK),
+            StandsIn("make smoke", "make smoke", "three minutes, and installs"),
             Run("ruff check . && ruff format ."),
             Run("python -m launch.train --config_help"),
             StandsIn(
@@ -401,6 +410,13 @@ STORIES = {
                 "half a minute of a core; the test goes on with what it wrote",
             ),
         ),
+    ),
+    "the site's first page": Story("docs/index.md", (Run("python: pi0_jax, 1"),), a_policy),
+    "a notebook's package": Story(
+        "docs/notebooks/arrays.md", (Run("pip install 'pi0_jax[data]'", SATISFIED),)
+    ),
+    "the site's commands": Story(
+        "docs/api/config.md", (Run("python -m launch.train --config_help"),)
     ),
     "a released policy": Story(
         "docs/released.md",
@@ -426,6 +442,11 @@ STORIES = {
                 {"policies/pi0": "policies/of_lerobot", TOKENIZER: "small"},
             ),
             Run("python: 2. A first action, 1"),
+            Run(
+                'Policy.open("OPENPI", robot="ROBOT", embodiment="RECORD",'
+                ' tokenizer="gs://big_vision/paligemma_tokenizer.model")',
+                words={"ROBOT": "reach_arm3", "RECORD": "reach_arm3", TOKENIZER: "small"},
+            ),
             Run("python -m launch.serve --checkpoint=policies/pi0", SERVE, serves=True),
             Run(
                 "python -m launch.check_server --server=127.0.0.1:8000",

@@ -14,7 +14,7 @@ import pytest
 from pi0_jax import normalize, statistics
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.rows import DatasetRow, RawField, Standardised
+from pi0_jax.data.rows import Dataset, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
@@ -56,7 +56,7 @@ ROW = dataclasses.replace(
 
 
 def make_index(
-    data_dir: Path, states: Sequence, actions: Sequence, keep: Sequence, row: DatasetRow = ROW
+    data_dir: Path, states: Sequence, actions: Sequence, keep: Sequence, row: Dataset = ROW
 ) -> Index:
     """An index of episodes with these float[T, 3] states and actions."""
     episodes = []

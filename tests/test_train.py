@@ -226,7 +226,7 @@ def test_a_workdir_of_another_config_is_refused(data_dir, finished):
 
 def test_a_conversion_is_no_run_to_go_on_with(data_dir, finished, tmp_path):
     written = tmp_path / "converted"
-    convert.convert(str(finished), str(written), "ours")
+    convert.run(str(finished), str(written), "ours")
     with pytest.raises(
         InputError,
         match=rf"12 has no optimizer, as what a conversion wrote.* config.initial_weights={written} starts from",

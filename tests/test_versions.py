@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -89,3 +90,16 @@ def test_make_takes_the_versions_of_its_python(version, arguments, status, insta
         assert installs in made.stdout
         told = "installing the newest" in made.stdout
         assert told == (version == "3.99.0")
+
+
+def test_public_ci_takes_every_python_and_runs_what_make_has():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    jobs = workflow["jobs"].values()
+    assert [job["strategy"]["matrix"]["python"] for job in jobs] == [
+        [file.stem for file in FILES]
+    ] * 2
+    commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    goals = [command.removeprefix("make ") for command in commands if command.startswith("make ")]
+    assert goals == ["smoke", "test", "docs"]
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert set(goals) <= set(phony.split())

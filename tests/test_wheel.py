@@ -122,7 +122,7 @@ def test_a_package_that_is_missing_is_looked_for_in_the_right_extra(distribution
         for line in distribution.requires
         if (extra := re.search(r"extra == ['\"](\w+)", line))
     ]
-    optional = {pair for pair in needed if pair[1] not in ("dev", "tpu", "cuda")}
+    optional = {pair for pair in needed if pair[1] not in ("dev", "docs", "tpu", "cuda")}
     optional.remove(("tensorflow-cpu", "data"))  # the same module as tensorflow
     assert {(module.replace("_", "-"), extra) for module, extra in EXTRAS.items()} == optional
 

@@ -22,8 +22,8 @@ from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
-from pi0_jax.policy import sample
 from pi0_jax.policy_config import layout, model_config
+from pi0_jax.policy_program import sample
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import run_mesh

@@ -1,7 +1,15 @@
-"""Checkpoints in from everyone, out to PyTorch. `convert.open(path)` gives the parameters of any of them under our names, read lazily."""
+"""Checkpoints of every format: ours, openpi's (JAX and PyTorch), LeRobot's, and PaliGemma's weights.
 
-from pi0_jax.convert.formats import DEFAULTS, OUTPUTS, Options, convert
+    convert.run("runs/reach/train", "reach_lerobot", to="lerobot")
+    convert.run("OPENPI", "policies/pi0", to="ours",
+                options=convert.Options(robot="droid", embodiment="droid", tokenizer="paligemma.model"))
+
+`convert.open(path)` gives the parameters of any of them under our names, read lazily.
+"""
+
+from pi0_jax.convert.formats import DEFAULTS, OUTPUTS, Options, Report
+from pi0_jax.convert.formats import convert as run
 from pi0_jax.convert.formats import open_checkpoint as open
 from pi0_jax.convert.source import Source
 
-__all__ = ["DEFAULTS", "OUTPUTS", "Options", "Source", "convert", "open"]
+__all__ = ["DEFAULTS", "OUTPUTS", "Options", "Report", "Source", "open", "run"]

@@ -30,6 +30,8 @@ from pi0_jax.convert.metadata import (
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
 from pi0_jax.convert.source import Source, Tensors, cast
 from pi0_jax.data import storage
+from pi0_jax.data.storage import AnyPath
+from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.tokenizer import Tokenizer
 
@@ -53,27 +55,44 @@ _ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the user says and the files may not."""
+    """What the user says of a checkpoint and its files may not.
 
-    robot: str | None = None  # of several; None: all that there are
-    embodiment: str | None = (
-        None  # name of a record, or a JSON file with one, for statistics that come without
-    )
-    tokenizer: str | None = None  # path of a SentencePiece model
-    # by the names of tree.py; and horizon, max_tokens
+    Attributes:
+        robot: whose statistics are taken, where there are several; None takes all.
+        embodiment: the record of that robot, where its statistics come without one: a known
+            record's name, a JSON file with one, or the record itself.
+        tokenizer: path or URL of a SentencePiece model; "small" is the one that ships.
+        sizes: what shows in no tensor: horizon, max_tokens and the names of convert/tree.py.
+        weights: of our own checkpoints, "ema" (the moving average) or "params".
+        merge_lora: merges LoRA's leaves, scaled by this (alpha / rank).
+        weights_only: converts without statistics.
+        dtype: NumPy's dtype to write; None keeps each leaf's.
+        seed: of the leaves that a PaliGemma lacks.
+    """
+
+    robot: str | None = None
+    embodiment: str | Embodiment | None = None
+    tokenizer: str | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    weights: str = "ema"  # of our own checkpoints: or "params"
-    merge_lora: float | None = None  # alpha / rank
+    weights: str = "ema"
+    merge_lora: float | None = None
     weights_only: bool = False
-    dtype: np.dtype | None = None  # None keeps each leaf's
-    seed: int = 0  # of leaves that initial weights lack
+    dtype: np.dtype | None = None
+    seed: int = 0
 
 
 DEFAULTS = Options()
 
 
-def open_checkpoint(path: str, options: Options = DEFAULTS) -> Source:
-    """A checkpoint of any format that we read.
+def open_checkpoint(path: AnyPath, options: Options = DEFAULTS) -> Source:
+    """Opens a checkpoint of any format that we read, and reads no array yet.
+
+    Args:
+        path: a folder, an npz or a safetensors file; a URL too.
+        options: what its files do not say.
+
+    Returns:
+        The parameters under our names, which are read when they are asked for.
 
     Raises:
         InputError: no or several formats there, π0.5, a missing or truncated file, tensors that are missing, unknown or contradict
@@ -87,7 +106,7 @@ def open_checkpoint(path: str, options: Options = DEFAULTS) -> Source:
     return source
 
 
-def _opened(path: str, options: Options) -> Source:
+def _opened(path: AnyPath, options: Options) -> Source:
     given = _letters(options.sizes)
     place = storage.locate(path)
     if is_file(place):
@@ -150,21 +169,36 @@ def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
 
 
 class Report(NamedTuple):
+    """What a conversion wrote, and what the user should know of it."""
+
     source: Source  # what was written
-    notes: list[str]  # what the user should know
+    notes: list[str]  # what was assumed, and what the format has no room for
 
     @property
     def parameters(self) -> int:
+        """Returns the number of parameters."""
         return sum(math.prod(leaf.shape) for leaf in self.source.leaves.values())
 
 
-def convert(path: str, output: str, to: str, options: Options = DEFAULTS) -> Report:
-    """Writes the checkpoint at `path` as another format.
+def convert(path: AnyPath, output: AnyPath, to: str, options: Options = DEFAULTS) -> Report:
+    """Writes a checkpoint as another format, one layer at a time.
+
+    Args:
+        path: a checkpoint of any format that we read: a folder, an npz or a safetensors file; a
+            URL too.
+        output: the new folder, which appears when it is whole; a gs:// or s3:// URL too.
+        to: "ours", "openpi_jax", "openpi_pytorch" or "lerobot".
+        options: what the files do not say.
+
+    Returns:
+        What was written, and notes on what was assumed or left out.
 
     Raises:
-        InputError: what `open_checkpoint` raises; an output that exists; statistics, an embodiment or a tokenizer that the format wants
-            and nobody gave.
+        InputError: the checkpoint cannot be read; the output exists; the format is unknown, or
+            wants statistics, an embodiment or a tokenizer that nobody gave.
     """
+    if to not in OUTPUTS:
+        raise InputError(f"to: expected one of {', '.join(OUTPUTS)}, found {to!r}")
     check_absent(output)
     source, notes = prepared(path, to, options)
     notes += [
@@ -189,7 +223,7 @@ _WRITERS: Mapping[str, Callable[[Source, Path], list[str]]] = {
 }
 
 
-def prepared(path: str, to: str, options: Options) -> tuple[Source, list[str]]:
+def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str]]:
     """The opened checkpoint as it will be written: every leaf there, in the wanted dtype, metadata completed; and notes."""
     source = open_checkpoint(path, options)
     initial = source.format in INITIAL_WEIGHTS
@@ -254,7 +288,7 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
     return completed, notes
 
 
-def _of_embodiment(record: RobotRecord, name: str, where: str) -> RobotRecord:
+def _of_embodiment(record: RobotRecord, name: str | Embodiment, where: str) -> RobotRecord:
     """The robot with the record that the user names, whose deltas must be those that are known."""
     given, known = find_embodiment(name), record.embodiment
     if known is not None:
@@ -268,7 +302,7 @@ def _of_embodiment(record: RobotRecord, name: str, where: str) -> RobotRecord:
         )
         if found != expected:
             raise InputError(
-                f"{where}: --embodiment={name}: actions learnt relative to the state: expected"
+                f"{where}: --embodiment={given.name}: actions learnt relative to the state: expected"
                 f" {', '.join(expected) or 'none'} as the checkpoint says, found {', '.join(found) or 'none'}"
             )
     return record._replace(embodiment=given)

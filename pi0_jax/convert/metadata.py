@@ -226,8 +226,10 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
     return name, metadata.robots[name]
 
 
-def find_embodiment(name: str) -> Embodiment:
-    """A record of ours by its name, or one of yours from a JSON file."""
+def find_embodiment(name: str | Embodiment) -> Embodiment:
+    """Returns a record of ours by its name, one of yours from a JSON file, or the one that is given."""
+    if isinstance(name, Embodiment):
+        return name
     if not name.endswith(".json"):
         if name not in EMBODIMENTS:
             raise InputError(

@@ -44,9 +44,19 @@ class Tensors(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint of any format.
+    """A checkpoint of any format, under our names, of which no array is read yet.
 
-    `leaves` are in the published tree, whole or, of a PaliGemma, its backbone; `sizes` are by the letters of tree.py.
+    Attributes:
+        format: which format it was found to have.
+        path: where it lies, for messages.
+        leaves: shape and dtype of every parameter, by its path in the published tree; of a
+            PaliGemma, of the backbone alone.
+        sizes: the model's sizes, by the letters of convert/tree.py.
+        fetch: reads a leaf, or one layer of it.
+        metadata: robots, tokenizer and what else travels beside the weights.
+        notes: what the user should know of this input.
+        unused: tensors of the file that are no part of π0.
+        differing_copies: reads tied tensors, and names those that are not equal.
     """
 
     format: str
@@ -55,17 +65,16 @@ class Source:
     sizes: Mapping[str, int]
     fetch: Callable[[str, int | None], np.ndarray]
     metadata: Metadata
-    notes: tuple[str, ...] = ()  # what the user should know of this input
-    # tensors of the file that are no part of π0
+    notes: tuple[str, ...] = ()
     unused: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)
-    differing_copies: Callable[[], list[str]] = list  # tied tensors that are not equal; reads them
+    differing_copies: Callable[[], list[str]] = list
 
     def read(self, path: str) -> np.ndarray:
-        """A leaf, whole."""
+        """Reads a leaf, whole."""
         return self.fetch(path, None)
 
     def layer(self, path: str, layer: int) -> np.ndarray:
-        """One entry of a stacked leaf."""
+        """Reads one layer of a stacked leaf."""
         return self.fetch(path, layer)
 
     def parts(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
@@ -83,7 +92,7 @@ class Source:
         return tree.model_config(self.sizes, horizon=horizon, max_tokens=max_tokens)
 
     def tree(self) -> dict[str, Any]:
-        """All of it at once, nested."""
+        """Reads all of it at once, as the published tree."""
         return flax.traverse_util.unflatten_dict(
             {path: self.read(path) for path in self.leaves}, sep="/"
         )

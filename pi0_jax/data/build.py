@@ -38,7 +38,7 @@ from pi0_jax.data.episodes import Shard, open_shards
 from pi0_jax.data.metadata import declared_image_sizes
 from pi0_jax.data.oddities import Told, merge_told
 from pi0_jax.data.parts import Part, PartTask, check_skipped, load_part, load_skipped
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.storage import Location
 from pi0_jax.data.version import index_version, version_digest
 from pi0_jax.data.workers import make_parts
@@ -63,7 +63,7 @@ _ABANDONED_AFTER_S = 24 * 3600
 
 
 def build_index(
-    row: DatasetRow,
+    row: Dataset,
     directory: Location,
     root: Path,
     *,
@@ -119,7 +119,7 @@ def build_index(
 
 
 def _tasks(
-    row: DatasetRow,
+    row: Dataset,
     shards: list[Shard],
     version: dict[str, Any],
     parts: Path,
@@ -134,7 +134,7 @@ def _tasks(
 
 
 def _make_all(
-    row: DatasetRow, tasks: list[PartTask], workers: int, skip: int, *, progress: bool
+    row: Dataset, tasks: list[PartTask], workers: int, skip: int, *, progress: bool
 ) -> None:
     """The bar counts bytes, which is what takes the time; what an earlier build has done does not count for its speed."""
     made: list[PartTask] = []
@@ -158,7 +158,7 @@ def _make_all(
             check_skipped(skipped, skip)
 
 
-def _merge(row: DatasetRow, tasks: list[PartTask], directory: Path) -> dict[str, Any]:
+def _merge(row: Dataset, tasks: list[PartTask], directory: Path) -> dict[str, Any]:
     """Writes the columns from the parts, one part after the other; gives what index.json says of them."""
     held_out = _held_out(row, [task.shard for task in tasks])
     prompts: dict[str, int] = {}
@@ -229,7 +229,7 @@ def _prompt_columns(prompts: list[str]) -> dict[str, np.ndarray]:
     return {"prompt_text": np.frombuffer(b"".join(encoded), np.uint8), "prompt_end": ends}
 
 
-def _held_out(row: DatasetRow, shards: list[Shard]) -> list[np.ndarray]:
+def _held_out(row: Dataset, shards: list[Shard]) -> list[np.ndarray]:
     """Of each shard bool[episodes]: whether an episode is held out.
 
     These are a validation split's; without one those of the smallest hashes of the number that the dataset gives them, so that an
@@ -256,7 +256,7 @@ def _hash(name: str, split: str, episode: int) -> int:
 
 
 @contextmanager
-def _temporary_sibling(row: DatasetRow, root: Path, parts: Path) -> Iterator[Path]:
+def _temporary_sibling(row: Dataset, root: Path, parts: Path) -> Iterator[Path]:
     """A fresh directory in `root`, removed at the end unless renamed, beside `parts`, which stays.
 
     What builds of other versions left that were killed long ago goes.

@@ -9,7 +9,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
 
 SPLITS = ("train", "val")
@@ -38,7 +38,7 @@ _UNREADABLE = (
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # column -> dtype and shape of a row
 
 
-def step_columns(row: DatasetRow) -> Layout:
+def step_columns(row: Dataset) -> Layout:
     """Columns that have one entry a step."""
     return {
         "state": ("float32", (len(row.embodiment.state),)),
@@ -49,7 +49,7 @@ def step_columns(row: DatasetRow) -> Layout:
     }
 
 
-def index_columns(row: DatasetRow) -> Layout:
+def index_columns(row: Dataset) -> Layout:
     """All columns: those of the steps, of the episodes, kept frames and prompts."""
     layout = step_columns(row) | {f"frames_{split}": ("int64", ()) for split in SPLITS}
     layout |= {f"episode_{name}": (dtype, ()) for name, dtype in EPISODE_COLUMNS.items()}

@@ -20,14 +20,14 @@ from pi0_jax.data.oxe.google import GOOGLE
 from pi0_jax.data.oxe.libero import LIBERO
 from pi0_jax.data.oxe.rtx import RTX
 from pi0_jax.data.reach import REACH
-from pi0_jax.data.rows import DatasetRow, row_from_mapping
+from pi0_jax.data.rows import Dataset, row_from_mapping
 from pi0_jax.data.storage import AnyPath
 from pi0_jax.errors import InputError
 
 
-def by_name(*groups: Iterable[DatasetRow]) -> dict[str, DatasetRow]:
+def by_name(*groups: Iterable[Dataset]) -> dict[str, Dataset]:
     """Every row of the groups under its name. Raises InputError where two have one name."""
-    rows: dict[str, DatasetRow] = {}
+    rows: dict[str, Dataset] = {}
     for row in itertools.chain(*groups):
         if row.name in rows:
             raise InputError(
@@ -80,11 +80,17 @@ def find_row(
     own: Mapping[str, Any] = MappingProxyType({}),
     *,
     keep_empty_language: Collection[str] = (),
-) -> DatasetRow:
-    """The row called `name`, from the package or from `own` (name -> plain data, see row_from_mapping).
+) -> Dataset:
+    """Finds a dataset's row by its name.
 
-    `keep_empty_language`: names of the rows of which frames without an instruction are drawn, whatever the row says.
-    Raises InputError: no such row, or two of them.
+    Args:
+        name: of a row of the package, or of `own`.
+        own: name -> Dataset, or plain data as row_from_mapping reads them.
+        keep_empty_language: names of the rows of which frames without an instruction are drawn,
+            whatever the row says.
+
+    Raises:
+        InputError: there is no such row, or there are two of them.
     """
     row = _row(name, own)
     return (
@@ -92,11 +98,17 @@ def find_row(
     )
 
 
-def _row(name: str, own: Mapping[str, Any]) -> DatasetRow:
+def _row(name: str, own: Mapping[str, Any]) -> Dataset:
     if name in own and name in ROWS:
         raise InputError(
             f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name"
         )
+    if name in own and isinstance(own[name], Dataset):
+        if own[name].name != name:
+            raise InputError(
+                f"dataset {name}: expected a record of that name, found {own[name].name!r}"
+            )
+        return own[name]
     if name in own:
         return row_from_mapping(name, own[name])
     if name not in ROWS:

@@ -11,7 +11,7 @@ import numpy as np
 from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episodes import RawEpisode
 from pi0_jax.data.grippers import to_openings
-from pi0_jax.data.rows import DatasetRow, Standardised
+from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
@@ -42,7 +42,7 @@ class IndexedEpisode(NamedTuple):
 
 
 def index_episode(
-    row: DatasetRow, raw: RawEpisode, validator: Validator, *, decode_all: bool
+    row: Dataset, raw: RawEpisode, validator: Validator, *, decode_all: bool
 ) -> IndexedEpisode:
     """Standardises and validates. Nothing of the result lies in the record's memory.
 
@@ -107,7 +107,7 @@ def _as_arrays(result: Any, where: str) -> Standardised:
     )
 
 
-def _with_openings(row: DatasetRow, raw: RawEpisode, result: Standardised) -> Standardised:
+def _with_openings(row: Dataset, raw: RawEpisode, result: Standardised) -> Standardised:
     """The result with grippers that count 1 as open. A result of another shape is left to the validator."""
     dims = row.embodiment.actions
     if result.action.ndim != 2 or result.action.shape[1] != len(dims):

@@ -11,7 +11,7 @@ import numpy as np
 
 from pi0_jax.data.example import ByteRanges, Feature, Payload, parse_example
 from pi0_jax.data.metadata import Shard, list_shards, local_metadata, read_metadata
-from pi0_jax.data.rows import STEPS, DatasetRow, RawField
+from pi0_jax.data.rows import STEPS, Dataset, RawField
 from pi0_jax.data.storage import Location
 from pi0_jax.data.tfrecord import Record
 from pi0_jax.errors import InputError
@@ -46,7 +46,7 @@ class _Declared(NamedTuple):
         return f"{self.kind} {self.dtype}{list(self.shape)}"
 
 
-def open_shards(row: DatasetRow, directory: Location) -> list[Shard]:
+def open_shards(row: Dataset, directory: Location) -> list[Shard]:
     """The shard files in the dataset's order, after checking that the dataset declares what the row needs.
 
     Raises InputError: metadata missing or unreadable, another file format, a field missing or unlike the row's. Whether
@@ -103,7 +103,7 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
     return {path: _Declared(type(feature).__name__, (), "")}
 
 
-def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
+def _check_fields(row: Dataset, declared: Mapping[str, _Declared]) -> None:
     text = RawField((), "string")
     needed = {
         **(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}),
@@ -142,7 +142,7 @@ def _check_fields(row: DatasetRow, declared: Mapping[str, _Declared]) -> None:
             )
 
 
-def raw_episode(row: DatasetRow, shard: Shard, record: Record) -> RawEpisode:
+def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
     """The episode that a record of `shard` holds. Raises InputError: a field that does not fit its declaration, no step."""
     number = shard.first + record.number
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"

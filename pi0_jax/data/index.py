@@ -24,7 +24,7 @@ from pi0_jax.data.description import Prompts, read_record
 from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
 from pi0_jax.data.grippers import from_openings
 from pi0_jax.data.oddities import Told
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.storage import AnyPath, Location, RangeReader
 from pi0_jax.data.version import describe_difference, located, version_digest
 from pi0_jax.embodiments import Embodiment
@@ -42,7 +42,7 @@ _VERIFIED_BYTES = 1 << 30
 
 
 def build_or_open(
-    row: DatasetRow,
+    row: Dataset,
     data_dir: AnyPath,
     index_dir: AnyPath | None = None,
     *,
@@ -97,7 +97,7 @@ def build_or_open(
     return index
 
 
-def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
+def open_index(row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
     """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
     directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
@@ -116,7 +116,7 @@ def open_index(row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None = N
     return index
 
 
-def _opened(row: DatasetRow, directory: Location, path: Path) -> "Index":
+def _opened(row: Dataset, directory: Location, path: Path) -> "Index":
     index = Index(row, directory, path)
     if index.digest != path.name:
         raise InputError(
@@ -135,7 +135,7 @@ class Index:
     N steps, E episodes, S state dimensions, A action dimensions, H horizon, n frames asked for. All is thread safe.
     """
 
-    def __init__(self, row: DatasetRow, directory: Location, path: Path) -> None:
+    def __init__(self, row: Dataset, directory: Location, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
         record = read_record(path / INDEX_FILE)
         steps, episodes, views = record["steps"], record["episodes"], record["views"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pi0_jax.data import storage
 from pi0_jax.data.remote import RemotePath
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.storage import AnyPath, Location, MissingFileError
 from pi0_jax.errors import InputError
 from pi0_jax.files import cache_folder, replacing
@@ -33,7 +33,7 @@ class Shard:
     first: int  # number, within the split, of the shard's first episode
 
 
-def dataset_directory(row: DatasetRow, data_dir: AnyPath) -> Location:
+def dataset_directory(row: Dataset, data_dir: AnyPath) -> Location:
     """data_dir/tfds_name/version of the first of the row's versions that is there. Raises InputError if none is."""
     parent = storage.locate(data_dir) / row.tfds_name
     if isinstance(parent, RemotePath):
@@ -85,7 +85,7 @@ def foreign_format(folder: Path) -> str:
     return ""
 
 
-def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
+def read_metadata(row: Dataset, directory: Location) -> dict[str, bytes]:
     """METADATA_FILES with their content. Raises InputError if one is missing or no JSON."""
     files: dict[str, bytes] = {}
     for name in METADATA_FILES:
@@ -103,7 +103,7 @@ def read_metadata(row: DatasetRow, directory: Location) -> dict[str, bytes]:
     return files
 
 
-def declared_image_sizes(row: DatasetRow, directory: Location) -> dict[str, list[int | None]]:
+def declared_image_sizes(row: Dataset, directory: Location) -> dict[str, list[int | None]]:
     """Of each view of the row the height and width that features.json declares, None where it says any."""
     features = json.loads(read_metadata(row, directory)[_FEATURES])
     return {view: _declared_size(features, view.split("/")) for view in row.views}
@@ -121,7 +121,7 @@ def _declared_size(feature: Any, path: list[str]) -> list[int | None]:
     return [None, None]
 
 
-def list_shards(row: DatasetRow, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
+def list_shards(row: Dataset, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
     """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
     info = json.loads(metadata[_INFO])
     try:

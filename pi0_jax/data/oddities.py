@@ -5,7 +5,7 @@ import numpy as np
 from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
 from pi0_jax.data.episodes import IS_FIRST, IS_LAST, RawEpisode
 from pi0_jax.data.example import ByteRanges
-from pi0_jax.data.rows import DatasetRow, Standardised
+from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.errors import InputError
 
 # text -> how many episodes it is true of, and where the first of them is
@@ -28,7 +28,7 @@ def merge_told(told: Told, more: Told) -> None:
 class Oddities:
     """Counts them over the episodes of a shard."""
 
-    def __init__(self, row: DatasetRow) -> None:
+    def __init__(self, row: Dataset) -> None:
         self.told: Told = {}
         self._order = {
             view: camera.order for camera in row.cameras.values() for view in camera.views

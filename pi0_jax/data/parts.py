@@ -23,7 +23,7 @@ from pi0_jax.data.encoded_images import SizeRange
 from pi0_jax.data.episode_index import IndexedEpisode, index_episode
 from pi0_jax.data.episodes import RawEpisode, Shard, raw_episode
 from pi0_jax.data.oddities import Told
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.tfrecord import Record, scan_records
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 class PartTask:
     """All that a process needs to make one part."""
 
-    row: DatasetRow
+    row: Dataset
     shard: Shard
     number: int  # of the shard
     # of its file, as the index's version says: its size in bytes comes first
@@ -90,7 +90,7 @@ def make_part(task: PartTask, on_read: Callable[[int], object]) -> list[str]:
 
 
 def index_shard(
-    row: DatasetRow, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], object]
+    row: Dataset, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], object]
 ) -> Part:
     """Reads a shard from start to end. Holds its columns and one record.
 
@@ -129,7 +129,7 @@ def check_skipped(skipped: list[str], allowed: int) -> None:
 
 
 def _episode(
-    row: DatasetRow, shard: Shard, record: Record, validator: Validator, *, decode_all: bool
+    row: Dataset, shard: Shard, record: Record, validator: Validator, *, decode_all: bool
 ) -> tuple[RawEpisode, IndexedEpisode]:
     if record.damage:
         number = shard.first + record.number
@@ -143,7 +143,7 @@ def _episode(
 class _Columns:
     """The columns of the episodes so far, as one list of arrays each: appending costs no copy."""
 
-    def __init__(self, row: DatasetRow) -> None:
+    def __init__(self, row: Dataset) -> None:
         self.skipped: list[str] = []
         self._layout = step_columns(row)
         self._chunks: dict[str, list[np.ndarray]] = {

@@ -1,16 +1,16 @@
 """The reach world's datasets (pi0_jax/sim), one for each arm: joint positions, and joint targets 10 times a second."""
 
-from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField
+from pi0_jax.data.rows import CameraField, Dataset, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # joint positions, rad
 _ACTION = "steps/action"  # joint targets, rad
 
 
-def _row(name: str) -> DatasetRow:
+def _row(name: str) -> Dataset:
     embodiment = EMBODIMENTS[name]
     joints = RawField((len(embodiment.state),), "float32")
-    return DatasetRow(
+    return Dataset(
         name=name,
         tfds_name=name,
         versions=("1.0.0",),

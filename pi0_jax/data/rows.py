@@ -25,55 +25,81 @@ STEPS = "steps/"
 
 @dataclasses.dataclass(frozen=True)
 class RawField:
-    """What the dataset must declare for a field; "string" is the dtype of bytes."""
+    """What a dataset must declare for a field that its rule reads.
+
+    Attributes:
+        shape: of one step's value.
+        dtype: such as "float32"; "string" is the dtype of bytes.
+        quaternions: where in the vector quaternions begin: four numbers of unit length each.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    quaternions: tuple[
-        int, ...
-    ] = ()  # where in the vector quaternions begin: four numbers of unit length each
+    quaternions: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraField:
-    """One of the robot's cameras, or several that took the same place: then one of them is drawn for each sample."""
+    """Where the images of one of the robot's cameras stand.
+
+    Several cameras may have taken the same place: then one of them is drawn for each sample.
+
+    Attributes:
+        path: the field, such as "steps/observation/image".
+        order: the order in which the published files hold the channels, "RGB" or "BGR".
+        alternatives: fields of further views, in the same order of channels.
+    """
 
     path: str
-    order: ColourOrder = "RGB"  # the order in which the published files hold the channels
-    alternatives: tuple[str, ...] = ()  # paths of further views, in the same order of channels
+    order: ColourOrder = "RGB"
+    alternatives: tuple[str, ...] = ()
 
     @property
     def views(self) -> tuple[str, ...]:
+        """Returns the fields of all views."""
         return (self.path, *self.alternatives)
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Where the instruction stands. Of several fields, one that is not empty is drawn for each sample."""
+    """Where the instruction stands.
+
+    Attributes:
+        paths: fields, such as "steps/language_instruction". Of several, one that is not empty is
+            drawn for each sample.
+        encoding: "utf-8" for a string; "code points" for int32[n] Unicode code points, padded
+            with 0.
+    """
 
     paths: tuple[str, ...]
-    encoding: Literal["utf-8", "code points"] = (
-        "utf-8"  # a string, or int32[n] Unicode code points padded with 0
-    )
+    encoding: Literal["utf-8", "code points"] = "utf-8"
 
 
 class Standardised(NamedTuple):
-    """One episode of T raw steps in the embodiment's dimensions and units.
+    """One episode of T raw steps, in the embodiment's dimensions and units.
 
-    Gripper actions are as recorded where the row's `grippers` says how that is, else 1 = open, 0 = closed.
+    Gripper actions are as recorded where the record's `grippers` says how that is; else they are
+    1 = open, 0 = closed.
 
-    step      0    1    2   ...  T-2  T-1
-    keep      -    x    x   ...   x    -       x: may be drawn for training
-    action    a    a    a   ...   a    .       stop = T-1: the last step has no action; chunks end before it
+        step      0    1    2   ...  T-2  T-1
+        keep      -    x    x   ...   x    -       x: may be drawn for training
+        action    a    a    a   ...   a    .       stop = T-1: the last step has no action;
+                                                   chunks end before it
+
+    Attributes:
+        state: float32[T, S].
+        action: float32[T, A]; rows from `stop` on are never read.
+        keep: bool[T], which steps may be drawn; False from `stop` on.
+        stop: steps [0, stop) have an action.
+        success: as the dataset says; None if it does not. A rule that wants no failures keeps no
+            step of them.
     """
 
-    state: np.ndarray  # float32[T, S]
-    action: np.ndarray  # float32[T, A]; rows from `stop` on are never read
-    keep: np.ndarray  # bool[T], False from `stop` on
-    stop: int  # steps [0, stop) have an action
-    success: bool | None = (
-        None  # as the dataset says; None if it does not. A rule that wants no failures keeps no frame of them
-    )
+    state: np.ndarray
+    action: np.ndarray
+    keep: np.ndarray
+    stop: int
+    success: bool | None = None
 
 
 # path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's
@@ -89,34 +115,52 @@ def as_recorded(columns: Columns) -> Standardised:
 
 
 @dataclasses.dataclass(frozen=True)
-class DatasetRow:
-    name: str  # key in tables, mixtures and statistics
-    tfds_name: str  # the folder's name below data_dir
-    versions: tuple[str, ...]  # versions that the row is right for, the preferred one first
+class Dataset:
+    """An RLDS dataset, as data: which raw field holds what, for which robot.
+
+    A wrong record raises InputError, which names the field. A field is named by its path in the
+    dataset's feature structure, such as "steps/observation/state".
+
+    Attributes:
+        name: its name in configs, mixtures and statistics.
+        tfds_name: its folder below data_dir.
+        versions: versions that the record is right for, the preferred one first.
+        embodiment: the robot.
+        cameras: the robot's name for the camera -> where its images stand.
+        fields: the raw fields that the rule reads, by path. Where there is no rule, the state
+            comes first and then the action.
+        language: where the instruction stands.
+        standardise: the rule, a function that turns the raw columns of one episode into a
+            Standardised. It runs when the index is built. The default takes state and action as
+            they were recorded, and every step.
+        grippers: the name of a gripper's action -> how the dataset (or what the rule gives) counts
+            it. Without a word from here a rule gives 1 = open, and what is indexed without a rule
+            was recorded as the robot takes it.
+        revision: raised when what the rule gives changes for a reason that its source does not
+            show.
+        keep_empty_language: whether frames of episodes without an instruction are drawn.
+        held_out: the share of the episodes that are held out, by hash, where the dataset has no
+            validation split.
+        notes: what a user should know.
+    """
+
+    name: str
+    tfds_name: str
+    versions: tuple[str, ...]
     embodiment: Embodiment
-    cameras: Mapping[str, CameraField]  # the embodiment's camera name -> raw image field
-    fields: Mapping[str, RawField]  # the raw fields that the rule reads, by path
+    cameras: Mapping[str, CameraField]
+    fields: Mapping[str, RawField]
     language: Language
     standardise: Rule = as_recorded
-    # Action dimension -> how the dataset (or what the rule gives) counts that gripper. Without a word from here a rule gives 1 = open,
-    # and what is indexed without a rule was recorded as the robot takes it.
     grippers: Mapping[str, RecordedGripper] = dataclasses.field(default_factory=dict)
-    revision: int = (
-        1  # raised when what the rule gives changes for a reason that its source does not show
-    )
-    keep_empty_language: bool = (
-        False  # frames of episodes without an instruction are not drawn unless this is set
-    )
-    held_out: float = (
-        0.05  # share of the episodes held out, by hash, where the dataset has no validation split
-    )
-    notes: tuple[
-        str, ...
-    ] = ()  # what a user should know: where we differ from public pipelines, what is not certain
+    revision: int = 1
+    keep_empty_language: bool = False
+    held_out: float = 0.05
+    notes: tuple[str, ...] = ()
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Paths of all cameras' image fields."""
+        """Returns the paths of all cameras' image fields."""
         return tuple(path for camera in self.cameras.values() for path in camera.views)
 
     @functools.cached_property
@@ -132,6 +176,20 @@ class DatasetRow:
         if dim.name in self.grippers:
             return self.grippers[dim.name]
         return RecordedGripper(*dim.ends) if self.standardise is as_recorded else OPEN_IS_1
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Returns the record as plain data, but for its rule; `row_from_mapping` reads it."""
+        record = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := vars(self)[field.name]) != field.default and field.name != "name"
+        }
+        return record | {
+            "embodiment": self.embodiment.to_json(),
+            "cameras": {name: dataclasses.asdict(it) for name, it in self.cameras.items()},
+            "fields": [{"path": path, **vars(field)} for path, field in self.fields.items()],
+            "language": dataclasses.asdict(self.language),
+        }
 
     def __post_init__(self) -> None:
         if problem := next(self._problems(), None):
@@ -182,14 +240,14 @@ class DatasetRow:
             yield f"held_out: expected a share in [0, 1), found {self.held_out!r}"
 
 
-def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
-    """A row from plain data: DatasetRow's fields, with dicts for records, the folder's name being `name` if not given.
+def row_from_mapping(name: str, record: Mapping[str, Any]) -> Dataset:
+    """A row from plain data: Dataset's fields, with dicts for records, the folder's name being `name` if not given.
 
     `fields` is a sequence of dicts, RawField's with a path, since their order counts: a config sorts the keys of a mapping.
     The embodiment is a record (see embodiments.py) or the name of a known one. Raises InputError, naming the field.
     """
     where = f"dataset row {name}"
-    known = {field.name for field in dataclasses.fields(DatasetRow)} - {"name"}
+    known = {field.name for field in dataclasses.fields(Dataset)} - {"name"}
     if unknown := sorted(record.keys() - known):
         raise InputError(
             f"{where}: field {unknown[0]!r} is unknown; expected some of {', '.join(sorted(known))}"
@@ -201,7 +259,7 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> DatasetRow:
         given = {"tfds_name": name, **record, "name": name}
         if isinstance(rule := record["standardise"] if "standardise" in record else None, Mapping):
             given["standardise"] = _recorded_rule(rule, where)
-        return DatasetRow(
+        return Dataset(
             **given
             | {
                 "versions": _several(record["versions"]),
@@ -269,7 +327,7 @@ def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
     return Embodiment.from_json({"name": name, **record})
 
 
-def row_version(row: DatasetRow) -> dict[str, Any]:
+def row_version(row: Dataset) -> dict[str, Any]:
     """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
     turned = [
         [place, *map(float, dataclasses.astuple(gripper))]

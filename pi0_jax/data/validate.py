@@ -20,7 +20,7 @@ from pi0_jax.data.encoded_images import (
 )
 from pi0_jax.data.episodes import IS_FIRST, RawEpisode
 from pi0_jax.data.oddities import Oddities
-from pi0_jax.data.rows import STEPS, DatasetRow, Standardised
+from pi0_jax.data.rows import STEPS, Dataset, Standardised
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
 
@@ -52,7 +52,7 @@ class Limits(NamedTuple):
 class Validator:
     """Checks episodes of one dataset. Faster for what it remembers of earlier ones; what it decides does not depend on them."""
 
-    def __init__(self, row: DatasetRow) -> None:
+    def __init__(self, row: Dataset) -> None:
         self._row = row
         self._state = _limits(row.embodiment.state)
         self._action = _limits(row.embodiment.actions)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pi0_jax.data import storage
 from pi0_jax.data.metadata import Shard, dataset_directory, list_shards, read_metadata
-from pi0_jax.data.rows import DatasetRow, row_version
+from pi0_jax.data.rows import Dataset, row_version
 from pi0_jax.data.storage import AnyPath, Location, MissingFileError, locate
 from pi0_jax.errors import InputError
 from pi0_jax.files import cache_folder
@@ -17,7 +17,7 @@ INDEX_FORMAT = (
 )
 
 
-def index_version(row: DatasetRow, directory: Location) -> dict[str, Any]:
+def index_version(row: Dataset, directory: Location) -> dict[str, Any]:
     """{"format", "standardise", "files"} as plain data. Of metadata all is read, of a shard what storage.identity needs.
 
     Raises InputError: metadata missing or wrong, a shard missing or not readable.
@@ -52,7 +52,7 @@ def describe_difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     return "no difference"
 
 
-def _fingerprint(row: DatasetRow, directory: Location) -> dict[str, list[Any]]:
+def _fingerprint(row: Dataset, directory: Location) -> dict[str, list[Any]]:
     """File name -> [size in bytes, hash or tag]."""
     metadata = read_metadata(row, directory)
     shards = list_shards(row, directory, metadata)
@@ -65,7 +65,7 @@ def _fingerprint(row: DatasetRow, directory: Location) -> dict[str, list[Any]]:
     }
 
 
-def _identity(row: DatasetRow, shard: Shard) -> tuple[int, str]:
+def _identity(row: Dataset, shard: Shard) -> tuple[int, str]:
     try:
         return storage.identity(shard.path)
     except MissingFileError as error:
@@ -75,14 +75,14 @@ def _identity(row: DatasetRow, shard: Shard) -> tuple[int, str]:
 
 
 def located(
-    row: DatasetRow, data_dir: AnyPath, index_dir: AnyPath | None
+    row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None
 ) -> tuple[Location, Path, dict[str, Any]]:
     """The dataset's directory, the folder of its indices, and the version that the right one has."""
     directory = dataset_directory(row, data_dir)
     return directory, _index_root(row, directory, index_dir), index_version(row, directory)
 
 
-def _index_root(row: DatasetRow, directory: Location, index_dir: AnyPath | None) -> Path:
+def _index_root(row: Dataset, directory: Location, index_dir: AnyPath | None) -> Path:
     if index_dir is None:
         return (
             directory / "pi0_index"

@@ -20,7 +20,7 @@ from loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from pi0_jax.data.parts import PartTask, make_part
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
 
 _PROGRESS_FILE = (
@@ -105,7 +105,7 @@ def _bytes_read(path: Path, tasks: Sequence[PartTask]) -> int:
 
 
 @contextlib.contextmanager
-def _by_value(row: DatasetRow) -> Iterator[None]:
+def _by_value(row: Dataset) -> Iterator[None]:
     """Within, functions of the module that defines the row's rule are pickled by value, unless it is one of the package."""
     name = row.standardise.__module__
     if (

@@ -1,4 +1,4 @@
-"""What a record of a robot and action space says: data, no code.
+"""A record of a robot and its action space: data, no code.
 
 A record says which of the robot's cameras fills which slot, what each state and action dimension is, and how a chunk
 is executed. Data rows name a record; a checkpoint carries the records it was trained on as JSON; the policy reads them.
@@ -50,15 +50,27 @@ class _Dim:
 
 @dataclasses.dataclass(frozen=True)
 class StateDim(_Dim):
+    """One dimension of a robot's state.
+
+    Attributes:
+        name: what it is called, such as "joint_0".
+        unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
+        low: what is recorded is at least this; None where that is not known.
+        high: what is recorded is at most this.
+        one_means: of a gripper: "open" or "closed", which way its numbers count.
+        open: of a gripper, instead of one_means: what is read where it is open.
+        closed: of a gripper: what is read where it is closed.
+        periodic: whether it is an angle that turns: one turn further is the same place. It is read
+            in [low, low + a turn), by default half a turn either way.
+    """
+
     name: str
-    unit: str  # "rad", "m", ..., "1" for a dimensionless number
-    low: float | None = None  # what is recorded lies in [low, high], where that is known
+    unit: str
+    low: float | None = None
     high: float | None = None
-    one_means: Literal["", "open", "closed"] = ""  # of a gripper's opening: which way it counts
-    # Of a gripper: what is read where it is open, and where it is closed. Instead of one_means.
+    one_means: Literal["", "open", "closed"] = ""
     open: float | None = None
     closed: float | None = None
-    # An angle that turns: one turn further is the same place. It is read in [low, low + a turn), by default half a turn either way.
     periodic: bool = False
 
 
@@ -66,43 +78,62 @@ class StateDim(_Dim):
 class ActionDim(_Dim):
     """One number of an action, as the robot's `step` takes it.
 
-    A gripper says what its step takes for open and for closed: `one_means` for a number in [0, 1], `open` and `closed` for any other.
+    A gripper says what its step takes for open and for closed: `one_means` for a number in [0, 1],
+    `open` and `closed` for any other.
 
         one_means="open"          1 opens, 0 closes
         open=-1.0, closed=1.0     -1 opens, +1 closes
         open=0.08, closed=0.0     a width in m
 
-    What a dataset recorded may be something else: that is the row's to say (data/rows.py). An index holds 1 = open.
+    What a dataset recorded may be something else: that is the dataset's record to say. An index
+    holds 1 = open.
+
+    Attributes:
+        name: what it is called, such as "joint_0".
+        unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
+        kind: "absolute"; or "relative", a change since the last step, which is 0 past an
+            episode's end.
+        delta: of an absolute action: the model learns its difference from the state dimension of
+            the same name.
+        low: an action is at least this; None where that is not known.
+        high: an action is at most this.
+        one_means: of a gripper in [0, 1]: "open" or "closed", what the robot takes 1 for.
+        open: of a gripper, instead of one_means: what opens it.
+        closed: of a gripper: what closes it.
+        periodic: as of StateDim; what a policy says lies in the same turn.
+        delta_from: the state dimension that a delta is taken from, where it has another name.
     """
 
     name: str
     unit: str
-    # relative: a change since the last step, so past an episode's end it is 0
     kind: Literal["absolute", "relative"]
-    # the model's unit is this action minus the state dimension of its name, or of `delta_from` (absolute only)
     delta: bool = False
     low: float | None = None
     high: float | None = None
     one_means: Literal["", "open", "closed"] = ""
     open: float | None = None
     closed: float | None = None
-    periodic: bool = False  # as of StateDim; what a policy says lies in the same turn
-    delta_from: str = (
-        ""  # the state dimension that a delta is taken from, where it has another name
-    )
+    periodic: bool = False
+    delta_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClientKeys:
-    """How the clients of this robot name the parts of an observation that they send; the prompt is always `prompt`.
+    """How the clients of a robot name the parts of an observation that they send.
 
-    A mapping inside the observation counts as keys joined by "/".
+    The prompt is always `prompt`. A mapping inside the observation counts as keys joined by "/".
+
+    Attributes:
+        cameras: the robot's name for the camera -> key.
+        state: keys, each with its number of values; side by side they are the state.
+        channel_first: images come as uint8[3, height, width].
+        unread: keys that may come and are not read.
     """
 
-    cameras: Mapping[str, str]  # the robot's name for the camera -> key
-    state: tuple[tuple[str, int], ...]  # key and number of values; side by side they are the state
-    channel_first: bool = False  # images come as uint8[3, height, width]
-    unread: tuple[str, ...] = ()  # keys that may come and are not read
+    cameras: Mapping[str, str]
+    state: tuple[tuple[str, int], ...]
+    channel_first: bool = False
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, record: Any, where: str) -> "ClientKeys":
@@ -125,17 +156,33 @@ class ClientKeys:
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
+    """A robot and its action space, as data: what the numbers and the cameras are.
+
+    A wrong record raises InputError, which names the field.
+
+    Attributes:
+        name: the record's name.
+        robot: what the robot is, for people.
+        cameras: the model's camera slot (base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb) -> the
+            robot's name for the camera. A robot fills any of the three.
+        state: the state's dimensions, in their order.
+        actions: an action's dimensions, in their order.
+        control_hz: actions per second; 0 where that is not known.
+        execute_steps: steps of a chunk that are executed before the next is asked for.
+        client_keys: how the robot's clients name an observation's parts; None: as a
+            RawObservation, `images/<camera>` and `state`.
+        image_rotation: degrees by which a client must turn what its cameras (or its simulator)
+            give before it sends it: the data were turned so.
+    """
+
     name: str
-    robot: str  # what it is, for people
-    cameras: Mapping[str, str]  # slot -> the robot's name for the camera
+    robot: str
+    cameras: Mapping[str, str]
     state: tuple[StateDim, ...]
     actions: tuple[ActionDim, ...]
-    control_hz: float  # actions per second; 0: not known
-    execute_steps: int  # steps of a chunk that are executed before the next is asked for
-    client_keys: ClientKeys | None = (
-        None  # None: images/<the robot's name for the camera> and state
-    )
-    # Degrees by which a client must turn what its cameras (or its simulator) give before it sends it: the data were turned so.
+    control_hz: float
+    execute_steps: int
+    client_keys: ClientKeys | None = None
     image_rotation: int = 0
 
     def __post_init__(self) -> None:
@@ -189,22 +236,25 @@ class Embodiment:
 
     @property
     def keys(self) -> ClientKeys:
-        """`client_keys`, or where the record has none those of a RawObservation."""
+        """Returns `client_keys`, or where the record has none those of a RawObservation."""
         if self.client_keys is not None:
             return self.client_keys
         cameras = {camera: f"images/{camera}" for camera in self.cameras.values()}
         return ClientKeys(cameras, (("state", len(self.state)),) if self.state else ())
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the record as plain data, for a JSON file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, record: Any, *, stored: bool = False) -> "Embodiment":
-        """Makes a record of plain data.
+        """Reads a record from plain data.
 
         Args:
-            stored: a program wrote the record, perhaps an older version. Before there was `delta_from`, a delta was taken from the
-                state at the action's own place, whatever its name, and so it stays for what was trained then.
+            record: what `to_json` gave.
+            stored: whether a program wrote the record, perhaps an older version. Before there was
+                `delta_from`, a delta was taken from the state at the action's own place, whatever
+                its name, and so it stays for what was trained then.
 
         Raises:
             InputError: a field is unknown, missing or of another type.

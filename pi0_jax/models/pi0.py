@@ -33,13 +33,21 @@ MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Pi0Config:
-    """The sizes of a π0."""
+    """The sizes of a π0.
+
+    Attributes:
+        vision: of the image encoder.
+        gemma: of the language model and the action expert, in this order.
+        action_dim: D, dimensions of actions and state, padding included.
+        horizon: H, steps of an action chunk.
+        max_tokens: L, tokens of a prompt.
+    """
 
     vision: VisionConfig
-    gemma: GemmaConfig  # experts: (PaliGemma's language model, the action expert)
+    gemma: GemmaConfig
     action_dim: int
     horizon: int
-    max_tokens: int  # prompt tokens
+    max_tokens: int
 
 
 # Sizes of every part, per variant.
@@ -87,11 +95,15 @@ class PaliGemma(nn.Module):
 
 
 class Pi0(nn.Module):
-    """The model. Its methods are passed to Flax as functions.
+    """The model, a Flax module whose methods are passed to Flax as functions.
 
-    model = Pi0(VARIANTS["nano"], ComputeOptions(dtype=jnp.float32))
-    params = model.init(key, method=Pi0.declare)["params"]
-    v = model.apply({"params": params}, observation, x_t, t, method=Pi0.velocity)
+        model = Pi0(VARIANTS["nano"], ComputeOptions(dtype=jnp.float32))
+        params = model.init(key, method=Pi0.declare)["params"]
+        v = model.apply({"params": params}, observation, x_t, t, method=Pi0.velocity)
+
+    Attributes:
+        config: the sizes.
+        options: how it is computed; the parameter tree is the same whatever they say.
     """
 
     config: Pi0Config

@@ -24,6 +24,7 @@ from ml_collections.config_dict import placeholder
 
 from pi0_jax import fields, policy_config
 from pi0_jax.data.oxe.soups import SOUPS
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.rule_source import record_rule
 from pi0_jax.errors import InputError
 from pi0_jax.fields import field
@@ -45,7 +46,10 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(PolicyConfig):
-    """A policy's config, and on which data and how its model is trained."""
+    """The config of a run, typed: what its policy needs, on which data and how it is trained.
+
+    All fields are keywords. `pi0_jax.train.run` checks them, all together.
+    """
 
     data_dir: str = field(
         doc="Folder or URL that holds the datasets: data_dir/<name>/<version>.",
@@ -64,7 +68,7 @@ class RunConfig(PolicyConfig):
     )
     own_datasets: Mapping[str, Any] = field(
         factory=dict,
-        doc="Datasets of one's own: dict(name=row as plain data); see data/rows.py.",
+        doc="Datasets of one's own: dict(name=Dataset(...), or that as plain data); see data/rows.py.",
     )
     mixture: str = field(
         "",
@@ -222,9 +226,13 @@ FREE_FIELDS = fields.names(RunConfig, "free")
 
 
 def defaults() -> ConfigDict:
-    """A page with every field at its default. It checks no types: `from_mapping` does, for all fields together.
+    """Returns a page with every field at its default.
 
-    A field that must be stated is empty on the page, and can be set by a flag like the others.
+    The page takes any value; what is wrong is said when it is used, for all fields together. A
+    field that must be stated (`data_dir`) is empty on the page.
+
+    Returns:
+        An ml_collections.ConfigDict, whose fields may be set.
     """
     page = ConfigDict(fields.defaults(RunConfig), type_safe=False)
     page.data_dir = placeholder(str)
@@ -272,12 +280,14 @@ def training_half(run: RunConfig) -> dict[str, Any]:
 def to_json(run: RunConfig) -> dict[str, Any]:
     """Plain data; of a rule in `own_datasets` its name and the hash of its source are kept."""
     return {
-        **dataclasses.asdict(run),
+        **dataclasses.asdict(dataclasses.replace(run, own_datasets={})),
         "own_datasets": _plain(run.own_datasets, "config.own_datasets"),
     }
 
 
 def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Dataset):
+        return _plain(value.to_mapping(), where)
     if isinstance(value, Mapping):
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

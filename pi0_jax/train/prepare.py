@@ -21,7 +21,7 @@ from pi0_jax.data.mixture import (
     check_frames,
     shares_by_frames,
 )
-from pi0_jax.data.rows import DatasetRow
+from pi0_jax.data.rows import Dataset
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
@@ -142,7 +142,7 @@ def _index(run: RunConfig, name: str, processes: Processes) -> Index:
                          skip_bad_episodes=run.skip_bad_episodes)  # fmt: skip
 
 
-def _row(run: RunConfig, name: str) -> DatasetRow:
+def _row(run: RunConfig, name: str) -> Dataset:
     return find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language)
 
 

@@ -1,7 +1,7 @@
 """Mobile ALOHA: two arms and a moving base, 50 Hz."""
 
 from pi0_jax.data.grippers import RecordedGripper
-from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField
+from pi0_jax.data.rows import CameraField, Dataset, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # left joints (6, rad) and gripper, right joints and gripper; gripper 1 = open
@@ -12,7 +12,7 @@ _ACTION = (
 _GRIPPER = RecordedGripper(open=1.0, closed=0.0, overshoot=0.25)
 
 ALOHA = (
-    DatasetRow(
+    Dataset(
         name="aloha_mobile",
         tfds_name="aloha_mobile",
         versions=("0.0.1",),

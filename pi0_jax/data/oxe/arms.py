@@ -4,7 +4,7 @@ import numpy as np
 
 from pi0_jax.data.grippers import CLOSED_IS_1
 from pi0_jax.data.oxe.primitives import all_steps
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE, _ACTION = "steps/observation/state", "steps/action"
@@ -37,7 +37,7 @@ def standardise_cmu_stretch(columns: Columns) -> Standardised:
 
 
 ARMS = (
-    DatasetRow(
+    Dataset(
         name="ucsd_kitchen_dataset_converted_externally_to_rlds",
         tfds_name="ucsd_kitchen_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -53,7 +53,7 @@ ARMS = (
             " take; they become metres and radians, in which actions are handed out too. Joints are taken as radians.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="dlr_edan_shared_control_converted_externally_to_rlds",
         tfds_name="dlr_edan_shared_control_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -68,7 +68,7 @@ ARMS = (
             "Rotations are in the files' order: about z, x, y. The last number of state and action is taken as the gripper, 1 = closed.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="berkeley_fanuc_manipulation",
         tfds_name="berkeley_fanuc_manipulation",
         versions=("0.1.0",),
@@ -85,7 +85,7 @@ ARMS = (
             "The catalog calls the state's gripper an open status, public pipelines read 1 as closed, and so do we.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="cmu_stretch",
         tfds_name="cmu_stretch",
         versions=("0.1.0",),
@@ -100,7 +100,7 @@ ARMS = (
             "The state has no orientation. Dimensions of the action that the robot lacks are 0, as the files hold them.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="dobbe",
         tfds_name="dobbe",
         versions=("0.0.1",),

@@ -6,7 +6,7 @@ Actions are what the operational-space controller was told, each in [-1, 1] of i
 import numpy as np
 
 from pi0_jax.data.oxe.primitives import CLOSING_COMMANDS, all_steps
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"
@@ -42,7 +42,7 @@ _NAMED_STATE_FIELDS = {
 }
 
 AUSTIN = (
-    DatasetRow(
+    Dataset(
         name="austin_buds_dataset_converted_externally_to_rlds",
         tfds_name="austin_buds_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -55,7 +55,7 @@ AUSTIN = (
         revision=1,
         notes=(_NORMALISED, _VAGUE),
     ),
-    DatasetRow(
+    Dataset(
         name="austin_sailor_dataset_converted_externally_to_rlds",
         tfds_name="austin_sailor_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -72,7 +72,7 @@ AUSTIN = (
             "State is state_joint and state_gripper: the catalog explains 7 of the 8 numbers of `state`, which public pipelines read.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="austin_sirius_dataset_converted_externally_to_rlds",
         tfds_name="austin_sirius_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -90,7 +90,7 @@ AUSTIN = (
             "Steps of the policy's own and of a person's intervention (action_mode, intv_label) are all kept.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="utaustin_mutex",
         tfds_name="utaustin_mutex",
         versions=("0.1.0",),

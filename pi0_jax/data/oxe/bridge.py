@@ -4,7 +4,7 @@ import numpy as np
 
 from pi0_jax.data.oxe.primitives import binarize_gripper, pose_changes
 from pi0_jax.data.oxe.rtx_fields import MOTION_FIELDS, OPEN, motion, rtx_row
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # x y z (m), roll pitch yaw (rad), gripper opening (1 = open)
@@ -46,8 +46,8 @@ _NOTES = (
 )
 
 
-def _bridge_v2(name: str) -> DatasetRow:
-    return DatasetRow(
+def _bridge_v2(name: str) -> Dataset:
+    return Dataset(
         name=name,
         tfds_name=name,
         versions=("1.0.0",),

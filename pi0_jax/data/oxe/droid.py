@@ -9,7 +9,7 @@ from pi0_jax.data.grippers import CLOSED_IS_1
 from pi0_jax.data.rows import (
     CameraField,
     Columns,
-    DatasetRow,
+    Dataset,
     Language,
     RawField,
     Rule,
@@ -93,10 +93,10 @@ def _runs(mask: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
 
 
-def _row(name: str, state: str, action: str, rule: Rule, notes: tuple[str, ...]) -> DatasetRow:
+def _row(name: str, state: str, action: str, rule: Rule, notes: tuple[str, ...]) -> Dataset:
     """`state` and `action` are the fields of the arm, to which the gripper's come."""
     arm = RawField((len(EMBODIMENTS[name].state) - 1,), "float64")
-    return DatasetRow(
+    return Dataset(
         name=name,
         tfds_name="droid",
         versions=("1.0.1", "1.0.0"),

@@ -5,7 +5,7 @@ import numpy as np
 from pi0_jax.data.grippers import CLOSED_IS_1
 from pi0_jax.data.oxe.primitives import CLOSING_COMMANDS, OPENING_COMMANDS, all_steps
 from pi0_jax.data.oxe.rotations import quaternion_to_euler
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE, _ACTION = "steps/observation/state", "steps/action"
@@ -79,7 +79,7 @@ _FMB_NOTES = (
 )
 
 FRANKA = (
-    DatasetRow(
+    Dataset(
         name="stanford_hydra_dataset_converted_externally_to_rlds",
         tfds_name="stanford_hydra_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -99,7 +99,7 @@ FRANKA = (
             "Three numbers describe the gripper's state; the first is taken as its width in metres.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="nyu_franka_play_dataset_converted_externally_to_rlds",
         tfds_name="nyu_franka_play_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -115,7 +115,7 @@ FRANKA = (
             "The second view (image_additional_view) and the depth images are not used.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="furniture_bench_dataset_converted_externally_to_rlds",
         tfds_name="furniture_bench_dataset_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -133,7 +133,7 @@ FRANKA = (
             "The state's 35 numbers are the sum of the parts that its authors name; no page gives its width.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="iamlab_cmu_pickup_insert_converted_externally_to_rlds",
         tfds_name="iamlab_cmu_pickup_insert_converted_externally_to_rlds",
         versions=("0.1.0",),
@@ -151,7 +151,7 @@ FRANKA = (
             "The quaternion is taken as x y z w; the pose is handed out with roll, pitch and yaw in its place.",
         ),
     ),
-    DatasetRow(
+    Dataset(
         name="fmb",
         tfds_name="fmb",
         versions=("0.0.1",),
@@ -167,7 +167,7 @@ FRANKA = (
         revision=1,
         notes=_FMB_NOTES,
     ),
-    DatasetRow(
+    Dataset(
         name="fmb_dataset",
         tfds_name="fmb_dataset",
         versions=("1.0.0",),

@@ -1,15 +1,15 @@
 """LIBERO without no-ops, as replayed for OpenVLA: a simulated Panda, 20 Hz, four suites of one structure."""
 
 from pi0_jax.data.oxe.primitives import CLOSING_COMMANDS
-from pi0_jax.data.rows import CameraField, DatasetRow, Language, RawField
+from pi0_jax.data.rows import CameraField, Dataset, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
 
 _STATE = "steps/observation/state"  # x y z (m), rotation vector (rad), two fingers (m)
 _ACTION = "steps/action"  # change of x y z and rotation (normalised), gripper: -1 open, +1 close
 
 
-def _suite(name: str) -> DatasetRow:
-    return DatasetRow(
+def _suite(name: str) -> Dataset:
+    return Dataset(
         name=name,
         tfds_name=name,
         versions=("1.0.0",),

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pi0_jax.data.grippers import RecordedGripper
-from pi0_jax.data.rows import CameraField, Columns, DatasetRow, Language, RawField, Rule
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Rule
 from pi0_jax.embodiments import EMBODIMENTS
 
 TRANSLATION = "steps/action/world_vector"
@@ -41,9 +41,9 @@ def rtx_row(
     versions: tuple[str, ...] = ("0.1.0",),
     language: Language = INSTRUCTION,
     notes: tuple[str, ...] = (),
-) -> DatasetRow:
+) -> Dataset:
     """A row of the collection: what is the same in all of them is filled in."""
-    return DatasetRow(
+    return Dataset(
         name=name,
         tfds_name=name,
         versions=versions,

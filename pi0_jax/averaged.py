@@ -1,0 +1,86 @@
+"""What a policy runs of a run's checkpoint: the moving average as a published tree."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from pi0_jax import checkpoints
+from pi0_jax.checkpoints import Description
+from pi0_jax.errors import InputError
+from pi0_jax.finite import check_finite
+from pi0_jax.models import lora, sampling
+from pi0_jax.models.paths import flatten, unflatten
+from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.policy_config import DTYPES, PolicyConfig, model_config, trainable_part
+
+
+def read(step: epath.Path, dtype: str | None) -> tuple[Description, Any]:
+    """Reads the description and the weights of one step's folder.
+
+    Args:
+        step: the folder.
+        dtype: "float32" or "bfloat16" to compute in; None takes the run's.
+
+    Returns:
+        The description, with that dtype, and the published tree on the host, each leaf in the dtype
+        in which a policy keeps it.
+
+    Raises:
+        InputError: no such dtype; a file is missing or damaged; the weights are not finite; the
+            arrays are not those of the variant that the description names.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
+    description = checkpoints.read_description(step)
+    if dtype is not None:
+        policy = dataclasses.replace(description.policy, dtype=DTYPES[dtype])
+        description = dataclasses.replace(description, policy=policy)
+    return description, _averaged(step, description.policy)
+
+
+def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
+    """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
+    trainable, tree = trainable_part(config), parameter_shapes(model_config(config))
+    factor_shapes = jax.eval_shape(partial(lora.init, rules=config.lora), jax.random.key(0), tree)
+    shapes = flatten(tree)
+
+    def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """To be read as a NumPy array; takes no memory itself."""
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    def held(path: str) -> np.ndarray:
+        """What a product is added to comes in float32: the sum is rounded once."""
+        return host(
+            shapes[path].shape,
+            np.float32
+            if lora.find(config.lora, path)
+            else sampling.storage_dtype(path, config.dtype),
+        )
+
+    trained = {path: held(path) for path in shapes if trainable.trains(path)}
+    frozen = {path: held(path) for path in shapes if path not in trained}
+    for path, leaf in flatten(factor_shapes).items():
+        trained[path] = host(leaf.shape, leaf.dtype)
+    read = flatten(checkpoints.read_params(step, "ema", unflatten(trained)))
+    if frozen:
+        read |= flatten(checkpoints.read_part(step, "params", unflatten(frozen)))
+    for path, leaf in read.items():
+        check_finite(leaf, f"{step}: {path}")
+    add = jax.jit(lora.add, static_argnames=("rules", "path", "dtype"))
+    for path in [path for path in frozen if lora.find(config.lora, path)]:
+        a, b = read.pop(f"{path}/a"), read.pop(f"{path}/b")
+        merged = add(
+            read[path],
+            a,
+            b,
+            rules=config.lora,
+            path=path,
+            dtype=sampling.storage_dtype(path, config.dtype),
+        )
+        # the device computes one leaf after the other, and keeps none
+        read[path] = np.asarray(merged)
+    return unflatten(read)

@@ -1,0 +1,82 @@
+"""The function that a policy compiles, and the noise that it starts from.
+
+Axes: B observations, H action horizon, D dimensions of the model.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float32, UInt32
+
+from pi0_jax import preprocess
+from pi0_jax.errors import InputError
+from pi0_jax.models import sampling
+from pi0_jax.observation import RawBatch
+from pi0_jax.preprocess import Layout
+
+
+def start(
+    seeds: Sequence[int] | np.ndarray | None,
+    noise: np.ndarray | None,
+    shape: tuple[int, int, int],
+) -> Float32[Array | np.ndarray, "B H D"]:
+    """Returns the noise of a call, float32[B, H, D].
+
+    Args:
+        seeds: one for each observation; None is all zeros.
+        noise: float32[B, H, D], to be taken instead.
+        shape: B, H and D.
+
+    Raises:
+        InputError: there is not one seed for each observation, a seed is no uint32, or the noise
+            has another shape.
+    """
+    count = shape[0]
+    if seeds is not None and len(seeds) != count:
+        raise InputError(f"{len(seeds)} seeds for {count} observations; expected one each")
+    if seeds is not None and not all(
+        isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in seeds
+    ):
+        raise InputError(f"seeds: expected whole numbers in [0, 2^32), found {list(seeds)}")
+    if noise is None:
+        return _noise(np.asarray(np.zeros(count) if seeds is None else seeds, np.uint32), shape[1:])
+    if noise.shape != shape:
+        raise InputError(f"noise has shape {list(noise.shape)}; expected {list(shape)}")
+    return noise
+
+
+@partial(jax.jit, static_argnames="shape")
+def _noise(
+    seeds: UInt32[Array | np.ndarray, " B"], shape: tuple[int, int]
+) -> Float32[Array, "B H D"]:
+    return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+
+
+def sample(
+    weights: sampling.Packed,
+    batch: RawBatch,
+    dims: Bool[Array, "B D"],
+    noise: Float32[Array, "B H D"],
+    *,
+    layout: Layout,
+    sampler: Callable[..., Float32[Array, "B H D"]],
+    real_dims_only: bool,
+) -> Float32[Array, "B H D"]:
+    """Samples action chunks from what the host has prepared; all of it is one program.
+
+    Args:
+        weights: see sampling.pack.
+        batch: the observations.
+        dims: bool[B, D], the dimensions that each robot has.
+        noise: float32[B, H, D].
+        layout: which camera slots there are, and how images and state are read; static.
+        sampler: sampling.sample with its model and number of steps.
+        real_dims_only: whether the model was trained on the dimensions in `dims` alone.
+
+    Returns:
+        float32[B, H, D], in model units.
+    """
+    observation = preprocess.device(batch, layout)
+    return sampler(weights, observation, noise, dim_mask=dims if real_dims_only else None)

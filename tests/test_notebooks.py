@@ -1,0 +1,42 @@
+"""The notebooks of docs/ run from their first cell to their last. `make docs` draws their figures."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training import ROOT
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
+_CELL = re.compile(r"^```\{code-cell\} python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def code(notebook: Path) -> str:
+    """The cells as one program; a cell's options are left out."""
+    cells = _CELL.findall(notebook.read_text("utf-8"))
+    return "\n".join(re.sub(r"\A(:.*\n)+", "", cell) for cell in cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook, tmp_path):
+    program = tmp_path / f"{notebook.stem}.py"
+    program.write_text(code(notebook), encoding="utf-8")
+    env = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, program],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+def test_there_are_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["arrays", "inside"]
+    assert all(code(path) for path in NOTEBOOKS)
