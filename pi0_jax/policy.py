@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pi0_jax import checkpoints, export, preprocess
 from pi0_jax.errors import InputError
+from pi0_jax.limits import Choice, Limits, Outside
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
@@ -38,6 +39,7 @@ class Prediction(TypedDict):
     actions: np.ndarray  # float32[H, A], in the robot's units
     # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
     policy_timing: dict[str, float]
+    outside: list[str]  # what lies outside of the data or of the robot's hard limits, see limits.py
 
 
 class Prepared(NamedTuple):
@@ -62,6 +64,7 @@ class Policy:
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
+        limits: Choice = "tell",
     ) -> None:
         """
         Args:
@@ -70,12 +73,14 @@ class Policy:
             scan_layers: compile one layer and loop; None does so on a CPU, where calls take as long and starts half as long as with
                 unrolled layers. Elsewhere layers' weights would be copied out of a stack before they are multiplied.
             unroll_steps: see sampling.sample.
+            limits: what is done with states and actions outside of the data's range, see limits.py.
 
         Raises:
             InputError: num_steps is less than 1.
         """
         self.config = config
         self.robots = dict(robots)
+        self._limits = {name: Limits(record, limits) for name, record in self.robots.items()}
         self.tokenizer = tokenizer
         self.num_steps = config.sampling_steps if num_steps is None else num_steps
         if self.num_steps < 1:
@@ -104,12 +109,13 @@ class Policy:
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
+        limits: Choice = "tell",
     ) -> "Policy":
         """Opens the moving average of a run's latest checkpoint, or of one step's folder.
 
         Args:
             dtype: "float32" or "bfloat16" to compute in; None takes the run's.
-            num_steps, scan_layers, unroll_steps: as of Policy.
+            num_steps, scan_layers, unroll_steps, limits: as of Policy.
 
         Raises:
             InputError: no checkpoint there, or its arrays are not those of the variant that it names.
@@ -120,8 +126,16 @@ class Policy:
         if dtype is not None:
             config = dataclasses.replace(config, dtype=dtype)
         params = _averaged(step, config)
-        how = dict(num_steps=num_steps, scan_layers=scan_layers, unroll_steps=unroll_steps)
-        return cls(config, description.robots, description.tokenizer, params, **how)
+        return cls(
+            config,
+            description.robots,
+            description.tokenizer,
+            params,
+            num_steps=num_steps,
+            scan_layers=scan_layers,
+            unroll_steps=unroll_steps,
+            limits=limits,
+        )
 
     @property
     def params(self) -> Any:
@@ -171,14 +185,15 @@ class Policy:
             [observation], [seed], robot=robot, noise=None if noise is None else noise[None]
         )
         host_done = time.perf_counter()
-        actions = self._act([observation], prepared, robot)
+        actions, (outside,) = self._act([observation], prepared, robot)
         end = time.perf_counter()
         timing = {
             "host_ms": 1e3 * (host_done - start),
             "device_ms": 1e3 * (end - host_done),
             "infer_ms": 1e3 * (end - start),
         }
-        return {"actions": actions[0], "policy_timing": timing}
+        told = [str(one) for one in outside]
+        return {"actions": actions[0], "policy_timing": timing, "outside": told}
 
     def act(
         self,
@@ -197,13 +212,23 @@ class Policy:
             canvases: heights and widths to bring images onto, see preprocess.host; with those of `warm_up` nothing is compiled any more.
 
         Raises:
-            InputError: see preprocess.host.
+            InputError: see preprocess.host; a state is absurd, or something is outside and was to be refused, see limits.py.
+            FloatingPointError: an action is not finite.
         """
-        return self._act(
-            observations,
-            self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases),
-            robot,
-        )
+        return self.predict(observations, seeds, robot=robot, noise=noise, canvases=canvases)[0]
+
+    def predict(
+        self,
+        observations: Sequence[RawObservation],
+        seeds: Sequence[int] | np.ndarray | None = None,
+        *,
+        robot: str | None = None,
+        noise: np.ndarray | None = None,
+        canvases: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[np.ndarray, list[list[Outside]]]:
+        """What `act` returns, and for each observation what lies outside of the data or of the robot's hard limits."""
+        prepared = self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases)
+        return self._act(observations, prepared, robot)
 
     def warm_up(
         self,
@@ -213,21 +238,18 @@ class Policy:
         batch_sizes: Sequence[int] = (1,),
     ) -> None:
         """Compiles for all prompt lengths, for cameras of each of these sizes (height, width; all cameras alike) and numbers of rows."""
-        embodiment = self.robot(robot).embodiment
+        embodiment, statistics = self.robot(robot)
         for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
             images = {
                 camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()
             }
             observation: RawObservation = {
                 "images": images,
-                "state": np.zeros(len(embodiment.state), np.float32),
+                "state": statistics.state.mean.astype(np.float32),
                 "prompt": "",
             }
-            self._act(
-                [observation] * batch,
-                self.prepare([observation] * batch, robot=robot, tokens=tokens),
-                robot,
-            )
+            prepared = self.prepare([observation] * batch, robot=robot, tokens=tokens)
+            self.compute(prepared).block_until_ready()
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
@@ -312,14 +334,15 @@ class Policy:
 
     def _act(
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
-    ) -> np.ndarray:
-        state = np.stack([observation["state"] for observation in observations])
-        return preprocess.to_robot(
-            np.asarray(self.compute(prepared)),
-            state,
-            self.robot(robot),
-            prepared.layout.normalization,
-        )
+    ) -> tuple[np.ndarray, list[list[Outside]]]:
+        record = self.robot(robot)
+        limits = self._limits[next(n for n, one in self.robots.items() if one is record)]
+        states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
+        outside = limits.check_states(states)
+        chunks = np.asarray(self.compute(prepared))
+        actions = preprocess.to_robot(chunks, states, record, prepared.layout.normalization)
+        actions, beyond = limits.check_actions(actions, states)
+        return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "data": "embodiments errors files observation progress",
     "record_fit": "embodiments errors normalize",
     "preprocess": "embodiments errors images normalize observation record_fit tokenizer",
+    "limits": "embodiments errors normalize preprocess",
     "statistics": "data embodiments errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     " policy_config preprocess record_fit tokenizer trainable",
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
-    "policy": "checkpoints errors export models observation policy_config preprocess tokenizer",
+    "policy": "checkpoints errors export limits models observation policy_config preprocess tokenizer",
     "train": "checkpoints chips convert data errors fields files flow models normalize observation policy_config preprocess"
     " progress sharding statistics tokenizer trainable",
     "ahead": "chips data.datasets errors models observation policy policy_config preprocess sharding train",
