@@ -1,6 +1,7 @@
 """What a server answers: bytes in, bytes out, no sockets.
 
-    observation                                    -> {"actions": float32[H, A], "outside": [...], "policy_timing": {...}, "server_timing": {...}}
+    observation                                    -> {"actions": float32[H, A], "outside": [...],
+                                                       "policy_timing": {...}, "server_timing": {...}}
     {"batch": [observation, ...], "seeds": [...]}  -> {"actions": float32[n, H, A], ...}
 
 An observation is a map of the robot's client keys (observation_keys.py). It may also carry "seed", which keys the noise; without it the
