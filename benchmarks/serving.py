@@ -134,7 +134,7 @@ def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
         policy = Policy.open(checkpoint, dtype=dtype)
         policy.act([arm.observation(CAMERAS)], robot=ROBOT.name)
         return Service(
-            partial(policy.act, robot=ROBOT.name),
+            partial(policy.predict, robot=ROBOT.name),
             policy.robot(ROBOT.name).embodiment,
             horizon=policy.config.horizon,
         )

@@ -4,10 +4,12 @@ Speaks the protocol of openpi-client: its clients work unchanged, with the obser
 """
 
 from functools import partial
+from typing import get_args
 
 from absl import flags
 
 from pi0_jax.errors import InputError
+from pi0_jax.limits import Choice
 from pi0_jax.observation_keys import check_prompt
 from pi0_jax.policy import Policy
 from pi0_jax.preprocess import canvas_for
@@ -49,6 +51,13 @@ _STEPS = flags.DEFINE_integer(
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "To compute in; the run's if not given."
 )
+_LIMITS = flags.DEFINE_enum(
+    "limits",
+    "tell",
+    get_args(Choice),
+    "Of states and actions outside of the range that the policy's data had: name them in the reply and the log,"
+    " cut actions off, or refuse the request. A robot's hard limits are cut off in any case.",
+)
 _LIMIT = flags.DEFINE_integer("max_message_mib", 16, "Largest message.", lower_bound=1)
 _CONNECTIONS = flags.DEFINE_integer(
     "max_connections", 64, "Clients at a time; more are refused.", lower_bound=1
@@ -81,9 +90,13 @@ def _batches() -> list[int]:
 
 
 def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
-    policy = Policy.open(_CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value)
+    policy = Policy.open(
+        _CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value, limits=_LIMITS.value
+    )
     embodiment = policy.robot(_ROBOT.value).embodiment
-    act = partial(policy.act, robot=_ROBOT.value, canvases=[canvas_for([size]) for size in sizes])
+    act = partial(
+        policy.predict, robot=_ROBOT.value, canvases=[canvas_for([size]) for size in sizes]
+    )
     service = Service(
         act,
         embodiment,

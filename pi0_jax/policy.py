@@ -25,7 +25,7 @@ from pi0_jax import averaged, checkpoints, export, preprocess
 from pi0_jax import policy_program as program
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.finite import check_finite_actions
+from pi0_jax.limits import Choice, Limits, Outside
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
@@ -44,6 +44,7 @@ class Prediction(TypedDict):
     actions: Float32[np.ndarray, "H A"]  # in the robot's units
     # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
     policy_timing: dict[str, float]
+    outside: list[str]  # what lies outside of the data or of the robot's hard limits, see limits.py
 
 
 class Prepared(NamedTuple):
@@ -77,6 +78,7 @@ class Policy:
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
+        limits: Choice = "tell",
     ) -> None:
         """Makes a policy of parameters that are at hand.
 
@@ -91,12 +93,15 @@ class Policy:
                 where calls take as long and starts half as long as with unrolled layers.
                 Elsewhere layers' weights would be copied out of a stack before each use.
             unroll_steps: whether each Euler step is compiled by itself instead of a loop.
+            limits: what is done with states and actions outside of the data's range: "tell",
+                "clamp" or "refuse", see limits.py.
 
         Raises:
             InputError: num_steps is less than 1.
         """
         self.config = config
         self.robots = dict(robots)
+        self._limits = {name: Limits(record, limits) for name, record in self.robots.items()}
         self.tokenizer = tokenizer
         self.num_steps = config.sampling_steps if num_steps is None else num_steps
         if self.num_steps < 1:
@@ -129,6 +134,7 @@ class Policy:
         num_steps: int | None = None,
         scan_layers: bool | None = None,
         unroll_steps: bool = False,
+        limits: Choice = "tell",
     ) -> "Policy":
         """Opens a policy: a run, one of its checkpoints, or a released π0 as it is.
 
@@ -148,6 +154,7 @@ class Policy:
             num_steps: Euler steps of a call; None takes the checkpoint's.
             scan_layers: see Policy.
             unroll_steps: see Policy.
+            limits: see Policy.
 
         Returns:
             The policy. Where a released π0 left something to be assumed, a UserWarning says what.
@@ -175,6 +182,7 @@ class Policy:
             num_steps=num_steps,
             scan_layers=scan_layers,
             unroll_steps=unroll_steps,
+            limits=limits,
         )
 
     @property
@@ -247,14 +255,15 @@ class Policy:
             [observation], [seed], robot=robot, noise=None if noise is None else noise[None]
         )
         host_done = time.perf_counter()
-        actions = self._act([observation], prepared, robot)
+        actions, (outside,) = self._act([observation], prepared, robot)
         end = time.perf_counter()
         timing = {
             "host_ms": 1e3 * (host_done - start),
             "device_ms": 1e3 * (end - host_done),
             "infer_ms": 1e3 * (end - start),
         }
-        return {"actions": actions[0], "policy_timing": timing}
+        told = [str(one) for one in outside]
+        return {"actions": actions[0], "policy_timing": timing, "outside": told}
 
     def act(
         self,
@@ -280,15 +289,25 @@ class Policy:
             float32[B, H, number of action dimensions], in the robot's units.
 
         Raises:
-            InputError: an observation lacks something, or has something of another shape.
+            InputError: an observation lacks something, or has something of another shape; a state
+                is absurd, or something is outside and was to be refused (limits.py).
             NotFiniteError: weights or a state are so large that a number of the chunk is NaN or
                 infinite; a chunk is never returned then.
         """
-        return self._act(
-            observations,
-            self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases),
-            robot,
-        )
+        return self.predict(observations, seeds, robot=robot, noise=noise, canvases=canvases)[0]
+
+    def predict(
+        self,
+        observations: Sequence[RawObservation],
+        seeds: Sequence[int] | np.ndarray | None = None,
+        *,
+        robot: str | None = None,
+        noise: np.ndarray | None = None,
+        canvases: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[np.ndarray, list[list[Outside]]]:
+        """What `act` returns, and for each observation what lies outside of the data or of the robot's hard limits."""
+        prepared = self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases)
+        return self._act(observations, prepared, robot)
 
     def warm_up(
         self,
@@ -304,21 +323,18 @@ class Policy:
             image_sizes: heights and widths of images; all cameras are alike.
             batch_sizes: numbers of observations in one call of `act`.
         """
-        embodiment = self.robot(robot).embodiment
+        embodiment, statistics = self.robot(robot)
         for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
             images = {
                 camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()
             }
             observation: RawObservation = {
                 "images": images,
-                "state": np.zeros(len(embodiment.state), np.float32),
+                "state": statistics.state.mean.astype(np.float32),
                 "prompt": "",
             }
-            self._act(
-                [observation] * batch,
-                self.prepare([observation] * batch, robot=robot, tokens=tokens),
-                robot,
-            )
+            prepared = self.prepare([observation] * batch, robot=robot, tokens=tokens)
+            self.compute(prepared).block_until_ready()
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
@@ -397,16 +413,15 @@ class Policy:
 
     def _act(
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
-    ) -> np.ndarray:
-        state = np.stack([observation["state"] for observation in observations])
-        actions = preprocess.to_robot(
-            np.asarray(self.compute(prepared)),
-            state,
-            self.robot(robot),
-            prepared.layout.normalization,
-        )
-        check_finite_actions(actions, self.robot(robot).embodiment.actions)
-        return actions
+    ) -> tuple[np.ndarray, list[list[Outside]]]:
+        record = self.robot(robot)
+        limits = self._limits[next(n for n, one in self.robots.items() if one is record)]
+        states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
+        outside = limits.check_states(states)
+        chunks = np.asarray(self.compute(prepared))
+        actions = preprocess.to_robot(chunks, states, record, prepared.layout.normalization)
+        actions, beyond = limits.check_actions(actions, states)
+        return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
         """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""

@@ -47,7 +47,9 @@ def answer(observation: RawObservation, seed: int = 0) -> np.ndarray:
     ).astype(np.float32)
 
 
-def act(observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray:
+def act(
+    observations: Sequence[RawObservation], seeds: np.ndarray
+) -> tuple[np.ndarray, list[list[str]]]:
     for observation in observations:
         what, _, seconds = observation["prompt"].partition(" ")
         if what == "fail":
@@ -64,7 +66,7 @@ def act(observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray
         ]
     )
     chunks[[observation["prompt"] == "nan" for observation in observations], 3, 2] = np.nan
-    return chunks
+    return chunks, [["far"] * (observation["prompt"] == "far") for observation in observations]
 
 
 @contextmanager

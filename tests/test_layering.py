@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "data": "embodiments errors files observation progress",
     "record_fit": "embodiments errors normalize",
     "preprocess": "embodiments errors images normalize observation record_fit tokenizer",
+    "limits": "embodiments errors finite normalize preprocess",
     "statistics": "data embodiments errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "export": "embodiments errors files normalize observation preprocess tokenizer",
     "averaged": "checkpoints errors finite models policy_config",
     "policy_program": "errors models observation preprocess",
-    "policy": "averaged checkpoints convert embodiments errors export finite models observation policy_config policy_program"
+    "policy": "averaged checkpoints convert embodiments errors export limits models observation policy_config policy_program"
     " preprocess tokenizer",
     "train": "checkpoint_folder checkpoints chips convert data errors fields files flow manifest models normalize observation"
     " patterns policy_config preprocess progress sharding statistics tokenizer trainable",

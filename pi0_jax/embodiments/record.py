@@ -102,6 +102,8 @@ class ActionDim(_Dim):
         closed: of a gripper: what closes it.
         periodic: as of StateDim; what a policy says lies in the same turn.
         delta_from: the state dimension that a delta is taken from, where it has another name.
+        limits: hard limits of what the robot's `step` may be told, low and high; what lies beyond
+            is cut off (limits.py).
     """
 
     name: str
@@ -115,6 +117,7 @@ class ActionDim(_Dim):
     closed: float | None = None
     periodic: bool = False
     delta_from: str = ""
+    limits: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +271,7 @@ class Embodiment:
         fields["cameras"] = _names(fields["cameras"], f"{where}: cameras")
         fields["state"], fields["actions"] = (
             tuple(
-                kind(**_fields_of(kind, dim, f"{where}: {part} {i}"))
+                kind(**_with_limits(_fields_of(kind, dim, f"{where}: {part} {i}")))
                 for i, dim in enumerate(_several(fields[part], f"{where}: {part}"))
             )
             for part, kind in (("state", StateDim), ("actions", ActionDim))
@@ -322,6 +325,12 @@ def _action_problems(dim: ActionDim, state: Sequence[StateDim]) -> Iterator[str]
         yield "can have one_means closed only if it is absolute, of unit 1 and in [0, 1]; open and closed give other ends"
     if dim.open is not None and (dim.kind != "absolute" or (dim.low, dim.high) != (None, None)):
         yield "can have open and closed only if it is absolute and without low and high: its range lies between the two"
+    if dim.limits is not None and not (
+        len(dim.limits) == 2
+        and all(_is_number(end) and math.isfinite(end) for end in dim.limits)
+        and dim.limits[0] < dim.limits[1]
+    ):
+        yield f"has limits {dim.limits}; expected two finite numbers, the lower one first"
     if dim.periodic and dim.kind != "absolute":
         yield "can be periodic only if it is absolute: a change of an angle does not turn"
     if not dim.delta:
@@ -348,6 +357,13 @@ def _from_same_place(
     if not dim.delta or "delta_from" in given or not state or state[0].name == dim.name:
         return dim
     return dataclasses.replace(dim, delta_from=state[0].name)
+
+
+def _with_limits(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dimension; what JSON has made a list of is a pair again."""
+    if isinstance(fields.get("limits"), list):
+        fields["limits"] = tuple(fields["limits"])
+    return fields
 
 
 def _is_number(value: Any) -> bool:

@@ -1,10 +1,12 @@
 """What a server answers: bytes in, bytes out, no sockets.
 
-    observation                                    -> {"actions": float32[H, A],    "policy_timing": {...}, "server_timing": {...}}
+    observation                                    -> {"actions": float32[H, A], "outside": [...],
+                                                       "policy_timing": {...}, "server_timing": {...}}
     {"batch": [observation, ...], "seeds": [...]}  -> {"actions": float32[n, H, A], ...}
 
 An observation is a map of the robot's client keys (observation_keys.py). It may also carry "seed", which keys the noise; without it the
-seed is 0, so that the same observation always gets the same actions. Times are in milliseconds.
+seed is 0, so that the same observation always gets the same actions. Times are in milliseconds. "outside" says which numbers of state and
+actions lie outside of the data or of the robot's hard limits, one line each; of a batch, a list for each observation.
 """
 
 import time
@@ -19,8 +21,11 @@ from pi0_jax.observation import RawObservation
 from pi0_jax.observation_keys import UnreadKeys, shortened, to_observation
 from pi0_jax.serve import wire
 
-# (observations, uint32[n] seeds) -> float32[n, H, A]: chunks of actions in robot units.
-Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
+# (observations, uint32[n] seeds) -> float32[n, H, A], chunks of actions in robot units, and for each of
+# them what lies outside of what the policy knows.
+Act: TypeAlias = Callable[
+    [Sequence[RawObservation], np.ndarray], tuple[np.ndarray, Sequence[Sequence[object]]]
+]
 
 SEED, SEEDS, BATCH = "seed", "seeds", "batch"
 
@@ -69,7 +74,7 @@ class Service:
         unpacked = time.perf_counter()
         rows = next(size for size in self.batch_sizes if size >= len(observations))
         missing = rows - len(observations)
-        actions = self._act(
+        actions, outside = self._act(
             observations + observations[:1] * missing,
             np.array(seeds + seeds[:1] * missing, np.uint32),
         )
@@ -78,9 +83,11 @@ class Service:
             actions
         ).all():  # nothing for a robot to execute; the weights' fault, not the client's
             raise NotFiniteError("the policy's actions are not finite")
+        told = [[str(one) for one in row] for row in outside[: len(observations)]]
         return wire.pack(
             {
                 "actions": actions[: len(observations)] if batched else actions[0],
+                "outside": told if batched else told[0],
                 "policy_timing": {"infer_ms": 1e3 * (acted - unpacked)},
                 "server_timing": {
                     "queue_ms": 1e3 * (start - received),

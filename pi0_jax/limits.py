@@ -1,0 +1,196 @@
+"""What lies outside of what a policy knows: the ranges of its data, and a robot's hard limits.
+
+    states     beyond the data's range by more than MARGIN of it are told; absurd ones are always refused
+    actions    the same, as the model learnt them (deltas as deltas); hard limits are the robot's numbers
+
+    choice     beyond the data's range    beyond a hard limit
+    tell       told                       cut off and told
+    clamp      actions cut off, told      cut off and told
+    refuse     refused                    refused
+
+What is told is counted, stands in the reply, and is logged the first time and each time that the
+count has grown tenfold. An angle that turns has no range.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from pi0_jax import preprocess
+from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.errors import InputError
+from pi0_jax.finite import check_finite_actions
+from pi0_jax.normalize import VectorStatistics
+from pi0_jax.preprocess import Robot
+
+logger = logging.getLogger(__name__)
+
+Choice = Literal["tell", "clamp", "refuse"]
+MARGIN = 0.25  # of a dimension's range in the data
+ABSURD = 20.0  # ranges (or natural sizes, where those are larger) beyond the data
+# A range of the data may be narrow because a joint hardly moved. What is far for it then is
+# measured by what is large for any robot.
+_NATURAL = {"rad": np.pi, "deg": 180.0, "m": 1.0, "mm": 1000.0, "rad/s": 2 * np.pi, "m/s": 1.0}
+_LEAST_MARGIN = 0.01  # of the natural size, where the data's range is narrow
+
+
+class Outside(NamedTuple):
+    """Numbers of one dimension that lie outside."""
+
+    part: Literal["state", "action"]
+    name: str
+    times: int  # of the chunk's steps, or 1 for a state
+    worst: float  # the farthest, in the robot's units or, for a delta, as a delta
+    low: float
+    high: float
+    hard: bool  # a hard limit of the robot; else the range of the data, with its margin
+
+    def __str__(self) -> str:
+        times = f" {self.times} times" if self.times > 1 else ""
+        whose = "hard limits" if self.hard else "data"
+        return (
+            f"{self.part} {self.name!r}: {self.worst:g} is outside of its {whose}{times}:"
+            f" expected {self.low:g} to {self.high:g}"
+        )
+
+
+class Limits:
+    """The limits of one robot under one policy. Not for several threads at once."""
+
+    def __init__(self, robot: Robot, choice: Choice = "tell") -> None:
+        """
+        Raises:
+            InputError: the choice is none of those above.
+        """
+        if choice not in get_args(Choice):
+            raise InputError(f"limits: expected {', '.join(get_args(Choice))}, found {choice!r}")
+        self._robot, self._choice = robot, choice
+        record, statistics = robot.embodiment, robot.statistics
+        self._state = _range(statistics.state, record.state)
+        self._actions = _range(statistics.actions, record.actions)
+        self._absurd = _absurd(statistics.state, record.state)
+        limits = [dim.limits or (-np.inf, np.inf) for dim in record.actions]
+        self._hard = np.array(limits, np.float32).reshape(-1, 2).T  # float32[2, A]
+        self.counts: dict[tuple[str, str], int] = {}  # (part, dimension) -> numbers told so far
+
+    def check_states(self, states: np.ndarray) -> list[list[Outside]]:
+        """Finds what is outside in each observation's state.
+
+        Args:
+            states: float32[B, n], in the robot's units.
+
+        Raises:
+            InputError: a state is absurd; or it is outside, and the choice is "refuse".
+        """
+        dims, name = self._robot.embodiment.state, self._robot.embodiment.name
+        low, high = self._absurd
+        if (absurd := (states < low) | (states > high)).any():
+            row, i = (int(k) for k in np.argwhere(absurd)[0])
+            raise InputError(
+                f"observation {row} ({name}): state {dims[i].name!r} is {states[row, i]:g}"
+                f" {dims[i].unit}: expected {self._state[0, i]:g} to {self._state[1, i]:g}, as in"
+                " its data: another unit?"
+            )
+        return self._told("state", states[:, None], self._state, dims, hard=False)
+
+    def check_actions(
+        self, actions: np.ndarray, states: np.ndarray
+    ) -> tuple[np.ndarray, list[list[Outside]]]:
+        """Finds what is outside in each chunk, and cuts it off where that was chosen.
+
+        Args:
+            actions: float32[B, H, A], in the robot's units.
+            states: float32[B, n], the states before the chunks.
+
+        Returns:
+            The actions float32[B, H, A], and for each chunk what was outside.
+
+        Raises:
+            InputError: an action is outside, and the choice is "refuse".
+            NotFiniteError: an action is not finite.
+        """
+        record = self._robot.embodiment
+        check_finite_actions(actions, record.actions)
+        learnt = preprocess.to_delta(actions, states, record)
+        outside = self._told("action", learnt, self._actions, record.actions, hard=False)
+        if self._choice == "clamp":
+            inside = np.clip(learnt, *self._actions[:, None, None])
+            # Only what is cut off moves: the others stay as they are, to the bit.
+            actions = np.where(inside == learnt, actions, actions + (inside - learnt))
+        low, high = self._hard
+        beyond = self._told("action", actions, self._hard, record.actions, hard=True)
+        actions = np.clip(actions, low, high).astype(np.float32)
+        return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
+
+    def _told(
+        self,
+        part: Literal["state", "action"],
+        values: np.ndarray,
+        limits: np.ndarray,
+        dims: Sequence[StateDim | ActionDim],
+        *,
+        hard: bool,
+    ) -> list[list[Outside]]:
+        """Counts, logs and, if so chosen, refuses what of float[B, steps, n] is outside."""
+        low, high = limits
+        beyond = np.maximum(low - values, values - high)  # [B, steps, n], positive outside
+        found: list[list[Outside]] = [[] for _ in values]
+        for row, i in np.argwhere((beyond > 0).any(axis=1)):
+            step = beyond[row, :, i].argmax()
+            count = int((beyond[row, :, i] > 0).sum())
+            numbers = (float(x) for x in (values[row, step, i], low[i], high[i]))
+            one = Outside(part, dims[i].name, count, *numbers, hard)
+            found[row].append(one)
+            if self._choice == "refuse":
+                raise InputError(f"observation {row} ({self._robot.embodiment.name}): {one}")
+            self._count(one)
+        return found
+
+    def _count(self, one: Outside) -> None:
+        before = self.counts.get(key := (one.part, one.name), 0)
+        self.counts[key] = before + one.times
+        if before == 0 or len(str(before)) < len(str(self.counts[key])):
+            total = f" ({self.counts[key]} so far)" if before else ""
+            logger.warning("%s: %s%s", self._robot.embodiment.name, one, total)
+
+
+def _data_range(vector: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest number of the data, float64[n] each, or what is known of them."""
+    if vector.minimum is not None and vector.maximum is not None:
+        return vector.minimum, vector.maximum
+    if vector.q01 is not None and vector.q99 is not None:
+        spread = vector.q99 - vector.q01
+        return vector.q01 - spread, vector.q99 + spread
+    return vector.mean - 10 * vector.std, vector.mean + 10 * vector.std
+
+
+def _sizes(dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
+    return np.array([_NATURAL.get(dim.unit, 1.0) for dim in dims])
+
+
+def _range(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
+    """The data's range with its margin, float32[2, n]; infinite for angles that turn."""
+    low, high = _data_range(vector)
+    margin = np.maximum(MARGIN * (high - low), _LEAST_MARGIN * _sizes(dims))
+    return _without_turning(low - margin, high + margin, dims)
+
+
+def _absurd(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
+    low, high = _data_range(vector)
+    far = ABSURD * np.maximum(high - low, _sizes(dims))
+    return np.stack([low - far, high + far]).astype(np.float32)
+
+
+def _without_turning(
+    low: np.ndarray, high: np.ndarray, dims: Sequence[StateDim | ActionDim]
+) -> np.ndarray:
+    turns = np.array([dim.periodic and not _is_delta(dim) for dim in dims], bool)
+    return np.stack([np.where(turns, -np.inf, low), np.where(turns, np.inf, high)]).astype(
+        np.float32
+    )
+
+
+def _is_delta(dim: StateDim | ActionDim) -> bool:
+    return isinstance(dim, ActionDim) and dim.delta
