@@ -61,7 +61,7 @@ def keep(folder: str | None = None) -> None:
         folder: None takes $JAX_COMPILATION_CACHE_DIR; without it, a folder in the user's cache, or
             none in a run of several processes. "" takes none. A URL is for JAX to open.
     """
-    given = jax.config.read("jax_compilation_cache_dir") if folder is None else folder
+    given = jax.config.values["jax_compilation_cache_dir"] if folder is None else folder
     if given is None and jax.distributed.is_initialized() and jax.process_count() > 1:
         # Only process 0 writes. Where the others do not see its folder they would compile alone,
         # while on GPUs the processes tune kernels together.
@@ -135,7 +135,7 @@ class _Program:
             return
         kept = ""
         if _WRITTEN in self.events:
-            place = jax.config.read("jax_compilation_cache_dir")
+            place = jax.config.values["jax_compilation_cache_dir"]
             damaged = "://" not in place and self._remove_damaged(Path(place))
             kept = f"; removed a damaged copy from {place}" if damaged else f", kept in {place}"
         if seconds >= _SHORT_S:

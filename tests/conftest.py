@@ -1,7 +1,7 @@
 """Tests see eight virtual CPU devices, so that meshes are real, and compile quickly rather than well.
 
-Shapes and dtypes that the annotations of the model, the flow and the step state are checked where
-tests call them, or JAX traces them.
+Shapes and dtypes in the annotations of the model, the flow and the step are checked wherever a test
+calls or traces them.
 """
 
 import atexit

@@ -137,6 +137,7 @@ def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors,
         images={slot: np.float32(images[:, :32, :32]) / 255}, image_masks=batch.observation.image_masks, **tokens,
         state=np.ones((4, 16), np.float32),
     )  # fmt: skip
+    observation = jax.tree.map(jnp.asarray, observation)
     x_t, t = jnp.ones((4, 1, 10, 16)), jnp.full((4, 1), 0.3)
 
     @jax.jit

@@ -50,7 +50,7 @@ def plain_path(policy: Policy, dtype: str = "float32"):
     wanted = layout(policy.config, CAMERA_SLOTS)
     model = Pi0(model_config(policy.config), ComputeOptions(dtype=jnp.dtype(dtype)))
     dims = (
-        preprocess.dimension_masks([record], wanted.action_dim)
+        jnp.asarray(preprocess.dimension_masks([record], wanted.action_dim))
         if policy.config.loss_dims == "real"
         else None
     )

@@ -2,8 +2,8 @@
 
 Axes: B batch, T query tokens (T_i those of expert i, T of all side by side), S key tokens (cached
 ones first), D width of one expert (D_i of expert i), F its MLP width, N heads, K key-value heads,
-G = N/K heads per key-value head, H head dimension, V vocabulary, L layers. What begins with _ in an
-annotation is not checked: it differs among the experts.
+G = N/K heads per key-value head, H head dimension, V vocabulary, L layers. `Float` is the dtype
+that the model computes in. An axis with a _ before it is not checked: it differs among experts.
 Sources: Gemma report (2024); π0, section IV and appendix B. Parameter names are big_vision's, with
 suffix _i for expert i > 0.
 """

@@ -5,7 +5,7 @@
 
 Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix
 tokens, T suffix tokens (1 + K*H), L prompt tokens, S image side, C camera slots, V width of the
-language model, W width of the action expert.
+language model, W width of the action expert. `Float` is the dtype that the model computes in.
 Source: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
 8 heads, biases in every projection, time running from 1 (noise) to 0 (data), see flow.py.
 """

@@ -110,8 +110,7 @@ def apply(
         params: the published tree, or `pack`ed weights.
         factors: LoRA's, or None where they are merged into the weights.
         method: such as Pi0.velocity.
-        args: of the method.
-        kwargs: of the method.
+        args, kwargs: of the method.
     """
     # Unpacked at each use: a stack that came into the Euler loop from outside would really be made.
     variables = lora.variables(unpack(params), factors)

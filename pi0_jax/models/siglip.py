@@ -3,7 +3,8 @@
 Its outputs are projected to the language model's width.
 
 Axes: B images, S image side, P patches (Q where they are keys), D width, N heads, H head dimension,
-F hidden width of the MLP, O output width, L layers.
+F hidden width of the MLP, O output width, L layers. `Float` is the dtype that the model computes
+in.
 Source: Zhai et al. 2023 (SigLIP); So400m/14 as in PaliGemma. Parameter names are big_vision's.
 """
 
