@@ -13,8 +13,8 @@
 
 DIR is a folder or a gs:// URL. A step's folder appears under its name only when it is whole.
 
-What is read is verified first, and a step is read by items: a policy never sees the optimizer. A checkpoint of before there were
-manifests says in its description that it has none, by saying nothing.
+What is read is verified first. A step is read by items: a policy never sees the optimizer. The description says that there is a manifest,
+so that one that is gone is missed; that of a checkpoint from before there were any does not, and it is read unverified.
 
 How the format grows: description.py. A new item beside these leaves its number as it is; a reader finds none and does without.
 """
@@ -264,9 +264,9 @@ def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str |
     if manifest.exists(step_directory):
         return manifest.damage(step_directory, share=share)
     try:
-        Description.from_json(_record(step_directory), str(step_directory))
+        _record(step_directory)
     except InputError as error:
-        return "; ".join(map(str, error.args))
+        return str(error)
     return None
 
 

@@ -29,21 +29,25 @@ from tests.training import Process, saved_steps, start, start_two
 
 SHARES = {"one": 0.4, "four": 0.3, "two": 0.3}  # of the kills
 STEPS = 60
-LONGER = dict(steps=STEPS, save_every=2, validate_every=5)
+LONGER = dict(save_every=2, validate_every=5)
+# what JAX says where a machine is too busy for two processes to find each other in time; the next life goes on
+_TOO_BUSY = "Gloo context initialization failed: DEADLINE_EXCEEDED"
 OF_TIME = {"time", "steps_per_second", "samples_per_second", "data_wait_share"}
 
 
 class Soak:
     """Kills runs of one kind. `counts`: lives by how they began and ended."""
 
-    def __init__(self, kind: str, folder: Path, data_dir: Path, seed: int) -> None:
+    def __init__(self, kind: str, folder: Path, data_dir: Path, seed: int, steps: int) -> None:
         self._kind, self._folder, self._data = kind, folder, data_dir
         self._rng = random.Random(f"{kind} {seed}")
+        self._steps = steps
+        self._config = dict(LONGER, steps=steps)
         self._log = 0
         self.counts: Counter[str] = Counter()
         self.alone = folder / f"{kind}_alone"
-        self._finish(self._start(self.alone))
         self.killed = 0
+        self._to_the_end(self.alone)
 
     def run(self, kills: int) -> list[str]:
         """Until so many kills have hit. Returns what differs from the run that was left alone."""
@@ -54,8 +58,10 @@ class Soak:
             number += 1
             while self.killed < kills and self._life(workdir):
                 pass
-            self._finish(self._start(workdir))  # what is done already stays as it is
-            wrong += [f"{workdir.name}: {text}" for text in differences(workdir, self.alone)]
+            self._to_the_end(workdir)  # what is done already stays as it is
+            wrong += [
+                f"{workdir.name}: {text}" for text in differences(workdir, self.alone, self._steps)
+            ]
             shutil.rmtree(workdir)
         return wrong
 
@@ -73,7 +79,8 @@ class Soak:
                 self._until(processes, lambda: any(workdir.glob("checkpoints/*tmp*")))
             time.sleep(self._rng.uniform(0, 0.15))
         if any(process.ended() for process in processes):
-            self._finish(processes)
+            if not self._finish(processes):
+                return True
             self.counts["done before the kill"] += 1
             return False
         for process in self._rng.sample(processes, len(processes)):
@@ -97,19 +104,30 @@ class Soak:
                 workdir,
                 devices=2,
                 log=log,
-                **LONGER,
+                **self._config,
             )
         devices = 1 if self._kind == "one" else 4
-        return [start(self._data, workdir, devices=devices, log=log, **LONGER)]
+        return [start(self._data, workdir, devices=devices, log=log, **self._config)]
 
     def _until(self, processes: list[Process], what: Any) -> None:
         while not what() and not any(process.ended() for process in processes):
             time.sleep(0.002)
 
-    def _finish(self, processes: list[Process]) -> None:
-        for process in processes:
-            if status := process.wait(600):
-                raise RuntimeError(f"{self._kind}: status {status}: {process.text[-3000:]}")
+    def _to_the_end(self, workdir: Path) -> None:
+        while not self._finish(self._start(workdir)):
+            pass
+
+    def _finish(self, processes: list[Process]) -> bool:
+        """Waits for all; False if the machine was too busy for them. Raises RuntimeError for a run that fails otherwise."""
+        # one by one: where one has failed, the others end when they miss it
+        statuses = [process.wait(600) for process in processes]
+        if not any(statuses):
+            return True
+        texts = [process.text for process in processes]
+        if any(_TOO_BUSY in text for text in texts):
+            self.counts["too busy to begin"] += 1
+            return False
+        raise RuntimeError(f"{self._kind}: statuses {statuses}: {texts[-1][-3000:]}")
 
 
 def steps_of(workdir: Path) -> list[int]:
@@ -123,11 +141,11 @@ def done(workdir: Path) -> int:
     return max((line["step"] for line in read_metrics(workdir)), default=0)
 
 
-def differences(workdir: Path, alone: Path) -> list[str]:
+def differences(workdir: Path, alone: Path, steps: int) -> list[str]:
     """Arrays of the last checkpoint with another byte, and lines of the metrics with another value."""
     found = []
     for item in ("params", "ema", "optimizer"):
-        ours, theirs = (training.arrays(place, STEPS, item) for place in (workdir, alone))
+        ours, theirs = (training.arrays(place, steps, item) for place in (workdir, alone))
         if ours.keys() != theirs.keys():
             found.append(f"{item}: other arrays")
         found += [
@@ -152,7 +170,7 @@ def timeless(workdir: Path) -> list[dict[str, float]]:
     ]
 
 
-def soak(kills: int, seed: int, folder: Path, kinds: list[str]) -> list[str]:
+def soak(kills: int, seed: int, folder: Path, kinds: list[str], steps: int = STEPS) -> list[str]:
     """Prints a line for each kind. Returns what differs."""
     data_dir = folder / "data"
     data_dir.mkdir()
@@ -161,7 +179,7 @@ def soak(kills: int, seed: int, folder: Path, kinds: list[str]) -> list[str]:
     shares = sum(SHARES[kind] for kind in kinds)
     for kind in kinds:
         begin = time.monotonic()
-        runs = Soak(kind, folder, data_dir, seed)
+        runs = Soak(kind, folder, data_dir, seed, steps)
         wrong += runs.run(round(kills * SHARES[kind] / shares))
         print(f"{kind}: {runs.killed} kills in {time.monotonic() - begin:.0f} s, {dict(runs.counts)}", flush=True)  # fmt: skip
     return wrong
@@ -171,12 +189,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--kinds", default=",".join(SHARES))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        wrong = soak(given.kills, given.seed, Path(folder), given.kinds.split(","))
+        wrong = soak(given.kills, given.seed, Path(folder), given.kinds.split(","), given.steps)
     print("\n".join(wrong) or "no byte and no metric differs")
     return bool(wrong)
 

@@ -1,6 +1,7 @@
 """Several processes on loopback, the real command: they agree with one, go on from each other's checkpoints, and end together."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_a_host_whose_data_differ_is_named(data_dir, tmp_path):
             and "expected that of process 0" in process.last_line
         )
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_pass_over_a_damaged_checkpoint(data_dir, alone, tmp_path):
+    """Each verifies half of the files; what either finds, both pass over. A second run of two is refused."""
+    workdir = shutil.copytree(alone, tmp_path / "run")
+    for item in ("params", "ema", "optimizer"):
+        for file in (workdir / "checkpoints" / "20" / item).rglob("d/*"):
+            file.write_bytes(file.read_bytes()[:-1] + b"?")
+    processes = start_two([data_dir, data_dir], workdir, devices=1, **LONGER)
+    processes[0].wait_for(lambda: "going on from step 10" in processes[0].text)
+    others = start_two(
+        [data_dir, data_dir],
+        workdir,
+        devices=1,
+        log=tmp_path / "others",
+        **LONGER,
+    )
+    assert [process.wait(60) for process in others] == [2, 2]
+    assert "another run trains there" in others[1].last_line
+    finish(*processes)
+    assert_close(workdir, alone)
+    assert [path.name for path in (workdir / "set_aside").iterdir()] == ["step_20"]
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ FORMATS = (
     Format(
         "`ours`: our checkpoint directory (in, out)",
         """\
-`checkpoints/<step>/` with `ema`, `params`, `optimizer` (Orbax) and `description` (JSON: policy, training, robots, tokenizer, position).
+`checkpoints/<step>/` with `ema`, `params`, `optimizer` (Orbax), `description` (JSON: policy, training, robots, tokenizer, position) and
+`manifest` (digests of all files).
 Read: the moving average, or the parameters with `--weights=params`. Written: the moving average and the description, so a policy opens it;
 there is no optimizer to resume from. A policy whose config is not known gets the published settings.""",
         ours.RULES,
