@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 FACE = Path(__file__).parent / "pi0_jax" / "__init__.py"
 VERSION = re.search(r'^__version__ = "(.+?)"', FACE.read_text("utf-8"), re.MULTILINE)[1]
@@ -37,11 +38,21 @@ DOCS = [
 ]
 
 COMMANDS = """
-    benchmark check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
+    check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
     serve tpu_table train verify
 """.split()  # files of launch/
 
+
+class WithoutBenchmarks(build_py):
+    """Leaves launch.benchmark out of the wheel, since benchmarks/ is not in it."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules = super().find_package_modules(package, package_dir)
+        return [one for one in modules if one[:2] != ("pi0_jax.launch", "benchmark")]
+
+
 setup(
+    cmdclass={"build_py": WithoutBenchmarks},
     name="pi0_jax",
     version=VERSION,
     description="The π0 vision-language-action model in JAX: RLDS data in, a policy out",
