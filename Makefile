@@ -70,8 +70,9 @@ $(VENV)/torch/.installed: setup.py $(PINS)
 	$(call environment,$(VENV)/torch,--editable '.[torch]' $(TORCH))
 
 # Sphinx and a notebook's kernel are no concern of the tests.
+SITE := '.[data,docs]'
 $(VENV)/docs/.installed: setup.py $(PINS)
-	$(call environment,$(VENV)/docs,--editable '.[data,docs]')
+	$(call environment,$(VENV)/docs,--editable $(SITE))
 
 docs: $(VENV)/docs/.installed
 	rm -rf docs/_build

@@ -21,7 +21,7 @@ from tests.training import ROOT, TINY, saved_steps
 data_dir = training.data_dir
 
 # OpenGL, and TensorFlow at once: they never share a process.
-APART = ("pi0_jax.sim.scene", "pi0_jax.sim.reach", "pi0_jax.sim.expert", "pi0_jax.benchmark.tfdata")
+APART = ("pi0_jax.sim.scene", "pi0_jax.sim.reach", "pi0_jax.sim.expert")
 
 
 def python(program: str) -> str:
