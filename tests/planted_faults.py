@@ -709,14 +709,14 @@ def _try(fault: Fault, original: Path, records: list[Record], data_dir: Path) ->
         if isinstance(fault.plant, _Bytes):
             changed = fault.plant.change(bytearray(shard.read_bytes()))
             shard.unlink() if changed is None else shard.write_bytes(changed)
-    result = _answer(fault, data_dir, _lines(ROW, original.parents[1]))
+    result = _answer(fault, data_dir, printed_lines(ROW, original.parents[1]))
     shutil.rmtree(data_dir)
     return result
 
 
 def _answer(fault: Fault, data_dir: Path, usual: set[str]) -> Result:
     try:
-        lines = _lines(fault.row, data_dir)
+        lines = printed_lines(fault.row, data_dir)
     except InputError as error:
         text = str(error)
         return Result(fault, "refused" if "\n" not in text else "crash", text)
@@ -726,7 +726,7 @@ def _answer(fault: Fault, data_dir: Path, usual: set[str]) -> Result:
     return Result(fault, "told" if new else "silent", new[0] if new else "")
 
 
-def _lines(row: Dataset, data_dir: Path) -> set[str]:
+def printed_lines(row: Dataset, data_dir: Path) -> set[str]:
     """What launch.index prints of findings, and training of its dimensions."""
     from launch import index as launcher
 

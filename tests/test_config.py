@@ -212,12 +212,13 @@ def test_sizes_stand_where_a_variants_name_does(values):
         ("keep_empty_language", ("bridge",), "config.keep_empty_language has 'bridge'; expected some of config.datasets and"),
         ("keep_every", 700, "config.keep_every is 700; expected a multiple of save_every (500), or 0"),
         ("keep_best", -1, "config.keep_best is -1; expected a number of at least 0"),
+        ("validation_frames", -1, "config.validation_frames is -1; expected a number of at least 0"),
         ("skip_nonfinite", -1, "config.skip_nonfinite is -1; expected a number of at least 0"),
         *(
             (field, 0, f"config.{field} is 0")
             for field in (
                 "loader_threads", "prefetch_batches", "action_dim", "horizon", "max_tokens", "draws", "sampling_steps", "batch_size",
-                "steps", "learning_rate", "eps", "clip_norm", "log_every", "validate_every", "validation_frames", "save_every",
+                "steps", "learning_rate", "eps", "clip_norm", "log_every", "validate_every", "save_every",
                 "keep_checkpoints",
             )
         ),

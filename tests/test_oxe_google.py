@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pi0_jax.data.datasets import ROWS
-from tests.spec_data import index_from_spec
+from pi0_jax.data.index import build_or_open
+from pi0_jax.data.tfrecord import read_records
+from pi0_jax.errors import InputError
+from tests.planted_faults import framed
+from tests.spec_data import index_from_spec, write_from_spec
+from tests.tiny_data import shard_files
 
 RED = (255, 0, 0)
 MOVES = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9]]
@@ -73,6 +79,29 @@ def test_kuka_draws_no_failed_grasp_and_reads_compressed_states(tmp_path):
     assert index.episodes["kept"].tolist() == [3, 0]
     assert_red_at_first_frame(index)
     assert index.prompt(0) == "pick apple"  # kept, where others blank it
+
+
+def test_a_damaged_state_of_kuka_is_named_and_may_be_left_out(tmp_path):
+    grasp = GRASP | {KUKA_POSE: POSES, KUKA_CLOSED: [[0], [0], [1]], "success": True}
+    folder = write_from_spec(
+        tmp_path,
+        "kuka",
+        [grasp, grasp],
+        tfds_name="kuka",
+        version="0.1.0",
+        zlib=(KUKA_POSE, KUKA_CLOSED),
+    )
+    (shard,) = shard_files(folder)
+    payloads = [record.payload for record in read_records(shard)]
+    example = tf.train.Example.FromString(payloads[1])
+    values = example.features.feature[KUKA_POSE].bytes_list.value
+    values[2] = values[2][:-2]
+    shard.write_bytes(framed(payloads[0]) + framed(example.SerializeToString()))
+    place = f"episode 1 .* record 1.: step 2: field {KUKA_POSE}: expected 28 bytes of compressed numbers"
+    with pytest.raises(InputError, match=place):
+        build_or_open(ROWS["kuka"], tmp_path, progress=False)
+    index = build_or_open(ROWS["kuka"], tmp_path, progress=False, skip_bad_episodes=1)
+    assert len(index.skipped) == 1 and index.steps == 3
 
 
 def test_bc_z_takes_the_first_of_ten_targets_and_axis_angles_for_what_they_are(tmp_path):
