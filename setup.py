@@ -1,6 +1,7 @@
 """pi0_jax: the π0 vision-language-action model in JAX."""
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 # Lower bounds are the lowest versions that the tests were run with (make test LOWEST=1); there is an
 # upper bound only where a newer version is known to break. constraints/ has what the suite ran with:
@@ -23,11 +24,21 @@ TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 
 COMMANDS = """
-    benchmark check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
+    check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
     serve tpu_table train verify
 """.split()  # files of launch/
 
+
+class WithoutBenchmarks(build_py):
+    """Leaves launch.benchmark out of the wheel, since benchmarks/ is not in it."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules = super().find_package_modules(package, package_dir)
+        return [one for one in modules if one[:2] != ("pi0_jax.launch", "benchmark")]
+
+
 setup(
+    cmdclass={"build_py": WithoutBenchmarks},
     name="pi0_jax",
     version="0.1.0",
     description="The π0 vision-language-action model in JAX: RLDS data in, a policy out",

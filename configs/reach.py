@@ -38,8 +38,8 @@ def get_config() -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 64
-    c.steps = 2400
-    c.learning_rate = 2e-3
+    c.steps = 1500
+    c.learning_rate = 3e-3  # 2e-3 needs more steps: of 200 episodes 194 succeed, and 199 with this
     c.end_learning_rate = 0.0
     c.warmup_steps = 150
     c.ema_decay = 0.995

@@ -64,7 +64,7 @@ def _report(command: str) -> tuple[str, Any]:
     variant, dtype, calls = _VARIANT.value or "mid", _DTYPE.value, _CALLS.value
     match command:
         case "data":
-            from pi0_jax.benchmark import data
+            from benchmarks import data
 
             return data.report(
                 Path(_FOLDER.value, f"{_FRAMES.value}-frames"),
@@ -72,27 +72,27 @@ def _report(command: str) -> tuple[str, Any]:
                 seconds=_SECONDS.value,
             )
         case "index":
-            from pi0_jax.benchmark import index
+            from benchmarks import index
 
             return index.report()
         case "train":
-            from pi0_jax.benchmark import train
+            from benchmarks import train
 
             changes = config_flags.get_override_values(flags.FLAGS["config"])
             run = train.sized(config_mapping(_CONFIG), changes, variant=_VARIANT.value)
             return train.report(run, cameras=_CAMERAS.value, steps=calls)
         case "policy":
-            from pi0_jax.benchmark import policy
+            from benchmarks import policy
 
             return policy.report(
                 variant, dtype, calls=calls, scan_layers=_SCAN.value, unroll_steps=_UNROLL.value
             )
         case "serve":
-            from pi0_jax.benchmark import serving
+            from benchmarks import serving
 
             return serving.report(variant, dtype, calls=calls)
         case "convert":
-            from pi0_jax.benchmark import convert
+            from benchmarks import convert
 
             return convert.report(Path(_FOLDER.value), to=_TO.value, dtype=dtype, variant="pi0")
     raise InputError(

@@ -24,7 +24,7 @@ _EPISODES = flags.DEFINE_integer("episodes", 100, "Of each robot and condition."
 _SMOKE = flags.DEFINE_bool("smoke", False, "A few episodes and a few dozen steps of every stage.")
 
 _TELL_SECONDS = 60.0  # after which the demo says how long it will take
-_AFTER_TRAINING = 0.2  # seconds of evaluation and report for a second of training, as measured
+_AFTER_TRAINING = 0.25  # seconds of evaluation and report for a second of training, as measured
 _SMALL = {
     "make_reach_data": "--episodes=16 --val_episodes=4 --heldout_episodes=4",
     "train": "--config.steps=40 --config.warmup_steps=10 --config.batch_size=16"

@@ -15,9 +15,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.memory import PeakMemory
 from pi0_jax import checkpoints, sharding
 from pi0_jax.ahead import hlo, page, programs, step
-from pi0_jax.benchmark.memory import PeakMemory
 from pi0_jax.chips import CHIPS, roofline
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0

@@ -1,6 +1,6 @@
 """The round trip that `launch.benchmark convert` measures at full size, at toy size."""
 
-from pi0_jax.benchmark.convert import benchmark_convert, table
+from benchmarks.convert import benchmark_convert, table
 
 
 def test_a_round_trip_is_measured_and_compared(tmp_path):

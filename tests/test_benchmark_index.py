@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pi0_jax.benchmark.index import KINDS, benchmark_index, benchmark_opening, table
-from pi0_jax.benchmark.synthetic_index import synthetic_index
+from benchmarks.index import KINDS, benchmark_index, benchmark_opening, table
+from benchmarks.synthetic_index import synthetic_index
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
 from tests.tiny_data import write_reach

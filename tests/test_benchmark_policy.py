@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from pi0_jax.benchmark import arm, first_action, policy, random_checkpoint, serving
-from pi0_jax.benchmark.roofline import Device, Work, measure_device
+from benchmarks import arm, first_action, policy, random_checkpoint, serving
+from benchmarks.roofline import Device, Work, measure_device
 from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
 from pi0_jax.policy import Policy
 
@@ -134,7 +134,7 @@ def test_what_serving_adds_is_taken_apart(checkpoint):
 def test_the_benchmark_needs_neither_tensorflow_nor_a_simulator():
     modules = "policy, serving, first_action"
     absent = ("tensorflow", "tensorflow_datasets", "torch", "mujoco", "gymnasium", "grain")
-    code = f"import sys; from pi0_jax.benchmark import {modules}; print([name for name in {absent} if name in sys.modules])"
+    code = f"import sys; from benchmarks import {modules}; print([name for name in {absent} if name in sys.modules])"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import train
+from benchmarks.train import TrainSpeed
 from configs.reach import get_config
-from pi0_jax.benchmark import train
-from pi0_jax.benchmark.train import TrainSpeed
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.train.placement import run_mesh
@@ -96,7 +96,7 @@ def test_the_command_measures_a_step_without_tensorflow_or_data(tmp_path):
     process = subprocess.run(
         [*command, f"--json={tmp_path / 'speed.json'}"],
         cwd=ROOT,
-        env=environment(1, None),
+        env=environment(1, cached=False),
         capture_output=True,
         text=True,
     )

@@ -61,7 +61,7 @@ def test_a_random_observation_is_what_the_robots_clients_send(robot):
 
 def test_a_served_policy_passes(tmp_path):
     checkpoint = policies.write_checkpoint(tmp_path / "run", ["droid"])
-    with serving(checkpoint, "--image_sizes=48x48", "--compilation_cache=") as address:
+    with serving(checkpoint, "--image_sizes=48x48") as address:
         status, facts, errors = check(address, "--image_side=48")
     assert (status, errors) == (0, "")
     assert facts["robot"].startswith("droid: ")

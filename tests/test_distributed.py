@@ -21,17 +21,17 @@ from tests.training import (
     validations,
 )
 
-data_dir, compiled = training.data_dir, training.compiled
+data_dir = training.data_dir
 
 # With its usual eps Adam divides the rounding noise of small gradients by itself; with this one it is nearly linear in the gradient.
 LONGER = dict(steps=20, save_every=10, validate_every=10, eps=1.0, learning_rate=0.02)
 
 
 @pytest.fixture(scope="module")
-def alone(data_dir, compiled, tmp_path_factory) -> Path:
+def alone(data_dir, tmp_path_factory) -> Path:
     """The workdir of one process with one device."""
     workdir = tmp_path_factory.mktemp("run") / "alone"
-    finish(start(data_dir, workdir, compiled=compiled, **LONGER))
+    finish(start(data_dir, workdir, **LONGER))
     return workdir
 
 
@@ -54,12 +54,12 @@ def assert_close(workdir: Path, other: Path) -> None:
         )
 
 
-def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
+def test_two_processes_agree_with_one(data_dir, alone, tmp_path):
     """Each prepares half of every batch; the first one writes metrics, once. What a run left that was killed as it began is gone."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / ".shared_0123").write_text("")
-    processes = start_two([data_dir, data_dir], workdir, compiled=compiled, devices=1, **LONGER)
+    processes = start_two([data_dir, data_dir], workdir, devices=1, **LONGER)
     finish(*processes)
     assert_close(workdir, alone)
     assert "2 processes" in processes[0].text
@@ -83,18 +83,16 @@ def test_two_processes_agree_with_one(data_dir, compiled, alone, tmp_path):
     ],
     ids=str,
 )
-def test_two_processes_of_four_devices_agree_with_one(data_dir, compiled, alone, tmp_path, mesh):
+def test_two_processes_of_four_devices_agree_with_one(data_dir, alone, tmp_path, mesh):
     """In the last mesh both processes hold, and prepare, all rows."""
     workdir = tmp_path / "run"
     axes = {f"mesh.{axis}": size for axis, size in mesh.items()}
-    finish(
-        *start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER, **axes)
-    )
+    finish(*start_two([data_dir, data_dir], workdir, devices=4, **LONGER, **axes))
     assert_close(workdir, alone)
 
 
 @pytest.mark.slow
-def test_from_two_processes_to_one_and_back(data_dir, compiled, alone, tmp_path):
+def test_from_two_processes_to_one_and_back(data_dir, alone, tmp_path):
     """SIGTERM goes to one of two processes, and both save and end at the same step; then one process goes on; then two again."""
     workdir = tmp_path / "run"
 
@@ -109,18 +107,18 @@ def test_from_two_processes_to_one_and_back(data_dir, compiled, alone, tmp_path)
         finish(*processes)
         return max(saved_steps(workdir))
 
-    stops = [stop(start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER))]
-    stops += [stop([start(data_dir, workdir, compiled=compiled, **LONGER)])]
-    finish(*start_two([data_dir, data_dir], workdir, compiled=compiled, devices=4, **LONGER))
+    stops = [stop(start_two([data_dir, data_dir], workdir, devices=4, **LONGER))]
+    stops += [stop([start(data_dir, workdir, **LONGER)])]
+    finish(*start_two([data_dir, data_dir], workdir, devices=4, **LONGER))
     assert 1 <= stops[0] < stops[1] < 20
     assert_close(workdir, alone)
 
 
-def test_what_one_host_finds_wrong_ends_both(data_dir, compiled, tmp_path):
+def test_what_one_host_finds_wrong_ends_both(data_dir, tmp_path):
     """Within seconds, not when a timeout comes, with the same line."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    processes = start_two([data_dir, empty], tmp_path / "run", compiled=compiled, devices=1)
+    processes = start_two([data_dir, empty], tmp_path / "run", devices=1)
     assert [process.wait(60) for process in processes] == [2, 2]
     found = f"dataset reach_arm3: expected a readable directory {empty}/reach_arm3, found: No such file or directory"
     assert processes[1].last_line == f"error: {found}"
@@ -129,9 +127,9 @@ def test_what_one_host_finds_wrong_ends_both(data_dir, compiled, tmp_path):
     ].last_line.endswith(f"): {found}")
 
 
-def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
+def test_a_host_whose_data_differ_is_named(data_dir, tmp_path):
     write_reach(tmp_path, lengths=(7,) * 8)
-    processes = start_two([data_dir, tmp_path], tmp_path / "run", compiled=compiled, devices=1)
+    processes = start_two([data_dir, tmp_path], tmp_path / "run", devices=1)
     assert [process.wait(60) for process in processes] == [2, 2]
     for process in processes:
         assert "process 1 (" in process.last_line
@@ -144,13 +142,12 @@ def test_a_host_whose_data_differ_is_named(data_dir, compiled, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dead", [1, 0])
-def test_a_dead_process_ends_the_other_within_a_minute(data_dir, compiled, tmp_path, dead):
+def test_a_dead_process_ends_the_other_within_a_minute(data_dir, tmp_path, dead):
     workdir = tmp_path / "run"
     processes = start_two(
         [data_dir, data_dir],
         workdir,
         "--silence_seconds=25",
-        compiled=compiled,
         devices=1,
         steps=10_000,
     )
@@ -177,17 +174,15 @@ def test_flags_that_do_not_fit_together(data_dir, tmp_path):
             "process_id is 2; expected a number from 0 to 1",
         ),
     ]:
-        process = start(data_dir, tmp_path / "run", *flags, compiled=None)
+        process = start(data_dir, tmp_path / "run", *flags, cached=False)
         assert process.wait() == 2 and process.last_line.startswith(f"error: {message}")
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_both(compiled, tmp_path):
+def test_a_loss_that_is_not_finite_stops_both(tmp_path):
     """Its frames, which the second process may have read, are gathered and written once."""
     workdir = tmp_path / "run"
-    processes = start_two(
-        [tmp_path, tmp_path], workdir, compiled=compiled, devices=1, **overflowing_data(tmp_path)
-    )
+    processes = start_two([tmp_path, tmp_path], workdir, devices=1, **overflowing_data(tmp_path))
     assert [process.wait() for process in processes] == [2, 2]
     (path,) = (workdir / "nonfinite").iterdir()
     for process in processes:

@@ -319,9 +319,7 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
     rows = evaluate([local], reach_setting, **how).rows
     (tmp_path / "key").write_text("s3cret\n")
     key = f"--api_key_file={tmp_path / 'key'}"
-    with serving(
-        checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", "--compilation_cache=", key
-    ) as address:
+    with serving(checkpoint, "--image_sizes=64x64", "--batch_sizes=1,2", key) as address:
         with Client(address, api_key="s3cret") as client:
             (remote,) = served(client, conditions=["right"], embodiment=None)
             assert (remote.case, remote.embodiment) == (local.case, local.embodiment)

@@ -66,7 +66,7 @@ def test_it_opens(golden):
 @every_format
 def test_it_serves(golden):
     with (
-        serving(golden / "run", "--image_sizes=16x24", "--compilation_cache=") as address,
+        serving(golden / "run", "--image_sizes=16x24") as address,
         Client(address) as client,
     ):
         actions = client.act([OBSERVATION], [5])

@@ -27,14 +27,12 @@ import pytest
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.models.pi0 import VARIANTS
-from tests import policies, training
+from tests import policies
 from tests.checkpoints_of_others import norm_stats, random_parameters, write_openpi
 from tests.numpy_server import wait_for
 from tests.spec_data import write_from_spec
 from tests.test_droid import episode as successful
 from tests.training import ROOT, environment
-
-compiled = training.compiled
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in ROOT.glob("docs/*.md"))]
 
@@ -580,9 +578,9 @@ def test_what_stands_in_is_there(by):
 class Shell:
     """Runs the commands of a story in its folder, which is not the repository."""
 
-    def __init__(self, folder: Path, compiled: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder, self._servers = folder, []
-        self._env = environment(1, compiled)
+        self._env = environment(1)
         self._env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self._env['PATH']}"
         self._env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         self._env["PYTHONPATH"] = str(ROOT)  # as if pi0_jax were installed from there
@@ -621,11 +619,11 @@ def cpu_seconds() -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STORIES)
-def test_a_story_runs(name, tmp_path, compiled):
+def test_a_story_runs(name, tmp_path):
     story = STORIES[name]
     code = contents(story.page)
     story.before(tmp_path)
-    with contextlib.closing(Shell(tmp_path, compiled)) as shell:
+    with contextlib.closing(Shell(tmp_path)) as shell:
         for step in story.steps:
             print(f"\n{story.page}: {step.name}")
             if isinstance(step, StandsIn):

@@ -4,14 +4,11 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import flax
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from pi0_jax.convert import tree
 from pi0_jax.data.datasets import ROWS
@@ -31,21 +28,6 @@ from tests.training import ROOT, saved_steps
 ARRAY = REACH_STEPS["action"]
 # These stand for all 26 datasets of π0's open mixture.
 SOME = ("bridge_dataset", "droid", "toto")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """What recipes have in common is compiled once."""
-    before = (
-        jax.config.jax_compilation_cache_dir,
-        jax.config.jax_persistent_cache_min_compile_time_secs,
-    )
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -25,20 +25,20 @@ from tests.training import (
     validations,
 )
 
-data_dir, compiled = training.data_dir, training.compiled
+data_dir = training.data_dir
 
 
 @pytest.fixture(scope="module")
-def finished(data_dir, compiled, tmp_path_factory) -> Path:
+def finished(data_dir, tmp_path_factory) -> Path:
     """The workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run") / "finished"
-    finish(start(data_dir, workdir, compiled=compiled))
+    finish(start(data_dir, workdir))
     return workdir
 
 
-def test_killed_while_compiling_saving_and_training(data_dir, compiled, finished, tmp_path):
+def test_killed_while_compiling_saving_and_training(data_dir, finished, tmp_path):
     workdir = tmp_path / "run"
-    process = start(data_dir, workdir, compiled=None)  # compiles anew
+    process = start(data_dir, workdir, cached=False)  # compiles anew
     process.wait_for(lambda: "mesh" in process.text)
     time.sleep(2)
     process.send(signal.SIGKILL)
@@ -49,27 +49,27 @@ def test_killed_while_compiling_saving_and_training(data_dir, compiled, finished
         lambda: list(workdir.glob("checkpoints/4.orbax*")),
         lambda: max(losses(workdir), default=0) >= 9,
     ):
-        process = start(data_dir, workdir, compiled=compiled)
+        process = start(data_dir, workdir)
         process.wait_for(moment)
         process.send(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert max(saved_steps(workdir)) < 12
-    finish(start(data_dir, workdir, compiled=compiled))
+    finish(start(data_dir, workdir))
     assert list(losses(workdir)) == list(range(1, 13))
     assert_same(workdir, finished, 12)
     assert [path.name for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name] == []
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(data_dir, compiled, tmp_path):
+def test_killed_at_ten_random_moments(data_dir, tmp_path):
     """Of a longer run: while it starts, or in the midst of one of its next steps, of which every second is saved."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     longer = dict(steps=60, save_every=2, validate_every=10)
-    finish(start(data_dir, whole, compiled=compiled, **longer))
+    finish(start(data_dir, whole, **longer))
     rng = random.Random(0)
     saved = [0]
     for life in range(10):
-        process = start(data_dir, killed, compiled=compiled, log=tmp_path / f"{life}.log", **longer)
+        process = start(data_dir, killed, log=tmp_path / f"{life}.log", **longer)
         if rng.random() < 0.7:
             process.wait_for(lambda process=process: "train:" in process.text)
             reached = saved[-1] + rng.randrange(2, 9)
@@ -82,16 +82,16 @@ def test_killed_at_ten_random_moments(data_dir, compiled, tmp_path):
         saved.append(
             max(saved_steps(killed), default=0) if (killed / "checkpoints").exists() else 0
         )
-    finish(start(data_dir, killed, compiled=compiled, log=tmp_path / "last.log", **longer))
+    finish(start(data_dir, killed, log=tmp_path / "last.log", **longer))
     assert saved == sorted(saved) and 10 <= saved[-1] < 60
     assert list(losses(killed)) == list(range(1, 61))
     assert_same(killed, whole, 60)
 
 
-def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
+def test_sigterm_saves_and_ends(data_dir, finished, tmp_path):
     """At a step that is neither saved nor validated otherwise, and at one that is to be validated: that is made up for."""
     workdir = tmp_path / "run"
-    process = start(data_dir, workdir, compiled=compiled)
+    process = start(data_dir, workdir)
     process.wait_for((workdir / "metrics.jsonl").exists)
     process.wait_for(lambda: bool(losses(workdir)))
     process.send(signal.SIGTERM)
@@ -105,7 +105,7 @@ def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
     metrics = workdir / "metrics.jsonl"
     lines = [line for line in metrics.read_text().splitlines() if "validation/loss" not in line]
     metrics.write_text("\n".join(lines) + "\n")
-    finish(start(data_dir, workdir, compiled=compiled))
+    finish(start(data_dir, workdir))
     made_up = validations(finished)[1:] if stopped > 6 else validations(finished)
     assert validations(workdir) == made_up
     assert losses(workdir) == losses(finished)
@@ -115,7 +115,7 @@ def test_sigterm_saves_and_ends(data_dir, compiled, finished, tmp_path):
 
 def test_a_second_sigterm_ends_at_once(data_dir, tmp_path):
     """Even while XLA compiles, which a signal does not interrupt."""
-    process = start(data_dir, tmp_path / "run", compiled=None)
+    process = start(data_dir, tmp_path / "run", cached=False)
     # just before the step is compiled
     process.wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     time.sleep(0.5)
@@ -126,10 +126,10 @@ def test_a_second_sigterm_ends_at_once(data_dir, tmp_path):
     assert process.wait(timeout=5) == 128 + signal.SIGTERM
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
+def test_a_loss_that_is_not_finite_changes_nothing(tmp_path):
     """One frame has an action so large that its loss is not finite. The batch's frames are named, it first."""
     workdir = tmp_path / "run"
-    run = partial(start, tmp_path, workdir, compiled=compiled, **overflowing_data(tmp_path))
+    run = partial(start, tmp_path, workdir, **overflowing_data(tmp_path))
     process = run()
     assert process.wait() == 2
     found = re.fullmatch(
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(compiled, tmp_path):
     ), fewer.last_line
 
 
-def test_no_space_left(data_dir, compiled, finished, tmp_path):
+def test_no_space_left(data_dir, finished, tmp_path):
     """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""
     size = sum(
         file.stat().st_size
@@ -177,7 +177,7 @@ def test_no_space_left(data_dir, compiled, finished, tmp_path):
     )
     with small_disk(tmp_path / "disk", int(1.5 * size)) as disk:
         workdir = disk / "run"
-        process = start(data_dir, workdir, compiled=compiled, log=tmp_path / "log")
+        process = start(data_dir, workdir, log=tmp_path / "log")
         assert process.wait() == 2, process.text
         saving = "/checkpoints: saving step 8 failed, the checkpoint of step 4 is whole; found: "
         metrics = ": expected to write metrics there, found: "  # whichever comes first
@@ -186,16 +186,16 @@ def test_no_space_left(data_dir, compiled, finished, tmp_path):
         )
         assert saved_steps(workdir) == [4]
         grow(disk, 10 * size)
-        finish(start(data_dir, workdir, compiled=compiled, log=tmp_path / "log"))
+        finish(start(data_dir, workdir, log=tmp_path / "log"))
         assert_same(workdir, finished, 12)
         shutil.rmtree(workdir)
 
 
-def test_a_trace_of_some_steps(data_dir, compiled, tmp_path):
+def test_a_trace_of_some_steps(data_dir, tmp_path):
     workdir = tmp_path / "run"
-    finish(start(data_dir, workdir, "--profile=1:2", compiled=compiled, steps=4))
+    finish(start(data_dir, workdir, "--profile=1:2", steps=4))
     assert list(workdir.glob("profile/**/*.xplane.pb"))
-    wrong = start(data_dir, tmp_path / "wrong", "--profile=3", compiled=compiled)
+    wrong = start(data_dir, tmp_path / "wrong", "--profile=3")
     assert (
         wrong.wait() == 2
         and wrong.last_line == "error: --profile=3: expected START:STEPS, as in 20:5"

@@ -214,7 +214,7 @@ def test_eight_clients_with_malformed_messages_and_disconnections(tmp_path):
     seen = [policies.observation(ROBOT, i) for i in range(DISTINCT)]
     good = [(wire.pack(to_message(o, EMBODIMENTS[ROBOT].keys)), policy(o)["actions"]) for o in seen]
     bad, soaked = corpus(500), Soaked()
-    server = serving(checkpoint, "--image_sizes=48x64", "--compilation_cache=")
+    server = serving(checkpoint, "--image_sizes=48x64")
     with server as address:
         arguments = [(address, i, REQUESTS // CLIENTS, good, bad, soaked) for i in range(CLIENTS)]
         threads = [threading.Thread(target=guarded, args=each) for each in arguments]

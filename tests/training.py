@@ -35,12 +35,6 @@ def data_dir(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> Path:
-    """What one run has compiled the next ones find here."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 UNCHECKED = """
 from configs.reach import get_config as reach
 
@@ -101,18 +95,17 @@ def command(
     ]
 
 
-def environment(devices: int, compiled: Path | None) -> dict[str, str]:
-    """`devices` virtual ones, quick compilation, which `compiled` keeps for the next run; None keeps nothing."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    kept = (
-        {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        if compiled is None
-        else {
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+def environment(devices: int, cached: bool = True) -> dict[str, str]:
+    """Returns the environment of a command with `devices` virtual devices and quick compilation.
+
+    Unless it is `cached`, the command compiles anew what another test has compiled.
+    """
+    flags = (
+        f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     )
-    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1", **kept}
+    enabled = {} if cached else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1", **enabled}
 
 
 class Process:
@@ -154,17 +147,17 @@ def start(
     data_dir: Path,
     workdir: Path,
     *flags: str,
-    compiled: Path | None,
+    cached: bool = True,
     devices: int = 1,
     log: Path | None = None,
     **changes: Any,
 ) -> Process:
-    run, env = command(data_dir, workdir, *flags, **changes), environment(devices, compiled)
+    run, env = command(data_dir, workdir, *flags, **changes), environment(devices, cached)
     return Process(run, env, log or workdir.with_suffix(".log"))
 
 
 def start_two(
-    data_dirs: list[Path], workdir: Path, *flags: str, compiled: Path, devices: int, **changes: Any
+    data_dirs: list[Path], workdir: Path, *flags: str, devices: int, **changes: Any
 ) -> list[Process]:
     """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data.
 
@@ -177,7 +170,7 @@ def start_two(
     return [
         Process(
             command(data_dir, workdir, *joining, f"--process_id={i}", *flags, **changes),
-            environment(devices, compiled),
+            environment(devices),
             workdir.with_suffix(f".{i}.log"),
         )
         for i, data_dir in enumerate(data_dirs)

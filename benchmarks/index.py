@@ -23,8 +23,8 @@ import numpy as np
 from loky import ProcessPoolExecutor
 from PIL import Image
 
-from pi0_jax.benchmark.memory import anonymous_bytes
-from pi0_jax.benchmark.synthetic_index import synthetic_index
+from benchmarks.memory import anonymous_bytes
+from benchmarks.synthetic_index import synthetic_index
 from pi0_jax.data.build import build_index
 from pi0_jax.data.episodes import open_shards
 from pi0_jax.data.index import Index, build_or_open

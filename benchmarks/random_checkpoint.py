@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import arm
 from pi0_jax import normalize
-from pi0_jax.benchmark import arm
 from pi0_jax.convert import ours, tree
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.source import Leaf, Source, is_stacked

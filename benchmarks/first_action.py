@@ -49,7 +49,7 @@ def _start(checkpoint: Path, how: Mapping[str, Any], cache: str, cameras: int) -
     command = [
         sys.executable,
         "-m",
-        "pi0_jax.benchmark.first_action",
+        "benchmarks.first_action",
         str(checkpoint),
         json.dumps(how),
         cache,
@@ -60,8 +60,8 @@ def _start(checkpoint: Path, how: Mapping[str, Any], cache: str, cameras: int) -
 
 
 def _act(checkpoint: str, how: Mapping[str, Any], cache: str, cameras: int) -> list[float]:
+    from benchmarks import arm
     from pi0_jax import compilation
-    from pi0_jax.benchmark import arm
     from pi0_jax.policy import Policy
 
     imported = time.monotonic()

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from benchmarks import tfdata
+from benchmarks.memory import PeakMemory
+from benchmarks.synthetic_index import synthetic_index
 from pi0_jax import preprocess
-from pi0_jax.benchmark import tfdata
-from pi0_jax.benchmark.memory import PeakMemory
-from pi0_jax.benchmark.synthetic_index import synthetic_index
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.metadata import dataset_directory

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pi0_jax.benchmark import arm, random_checkpoint
-from pi0_jax.benchmark.policy import PERCENTILES, Report
+from benchmarks import arm, random_checkpoint
+from benchmarks.policy import PERCENTILES, Report
 from pi0_jax.observation_keys import to_message
 from pi0_jax.policy import Policy
 from pi0_jax.serve import server, wire

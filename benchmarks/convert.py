@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from benchmarks import arm
+from benchmarks.random_checkpoint import random_source
 from pi0_jax import convert
-from pi0_jax.benchmark import arm
-from pi0_jax.benchmark.random_checkpoint import random_source
 from pi0_jax.convert import check, ours
 from pi0_jax.models.pi0 import VARIANTS
 

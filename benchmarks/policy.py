@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from benchmarks import arm, first_action, random_checkpoint
+from benchmarks.roofline import Device, Work, measure_device
 from pi0_jax import flow, preprocess
-from pi0_jax.benchmark import arm, first_action, random_checkpoint
-from pi0_jax.benchmark.roofline import Device, Work, measure_device
 from pi0_jax.models import sampling
 from pi0_jax.models.gemma import KVCache
 from pi0_jax.models.layers import ComputeOptions
