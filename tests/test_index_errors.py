@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import struct
 import zlib
 
@@ -309,9 +310,43 @@ def test_an_action_out_of_its_range(tmp_path, dim, right, wrong, expected):
     assert build(tmp_path / "right", row).steps == 5
     refuses(
         tmp_path / "wrong",
-        rf"episode 1 .* record 1\): step 1: action dimension 2 \({dim.name}\): expected {expected}, found {wrong:g}$",
+        rf"episode 1 .* record 1\): step 1: action dimension 2 \({dim.name}\): expected {expected}(, or low and high in .*)?,"
+        f" found {wrong:g}$",
         row,
     )
+
+
+@pytest.mark.parametrize(
+    ("dim", "right", "wrong", "expected"),
+    [
+        (StateDim("joint", "rad"), 12.0, 57.3, "12.5664 rad"),
+        (StateDim("x", "m"), 9.0, 300.0, "10 m"),
+        (StateDim("gripper_width", "m"), 0.08, 8.0, "0.5 m"),
+        (StateDim("finger_1", "m"), -0.04, -40.0, "0.5 m"),
+        (StateDim("speed", "m/s"), 4.0, 100.0, "5 m/s"),
+        (StateDim("pad", "1"), 1e9, 1e38, r"1e\+12"),
+    ],
+)
+def test_a_state_that_is_not_plausible_in_one_frame(tmp_path, dim, right, wrong, expected):
+    free = (StateDim("a", "1"), StateDim("b", "1"))
+    actions = tuple(dataclasses.replace(action, delta=False) for action in ROW.embodiment.actions)
+
+    def row(last):
+        robot = dataclasses.replace(ROW.embodiment, state=(*free, last), actions=actions)
+        return dataclasses.replace(ROW, embodiment=robot)
+
+    for name, value in (("right", right), ("wrong", wrong)):
+        episodes = reach_episodes((2, 30))
+        for step in (step for episode in episodes for step in episode["steps"]):
+            step["action"][:] = 0
+        episodes[1]["steps"][17]["observation"]["state"][2] = value
+        write_reach(tmp_path / name, episodes=episodes)
+    assert build(tmp_path / "right", row(dim)).steps == 32
+    place = rf"episode 1 .* record 1\): step 17: state dimension 2 \({dim.name}\)"
+    found = f"expected a plausible magnitude of at most {expected}, or .*, found {re.escape(f'{wrong:g}')}$"
+    refuses(tmp_path / "wrong", f"{place}: {found}", row(dim))
+    declared = dataclasses.replace(dim, low=-1e39, high=1e39)
+    assert build(tmp_path / "wrong", row(declared)).steps == 32
 
 
 def test_a_state_out_of_its_range(tmp_path):

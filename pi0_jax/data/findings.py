@@ -13,7 +13,7 @@ from pi0_jax.embodiments import ActionDim, StateDim
 _LISTED = 3
 _LONG_PROMPT = 1000  # characters; the longest instruction of a public dataset has some 300
 _SHOWN = 40
-_SAMPLED = 100_000  # frames
+_SAMPLED = 10_000  # frames: each may be a place of its own on the disk
 _SPIKE = 100.0  # times the range of 90%: no movement is so much larger than the others
 _NO_WORDS = ("none", "null", "nan", "n/a", "na", "nil", "undefined", "unknown", "todo", "test", "string", "b''", '""')  # fmt: skip
 _REPRESENTED = re.compile(r"""^b?(['"]).*\1$|^b['"]|^\[.*\]$|^<.*>$""", re.DOTALL)

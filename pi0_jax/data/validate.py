@@ -232,6 +232,6 @@ def _expected(dim: StateDim | ActionDim, found: float) -> str:
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
     if (dim.low is None and dim.high is None and not dim.larger_is) or abs(found) > ABSURD:
-        return f"a plausible magnitude of at most {min(high, ABSURD):.6g}{unit}"
+        return f"a plausible magnitude of at most {min(high, ABSURD):.6g}{unit}, or low and high in the robot's record"
     bounds = [f"at least {low:.6g}"] * (low > -ABSURD) + [f"at most {high:.6g}"] * (high < ABSURD)
     return f"{' and '.join(bounds)}{unit}"

@@ -113,9 +113,10 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
         statistics = data.robots[index.name].statistics
         lines += [f"  {line}" for line in jumps(index, run.horizon, statistics)]
         if not held_out or not run.validation_frames:
-            lines.append(
-                f"  {index.name}: no frame is held out: it is trained on without validation"
+            why = (
+                "no frame is held out" if run.validation_frames else "config.validation_frames is 0"
             )
+            lines.append(f"  {index.name}: {why}: it is trained on without validation")
         lines += [f"  {index.name}: {finding.text}" for finding in index_findings(index)]
     for name, robot in data.robots.items():
         steps = robot.embodiment.execute_steps
