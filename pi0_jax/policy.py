@@ -14,12 +14,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Float32
 
 from pi0_jax import averaged, checkpoints, export, preprocess
 from pi0_jax import policy_program as program
@@ -29,13 +29,11 @@ from pi0_jax.limits import Choice, Limits, Outside
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.observation import RawBatch, RawObservation, prompt_text
+from pi0_jax.observation import RawObservation, prompt_text
 from pi0_jax.policy_config import PolicyConfig, layout, model_config
+from pi0_jax.policy_program import PROMPT_LENGTHS, Prepared
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
-
-# A prompt is padded to the first of these lengths that holds it, or to the run's max_tokens: few shapes, so few compilations.
-PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Prediction(TypedDict):
@@ -45,15 +43,6 @@ class Prediction(TypedDict):
     # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
     policy_timing: dict[str, float]
     outside: list[str]  # what lies outside of the data or of the robot's hard limits, see limits.py
-
-
-class Prepared(NamedTuple):
-    """The host's half of a call: what the compiled function takes beside the weights."""
-
-    batch: RawBatch
-    dims: Bool[np.ndarray, "B D"]  # the dimensions that the robot has
-    noise: Float32[Array | np.ndarray, "B H D"]
-    layout: Layout  # static
 
 
 class Policy:
@@ -89,9 +78,8 @@ class Policy:
             params: the published tree. It is kept in the config's compute dtype, but for what the
                 model computes in float32.
             num_steps: Euler steps; None takes the config's.
-            scan_layers: whether one layer is compiled and looped over. None does so on a CPU,
-                where calls take as long and starts half as long as with unrolled layers.
-                Elsewhere layers' weights would be copied out of a stack before each use.
+            scan_layers: whether one layer is compiled and looped over. None does so on a CPU, where
+                starts take half as long; elsewhere weights would be copied out of a stack.
             unroll_steps: whether each Euler step is compiled by itself instead of a loop.
             limits: what is done with states and actions outside of the data's range: "tell",
                 "clamp" or "refuse", see limits.py.
@@ -148,13 +136,10 @@ class Policy:
             robot: of a released π0: whose statistics, where it has several.
             embodiment: of a released π0: the robot's record, a known one's name, or a JSON file.
             tokenizer: of a released π0: path or URL of its SentencePiece model.
-            sizes: of a released π0: what shows in no tensor, such as horizon, where it is not as
-                published.
+            sizes: of a released π0: what no tensor shows, such as horizon, if not as published.
             dtype: "float32" or "bfloat16" to compute in; None takes the checkpoint's.
             num_steps: Euler steps of a call; None takes the checkpoint's.
-            scan_layers: see Policy.
-            unroll_steps: see Policy.
-            limits: see Policy.
+            scan_layers, unroll_steps, limits: see Policy.
 
         Returns:
             The policy. Where a released π0 left something to be assumed, a UserWarning says what.
@@ -387,8 +372,7 @@ class Policy:
         """Runs the host's half of `act`, whose arguments it takes.
 
         Args:
-            tokens: to which length prompts are padded; None takes the first of `prompt_lengths`
-                that holds them.
+            tokens: to which prompts are padded; None: the first of `prompt_lengths` that fits.
         """
         if isinstance(observations, Mapping):
             raise InputError(

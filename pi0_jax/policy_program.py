@@ -5,6 +5,7 @@ Axes: B observations, H action horizon, D dimensions of the model.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +16,19 @@ from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
 from pi0_jax.observation import RawBatch
 from pi0_jax.preprocess import Layout
+
+# A prompt is padded to the first of these lengths that holds it, or to the run's max_tokens: few
+# shapes, so few compilations.
+PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
+
+
+class Prepared(NamedTuple):
+    """The host's half of a call: what the compiled function takes beside the weights."""
+
+    batch: RawBatch
+    dims: Bool[np.ndarray, "B D"]  # the dimensions that the robot has
+    noise: Float32[Array | np.ndarray, "B H D"]
+    layout: Layout  # static
 
 
 def start(
