@@ -7,6 +7,7 @@ import pytest
 
 from pi0_jax import convert
 from pi0_jax.convert import parity, tree
+from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.siglip import SigLIP
 from tests.checkpoints_of_others import UNEVEN, random_parameters
 
@@ -41,8 +42,8 @@ def test_image_encoder(ours):
     with jax.default_matmul_precision("highest"):
         expected, _ = theirs.apply({"params": ours["img"]}, images)
         check_close(
-            SigLIP(vision, output_width=24, dtype=jnp.float32).apply(
-                {"params": ours["img"]}, images
+            SigLIP(vision, output_width=24, options=ComputeOptions(jnp.float32)).apply(
+                {"params": ours["img"]}, jnp.asarray(images)
             ),
             expected,
         )
