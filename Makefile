@@ -79,7 +79,7 @@ docs: $(VENV)/docs/.installed
 	$(VENV)/docs/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 test: gl $(VENV)/libtpu
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 types: install
 	$(PY) -m mypy

