@@ -30,7 +30,7 @@ from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import RawBatch, RawObservation, prompt_text
-from pi0_jax.policy_config import PolicyConfig, layout, model_config
+from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
@@ -167,13 +167,16 @@ class Policy:
         # Imported when it is called: most policies start without it.
         from pi0_jax.convert import DEFAULTS, Options, released
 
+        if dtype is not None and dtype not in DTYPES:
+            raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
+        wanted = None if dtype is None else DTYPES[dtype]
         given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=sizes or {})
         if given != DEFAULTS or released.recognise(directory):
-            description, params, notes = released.read(directory, given, dtype)
+            description, params, notes = released.read(directory, given, wanted)
             if notes:
                 warnings.warn(f"{directory}: {'; '.join(notes)}", stacklevel=2)
         else:
-            description, params = averaged.read(checkpoints.find(directory), dtype)
+            description, params = averaged.read(checkpoints.find(directory), wanted)
         return cls(
             description.policy,
             description.robots,
