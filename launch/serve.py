@@ -4,12 +4,11 @@ Speaks the protocol of openpi-client: its clients work unchanged, with the obser
 """
 
 from functools import partial
-from typing import get_args
 
 from absl import flags
 
 from pi0_jax.errors import InputError
-from pi0_jax.limits import Choice
+from pi0_jax.limits import CHOICES
 from pi0_jax.observation_keys import check_prompt
 from pi0_jax.policy import Policy
 from pi0_jax.preprocess import canvas_for
@@ -54,7 +53,7 @@ _DTYPE = flags.DEFINE_enum(
 _LIMITS = flags.DEFINE_enum(
     "limits",
     "tell",
-    get_args(Choice),
+    list(CHOICES),
     "Of states and actions outside of the range that the policy's data had: name them in the reply and the log,"
     " cut actions off, or refuse the request. A robot's hard limits are cut off in any case.",
 )
@@ -91,7 +90,10 @@ def _batches() -> list[int]:
 
 def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
     policy = Policy.open(
-        _CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value, limits=_LIMITS.value
+        _CHECKPOINT.value,
+        num_steps=_STEPS.value,
+        dtype=_DTYPE.value,
+        limits=CHOICES[_LIMITS.value],
     )
     embodiment = policy.robot(_ROBOT.value).embodiment
     act = partial(

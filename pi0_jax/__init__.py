@@ -57,6 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is used first (PEP 562)."""
+    found: Any
     # A submodule stays an attribute of the package after its import, and does not come here again.
     match name:
         case "Policy":

@@ -10,34 +10,31 @@ from etils import epath
 
 from pi0_jax import checkpoints
 from pi0_jax.checkpoints import Description
-from pi0_jax.errors import InputError
 from pi0_jax.finite import check_finite
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import parameter_shapes
-from pi0_jax.policy_config import DTYPES, PolicyConfig, model_config, trainable_part
+from pi0_jax.policy_config import Dtype, PolicyConfig, model_config, trainable_part
 
 
-def read(step: epath.Path, dtype: str | None) -> tuple[Description, Any]:
+def read(step: epath.Path, dtype: Dtype | None) -> tuple[Description, Any]:
     """Reads the description and the weights of one step's folder.
 
     Args:
         step: the folder.
-        dtype: "float32" or "bfloat16" to compute in; None takes the run's.
+        dtype: to compute in; None takes the run's.
 
     Returns:
         The description, with that dtype, and the published tree on the host, each leaf in the dtype
         in which a policy keeps it.
 
     Raises:
-        InputError: no such dtype; a file is missing or damaged; the weights are not finite; the
+        InputError: a file is missing or damaged; the weights are not finite; the
             arrays are not those of the variant that the description names.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
     description = checkpoints.read_description(step)
     if dtype is not None:
-        policy = dataclasses.replace(description.policy, dtype=DTYPES[dtype])
+        policy = dataclasses.replace(description.policy, dtype=dtype)
         description = dataclasses.replace(description, policy=policy)
     return description, _averaged(step, description.policy)
 

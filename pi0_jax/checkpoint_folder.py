@@ -43,16 +43,16 @@ def find(directory: str | os.PathLike[str]) -> epath.Path:
     Raises:
         InputError: no checkpoint of ours there; it says what is there instead, and what to do.
     """
-    directory = locate(directory)
-    if _is_ours(directory):
-        return directory
-    root = directory / FOLDER if (directory / FOLDER).is_dir() else directory
+    place = locate(directory)
+    if _is_ours(place):
+        return place
+    root = place / FOLDER if (place / FOLDER).is_dir() else place
     found = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     # openpi's and LeRobot's runs have numbered folders too
     if found and _is_ours(step := root / str(max(found))):
         return step
     raise InputError(
-        f"no checkpoint in {directory}: expected {FOLDER}/<step>/ with {DESCRIPTION} and ema, found {_found(directory)}"
+        f"no checkpoint in {place}: expected {FOLDER}/<step>/ with {DESCRIPTION} and ema, found {_found(place)}"
     )
 
 

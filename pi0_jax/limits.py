@@ -13,7 +13,7 @@ count has grown tenfold. An angle that turns has no range.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -28,6 +28,7 @@ from pi0_jax.preprocess import Robot
 logger = logging.getLogger(__name__)
 
 Choice = Literal["tell", "clamp", "refuse"]
+CHOICES: Mapping[str, Choice] = {choice: choice for choice in get_args(Choice)}
 MARGIN = 0.25  # of a dimension's range in the data
 ABSURD = 20.0  # ranges (or natural sizes, where those are larger) beyond the data
 # A range of the data may be narrow because a joint hardly moved. What is far for it then is
@@ -64,8 +65,8 @@ class Limits:
         Raises:
             InputError: the choice is none of those above.
         """
-        if choice not in get_args(Choice):
-            raise InputError(f"limits: expected {', '.join(get_args(Choice))}, found {choice!r}")
+        if choice not in CHOICES:
+            raise InputError(f"limits: expected {', '.join(CHOICES)}, found {choice!r}")
         self._robot, self._choice = robot, choice
         record, statistics = robot.embodiment, robot.statistics
         self._state = _range(statistics.state, record.state)
@@ -140,8 +141,8 @@ class Limits:
         for row, i in np.argwhere((beyond > 0).any(axis=1)):
             step = beyond[row, :, i].argmax()
             count = int((beyond[row, :, i] > 0).sum())
-            numbers = (float(x) for x in (values[row, step, i], low[i], high[i]))
-            one = Outside(part, dims[i].name, count, *numbers, hard)
+            worst = float(values[row, step, i])
+            one = Outside(part, dims[i].name, count, worst, float(low[i]), float(high[i]), hard)
             found[row].append(one)
             if self._choice == "refuse":
                 raise InputError(f"observation {row} ({self._robot.embodiment.name}): {one}")

@@ -47,11 +47,11 @@ def to_observation(
             found = shortened(", ".join(values), 300) or "nothing"
             raise InputError(f"{key!r} is missing; expected {', '.join(wanted)}; found {found}")
     others = [key for key in values if key not in wanted and key not in keys.unread]
-    if others and unread is None:
-        raise InputError(
-            f"{shortened(repr(others[0]))} is not expected; expected {', '.join(wanted)}"
-        )
     if others:
+        if unread is None:
+            raise InputError(
+                f"{shortened(repr(others[0]))} is not expected; expected {', '.join(wanted)}"
+            )
         unread.name(others)
     return {
         "images": {

@@ -7,11 +7,11 @@ expressions (frozen, lora), and may be anybody's: how many ways an expression ha
 import math
 import re
 from collections.abc import Sequence
-from re import _constants as codes
-from re import (
-    _parser as parser,
-)  # the only parser of these expressions; tests hold what is used of it
 from typing import Any
+
+# The only parser of these expressions. It has no types; tests hold what is used of it.
+from re import _constants as codes  # type: ignore[attr-defined] # isort: skip
+from re import _parser as parser  # type: ignore[attr-defined] # isort: skip
 
 MOST_WAYS = 200_000  # of all expressions of a field; all paths are then searched in seconds at most
 _LONGEST = 80  # characters of a path; the published ones have up to 75
@@ -24,7 +24,8 @@ _REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
 
 def mistakes(patterns: Sequence[str]) -> list[str | None]:
     """What is wrong with each pattern, to be read after its name; None for one that can be searched for in a path."""
-    found, total = [], 0.0
+    found: list[str | None] = []
+    total = 0.0
     for pattern in patterns:
         try:
             re.compile(pattern)

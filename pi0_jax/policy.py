@@ -30,7 +30,7 @@ from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import RawObservation, prompt_text
-from pi0_jax.policy_config import PolicyConfig, layout, model_config
+from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config
 from pi0_jax.policy_program import PROMPT_LENGTHS, Prepared
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
@@ -89,6 +89,7 @@ class Policy:
         """
         self.config = config
         self.robots = dict(robots)
+        self._choice, self._unroll_steps = limits, unroll_steps
         self._limits = {name: Limits(record, limits) for name, record in self.robots.items()}
         self.tokenizer = tokenizer
         self.num_steps = config.sampling_steps if num_steps is None else num_steps
@@ -152,13 +153,16 @@ class Policy:
         # Imported when it is called: most policies start without it.
         from pi0_jax.convert import DEFAULTS, Options, released
 
+        if dtype is not None and dtype not in DTYPES:
+            raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
+        wanted = None if dtype is None else DTYPES[dtype]
         given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=sizes or {})
         if given != DEFAULTS or released.recognise(directory):
-            description, params, notes = released.read(directory, given, dtype)
+            description, params, notes = released.read(directory, given, wanted)
             if notes:
                 warnings.warn(f"{directory}: {'; '.join(notes)}", stacklevel=2)
         else:
-            description, params = averaged.read(checkpoints.find(directory), dtype)
+            description, params = averaged.read(checkpoints.find(directory), wanted)
         return cls(
             description.policy,
             description.robots,
@@ -188,6 +192,8 @@ class Policy:
             params,
             num_steps=self.num_steps,
             scan_layers=self.model.options.scan_layers,
+            unroll_steps=self._unroll_steps,
+            limits=self._choice,
         )
 
     def robot(self, name: str | None) -> Robot:

@@ -18,6 +18,7 @@ from PIL import Image
 from pi0_jax import images, normalize, record_fit
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
+from pi0_jax.normalize import A
 from pi0_jax.observation import (
     CAMERA_SLOTS,
     ActionBatch,
@@ -78,8 +79,12 @@ def host(
     batch = len(observations)
     if not batch:
         raise InputError("no observations: expected at least one")
-    for row, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
-        _check(observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})")
+    prompts = [
+        _checked_prompt(
+            observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})"
+        )
+        for row, (observation, robot) in enumerate(zip(observations, robots, strict=True))
+    ]
     if canvases is not None and not isinstance(canvases, Mapping):
         shapes = [
             observation["images"][camera].shape[:2]
@@ -107,8 +112,8 @@ def host(
             _place(image, pixels[slot][i])
     tokens, token_mask = zip(
         *(
-            tokenizer.encode(prompt_text(o["prompt"]), layout.max_tokens, cut=layout.cut_prompts)
-            for o in observations
+            tokenizer.encode(prompt, layout.max_tokens, cut=layout.cut_prompts)
+            for prompt in prompts
         ),
         strict=True,
     )
@@ -161,7 +166,8 @@ def canvas_for(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     )
 
 
-def _check(observation: RawObservation, embodiment: Embodiment, name: str) -> None:
+def _checked_prompt(observation: RawObservation, embodiment: Embodiment, name: str) -> str:
+    """The observation's prompt. Raises InputError, which begins with `name`, for what is wrong with any field."""
     for field in ("images", "state", "prompt"):
         if field not in observation:
             raise InputError(
@@ -202,10 +208,12 @@ def _check(observation: RawObservation, embodiment: Embodiment, name: str) -> No
     for dim, value in zip(embodiment.state, state, strict=True):
         if not abs(value) <= np.finfo(np.float32).max:
             raise InputError(f"{name}: state {dim.name!r} is {value}; expected a finite float32")
-    if prompt_text(observation["prompt"]) is None:
+    prompt = prompt_text(observation["prompt"])
+    if prompt is None:
         raise InputError(
             f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}"
         )
+    return prompt
 
 
 @functools.lru_cache(maxsize=1024)
@@ -246,7 +254,7 @@ def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) ->
     return in_turn(deltas, [dim if dim.delta else None for dim in embodiment.actions], 0.0)
 
 
-def _delta_offset(states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+def _delta_offset(states: A, embodiment: Embodiment) -> A | np.ndarray:
     """float[..., A]: for each delta the state dimension of its name, 0 for the others."""
     places = embodiment.delta_states
     if all(place is None for place in places):
@@ -255,9 +263,7 @@ def _delta_offset(states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
     return states[..., np.array([place or 0 for place in places])] * taken
 
 
-def in_turn(
-    x: np.ndarray, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarray | float
-) -> np.ndarray:
+def in_turn(x: A, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarray | float) -> A:
     """Puts the angles that turn into the turn about `middle`, and leaves what is there already as it is, to the bit.
 
     Args:
@@ -272,13 +278,13 @@ def in_turn(
     return x - periods * turns
 
 
-def _in_robot_turn(actions: np.ndarray, dims: Sequence[ActionDim]) -> np.ndarray:
+def _in_robot_turn(actions: A, dims: Sequence[ActionDim]) -> A:
     """Actions float[..., A] with the angles that turn as the robot counts them."""
     middle = np.array([sum(dim.turn) - dim.turn[1] / 2 if dim.turn else 0.0 for dim in dims])
     return in_turn(actions, dims, middle.astype(np.float32))
 
 
-def state_to_model(state: np.ndarray, robot: Robot, mode: normalize.Mode) -> np.ndarray:
+def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
     """A state float[..., n] in robot units -> model units float32[..., n]."""
     statistics = robot.statistics.state
     near = in_turn(state, robot.embodiment.state, statistics.mean)
@@ -315,9 +321,7 @@ def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Lay
     return ActionBatch(actions, np.stack([sample.action_valid for sample in samples]), dims)
 
 
-def to_robot(
-    actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode
-) -> np.ndarray:
+def to_robot(actions: A, state: A, robot: Robot, mode: normalize.Mode) -> A:
     """Model units float32[..., H, D] -> robot units float32[..., H, number of action dimensions]; `state` float[..., n] in robot units."""
     count = len(robot.embodiment.actions)
     chunk = normalize.denormalize(actions[..., :count], robot.statistics.actions, mode)

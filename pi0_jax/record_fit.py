@@ -1,6 +1,7 @@
 """Whether statistics are those of a robot's record: what a checkpoint brings from elsewhere is held against the record that it is given."""
 
 import math
+from collections.abc import Sequence
 
 from pi0_jax import normalize
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
@@ -15,10 +16,11 @@ _REACHED = (
 
 def check_ranges(embodiment: Embodiment, statistics: Statistics) -> None:
     """Raises InputError where 98% of the values (their mean, without percentiles) do not lie where the record says."""
-    for what, dims, vector in (
+    parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
         ("state", embodiment.state, statistics.state),
         ("action", embodiment.actions, statistics.actions),
-    ):
+    )
+    for what, dims, vector in parts:
         for i, dim in enumerate(dims):
             least, most = _declared_range(dim)
             low, high = _middle_98(vector, i)

@@ -196,8 +196,8 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
         ranges = vector.ranges
         still, narrow = normalize.constant(vector, mode), normalize.constant(vector, "quantile")
         far = normalize.reach(vector) > normalize.FAR
-        usual = vector.q99 - vector.q01
-        beyond = np.maximum(vector.maximum - vector.q99, vector.q01 - vector.minimum)
+        usual = ranges.q99 - ranges.q01
+        beyond = np.maximum(ranges.maximum - ranges.q99, ranges.q01 - ranges.minimum)
         for i, dim in enumerate(dims):
             unit = "" if dim.unit == "1" else f" {dim.unit}"
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
@@ -217,8 +217,8 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
                 )
             elif not narrow[i] and beyond[i] > _SPIKE * usual[i]:
                 lines.append(
-                    f"{name}: {part} {dim.name} lies within {vector.q01[i]:g} to {vector.q99[i]:g}{unit} in 98% and reaches from"
-                    f" {vector.minimum[i]:g} to {vector.maximum[i]:g}{unit}"
+                    f"{name}: {part} {dim.name} lies within {ranges.q01[i]:g} to {ranges.q99[i]:g}{unit} in 98% and reaches from"
+                    f" {ranges.minimum[i]:g} to {ranges.maximum[i]:g}{unit}"
                 )
     return lines
 
@@ -238,14 +238,13 @@ def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
 
 def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics) -> str | None:
     """Of the deltas of action i, over whole chunks."""
-    dim, vector = index.embodiment.actions[i], statistics.actions
+    dim, ranges = index.embodiment.actions[i], statistics.actions.ranges
     half = _half_turn(dim)
-    if not half or not dim.delta or max(-vector.minimum[i], vector.maximum[i]) <= half:
+    if not half or not dim.delta or max(-ranges.minimum[i], ranges.maximum[i]) <= half:
         return None
-    chunks = _Blocks(
-        index.frames("train"), max(1, _BLOCK // horizon), lambda frames: frames, bar=None
-    )
-    for frames in chunks:
+    every, size = index.frames("train"), max(1, _BLOCK // horizon)
+    for start in range(0, len(every), size):
+        frames = every[start : start + size]
         deltas = to_delta(index.chunks(frames, horizon)[0], index.state[frames], index.embodiment)[
             ..., i
         ]
@@ -254,7 +253,7 @@ def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics)
             row = int((far > half).argmax())
             largest = deltas[row, np.abs(deltas[row]).argmax()]
             return _jump(
-                index, frames[row], f"action {dim.name}", dim, largest, "the state before it"
+                index, int(frames[row]), f"action {dim.name}", dim, largest, "the state before it"
             )
     return None
 
@@ -267,14 +266,16 @@ def _first_far_steps(
     found: dict[int, str] = {}
     for start in range(0, len(columns) - 1, _BLOCK) if np.isfinite(halves).any() else ():
         changes = np.diff(columns[start : start + _BLOCK + 1], axis=0)
-        for i in np.flatnonzero(np.isfinite(halves)):
+        for i, dim in enumerate(dims):
+            if dim is None or not np.isfinite(halves[i]):
+                continue
             frames = start + 1 + np.flatnonzero(np.abs(changes[:, i]) > halves[i])
             # Nothing moves from the last step of one episode to the first of the next.
             steps, stops = index.step_of(frames), index.episodes["stop"][index.episode_of(frames)]
             if (inside := (steps > 0) & (steps < stops)).any():
-                frame, what = frames[inside][0], f"{part} {dims[i].name}"
+                frame, what = int(frames[inside][0]), f"{part} {dim.name}"
                 change = changes[frame - start - 1, i]
-                found[i] = _jump(index, frame, what, dims[i], change, "the step before")
+                found[i] = _jump(index, frame, what, dim, change, "the step before")
                 halves[i] = np.inf
     return [found[i] for i in sorted(found)]
 
@@ -285,7 +286,7 @@ def _half_turn(dim: StateDim | ActionDim) -> float | None:
 
 
 def _jump(
-    index: Index, frame: np.int64, what: str, dim: StateDim | ActionDim, change: float, since: str
+    index: Index, frame: int, what: str, dim: StateDim | ActionDim, change: float, since: str
 ) -> str:
     episode, step = index.episode_of(frame), index.step_of(frame)
     return (

@@ -141,6 +141,11 @@ def test_what_a_released_policy_lacks_is_named(openpi, lacking, message):
         pi0_jax.Policy.open(openpi, **named)
 
 
+def test_a_released_policy_computes_in_no_other_dtype(openpi):
+    with pytest.raises(pi0_jax.InputError, match="expected float32 or bfloat16, found 'float16'"):
+        pi0_jax.Policy.open(openpi, dtype="float16", **NAMED)
+
+
 def test_a_checkpoint_of_ours_takes_no_record(tmp_path):
     policies.write_checkpoint(tmp_path / "run", ["reach_arm3"])
     with pytest.raises(pi0_jax.InputError, match="a checkpoint of ours"):

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     " observation policy_config preprocess record_fit tokenizer trainable",
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
-    "averaged": "checkpoints errors finite models policy_config",
+    "averaged": "checkpoints finite models policy_config",
     "policy_program": "errors models observation preprocess",
     "policy": "averaged checkpoints convert embodiments errors export limits models observation policy_config policy_program"
     " preprocess tokenizer",

@@ -14,7 +14,7 @@ import fsspec
 
 from pi0_jax.data import storage
 from pi0_jax.data.faults import diagnose, errors, without_secrets
-from pi0_jax.data.storage import Location, RangeReader, RemotePath
+from pi0_jax.data.storage import AnyPath, Location, RangeReader, RemotePath
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.files import new_path
 
@@ -24,7 +24,7 @@ _REMOTE_BUFFER = 8 << 20
 class Folder:
     """A directory, listed once, when it is opened."""
 
-    def __init__(self, path: str | os.PathLike[str] | Location) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """Raises InputError where there is nothing, or nothing that can be listed."""
         self.place = storage.locate(path)
         self.names = frozenset(_listed(self.place))
@@ -136,7 +136,7 @@ class _RemoteFile(io.RawIOBase):
 # ---- publishing
 
 
-def check_absent(output: str | os.PathLike[str]) -> None:
+def check_absent(output: AnyPath) -> None:
     """InputError where a conversion would write over something."""
     place = storage.locate(output)
     if isinstance(place, RemotePath):
@@ -149,7 +149,7 @@ def check_absent(output: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(output: str | os.PathLike[str], last: str) -> Iterator[Path]:
+def new_folder(output: AnyPath, last: str) -> Iterator[Path]:
     """A local directory to fill, which appears at `output` when the block ends without an error; else nothing does.
 
     To a URL it is then copied, with `last` (a file or folder without which the format is not recognised) at the end.

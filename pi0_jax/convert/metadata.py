@@ -256,7 +256,8 @@ def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
 
 def differences(metadata: Metadata, port: str) -> list[str]:
     """What the policy did that the port will not do."""
-    policy, notes = metadata.policy, []
+    policy = metadata.policy
+    notes: list[str] = []
     for robot in metadata.robots.values():
         notes += [] if robot.embodiment is None else _differing_deltas(robot.embodiment, port)
     if policy is not None and policy.loss_dims == "real":

@@ -13,6 +13,7 @@ from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.formats import Options, prepared
 from pi0_jax.errors import InputError
 from pi0_jax.models.sampling import storage_dtype
+from pi0_jax.policy_config import Dtype
 
 
 def recognise(directory: str | os.PathLike[str]) -> bool:
@@ -27,14 +28,14 @@ def recognise(directory: str | os.PathLike[str]) -> bool:
 
 
 def read(
-    directory: str | os.PathLike[str], options: Options, dtype: str | None
+    directory: str | os.PathLike[str], options: Options, dtype: Dtype | None
 ) -> tuple[Description, Any, list[str]]:
     """Reads what a policy needs, a leaf at a time; nothing is written.
 
     Args:
         directory: the folder, or a gs:// or s3:// URL.
         options: the robot, its record and the tokenizer, where the files lack them.
-        dtype: "float32" or "bfloat16", in which the policy computes; None takes the default.
+        dtype: in which the policy computes; None takes the default.
 
     Returns:
         The description that a checkpoint of ours would have, the published tree on the host, each

@@ -207,7 +207,7 @@ def _spans(index: Index) -> list[tuple[int, int, int]]:
         return []
     most = min(_EPISODES, max(1, int(_STEPS // episodes["length"][kept].mean())))
     chosen = kept[np.linspace(0, len(kept) - 1, min(most, len(kept))).astype(int)]
-    spans = []
+    spans: list[tuple[int, int, int]] = []
     for split, name in enumerate(SPLITS):
         mine = chosen[episodes["split"][chosen] == split]
         frames = index.frames(name)

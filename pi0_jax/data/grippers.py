@@ -78,6 +78,7 @@ def to_openings(
 def from_openings(actions: np.ndarray, embodiment: Embodiment) -> None:
     """Openings in float32[..., A], 1 = open, become what the robot takes, in place."""
     for place, dim in enumerate(embodiment.actions):
-        if dim.ends not in (None, (OPEN_IS_1.open, OPEN_IS_1.closed)):
-            opened, closed = np.float32(dim.ends)
+        ends = dim.ends
+        if ends is not None and ends != (OPEN_IS_1.open, OPEN_IS_1.closed):
+            opened, closed = np.array(ends, np.float32)
             actions[..., place] = closed + actions[..., place] * (opened - closed)

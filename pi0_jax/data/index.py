@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -232,11 +233,23 @@ class Index:
             )
         return self._frames[split]
 
-    def episode_of(self, frames: np.ndarray) -> np.ndarray:
+    @overload
+    def episode_of(self, frames: int | np.integer) -> np.int64: ...
+
+    @overload
+    def episode_of(self, frames: np.ndarray) -> np.ndarray: ...
+
+    def episode_of(self, frames: int | np.integer | np.ndarray) -> np.int64 | np.ndarray:
         """Shape of `frames`, int64: the number of each frame's episode."""
         return np.searchsorted(self.episodes["start"], frames, side="right") - 1
 
-    def step_of(self, frames: np.ndarray) -> np.ndarray:
+    @overload
+    def step_of(self, frames: int | np.integer) -> np.int64: ...
+
+    @overload
+    def step_of(self, frames: np.ndarray) -> np.ndarray: ...
+
+    def step_of(self, frames: int | np.integer | np.ndarray) -> np.int64 | np.ndarray:
         """Shape of `frames`, int64: the step within its episode."""
         return frames - self.episodes["start"][self.episode_of(frames)]
 

@@ -76,7 +76,8 @@ class Oddities:
         if not moves or not alike.any():
             return
         repeats = sum(
-            _encoded(raw, ranges, i) == _encoded(raw, ranges, i + 1) for i in np.flatnonzero(alike)
+            _encoded(raw, ranges, i) == _encoded(raw, ranges, i + 1)
+            for i in np.flatnonzero(alike).tolist()
         )
         if repeats == raw.steps - 1:
             self.tell(raw, f"images of {view} are frozen: all the same while the state changes")

@@ -17,7 +17,7 @@ import numpy as np
 from pi0_jax.data.encoded_images import ColourOrder
 from pi0_jax.data.grippers import OPEN_IS_1, RecordedGripper
 from pi0_jax.data.rule_source import RecordedRule, source_hash
-from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment
+from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError
 
 STEPS = "steps/"
@@ -167,15 +167,15 @@ class Dataset:
     def recorded_grippers(self) -> Mapping[int, RecordedGripper]:
         """For the place of each gripper's action how its numbers were recorded."""
         return {
-            place: self._recorded(dim)
+            place: self._recorded(dim.name, ends)
             for place, dim in enumerate(self.embodiment.actions)
-            if dim.ends is not None
+            if (ends := dim.ends) is not None
         }
 
-    def _recorded(self, dim: ActionDim) -> RecordedGripper:
-        if dim.name in self.grippers:
-            return self.grippers[dim.name]
-        return RecordedGripper(*dim.ends) if self.standardise is as_recorded else OPEN_IS_1
+    def _recorded(self, name: str, ends: tuple[float, float]) -> RecordedGripper:
+        if name in self.grippers:
+            return self.grippers[name]
+        return RecordedGripper(*ends) if self.standardise is as_recorded else OPEN_IS_1
 
     def to_mapping(self) -> dict[str, Any]:
         """Returns the record as plain data, but for its rule; `row_from_mapping` reads it."""

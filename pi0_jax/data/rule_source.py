@@ -1,17 +1,19 @@
 """A rule's source, hashed: what is kept of a function in indices and checkpoints, so that a changed rule is seen."""
 
+import dataclasses
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from pi0_jax.errors import InputError
 
 
-class RecordedRule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class RecordedRule:
     """A rule of which a checkpoint kept name and hash: enough to open an index, not to build one."""
 
     name: str

@@ -23,10 +23,19 @@ _TURN_TOLERANCE = 0.01  # how far low and high may differ from a turn, as a shar
 class _Dim:
     """What a state dimension and an action dimension say of themselves in the same fields."""
 
+    name: str
+    unit: str
+    low: float | None
+    high: float | None
+    one_means: Literal["", "open", "closed"]
+    open: float | None
+    closed: float | None
+    periodic: bool
+
     @property
     def ends(self) -> tuple[float, float] | None:
         """The robot's numbers for an open and for a closed gripper; None where no end is declared."""
-        if self.open is not None:
+        if self.open is not None and self.closed is not None:
             return float(self.open), float(self.closed)
         if self.one_means and self.unit == "1":
             return (1.0, 0.0) if self.one_means == "open" else (0.0, 1.0)
@@ -35,7 +44,7 @@ class _Dim:
     @property
     def larger_is(self) -> Literal["", "open", "closed"]:
         """Which way a gripper counts: what its larger numbers mean; "" where that is not declared."""
-        if self.open is not None:
+        if self.open is not None and self.closed is not None:
             return "open" if self.open > self.closed else "closed"
         return self.one_means
 
@@ -309,7 +318,7 @@ def _problems(dim: StateDim | ActionDim) -> Iterator[str]:
         yield f"periodic: expected True or False, found {dim.periodic!r}"
     if dim.periodic and dim.unit not in TURN:
         yield f"periodic: expected an angle in {' or '.join(TURN)}, found unit {dim.unit!r}"
-    if dim.periodic and None not in (dim.low, dim.high):
+    if dim.periodic and dim.low is not None and dim.high is not None:
         period = TURN[dim.unit]
         if abs(dim.high - dim.low - period) > _TURN_TOLERANCE * period:
             yield f"periodic: expected low and high a turn apart ({period:g} {dim.unit}), found {dim.low:g} and {dim.high:g}"

@@ -103,8 +103,8 @@ def _action_curve(index: Index, episode: int, action: int) -> Curve:
 
 def _opening_range(dim: StateDim, recorded: np.ndarray) -> tuple[float, float]:
     """The values of a gripper at its two ends: what is declared, else [0, 1] where that fits, else what is found."""
-    if dim.open is not None:
-        return min(dim.ends), max(dim.ends)
+    if dim.open is not None and (ends := dim.ends) is not None:
+        return min(ends), max(ends)
     if dim.low is not None and dim.high is not None:
         return dim.low, dim.high
     sample = recorded[evenly(len(recorded), _RANGE_SAMPLES)]

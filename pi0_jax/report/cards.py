@@ -340,11 +340,12 @@ def _rule(index: Index) -> str:
         if rest
         else ""
     )
-    names = [dim.name for dim in index.embodiment.actions]
+    dims = index.embodiment.actions
     notes += "".join(
-        f"<li>{escaped(names[place])}: {gripper.open:g} is open and {gripper.closed:g} closed in what was recorded,"
-        f" {' and '.join(f'{end:g}' for end in index.embodiment.actions[place].ends)} in what the robot is told.</li>"
+        f"<li>{escaped(dims[place].name)}: {gripper.open:g} is open and {gripper.closed:g} closed in what was recorded,"
+        f" {' and '.join(f'{end:g}' for end in ends)} in what the robot is told.</li>"
         for place, gripper in index.row.recorded_grippers.items()
+        if (ends := dims[place].ends) is not None
     )
     notes = f"<ul>{notes}</ul>" if notes else "<p>The row has no notes.</p>"
     return section("Notes", notes) + section("Rule", f"<p>{escaped(first)}</p>{more}")

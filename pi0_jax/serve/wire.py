@@ -138,7 +138,8 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray | str:
     if not isinstance(data, bytes):
         raise InputError(f"{name}: array data: expected bytes, found {type(data).__name__}")
     if shape == [] and isinstance(code, str) and (text := _TEXT.fullmatch(code)):
-        return _text(data, *text.groups(), name)
+        order, kind = text.groups()
+        return _text(data, order, kind, name)
     dtype = _dtype(record, name)
     sizes = isinstance(shape, list) and all(
         isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape

@@ -107,13 +107,14 @@ def train(
         processes.check_shared(workdir)
         latest = choose_step(workdir, processes, step, tell)
         stored = None if latest is None else read_resumable(workdir, latest)
-        resumed = None
-        if stored is None:
+        resumed: tuple[int, RunConfig] | None = None
+        if latest is None or stored is None:
             check_start(run)
         else:
             where = f"{locate(workdir) / FOLDER / str(latest)}: config"
-            resumed = latest, config.from_halves(stored.policy, stored.training, where)
-            config.check_resumes(run, resumed[1])
+            before = config.from_halves(stored.policy, stored.training, where)
+            config.check_resumes(run, before)
+            resumed = latest, before
         if processes.first:
             print(config.describe(run))
         data = prepare_data(run, processes, stored)
@@ -316,11 +317,9 @@ def _halt(
 
 
 def _check_keep_best(run: RunConfig, data: Data) -> None:
-    held_out = {sample.dataset for sample in data.held_out}
-    names, robots = (
-        [some[dataset] for dataset in sorted(held_out)]
-        for some in (run.datasets, data.batcher.robots)
-    )
+    held_out = sorted({sample.dataset for sample in data.held_out})
+    names = [run.datasets[dataset] for dataset in held_out]
+    robots = [data.batcher.robots[dataset] for dataset in held_out]
     known = metric_names(names, robots) if held_out else ["none, since no frame is held out"]
     if run.keep_best and run.keep_best_metric not in known:
         raise InputError(

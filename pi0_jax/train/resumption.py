@@ -51,9 +51,9 @@ def choose_step(
         )
     if processes.first and chosen is not None:
         for step in known:
-            reason = damaged.get(step) or _of_another_run(workdir, step, chosen)
-            if reason is not None:
-                tell(f"{reason}; moved aside to {_move_aside(workdir, step)}")
+            why = damaged.get(step) or _of_another_run(workdir, step, chosen)
+            if why is not None:
+                tell(f"{why}; moved aside to {_move_aside(workdir, step)}")
         if damaged:
             tell(f"going on from step {chosen}, the newest that is whole")
     processes.gather("moved aside", "")
