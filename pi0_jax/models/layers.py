@@ -6,6 +6,7 @@ The parameters of a stack carry the layer on axis 0.
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -90,7 +91,13 @@ def rematerialise(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]
 
 
 def run(
-    layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[..., Any], scan: bool
+    layer: Callable[..., Any],
+    carry: Any,
+    stacked: Any,
+    *,
+    last: Callable[..., Any],
+    scan: bool,
+    remat: Remat,
 ) -> tuple[Any, list[Any]]:
     """Runs a stack of layers, one after the other.
 
@@ -102,31 +109,36 @@ def run(
         stacked: pytree of arrays [layers, ...]: the layers' parameters and per-layer inputs.
         last: the function of the last layer, which may compute less.
         scan: whether the layers run in one jax.lax.scan, which compiles one layer, or unrolled.
+        remat: what each layer keeps for the backward pass, see `rematerialise`.
 
     Returns:
         The final carry, and the outputs as a list of pytrees, each [layers in this piece, ...]. The
         caller concatenates them where it wants to.
     """
+
+    def run_layer(function: Callable[..., Any], carry: Any, i: Any) -> Any:
+        # The slice is inside, so that the backward pass cuts it out again. Outside it would be an
+        # input of the layer, of which every layer keeps one: a second copy of all weights.
+        return rematerialise(lambda x, i: function(x, _pick(stacked, i)), remat)(carry, i)
+
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
     if scan and depth > 1:
         # Over the layers' numbers: scanning the arrays themselves would first copy all layers but
         # the last.
-        carry, output = jax.lax.scan(
-            lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1)
-        )
+        carry, output = jax.lax.scan(partial(run_layer, layer), carry, jnp.arange(depth - 1))
         outputs.append(output)
     else:
-        traced_once = jax.jit(layer)  # and inlined wherever it is called
+        traced_once = jax.jit(rematerialise(layer, remat))  # and inlined wherever it is called
         for i in range(depth - 1):
             carry, output = traced_once(carry, jax.tree.map(lambda w, i=i: w[i], stacked))
             outputs.append(jax.tree.map(lambda y: y[None], output))
-    carry, output = last(carry, jax.tree.map(lambda w: w[-1], stacked))
+    carry, output = run_layer(last, carry, depth - 1)
     outputs.append(jax.tree.map(lambda y: y[None], output))
     return carry, outputs
 
 
-def _pick(stacked: Any, i: jax.Array) -> Any:
+def _pick(stacked: Any, i: jax.Array | int) -> Any:
     """Takes layer i of every array."""
     return jax.tree.map(
         lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False, allow_negative_indices=False),

@@ -218,7 +218,6 @@ class SigLIP(nn.Module):
             gather=partial(options.gather, path=path, dtype=options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
-        block = layers.rematerialise(block, options.remat)
         encoder = self.params["Transformer"]
         factors = self.get_variable(LORA, "Transformer", {"encoderblock": {}})
         x, _ = layers.run(
@@ -227,6 +226,7 @@ class SigLIP(nn.Module):
             (encoder["encoderblock"], factors["encoderblock"]),
             last=block,
             scan=options.scan_layers,
+            remat=options.remat,
         )
         x = _dense(ends["head"], layer_norm(encoder["encoder_norm"], x))  # [B, P, O]
         return options.constrain(x, ("batch", "patches", "embed"))
