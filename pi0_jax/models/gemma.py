@@ -306,11 +306,12 @@ class Gemma(nn.Module):
         )
         everyone = tuple(True for _ in xs)
         ys, pieces = layers.run(
-            layers.rematerialise(partial(step, read=everyone), options.remat),
+            partial(step, read=everyone),
             tuple(None if x is None else x.astype(options.dtype) for x in xs),
             (self.layers, self.get_variable(LORA, "layers", {}), cache),
-            last=layers.rematerialise(partial(step, read=tuple(read)), options.remat),
+            last=partial(step, read=tuple(read)),
             scan=options.scan_layers,
+            remat=options.remat,
         )
         new = jax.tree.map(lambda *kv: jnp.concatenate(kv), *pieces)  # [L, B, T, K, H]
         outputs = [

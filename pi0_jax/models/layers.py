@@ -94,7 +94,13 @@ def rematerialise(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]
 
 
 def run(
-    layer: Callable[..., Any], carry: Any, stacked: Any, *, last: Callable[..., Any], scan: bool
+    layer: Callable[..., Any],
+    carry: Any,
+    stacked: Any,
+    *,
+    last: Callable[..., Any],
+    scan: bool,
+    remat: Remat,
 ) -> tuple[Any, list[Any]]:
     """Runs a stack of layers, one after the other.
 
@@ -106,26 +112,31 @@ def run(
         stacked: pytree of arrays [layers, ...]: the layers' parameters and per-layer inputs.
         last: the function of the last layer, which may compute less.
         scan: whether the layers run in one jax.lax.scan, which compiles one layer, or unrolled.
+        remat: what each layer keeps for the backward pass, see `rematerialise`.
 
     Returns:
         The final carry, and the outputs as a list of pytrees, each [layers in this piece, ...]. The
         caller concatenates them where it wants to.
     """
+
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
     if scan and depth > 1:
         # Over the layers' numbers: scanning the arrays themselves would first copy all layers but
-        # the last.
-        carry, output = jax.lax.scan(
-            lambda x, i: layer(x, _pick(stacked, i)), carry, jnp.arange(depth - 1)
-        )
+        # the last. A layer's slice is cut out inside of what is rematerialised, and again in the
+        # backward pass. Outside it would be an input of the layer, and kept: a second copy of all
+        # weights.
+        numbered = rematerialise(lambda x, i: layer(x, _pick(stacked, i)), remat)
+        carry, output = jax.lax.scan(numbered, carry, jnp.arange(depth - 1))
         outputs.append(output)
     else:
-        traced_once = jax.jit(layer)  # and inlined wherever it is called
+        traced_once = jax.jit(rematerialise(layer, remat))  # and inlined wherever it is called
         for i in range(depth - 1):
             carry, output = traced_once(carry, jax.tree.map(lambda w, i=i: w[i], stacked))
             outputs.append(jax.tree.map(lambda y: y[None], output))
-    carry, output = last(carry, jax.tree.map(lambda w: w[-1], stacked))
+    carry, output = rematerialise(lambda x: last(x, jax.tree.map(lambda w: w[-1], stacked)), remat)(
+        carry
+    )
     outputs.append(jax.tree.map(lambda y: y[None], output))
     return carry, outputs
 

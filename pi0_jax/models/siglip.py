@@ -221,13 +221,12 @@ class SigLIP(nn.Module):
         x = options.constrain(x, ("batch", "patches", "vision_embed"))
 
         path = (*self.path, "Transformer", "encoderblock")
-        step = partial(
+        block = partial(
             encoder_block,
             constrain=options.constrain,
             gather=lambda params: options.gather(params, path, options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
-        block = layers.rematerialise(step, options.remat)
         encoder = self.params["Transformer"]
         none: dict[str, Any] = {"encoderblock": {}}
         factors = self.get_variable(LORA, "Transformer", none)
@@ -237,6 +236,7 @@ class SigLIP(nn.Module):
             (encoder["encoderblock"], factors["encoderblock"]),
             last=block,
             scan=options.scan_layers,
+            remat=options.remat,
         )
         x = _dense(ends["head"], layer_norm(encoder["encoder_norm"], x))  # [B, P, O]
         return options.constrain(x, ("batch", "patches", "embed"))
