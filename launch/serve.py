@@ -3,6 +3,7 @@
 Speaks the protocol of openpi-client: its clients work unchanged, with the observation keys that the robot's record names.
 """
 
+import sys
 from functools import partial
 
 from absl import flags
@@ -117,6 +118,13 @@ def main() -> None:
     key = api_key.read(_KEY_FILE.value)
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--default_prompt")
+    if key is None and not server.is_loopback(_HOST.value):
+        print(
+            f"warning: anyone who reaches {_HOST.value}:{_PORT.value} can use this policy: no"
+            " --api_key_file is given",
+            file=sys.stderr,
+            flush=True,
+        )
     app.tell_and_keep(_CACHE)
     options = server.Options(
         _HOST.value, _PORT.value, key, _LIMIT.value * 2**20, _CONNECTIONS.value

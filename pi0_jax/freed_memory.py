@@ -12,6 +12,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _MOST = 2**31 - 1
 
 
+def give_back_freed_memory() -> None:
+    """Gives what is free now back to the kernel. Does nothing where the C library is not glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory() -> None:
     """For this process, from now on. Does nothing where the C library is not glibc."""
     if platform.libc_ver()[0] != "glibc":

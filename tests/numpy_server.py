@@ -98,6 +98,15 @@ def running(
         process.communicate()
 
 
+def resident(pid: int) -> int:
+    """Anonymous memory of a process, in KiB."""
+    return next(
+        int(line.split()[1])
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("RssAnon")
+    )
+
+
 def wait_for(process: subprocess.Popen, state: str) -> str:
     """The address that a server prints once it is in that state."""
     for line in process.stdout:

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     " patterns policy_config preprocess progress sharding statistics tokenizer trainable",
     "ahead": "chips data.datasets errors models observation policy_config policy_program preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
-    "serve": "embodiments errors execution observation observation_keys",
+    "serve": "embodiments errors execution freed_memory observation observation_keys",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.
     "sim": "data.write embodiments errors files observation observation_keys progress",
     # Policies in simulators.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.client import Client, ServerError
 from tests import numpy_server
-from tests.numpy_server import HORIZON, answer, message, observation, running
+from tests.numpy_server import HORIZON, answer, message, observation, resident, running
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -285,6 +285,92 @@ def test_a_client_too_many_is_told_and_takes_the_place_of_one_that_leaves():
             np.testing.assert_array_equal(
                 client.infer(message(1))["actions"], answer(observation(1))
             )
+
+
+def dropped(connection) -> bool:
+    """Whether the server has ended the connection, within a second."""
+    try:
+        connection.recv(timeout=1)
+    except TimeoutError:
+        return False
+    except ConnectionClosed:
+        return True
+    raise AssertionError("it was answered")
+
+
+def test_who_has_asked_nothing_makes_room_and_who_was_answered_never_does():
+    with (
+        running(max_connections=2) as (address, _),
+        conversation(address) as good,
+        conversation(address) as idle,
+    ):
+        ask(good, message())
+        with pytest.raises(InvalidStatus), conversation(address):
+            pass  # who is new has a second to ask
+        time.sleep(1.1)
+        begin = time.monotonic()
+        with conversation(address) as late:
+            np.testing.assert_array_equal(ask(late, message())["actions"], answer(observation()))
+            assert time.monotonic() - begin < 1
+            assert dropped(idle)
+            time.sleep(1.1)
+            with pytest.raises(InvalidStatus), conversation(address):
+                pass  # both were answered: nobody makes room
+            assert not dropped(good)
+            np.testing.assert_array_equal(ask(good, message())["actions"], answer(observation()))
+
+
+@contextmanager
+def half_a_message(address, size, of):
+    """A client that has sent `size` bytes of a message of `of` bytes."""
+    with conversation(address) as connection:
+        with suppress(OSError):  # dropped meanwhile
+            connection.socket.sendall(b"\x82\xff" + of.to_bytes(8) + bytes(4) + bytes(size))
+        yield connection
+        with suppress(OSError):
+            connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+def test_who_holds_most_is_dropped_when_all_hold_too_much():
+    with (
+        running(max_in_flight_bytes=10**6) as (address, _),
+        conversation(address) as good,
+        half_a_message(address, 300_000, of=10**7) as small,
+        half_a_message(address, 500_000, of=10**7) as large,
+    ):
+        ask(good, message())
+        assert not dropped(large)
+        with half_a_message(address, 400_000, of=10**7) as last:
+            assert [dropped(each) for each in (large, small, last)] == [True, False, False]
+            np.testing.assert_array_equal(ask(good, message())["actions"], answer(observation()))
+
+
+@pytest.mark.slow
+def test_memory_comes_back_after_an_attack():
+    with running() as (address, process), conversation(address) as good:
+        ask(good, message())
+        start = resident(process.pid)
+        with ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(half_a_message(address, 14 * 2**20, of=15 * 2**20))
+            np.testing.assert_array_equal(ask(good, message())["actions"], answer(observation()))
+            assert resident(process.pid) < start + (128 + 64) * 2**10
+        deadline = time.monotonic() + 60
+        while resident(process.pid) > start + 64 * 2**10:
+            assert time.monotonic() < deadline, resident(process.pid) - start
+            time.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("0.0.0.0", True), ("::", True), ("localhost", False)]
+)
+def test_a_public_address_without_a_key_is_warned_of_first(host, warned):
+    command = [sys.executable, "-m", "launch.serve", "--checkpoint=/nowhere", f"--host={host}"]
+    process = subprocess.run(
+        [*command, "--port=0"], cwd=numpy_server.ROOT, capture_output=True, text=True, timeout=60
+    )
+    first = process.stderr.splitlines()[0]
+    assert first.startswith(f"warning: anyone who reaches {host}:0 can use this policy") == warned
 
 
 def test_what_is_no_websocket_puts_no_traceback_in_the_log():

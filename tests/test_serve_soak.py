@@ -8,7 +8,6 @@ import random
 import socket
 import threading
 import time
-from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
@@ -26,7 +25,7 @@ from pi0_jax.policy import Policy
 from pi0_jax.serve import wire
 from pi0_jax.serve.service import Service
 from tests import numpy_server, policies
-from tests.numpy_server import serving
+from tests.numpy_server import resident, serving
 
 ROBOT = "reach_arm3"
 REQUESTS = (
@@ -194,15 +193,6 @@ def guarded(*arguments):
         OSError,
     ) as error:  # a stuck or lost client is the test's finding
         arguments[-1].problems.append(f"client {arguments[1]}: {error!r}")
-
-
-def resident(pid: int) -> int:
-    """Anonymous memory of a process, in KiB."""
-    return next(
-        int(line.split()[1])
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-        if line.startswith("RssAnon")
-    )
 
 
 @pytest.mark.slow

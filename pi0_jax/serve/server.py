@@ -11,12 +11,17 @@ The port is taken first, since loading may take minutes: a port in use is told a
              <-  actions          a binary frame; or what was wrong with the observation, a text frame: the connection stays open
 
 A conversation holds at most one request, and requests run in the order in which they came: between two of one client every other client
-that waits has its turn. A message over the limit closes its connection with code 1009. A client beyond `max_connections` is answered 503.
+that waits has its turn. A message over the limit closes its connection with code 1009.
+
+A client has proven itself when one of its requests was answered. It is never dropped because it is idle. Others make room: where
+`max_connections` are there, for a new client (one that finds no room is answered 503); and where all together hold more bytes than
+`max_in_flight_bytes`, the one that holds most.
 """
 
 import asyncio
 import dataclasses
 import hmac
+import ipaddress
 import logging
 import os
 import signal
@@ -31,6 +36,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from pi0_jax.errors import InputError, NotFiniteError
+from pi0_jax.freed_memory import give_back_freed_memory
 from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
@@ -38,6 +44,9 @@ HEALTH_PATH = "/healthz"
 MOST_PONGS = 2**14  # bytes of them that a client has not read
 _SICK = 5  # requests in a row without an answer, which are not the clients' mistakes
 _PART = 2**15  # bytes of what arrives, between two looks at what is not read
+_GRACE_S = 1.0  # in which a new client need not make room
+_TRIM_S = 10.0  # between two looks at whether freed memory is worth giving back
+_WORTH_GIVING_BACK = 2**23  # bytes that have come since
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,7 +59,16 @@ class Options:
     api_key: str | None = None
     max_message_bytes: int = 16 * 2**20
     max_connections: int = 64
+    max_in_flight_bytes: int = 128 * 2**20  # of requests that are not answered yet, of all clients
     send_seconds: float = 20.0  # a client that does not take its answer by then is dropped
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine reaches an address; a name that is none of its own is not looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def run(
@@ -70,20 +88,73 @@ def run(
     asyncio.run(_PolicyServer(options).run(load, on_state))
 
 
+class _Traffic:
+    """What all clients together have sent and has not been answered."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.connections: set[_Connection] = set()
+        self.received = 0  # bytes in all
+
+    def add(self, connection: "_Connection", count: int) -> None:
+        """Counts bytes that came, and drops whoever holds most if all together hold too many."""
+        connection.held += count
+        self.received += count
+        while sum(each.held for each in self.connections) > self._most:
+            unproven = {each for each in self.connections if not each.proven}
+            largest = max(unproven or self.connections, key=lambda each: each.held)
+            if not largest.held:  # the others are answered by and by
+                largest = max(self.connections, key=lambda each: each.held)
+            largest.drop(f"of all that is not answered it holds the most, {largest.held:,} bytes")
+
+    def make_room(self) -> bool:
+        """Drops the client that has been there longest without a request that could be answered; False if there is none."""
+        patient = time.monotonic() - _GRACE_S
+        waiting = [each for each in self.connections if not each.proven and each.since < patient]
+        if waiting:
+            oldest = min(waiting, key=lambda each: each.since)
+            oldest.drop("it has sent no request that could be answered, and makes room for another")
+        return bool(waiting)
+
+
 class _Connection(ServerConnection):
     """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up.
 
     They are few, because asyncio adds up all that waits at every write.
     """
 
-    answer_bytes = 0  # of the last message that the client was sent
+    _traffic: _Traffic  # of the server that it belongs to
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.answer_bytes = 0  # of the last message that the client was sent
+        self.held = 0  # bytes that came and are not answered
+        self.proven = False  # whether one of its requests was answered
+        self.since = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._traffic.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._traffic.connections.discard(self)
+        super().connection_lost(exc)
+
+    def drop(self, why: str) -> None:
+        """Ends the connection at once: to close it in order would wait for the client."""
+        logger.warning("%s: dropped: %s", _name(self), why)
+        self._traffic.connections.discard(self)
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), _PART):
-            super().data_received(data[start : start + _PART])
+            part = data[start : start + _PART]
+            super().data_received(part)
+            self._traffic.add(self, len(part))
+            if self.transport.is_closing():
+                return
             if self.transport.get_write_buffer_size() > MOST_PONGS + self.answer_bytes:
-                logger.warning("%s: dropped: does not read", _name(self))
-                self.transport.abort()
+                self.drop("does not read")
                 return
 
 
@@ -96,6 +167,7 @@ class _PolicyServer:
             0  # requests since the last one that was answered; a client's mistakes do not count
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
+        self._traffic = _Traffic(options.max_in_flight_bytes)
 
     async def run(self, load: Callable[[], Service], on_state: Callable[[str, int], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -110,6 +182,7 @@ class _PolicyServer:
         on_state("listening", port)
         # as SIGTERM does, it ends the process at once: a compilation is not waited for
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        trimming = asyncio.ensure_future(self._give_memory_back())
         with self._worker:
             try:
                 self._service = await loop.run_in_executor(self._worker, load)
@@ -120,10 +193,14 @@ class _PolicyServer:
                 await self._stopping.wait()
             finally:
                 self._stopping.set()
+                trimming.cancel()
                 server.close(close_connections=False)
                 await server.wait_closed()
 
     async def _listen(self) -> Server:
+        class Connection(_Connection):
+            _traffic = self._traffic
+
         return await serve(
             self._converse,
             self._options.host,
@@ -134,8 +211,17 @@ class _PolicyServer:
             max_size=self._options.max_message_bytes,
             max_queue=1,
             server_header=None,
-            create_connection=_Connection,
+            create_connection=Connection,
         )
+
+    async def _give_memory_back(self) -> None:
+        """Gives the memory of large messages back to the system, for as long as the server runs."""
+        seen = 0
+        while True:
+            await asyncio.sleep(_TRIM_S)
+            if self._traffic.received > seen + _WORTH_GIVING_BACK:
+                seen = self._traffic.received
+                give_back_freed_memory()
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.path == HEALTH_PATH:
@@ -156,7 +242,9 @@ class _PolicyServer:
             ):
                 logger.warning("%s: refused: wrong API key", _name(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong API key\n")
-        if len(connection.server.connections) >= (most := self._options.max_connections):
+        most = self._options.max_connections
+        full = len(connection.server.connections) >= most
+        if full and not (self._warm.is_set() and self._traffic.make_room()):
             logger.warning("%s: refused: %d clients are connected", _name(connection), most)
             return connection.respond(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -176,6 +264,7 @@ class _PolicyServer:
                 if reply is None:
                     break
                 await self._send(connection, reply)
+                connection.held = 0
             if self._stopping.is_set():
                 async with asyncio.timeout(self._options.send_seconds):
                     await connection.close(CloseCode.GOING_AWAY, "the server stops")
@@ -199,9 +288,7 @@ class _PolicyServer:
             stop.cancel()
             task.cancel()
 
-    async def _reply(
-        self, connection: ServerConnection, message: bytes | str
-    ) -> bytes | str | None:
+    async def _reply(self, connection: _Connection, message: bytes | str) -> bytes | str | None:
         """The answer, what is wrong as text, or None if the client has gone."""
         if isinstance(message, str):
             return "expected a binary frame with msgpack, found text"
@@ -217,7 +304,7 @@ class _PolicyServer:
             return None
         error = work.exception()
         if error is None:
-            self._unanswered = 0
+            self._unanswered, connection.proven = 0, True
             return work.result()
         if isinstance(error, NotFiniteError) or not isinstance(error, InputError):
             self._unanswered += 1
