@@ -92,6 +92,10 @@ class Soak:
             return False
         self.killed += 1
         self.counts[f"killed at {moment}"] += 1
+        print(
+            f"{self._kind}: kill {self.killed} at {moment}, begun from {max(saved, default=0)}",
+            flush=True,
+        )
         self.counts["begun from a checkpoint" if saved else "begun anew"] += 1
         return True
 
