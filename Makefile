@@ -70,7 +70,7 @@ $(VENV)/torch/.installed: setup.py $(PINS)
 	$(call environment,$(VENV)/torch,--editable '.[torch]' $(TORCH))
 
 # Sphinx and a notebook's kernel are no concern of the tests.
-SITE := '.[data,docs]'
+SITE := '.[data,serve,docs]'
 $(VENV)/docs/.installed: setup.py $(PINS)
 	$(call environment,$(VENV)/docs,--editable $(SITE))
 
