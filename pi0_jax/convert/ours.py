@@ -12,7 +12,6 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from pi0_jax import checkpoints, manifest
-from pi0_jax.checkpoint_folder import is_ours
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats
 from pi0_jax.convert.completed import Completed
@@ -36,9 +35,11 @@ WEIGHTS = ("ema", "params")  # a policy runs the first
 
 def recognise(folder: Folder) -> bool:
     """A run, its checkpoints, or one step, damaged or not."""
-    if checkpoints.FOLDER in folder or is_ours(folder.names):
+    if checkpoints.FOLDER in folder or checkpoints.is_ours(folder.names):
         return True
-    return any(name.isdigit() and is_ours(folder.folder(name).names) for name in folder.names)
+    return any(
+        name.isdigit() and checkpoints.is_ours(folder.folder(name).names) for name in folder.names
+    )
 
 
 def read(folder: Folder, weights: str) -> Source:
