@@ -126,8 +126,14 @@ def main() -> None:
             flush=True,
         )
     app.tell_and_keep(_CACHE)
+    largest = _LIMIT.value * 2**20
     options = server.Options(
-        _HOST.value, _PORT.value, key, _LIMIT.value * 2**20, _CONNECTIONS.value
+        _HOST.value,
+        _PORT.value,
+        key,
+        max_message_bytes=largest,
+        max_connections=_CONNECTIONS.value,
+        max_in_flight_bytes=max(server.Options.max_in_flight_bytes, 2 * largest),
     )
     server.run(
         partial(_load, sizes, batches),

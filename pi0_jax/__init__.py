@@ -15,7 +15,8 @@ A run is a config and a folder. Checkpoints go to other formats and come from th
 A robot of your own and its data are typed records:
 
     pi0_jax.Embodiment    its cameras, state and actions, of StateDim and ActionDim
-    pi0_jax.Dataset       which raw field holds what, of CameraField, RawField and Language
+    pi0_jax.Dataset       which raw field holds what, of CameraField, RawField, Language
+                          and RecordedGripper
 
 For those who build on the model:
 
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pi0_jax import convert, flow, models, train
+    from pi0_jax.data.grippers import RecordedGripper
     from pi0_jax.data.rows import CameraField, Dataset, Language, RawField, Standardised
     from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
     from pi0_jax.errors import InputError
@@ -46,6 +48,7 @@ __all__ = [
     "Language",
     "Policy",
     "RawField",
+    "RecordedGripper",
     "Standardised",
     "StateDim",
     "convert",
@@ -62,7 +65,9 @@ def __getattr__(name: str) -> Any:
     match name:
         case "Policy":
             from pi0_jax.policy import Policy as found
-        case "CameraField" | "Dataset" | "Language" | "RawField" | "Standardised":
+        case (
+            "CameraField" | "Dataset" | "Language" | "RawField" | "RecordedGripper" | "Standardised"
+        ):
             from pi0_jax.data import rows
 
             found = vars(rows)[name]

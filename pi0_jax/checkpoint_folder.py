@@ -44,21 +44,20 @@ def find(directory: str | os.PathLike[str]) -> epath.Path:
         InputError: no checkpoint of ours there; it says what is there instead, and what to do.
     """
     place = locate(directory)
-    if _is_ours(place):
+    if is_ours(_names(place)):
         return place
     root = place / FOLDER if (place / FOLDER).is_dir() else place
     found = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     # openpi's and LeRobot's runs have numbered folders too
-    if found and _is_ours(step := root / str(max(found))):
+    if found and is_ours(_names(step := root / str(max(found)))):
         return step
     raise InputError(
         f"no checkpoint in {place}: expected {FOLDER}/<step>/ with {DESCRIPTION} and ema, found {_found(place)}"
     )
 
 
-def _is_ours(step: epath.Path) -> bool:
-    """Whether a numbered folder is a step of ours, damaged or not."""
-    names = _names(step)
+def is_ours(names: frozenset[str]) -> bool:
+    """Whether a folder with these names is a step of ours, damaged or not."""
     return DESCRIPTION in names or ("manifest" in names and bool(names & set(ITEMS)))
 
 

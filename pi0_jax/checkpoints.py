@@ -36,7 +36,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from pi0_jax import manifest
-from pi0_jax.checkpoint_folder import DESCRIPTION, FOLDER, ITEMS, find, latest_step, locate
+from pi0_jax.checkpoint_folder import DESCRIPTION, FOLDER, ITEMS, find, is_ours, latest_step, locate
 from pi0_jax.description import FORMAT, MANIFEST, Description
 from pi0_jax.errors import InputError
 from pi0_jax.policy_config import trainable_part
@@ -48,6 +48,7 @@ __all__ = [
     "Description",
     "RunCheckpoints",
     "find",
+    "is_ours",
     "latest_step",
     "locate",
     "read_description",

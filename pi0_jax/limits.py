@@ -119,7 +119,8 @@ class Limits:
         if self._choice == "clamp":
             inside = np.clip(learnt, *self._actions[:, None, None])
             # Only what is cut off moves: the others stay as they are, to the bit.
-            actions = np.where(inside == learnt, actions, actions + (inside - learnt))
+            moved = preprocess.in_robot_turn(actions + (inside - learnt), record)
+            actions = np.where(inside == learnt, actions, moved)
         low, high = self._hard
         beyond = self._told("action", actions, self._hard, record.actions, hard=True)
         actions = np.clip(actions, low, high).astype(np.float32)

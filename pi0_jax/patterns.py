@@ -39,27 +39,33 @@ def mistakes(patterns: Sequence[str]) -> list[str | None]:
 
 def _ways(parts: Any) -> float:
     """An upper bound of the ways in which a sequence of parsed parts can be tried at one place of a path."""
-    ways = [_ways_of(code, value) for code, value in parts]
+    ways: float = 1
+    wide = 0
+    for code, value in parts:
+        if code not in _REPEATS:
+            ways *= _ways_of(code, value)
+            continue
+        least, most, body = value
+        inner = _ways(body)  # once: repeats within repeats would double the work at each
+        if inner == 1 and most >= _LONGEST:
+            wide += 1
+        else:
+            ways *= _repeated(inner, least, max(least, min(int(most), _LONGEST)))
     # .*a.*b.* share the characters of one path between them
-    wide = [_is_wide(code, value) for code, value in parts]
-    others = math.prod(count for count, is_wide in zip(ways, wide, strict=True) if not is_wide)
-    return others * math.comb(_LONGEST + sum(wide), sum(wide))
+    return ways * math.comb(_LONGEST + wide, wide)
 
 
-def _is_wide(code: Any, value: Any) -> bool:
-    return code in _REPEATS and value[1] >= _LONGEST and _ways(value[2]) == 1
+def _repeated(inner: float, least: int, most: int) -> float:
+    if inner == 1:
+        return most - least + 1
+    # each time round has as many ways as the body; beyond the limit it does not matter how many
+    if most * math.log(inner) > 100:
+        return math.inf
+    return sum(inner**count for count in range(least, most + 1))
 
 
 def _ways_of(code: Any, value: Any) -> float:
-    if code in _REPEATS:
-        least, most, body = value
-        inner, most = _ways(body), max(least, min(int(most), _LONGEST))
-        if inner == 1:
-            return most - least + 1
-        # each time round has as many ways as the body; beyond the limit it does not matter how many
-        if most * math.log(inner) > 100:
-            return math.inf
-        return sum(inner**count for count in range(least, most + 1))
+    """Of a part that is no repeat."""
     if code is codes.BRANCH:
         return sum(_ways(branch) for branch in value[1])
     if code is codes.SUBPATTERN:

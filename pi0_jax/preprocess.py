@@ -17,6 +17,7 @@ from PIL import Image
 
 from pi0_jax import images, normalize, record_fit
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.embodiments.readings import periods
 from pi0_jax.errors import InputError
 from pi0_jax.normalize import A
 from pi0_jax.observation import (
@@ -251,16 +252,15 @@ def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) ->
     The delta of an angle that turns is the short way: from 3.1 to -3.1 rad it is 0.08, not -6.2.
     """
     deltas = actions - _delta_offset(states, embodiment)[..., None, :]
-    return in_turn(deltas, [dim if dim.delta else None for dim in embodiment.actions], 0.0)
+    return _turned(deltas, embodiment.readings.deltas, 0.0)
 
 
 def _delta_offset(states: A, embodiment: Embodiment) -> A | np.ndarray:
     """float[..., A]: for each delta the state dimension of its name, 0 for the others."""
-    places = embodiment.delta_states
-    if all(place is None for place in places):
-        return np.zeros((*states.shape[:-1], len(places)), np.float32)
-    taken = np.array([place is not None for place in places], np.float32)
-    return states[..., np.array([place or 0 for place in places])] * taken
+    places, taken = embodiment.readings.delta_places, embodiment.readings.delta_taken
+    if places is None or taken is None:
+        return np.zeros((*states.shape[:-1], len(embodiment.actions)), np.float32)
+    return states[..., places] * taken
 
 
 def in_turn(x: A, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarray | float) -> A:
@@ -271,23 +271,26 @@ def in_turn(x: A, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarra
         dims: n dimensions; None for one that is to be left alone.
         middle: float[n], or one number for all; an angle comes to lie within half a turn of it.
     """
-    periods = np.array([dim.turn[1] if dim and dim.turn else 0.0 for dim in dims], np.float32)
-    if not periods.any():
+    return _turned(x, periods(dims), middle)
+
+
+def _turned(x: A, periods: np.ndarray | None, middle: np.ndarray | float) -> A:
+    """`in_turn`, of dimensions with these periods."""
+    if periods is None:
         return x
     turns = (x - (middle - periods / 2)) // np.where(periods, periods, np.float32(1))
     return x - periods * turns
 
 
-def _in_robot_turn(actions: A, dims: Sequence[ActionDim]) -> A:
+def in_robot_turn(actions: A, embodiment: Embodiment) -> A:
     """Actions float[..., A] with the angles that turn as the robot counts them."""
-    middle = np.array([sum(dim.turn) - dim.turn[1] / 2 if dim.turn else 0.0 for dim in dims])
-    return in_turn(actions, dims, middle.astype(np.float32))
+    return _turned(actions, embodiment.readings.actions, embodiment.readings.middle)
 
 
 def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
     """A state float[..., n] in robot units -> model units float32[..., n]."""
     statistics = robot.statistics.state
-    near = in_turn(state, robot.embodiment.state, statistics.mean)
+    near = _turned(state, robot.embodiment.readings.state, statistics.mean)
     return normalize.normalize(near, statistics, mode)
 
 
@@ -297,13 +300,13 @@ def actions_to_model(
     """A chunk float[..., H, A] in robot units and the state before it -> model units float32[..., H, A]: `to_robot`'s inverse."""
     statistics = robot.statistics.actions
     chunk = to_delta(actions, np.asarray(state, np.float32), robot.embodiment)
-    targets = [None if dim.delta else dim for dim in robot.embodiment.actions]
-    return normalize.normalize(in_turn(chunk, targets, statistics.mean), statistics, mode)
+    near = _turned(chunk, robot.embodiment.readings.targets, statistics.mean)
+    return normalize.normalize(near, statistics, mode)
 
 
 def action_error(predicted: np.ndarray, true: np.ndarray, embodiment: Embodiment) -> np.ndarray:
     """float[..., A]: how far two actions lie apart, angles that turn by the short way."""
-    return np.abs(in_turn(predicted - true, embodiment.actions, 0.0))
+    return np.abs(_turned(predicted - true, embodiment.readings.actions, 0.0))
 
 
 def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
@@ -328,7 +331,7 @@ def to_robot(actions: A, state: A, robot: Robot, mode: normalize.Mode) -> A:
     if not isinstance(state, jax.Array):  # inside a compiled function it is one
         state = np.asarray(state, np.float32)
     chunk = chunk + _delta_offset(state, robot.embodiment)[..., None, :]
-    return _in_robot_turn(chunk, robot.embodiment.actions)
+    return in_robot_turn(chunk, robot.embodiment)
 
 
 def dimension_masks(robots: Sequence[Robot], action_dim: int) -> np.ndarray:

@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,8 +123,8 @@ def outcome(workdir: Path, changed: set[str]) -> str:
 
 def resume(workdir: Path, lines: list[str]) -> None:
     """What a run does before it trains. Raises AssertionError if it would go on from other numbers than were saved."""
-    step = choose_step(checkpoints.locate(workdir), Processes(), None, lines.append)
-    checkpoints.read_resumable(workdir, step)
+    place, accept = checkpoints.locate(workdir), partial(checkpoints.read_resumable, workdir)
+    step, _ = choose_step(place, Processes(), None, lines.append, accept)
     saved = RunCheckpoints(workdir, keep=2)
     wanted = state_at(step)
     found = saved.restore(step, wanted)

@@ -529,14 +529,14 @@ def test_statistics_that_are_not_of_the_record_are_refused_or_told(tmp_path):
     with_gripper(-1.0, 1.0, 0.9)
     refused(
         "droid: statistics of action gripper: expected values from 0 to 1 as its record declares, found 98% of them from -1 to 1",
-        convert.convert,
+        convert.run,
         path,
         tmp_path / "o",
         "ours",
         options,
     )
     with_gripper(1.0, 1.0, 0.0)
-    report = convert.convert(path, tmp_path / "o", "ours", options)
+    report = convert.run(path, tmp_path / "o", "ours", options)
     assert "warning: droid: action gripper: by its statistics it never moves: it is always 1" in report.notes  # fmt: skip
 
 

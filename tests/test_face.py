@@ -1,8 +1,10 @@
 """The public face: what `import pi0_jax` promises, as design and docs show it."""
 
 import dataclasses
+import json
 import pydoc
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,6 +16,7 @@ import pytest
 import pi0_jax
 from pi0_jax.data.datasets import find_row
 from pi0_jax.models.pi0 import VARIANTS
+from pi0_jax.train.config import to_json
 from tests import policies, training
 from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.training import ROOT, TINY, saved_steps
@@ -152,6 +155,17 @@ def test_a_checkpoint_of_ours_takes_no_record(tmp_path):
         pi0_jax.Policy.open(tmp_path / "run", tokenizer="small")
 
 
+def test_a_damaged_step_of_ours_is_not_taken_for_a_released_policy(tmp_path):
+    policies.write_checkpoint(tmp_path / "run", ["reach_arm3"])
+    step = tmp_path / "run" / "checkpoints" / "1"
+    shutil.rmtree(step / "description")
+    for opened in (pi0_jax.Policy.open, pi0_jax.convert.open):
+        with pytest.raises(
+            pi0_jax.InputError, match=r"1/description/.*: expected .*, found nothing"
+        ):
+            opened(step)
+
+
 def test_an_unknown_format_to_write_is_named(openpi, tmp_path):
     with pytest.raises(pi0_jax.InputError, match="openpi_jax.*found 'lerbot'"):
         pi0_jax.convert.run(openpi, tmp_path / "out", to="lerbot")
@@ -201,6 +215,15 @@ def test_a_typed_dataset_is_its_plain_data(data_dir):
     typed, named = own_dataset(), own_dataset("other")
     plain = find_row("mine", {"mine": typed.to_mapping()})
     assert plain == typed
+    gripper = pi0_jax.ActionDim("gripper", "1", "absolute", one_means="closed")
+    robot = dataclasses.replace(
+        typed.embodiment, actions=(*typed.embodiment.actions[:2], gripper), name="grips"
+    )
+    closing = {"gripper": pi0_jax.RecordedGripper(open=-1.0, closed=1.0, overshoot=0.1)}
+    grips = dataclasses.replace(typed, embodiment=robot, grippers=closing)
+    run = pi0_jax.train.RunConfig(data_dir="d", datasets=("mine",), own_datasets={"mine": grips})
+    kept = json.loads(json.dumps(to_json(run)["own_datasets"]))  # as a checkpoint has it
+    assert find_row("mine", kept) == grips
     with pytest.raises(pi0_jax.InputError, match="found 'other'"):
         find_row("mine", {"mine": named})
 

@@ -79,6 +79,18 @@ def test_a_delta_is_held_against_deltas(choice):
     np.testing.assert_array_equal(found[0, :, 1], actions[0, :, 1])
 
 
+def test_what_is_cut_off_stays_in_the_robots_turn():
+    """From 2.9 to -3.13 rad is 0.25 further; cut to 0.15 it is 3.05 in the robot's turn, not -3.23."""
+    turning = dataclasses.replace(
+        ARM,
+        state=(StateDim("joint", "rad", periodic=True), ARM.state[1]),
+        actions=(ActionDim("joint", "rad", "absolute", delta=True, periodic=True), ARM.actions[1]),
+    )
+    limits = Limits(ROBOT._replace(embodiment=turning), "clamp")
+    found, _ = limits.check_actions(chunk([-3.13, 0.1]), np.float32([[2.9, 0]]))
+    np.testing.assert_allclose(found[0, 0], [3.05, 0.1], atol=1e-5)
+
+
 @pytest.mark.parametrize("choice", ["tell", "clamp"])
 def test_hard_limits_are_cut_off_whatever_is_chosen(choice):
     state = np.float32([[1.15, 0]])

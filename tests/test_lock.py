@@ -47,6 +47,33 @@ def test_the_second_is_refused_and_the_first_goes_on(tmp_path):
         pass
 
 
+def test_what_is_no_other_runs_is_kept(tmp_path, monkeypatch):
+    """A write that took place although its storage said it had not; a file that somebody has removed. Another run's is not."""
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    file = tmp_path / lock.FILE
+
+    def put(who) -> None:
+        (tmp_path / "new").write_text(json.dumps(who | {"beat": 0}))
+        (tmp_path / "new").rename(file)
+
+    def wait_for(happened) -> None:
+        deadline = time.monotonic() + 20
+        while not happened():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with WorkdirLock(epath.Path(tmp_path), silent) as held:
+        for change in (lambda: put(this_process()), file.unlink):
+            change()
+            wait_for(lambda: file.exists() and holder(tmp_path)["beat"] > 1)
+            held.check()
+        put(ELSEWHERE)
+        wait_for(lambda: not held._beating.is_alive())
+        with pytest.raises(InputError, match="another run has taken the workdir"):
+            held.check()
+    assert holder(tmp_path)["host"] == "node7"
+
+
 def test_of_two_at_once_one_gets_it(tmp_path):
     workdir = epath.Path(tmp_path)
     for _ in range(10):

@@ -53,7 +53,7 @@ def test_the_file_is_named(run):
     ):
         Policy.open(run)
     with pytest.raises(InputError, match=f"^{file}: expected"):
-        convert.convert(str(run), str(run.parent / "out"), "lerobot")
+        convert.run(str(run), str(run.parent / "out"), "lerobot")
     size = file.stat().st_size
     os.truncate(file, 100)
     with pytest.raises(InputError, match=f"^{file}: expected {size:,} bytes, found 100$"):
@@ -95,8 +95,8 @@ def test_a_copy_that_is_not_finished_is_not_taken_for_whole(run):
 
 
 def test_what_a_conversion_writes_has_a_manifest(run, tmp_path):
-    convert.convert(str(run), str(tmp_path / "lerobot"), "lerobot")
-    convert.convert(str(tmp_path / "lerobot"), str(tmp_path / "ours"), "ours")
+    convert.run(str(run), str(tmp_path / "lerobot"), "lerobot")
+    convert.run(str(tmp_path / "lerobot"), str(tmp_path / "ours"), "ours")
     step = checkpoints.find(tmp_path / "ours")
     assert checkpoints.damage(step) is None
     flip(file := largest(Path(step) / "ema"))

@@ -17,7 +17,8 @@ def test_usual_ones_are_taken():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(a+)+$", "(a|a)*b", "((ab)*)*$", "(x+x+)+y", "a?" * 30 + "a" * 30, "(?:.{0,50}){0,50}!", ".*" * 6 + "!", "(?=(a+)+b)"],
+    ["(a+)+$", "(a|a)*b", "((ab)*)*$", "(x+x+)+y", "a?" * 30 + "a" * 30, "(?:.{0,50}){0,50}!", ".*" * 6 + "!", "(?=(a+)+b)",
+     "(" * 40 + "a" + ")*" * 40],
 )  # fmt: skip
 def test_one_that_takes_for_ever_is_refused_without_being_tried(pattern):
     (found,) = mistakes([pattern])

@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pi0_jax.checkpoints import locate
+from pi0_jax.errors import InputError
+from pi0_jax.train.distributed import Processes
+from pi0_jax.train.resumption import choose_step
 from tests import kill_soak, training
 from tests.small_disk import grow, small_disk
 from tests.training import (
@@ -194,6 +198,23 @@ def test_a_damaged_checkpoint_is_passed_over(data_dir, finished, tmp_path):
         none.last_line,
     )
     assert saved_steps(workdir) == [8, 12]
+
+
+def test_nothing_is_moved_aside_for_a_run_that_cannot_go_on(tmp_path):
+    for step in (4, 8):
+        (tmp_path / f"checkpoints/{step}/description").mkdir(parents=True)
+        (tmp_path / f"checkpoints/{step}/description/metadata").write_text("{}")
+
+    def refuse(step: int) -> None:
+        raise InputError(f"step {step} is of another config")
+
+    lines: list[str] = []
+    place = locate(tmp_path)
+    with pytest.raises(InputError, match="step 4 is of another config"):
+        choose_step(place, Processes(), 4, lines.append, refuse)
+    assert lines == [] and saved_steps(tmp_path) == [4, 8]
+    assert choose_step(place, Processes(), 4, lines.append, str) == (4, "4")
+    assert len(lines) == 1 and saved_steps(tmp_path) == [4]
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(tmp_path):

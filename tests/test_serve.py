@@ -345,6 +345,20 @@ def test_who_holds_most_is_dropped_when_all_hold_too_much():
             np.testing.assert_array_equal(ask(good, message())["actions"], answer(observation()))
 
 
+def test_what_is_sent_ahead_counts_after_an_answer():
+    with (
+        running(max_in_flight_bytes=10**6) as (address, _),
+        conversation(address) as ahead,
+        half_a_message(address, 300_000, of=10**7) as other,
+    ):
+        large = b"\x82\xff" + (10**7).to_bytes(8) + bytes(4) + bytes(900_000)
+        with suppress(OSError):  # dropped meanwhile
+            ahead.socket.sendall(b"\x81\x81" + bytes(4) + b"a" + large)
+        with suppress(ConnectionClosed):
+            assert ahead.recv(timeout=10).startswith("expected a binary frame")
+        assert [dropped(each) for each in (ahead, other)] == [True, False]
+
+
 @pytest.mark.slow
 def test_memory_comes_back_after_an_attack():
     with running() as (address, process), conversation(address) as good:

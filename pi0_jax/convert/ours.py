@@ -34,9 +34,12 @@ WEIGHTS = ("ema", "params")  # a policy runs the first
 
 
 def recognise(folder: Folder) -> bool:
-    if "description" in folder or checkpoints.FOLDER in folder:
+    """A run, its checkpoints, or one step, damaged or not."""
+    if checkpoints.FOLDER in folder or checkpoints.is_ours(folder.names):
         return True
-    return any(name.isdigit() and "description" in folder.folder(name) for name in folder.names)
+    return any(
+        name.isdigit() and checkpoints.is_ours(folder.folder(name).names) for name in folder.names
+    )
 
 
 def read(folder: Folder, weights: str) -> Source:

@@ -18,13 +18,11 @@ from pi0_jax.policy_config import Dtype
 
 def recognise(directory: str | os.PathLike[str]) -> bool:
     """Tells whether a folder holds a π0 of another format and no checkpoint of ours."""
-    place = checkpoints.locate(directory)
-    if not place.is_dir() or (place / "description").exists():
-        return False
-    if (place / checkpoints.FOLDER).exists():
+    if not checkpoints.locate(directory).is_dir():
         return False
     folder = Folder(directory)
-    return openpi.recognise_jax(folder) or shards.present(folder)
+    is_other = openpi.recognise_jax(folder) or shards.present(folder)
+    return is_other and not ours.recognise(folder)
 
 
 def read(

@@ -20,11 +20,17 @@ _ROUNDING = 1e-4  # how far a number may lie beyond an end, as a share of the ra
 
 @dataclasses.dataclass(frozen=True)
 class RecordedGripper:
-    """What a dataset holds where a gripper is told to open, and where it is told to close."""
+    """What a dataset holds where a gripper is told to open, and where it is told to close.
+
+    Attributes:
+        open: the number for open.
+        closed: the number for closed.
+        overshoot: how far beyond its ends a number may lie, as a share of the range; then it counts
+            as the end. Arms that are led by hand overshoot.
+    """
 
     open: float
     closed: float
-    # How far beyond its ends a number may lie, as a share of the range; then it counts as the end. Arms that are led by hand overshoot.
     overshoot: float = 0.0
 
 

@@ -189,6 +189,7 @@ class Dataset:
             "cameras": {name: dataclasses.asdict(it) for name, it in self.cameras.items()},
             "fields": [{"path": path, **vars(field)} for path, field in self.fields.items()],
             "language": dataclasses.asdict(self.language),
+            "grippers": {name: dataclasses.asdict(it) for name, it in self.grippers.items()},
         }
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from pi0_jax.embodiments.readings import Readings, readings
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS
 
@@ -230,6 +231,11 @@ class Embodiment:
         return tuple(
             places[dim.delta_from or dim.name] if dim.delta else None for dim in self.actions
         )
+
+    @functools.cached_property
+    def readings(self) -> Readings:
+        """Returns which dimensions are deltas and which turn, as arrays."""
+        return readings(self.state, self.actions, self.delta_states)
 
     def _check_keys(self, keys: ClientKeys) -> None:
         if set(keys.cameras) != set(self.cameras.values()):

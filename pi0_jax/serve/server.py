@@ -46,7 +46,8 @@ _SICK = 5  # requests in a row without an answer, which are not the clients' mis
 _PART = 2**15  # bytes of what arrives, between two looks at what is not read
 _GRACE_S = 1.0  # in which a new client need not make room
 _TRIM_S = 10.0  # between two looks at whether freed memory is worth giving back
-_WORTH_GIVING_BACK = 2**23  # bytes that have come since
+_WORTH_GIVING_BACK = 2**25  # bytes held at once since then; what clients send in turn is used again
+_FRAMING = 2**10  # bytes of a message's frames, at most, where its client sends nothing ahead
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -94,18 +95,26 @@ class _Traffic:
     def __init__(self, most: int) -> None:
         self._most = most
         self.connections: set[_Connection] = set()
-        self.received = 0  # bytes in all
+        self.peak = 0  # bytes held together at once, since `since_last` was asked
 
     def add(self, connection: "_Connection", count: int) -> None:
         """Counts bytes that came, and drops whoever holds most if all together hold too many."""
         connection.held += count
-        self.received += count
-        while sum(each.held for each in self.connections) > self._most:
+        self.peak = max(self.peak, self._held())
+        while self._held() > self._most:
             unproven = {each for each in self.connections if not each.proven}
             largest = max(unproven or self.connections, key=lambda each: each.held)
             if not largest.held:  # the others are answered by and by
                 largest = max(self.connections, key=lambda each: each.held)
             largest.drop(f"of all that is not answered it holds the most, {largest.held:,} bytes")
+
+    def since_last(self) -> int:
+        """The most bytes that were held at once since the last call."""
+        peak, self.peak = self.peak, self._held()
+        return peak
+
+    def _held(self) -> int:
+        return sum(each.held for each in self.connections)
 
     def make_room(self) -> bool:
         """Drops the client that has been there longest without a request that could be answered; False if there is none."""
@@ -216,11 +225,9 @@ class _PolicyServer:
 
     async def _give_memory_back(self) -> None:
         """Gives the memory of large messages back to the system, for as long as the server runs."""
-        seen = 0
         while True:
             await asyncio.sleep(_TRIM_S)
-            if self._traffic.received > seen + _WORTH_GIVING_BACK:
-                seen = self._traffic.received
+            if self._traffic.since_last() > _WORTH_GIVING_BACK:
                 give_back_freed_memory()
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -260,11 +267,14 @@ class _PolicyServer:
                 return
             await self._send(connection, wire.pack(self._service.metadata))
             while (message := await self._before_stop(connection.recv())) is not None:
+                came = connection.held
                 reply = await self._reply(connection, message)
                 if reply is None:
                     break
                 await self._send(connection, reply)
-                connection.held = 0
+                # What the client has sent ahead is still held.
+                alone = came - len(message) <= _FRAMING
+                connection.held -= came if alone else len(message)
             if self._stopping.is_set():
                 async with asyncio.timeout(self._options.send_seconds):
                     await connection.close(CloseCode.GOING_AWAY, "the server stops")

@@ -26,10 +26,11 @@ def run(
 ) -> None:
     """Trains π0, or goes on where the workdir stopped.
 
-    It ends when all steps are done, or after SIGTERM, when it has saved. The workdir is the run: it
-    holds checkpoints, `config.json`, `metrics.jsonl` and TensorBoard's files, and
-    `pi0_jax.Policy.open(workdir)` is its policy. In a job of several processes each one makes this
-    call, after `jax.distributed.initialize`.
+    It ends when all steps are done, or after SIGTERM, SIGINT (Ctrl-C) or SIGHUP, when it has saved.
+    Before the first step, and at a second signal, these end the whole process at once, a notebook's
+    too. The workdir is the run: it holds checkpoints, `config.json`, `metrics.jsonl` and
+    TensorBoard's files, and `pi0_jax.Policy.open(workdir)` is its policy. In a job of several
+    processes each one makes this call, after `jax.distributed.initialize`.
 
     Args:
         config: a recipe's name ("reach", "pi0_finetune:lora"), a config file, what `load` or

@@ -142,10 +142,21 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
             if now.stamp.generation != generation:
                 raise refused
 
+    def _is_still_ours(self) -> bool:
+        """Whether what is there is no other run's: a write of ours that was said to have failed, or nothing that can be read."""
+        found = self._store.read(FILE).result()
+        holder = _parsed(found.value) if found.state == "value" else None
+        if holder is None:
+            return self._replace(found.stamp.generation)
+        if any(holder[name] != value for name, value in self._who.items()):
+            return False
+        self._generation = found.stamp.generation
+        return True
+
     def _keep(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             try:
-                self._lost = not self._replace(self._generation)
+                self._lost = not (self._replace(self._generation) or self._is_still_ours())
             except ValueError:
                 continue  # a full disk, or a storage that is away for a moment; saving tells it
             if self._lost:

@@ -105,15 +105,12 @@ def train(
             StopSignal(processes, before_exit=lock.release if lock else lambda: None)
         )
         processes.check_shared(workdir)
-        latest = choose_step(workdir, processes, step, tell)
-        stored = None if latest is None else read_resumable(workdir, latest)
-        resumed: tuple[int, RunConfig] | None = None
-        if latest is None or stored is None:
+        chosen = choose_step(workdir, processes, step, tell, partial(_resumable, run, workdir))
+        latest, stored, resumed = None, None, None
+        if chosen is None:
             check_start(run)
         else:
-            where = f"{locate(workdir) / FOLDER / str(latest)}: config"
-            before = config.from_halves(stored.policy, stored.training, where)
-            config.check_resumes(run, before)
+            latest, (stored, before) = chosen
             resumed = latest, before
         if processes.first:
             print(config.describe(run))
@@ -202,6 +199,15 @@ def train(
                 print(
                     f"{'' if start < done else 'nothing to do: '}all {done} steps are done; {workdir} holds {FOLDER}/ and {METRICS_FILE}"
                 )
+
+
+def _resumable(run: RunConfig, workdir: epath.Path, step: int) -> tuple[Description, RunConfig]:
+    """What a step says of itself, and its run's config. Raises InputError if `run` cannot go on from it."""
+    stored = read_resumable(workdir, step)
+    where = f"{workdir / FOLDER / str(step)}: config"
+    before = config.from_halves(stored.policy, stored.training, where)
+    config.check_resumes(run, before)
+    return stored, before
 
 
 def _compile_step(

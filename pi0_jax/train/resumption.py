@@ -6,6 +6,7 @@ checkpoints/8    damaged    -> set_aside/step_8
 
 import json
 from collections.abc import Callable
+from typing import TypeVar
 
 from etils import epath
 
@@ -15,19 +16,27 @@ from pi0_jax.errors import InputError
 from pi0_jax.train.distributed import Processes
 
 ASIDE = "set_aside"
+T = TypeVar("T")
 
 
 def choose_step(
-    workdir: epath.Path, processes: Processes, wanted: int | None, tell: Callable[[str], None]
-) -> int | None:
-    """The step to go on from; None where there is no checkpoint. Every process calls it, and each verifies a share of the files.
+    workdir: epath.Path,
+    processes: Processes,
+    wanted: int | None,
+    tell: Callable[[str], None],
+    accept: Callable[[int], T],
+) -> tuple[int, T] | None:
+    """The step to go on from, and what `accept` gives; None where there is no checkpoint.
+
+    Every process calls it, and each verifies a share of the files.
 
     Args:
         wanted: the step that the user names; None: the newest that is whole.
         tell: is given a line for each step that is moved aside, in process 0.
+        accept: is given the step before anything is moved, and raises InputError if the run cannot go on from it.
 
     Raises:
-        InputError: `wanted` is not there or damaged; or there are steps, and none is whole.
+        InputError: `wanted` is not there or damaged; or there are steps, and none is whole; or what `accept` raises.
     """
     everyone = steps(workdir) if processes.first else []
     known: list[int] = json.loads(processes.broadcast("steps", json.dumps(everyone)))
@@ -49,6 +58,7 @@ def choose_step(
             if wanted is not None
             else f"no checkpoint of {workdir} is whole; the newest: {reason}"
         )
+    accepted = None if chosen is None else (chosen, accept(chosen))
     if processes.first and chosen is not None:
         for step in known:
             why = damaged.get(step) or _of_another_run(workdir, step, chosen)
@@ -57,7 +67,7 @@ def choose_step(
         if damaged:
             tell(f"going on from step {chosen}, the newest that is whole")
     processes.gather("moved aside", "")
-    return chosen
+    return accepted
 
 
 def _damage(workdir: epath.Path, step: int, processes: Processes) -> str | None:
