@@ -1,4 +1,7 @@
-"""Rules about several fields of a run's config. Each takes their values and yields complaints that begin with a field's name."""
+"""Rules about several fields of a run's config.
+
+A rule takes the fields' values and yields complaints. A complaint begins with a field's name.
+"""
 
 from collections.abc import Iterator
 
