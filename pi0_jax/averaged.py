@@ -53,7 +53,7 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
         return np.broadcast_to(np.zeros((), dtype), shape)
 
     def held(path: str) -> np.ndarray:
-        """Returns a weight's array to read: float32 where a product is added, so the sum rounds once."""
+        """Returns a weight's array to read; float32 if a product is added: the sum rounds once."""
         return host(
             shapes[path].shape,
             np.float32

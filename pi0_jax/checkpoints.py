@@ -2,16 +2,15 @@
 
     DIR/checkpoints/<step>/params        all parameters, trained or frozen, in the published tree
                            ema           the moving average of what is trained, in the tree of
-                                         trainable.py; with what is frozen, and LoRA's products
-                                         merged, it is what a policy runs; where no average is kept,
-                                         what is trained as it is
+                                         trainable.py: a policy runs it, with what is frozen and
+                                         with LoRA's products merged; without an average, what is
+                                         trained as it is
                            optimizer     optimizer state, step, batches passed over
                            lora          LoRA's factors (models/lora.py), where a run has them
                            description   JSON: the format's number; the config in two halves,
                                          `policy` (policy_config.py) and `training`
                                          (train/config.py); robots (embodiment and statistics by
-                                         dataset); tokenizer; data position; digests of the
-                                         datasets' indices
+                                         dataset); tokenizer; data position; digests of the indices
                            metrics       JSON: the validation of this step, where it was validated
                            manifest      digests of all these files (manifest.py)
 
@@ -63,8 +62,7 @@ __all__ = [
 ]
 
 _LORA = "lora"
-# When a save has failed, its other writes fail within this time, and TensorStore prints that. After
-# the wait our own line comes last.
+# A failed save's other writes fail in this time, and TensorStore prints it. Our line comes last.
 _OTHERS_SECONDS = 1.0
 _NOT_NEEDED = ("Metadata file does not exist", "Failed to json parse Metadata file")
 _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
@@ -73,9 +71,8 @@ _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages
 class _Needless(logging.Filter):
     """Drops what Orbax, and asyncio for Orbax's other writes, log needlessly.
 
-    It drops tracebacks from several threads of an error that is also raised. It also drops
-    complaints that an item, read by itself, lacks a file of a step's folder, or that this file is
-    damaged: nothing of that file is used.
+    That is tracebacks of an error that is also raised; and complaints that an item, read by itself,
+    lacks a file of a step's folder, or that this file, of which nothing is used, is damaged.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -94,17 +91,14 @@ _NEEDLESS = _Needless()
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """Shows what Python shows, without the errors of a failed save that nobody waits for any more.
-
-    TensorStore raises these when it ends work whose event loop is gone.
-    """
+    """Shows unraisable errors as usual, but not TensorStore's after a failed save or restoration."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
 
 
 def _log_less(*, writes: bool = False) -> None:
-    """Installs the filters; with `writes` also for asyncio, where a server's own trouble is logged too."""
+    """Installs the filter; for asyncio, where a server's trouble is logged too, only for `writes`."""
     absl_logging.get_absl_logger().addFilter(_NEEDLESS)
     if sys.unraisablehook is sys.__unraisablehook__:  # nobody else, such as pytest, has set one
         sys.unraisablehook = _show_unraisable
@@ -113,10 +107,7 @@ def _log_less(*, writes: bool = False) -> None:
 
 
 class _Best:
-    """Is an Orbax preservation policy: it keeps the `count` checkpoints with the lowest `metric`.
-
-    Checkpoints without this metric are not kept by it.
-    """
+    """Is an Orbax policy that keeps the `count` checkpoints with the lowest `metric`."""
 
     def __init__(self, count: int, metric: str) -> None:
         self._count = count
@@ -133,10 +124,7 @@ class _Best:
 
 
 class RunCheckpoints:
-    """Holds the checkpoints of one training run.
-
-    Several processes make the same calls at the same steps.
-    """
+    """Holds the checkpoints of one training run; all its processes make the same calls."""
 
     def __init__(
         self,
@@ -166,7 +154,7 @@ class RunCheckpoints:
             kept.append(_Best(keep_best, metric))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=len,  # With a policy it decides nothing, but Orbax stores no metrics without it.
+            best_fn=len,  # it decides nothing beside a policy; without one no metrics are stored
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             # One process calls it, when all files are there and the folder has no name yet.
@@ -182,9 +170,7 @@ class RunCheckpoints:
         self._whole = self._manager.latest_step()
 
     def save(self, state: Any, description: Description, metrics: Mapping[str, float]) -> None:
-        """Starts saving a TrainState in the background; a step that is there already is not saved.
-
-        The arrays are copied before this returns.
+        """Starts saving in the background, unless the step is there; the arrays are copied at once.
 
         Args:
             state: the TrainState.
@@ -192,7 +178,7 @@ class RunCheckpoints:
             metrics: the validation of this step, or {}.
 
         Raises:
-            InputError: as in `check`, for this save or the one before.
+            InputError: as in `check`, also for the save before this one.
         """
         if description.position in (self._saving, self._whole):
             return
@@ -215,15 +201,12 @@ class RunCheckpoints:
             )
 
     def check(self) -> None:
-        """Raises InputError if the save in the background has failed.
-
-        Causes are a lack of space or permission, or a storage that is gone.
-        """
+        """Raises InputError if the save in the background failed, as where space is missing."""
         with self._named_errors():
             self._manager.check_for_errors()
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """Reads a TrainState.
+        """Reads the TrainState of a step.
 
         Args:
             step: the step.
@@ -257,10 +240,7 @@ class RunCheckpoints:
         self._manager.close()
 
     def _write_manifest(self) -> None:
-        """Writes the manifest into the folder of the step that is being saved.
-
-        Afterwards a rename or a last file makes the folder whole.
-        """
+        """Writes the manifest into the folder of the step being saved, before it is made whole."""
         step = str(self._saving)
         for path in self._directory.iterdir():
             if path.name == step or path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
@@ -294,10 +274,7 @@ class RunCheckpoints:
 
 
 def _items(state: Any) -> dict[str, Any]:
-    """Returns a TrainState's arrays by the item that holds them.
-
-    A run may have no average, and no factors.
-    """
+    """Returns a TrainState's arrays by item; a run may have no average, and no factors."""
     optimizer = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     items = {"params": state.params, "ema": state.ema, "optimizer": optimizer, _LORA: state.factors}
     return {item: tree for item, tree in items.items() if tree}
@@ -315,9 +292,7 @@ def _brief(message: str) -> str:
 def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str | None:
     """Returns what of a step is not as it was written, or is missing; None if the step is whole.
 
-    Args:
-        step_directory: the step's folder. Without a manifest only the description is checked.
-        share: see manifest.damage.
+    Without a manifest only the description is checked. For `share` see manifest.damage.
     """
     if manifest.exists(step_directory):
         return manifest.damage(step_directory, share=share)
@@ -329,9 +304,7 @@ def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str |
 
 
 def read_description(step_directory: str | os.PathLike[str]) -> Description:
-    """Reads what a checkpoint says of itself.
-
-    It warns about a checkpoint from before there were manifests.
+    """Reads what a checkpoint says of itself; warns if it has no manifest.
 
     Raises:
         InputError: the file is missing or damaged; or Description.from_json raises it.
@@ -378,7 +351,7 @@ def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
     """Reads what a step says of itself, for a run that resumes from it.
 
     Raises:
-        InputError: no run can resume from it. What a conversion wrote has no optimizer.
+        InputError: no run can: what a conversion wrote has no optimizer.
     """
     directory = locate(workdir) / FOLDER / str(step)
     if not (directory / "optimizer").is_dir():
@@ -408,10 +381,7 @@ def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any
 
 
 def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
-    """Reads those leaves of a step's item that `abstract` has, and no others.
-
-    Args and errors are those of `read_params`.
-    """
+    """Reads only those leaves of a step's item that `abstract` has; see `read_params`."""
     path = epath.Path(step_directory)
     check_whole(path, item)
     check_leaves(path, item, abstract, part=True)
@@ -425,10 +395,7 @@ def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) 
 
 @contextlib.contextmanager
 def _readable(item: epath.Path) -> Iterator[None]:
-    """Turns Orbax's errors in the block into an InputError.
-
-    They come from a damaged checkpoint without a manifest.
-    """
+    """Turns Orbax's errors, of a damaged checkpoint without a manifest, into an InputError."""
     try:
         yield
     except InputError:
@@ -442,16 +409,9 @@ def _readable(item: epath.Path) -> Iterator[None]:
 def check_leaves(
     step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False
 ) -> None:
-    """Checks that an item has the leaves of `abstract`; another variant's checkpoint has not.
+    """Raises InputError if an item has not the leaves of `abstract`, as of another variant.
 
-    Args:
-        step_directory: the step's folder.
-        item: such as "params".
-        abstract: a tree of shapes.
-        part: whether the item may have further leaves.
-
-    Raises:
-        InputError: leaves are missing, extra or of another shape; the first ones are named.
+    The first leaves that are missing, extra (unless `part`) or of another shape are named.
     """
     if not (step_directory / item).is_dir():
         raise InputError(

@@ -1,4 +1,4 @@
-"""Numbers that are not finite are refused: weights where they are read, actions where they leave."""
+"""Weights that are not finite are refused where they are read, and actions where they are given."""
 
 from collections.abc import Sequence
 

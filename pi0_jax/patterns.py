@@ -44,7 +44,7 @@ def mistakes(patterns: Sequence[str]) -> list[str | None]:
 
 
 def _ways(parts: Any) -> float:
-    """Returns an upper bound of the ways to try a sequence of parsed parts at one place of a path."""
+    """Returns an upper bound of the ways to try a sequence of parsed parts at a path's place."""
     ways = [_ways_of(code, value) for code, value in parts]
     # The repeats of .*a.*b.* share the characters of one path. So n wide repeats have as many ways
     # as _LONGEST characters can be divided among them: (_LONGEST + n) over n.
