@@ -98,7 +98,7 @@ def _show_unraisable(unraisable: Any) -> None:
 
 
 def _log_less(*, writes: bool = False) -> None:
-    """Installs the filter; for asyncio, where a server's trouble is logged too, only for `writes`."""
+    """Installs the filter; with `writes` also for asyncio, where a server's trouble is logged."""
     absl_logging.get_absl_logger().addFilter(_NEEDLESS)
     if sys.unraisablehook is sys.__unraisablehook__:  # nobody else, such as pytest, has set one
         sys.unraisablehook = _show_unraisable

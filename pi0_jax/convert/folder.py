@@ -176,7 +176,7 @@ def check_absent(output: AnyPath) -> None:
 
 @contextlib.contextmanager
 def new_folder(output: AnyPath, last: str) -> Iterator[Path]:
-    """Gives a local directory to fill, which appears at `output` when the block ends without an error.
+    """Gives a local directory to fill, which appears at `output` when the block ends.
 
     After an error nothing appears. For a URL the directory is then copied there.
 
