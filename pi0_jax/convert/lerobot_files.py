@@ -1,4 +1,4 @@
-"""A LeRobot π0 policy directory has config.json and processors, written here as by LeRobot 0.6.1."""
+"""A LeRobot π0 policy directory has config.json and processors, written as LeRobot 0.6.1 does."""
 
 import json
 from collections.abc import Mapping, Sequence

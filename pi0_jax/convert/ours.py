@@ -171,7 +171,7 @@ def _policy(metadata: Metadata, model: Pi0Config) -> PolicyConfig:
 
 
 def variant(model: Pi0Config) -> str | Variant:
-    """Returns the name of a variant of these sizes, or the sizes themselves where it has no name."""
+    """Returns the name of a variant of these sizes, or the sizes themselves if it has no name."""
     sizes = Variant(model.vision, model.gemma)
     named = (
         name for name, known in VARIANTS.items() if Variant(known.vision, known.gemma) == sizes
