@@ -446,4 +446,5 @@ def check_leaves(
 
 
 def _path(key: Any) -> str:
+    """Returns a leaf's path."""
     return jax.tree_util.keystr(key, simple=True, separator="/")

@@ -37,7 +37,7 @@ from pi0_jax.tokenizer import Tokenizer
 
 
 class Prediction(TypedDict):
-    """What a policy answers to one observation."""
+    """Holds a policy's answer to one observation."""
 
     actions: Float32[np.ndarray, "H A"]  # in the robot's units
     # Milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all).
@@ -46,7 +46,7 @@ class Prediction(TypedDict):
 
 
 class Policy:
-    """A trained π0 that acts: raw observations in, action chunks in the robot's units out.
+    """Is a trained π0 that takes raw observations and gives action chunks in the robot's units.
 
     `Policy.open` makes one of a checkpoint. A call compiles once for each combination of robot,
     number of observations, image sizes and prompt length; `warm_up` does so beforehand.
@@ -126,11 +126,11 @@ class Policy:
         unroll_steps: bool = False,
         limits: Choice = "tell",
     ) -> "Policy":
-        """Opens a policy: a run, one of its checkpoints, or a released π0 as it is.
+        """Opens a policy: of a run, of one of its checkpoints, or of a released π0.
 
         Of a run it opens the moving average of the latest checkpoint. A released π0 is openpi's
-        folder (JAX or PyTorch) or LeRobot's directory; what its files do not say is named by the
-        first four options, which a checkpoint of ours does not take.
+        folder (JAX or PyTorch) or LeRobot's directory. The first four options say what its files do
+        not; a checkpoint of ours does not take them.
 
         Args:
             directory: a run's workdir, one step's folder, or a released π0; a local folder or a
@@ -138,7 +138,8 @@ class Policy:
             robot: of a released π0: whose statistics, where it has several.
             embodiment: of a released π0: the robot's record, a known one's name, or a JSON file.
             tokenizer: of a released π0: path or URL of its SentencePiece model.
-            sizes: of a released π0: what no tensor shows, such as horizon, if not as published.
+            sizes: of a released π0: sizes that no tensor shows, such as horizon, if not as
+                published.
             dtype: "float32" or "bfloat16" to compute in; None takes the checkpoint's.
             num_steps: Euler steps of a call; None takes the checkpoint's.
             scan_layers, unroll_steps, limits: see Policy.

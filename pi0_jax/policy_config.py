@@ -1,8 +1,10 @@
-"""A policy needs this part of a run's config; every checkpoint carries it, every policy reads it.
+"""The policy's part of a run's config says what a policy needs to know of its model.
 
-How the model is trained stands in train/config.py, whose record adds fields to this one. Sources of
-the defaults: P the π0 paper (arXiv 2410.24164), O its published code. Where neither is named the
-default is ours.
+Every checkpoint carries it, and every policy reads it. How the model is trained stands in
+train/config.py, whose record adds fields to this one.
+
+Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published code. Where neither is
+named the default is ours.
 """
 
 import dataclasses

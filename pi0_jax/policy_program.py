@@ -1,4 +1,4 @@
-"""A policy compiles this function, and starts from this noise.
+"""This file holds the function that a policy compiles, and draws the noise that it starts from.
 
 Axes: B observations, H action horizon, D dimensions of the model.
 """

@@ -146,6 +146,7 @@ def parameter_shardings(shapes: Any, mesh: Mesh) -> Any:
 
 
 def _path(key: Any) -> str:
+    """Returns a leaf's path."""
     return jax.tree_util.keystr(key, simple=True, separator="/")
 
 

@@ -1,6 +1,6 @@
-"""A run trains those parameters whose paths its regular expressions leave.
+"""Regular expressions over parameter paths say which parameters a run trains.
 
-A path is meant if an expression is found in it.
+An expression means each path in which it is found.
 
     published tree  --frozen-->   values alone: no gradient, no moments, no moving average
                     --lora------> frozen too; the factors a and b train instead (models/lora.py)

@@ -1,4 +1,4 @@
-"""Checkpoints of every format are converted here.
+"""This package converts checkpoints of every format.
 
 The formats are ours, openpi's (JAX and PyTorch), LeRobot's, and those of PaliGemma's weights.
 

@@ -143,16 +143,20 @@ class _RemoteFile(io.RawIOBase):
         self._reader, self._size, self._at = RangeReader(place), storage.size(place), 0
 
     def readable(self) -> bool:
+        """Returns that the file can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Returns that the file can be read anywhere."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a byte of the file and returns its number."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        """Reads bytes into a buffer and returns how many."""
         data = self._reader.read(self._at, max(0, min(len(buffer), self._size - self._at)))
         buffer[: len(data)] = data
         self._at += len(data)

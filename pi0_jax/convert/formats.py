@@ -57,19 +57,19 @@ _ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the user says of a checkpoint and its files may not.
+    """Holds what the user says about a checkpoint, where its files may not say it.
 
     Attributes:
         robot: whose statistics are taken, where there are several; None takes all.
         embodiment: the record of that robot, where its statistics come without one: a known
             record's name, a JSON file with one, or the record itself.
         tokenizer: path or URL of a SentencePiece model; "small" is the one that ships.
-        sizes: what shows in no tensor: horizon, max_tokens and the names of convert/tree.py.
+        sizes: sizes that no tensor shows: horizon, max_tokens and the names of convert/tree.py.
         weights: of our own checkpoints, "ema" (the moving average) or "params".
         merge_lora: merges LoRA's leaves, scaled by this (alpha / rank).
         weights_only: converts without statistics.
         dtype: NumPy's dtype to write; None keeps each leaf's.
-        seed: of the leaves that a PaliGemma lacks.
+        seed: keys the leaves that a PaliGemma lacks.
     """
 
     robot: str | None = None

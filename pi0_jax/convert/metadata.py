@@ -1,9 +1,9 @@
-"""Metadata travels beside the weights.
+"""The metadata of a checkpoint travel beside its weights.
 
-It is the statistics and embodiment of each robot, the tokenizer, sizes that no tensor shows, and
-the training run. Each format holds some of it in its own files. All of it also goes into
-pi0_jax.json beside them, which nobody else reads. So what comes back from another format is what
-left for it.
+They are the statistics and embodiment of each robot, the tokenizer, sizes that no tensor shows, and
+the training run. Each format holds some of them in its own files. All of them also go into
+pi0_jax.json beside these files, which nobody else reads. So what comes back from another format is
+what left for it.
 """
 
 import base64

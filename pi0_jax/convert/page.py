@@ -1,7 +1,7 @@
-"""docs/formats.md is made here.
+"""This file makes docs/formats.md.
 
-It says for each format its tensors, layouts and conventions, and the errors measured when the page
-was made.
+The page says for each format its tensors, layouts and conventions, and the errors measured when the
+page was made.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ MASKED_LOGIT = -2.3819763e38  # finite, so that a row without any key stays fini
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
-    """The sizes of one expert: D and F."""
+    """Holds the sizes of one expert: D and F."""
 
     width: int
     mlp_dim: int
@@ -39,7 +39,7 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """The sizes of a language model with experts."""
+    """Holds the sizes of a language model with experts."""
 
     experts: tuple[ExpertConfig, ...]  # expert 0 is the language model and owns the embedding
     depth: int
@@ -50,7 +50,7 @@ class GemmaConfig:
 
 
 class KVCache(NamedTuple):
-    """Keys (rotated) and values of tokens already run, for every layer."""
+    """Holds keys (rotated) and values of tokens that ran already, for every layer."""
 
     keys: Float[Array, "L B S K H"]
     values: Float[Array, "L B S K H"]
@@ -243,12 +243,13 @@ def layer(
 
 
 class Gemma(nn.Module):
-    """The language model and its experts."""
+    """Is the language model with its experts."""
 
     config: GemmaConfig
     options: ComputeOptions = ComputeOptions()
 
     def setup(self) -> None:
+        """Declares the parameters."""
         table = param_table(self.config)
         self.embedder = self.param("embedder", draw_table, table["embedder"])
         self.layers = self.param("layers", draw_table, table["layers"])

@@ -1,4 +1,4 @@
-"""What both transformers share: how they are computed, linear maps, and running a stack of layers.
+"""Both transformers share this: how they are computed, linear maps, and running a stack of layers.
 
 The parameters of a stack carry the layer on axis 0.
 """
@@ -35,10 +35,10 @@ def ungathered(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeOptions:
-    """How a model is computed. The parameter tree is the same whatever stands here.
+    """Says how a model is computed; the parameter tree does not depend on it.
 
     Attributes:
-        dtype: of matrix products and activations. Parameters are float32.
+        dtype: the dtype of matrix products and activations. Parameters are float32.
         scan_layers: whether layers run in one jax.lax.scan, which compiles one layer, or unrolled.
         remat: which activations are kept for the backward pass, see `rematerialise`.
         constrain: says on which devices an activation is; called with the names of its axes.

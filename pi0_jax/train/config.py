@@ -1,4 +1,4 @@
-"""The config of a training run, with the type, default and meaning of every field.
+"""The config of a training run states every field with its type, default and meaning.
 
     from pi0_jax.train import config
 
@@ -304,6 +304,7 @@ def to_json(run: RunConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
+    """Returns a value as plain data, where a function is recorded by its name and source."""
     if isinstance(value, Dataset):
         return _plain(value.to_mapping(), where)
     if isinstance(value, Mapping):

@@ -309,4 +309,5 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 
 
 def _one_line(text: object) -> str:
+    """Returns a text in one line, cut at 2,000 characters."""
     return " ".join(str(text).split())[:2000]

@@ -215,6 +215,7 @@ def _notes(source: Source, run: RunConfig) -> list[str]:
 
 
 def _parameters(shapes: Collection[tuple[int, ...]]) -> int:
+    """Returns the number of parameters of these shapes."""
     return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
 
 
@@ -292,8 +293,10 @@ def _copies(params: Mapping[str, jax.Array], like: Leaves) -> Mapping[str, jax.A
 
 
 def _flat(params: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path."""
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tree of leaves that are given by path."""
     return flax.traverse_util.unflatten_dict(flat, sep="/")

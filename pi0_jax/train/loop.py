@@ -1,4 +1,4 @@
-"""The training loop is plain, and this is its order.
+"""The training loop is plain, and does this in order:
 
     prepare   the checkpoint to go on from; the config, printed and kept in config.json; indices,
               statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored; the step,

@@ -155,6 +155,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 def _parsed(line: bytes, where: str) -> dict[str, float]:
+    """Reads a line of the metrics file."""
     try:
         record = json.loads(line)
     except ValueError as error:

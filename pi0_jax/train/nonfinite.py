@@ -1,4 +1,4 @@
-"""A file tells what a batch held whose loss or gradient was not finite.
+"""A file describes a batch whose loss or gradient was not finite.
 
 It says which frames these are, where they lie, and their numbers.
 """

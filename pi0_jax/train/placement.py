@@ -1,4 +1,4 @@
-"""A run's model, state and step are placed on a mesh: who holds what, and what is compiled.
+"""A run's model, state and step are placed on a mesh of devices.
 
 The loop runs the step; ahead/ compiles it for other devices.
 """

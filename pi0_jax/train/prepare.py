@@ -1,4 +1,4 @@
-"""What a run trains on is prepared before the first step.
+"""A run's data are prepared before the first step.
 
 Indices, statistics and tokenizer are opened, checked, and made the same on every process.
 """

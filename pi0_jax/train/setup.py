@@ -1,4 +1,4 @@
-"""What the loop calls is made from a config: this process's rows, the state and the validation."""
+"""This file makes from a config what the loop calls: the rows, the state and the validation."""
 
 from functools import partial
 
