@@ -307,7 +307,7 @@ def read_description(step_directory: str | os.PathLike[str]) -> Description:
     """Reads what a checkpoint says of itself; warns if it has no manifest.
 
     Raises:
-        InputError: the file is missing or damaged; or Description.from_json raises it.
+        InputError: the file is missing or damaged, or `from_json` raises it.
     """
     path = epath.Path(step_directory)
     record = _record(path)
@@ -338,10 +338,9 @@ def _record(step: epath.Path) -> dict[str, Any]:
 
 
 def check_whole(step_directory: epath.Path, *items: str) -> None:
-    """Verifies all files of these items of a step, where it has a manifest.
+    """Verifies these items' files; raises InputError that names the first damaged one.
 
-    Raises:
-        InputError: a file is damaged; the first one is named.
+    A step without a manifest is not verified.
     """
     if manifest.exists(step_directory) and (found := manifest.damage(step_directory, parts=items)):
         raise InputError(found)
@@ -350,8 +349,7 @@ def check_whole(step_directory: epath.Path, *items: str) -> None:
 def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
     """Reads what a step says of itself, for a run that resumes from it.
 
-    Raises:
-        InputError: no run can: what a conversion wrote has no optimizer.
+    It raises InputError where no run can: what a conversion wrote has no optimizer.
     """
     directory = locate(workdir) / FOLDER / str(step)
     if not (directory / "optimizer").is_dir():

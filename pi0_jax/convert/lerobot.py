@@ -41,7 +41,7 @@ from pi0_jax.normalize import Mode, Statistics, VectorStatistics
 from pi0_jax.observation import CAMERA_SLOTS
 
 NAME = "lerobot"
-_EMPTY_CAMERA = "empty_camera_"  # LeRobot names the masked cameras so that it adds itself
+_EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that LeRobot adds
 FIRST_NAME = "model.paligemma_with_expert."
 RULES: list[Rule] = pi0_rules("model.")
 MODES: Mapping[str, Mode] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}

@@ -147,8 +147,8 @@ def mlp(
     params: Mapping[str, Array], x: Float[Array, "B T D"], constrain: layers.Constrain
 ) -> Float[Array, "B T D"]:
     """Runs the MLP, with a gate through a GELU."""
-    # Two products, not one. The gradients of one would be put together and taken apart again, at
-    # the size of F times all tokens.
+    # These are two products, not one. The gradients of one product would be put together and taken
+    # apart again, at the size of F times all tokens.
     # [B, T, F]
     gate, up = (
         constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"]
@@ -216,7 +216,7 @@ def layer(
     if cache is not None:
         keys = jnp.concatenate([cache.keys, keys], axis=1)  # [B, S, K, H]
         values = jnp.concatenate([cache.values, values], axis=1)
-    # Only the streams that are read ask anything.
+    # Only the streams that are read have queries.
     # [B, T_i, N, H]
     queries = [
         layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2))

@@ -122,10 +122,10 @@ def run(
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
     if scan and depth > 1:
-        # Over the layers' numbers: scanning the arrays themselves would first copy all layers but
-        # the last. A layer's slice is cut out inside of what is rematerialised, and again in the
-        # backward pass. Outside it would be an input of the layer, and kept: a second copy of all
-        # weights.
+        # The scan is over the layers' numbers. Scanning the arrays themselves would first copy all
+        # layers but the last. A layer's slice is cut out inside of what is rematerialised, and
+        # again in the backward pass. A slice cut outside would be an input of the layer, and kept:
+        # a second copy of all weights.
         numbered = rematerialise(lambda x, i: layer(x, _pick(stacked, i)), remat)
         carry, output = jax.lax.scan(numbered, carry, jnp.arange(depth - 1))
         outputs.append(output)

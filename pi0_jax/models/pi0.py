@@ -113,7 +113,7 @@ class Pi0(nn.Module):
     def setup(self) -> None:
         """Makes the parts and declares the projections."""
         self.PaliGemma = PaliGemma(self.config, self.options)
-        # They project state, actions and time into the action expert, and its outputs to velocities.
+        # They project state, actions and time into the action expert, and its output to velocities.
         table = projection_table(self.config)
         self.projections = {name: self.param(name, draw_table, table[name]) for name in table}
 

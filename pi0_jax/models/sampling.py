@@ -151,6 +151,7 @@ def unpack(weights: Any) -> dict[str, Any]:
     stacks: dict[str, dict[int, Array]] = {}
     for name, weight in paths.flatten(weights).items():
         path, _, layer = name.rpartition("/")
+        # An unrolled layer's weight: its axes go back to the published order.
         if layer.isdigit():
             axes = np.argsort(_axes(path, weight.ndim)).tolist()
             stacks.setdefault(path, {})[int(layer)] = jnp.transpose(weight, axes)
