@@ -1,4 +1,4 @@
-"""What a policy runs of a run's checkpoint: the moving average as a published tree."""
+"""A policy runs the moving average of a run's checkpoint, as a published tree."""
 
 import dataclasses
 from functools import partial
@@ -22,15 +22,15 @@ def read(step: epath.Path, dtype: Dtype | None) -> tuple[Description, Any]:
 
     Args:
         step: the folder.
-        dtype: to compute in; None takes the run's.
+        dtype: the dtype to compute in; None takes the run's.
 
     Returns:
         The description, with that dtype, and the published tree on the host, each leaf in the dtype
         in which a policy keeps it.
 
     Raises:
-        InputError: a file is missing or damaged; the weights are not finite; the
-            arrays are not those of the variant that the description names.
+        InputError: a file is missing or damaged; the weights are not finite; the arrays are not
+            those of the variant that the description names.
     """
     description = checkpoints.read_description(step)
     if dtype is not None:
@@ -40,17 +40,20 @@ def read(step: epath.Path, dtype: Dtype | None) -> tuple[Description, Any]:
 
 
 def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
-    """A checkpoint's moving average as a published tree, on the host: what is frozen from the parameters, LoRA's products merged."""
+    """Reads a checkpoint's moving average as a published tree, on the host.
+
+    What is frozen comes from the parameters. LoRA's products are merged.
+    """
     trainable, tree = trainable_part(config), parameter_shapes(model_config(config))
     factor_shapes = jax.eval_shape(partial(lora.init, rules=config.lora), jax.random.key(0), tree)
     shapes = flatten(tree)
 
     def host(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """To be read as a NumPy array; takes no memory itself."""
+        """Stands for a NumPy array that is to be read; it takes no memory itself."""
         return np.broadcast_to(np.zeros((), dtype), shape)
 
     def held(path: str) -> np.ndarray:
-        """What a product is added to comes in float32: the sum is rounded once."""
+        """Returns a weight's array to read; float32 if a product is added: the sum rounds once."""
         return host(
             shapes[path].shape,
             np.float32
@@ -78,6 +81,6 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
             path=path,
             dtype=sampling.storage_dtype(path, config.dtype),
         )
-        # the device computes one leaf after the other, and keeps none
+        # The device computes one leaf after the other, and keeps none.
         read[path] = np.asarray(merged)
     return unflatten(read)

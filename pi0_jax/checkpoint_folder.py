@@ -1,4 +1,4 @@
-"""Where a run's checkpoints lie, and what a folder is that holds none."""
+"""A run's checkpoints lie in a folder, and messages say what a folder is that holds none."""
 
 import os
 import re
@@ -15,10 +15,14 @@ _REMOTE = ("gs://", "s3://")
 
 
 def locate(directory: str | os.PathLike[str]) -> epath.Path:
-    """A local folder, made absolute, or the place that a URL names. Raises InputError for a URL that cannot hold checkpoints."""
+    """Returns a local folder, made absolute, or the place that a URL names.
+
+    Raises:
+        InputError: the URL cannot hold checkpoints.
+    """
     text = os.fspath(directory)
     if "://" not in text:
-        return epath.Path(text).absolute()  # of a URL it would make a local folder
+        return epath.Path(text).absolute()  # A URL would become a local folder by this.
     if not text.startswith(_REMOTE):
         raise InputError(
             f"{text}: expected a local folder or a URL that begins with {' or '.join(_REMOTE)}"
@@ -27,28 +31,32 @@ def locate(directory: str | os.PathLike[str]) -> epath.Path:
 
 
 def steps(workdir: str | os.PathLike[str]) -> list[int]:
-    """The steps of a run that have a checkpoint, ascending. A save that has not ended has none."""
+    """Returns the steps of a run that have a checkpoint, in ascending order.
+
+    A save that has not ended is none.
+    """
     root = locate(workdir) / FOLDER
     return sorted(ocp.utils.checkpoint_steps(root)) if root.is_dir() else []
 
 
 def latest_step(workdir: str | os.PathLike[str]) -> int | None:
-    """The step of the run's latest checkpoint."""
+    """Returns the step of the run's latest checkpoint; None where there is none."""
     return max(steps(workdir), default=None)
 
 
 def find(directory: str | os.PathLike[str]) -> epath.Path:
-    """The step folder that `directory` names: itself, or the latest one of a run.
+    """Returns the step folder that a directory names: itself, or the latest one of a run.
 
     Raises:
-        InputError: no checkpoint of ours there; it says what is there instead, and what to do.
+        InputError: there is no checkpoint of ours. The message says what is there instead, and what
+            to do.
     """
     place = locate(directory)
     if is_ours(_names(place)):
         return place
     root = place / FOLDER if (place / FOLDER).is_dir() else place
     found = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
-    # openpi's and LeRobot's runs have numbered folders too
+    # Runs of openpi and LeRobot have numbered folders too.
     if found and is_ours(_names(step := root / str(max(found)))):
         return step
     raise InputError(
@@ -57,12 +65,12 @@ def find(directory: str | os.PathLike[str]) -> epath.Path:
 
 
 def is_ours(names: frozenset[str]) -> bool:
-    """Whether a folder with these names is a step of ours, damaged or not."""
+    """Returns whether a folder with these names is a step of ours, damaged or not."""
     return DESCRIPTION in names or ("manifest" in names and bool(names & set(ITEMS)))
 
 
 def _found(directory: epath.Path) -> str:
-    """What a folder is that is no checkpoint of ours, and what to do with it."""
+    """Says what a folder is that is no checkpoint of ours, and what to do with it."""
     if not directory.exists():
         return "nothing there"
     if not directory.is_dir():
@@ -89,6 +97,7 @@ def _found(directory: epath.Path) -> str:
 
 
 def _other_format(folder: epath.Path, names: frozenset[str]) -> str | None:
+    """Returns the format's name if a folder holds a checkpoint of another format."""
     if any(re.fullmatch(r"model.*\.safetensors", name) for name in names):
         kept = folder / "config.json"
         lerobot = kept.is_file() and b'"input_features"' in kept.read_bytes()
@@ -101,4 +110,5 @@ def _other_format(folder: epath.Path, names: frozenset[str]) -> str | None:
 
 
 def _names(folder: epath.Path) -> frozenset[str]:
+    """Returns the names in a folder; none if it is no folder."""
     return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()

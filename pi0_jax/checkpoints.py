@@ -1,22 +1,27 @@
-"""Checkpoints, saved and restored whole by Orbax; each describes itself.
+"""Checkpoints are saved and restored whole by Orbax; each describes itself.
 
     DIR/checkpoints/<step>/params        all parameters, trained or frozen, in the published tree
-                           ema           the moving average of what is trained, in the tree of trainable.py: with what is frozen, and
-                                         LoRA's products merged, it is what a policy runs; where none is kept, what is trained as it is
+                           ema           the moving average of what is trained, in the tree of
+                                         trainable.py: a policy runs it, with what is frozen and
+                                         with LoRA's products merged; without an average, what is
+                                         trained as it is
                            optimizer     optimizer state, step, batches passed over
                            lora          LoRA's factors (models/lora.py), where a run has them
-                           description   JSON: the format's number; the config in two halves, `policy` (policy_config.py) and `training`
-                                         (train/config.py); robots (embodiment and statistics by dataset); tokenizer; data position;
-                                         digests of the datasets' indices
+                           description   JSON: the format's number; the config in two halves,
+                                         `policy` (policy_config.py) and `training`
+                                         (train/config.py); robots (embodiment and statistics by
+                                         dataset); tokenizer; data position; digests of the indices
                            metrics       JSON: the validation of this step, where it was validated
                            manifest      digests of all these files (manifest.py)
 
 DIR is a folder or a gs:// URL. A step's folder appears under its name only when it is whole.
 
-What is read is verified first. A step is read by items: a policy never sees the optimizer. The description says that there is a manifest,
-so that one that is gone is missed; that of a checkpoint from before there were any does not, and it is read unverified.
+What is read is verified first. A step is read by items: a policy never sees the optimizer. The
+description says that there is a manifest, so a missing manifest is noticed. Checkpoints from before
+there were manifests do not say so, and are read unverified.
 
-How the format grows: description.py. A new item beside these leaves its number as it is; a reader finds none and does without.
+description.py says how the format grows. A new item beside these does not change the format's
+number; a reader of older checkpoints finds none and does without.
 """
 
 import contextlib
@@ -58,19 +63,21 @@ __all__ = [
 ]
 
 _LORA = "lora"
-_OTHERS_SECONDS = 1.0  # in which the other writes of a save that has failed do too, and TensorStore prints it: our line comes last
+# A failed save's other writes fail in this time, and TensorStore prints it. Our line comes last.
+_OTHERS_SECONDS = 1.0
 _NOT_NEEDED = ("Metadata file does not exist", "Failed to json parse Metadata file")
 _STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
 
 
 class _Needless(logging.Filter):
-    """Drops what Orbax, and asyncio for its other writes, log needlessly.
+    """Drops what Orbax, and asyncio for Orbax's other writes, log needlessly.
 
-    Tracebacks from several threads of an error that is also raised; and that an item, read by itself, lacks a file of a step's folder,
-    or that this file, of which nothing is used, is damaged.
+    That is tracebacks of an error that is also raised; and complaints that an item, read by itself,
+    lacks a file of a step's folder, or that this file, of which nothing is used, is damaged.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether a record is kept."""
         logged_by_orbax = "orbax" in record.pathname
         if logged_by_orbax and str(record.msg).startswith(_NOT_NEEDED):
             return False
@@ -85,28 +92,30 @@ _NEEDLESS = _Needless()
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """As usual, but for what TensorStore ends when the failed save or restoration that waited for it is gone."""
+    """Shows unraisable errors as usual, but not TensorStore's after a failed save or restoration."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
 
 
 def _log_less(*, writes: bool = False) -> None:
+    """Installs the filter; with `writes` also for asyncio, where a server's trouble is logged."""
     absl_logging.get_absl_logger().addFilter(_NEEDLESS)
-    if sys.unraisablehook is sys.__unraisablehook__:  # not another one's, such as pytest's
+    if sys.unraisablehook is sys.__unraisablehook__:  # nobody else, such as pytest, has set one
         sys.unraisablehook = _show_unraisable
-    if writes:  # only then: a server's own trouble is logged there too
+    if writes:
         logging.getLogger("asyncio").addFilter(_NEEDLESS)
 
 
 class _Best:
-    """Orbax preservation policy: the `count` checkpoints with the lowest `metric`, among those that have it."""
+    """Is an Orbax policy that keeps the `count` checkpoints with the lowest `metric`."""
 
     def __init__(self, count: int, metric: str) -> None:
         self._count = count
         self._metric = metric
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> Sequence[bool]:
+        """Returns for each checkpoint whether it is among the best."""
         known = [info for info in checkpoints if info.metrics and self._metric in info.metrics]
         best = {
             info.step
@@ -116,7 +125,7 @@ class _Best:
 
 
 class RunCheckpoints:
-    """The checkpoints of one training run. Several processes make the same calls at the same steps."""
+    """Holds the checkpoints of one training run; all its processes make the same calls."""
 
     def __init__(
         self,
@@ -127,7 +136,15 @@ class RunCheckpoints:
         keep_best: int = 0,
         metric: str = "",
     ) -> None:
-        """What stays: the `keep` latest, multiples of `keep_every`, and the `keep_best` of the lowest `metric`; 0: none for that reason."""
+        """Opens the checkpoints of a workdir; a count of 0 keeps none for that reason.
+
+        Args:
+            workdir: the run's folder, or a URL.
+            keep: how many of the latest checkpoints stay.
+            keep_every: checkpoints at multiples of this step stay.
+            keep_best: how many of those with the lowest `metric` stay.
+            metric: names the metric.
+        """
         _log_less(writes=True)
         self._directory = locate(workdir) / FOLDER
         policies = ocp.checkpoint_managers
@@ -138,14 +155,14 @@ class RunCheckpoints:
             kept.append(_Best(keep_best, metric))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=len,  # decides nothing beside a policy; without one no metrics are stored
+            best_fn=len,  # it decides nothing beside a policy; without one no metrics are stored
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
-            # called by one process, when all files are there and the folder has not got its name yet
+            # One process calls it, when all files are there and the folder has no name yet.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         self._saving: int | None = None
-        with _readable(self._directory):  # it reads the metrics of those that are there
+        with _readable(self._directory):  # It reads the metrics of the existing checkpoints.
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 options=options,
@@ -154,9 +171,15 @@ class RunCheckpoints:
         self._whole = self._manager.latest_step()
 
     def save(self, state: Any, description: Description, metrics: Mapping[str, float]) -> None:
-        """Starts saving a TrainState in the background; the arrays are copied before this returns. Nothing if the step is there.
+        """Starts saving in the background, unless the step is there; the arrays are copied at once.
 
-        Raises InputError as `check` does, for the save before this one too.
+        Args:
+            state: the TrainState.
+            description: what the checkpoint says of itself; its position is the step.
+            metrics: the validation of this step, or {}.
+
+        Raises:
+            InputError: as in `check`, also for the save before this one.
         """
         if description.position in (self._saving, self._whole):
             return
@@ -179,13 +202,21 @@ class RunCheckpoints:
             )
 
     def check(self) -> None:
-        """Raises InputError if the save in the background has failed: no space, no permission, a storage that is gone."""
+        """Raises InputError if the save in the background failed, as where space is missing."""
         with self._named_errors():
             self._manager.check_for_errors()
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """A TrainState like `abstract` (shapes, dtypes and shardings). Raises InputError for leaves that are missing, extra or of another
-        shape, before any is read."""
+        """Reads the TrainState of a step.
+
+        Args:
+            step: the step.
+            abstract: a TrainState of shapes, dtypes and shardings, which the result gets.
+
+        Raises:
+            InputError: leaves are missing, extra or of another shape; it is raised before any is
+                read.
+        """
         items = _items(abstract)
         for item, tree in items.items():
             check_leaves(self._directory / str(step), item, tree)
@@ -198,38 +229,40 @@ class RunCheckpoints:
         )
 
     def wait(self) -> None:
-        """Until the save in progress is whole. Raises InputError as `check` does."""
+        """Waits until the save in progress is whole; raises InputError as `check` does."""
         with self._named_errors():
             self._settle()
 
     def close(self) -> None:
-        """Waits for a save in progress, whole or failed."""
-        # raised by `check` or `wait` before, or less than what ends the run now
+        """Waits for a save in progress, whether it succeeds or fails."""
+        # `check` or `wait` have raised it already, or a more important error ends the run now.
         with contextlib.suppress(InputError):
             self.wait()
         self._manager.close()
 
     def _write_manifest(self) -> None:
-        """For the step that is being saved: into its folder, which a rename or a last file makes whole afterwards."""
+        """Writes the manifest into the folder of the step being saved, before it is made whole."""
         step = str(self._saving)
         for path in self._directory.iterdir():
             if path.name == step or path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
                 manifest.write(path)
 
     def _settle(self) -> None:
+        """Waits for the save in progress and notes its step as whole."""
         self._manager.wait_until_finished()
         if self._saving is not None:
             self._whole, self._saving = self._saving, None
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
+        """Turns a storage's errors in the block into an InputError that names the step."""
         try:
             yield
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
                 raise
             time.sleep(_OTHERS_SECONDS)
-            # Orbax's writes that are given up
+            # Orbax gives up its other writes.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             whole = (
                 "no checkpoint is whole yet"
@@ -242,14 +275,14 @@ class RunCheckpoints:
 
 
 def _items(state: Any) -> dict[str, Any]:
-    """A TrainState's arrays by the item that holds them; a run may have no average, and no factors."""
+    """Returns a TrainState's arrays by item; a run may have no average, and no factors."""
     optimizer = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     items = {"params": state.params, "ema": state.ema, "optimizer": optimizer, _LORA: state.factors}
     return {item: tree for item, tree in items.items() if tree}
 
 
 def _brief(message: str) -> str:
-    """The system's own words at the end of a long message of a storage, or its beginning."""
+    """Returns the system's own words at the end of a storage's long message, or its beginning."""
     system = re.search(
         r"\[(?:OS error|Error code)[^\]]*\]|No space left on device|Disk quota exceeded|File too large",
         message,
@@ -258,9 +291,9 @@ def _brief(message: str) -> str:
 
 
 def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str | None:
-    """Says what of a step is not as it was written, or is not there; None if it is whole, as far as can be seen without a manifest.
+    """Returns what of a step is not as it was written, or is missing; None if the step is whole.
 
-    `share`: as of manifest.damage.
+    Without a manifest only the description is checked. For `share` see manifest.damage.
     """
     if manifest.exists(step_directory):
         return manifest.damage(step_directory, share=share)
@@ -272,10 +305,10 @@ def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str |
 
 
 def read_description(step_directory: str | os.PathLike[str]) -> Description:
-    """What a checkpoint says of itself. Warns of one of before there were manifests.
+    """Reads what a checkpoint says of itself; warns if it has no manifest.
 
     Raises:
-        InputError: the file is missing or damaged; or as of Description.from_json.
+        InputError: the file is missing or damaged, or `from_json` raises it.
     """
     path = epath.Path(step_directory)
     record = _record(path)
@@ -288,7 +321,7 @@ def read_description(step_directory: str | os.PathLike[str]) -> Description:
 
 
 def _record(step: epath.Path) -> dict[str, Any]:
-    """The JSON of a description, verified."""
+    """Reads the JSON of a description, verified."""
     check_whole(step, DESCRIPTION)
     file = step / DESCRIPTION / "metadata"
     try:
@@ -306,13 +339,19 @@ def _record(step: epath.Path) -> dict[str, Any]:
 
 
 def check_whole(step_directory: epath.Path, *items: str) -> None:
-    """Verifies all files of these items of a step, where it has a manifest. Raises InputError that names the first that is damaged."""
+    """Verifies these items' files; raises InputError that names the first damaged one.
+
+    A step without a manifest is not verified.
+    """
     if manifest.exists(step_directory) and (found := manifest.damage(step_directory, parts=items)):
         raise InputError(found)
 
 
 def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
-    """What a step says of itself. Raises InputError where no run can go on from it: what a conversion wrote has no optimizer."""
+    """Reads what a step says of itself, for a run that resumes from it.
+
+    It raises InputError where no run can: what a conversion wrote has no optimizer.
+    """
     directory = locate(workdir) / FOLDER / str(step)
     if not (directory / "optimizer").is_dir():
         raise InputError(
@@ -323,7 +362,16 @@ def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
 
 
 def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
-    """The "ema" or "params" of a step, like `abstract`, verified."""
+    """Reads the item "ema" or "params" of a step, verified.
+
+    Args:
+        step_directory: the step's folder.
+        item: "ema" or "params".
+        abstract: a tree of shapes, dtypes and shardings, which the result gets.
+
+    Raises:
+        InputError: a file is damaged, or the leaves are not those of `abstract`.
+    """
     path = epath.Path(step_directory)
     check_whole(path, item)
     check_leaves(path, item, abstract)
@@ -332,7 +380,7 @@ def read_params(step_directory: str | os.PathLike[str], item: str, abstract: Any
 
 
 def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) -> Any:
-    """The leaves of a step's item that `abstract` has, like it; others are not read. Raises InputError as `read_params`."""
+    """Reads only those leaves of a step's item that `abstract` has; see `read_params`."""
     path = epath.Path(step_directory)
     check_whole(path, item)
     check_leaves(path, item, abstract, part=True)
@@ -346,7 +394,7 @@ def read_part(step_directory: str | os.PathLike[str], item: str, abstract: Any) 
 
 @contextlib.contextmanager
 def _readable(item: epath.Path) -> Iterator[None]:
-    """What Orbax raises in the block, of a checkpoint that has no manifest and is damaged, becomes an InputError."""
+    """Turns Orbax's errors, of a damaged checkpoint without a manifest, into an InputError."""
     try:
         yield
     except InputError:
@@ -360,7 +408,10 @@ def _readable(item: epath.Path) -> Iterator[None]:
 def check_leaves(
     step_directory: epath.Path, item: str, abstract: Any, *, part: bool = False
 ) -> None:
-    """InputError naming the first leaves that are missing, extra (unless `part`) or of another shape: a checkpoint of another variant."""
+    """Raises InputError if an item has not the leaves of `abstract`, as of another variant.
+
+    The first leaves that are missing, extra (unless `part`) or of another shape are named.
+    """
     if not (step_directory / item).is_dir():
         raise InputError(
             f"{step_directory}: expected {item}, found {', '.join(sorted(path.name for path in step_directory.iterdir()))}"
@@ -368,7 +419,7 @@ def check_leaves(
     _log_less()
     with _readable(step_directory / item), ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
-    if metadata is None:  # Orbax keeps to itself what it could not read
+    if metadata is None:  # Orbax does not tell what it could not read.
         raise InputError(
             f"{step_directory / item}: expected arrays as they were saved, found none that can be read"
         )
@@ -394,4 +445,5 @@ def check_leaves(
 
 
 def _path(key: Any) -> str:
+    """Returns a leaf's path."""
     return jax.tree_util.keystr(key, simple=True, separator="/")

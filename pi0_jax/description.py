@@ -1,7 +1,8 @@
-"""What a checkpoint says of itself beside its arrays, as JSON; older formats are turned into the newest.
+"""A checkpoint describes itself in JSON, beside its arrays.
 
-A new config field leaves the format's number as it is. A reader fills in a field that an older checkpoint lacks, and refuses one that it
-does not know. The number changes when something that is there already changes its place or meaning.
+Older formats are turned into the newest. A new config field does not change the format's number. A
+reader fills in a field that an older checkpoint lacks, and refuses a field that it does not know.
+The number changes when something that is there already changes its place or meaning.
 """
 
 import base64
@@ -22,18 +23,28 @@ MANIFEST = "manifest"  # the field that says that the step has one (manifest.py)
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a checkpoint says of itself beside its arrays."""
+    """Holds what a checkpoint says of itself beside its arrays.
+
+    Attributes:
+        policy: what a policy needs of the run's config.
+        training: the other half of the run's config, as train/config.py reads it; {} for weights
+            that were not trained here.
+        robots: dataset name -> robot; those of the run's datasets come first.
+        tokenizer: the prompts' tokenizer.
+        position: the steps done, which is the number of the next batch.
+        digests: dataset name -> Index.digest, which says which files and which rule; for every one
+            of `robots`.
+    """
 
     policy: PolicyConfig
-    # the other half of the run's config, as train/config.py reads it; {}: not trained here
     training: Mapping[str, Any]
-    robots: Mapping[str, Robot]  # by dataset name; those of the run's datasets first
+    robots: Mapping[str, Robot]
     tokenizer: Tokenizer
-    position: int  # steps done, which is the number of the next batch
-    # dataset name -> Index.digest: which files and which rule; for every one of `robots`
+    position: int
     digests: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the description as plain data."""
         return {
             "format": FORMAT,
             "policy": dataclasses.asdict(self.policy),
@@ -55,8 +66,13 @@ class Description:
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Description":
         """Reads a description of this format or an older one.
 
+        Args:
+            record: the plain data.
+            source: names the checkpoint in messages.
+
         Raises:
-            InputError: a format that is newer, or unknown; a part or a field of the policy's config that is unknown or wrong.
+            InputError: the format is newer, or unknown; or a part, or a field of the policy's
+                config, is unknown or wrong.
         """
         found = record["format"] if "format" in record else "nothing called format"
         if found not in (2, FORMAT):
@@ -94,7 +110,10 @@ class Description:
 
 
 def _from_format_2(record: Mapping[str, Any]) -> dict[str, Any]:
-    """In format 2 the config was one flat record, of what the policy needs and of the training."""
+    """Turns format 2 into format 3.
+
+    In format 2 the config was one flat record, of what the policy needs and of the training.
+    """
     policy, training = policy_config.split(record["config"])
     rest = {name: value for name, value in record.items() if name != "config"}
     return rest | {"policy": policy, "training": training}

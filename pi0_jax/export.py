@@ -1,6 +1,7 @@
-"""A policy as files that run without this package.
+"""A policy is exported as files that run without this package.
 
-    DIR/policy.jax            f(params, images, tokens, state, noise) -> actions, serialised by jax.export for cpu, cuda and tpu
+    DIR/policy.jax            f(params, images, tokens, state, noise) -> actions, serialised by
+                              jax.export for cpu, cuda and tpu
         weights.safetensors   params: name -> array
         tokenizer.model       SentencePiece model
         policy.json           what goes in and what comes out: names, shapes, dtypes, units
@@ -9,9 +10,9 @@
     params = jax.device_put(safetensors.numpy.load_file("DIR/weights.safetensors"))
     actions = jax.jit(f.call)(params, {"base_0_rgb": image[None], ...}, tokens, state[None], noise)
 
-Images are uint8, state and actions in the robot's units, so that only tokens are left to the caller: beginning of sequence, the prompt's
-pieces, the pieces of a line break, zeros. Normalisation happens in float32 here, in float64 on a policy's host: actions differ in
-their last digits.
+Images are uint8, state and actions in the robot's units. So only tokens are left to the caller:
+beginning of sequence, the prompt's pieces, the pieces of a line break, zeros. Normalisation happens
+in float32 here, and in float64 on a policy's host, so actions differ in their last digits.
 """
 
 import json
@@ -35,7 +36,8 @@ from pi0_jax.tokenizer import PAD_ID, Tokenizer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-# (weights, RawBatch, bool[B, D] the robot's dimensions, noise float32[B, H, D], layout=) -> float32[B, H, D] in model units; jitted.
+# (weights, RawBatch, bool[B, D] the robot's dimensions, noise float32[B, H, D], layout=)
+# -> float32[B, H, D] in model units; jitted.
 Sample = Callable[..., jax.Array]
 
 
@@ -51,7 +53,18 @@ def write(
     image_size: tuple[int, int],
     batch: int,
 ) -> None:
-    """Exports `sample` with the robot's units around it. The folder appears when it is whole.
+    """Exports a sampler with the robot's units around it; the folder appears when it is whole.
+
+    Args:
+        directory: the new folder.
+        weights: the packed weights, by name.
+        sample: the policy's jitted sampler.
+        layout: the layout of the robot's observations.
+        robot: the robot's embodiment and statistics.
+        tokenizer: the prompts' tokenizer.
+        horizon: H.
+        image_size: height and width of every camera's image, in pixels.
+        batch: B.
 
     Raises:
         InputError: something is there already.
@@ -91,6 +104,8 @@ def write(
 
 
 def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..., jax.Array]:
+    """Returns the sampler with normalisation before it and physical units behind it."""
+
     def policy(
         params: Any,
         images: Mapping[str, jax.Array],
@@ -98,7 +113,10 @@ def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..
         state: jax.Array,
         noise: jax.Array,
     ) -> jax.Array:
-        """uint8[B, h, w, 3] per slot, int32[B, L], float32[B, n], float32[B, H, D] -> float32[B, H, A]."""
+        """Samples float32[B, H, A] from uint8[B, h, w, 3] per slot and the robot's state.
+
+        Tokens are int32[B, L], the state is float32[B, n], the noise float32[B, H, D].
+        """
         batch = tokens.shape[0]
         sizes = {
             slot: jnp.broadcast_to(jnp.int32(image.shape[1:3]), (batch, 2))
@@ -119,13 +137,15 @@ def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..
 
 
 def _padded(x: jax.Array, width: int) -> jax.Array:
-    """float32[B, n] -> float32[B, width]: zeros behind it."""
+    """Pads float32[B, n] with zeros at the end to float32[B, width]."""
     return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def _description(
     inputs: Mapping[str, Any], exported: jax.export.Exported, embodiment: Embodiment
 ) -> dict[str, Any]:
+    """Returns the content of policy.json."""
+
     def array(x: Any) -> dict[str, Any]:
         return {"shape": list(x.shape), "dtype": str(x.dtype)}
 

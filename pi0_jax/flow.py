@@ -1,15 +1,15 @@
-"""Flow matching: from noise to an action chunk along straight lines.
+"""Flow matching goes from noise to an action chunk along straight lines.
 
-Time runs as in the published weights: t = 1 is noise, t = 0 is data. The paper's τ is 1 - t. It
-is said once, here.
+Time runs as in the published weights: t = 1 is noise, t = 0 is data. The paper's τ is 1 - t. Only
+this file says it.
 
     x_t = t * noise + (1 - t) * actions        the interpolant
     v   = dx/dt = noise - actions              what the model learns
     x  <- x + dt v(x, t), dt = -1/N            N Euler steps from t = 1 to t = 0
 
 Axes: B batch, K draws of noise and time per observation, H horizon, D action dimension.
-A velocity function is v(x_t, t). Training passes the model's full forward pass, sampling the one
-with a cached prefix (K = 1).
+A velocity function is v(x_t, t). Training passes the model's full forward pass; sampling passes the
+one with a cached prefix (K = 1).
 Source: π0 (arXiv 2410.24164), section IV and appendix B.
 """
 

@@ -1,11 +1,14 @@
-"""A digest of every file of a checkpoint: written before its folder gets its name, verified where a file is read.
+"""A checkpoint has a digest of every file.
+
+The manifest is written before the checkpoint's folder gets its name. It is verified where a file is
+read.
 
     STEP/manifest    1c291ca3                             CRC32C of all that follows
                      0a8f33d1 18163 ema/_METADATA         CRC32C, bytes and path of one file
                      ...
 
-Left out are the two files that Orbax writes at the very end, _CHECKPOINT_METADATA and commit_success.txt of the step itself: nothing here
-is taken from them.
+The two files that Orbax writes at the very end, _CHECKPOINT_METADATA and commit_success.txt of the
+step itself, are left out: nothing is taken from them here.
 """
 
 import os
@@ -18,11 +21,13 @@ from etils import epath
 
 FILE = "manifest"
 _OF_ORBAX = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_CHUNK = 1 << 20  # stays in a core's cache between the copy and the sum
+_CHUNK = 1 << 20  # bytes; so few stay in a core's cache between the copy and the sum
 _THREADS = 8
 
 
 class Digest(NamedTuple):
+    """Holds a file's CRC32C and its size in bytes."""
+
     crc: int
     size: int
 
@@ -31,7 +36,7 @@ class Digest(NamedTuple):
 
 
 def write(folder: epath.Path) -> None:
-    """Writes the manifest of all files that `folder` has. Raises OSError as a write does."""
+    """Writes the manifest of all files that a folder has; raises OSError as a write does."""
     paths = sorted(path for path in _files(folder, "") if path not in (FILE, *_OF_ORBAX))
     with ThreadPoolExecutor(_THREADS) as threads:
         digests = threads.map(lambda path: _digest(folder / path), paths)
@@ -43,7 +48,10 @@ def write(folder: epath.Path) -> None:
 
 
 def exists(folder: epath.Path) -> bool:
-    """Whether the folder has a manifest. Checkpoints of before there were any have none."""
+    """Returns whether the folder has a manifest.
+
+    Checkpoints from before there were manifests have none.
+    """
     return (folder / FILE).exists()
 
 
@@ -53,8 +61,10 @@ def damage(
     """Says which file of a folder with a manifest is not as it was written.
 
     Args:
-        parts: the names in `folder` whose files are verified; None: all.
-        share: of the files only each `share[1]`-th, from number `share[0]` on: of as many processes each verifies its own.
+        folder: a step's folder.
+        parts: the names in `folder` whose files are verified; None verifies all.
+        share: (first, count). Only each count-th file is verified, from number first on. So of
+            `count` processes each verifies its own.
 
     Returns:
         The first such file, with what was expected and what was found; None where all are whole.
@@ -75,6 +85,7 @@ def damage(
 
 
 def _difference(file: epath.Path, wanted: Digest) -> str | None:
+    """Says how a file differs from its digest; None if it does not."""
     try:
         size = file.stat().length
         found = _digest(file) if size == wanted.size else None
@@ -87,8 +98,9 @@ def _difference(file: epath.Path, wanted: Digest) -> str | None:
 
 
 def _digest(file: epath.Path) -> Digest:
+    """Computes the digest of a file."""
     crc = size = 0
-    # buffering would copy once more
+    # A buffer would copy the bytes once more.
     local = "://" not in os.fspath(file)
     with open(file, "rb", buffering=0) if local else file.open("rb") as opened:
         while chunk := opened.read(_CHUNK):
@@ -98,6 +110,7 @@ def _digest(file: epath.Path) -> Digest:
 
 
 def _files(folder: epath.Path, prefix: str) -> Iterator[str]:
+    """Yields the paths of all files below a folder."""
     for entry in folder.iterdir():
         if entry.is_dir():
             yield from _files(entry, f"{prefix}{entry.name}/")

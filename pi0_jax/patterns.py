@@ -1,7 +1,8 @@
-"""Regular expressions over parameter paths, refused where matching one could take for ever.
+"""Regular expressions over parameter paths are refused if matching one could take for ever.
 
-Python's `re` tries one way of matching after the other, and (a+)+b has exponentially many in a text of many a. A checkpoint carries
-expressions (frozen, lora), and may be anybody's: how many ways an expression has is counted before it is used.
+Python's `re` tries one way of matching after the other, and (a+)+b has exponentially many in a text
+of many a. A checkpoint carries expressions (frozen, lora), and anybody may have written it. So the
+number of ways of an expression is counted before it is used.
 """
 
 import math
@@ -9,11 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# The only parser of these expressions. It has no types; tests hold what is used of it.
+# It is the only parser of these expressions. It has no types; tests hold what is used of it.
 from re import _constants as codes  # type: ignore[attr-defined] # isort: skip
 from re import _parser as parser  # type: ignore[attr-defined] # isort: skip
 
-MOST_WAYS = 200_000  # of all expressions of a field; all paths are then searched in seconds at most
+# All expressions of a field together may have so many ways. All paths are then searched in seconds.
+MOST_WAYS = 200_000
 _LONGEST = 80  # characters of a path; the published ones have up to 75
 _TOO_MANY = (
     f"expected regular expressions that can match a path in at most {MOST_WAYS:,} ways, found more:"
@@ -23,7 +25,11 @@ _REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
 
 
 def mistakes(patterns: Sequence[str]) -> list[str | None]:
-    """What is wrong with each pattern, to be read after its name; None for one that can be searched for in a path."""
+    """Says what is wrong with each pattern.
+
+    Returns:
+        For each pattern a text to be read after its name; None if the pattern can be used.
+    """
     found: list[str | None] = []
     total = 0.0
     for pattern in patterns:
@@ -38,7 +44,7 @@ def mistakes(patterns: Sequence[str]) -> list[str | None]:
 
 
 def _ways(parts: Any) -> float:
-    """An upper bound of the ways in which a sequence of parsed parts can be tried at one place of a path."""
+    """Returns an upper bound of the ways to try a sequence of parsed parts at a path's place."""
     ways: float = 1
     wide = 0
     for code, value in parts:
@@ -51,21 +57,23 @@ def _ways(parts: Any) -> float:
             wide += 1
         else:
             ways *= _repeated(inner, least, max(least, min(int(most), _LONGEST)))
-    # .*a.*b.* share the characters of one path between them
+    # The repeats of .*a.*b.* share the characters of one path. So n wide repeats have as many ways
+    # as _LONGEST characters can be divided among them: (_LONGEST + n) over n.
     return ways * math.comb(_LONGEST + wide, wide)
 
 
 def _repeated(inner: float, least: int, most: int) -> float:
+    """Returns the ways to try from `least` to `most` repetitions of a body that has `inner` ways."""
     if inner == 1:
         return most - least + 1
-    # each time round has as many ways as the body; beyond the limit it does not matter how many
+    # Each repetition has as many ways as the body. Beyond the limit the number does not matter.
     if most * math.log(inner) > 100:
         return math.inf
     return sum(inner**count for count in range(least, most + 1))
 
 
 def _ways_of(code: Any, value: Any) -> float:
-    """Of a part that is no repeat."""
+    """Returns an upper bound of the ways to try one parsed part that is no repeat."""
     if code is codes.BRANCH:
         return sum(_ways(branch) for branch in value[1])
     if code is codes.SUBPATTERN:

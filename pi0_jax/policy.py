@@ -37,16 +37,16 @@ from pi0_jax.tokenizer import Tokenizer
 
 
 class Prediction(TypedDict):
-    """What a policy answers to one observation."""
+    """Holds a policy's answer to one observation."""
 
     actions: Float32[np.ndarray, "H A"]  # in the robot's units
-    # milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all)
+    # Milliseconds: host_ms (checks, tokens, canvases), device_ms (with transfers), infer_ms (all).
     policy_timing: dict[str, float]
     outside: list[str]  # what lies outside of the data or of the robot's hard limits, see limits.py
 
 
 class Policy:
-    """A trained π0 that acts: raw observations in, action chunks in the robot's units out.
+    """Is a trained π0 that takes raw observations and gives action chunks in the robot's units.
 
     `Policy.open` makes one of a checkpoint. A call compiles once for each combination of robot,
     number of observations, image sizes and prompt length; `warm_up` does so beforehand.
@@ -96,7 +96,8 @@ class Policy:
         if self.num_steps < 1:
             raise InputError(f"num_steps: expected at least 1, found {self.num_steps}")
         scan_layers = jax.default_backend() == "cpu" if scan_layers is None else scan_layers
-        # On the host: nothing is compiled for it, and the device holds the weights once.
+        # The weights are packed on the host. So nothing is compiled for it, and the device holds
+        # them once.
         self.weights = jax.device_put(
             sampling.pack(jax.device_get(params), config.dtype, scan_layers=scan_layers)
         )
@@ -125,11 +126,11 @@ class Policy:
         unroll_steps: bool = False,
         limits: Choice = "tell",
     ) -> "Policy":
-        """Opens a policy: a run, one of its checkpoints, or a released π0 as it is.
+        """Opens a policy: of a run, of one of its checkpoints, or of a released π0.
 
         Of a run it opens the moving average of the latest checkpoint. A released π0 is openpi's
-        folder (JAX or PyTorch) or LeRobot's directory; what its files do not say is named by the
-        first four options, which a checkpoint of ours does not take.
+        folder (JAX or PyTorch) or LeRobot's directory. The first four options say what its files do
+        not; a checkpoint of ours does not take them.
 
         Args:
             directory: a run's workdir, one step's folder, or a released π0; a local folder or a
@@ -137,7 +138,8 @@ class Policy:
             robot: of a released π0: whose statistics, where it has several.
             embodiment: of a released π0: the robot's record, a known one's name, or a JSON file.
             tokenizer: of a released π0: path or URL of its SentencePiece model.
-            sizes: of a released π0: what no tensor shows, such as horizon, if not as published.
+            sizes: of a released π0: sizes that no tensor shows, such as horizon, if not as
+                published.
             dtype: "float32" or "bfloat16" to compute in; None takes the checkpoint's.
             num_steps: Euler steps of a call; None takes the checkpoint's.
             scan_layers, unroll_steps, limits: see Policy.
@@ -150,7 +152,7 @@ class Policy:
                 its arrays are not those of the variant that it names, or not finite; the robot,
                 record or tokenizer of a released π0 is missing.
         """
-        # Imported when it is called: most policies start without it.
+        # The import stands here because most policies start without it.
         from pi0_jax.convert import DEFAULTS, Options, released
 
         if dtype is not None and dtype not in DTYPES:
@@ -296,7 +298,11 @@ class Policy:
         noise: np.ndarray | None = None,
         canvases: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[np.ndarray, list[list[Outside]]]:
-        """What `act` returns, and for each observation what lies outside of the data or of the robot's hard limits."""
+        """Predicts like `act`, and also says what lies outside of the data or of hard limits.
+
+        Returns:
+            What `act` returns, and for each observation a list of what is outside.
+        """
         prepared = self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases)
         return self._act(observations, prepared, robot)
 
@@ -334,7 +340,10 @@ class Policy:
         return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
 
     def layout(self, record: Robot) -> Layout:
-        """Returns the layout of a robot's observations. An absent camera has no slot: it is not encoded."""
+        """Returns the layout of a robot's observations.
+
+        A camera that the robot lacks has no slot, so it is not encoded.
+        """
         return layout(self.config, preprocess.used_slots([record.embodiment]))
 
     def export(
@@ -345,15 +354,15 @@ class Policy:
         image_size: tuple[int, int] = (224, 224),
         batch: int = 1,
     ) -> None:
-        """Writes a folder that runs with JAX alone, on a CPU, an NVIDIA GPU or a TPU; see export.py.
+        """Writes a folder that runs with JAX alone, on a CPU, an NVIDIA GPU or a TPU.
 
-        The program is this policy's: on a CPU, open it with scan_layers=False to export for
-        accelerators.
+        export.py describes it. The program is this policy's: on a CPU, open it with
+        scan_layers=False to export for accelerators.
 
         Args:
             directory: the new folder.
             robot: the name of the robot's dataset; None where the checkpoint has one robot.
-            image_size: height and width of every camera's image.
+            image_size: height and width of every camera's image, in pixels.
             batch: the number of observations in one call.
 
         Raises:
@@ -375,10 +384,13 @@ class Policy:
         canvases: Sequence[tuple[int, int]] | None = None,
         tokens: int | None = None,
     ) -> Prepared:
-        """Runs the host's half of `act`, whose arguments it takes.
+        """Runs the host's half of `act`, whose other arguments it takes too.
 
         Args:
-            tokens: to which prompts are padded; None: the first of `prompt_lengths` that fits.
+            observations: B of them.
+            seeds, robot, noise, canvases: see `act`.
+            tokens: the length to which prompts are padded; None takes the first of `prompt_lengths`
+                that fits.
         """
         if isinstance(observations, Mapping):
             raise InputError(
@@ -395,7 +407,11 @@ class Policy:
         return Prepared(batch, dims, program.start(seeds, noise, shape), wanted)
 
     def compute(self, prepared: Prepared) -> Float32[Array, "B H D"]:
-        """Starts the device's half of `act`, and does not wait for it: actions in model units."""
+        """Starts the device's half of `act`, and does not wait for it.
+
+        Returns:
+            Actions in model units.
+        """
         actions: Array = self._sample(
             self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout
         )
@@ -404,6 +420,7 @@ class Policy:
     def _act(
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
     ) -> tuple[np.ndarray, list[list[Outside]]]:
+        """Runs the device's half of `act`; also returns for each observation what is outside."""
         record = self.robot(robot)
         limits = self._limits[next(n for n, one in self.robots.items() if one is record)]
         states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
@@ -414,7 +431,10 @@ class Policy:
         return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
 
     def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
-        """The first of the lengths that holds all prompts; the longest where none does, or what should be a prompt is none."""
+        """Returns the first of the lengths that holds all prompts.
+
+        It is the longest where none does, or where a prompt is missing or is no text.
+        """
         prompts = [prompt_text(o["prompt"]) for o in observations if "prompt" in o]
         needed = max((len(self.tokenizer.pieces(text)) for text in prompts if text), default=0)
         return next(

@@ -1,7 +1,10 @@
-"""What a policy needs to know of its model: the part of a run's config that every checkpoint carries and every policy reads.
+"""The policy's part of a run's config says what a policy needs to know of its model.
 
-How the model is trained stands in train/config.py, whose record adds fields to this one.
-Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published code; ours where neither is named.
+Every checkpoint carries it, and every policy reads it. How the model is trained stands in
+train/config.py, whose record adds fields to this one.
+
+Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published code. Where neither is
+named the default is ours.
 """
 
 import dataclasses
@@ -23,7 +26,7 @@ DTYPES: Mapping[str, Dtype] = {dtype: dtype for dtype in get_args(Dtype)}
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The sizes of a model that has no name."""
+    """Holds the sizes of a model that has no name."""
 
     vision: VisionConfig
     gemma: GemmaConfig
@@ -34,7 +37,10 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """The model, how it reads an observation and samples actions, and which weights its checkpoint stores how."""
+    """Says how the model is built, reads an observation and samples actions.
+
+    It also says which weights its checkpoint stores, and how.
+    """
 
     variant: str | Variant = field(
         "pi0",
@@ -97,12 +103,20 @@ class PolicyConfig:
 
 
 def from_json(record: Any, where: str) -> PolicyConfig:
-    """A stored config, of this version or an older one. Raises InputError for every mistake, beginning with `where`."""
+    """Reads a stored config, of this version or an older one.
+
+    Args:
+        record: the config as plain data.
+        where: the beginning of messages.
+
+    Raises:
+        InputError: it names every mistake.
+    """
     return fields.read(PolicyConfig, record, where, checks=CHECKS, stored=True)
 
 
 def split(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a flat config that are PolicyConfig's, and the others."""
+    """Splits a flat config into the fields of PolicyConfig and the others."""
     ours = fields.names(PolicyConfig)
     return (
         {name: value for name, value in flat.items() if name in ours},
@@ -111,6 +125,7 @@ def split(flat: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def model_config(config: PolicyConfig) -> Pi0Config:
+    """Returns the sizes of the model."""
     sizes = config.variant if isinstance(config.variant, Variant) else VARIANTS[config.variant]
     return Pi0Config(
         sizes.vision, sizes.gemma, config.action_dim, config.horizon, config.max_tokens
@@ -118,10 +133,12 @@ def model_config(config: PolicyConfig) -> Pi0Config:
 
 
 def trainable_part(config: PolicyConfig) -> Trainable:
+    """Returns which parameters are trained."""
     return Trainable(config.frozen, config.frozen_dtype, config.lora, averaged=config.ema_decay > 0)
 
 
 def layout(config: PolicyConfig, slots: tuple[str, ...]) -> Layout:
+    """Returns the layout of observations for these camera slots."""
     return Layout(
         slots,
         model_config(config).vision.image_size,
@@ -134,6 +151,7 @@ def layout(config: PolicyConfig, slots: tuple[str, ...]) -> Layout:
 
 
 def _check_variant(variant: str | Variant) -> Iterator[str]:
+    """Yields a complaint if no variant has this name."""
     if isinstance(variant, str) and variant not in VARIANTS:
         yield f"variant {variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
 
@@ -141,12 +159,16 @@ def _check_variant(variant: str | Variant) -> Iterator[str]:
 def _check_trained(
     variant: str | Variant, action_dim: int, frozen: tuple[str, ...], lora: tuple[LoraRule, ...]
 ) -> Iterator[str]:
+    """Yields complaints about `frozen` and `lora`."""
     if (frozen or lora) and (tree := shapes(variant, action_dim)):
         yield from trainable.mistakes(Trainable(frozen, lora=lora), tree)
 
 
 def shapes(variant: str | Variant, action_dim: int) -> Any:
-    """The shapes of the published parameter tree at these sizes; {} for a variant that does not exist."""
+    """Returns the shapes of the published parameter tree at these sizes.
+
+    For a variant that does not exist it returns {}.
+    """
     if isinstance(variant, str) and variant not in VARIANTS:
         return {}
     return parameter_shapes(model_config(PolicyConfig(variant=variant, action_dim=action_dim)))

@@ -1,4 +1,4 @@
-"""The function that a policy compiles, and the noise that it starts from.
+"""This file holds the function that a policy compiles, and draws the noise that it starts from.
 
 Axes: B observations, H action horizon, D dimensions of the model.
 """
@@ -23,7 +23,7 @@ PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Prepared(NamedTuple):
-    """The host's half of a call: what the compiled function takes beside the weights."""
+    """Holds the host's half of a call: what the compiled function takes beside the weights."""
 
     batch: RawBatch
     dims: Bool[np.ndarray, "B D"]  # the dimensions that the robot has
@@ -65,6 +65,7 @@ def start(
 def _noise(
     seeds: UInt32[Array | np.ndarray, " B"], shape: tuple[int, int]
 ) -> Float32[Array, "B H D"]:
+    """Draws standard normal noise, for each observation from its own seed."""
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
 
 

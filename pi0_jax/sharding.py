@@ -1,4 +1,4 @@
-"""Who holds what: a mesh of data x fsdp x tensor devices, and two tables.
+"""Devices form a mesh of data x fsdp x tensor, and two tables say who holds what.
 
     parameter path --PARAMETER_AXES--> logical axes --PARAMETER_MESH--> mesh axes
     activation     --(named in models/)-> logical axes --ACTIVATION_MESH--> mesh axes
@@ -21,7 +21,8 @@ from pi0_jax.errors import InputError
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Parameter path -> one logical axis per array axis; first match wins, a path that nothing matches is an error.
+# Parameter path -> one logical axis per array axis. The first match wins. A path that nothing
+# matches is an error.
 PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"img/embedding/kernel$", (None, None, None, "embed")),
     (r"img/pos_embedding$", (None, None, "embed")),
@@ -85,7 +86,9 @@ ACTIVATION_MESH: Mapping[str, str | tuple[str, ...] | None] = {
     "vision_embed": None,
     "heads": "tensor",
     "mlp": "tensor",
-    "lookup": "data",  # rows of the embedding table as they are read, before they go to the devices that hold their batch rows
+    # Rows of the embedding table as they are read, before they go to the devices that hold their
+    # batch rows.
+    "lookup": "data",
     "table_columns": "fsdp",
 }
 
@@ -93,7 +96,17 @@ ACTIVATION_MESH: Mapping[str, str | tuple[str, ...] | None] = {
 def make_mesh(
     *, data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh over all devices; one of the sizes may be -1 and takes what the others leave."""
+    """Makes a mesh over all devices.
+
+    Args:
+        data: the size of the data axis. One of the sizes may be -1: it takes what the others leave.
+        fsdp: the size of the fsdp axis.
+        tensor: the size of the tensor axis.
+        devices: the devices; None takes all.
+
+    Raises:
+        InputError: the sizes do not fit the devices.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     known = int(np.prod([s for s in sizes if s != -1]))
@@ -109,12 +122,13 @@ def make_mesh(
         )
     try:
         return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    except NotImplementedError as error:  # JAX cuts no axis of a torus
+    except NotImplementedError as error:  # JAX does not cut an axis of a torus
         raise InputError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: expected each size to be a product of sides of the slice"
                          f" of {len(devices)} {devices[0].device_kind}; found {error}") from error  # fmt: skip
 
 
 def logical_axes(path: str) -> tuple[str | None, ...]:
+    """Returns a parameter's logical axes; raises ValueError if no rule covers its path."""
     for pattern, axes in PARAMETER_AXES:
         if re.search(pattern, path):
             return axes
@@ -122,19 +136,25 @@ def logical_axes(path: str) -> tuple[str | None, ...]:
 
 
 def parameter_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """A tree of shardings for a tree of parameter shapes. An axis that its mesh axis does not divide stays whole."""
+    """Returns a tree of shardings for a tree of parameter shapes.
+
+    An axis that its mesh axis does not divide stays whole.
+    """
     return jax.tree_util.tree_map_with_path(
         lambda key, leaf: NamedSharding(mesh, _parameter_spec(_path(key), leaf.shape, mesh)), shapes
     )
 
 
 def _path(key: Any) -> str:
+    """Returns a leaf's path."""
     return jax.tree_util.keystr(key, simple=True, separator="/")
 
 
 def _parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Returns the mesh axes over which a parameter's axes are split."""
     axes = logical_axes(path)
-    if axes[:1] == ("layers",):  # also for a single layer, without its axis
+    # A single layer has no layer axis.
+    if axes[:1] == ("layers",):
         axes = axes[len(axes) - len(shape) :]
     places = [PARAMETER_MESH[name] if name else None for name in axes]
     return PartitionSpec(
@@ -146,7 +166,7 @@ def _parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionS
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-    """The same shapes and dtypes, as ShapeDtypeStructs that say where they are held."""
+    """Returns the same shapes and dtypes as ShapeDtypeStructs that say where they are held."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shapes,
@@ -155,15 +175,22 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows (host arrays) -> global arrays, split over the batch axes."""
+    """Makes global arrays, split over the batch axes, from this process's rows.
+
+    Args:
+        batch: a tree of host arrays with this process's rows.
+        mesh: the devices.
+    """
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
@@ -171,7 +198,10 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
-    """The `constrain` that models call on activations. An axis that its mesh axes do not divide is left to the compiler."""
+    """Returns the `constrain` that models call on activations.
+
+    An axis that its mesh axes do not divide is left to the compiler.
+    """
 
     def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         parts = []
@@ -192,11 +222,12 @@ def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], ja
 
 
 def gather_on(mesh: Mesh) -> Callable[[Any, tuple[str, ...], Any], Any]:
-    """The `gather` that models call on weights where they are used, such as one layer's.
+    """Returns the `gather` that models call on weights where they are used, such as one layer's.
 
-    Each weight is cast to the compute dtype on the devices that hold it, so that the narrower type travels, and gathered over fsdp. Its
-    gradient goes back the same way: summed over the devices' rows in the compute dtype, each device keeping its part. Without this the
-    compiler may as well split activations, and sum those.
+    Each weight is cast to the compute dtype on the devices that hold it, so that the narrower type
+    travels, and gathered over fsdp. Its gradient goes back the same way: it is summed over the
+    devices' rows in the compute dtype, and each device keeps its part. Without this the compiler
+    might split activations instead, and sum those.
     """
 
     def gather(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
@@ -216,6 +247,7 @@ def gather_on(mesh: Mesh) -> Callable[[Any, tuple[str, ...], Any], Any]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding) -> jax.Array:
+    """Casts a weight where it is held, then gathers it."""
     return jax.lax.with_sharding_constraint(
         jax.lax.with_sharding_constraint(w.astype(dtype), split), whole
     )
@@ -224,12 +256,14 @@ def _gather(w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding
 def _gather_forward(
     w: jax.Array, dtype: Any, split: NamedSharding, whole: NamedSharding
 ) -> tuple[jax.Array, jax.Array]:
+    """Keeps an empty array of the weight's dtype for the way back."""
     return _gather(w, dtype, split, whole), jnp.zeros((0,), w.dtype)
 
 
 def _gather_backward(
     dtype: Any, split: NamedSharding, whole: NamedSharding, like: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array]:
+    """Splits the gradient as the weight is split, and casts it to the weight's dtype."""
     return (jax.lax.with_sharding_constraint(gradient, split).astype(like.dtype),)
 
 

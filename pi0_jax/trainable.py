@@ -1,10 +1,13 @@
-"""Which parameters a run trains, by regular expressions over parameter paths; a path in which one is found is meant.
+"""Regular expressions over parameter paths say which parameters a run trains.
+
+An expression means each path in which it is found.
 
     published tree  --frozen-->   values alone: no gradient, no moments, no moving average
                     --lora------> frozen too; the factors a and b train instead (models/lora.py)
                     --else------> trained
 
-The tree of what is trained is one tree: the published paths, without frozen weights; the factors stand under the weight that they adapt.
+The tree of what is trained is one tree: the published paths, without frozen weights. The factors
+stand under the weight that they adapt.
 
     trained     {... "mlp_1": {"linear": float32[L, F, D]}}
     frozen      {... "mlp_1": {}}, and so not there
@@ -24,15 +27,22 @@ from pi0_jax.patterns import mistakes as mistakes_of
 
 
 class Trainable(NamedTuple):
+    """Says which parameters are trained.
+
+    Attributes:
+        frozen: regular expressions; a weight is frozen if one is found in its path.
+        frozen_dtype: the dtype in which weights that are not trained are kept.
+        lora: the rules by which weights are adapted.
+        averaged: whether a moving average of what is trained is kept.
+    """
+
     frozen: tuple[str, ...] = ()
-    frozen_dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # in which weights that are not trained are kept
-    )
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     lora: tuple[LoraRule, ...] = ()
-    averaged: bool = True  # whether a moving average of what is trained is kept
+    averaged: bool = True
 
     def trains(self, path: str) -> bool:
-        """Whether the weight of a published path is trained itself."""
+        """Returns whether the weight of a published path is trained itself."""
         return (
             not any(re.search(pattern, path) for pattern in self.frozen)
             and lora.find(self.lora, path) is None
@@ -43,7 +53,7 @@ EVERYTHING = Trainable()
 
 
 def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
-    """A published tree as a run keeps it: what is not trained in `frozen_dtype`."""
+    """Returns a published tree as a run keeps it: what is not trained is in `frozen_dtype`."""
     flat, dtype = flatten(params), jnp.dtype(trainable.frozen_dtype)
     return unflatten(
         {path: w if trainable.trains(path) else w.astype(dtype) for path, w in flat.items()}
@@ -51,13 +61,17 @@ def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
 
 
 def select(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
-    """The tree of what is trained, out of a published tree and LoRA's factors."""
+    """Returns the tree of what is trained, out of a published tree and LoRA's factors."""
     trained = {path: w for path, w in flatten(params).items() if trainable.trains(path)}
     return unflatten(trained | flatten(factors))
 
 
 def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The published tree with its trained leaves replaced, and the factors: `select` undone."""
+    """Puts trained leaves back into a published tree; it inverts `select`.
+
+    Returns:
+        The published tree with its trained leaves replaced, and LoRA's factors.
+    """
     flat, leaves = flatten(params), flatten(trained)
     factors = {path: leaf for path, leaf in leaves.items() if path not in flat}
     return unflatten({path: leaves.get(path, leaf) for path, leaf in flat.items()}), unflatten(
@@ -66,10 +80,17 @@ def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def mistakes(trainable: Trainable, shapes: Any) -> Iterator[str]:
-    """What is wrong with `frozen` and `lora`: every expression must mean something. `shapes`: the published tree's.
+    """Yields what is wrong with `frozen` and `lora`; every expression must have an effect.
 
-    A mistake is an expression that is none or matches no parameter, a rank or alpha that fits no such weight, or nothing that is left
-    to train. Each begins with the field's name.
+    A mistake is an expression that is none or matches no parameter, a rank or alpha that does not
+    fit its weights, or that nothing is left to train.
+
+    Args:
+        trainable: what is trained.
+        shapes: the published tree's shapes.
+
+    Yields:
+        Texts that begin with the field's name.
     """
     flat = flatten(shapes)
     meaningless = [
@@ -89,7 +110,7 @@ def mistakes(trainable: Trainable, shapes: Any) -> Iterator[str]:
 
 
 def unmatched(field: str, patterns: Sequence[str], paths: Mapping[str, Any]) -> Iterator[str]:
-    """The patterns that are no regular expressions, or are found in none of the parameters' paths."""
+    """Yields complaints about patterns that are no regular expressions, or match no parameter."""
     for i, (pattern, wrong) in enumerate(zip(patterns, mistakes_of(patterns), strict=True)):
         if wrong:
             yield f"{field}[{i}] {pattern[:100]!r}: {wrong}"
@@ -100,7 +121,7 @@ def unmatched(field: str, patterns: Sequence[str], paths: Mapping[str, Any]) -> 
 def _rank_mistakes(
     rule: LoraRule, matched: Sequence[str], flat: Mapping[str, Any], where: str
 ) -> Iterator[str]:
-    """The first weight that the rule does not fit."""
+    """Yields a complaint about the first weight that the rule does not fit."""
     for path in matched:
         if not lora.adaptable(path):
             yield f"{where}.path {rule.path!r} matches {path}; expected matrices of the layers only"

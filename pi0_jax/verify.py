@@ -1,8 +1,9 @@
-"""Known-answer vectors: the model gives the published implementation's numbers, on any device.
+"""Known-answer vectors test that the model gives the published implementation's numbers.
 
-A vectors file is an npz: `spec.json` (sizes), `params/<path>` (the published tree), `in/...` (one
-batch of inputs) and `out/...` (what the published implementation computed from them). Every array
-under `out/` is recomputed and compared; nothing about sizes is assumed.
+That holds on any device. A vectors file is an npz: `spec.json` (sizes), `params/<path>` (the
+published tree), `in/...` (one batch of inputs) and `out/...` (what the published implementation
+computed from them). Every array under `out/` is recomputed and compared; nothing about sizes is
+assumed.
 """
 
 import json
@@ -30,35 +31,61 @@ from pi0_jax.observation import CAMERA_SLOTS, Observation
 
 SHIPPED_VECTORS = Path(__file__).parent / "assets" / "pi0_toy_float32.npz"
 
-# Relative error allowed, max|a-b| / max|b| over an array.
+# The relative error that is allowed: max|a-b| / max|b| over an array.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
-# A gradient norm may differ by this share of itself plus this much. Attention key biases have zero gradient in exact arithmetic, so what
-# remains of theirs is rounding noise.
+# A gradient norm may differ by this share of itself plus this much. Attention key biases have zero
+# gradient in exact arithmetic, so their gradient is rounding noise.
 GRADIENT_TOLERANCE = {"float32": (1e-4, 1e-7), "bfloat16": (1e-1, 1e-4)}
 
 
 class Vectors(NamedTuple):
+    """Holds the content of a vectors file: sizes of the model, inputs and expected outputs.
+
+    Attributes:
+        config: the model's sizes.
+        params: the published tree.
+        observation: one batch of observations.
+        actions: float32[B, H, D].
+        noise: float32[B, H, D].
+        time: float32[B].
+        outputs: name under out/ -> array.
+    """
+
     config: Pi0Config
     params: dict[str, Any]
     observation: Observation
-    actions: np.ndarray  # float32[B, H, D]
-    noise: np.ndarray  # float32[B, H, D]
-    time: np.ndarray  # float32[B]
-    outputs: dict[str, np.ndarray]  # name under out/ -> array
+    actions: np.ndarray
+    noise: np.ndarray
+    time: np.ndarray
+    outputs: dict[str, np.ndarray]
 
 
 class Comparison(NamedTuple):
+    """Holds how far an output is from the expected one.
+
+    Attributes:
+        name: the output's name.
+        absolute: max|a-b|.
+        relative: max|a-b| / max|b|.
+        tolerance: of the relative error; for a gradient norm of the absolute error.
+        ok: whether the error is within the tolerance.
+    """
+
     name: str
-    absolute: float  # max|a-b|
-    relative: float  # max|a-b| / max|b|
-    tolerance: float  # of the relative error; for a gradient norm, of the absolute one
+    absolute: float
+    relative: float
+    tolerance: float
     ok: bool
 
 
 def load_vectors(path: str | Path) -> Vectors:
-    """Reads a vectors file; raises InputError naming the file and the missing key."""
+    """Reads a vectors file.
+
+    Raises:
+        InputError: it names the file and the missing key, or what is wrong with it.
+    """
     try:
-        with zipfile.ZipFile(path):  # refuses what is no npz
+        with zipfile.ZipFile(path):  # it refuses a file that is no npz
             archive = np.load(path)
         arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -140,7 +167,12 @@ def load_vectors(path: str | Path) -> Vectors:
 
 
 def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
-    """Everything that a vectors file may hold under out/, by name; jitted."""
+    """Computes everything that a vectors file may hold under out/, by name; it is jitted.
+
+    Args:
+        vectors: the inputs and parameters.
+        model: the model, of the vectors' sizes.
+    """
     observation = vectors.observation
     actions, noise, time = (jnp.asarray(a) for a in (vectors.actions, vectors.noise, vectors.time))
 
@@ -185,7 +217,15 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
 
 
 def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:
-    """One comparison per array under out/. dtype: "float32" (matrix products at the highest precision) or "bfloat16"."""
+    """Yields one comparison for each array under out/.
+
+    Args:
+        vectors: the content of a vectors file.
+        dtype: "float32" (matrix products at the highest precision) or "bfloat16".
+
+    Raises:
+        InputError: an output is not known, or has another shape.
+    """
     precision = {"float32": "highest", "bfloat16": "default"}[dtype]
     with jax.default_matmul_precision(precision):
         model = Pi0(vectors.config, ComputeOptions(dtype=jnp.dtype(dtype)))

@@ -1,8 +1,11 @@
-"""Checkpoints of every format: ours, openpi's (JAX and PyTorch), LeRobot's, and PaliGemma's weights.
+"""This package converts checkpoints of every format.
+
+The formats are ours, openpi's (JAX and PyTorch), LeRobot's, and those of PaliGemma's weights.
 
     convert.run("runs/reach/train", "reach_lerobot", to="lerobot")
     convert.run("OPENPI", "policies/pi0", to="ours",
-                options=convert.Options(robot="droid", embodiment="droid", tokenizer="paligemma.model"))
+                options=convert.Options(robot="droid", embodiment="droid",
+                tokenizer="paligemma.model"))
 
 `convert.open(path)` gives the parameters of any of them under our names, read lazily.
 """

@@ -1,4 +1,4 @@
-"""A conversion, read back through its inverse and compared with what it was made from."""
+"""A conversion is read back through its inverse and compared with what it was made from."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,15 +9,28 @@ from pi0_jax.convert.source import Source, bits
 
 
 class Comparison(NamedTuple):
+    """Holds how many numbers of a leaf differ.
+
+    Attributes:
+        path: the leaf's path.
+        elements: the number of its elements.
+        differing: the number of elements whose bits are not the same.
+    """
+
     path: str
     elements: int
-    differing: int  # elements whose bits are not the same
+    differing: int
 
 
 def compare(source: Source, back: Source) -> Iterator[Comparison]:
-    """Every leaf of the two, layer by layer. A leaf that one of them lacks, or has in another shape or dtype, differs in all its elements.
+    """Compares every leaf of two sources, layer by layer.
 
-    The source is what was written, so after a cast it is the rounded values that must come back, to the bit.
+    A leaf that one of them lacks, or has in another shape or dtype, differs in all its elements.
+    After a cast the rounded values must come back, to the bit.
+
+    Args:
+        source: what was written.
+        back: what was read back.
     """
     for path in sorted(source.leaves.keys() | back.leaves.keys()):
         if (

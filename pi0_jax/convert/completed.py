@@ -1,4 +1,7 @@
-"""The weights of a run that trained only a part of them, read leaf by leaf: trained, frozen, and adapted by LoRA (merged)."""
+"""The weights of a run that trained only a part of them are read leaf by leaf.
+
+Trained leaves, frozen leaves and leaves adapted by LoRA (merged) make one tree.
+"""
 
 from collections.abc import Mapping
 
@@ -10,12 +13,19 @@ from pi0_jax.trainable import Trainable
 
 
 class Completed:
-    """Named by published paths."""
+    """Gives the weights of such a run by their published paths."""
 
     def __init__(
         self, trained: Tensors, frozen: Tensors, factors: Tensors, trainable: Trainable
     ) -> None:
-        """`trained`, `frozen`, `factors`: where each is read from; `factors` has <path>/a and <path>/b."""
+        """Joins the three groups of arrays.
+
+        Args:
+            trained: gives the leaves that are trained.
+            frozen: gives the leaves that are not.
+            factors: gives LoRA's factors, named <path>/a and <path>/b.
+            trainable: says which leaves are trained.
+        """
         self._trained, self._frozen, self._factors, self._trainable = (
             trained,
             frozen,
@@ -34,21 +44,24 @@ class Completed:
         }
 
     def _is_factor(self, name: str) -> bool:
+        """Returns whether a name is that of a LoRA factor."""
         return self._adapted(name.rpartition("/")[0])
 
     def _adapted(self, name: str) -> bool:
+        """Returns whether a leaf has LoRA factors."""
         return (
             lora.find(self._trainable.lora, name) is not None and f"{name}/a" in self._factors.infos
         )
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """The array, or its `entry` along the first axis."""
+        """Reads an array, or its `entry` along the first axis."""
         w = (self._trained if self._trainable.trains(name) else self._frozen).read(name, entry)
         rule = lora.find(self._trainable.lora, name)
         if rule is None or not self._adapted(name):
             return w
         a, b = (self._factors.read(f"{name}/{part}", entry) for part in "ab")
         subscripts = lora.product(name)
+        # One entry of a stack has no layer axis.
         if entry is not None:
             subscripts = subscripts.replace("L", "")
         return w.astype(np.float32) + np.float32(rule.alpha / rule.rank) * np.einsum(

@@ -1,4 +1,7 @@
-"""A checkpoint's directory, on this machine or behind a URL that fsspec knows (gs://, s3://): what is in it, and publishing one."""
+"""A checkpoint's directory lies on this machine or behind a URL that fsspec knows (gs://, s3://).
+
+This module says what is in it, and publishes a new one.
+"""
 
 import contextlib
 import io
@@ -22,10 +25,19 @@ _REMOTE_BUFFER = 8 << 20
 
 
 class Folder:
-    """A directory, listed once, when it is opened."""
+    """Lists a directory once, when it is opened.
+
+    Attributes:
+        place: where the directory lies.
+        names: what is in it.
+    """
 
     def __init__(self, path: AnyPath) -> None:
-        """Raises InputError where there is nothing, or nothing that can be listed."""
+        """Lists the directory.
+
+        Raises:
+            InputError: there is nothing, or nothing that can be listed.
+        """
         self.place = storage.locate(path)
         self.names = frozenset(_listed(self.place))
 
@@ -37,17 +49,22 @@ class Folder:
 
     @property
     def url(self) -> str:
-        """For libraries; messages name the folder itself, since a URL may hold secrets."""
+        """Returns the URL for libraries.
+
+        Messages name the folder itself, because a URL may hold secrets.
+        """
         return str(self.place.absolute()) if isinstance(self.place, Path) else self.place.url
 
     def file(self, name: str) -> Location:
+        """Returns the place of a file of the folder."""
         return self.place / name
 
     def folder(self, name: str) -> "Folder":
+        """Returns a folder inside of this one."""
         return Folder(self.place / name)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Raises InputError if the file is not a JSON object."""
+        """Reads a JSON object; raises InputError if the file is something else."""
         data = storage.read_all(self.file(name))
         try:
             record = json.loads(data.decode())
@@ -61,11 +78,12 @@ class Folder:
 
 
 def optional(record: Mapping[str, Any], name: str) -> Any:
-    """A field, or None where there is none."""
+    """Returns a field, or None where there is none."""
     return record[name] if name in record else None
 
 
 def is_file(place: Location) -> bool:
+    """Returns whether a place is a file."""
     if isinstance(place, Path):
         return place.is_file()
     with _remote_files(place) as (files, name):
@@ -73,6 +91,7 @@ def is_file(place: Location) -> bool:
 
 
 def _listed(place: Location) -> list[str]:
+    """Returns the names in a directory."""
     if isinstance(place, RemotePath):
         with _remote_files(place) as (files, name):
             return [entry.rstrip("/").rpartition("/")[2] for entry in files.ls(name, detail=False)]
@@ -85,7 +104,10 @@ def _listed(place: Location) -> list[str]:
 
 @contextlib.contextmanager
 def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
-    """The file system of a URL and the name there; what goes wrong with it in the block becomes an InputError."""
+    """Gives the file system of a URL and the name there.
+
+    Errors of the file system in the block become an InputError.
+    """
     try:
         files, name = fsspec.core.url_to_fs(place.url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
@@ -102,7 +124,11 @@ def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem
 
 
 def open_file(place: Location) -> BinaryIO:
-    """A file, open for reading anywhere in it. Raises InputError or OSError if it cannot be read."""
+    """Opens a file for reading anywhere in it.
+
+    Raises:
+        InputError: the file cannot be read; for a local one it may be an OSError.
+    """
     return (
         open(place, "rb")
         if isinstance(place, Path)
@@ -111,22 +137,26 @@ def open_file(place: Location) -> BinaryIO:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file behind a URL, by its byte ranges."""
+    """Reads a file behind a URL by its byte ranges."""
 
     def __init__(self, place: RemotePath) -> None:
         self._reader, self._size, self._at = RangeReader(place), storage.size(place), 0
 
     def readable(self) -> bool:
+        """Returns that the file can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Returns that the file can be read anywhere."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a byte of the file and returns its number."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        """Reads bytes into a buffer and returns how many."""
         data = self._reader.read(self._at, max(0, min(len(buffer), self._size - self._at)))
         buffer[: len(data)] = data
         self._at += len(data)
@@ -137,7 +167,7 @@ class _RemoteFile(io.RawIOBase):
 
 
 def check_absent(output: AnyPath) -> None:
-    """InputError where a conversion would write over something."""
+    """Raises InputError if a conversion would write over something."""
     place = storage.locate(output)
     if isinstance(place, RemotePath):
         with _remote_files(place) as (files, name):
@@ -150,11 +180,16 @@ def check_absent(output: AnyPath) -> None:
 
 @contextlib.contextmanager
 def new_folder(output: AnyPath, last: str) -> Iterator[Path]:
-    """A local directory to fill, which appears at `output` when the block ends without an error; else nothing does.
+    """Gives a local directory to fill, which appears at `output` when the block ends.
 
-    To a URL it is then copied, with `last` (a file or folder without which the format is not recognised) at the end.
+    After an error nothing appears. For a URL the directory is then copied there.
 
-    Raises InputError: something is there, it cannot be written, or the disk is full.
+    Args:
+        output: a new path or URL.
+        last: a file or folder that is copied last; without it the format is not recognised.
+
+    Raises:
+        InputError: something is there, it cannot be written, or the disk is full.
     """
     check_absent(output)
     place = storage.locate(output)
@@ -188,6 +223,7 @@ def new_folder(output: AnyPath, last: str) -> Iterator[Path]:
 
 
 def _upload(folder: Path, place: RemotePath, last: str) -> None:
+    """Copies a folder to a URL; `last` comes at the end."""
     names = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
     with _remote_files(place) as (files, root):
         for name in sorted(names, key=lambda name: (name.parts[0] == last, name)):

@@ -1,7 +1,8 @@
-"""Which format a checkpoint has, opening it, and writing it as another.
+"""The format of a checkpoint is found here; it is opened, and written as another.
 
-`open_checkpoint(path)` finds the format from the files and reads no array yet. `convert(path, output, to, options)` streams: one layer, or
-one leaf without layers, at a time; the output appears when it is whole.
+`open_checkpoint(path)` finds the format from the files and reads no array yet. `convert(path,
+output, to, options)` streams: one layer, or one leaf without layers, at a time. The output appears
+when it is whole.
 """
 
 import dataclasses
@@ -35,7 +36,8 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.tokenizer import Tokenizer
 
-# Format -> what is written last, without which nobody takes a directory for one of it; and what has no room in the format's own files.
+# Format -> the file or folder that is written last, without which nobody recognises the format; and
+# the things for which the format's own files have no room.
 OUTPUTS = {
     ours.NAME: ("checkpoints", ""),
     openpi.JAX: ("params", "minimum and maximum, embodiment, horizon, tokenizer, config"),
@@ -55,19 +57,19 @@ _ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the user says of a checkpoint and its files may not.
+    """Holds what the user says about a checkpoint, where its files may not say it.
 
     Attributes:
         robot: whose statistics are taken, where there are several; None takes all.
         embodiment: the record of that robot, where its statistics come without one: a known
             record's name, a JSON file with one, or the record itself.
         tokenizer: path or URL of a SentencePiece model; "small" is the one that ships.
-        sizes: what shows in no tensor: horizon, max_tokens and the names of convert/tree.py.
+        sizes: sizes that no tensor shows: horizon, max_tokens and the names of convert/tree.py.
         weights: of our own checkpoints, "ema" (the moving average) or "params".
         merge_lora: merges LoRA's leaves, scaled by this (alpha / rank).
         weights_only: converts without statistics.
         dtype: NumPy's dtype to write; None keeps each leaf's.
-        seed: of the leaves that a PaliGemma lacks.
+        seed: keys the leaves that a PaliGemma lacks.
     """
 
     robot: str | None = None
@@ -95,8 +97,8 @@ def open_checkpoint(path: AnyPath, options: Options = DEFAULTS) -> Source:
         The parameters under our names, which are read when they are asked for.
 
     Raises:
-        InputError: no or several formats there, π0.5, a missing or truncated file, tensors that are missing, unknown or contradict
-            each other.
+        InputError: there is no format or several; it is a π0.5; a file is missing or truncated;
+            tensors are missing, unknown or contradict each other.
     """
     source = _opened(path, options)
     if options.merge_lora is not None and source.format != openpi.JAX:
@@ -107,6 +109,7 @@ def open_checkpoint(path: AnyPath, options: Options = DEFAULTS) -> Source:
 
 
 def _opened(path: AnyPath, options: Options) -> Source:
+    """Opens a checkpoint by what its files are called."""
     given = _letters(options.sizes)
     place = storage.locate(path)
     if is_file(place):
@@ -137,6 +140,7 @@ def _opened(path: AnyPath, options: Options) -> Source:
 def _read_safetensors(
     folder: Folder | None, path: str, tensors: SafetensorsFiles, given: tree.Sizes
 ) -> Source:
+    """Opens safetensors of the format that their tensors' names show."""
     _screened(tensors, path, None)
     names = list(tensors.infos)
     if any(name.startswith(lerobot.FIRST_NAME) for name in names):
@@ -151,7 +155,7 @@ def _read_safetensors(
 
 
 def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
-    """Refuses by name what is not a plain π0; LoRA leaves are merged where asked for."""
+    """Refuses by name what is not a plain π0, and merges LoRA leaves where that is asked for."""
     if adarms := sorted(name for name in tensors.infos if _ADARMS.search(name)):
         raise InputError(
             f"{path}: {adarms[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers"
@@ -169,7 +173,7 @@ def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
 
 
 class Report(NamedTuple):
-    """What a conversion wrote, and what the user should know of it."""
+    """Holds what a conversion wrote, and what the user should know of it."""
 
     source: Source  # what was written
     notes: list[str]  # what was assumed, and what the format has no room for
@@ -224,7 +228,19 @@ _WRITERS: Mapping[str, Callable[[Source, Path], list[str]]] = {
 
 
 def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str]]:
-    """The opened checkpoint as it will be written: every leaf there, in the wanted dtype, metadata completed; and notes."""
+    """Opens a checkpoint as it will be written.
+
+    Args:
+        path: the checkpoint.
+        to: the format to write.
+        options: what the files do not say.
+
+    Returns:
+        The source, with every leaf, in the wanted dtype and with complete metadata; and notes.
+
+    Raises:
+        InputError: as in `open_checkpoint`; or statistics are missing.
+    """
     source = open_checkpoint(path, options)
     initial = source.format in INITIAL_WEIGHTS
     if initial:
@@ -247,9 +263,11 @@ def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str
 
 
 def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metadata, list[str]]:
+    """Completes the metadata by what the user says or what is published; also returns notes."""
     notes: list[str] = []
 
     def size(name: str, known: int | None, published: int) -> int:
+        """Returns a size that no tensor shows: as known, as the user gives it, or as published."""
         given = options.sizes.get(name)
         if given is not None and known is not None and known != given:
             raise InputError(f"{source}: {name} is {known}; found --sizes={name}={given}")
@@ -289,7 +307,10 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
 
 
 def _of_embodiment(record: RobotRecord, name: str | Embodiment, where: str) -> RobotRecord:
-    """The robot with the record that the user names, whose deltas must be those that are known."""
+    """Returns the robot with the record that the user names.
+
+    Its deltas must be those that the checkpoint says, where it says them.
+    """
     given, known = find_embodiment(name), record.embodiment
     if known is not None:
         found, expected = (
@@ -309,6 +330,7 @@ def _of_embodiment(record: RobotRecord, name: str | Embodiment, where: str) -> R
 
 
 def _without_padding(record: RobotRecord, where: str) -> RobotRecord:
+    """Returns the robot with the statistics of its own dimensions, where its record is known."""
     if record.embodiment is None:
         return record
     dims = len(record.embodiment.state), len(record.embodiment.actions)
@@ -316,6 +338,7 @@ def _without_padding(record: RobotRecord, where: str) -> RobotRecord:
 
 
 def _letters(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Turns the names of the user's sizes into the letters of tree.py; refuses unknown ones."""
     unknown = [name for name in sizes if name not in tree.LETTERS and name not in _SHOWN_NOWHERE]
     if unknown:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Leaves that a PaliGemma does not hold, newly initialised."""
+"""Leaves that a PaliGemma does not hold are newly initialised."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,13 +12,19 @@ from pi0_jax.convert.metadata import PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS
 from pi0_jax.convert.source import Leaf, Source
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 
-_EXPERT = "EGA"  # sizes that the backbone does not show
+_EXPERT = "EGA"  # the sizes that the backbone does not show
 
 
 def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
-    """All of π0: what the source lacks is initialised as for a training from scratch, in float32.
+    """Completes a source to all of π0.
 
-    `given`: sizes of the action expert; the published model's where it has none.
+    What it lacks is initialised as for a training from scratch, in float32.
+
+    Args:
+        source: the opened checkpoint.
+        given: sizes of the action expert; the published model's stand in for those that are
+            missing.
+        seed: keys the random numbers.
     """
     published = tree.sizes_of_config(VARIANTS["pi0"])
     expert = {letter: given[letter] if letter in given else published[letter] for letter in _EXPERT}

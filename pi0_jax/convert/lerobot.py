@@ -1,9 +1,12 @@
-"""A LeRobot π0 policy directory (LeRobot 0.6): config.json, model.safetensors, and two processors with the robot's statistics.
+"""A LeRobot π0 policy directory (LeRobot 0.6) is one robot's model.
 
-    policy_preprocessor.json    names its steps; the normalizer's statistics are in a safetensors file beside it: "action.mean", ...
+It holds config.json, model.safetensors, and two processors with the robot's statistics:
+
+    policy_preprocessor.json    names its steps; the normalizer's statistics are in a safetensors
+                                file beside it: "action.mean", ...
     policy_postprocessor.json   the same for the way back
 
-One directory is one robot. Its statistics are float32.
+The statistics are float32.
 """
 
 import dataclasses
@@ -38,14 +41,21 @@ from pi0_jax.normalize import Mode, Statistics, VectorStatistics
 from pi0_jax.observation import CAMERA_SLOTS
 
 NAME = "lerobot"
-_EMPTY_CAMERA = "empty_camera_"  # how LeRobot names the masked ones that it adds itself
+_EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that LeRobot adds
 FIRST_NAME = "model.paligemma_with_expert."
 RULES: list[Rule] = pi0_rules("model.")
 MODES: Mapping[str, Mode] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}
 
 
 def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes) -> Source:
-    """`folder`: None for a safetensors file alone. `sizes`: those that the user gives, since no tensor shows them."""
+    """Opens the model, and reads no array yet.
+
+    Args:
+        folder: the directory; None for a safetensors file alone.
+        path: names the checkpoint in messages.
+        tensors: the arrays.
+        sizes: those that the user gives, because no tensor shows them.
+    """
     metadata = Metadata() if folder is None else _metadata(folder)
     given = heads(tensors.infos, metadata.sizes, sizes)
     source = mapped(tensors, RULES, format=NAME, path=path, given=given, metadata=metadata)
@@ -63,12 +73,13 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
 
 
 def _metadata(folder: Folder) -> Metadata:
+    """Reads what travels beside the weights, from LeRobot's files and from pi0_jax.json."""
     with expecting(
         f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them", str(folder)
     ):
         own = read_metadata(folder)
     beside = read_beside(folder)
-    # the directory does not say what its robot is called
+    # The directory does not say what its robot is called.
     if beside is not None and len(beside.robots) == len(own.robots) == 1:
         own = dataclasses.replace(
             own, robots=dict(zip(beside.robots, own.robots.values(), strict=True))
@@ -77,7 +88,12 @@ def _metadata(folder: Folder) -> Metadata:
 
 
 def read_metadata(folder: Folder) -> Metadata:
-    """Raises InputError: another policy than π0, a field or a processor that is missing, a normalisation that we lack."""
+    """Reads what LeRobot's own files say.
+
+    Raises:
+        InputError: it is another policy than π0; a field or a processor is missing; or we lack its
+            normalisation.
+    """
     config, where = folder.read_json(CONFIG), str(folder.file(CONFIG))
     fields = (
         "type",
@@ -107,6 +123,7 @@ def read_metadata(folder: Folder) -> Metadata:
 
 
 def _mode(mapping: Mapping[str, str], where: str) -> Mode:
+    """Returns our name of the normalisation."""
     modes = {mapping[kind] for kind in ("STATE", "ACTION") if kind in mapping}
     if len(modes) != 1 or not modes <= set(MODES):
         raise InputError(
@@ -116,6 +133,7 @@ def _mode(mapping: Mapping[str, str], where: str) -> Mode:
 
 
 def _statistics(folder: Folder) -> Statistics:
+    """Reads the robot's statistics, which must be the same in both processors."""
     files = []
     for description, kind in (
         (PREPROCESSOR, "normalizer_processor"),
@@ -134,6 +152,7 @@ def _statistics(folder: Folder) -> Statistics:
 
 
 def _state_file(folder: Folder, description: str, kind: str) -> dict[str, np.ndarray]:
+    """Reads the statistics of a processor's step."""
     record = folder.read_json(description)
     files = [
         step["state_file"]
@@ -150,6 +169,7 @@ def _state_file(folder: Folder, description: str, kind: str) -> dict[str, np.nda
 
 
 def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> VectorStatistics:
+    """Returns the statistics of one feature."""
     found = {
         key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1)
         for key in normalize.FIELDS
@@ -170,9 +190,10 @@ def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> V
 
 
 def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
-    """What config.json says of the robot: its cameras in the model's order, how many dimensions, which are learnt relative to the state.
+    """Returns what config.json says of the robot.
 
-    It names no units and no control rate: 0 Hz is what stands for that.
+    That is its cameras in the model's order, how many dimensions it has, and which are learnt
+    relative to the state. It names no units and no control rate; 0 Hz stands for that.
     """
     where = str(folder.file(CONFIG))
     images = [
@@ -198,7 +219,7 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         )
     names = named or [f"action_{i}" for i in range(dims["ACTION"])]
     deltas = [bool(optional(config, "use_relative_actions"))] * len(names)
-    if any(deltas) and named:  # without names LeRobot excludes none
+    if any(deltas) and named:  # LeRobot excludes none without names
         deltas = lerobot_files.relative_mask(
             names, optional(config, "relative_exclude_joints") or []
         )
@@ -208,7 +229,7 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         cameras=dict(zip(CAMERA_SLOTS, cameras, strict=False)),
         state=tuple(StateDim(f"state_{i}", "unknown") for i in range(dims["STATE"])),
         actions=tuple(
-            # LeRobot's are relative to the state at the same place
+            # LeRobot's deltas are relative to the state at the same place.
             ActionDim(
                 name,
                 "unknown",
@@ -227,7 +248,18 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
 
 
 def write(source: Source, folder: Path) -> list[str]:
-    """Raises InputError: no robot, several, or one without its embodiment."""
+    """Writes the directory.
+
+    Args:
+        source: the checkpoint, with one robot.
+        folder: the directory, which is empty.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        InputError: there is no robot, or several, or one without its embodiment.
+    """
     metadata = source.metadata
     name, record = choose_robot(metadata, None, source.path)
     if record.embodiment is None:
@@ -248,9 +280,17 @@ def write(source: Source, folder: Path) -> list[str]:
 
 
 def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str]]:
-    """The statistics that make LeRobot normalise as we do, and the dimensions for which they are not the robot's own.
+    """Returns the statistics that make LeRobot normalise as we do.
 
-    A dimension without spread is centred only (normalize.py); LeRobot would divide it by 1e-6.
+    A dimension without spread is only centred (normalize.py); LeRobot would divide it by 1e-6. So
+    it gets a spread of 1.
+
+    Args:
+        statistics: the robot's own.
+        mode: how states and actions are normalised.
+
+    Returns:
+        The statistics, and the names of the dimensions for which they are not the robot's own.
     """
     still, parts = [], {}
     for part, vector in statistics._asdict().items():
@@ -265,6 +305,7 @@ def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str
 
 
 def _write_statistics(file: Path, statistics: Statistics) -> None:
+    """Writes a processor's statistics in float32."""
     arrays = {
         f"{feature}.{key}": values.astype(np.float32)
         for feature, vector in (
@@ -279,6 +320,7 @@ def _write_statistics(file: Path, statistics: Statistics) -> None:
 
 
 def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str]:
+    """Returns what the user should know about what was written."""
     notes = []
     if not is_published(source.sizes):
         notes.append(

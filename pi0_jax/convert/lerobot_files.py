@@ -1,4 +1,4 @@
-"""config.json and the processors of a LeRobot π0 policy directory, as LeRobot 0.6.1 writes them."""
+"""A LeRobot π0 policy directory has config.json and processors, written as LeRobot 0.6.1 does."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,16 @@ def write(
     mode: str,
     dtype: str,
 ) -> None:
-    """The three descriptions. `mode` is LeRobot's name of the normalisation; `dtype` that of the weights."""
+    """Writes the three descriptions.
+
+    Args:
+        folder: the directory.
+        model: the model's sizes.
+        metadata: what travels beside the weights.
+        embodiment: the robot's record.
+        mode: LeRobot's name of the normalisation.
+        dtype: LeRobot's name of the weights' dtype.
+    """
     features = _features(model.vision.image_size, embodiment)
     norm_map = {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}
     relative = _relative(embodiment)
@@ -45,7 +54,10 @@ def write(
 
 
 def _features(image_size: int, embodiment: Embodiment) -> Mapping[str, Record]:
-    """Cameras in the order of their slots, which is the order in which LeRobot's π0 reads them."""
+    """Returns the features, with cameras in the order of their slots.
+
+    LeRobot's π0 reads the cameras in that order.
+    """
     cameras = [embodiment.cameras[slot] for slot in CAMERA_SLOTS if slot in embodiment.cameras]
     return {
         **{
@@ -58,23 +70,28 @@ def _features(image_size: int, embodiment: Embodiment) -> Mapping[str, Record]:
 
 
 def _relative(embodiment: Embodiment) -> Record:
-    """Which actions are learnt relative to the state."""
+    """Says which actions are learnt relative to the state."""
     deltas = [dim.delta for dim in embodiment.actions]
     if not any(deltas):
         return {"enabled": False, "exclude_joints": ["gripper"], "action_names": None}
     names = [dim.name for dim in embodiment.actions]
-    # joint_1 would take joint_10 along
+    # LeRobot looks for parts of names: joint_1 would exclude joint_10 too. Numbers in front of the
+    # names prevent that.
     if relative_mask(names, _absolute(names, deltas)) != deltas:
         names = [f"{i:02d}:{name}" for i, name in enumerate(names)]
     return {"enabled": True, "exclude_joints": _absolute(names, deltas), "action_names": names}
 
 
 def _absolute(names: Sequence[str], deltas: Sequence[bool]) -> list[str]:
+    """Returns the names of the actions that are not learnt relative to the state."""
     return [name for name, delta in zip(names, deltas, strict=True) if not delta]
 
 
 def relative_mask(names: Sequence[str], excluded: Sequence[str]) -> list[bool]:
-    """Per action dimension, whether LeRobot learns it relative to the state: not if an excluded name is part of its own (a or A)."""
+    """Returns for each action dimension whether LeRobot learns it relative to the state.
+
+    It does not if an excluded name is part of the dimension's own, in small or capital letters.
+    """
     return [not any(part.lower() in name.lower() for part in excluded) for name in names]
 
 
@@ -87,6 +104,7 @@ def _config(
     relative: Record,
     dtype: str,
 ) -> Record:
+    """Returns the content of config.json."""
     steps = _EULER_STEPS if metadata.policy is None else metadata.policy.sampling_steps
     backbone, expert = PUBLISHED_PORT_VARIANTS
     size = model.vision.image_size
@@ -150,6 +168,7 @@ def _config(
 def _preprocessor(
     model: Pi0Config, features: Mapping[str, Record], norm_map: Record, relative: Record
 ) -> Record:
+    """Returns the content of policy_preprocessor.json."""
     tokenizer = {
         "max_length": model.max_tokens, "task_key": "task", "padding_side": "right", "padding": "max_length", "truncation": True,
         "tokenizer_name": PUBLISHED_TOKENIZER,
@@ -173,6 +192,7 @@ def _preprocessor(
 
 
 def _postprocessor(features: Mapping[str, Record], norm_map: Record, relative: Record) -> Record:
+    """Returns the content of policy_postprocessor.json."""
     return {
         "name": "policy_postprocessor",
         "steps": [

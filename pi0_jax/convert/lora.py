@@ -1,6 +1,9 @@
-"""LoRA leaves of openpi's JAX checkpoints, merged into the weights that they adapt: w + scale * a b, over the last two axes.
+"""LoRA leaves of openpi's JAX checkpoints are merged into the weights that they adapt.
 
-attn/q_einsum/w   attn/q_einsum/lora_a   attn/q_einsum/lora_b        mlp/linear   mlp/linear_lora_a   mlp/linear_lora_b
+The merged weight is w + scale * a b, where a b is a product over the last two axes.
+
+    attn/q_einsum/w   attn/q_einsum/lora_a   attn/q_einsum/lora_b
+    mlp/linear        mlp/linear_lora_a      mlp/linear_lora_b
 """
 
 from collections.abc import Mapping
@@ -12,14 +15,24 @@ from pi0_jax.errors import InputError
 
 
 def lora_names(tensors: Tensors) -> list[str]:
+    """Returns the names of the tensors that are LoRA leaves."""
     return sorted(name for name in tensors.infos if "lora_" in name.lower())
 
 
 class Merged:
-    """The tensors without LoRA leaves, merged when they are read."""
+    """Gives the tensors without LoRA leaves; these are merged when a weight is read."""
 
     def __init__(self, tensors: Tensors, scale: float, source: str) -> None:
-        """`scale`: alpha / rank. Raises InputError: a leaf that adapts nothing, or has no partner, or another shape."""
+        """Finds the pairs of LoRA leaves.
+
+        Args:
+            tensors: the checkpoint's arrays.
+            scale: alpha / rank.
+            source: names the checkpoint in messages.
+
+        Raises:
+            InputError: a LoRA leaf adapts nothing, has no partner, or has another shape.
+        """
         self._tensors, self._scale = tensors, scale
         self._pairs: dict[str, tuple[str, str]] = {}
         names = lora_names(tensors)
@@ -46,6 +59,7 @@ class Merged:
         }
 
     def _fits(self, base: str, a: str, b: str) -> bool:
+        """Returns whether the product of a and b has the shape of the weight."""
         w, first, second = (self._tensors.infos[name].shape for name in (base, a, b))
         return (
             w[:-1] == first[:-1]
@@ -55,7 +69,7 @@ class Merged:
         )
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """The array, or its `entry` along the first axis."""
+        """Reads an array, or its `entry` along the first axis."""
         w = self._tensors.read(name, entry)
         if name not in self._pairs:
             return w

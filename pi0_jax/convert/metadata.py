@@ -1,7 +1,9 @@
-"""What travels beside the weights: statistics and embodiment of each robot, tokenizer, what shows in no tensor, and the training run.
+"""The metadata of a checkpoint travel beside its weights.
 
-Each format holds some of it in its own files. All of it also goes into pi0_jax.json, beside them, which nobody else reads; so what comes
-back from another format is what left for it.
+They are the statistics and embodiment of each robot, the tokenizer, sizes that no tensor shows, and
+the training run. Each format holds some of them in its own files. All of them also go into
+pi0_jax.json beside these files, which nobody else reads. So what comes back from another format is
+what left for it.
 """
 
 import base64
@@ -39,35 +41,55 @@ _FIELDS = (
     "position",
     "sizes",
 )
-_ROUNDING = 1e-6  # statistics in float32, relative
+_ROUNDING = 1e-6  # the relative rounding of statistics in float32
 
 
 class RobotRecord(NamedTuple):
-    statistics: Statistics  # of openpi's files: possibly padded to the model's dimension, where no embodiment says how many are real
+    """Holds a robot's statistics, and its embodiment where it is known.
+
+    Statistics of openpi's files may be padded to the model's dimension, where no embodiment says
+    how many dimensions are real.
+    """
+
+    statistics: Statistics
     embodiment: Embodiment | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """None, or nothing, is what the checkpoint does not say."""
+    """Holds what travels beside the weights.
+
+    A field is None, or empty, where the checkpoint does not say it.
+
+    Attributes:
+        robots: dataset name -> robot.
+        horizon: H, the steps of an action chunk.
+        max_tokens: the length to which prompts are padded.
+        normalization: how states and actions are normalised.
+        tokenizer: a SentencePiece model.
+        policy: the policy's config.
+        training: the other half of the run's config, see checkpoints.Description.
+        position: the steps trained.
+        sizes: the model's sizes, by the letters of tree.py.
+    """
 
     robots: Mapping[str, RobotRecord] = dataclasses.field(default_factory=dict)
     horizon: int | None = None
     max_tokens: int | None = None
     normalization: Mode | None = None
-    tokenizer: bytes | None = None  # a SentencePiece model
+    tokenizer: bytes | None = None
     policy: PolicyConfig | None = None
-    # see checkpoints.Description
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    position: int = 0  # steps trained
-    sizes: Sizes = dataclasses.field(default_factory=dict)  # letters of tree.py
+    position: int = 0
+    sizes: Sizes = dataclasses.field(default_factory=dict)
 
     @property
     def mode(self) -> Mode:
-        """How states and actions are normalised: what is known of it, or else as published."""
+        """Returns how states and actions are normalised, as known or else as published."""
         return self.normalization or "zscore"
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the metadata as plain data."""
         return {
             "format": _FORMAT,
             "robots": {
@@ -91,6 +113,15 @@ class Metadata:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
+        """Reads the metadata of pi0_jax.json.
+
+        Args:
+            record: the plain data, of this format or the one before.
+            source: names the file in messages.
+
+        Raises:
+            InputError: the format is another, or a field is missing or wrong.
+        """
         found = record["format"] if "format" in record else "none"
         if found not in (1, _FORMAT):
             raise InputError(f"{source}: expected format {_FORMAT}, or 1, found {found}")
@@ -126,14 +157,17 @@ class Metadata:
 
 
 def _from_format_1(record: Mapping[str, Any]) -> dict[str, Any]:
-    """In format 1 the run's config was one flat record, or null."""
+    """Turns format 1 into format 2.
+
+    In format 1 the run's config was one flat record, or null.
+    """
     run = record["run"] if "run" in record else None
     policy, training = (None, {}) if run is None else policy_config.split(run)
     return {**record, "policy": policy, "training": training}
 
 
 def read_beside(folder: Folder) -> Metadata | None:
-    """What an export of ours left in pi0_jax.json."""
+    """Reads what an export of ours left in pi0_jax.json; None where there is no such file."""
     return (
         Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
         if FILE in folder
@@ -146,13 +180,15 @@ def with_beside(
     folder: Folder,
     written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own,
 ) -> Metadata:
-    """What pi0_jax.json says, where there is one; what the format's own files say, where there is none.
+    """Returns what pi0_jax.json says, or what the format's own files say where it is missing.
 
     Args:
-        own: from the format's own files. written: what becomes of statistics in those.
+        own: what the format's own files say.
+        folder: the checkpoint's folder.
+        written: what becomes of statistics in those files.
 
     Raises:
-        InputError where the two contradict each other.
+        InputError: the two contradict each other.
     """
     beside = read_beside(folder)
     if beside is None:
@@ -182,6 +218,7 @@ def with_beside(
 def _check_robot(
     own: RobotRecord, beside: RobotRecord, where: str, written: Callable[[Statistics], Statistics]
 ) -> None:
+    """Raises InputError if a robot's statistics, cameras or dimensions differ in the two."""
     for part, theirs, ours in zip(
         Statistics._fields, written(beside.statistics), own.statistics, strict=True
     ):
@@ -201,12 +238,13 @@ def _check_robot(
 
 
 def _traits(embodiment: Embodiment) -> tuple[Any, ...]:
+    """Returns what of an embodiment the format's own files show."""
     cameras = [embodiment.cameras[slot] for slot in CAMERA_SLOTS if slot in embodiment.cameras]
     return cameras, len(embodiment.state), [dim.delta for dim in embodiment.actions]
 
 
 def _equal(kept: np.ndarray, found: np.ndarray) -> bool:
-    """To the rounding of float32; `found` may be padded."""
+    """Returns whether two vectors are equal to the rounding of float32; `found` may be padded."""
     count = len(kept)
     return len(found) >= count and np.allclose(
         kept, found[:count], rtol=_ROUNDING, atol=_ROUNDING * max(1.0, np.abs(kept).max(initial=0))
@@ -214,7 +252,11 @@ def _equal(kept: np.ndarray, found: np.ndarray) -> bool:
 
 
 def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str, RobotRecord]:
-    """The named robot; None where there is only one."""
+    """Returns the named robot; without a name the only one there is.
+
+    Raises:
+        InputError: there is no such robot, or several and none is named.
+    """
     if not metadata.robots:
         raise InputError(f"{source}: expected a robot's statistics, found none")
     if name is None and len(metadata.robots) == 1:
@@ -227,7 +269,11 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
 
 
 def find_embodiment(name: str | Embodiment) -> Embodiment:
-    """Returns a record of ours by its name, one of yours from a JSON file, or the one that is given."""
+    """Returns a record of ours by its name, one of yours from a JSON file, or the given one.
+
+    Raises:
+        InputError: there is no such record, or a field of the file is wrong.
+    """
     if isinstance(name, Embodiment):
         return name
     if not name.endswith(".json"):
@@ -239,11 +285,12 @@ def find_embodiment(name: str | Embodiment) -> Embodiment:
     text = storage.read_all(name)
     try:
         return Embodiment.from_json(json.loads(text))
-    except ValueError as error:  # of JSON, or an InputError of a field
+    except ValueError as error:  # it is no JSON, or a field is wrong (an InputError)
         raise InputError(f"{name}: {error}") from error
 
 
 def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
+    """Yields warnings about actions for which the port computes deltas otherwise."""
     for i, (dim, place) in enumerate(zip(embodiment.actions, embodiment.delta_states, strict=True)):
         if place not in (None, i):
             yield (
@@ -255,7 +302,7 @@ def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
 
 
 def differences(metadata: Metadata, port: str) -> list[str]:
-    """What the policy did that the port will not do."""
+    """Returns warnings about what the policy did and the port will not do."""
     policy = metadata.policy
     notes: list[str] = []
     for robot in metadata.robots.values():

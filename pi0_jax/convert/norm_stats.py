@@ -1,7 +1,9 @@
-"""openpi's norm_stats.json: the statistics that its checkpoints carry, one file for each robot.
+"""openpi's checkpoints carry their statistics in norm_stats.json, one file for each robot.
 
     <checkpoint>/assets/<asset id>/norm_stats.json
-    {"norm_stats": {"state": {"mean": [...], "std": [...], "q01": [...] or null, "q99": [...] or null}, "actions": {the same}}}
+    {"norm_stats": {"state": {"mean": [...], "std": [...],
+                              "q01": [...] or null, "q99": [...] or null},
+                    "actions": {the same}}}
 
 It knows no minimum and maximum, and its vectors may be padded to the model's dimension.
 """
@@ -19,11 +21,15 @@ _NEUTRAL = 1e-6  # how exactly padding is 0 or 1
 
 
 def norm_stats_file(checkpoint: Path, asset_id: str) -> Path:
+    """Returns where a checkpoint has a robot's statistics."""
     return checkpoint / "assets" / asset_id / "norm_stats.json"
 
 
 def save(file: Path, statistics: Statistics) -> None:
-    """Writes the file, whole or not at all, and its folder; minimum and maximum are left out, nothing is padded."""
+    """Writes the file, whole or not at all, and its folder.
+
+    Minimum and maximum are left out, and nothing is padded.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     parts = {
         part: {key: vector[key] for key in _KEYS}
@@ -33,7 +39,11 @@ def save(file: Path, statistics: Statistics) -> None:
 
 
 def from_record(record: Mapping[str, Any], source: str) -> Statistics:
-    """The content of a norm_stats.json, padding included. Raises InputError: another format."""
+    """Reads the content of a norm_stats.json, with its padding.
+
+    Raises:
+        InputError: it has another format.
+    """
     parts = record["norm_stats"] if "norm_stats" in record else None
     if not isinstance(parts, dict):
         raise InputError(
@@ -50,10 +60,17 @@ def from_record(record: Mapping[str, Any], source: str) -> Statistics:
 def without_padding(
     statistics: Statistics, state_dims: int, action_dims: int, source: str
 ) -> Statistics:
-    """The robot's own dimensions.
+    """Returns the statistics of the robot's own dimensions.
 
-    Raises InputError: fewer dimensions than the robot has, or further ones that are not padding: those have mean 0 and standard deviation
-    0 or 1, to 1e-6.
+    Args:
+        statistics: the statistics, padded or not.
+        state_dims: the number of the robot's state dimensions.
+        action_dims: the number of its action dimensions.
+        source: the beginning of messages.
+
+    Raises:
+        InputError: there are fewer dimensions than the robot has, or further ones that are not
+            padding. Padding has mean 0 and standard deviation 0 or 1, to 1e-6.
     """
     return Statistics(
         state=_without_padding(statistics.state, state_dims, f"{source}: state"),
@@ -62,6 +79,7 @@ def without_padding(
 
 
 def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorStatistics:
+    """Cuts one vector to `dims` dimensions, after it has checked the rest."""
     if len(vector.mean) < dims:
         raise InputError(
             f"{where}: expected at least the robot's {dims} dimensions, found {len(vector.mean)}"

@@ -1,6 +1,7 @@
-"""openpi's checkpoints, JAX and PyTorch.
+"""openpi's checkpoints, of JAX and of PyTorch, are read and written here.
 
-JAX        params/                          Orbax: {"params": tree}, or with one more level `value` at every leaf, as training saves it
+JAX        params/   Orbax: {"params": tree}, or with one more level `value` at every leaf, as
+                     training saves it
 PyTorch    model.safetensors, config.json
 both       assets/<asset id>/norm_stats.json: the statistics of one robot
 """
@@ -32,14 +33,17 @@ CONFIG = "config.json"
 
 
 def recognise_jax(folder: Folder) -> bool:
+    """Returns whether a folder is a checkpoint of openpi's JAX code, or its params."""
     return orbax_arrays.METADATA in folder or ("params" in folder and "description" not in folder)
 
 
 def arrays(folder: Folder) -> OrbaxArrays:
+    """Opens the arrays of such a folder."""
     return OrbaxArrays(folder if orbax_arrays.METADATA in folder else folder.folder("params"))
 
 
 def read_jax(folder: Folder, tensors: Tensors) -> Source:
+    """Opens a checkpoint of openpi's JAX code, and reads no array yet."""
     metadata = with_beside(Metadata(robots=_robots(folder)), folder)
     return mapped(tensors, JAX_RULES, format=JAX, path=str(folder), given={}, metadata=metadata)
 
@@ -47,7 +51,14 @@ def read_jax(folder: Folder, tensors: Tensors) -> Source:
 def read_torch(
     folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: tree.Sizes
 ) -> Source:
-    """`folder`: None for a safetensors file alone. `sizes`: those that the user gives, since no tensor shows them."""
+    """Opens a checkpoint of openpi's PyTorch code, and reads no array yet.
+
+    Args:
+        folder: the folder; None for a safetensors file alone.
+        path: names the checkpoint in messages.
+        tensors: the arrays.
+        sizes: those that the user gives, because no tensor shows them.
+    """
     metadata, config = Metadata(), {}
     if folder is not None:
         config = folder.read_json(CONFIG)
@@ -63,12 +74,14 @@ def read_torch(
 
 
 def write_jax(source: Source, folder: Path) -> list[str]:
+    """Writes params and the robots' statistics; returns notes for the user."""
     orbax_arrays.write_leaves(source, folder / "params", prefix="params/")
     _write_assets(source.metadata.robots, folder)
     return _notes(source)
 
 
 def write_torch(source: Source, folder: Path) -> list[str]:
+    """Writes the tensors, config.json and the robots' statistics; returns notes for the user."""
     leaves, arrays = torch_tensors(source, TORCH_RULES)
     safetensors_file.write(folder / shards.SINGLE, leaves, arrays)
     _write_assets(source.metadata.robots, folder)
@@ -84,6 +97,7 @@ def write_torch(source: Source, folder: Path) -> list[str]:
 
 
 def _notes(source: Source) -> list[str]:
+    """Returns warnings about what the policy did and openpi will not do."""
     notes = differences(source.metadata, "openpi")
     if source.metadata.normalization == "quantile":
         notes.append(
@@ -93,6 +107,7 @@ def _notes(source: Source) -> list[str]:
 
 
 def _config(source: Source, dtype: str) -> dict[str, Any]:
+    """Returns the content of config.json."""
     backbone, expert = PUBLISHED_PORT_VARIANTS
     return {
         "action_dim": source.sizes["A"], "action_horizon": source.metadata.horizon,
@@ -101,6 +116,7 @@ def _config(source: Source, dtype: str) -> dict[str, Any]:
 
 
 def _robots(folder: Folder) -> dict[str, RobotRecord]:
+    """Reads the statistics of all robots."""
     if "assets" not in folder:
         return {}
     return {
@@ -113,7 +129,7 @@ def _robots(folder: Folder) -> dict[str, RobotRecord]:
 
 
 def _assets(folder: Folder, prefix: str) -> Iterator[tuple[str, Folder]]:
-    """Asset ids, which may have slashes in them, and their folders."""
+    """Yields asset ids, which may have slashes in them, and their folders."""
     for name in sorted(folder.names):
         if is_file(folder.file(name)):
             continue
@@ -125,5 +141,6 @@ def _assets(folder: Folder, prefix: str) -> Iterator[tuple[str, Folder]]:
 
 
 def _write_assets(robots: Mapping[str, RobotRecord], folder: Path) -> None:
+    """Writes the statistics of all robots."""
     for name, robot in robots.items():
         norm_stats.save(norm_stats.norm_stats_file(folder, name), robot.statistics)

@@ -1,8 +1,10 @@
-"""Arrays of an Orbax checkpoint, read and written by layer with TensorStore; Orbax itself reads what is written here, and writes what is
-read.
+"""Arrays of an Orbax checkpoint are read and written by layer with TensorStore.
+
+Orbax itself reads what is written here, and writes what is read here.
 
     DIR/_METADATA        the tree: keys of every array
-        manifest.ocdbt   and folders beside it: a key-value store with one Zarr array for every leaf, named by its keys joined with "."
+        manifest.ocdbt   and folders beside it: a key-value store with one Zarr array for every
+                         leaf, named by its keys joined with "."
 """
 
 import json
@@ -21,15 +23,19 @@ from pi0_jax.errors import FULL_DISK, InputError, expecting
 
 METADATA = "_METADATA"
 _CHUNK_BYTES = 128 << 20
-_DICT_KEY = 2  # what Orbax calls a key of a dict
-_CONTEXT = {"cache_pool": {"total_bytes_limit": 0}}  # nothing is read twice
+_DICT_KEY = 2  # Orbax's number for a key of a dict
+_CONTEXT = {"cache_pool": {"total_bytes_limit": 0}}  # no cache, because nothing is read twice
 
 
 class OrbaxArrays:
-    """Named by their keys joined with "/"."""
+    """Gives the arrays of an Orbax checkpoint, named by their keys joined with "/"."""
 
     def __init__(self, folder: Folder) -> None:
-        """Raises InputError: no Orbax checkpoint, or one whose arrays cannot be opened."""
+        """Opens all arrays of a folder, and reads none yet.
+
+        Raises:
+            InputError: it is no Orbax checkpoint, or one whose arrays cannot be opened.
+        """
         self._folder = folder
         self._context = ts.Context(_CONTEXT)
         if METADATA not in folder:
@@ -39,7 +45,7 @@ class OrbaxArrays:
             )
         record = folder.read_json(METADATA)
         self._zarr3 = "use_zarr3" in record and record["use_zarr3"]
-        # Where zeros are stored like anything else, a chunk that is not there is lost.
+        # If zeros are stored like all numbers, a chunk that is not there is lost.
         self._zeros_stored = (
             "store_array_data_equal_to_fill_value" in record
             and record["store_array_data_equal_to_fill_value"]
@@ -51,11 +57,11 @@ class OrbaxArrays:
             name: Leaf(tuple(store.shape), store.dtype.numpy_dtype)
             for name, store in self._stores.items()
         }
-        self._block: tuple[str, int, np.ndarray] | None = (
-            None  # the last chunks read: name, first entry, entries
-        )
+        # The chunks that were read last: the array's name, their first entry, and the entries.
+        self._block: tuple[str, int, np.ndarray] | None = None
 
     def _open(self, keys: list[str]) -> ts.TensorStore:
+        """Opens an array."""
         name = ".".join(keys)
         url = _url(self._folder)
         kvstore = (
@@ -77,7 +83,10 @@ class OrbaxArrays:
             ) from error
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """The array, or its `entry` along the first axis; the chunks that hold it are read once for a run of entries."""
+        """Reads an array, or its `entry` along the first axis.
+
+        The chunks that hold an entry are kept. So for entries in a row they are read once.
+        """
         store = self._stores[name]
         if entry is None:
             self._block = None
@@ -90,8 +99,8 @@ class OrbaxArrays:
             chunk = store.chunk_layout.read_chunk.shape
             assert chunk is not None and chunk[0] is not None, name  # it is stored in chunks
             step = chunk[0]
-            first = entry // step * step
-            self._block = None  # before the next one is read
+            first = entry // step * step  # the first entry of the chunk that holds this one
+            self._block = None  # frees its memory before the next chunks are read
             self._block = (
                 name,
                 first,
@@ -100,6 +109,7 @@ class OrbaxArrays:
         return self._block[2][entry - self._block[1]]
 
     def _read(self, store: ts.TensorStore, name: str) -> np.ndarray:
+        """Reads an array; raises InputError if it is not whole."""
         try:
             return store.read().result()
         except ValueError as error:
@@ -109,11 +119,13 @@ class OrbaxArrays:
 
 
 def _url(folder: Folder) -> str:
+    """Returns a folder's URL as TensorStore wants it."""
     url = folder.url.rstrip("/")
     return f"file://{url}/" if isinstance(folder.place, Path) else f"{url}/"
 
 
 def _keys(record: Mapping[str, Any], source: str) -> list[list[str]]:
+    """Returns the keys of every array."""
     if "tree_metadata" not in record:
         raise InputError(f"{source}: expected tree_metadata, found {', '.join(record)}")
     with expecting("tree_metadata as Orbax writes it", source):
@@ -140,7 +152,15 @@ class OrbaxWriter:
         *,
         by_entry: bool,
     ) -> None:
-        """An array by its parts: (entry along the first axis, array) if `by_entry`, else (None, all of it)."""
+        """Writes an array by its parts.
+
+        Args:
+            name: the array's keys, joined with "/".
+            leaf: its shape and dtype.
+            parts: pairs (entry along the first axis, array) if `by_entry`; else one pair (None, all
+                of it).
+            by_entry: whether each entry is written alone.
+        """
         keys = tuple(name.split("/"))
         spec = {
             "driver": "zarr",
@@ -170,7 +190,7 @@ class OrbaxWriter:
         }
 
     def close(self) -> None:
-        """Writes the tree, without which the directory is no checkpoint."""
+        """Writes the tree; without it the directory is no checkpoint."""
         record = {
             "tree_metadata": self._tree, "use_ocdbt": True, "use_zarr3": False,
             "store_array_data_equal_to_fill_value": True, "custom_metadata": None,
@@ -179,7 +199,10 @@ class OrbaxWriter:
 
 
 def _written(future: Any) -> Any:
-    """The result of a write, TensorStore's words for a full disk as an OSError."""
+    """Returns the result of a write; where the disk is full it raises OSError.
+
+    TensorStore has only words for that.
+    """
     try:
         return future.result()
     except ValueError as error:
@@ -190,7 +213,10 @@ def _written(future: Any) -> Any:
 
 
 def write_leaves(source: Source, folder: Path, *, prefix: str) -> None:
-    """Every leaf as an array named by `prefix` and its path; large stacked ones layer by layer."""
+    """Writes every leaf as an array named by `prefix` and its path.
+
+    Large leaves that are stacked are written layer by layer.
+    """
     writer = OrbaxWriter(folder)
     for path, leaf in source.leaves.items():
         by_layer = is_stacked(path) and math.prod(leaf.shape) * leaf.dtype.itemsize > _CHUNK_BYTES
@@ -200,7 +226,11 @@ def write_leaves(source: Source, folder: Path, *, prefix: str) -> None:
 
 
 def chunk_shape(leaf: Leaf, by_entry: bool) -> tuple[int, ...]:
-    """At most 128 MiB: entries of the first axis, or a part of one; if `by_entry`, of one only, so that each is written alone."""
+    """Returns the shape of an array's chunks, which have at most 128 MiB.
+
+    A chunk holds entries of the first axis, or a part of one. With `by_entry` it holds one entry at
+    most, so that each is written alone.
+    """
     shape = [1 if by_entry and axis == 0 else size for axis, size in enumerate(leaf.shape)]
     for axis, size in enumerate(shape):
         rest = math.prod(shape[axis + 1 :]) * leaf.dtype.itemsize

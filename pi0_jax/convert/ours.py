@@ -1,8 +1,10 @@
-"""Our own checkpoint directory (checkpoints.py): a run's, or what a conversion wrote.
+"""Our own checkpoint directory (checkpoints.py) is read and written here.
 
-What a run froze comes out with the rest, what it adapted by LoRA merged.
+It is a run's, or what a conversion wrote. What a run froze comes out with the rest; what it adapted
+by LoRA comes out merged.
 
-What a conversion writes has one set of weights, in the place of the moving average: for a policy, or to start training from; no optimizer.
+What a conversion writes has one set of weights, in the place of the moving average. It serves a
+policy, or to start training from. It has no optimizer.
 """
 
 import dataclasses
@@ -30,11 +32,11 @@ from pi0_jax.trainable import Trainable
 
 NAME = "ours"
 RULES = [rule("{path}", "{path}")]
-WEIGHTS = ("ema", "params")  # a policy runs the first
+WEIGHTS = ("ema", "params")  # a policy runs the first of them
 
 
 def recognise(folder: Folder) -> bool:
-    """A run, its checkpoints, or one step, damaged or not."""
+    """Returns whether a folder is a run of ours, or one of its steps, damaged or not."""
     if checkpoints.FOLDER in folder or checkpoints.is_ours(folder.names):
         return True
     return any(
@@ -43,7 +45,12 @@ def recognise(folder: Folder) -> bool:
 
 
 def read(folder: Folder, weights: str) -> Source:
-    """The latest step, or the one that the path names; `weights`: "ema" or "params"."""
+    """Opens the latest step, or the one that the path names, and reads no array yet.
+
+    Args:
+        folder: a run's folder or a step's.
+        weights: "ema" or "params".
+    """
     place = checkpoints.find(folder.url)
     step = Folder(str(place))
     if weights not in step:
@@ -57,7 +64,10 @@ def read(folder: Folder, weights: str) -> Source:
 
 
 def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
-    """The published tree: of the moving average, what it lacks from the parameters."""
+    """Returns the arrays of the published tree.
+
+    What the moving average lacks is taken from the parameters.
+    """
     arrays = OrbaxArrays(step.folder(weights))
     if not (trainable.frozen or trainable.lora):
         return arrays
@@ -69,7 +79,7 @@ def _weights(step: Folder, weights: str, trainable: Trainable) -> Tensors:
 
 
 def read_metadata(step: epath.Path) -> tuple[Metadata, PolicyConfig]:
-    """What a step says of itself, and its policy's config."""
+    """Reads what a step says of itself, and its policy's config."""
     found = checkpoints.read_description(step)
     policy, robots = found.policy, found.robots
     metadata = Metadata(
@@ -81,7 +91,11 @@ def read_metadata(step: epath.Path) -> tuple[Metadata, PolicyConfig]:
 
 
 def write(source: Source, folder: Path) -> list[str]:
-    """Writes checkpoints/<step>/ema and description. Raises InputError where the source has no robot, or lacks what a policy needs."""
+    """Writes checkpoints/<step>/ema and description; returns notes for the user.
+
+    Raises:
+        InputError: the source has no robot, or lacks what a policy needs.
+    """
     description = describe(source)
     step = folder / checkpoints.FOLDER / str(description.position)
     step.mkdir(parents=True)
@@ -100,7 +114,12 @@ def write(source: Source, folder: Path) -> list[str]:
 
 
 def describe(source: Source) -> Description:
-    """The description of a checkpoint with these weights."""
+    """Returns the description of a checkpoint with these weights.
+
+    Raises:
+        InputError: the source has no robot, no tokenizer, or lacks a robot's embodiment; or they do
+            not fit to the model.
+    """
     metadata, where = source.metadata, source.path
     if not metadata.robots:
         raise InputError(
@@ -116,7 +135,7 @@ def describe(source: Source) -> Description:
     for robot in robots.values():
         check_robot(robot, layout(policy, used_slots([robot.embodiment])))
     tokenizer = Tokenizer(metadata.tokenizer, f"{where}: tokenizer")
-    # a piece beyond the embedding would be read as another, without a word
+    # A piece beyond the embedding would be read as another piece, and nobody would notice.
     if tokenizer.vocab_size > model.gemma.vocab_size:
         raise InputError(
             f"{where}: expected a tokenizer of at most {model.gemma.vocab_size} pieces, found {tokenizer.vocab_size}"
@@ -125,6 +144,7 @@ def describe(source: Source) -> Description:
 
 
 def _robot(name: str, record: RobotRecord, where: str) -> Robot:
+    """Returns a robot with the statistics of its own dimensions."""
     if record.embodiment is None:
         raise InputError(
             f"{where}: robot {name}: expected its embodiment, found none; name a record with --embodiment"
@@ -136,7 +156,10 @@ def _robot(name: str, record: RobotRecord, where: str) -> Robot:
 
 
 def _policy(metadata: Metadata, model: Pi0Config) -> PolicyConfig:
-    """The config of the policy; where none is known, the defaults, which are the published settings."""
+    """Returns the config of the policy.
+
+    Where none is known it has the defaults, which are the published settings.
+    """
     known = metadata.policy or PolicyConfig(normalization=metadata.mode)
     return dataclasses.replace(
         known,
@@ -144,13 +167,13 @@ def _policy(metadata: Metadata, model: Pi0Config) -> PolicyConfig:
         action_dim=model.action_dim,
         horizon=model.horizon,
         max_tokens=model.max_tokens,
-        frozen=(),  # what is written is whole and merged
+        frozen=(),  # the weights that are written are whole and merged
         lora=(),
     )
 
 
 def variant(model: Pi0Config) -> str | Variant:
-    """The name of a variant of these sizes, or the sizes themselves where none has them."""
+    """Returns the name of a variant of these sizes, or the sizes themselves if it has no name."""
     sizes = Variant(model.vision, model.gemma)
     named = (
         name for name, known in VARIANTS.items() if Variant(known.vision, known.gemma) == sizes

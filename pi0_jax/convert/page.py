@@ -1,4 +1,8 @@
-"""docs/formats.md: for each format its tensors, layouts and conventions, and the errors measured when the page was made."""
+"""This file makes docs/formats.md.
+
+The page says for each format its tensors, layouts and conventions, and the errors measured when the
+page was made.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -31,6 +35,8 @@ What holds everywhere:
 
 
 class Format(NamedTuple):
+    """Holds a format's part of the page: title, text, and the rules that its table shows."""
+
     title: str
     text: str
     rules: Sequence[Rule]
@@ -90,7 +96,12 @@ has used since (`model.` in front, no `vision_model.`) are known too. A padded e
 
 
 def page(measured: Mapping[str, Sequence[Comparison]], environment: str) -> str:
-    """The whole page. `measured`: by what was compared with what."""
+    """Returns the whole page.
+
+    Args:
+        measured: what was compared with what -> the comparisons.
+        environment: what the comparisons ran on, in a sentence.
+    """
     parts = [_HEAD, "\n".join(_measured(measured, environment)), "\n".join(_axes())]
     parts += [
         f"## {format.title}\n\n{format.text}\n\n" + "\n".join(_table(format.rules))
@@ -100,6 +111,7 @@ def page(measured: Mapping[str, Sequence[Comparison]], environment: str) -> str:
 
 
 def _measured(measured: Mapping[str, Sequence[Comparison]], environment: str) -> Iterator[str]:
+    """Yields the table of measured errors."""
     yield f"## Measured\n\n{environment}\n\n| what | output | max abs error | relative to the largest |\n|---|---|---|---|"
     for what, comparisons in measured.items():
         for comparison in comparisons:
@@ -107,12 +119,14 @@ def _measured(measured: Mapping[str, Sequence[Comparison]], environment: str) ->
 
 
 def _axes() -> Iterator[str]:
+    """Yields the table of our leaves and their axes."""
     letters = ", ".join(f"{letter} {name}" for letter, name in NAMES.items())
     yield f"## Our leaves\n\nAxes, by the names that `--sizes` knows: {letters}.\n\n| leaf | axes |\n|---|---|"
     yield from (f"| `{path}` | {axes} |" for path, axes in AXES.items())
 
 
 def _table(rules: Sequence[Rule]) -> Iterator[str]:
+    """Yields a format's table of tensors."""
     yield "| tensor | our leaf | layout |\n|---|---|---|"
     for rule in rules:
         index = f"[{','.join(rule.place)}]" if rule.place else ""

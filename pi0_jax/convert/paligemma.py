@@ -1,7 +1,8 @@
-"""PaliGemma alone, as initial weights: big_vision's npz and Hugging Face's safetensors. Neither holds the action expert.
+"""PaliGemma alone gives initial weights; it holds no action expert.
 
 big_vision     one npz: params/img/..., params/llm/..., in our layout
-Hugging Face   safetensors, sharded or not, with config.json; some pad the embedding to 257,216 rows
+Hugging Face   safetensors, sharded or not, with config.json; some pad the embedding to 257,216
+               rows
 """
 
 import zipfile
@@ -27,7 +28,8 @@ NPZ_RULES: list[Rule] = [
     rule("params/img/{path}", "PaliGemma/img/{path}"),
     rule("params/llm/{path}", "PaliGemma/llm/{path}"),
 ]
-# transformers has changed what it calls the parts in memory and on disk, and since version 5 there is no vision_model.
+# transformers has changed the names of the parts in memory and on disk. Since version 5 there is no
+# vision_model.
 _PREFIXES = [
     Prefixes(f"{base}vision_tower.{vision}", f"{base}multi_modal_projector.", language, head)
     for base, language, head in (
@@ -47,10 +49,13 @@ _NPY_HEADERS = {
 
 
 class Npz:
-    """The arrays of an npz, read one at a time; the last one is kept while its layers are asked for."""
+    """Gives the arrays of an npz, which are read one at a time.
+
+    The last one is kept while its layers are asked for.
+    """
 
     def __init__(self, file: Location) -> None:
-        """Raises InputError: truncated, or no npz."""
+        """Opens the file and reads the arrays' shapes; raises InputError if it is no whole npz."""
         self._file = file
         try:
             self._archive = zipfile.ZipFile(open_file(file))
@@ -64,6 +69,7 @@ class Npz:
         self._held: tuple[str, np.ndarray] | None = None
 
     def _info(self, name: str) -> Leaf:
+        """Reads the shape and dtype of an array from its header."""
         with self._archive.open(name) as stream:
             version = np.lib.format.read_magic(stream)
             if version not in _NPY_HEADERS:
@@ -74,9 +80,9 @@ class Npz:
         return Leaf(shape, _dtype(dtype))
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """The array, or its `entry` along the first axis."""
+        """Reads an array, or its `entry` along the first axis."""
         if self._held is None or self._held[0] != name:
-            self._held = None  # before the next one is read
+            self._held = None  # frees its memory before the next one is read
             try:
                 with self._archive.open(f"{name}.npy") as stream:
                     self._held = (name, np.lib.format.read_array(stream, allow_pickle=False))
@@ -90,11 +96,12 @@ class Npz:
 
 
 def _dtype(stored: np.dtype) -> np.dtype:
-    """NumPy writes bfloat16 as two bytes without a meaning."""
+    """Returns the dtype of stored numbers: NumPy writes bfloat16 as two bytes without a meaning."""
     return np.dtype(ml_dtypes.bfloat16) if stored == np.dtype("V2") else stored
 
 
 def read_npz(file: Location, sizes: Sizes) -> Source:
+    """Opens big_vision's npz, and reads no array yet."""
     tensors = Npz(file)
     others = [name for name in tensors.infos if match(name, NPZ_RULES) is None]
     if len(others) == len(tensors.infos):
@@ -113,7 +120,7 @@ def read_npz(file: Location, sizes: Sizes) -> Source:
 
 
 class _Unpadded:
-    """Tensors of which embeddings are cut to PaliGemma's vocabulary."""
+    """Gives tensors whose embeddings are cut to PaliGemma's vocabulary."""
 
     def __init__(self, tensors: SafetensorsFiles) -> None:
         self._tensors = tensors
@@ -130,26 +137,37 @@ class _Unpadded:
         }
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
+        """Reads a tensor, or its `entry` along the first axis."""
         array = self._tensors.read(name, entry)
         return array[:PUBLISHED_VOCABULARY] if name in self.padded and entry is None else array
 
 
 def _is_embedding(name: str) -> bool:
+    """Returns whether a tensor has a row for each piece of the vocabulary."""
     return name.endswith(("embed_tokens.weight", "lm_head.weight"))
 
 
 def is_hugging_face(names: list[str]) -> bool:
+    """Returns whether a tensor has a name of Hugging Face's PaliGemma."""
     return any(match(name, table) is not None for table in HUGGING_FACE_RULES for name in names)
 
 
 def read_hugging_face(
     folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes
 ) -> Source:
-    """`folder`: where config.json lies, if there is one."""
+    """Opens Hugging Face's safetensors, and reads no array yet.
+
+    Args:
+        folder: where config.json lies; None for a file alone.
+        path: names the checkpoint in messages.
+        tensors: the arrays.
+        sizes: those that the user gives, because no tensor shows them.
+    """
     covered = [
         sum(match(name, table) is not None for name in tensors.infos)
         for table in HUGGING_FACE_RULES
     ]
+    # Of the names that transformers has used, take those that cover most tensors.
     table = HUGGING_FACE_RULES[covered.index(max(covered))]
     unpadded = _Unpadded(tensors)
     config = (
@@ -170,7 +188,10 @@ def read_hugging_face(
 
 
 def _heads_in(config: Mapping[str, Any]) -> dict[str, int]:
-    """Letters of tree.py; a config.json names only what is not its model type's default."""
+    """Returns the sizes that a config.json names, by the letters of tree.py.
+
+    It names only what is not its model type's default.
+    """
     vision, text = optional(config, "vision_config") or {}, optional(config, "text_config") or {}
     found = {"M": optional(vision, "num_attention_heads"), "H": optional(text, "head_dim")}
     return {letter: size for letter, size in found.items() if size is not None}

@@ -1,6 +1,7 @@
-"""The same inputs through our model and through others', with weights that conversion carried over. torch is needed, and for each its port.
+"""The same inputs run through our model and through others', with converted weights.
 
-LeRobot reports a file that does not fit and goes on with random weights, so every tensor that it loaded is compared with the file's.
+torch is needed, and for each comparison its port. LeRobot reports a file that does not fit and goes
+on with random weights. So every tensor that it loaded is compared with the file's.
 """
 
 import dataclasses
@@ -31,19 +32,22 @@ from pi0_jax.observation import CAMERA_SLOTS, Observation
 
 
 class Comparison(NamedTuple):
+    """Holds how far an output of ours (a) is from the other's (b)."""
+
     output: str
     absolute: float  # max|a-b|
-    relative: float  # max|a-b| / max|b|, b the other's
+    relative: float  # max|a-b| / max|b|
 
 
 def _compare(output: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
+    """Compares two outputs."""
     assert ours.shape == theirs.shape, (output, ours.shape, theirs.shape)
     error = float(np.abs(ours - theirs).max())
     return Comparison(output, error, error / float(np.abs(theirs).max()))
 
 
 def environment() -> str:
-    """What the comparisons ran on, in a sentence."""
+    """Says in a sentence what the comparisons ran on."""
     import torch
     import transformers
 
@@ -63,7 +67,11 @@ _GEMMA = GemmaConfig(
 
 
 def compare_with_transformers() -> list[Comparison]:
-    """Image tokens and the language model's outputs (causal there, so causal here), of a random PaliGemma that theirs saves in shards."""
+    """Compares with a random PaliGemma of transformers, which transformers saves in shards.
+
+    The outputs are the image tokens and the language model's. It is causal there, so it is causal
+    here.
+    """
     import torch
 
     theirs = _their_paligemma()
@@ -92,6 +100,7 @@ def compare_with_transformers() -> list[Comparison]:
 
 
 def _their_paligemma() -> Any:
+    """Makes a small PaliGemma of transformers with random weights."""
     import torch
     import transformers
 
@@ -111,7 +120,7 @@ def _their_paligemma() -> Any:
         image_token_index=65,
     )
     model = transformers.PaliGemmaForConditionalGeneration(config).eval()
-    # their fused attention is not causal where the language model is called alone
+    # Their fused attention is not causal where the language model is called alone.
     model.set_attn_implementation("eager")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -121,7 +130,15 @@ def _their_paligemma() -> Any:
 
 
 def our_causal_outputs(llm: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
-    """float32[B, T, D] of a language model of this file's sizes, for int32[B, T]."""
+    """Runs a language model of this file's sizes with a causal mask.
+
+    Args:
+        llm: its parameters.
+        tokens: int32[B, T].
+
+    Returns:
+        float32[B, T, D].
+    """
     batch, length = tokens.shape
     module = Gemma(_GEMMA, _FLOAT32)
     variables = {"params": _beside_an_expert(llm)}
@@ -133,7 +150,7 @@ def our_causal_outputs(llm: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray
 
 
 def _beside_an_expert(llm: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's leaves, and zeros for the action expert, which takes no part."""
+    """Returns the language model's leaves with zeros for the action expert, which takes no part."""
     shapes = jax.eval_shape(lambda: Gemma(_GEMMA).init(jax.random.key(0), method=Gemma.declare))[
         "params"
     ]
@@ -147,6 +164,7 @@ def _beside_an_expert(llm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lerobot_installed() -> bool:
+    """Returns whether LeRobot can be imported."""
     try:
         import lerobot  # noqa: F401
         import torch  # noqa: F401
@@ -158,9 +176,17 @@ def lerobot_installed() -> bool:
 def compare_with_lerobot(
     source: Source, directory: str | Path, *, num_steps: int = 10
 ) -> list[Comparison]:
-    """Actions from the same noise, in float32 on the CPU; one model after the other, since each needs all of its weights in memory.
+    """Compares actions from the same noise, in float32 on the CPU.
 
-    Raises InputError where LeRobot did not load a tensor as the file has it.
+    One model runs after the other, because each needs all of its weights in memory.
+
+    Args:
+        source: our weights.
+        directory: LeRobot's policy directory with the same weights.
+        num_steps: Euler steps.
+
+    Raises:
+        InputError: LeRobot did not load a tensor as the file has it.
     """
     model = source.model_config()
     observation, noise = inputs(model)
@@ -176,7 +202,7 @@ def compare_with_lerobot(
 
 
 def run_lerobot(source: Source, directory: str | Path) -> str:
-    """The errors in words, or why there are none."""
+    """Returns the errors in words, or why there are none."""
     if not lerobot_installed():
         return "not run by LeRobot: it is not installed"
     if not is_published(source.sizes):
@@ -189,7 +215,10 @@ def run_lerobot(source: Source, directory: str | Path) -> str:
 
 
 def inputs(model: Pi0Config) -> tuple[Observation, jax.Array]:
-    """One observation without a right wrist camera and with a padded prompt, and noise float32[1, H, D]; the same on every machine."""
+    """Returns one observation and noise, the same on every machine.
+
+    The observation has no right wrist camera and a padded prompt. The noise is float32[1, H, D].
+    """
     rng = np.random.default_rng(0)
     size, length = model.vision.image_size, model.max_tokens
     pixels = {
@@ -209,9 +238,11 @@ def inputs(model: Pi0Config) -> tuple[Observation, jax.Array]:
 def _our_actions(
     source: Source, model: Pi0Config, observation: Observation, noise: jax.Array, num_steps: int
 ) -> np.ndarray:
+    """Samples actions with our model."""
     flat = {path: jnp.asarray(source.read(path), jnp.float32) for path in source.leaves}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    # Operation by operation: compiled, the layers' weights would be sliced out of their stacks all at once.
+    # It runs operation by operation. A compiled program would slice all layers' weights out of
+    # their stacks at once.
     with jax.disable_jit(), jax.default_matmul_precision("highest"):
         module = Pi0(model, dataclasses.replace(_FLOAT32, scan_layers=False))
         return np.asarray(
@@ -228,6 +259,7 @@ def _our_actions(
 def _their_actions(
     directory: Path, observation: Observation, noise: jax.Array, num_steps: int
 ) -> np.ndarray:
+    """Samples actions with LeRobot's model."""
     import torch
     from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
@@ -250,6 +282,7 @@ def _their_actions(
 
 
 def _check_loaded(directory: Path, loaded: Mapping[str, Any]) -> None:
+    """Raises InputError if LeRobot's model does not hold what the file has."""
     files = SafetensorsFiles([directory / SINGLE])
     apart = sorted(files.infos.keys() ^ loaded.keys())
     if apart:

@@ -1,8 +1,14 @@
-"""The tensors of the PyTorch ports: the parts of PaliGemma and Gemma as Hugging Face names and lays them out, in three prefixes.
+"""The tensors of the PyTorch ports have Hugging Face's names and layouts.
 
-A linear map's weight is [outputs, inputs] there and [inputs, outputs] here; heads are flattened there and axes of their own here; a
-layer's tensors are apart there and stacked here; a convolution's weight is [outputs, colours, height, width] there and
-[height, width, colours, outputs] here. Norms of Gemma multiply by 1 + weight on both sides.
+They are the parts of PaliGemma and Gemma, under three prefixes.
+
+    what             there                                      here
+    linear map       [outputs, inputs]                          [inputs, outputs]
+    heads            flattened                                  axes of their own
+    layers           tensors apart                              stacked
+    convolution      [outputs, colours, height, width]          [height, width, colours, outputs]
+
+Norms of Gemma multiply by 1 + weight on both sides.
 """
 
 from collections.abc import Mapping
@@ -19,7 +25,7 @@ _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 
 
 class Prefixes(NamedTuple):
-    """Where a model keeps its parts."""
+    """Says where a model keeps its parts."""
 
     vision: str
     projector: str
@@ -28,7 +34,7 @@ class Prefixes(NamedTuple):
 
 
 def vision_rules(prefix: str) -> list[Rule]:
-    """SigLIP, without its projection to the language model."""
+    """Returns the rules of SigLIP, without its projection to the language model."""
     layer = f"{prefix}encoder.layers.{{layer}}."
     result = [
         rule(
@@ -42,7 +48,7 @@ def vision_rules(prefix: str) -> list[Rule]:
             f"{_IMAGE}/pos_embedding[0]",
             "P X -> P X",
         ),
-        # 0, 1, 2, ...: older files hold it
+        # Older files hold the numbers 0, 1, 2, ...
         rule(f"{prefix}embeddings.position_ids", "", role="unused"),
         rule(
             f"{prefix}post_layernorm.weight", f"{_IMAGE}/Transformer/encoder_norm/scale", "X -> X"
@@ -96,7 +102,14 @@ def vision_rules(prefix: str) -> list[Rule]:
 
 
 def gemma_rules(prefix: str, suffix: str, width: str, mlp_dim: str) -> list[Rule]:
-    """One expert's layers and last norm; width and mlp_dim are its axes."""
+    """Returns the rules of one expert's layers and last norm.
+
+    Args:
+        prefix: begins the names of the foreign tensors.
+        suffix: ends our names: "" or "_1".
+        width: the letter of the expert's width.
+        mlp_dim: the letter of the MLP's hidden width.
+    """
     layer, ours = f"{prefix}layers.{{layer}}.", "PaliGemma/llm/layers"
     D, F = width, mlp_dim
     return [
@@ -146,13 +159,16 @@ def gemma_rules(prefix: str, suffix: str, width: str, mlp_dim: str) -> list[Rule
             f"{D} -> {D}",
         ),
         rule(f"{prefix}norm.weight", f"PaliGemma/llm/final_norm{suffix}/scale", f"{D} -> {D}"),
-        # a constant: older files hold it
+        # Older files hold this constant.
         rule(f"{layer}self_attn.rotary_emb.inv_freq", "", role="unused"),
     ]
 
 
 def paligemma_rules(prefixes: Prefixes) -> list[Rule]:
-    """The image encoder, its projection, and Gemma with its embedding, to which the output head is tied."""
+    """Returns the rules of the image encoder, its projection, and Gemma with its embedding.
+
+    The output head is tied to the embedding.
+    """
     embedding = "PaliGemma/llm/embedder/input_embedding"
     return [
         *vision_rules(prefixes.vision),
@@ -165,7 +181,10 @@ def paligemma_rules(prefixes: Prefixes) -> list[Rule]:
 
 
 def pi0_rules(prefix: str) -> list[Rule]:
-    """All of π0, as openpi's PyTorch port (prefix "") and LeRobot's ("model.") hold it."""
+    """Returns the rules of all of π0.
+
+    openpi's PyTorch port has the prefix "", LeRobot's has "model.".
+    """
     joint = f"{prefix}paligemma_with_expert."
     paligemma, expert = f"{joint}paligemma.model.", f"{joint}gemma_expert."
     result = paligemma_rules(
@@ -206,12 +225,24 @@ _HIDDEN = ("H", "M")  # head_dim, image_heads
 
 
 def is_published(sizes: Sizes) -> bool:
-    """Whether these are the sizes of the published transformers; action dimension and vocabulary may be others."""
+    """Returns whether these are the sizes of the published transformers.
+
+    Action dimension and vocabulary may be others.
+    """
     return all(sizes[letter] == size for letter, size in _PUBLISHED.items() if letter not in "AV")
 
 
 def heads(infos: Mapping[str, Leaf], beside: Sizes, given: Sizes) -> dict[str, int]:
-    """The sizes of heads, and what the user gives: those of pi0_jax.json, else the published ones if both widths are the published ones."""
+    """Returns the sizes of heads, and what the user gives.
+
+    Sizes of heads are those of pi0_jax.json; else the published ones, if both widths are the
+    published ones.
+
+    Args:
+        infos: shapes and dtypes of the foreign tensors.
+        beside: the sizes that pi0_jax.json says.
+        given: the sizes that the user gives, which win.
+    """
     widths = {
         letter: info.shape[0]
         for name, info in infos.items()

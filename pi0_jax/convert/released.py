@@ -1,4 +1,4 @@
-"""A released π0 as it is, for a policy: openpi's folder (JAX or PyTorch) or LeRobot's directory."""
+"""A released π0 is opened as it is, for a policy: openpi's folder (JAX or PyTorch) or LeRobot's."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from pi0_jax.policy_config import Dtype
 
 
 def recognise(directory: str | os.PathLike[str]) -> bool:
-    """Tells whether a folder holds a π0 of another format and no checkpoint of ours."""
+    """Returns whether a folder holds a π0 of another format and no checkpoint of ours."""
     if not checkpoints.locate(directory).is_dir():
         return False
     folder = Folder(directory)
@@ -33,7 +33,7 @@ def read(
     Args:
         directory: the folder, or a gs:// or s3:// URL.
         options: the robot, its record and the tokenizer, where the files lack them.
-        dtype: in which the policy computes; None takes the default.
+        dtype: the dtype in which the policy computes; None takes the default.
 
     Returns:
         The description that a checkpoint of ours would have, the published tree on the host, each

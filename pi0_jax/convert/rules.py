@@ -1,11 +1,15 @@
-"""Rules between the tensors of another format and the leaves of ours; each serves both directions.
+"""Rules join the tensors of another format and the leaves of ours; each serves both directions.
 
-    foreign                                          ours                                              layout
-    ...layers.{layer}.self_attn.k_proj.weight        PaliGemma/llm/layers/attn/kv_einsum/w[layer,0]    (K H) D -> K D H
+    foreign  ...layers.{layer}.self_attn.k_proj.weight
+    ours     PaliGemma/llm/layers/attn/kv_einsum/w[layer,0]
+    layout   (K H) D -> K D H
 
-A foreign tensor is one entry of our leaf along the leading axes in brackets. The layout names the axes on both sides, so that forward
-(foreign to ours) and inverse follow from it; an axis in parentheses is several of ours flattened. The letters are those of tree.py.
-The first rule that matches a name counts. A name that no rule matches, and a leaf that no tensor fills, is an error.
+A foreign tensor is one entry of our leaf along the leading axes in brackets. The layout names the
+axes on both sides, so that forward (foreign to ours) and inverse follow from it. An axis in
+parentheses is several of ours flattened. The letters are those of tree.py.
+
+The first rule that matches a name counts. It is an error if no rule matches a name, or if no tensor
+fills a leaf.
 """
 
 import itertools
@@ -20,21 +24,33 @@ import numpy as np
 from pi0_jax.convert.tree import NAMES, Binding, Shape, Sizes
 from pi0_jax.errors import InputError
 
-# weight: holds the leaf. copy: holds it once more (a tied embedding); written, and read where the weight itself was left out.
-# unused: no part of π0; written as zeros where a layout is given, never read.
+# A weight holds the leaf. A copy holds it once more (a tied embedding): it is written, and it is
+# read where the weight itself was left out. What is unused is no part of π0: it is written as zeros
+# where a layout is given, and never read.
 Role = Literal["weight", "copy", "unused"]
 SAME = "same"  # the layout of a tensor that is our leaf as it is
 
 
 class Rule(NamedTuple):
-    foreign: str  # a name with at most one {layer} or {path}
-    ours: str  # our path, or {path} in it
-    place: tuple[str, ...]  # on the leading axes: "layer" or a number
+    """Joins a foreign tensor and our leaf.
+
+    Attributes:
+        foreign: a name with at most one {layer} or {path}.
+        ours: our path, or {path} in it.
+        place: the entry on the leading axes: "layer" or numbers.
+        layout: how the axes are laid out, see `parse_layout`.
+        role: what the tensor is for.
+    """
+
+    foreign: str
+    ours: str
+    place: tuple[str, ...]
     layout: str
     role: Role
 
 
 def rule(foreign: str, ours: str, layout: str = SAME, role: Role = "weight") -> Rule:
+    """Returns a rule, with our place written behind our path, as in "path[layer,0]"."""
     path, _, index = ours.removesuffix("]").partition("[")
     return Rule(foreign, path, tuple(index.split(",")) if index else (), layout, role)
 
@@ -43,31 +59,42 @@ def rule(foreign: str, ours: str, layout: str = SAME, role: Role = "weight") -> 
 
 
 class Layout(NamedTuple):
-    # per axis of the foreign tensor, the axes of ours that are flattened in it
+    """Says how the axes of a foreign tensor are those of ours.
+
+    Attributes:
+        groups: for each axis of the foreign tensor the axes of ours that are flattened in it.
+        ours: the axes of ours, in order.
+    """
+
     groups: tuple[tuple[str, ...], ...]
     ours: tuple[str, ...]
 
     def forward(self, x: np.ndarray, sizes: Sizes) -> np.ndarray:
-        """Foreign -> ours."""
+        """Turns a foreign tensor into ours."""
         flat = [axis for group in self.groups for axis in group]
+        # A flattened axis becomes several, by the known sizes.
         split = [size for size, group in zip(x.shape, self.groups, strict=True)
                  for size in ((size,) if len(group) == 1 else (sizes[axis] for axis in group))]  # fmt: skip
         return x.reshape(split).transpose([flat.index(axis) for axis in self.ours])
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
-        """Ours -> foreign."""
+        """Turns ours into a foreign tensor."""
         flat = [axis for group in self.groups for axis in group]
         return x.transpose([self.ours.index(axis) for axis in flat]).reshape(
             self.foreign_shape(dict(zip(self.ours, x.shape, strict=True)))
         )
 
     def foreign_shape(self, sizes: Sizes) -> Shape:
+        """Returns the shape of the foreign tensor."""
         return tuple(math.prod(sizes[axis] for axis in group) for group in self.groups)
 
 
 @lru_cache
 def parse_layout(text: str) -> Layout:
-    """ "(N H) D -> N D H"; an axis that a tensor has twice is told apart by a prime: "X C Q Q'"."""
+    """Reads a layout such as "(N H) D -> N D H".
+
+    A tensor may have an axis twice. A prime then tells the two apart: "X C Q Q'".
+    """
     foreign, _, ours = text.partition(" -> ")
     groups = tuple(
         tuple(match.strip("()").split()) for match in re.findall(r"\([^)]*\)|\S+", foreign)
@@ -79,13 +106,22 @@ def parse_layout(text: str) -> Layout:
 
 
 class Match(NamedTuple):
+    """Says which rule covers a foreign name.
+
+    Attributes:
+        rule: the rule.
+        path: our path.
+        layer: the layer; 0 where the rule names none.
+    """
+
     rule: Rule
-    path: str  # ours
-    layer: int  # 0 where the rule names none
+    path: str
+    layer: int
 
 
 @lru_cache
 def _pattern(template: str) -> re.Pattern[str]:
+    """Returns the regular expression of a rule's foreign name."""
     return re.compile(
         re.escape(template)
         .replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)")
@@ -94,7 +130,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def match(name: str, rules: Iterable[Rule]) -> Match | None:
-    """The first rule that covers a foreign name."""
+    """Returns the first rule that covers a foreign name; None if there is none."""
     for candidate in rules:
         found = _pattern(candidate.foreign).fullmatch(name)
         if found is not None:
@@ -110,18 +146,24 @@ def match(name: str, rules: Iterable[Rule]) -> Match | None:
 
 
 class Piece(NamedTuple):
-    """A foreign tensor's place in our leaf."""
+    """Says which foreign tensor is at a place in our leaf, and how it is laid out."""
 
     name: str
     layout: str
 
 
 class Plan(NamedTuple):
-    """How foreign tensors make our leaves."""
+    """Says how foreign tensors make our leaves.
 
-    # path -> place along the leading axes -> tensor
+    Attributes:
+        pieces: path -> place along the leading axes -> tensor.
+        copies: foreign name -> the path that it holds once more.
+        unused: foreign tensors that are no part of π0.
+        sizes: the model's sizes, by the letters of tree.py.
+    """
+
     pieces: Mapping[str, Mapping[tuple[int, ...], Piece]]
-    copies: Mapping[str, str]  # foreign name -> the path that it holds once more
+    copies: Mapping[str, str]
     unused: tuple[str, ...]
     sizes: Mapping[str, int]
 
@@ -136,11 +178,14 @@ def plan(
     """Places every foreign tensor.
 
     Args:
-        shapes: of the foreign tensors, by name. wanted: the leaves that they must fill, with their axes.
+        rules: the rules of the format.
+        shapes: the shapes of the foreign tensors, by name.
+        wanted: the leaves that they must fill, with their axes.
         given: sizes that the tensors do not show (letters of tree.py).
+        source: names the checkpoint in messages.
 
     Raises:
-        InputError: a tensor that no rule covers, a leaf with a missing tensor, shapes that contradict each other.
+        InputError: no rule covers a tensor, a leaf lacks a tensor, or shapes contradict each other.
     """
     matches: dict[str, Match] = {}
     unknown = []
@@ -163,7 +208,7 @@ def plan(
             continue
         if found.path in pieces:
             copies[name] = found.path
-        else:  # the tied tensor was saved under its other name only
+        else:  # The tied tensor was saved under its other name only.
             _put(pieces.setdefault(found.path, {}), found, name, source)
     strangers = sorted(path for path in pieces if path not in wanted)
     if strangers:
@@ -181,6 +226,7 @@ def plan(
 
 
 def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: str) -> None:
+    """Puts a tensor at its place in our leaf; raises InputError if another one is there."""
     place = _place(found.rule, found.layer)
     if place in places:
         raise InputError(
@@ -190,7 +236,7 @@ def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: 
 
 
 def _place(rule: Rule, layer: int) -> tuple[int, ...]:
-    """Where the tensor of a layer lies on the leading axes of our leaf."""
+    """Returns where the tensor of a layer lies on the leading axes of our leaf."""
     return tuple(layer if entry == "layer" else int(entry) for entry in rule.place)
 
 
@@ -200,6 +246,7 @@ def _check_complete(
     wanted: Mapping[str, str],
     source: str,
 ) -> None:
+    """Raises InputError if a leaf lacks a tensor."""
     depths = _depths(pieces, wanted)
     missing = []
     for candidate in rules:
@@ -220,7 +267,7 @@ def _check_complete(
 def _depths(
     pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str]
 ) -> dict[str, int]:
-    """Layers of each stack of which tensors are one layer's."""
+    """Returns the number of layers of each stack whose tensors are one layer's."""
     depths: dict[str, int] = {}
     for path, places in pieces.items():
         stack = wanted[path][0]
@@ -239,12 +286,11 @@ def _bind(
     given: Sizes,
     source: str,
 ) -> dict[str, int]:
-    """Sizes of all axes, from tensors and from what is given."""
+    """Returns the sizes of all axes, from tensors and from what is given."""
     binding = Binding()
     binding.sizes.update(depths)
-    products: list[
-        tuple[str, tuple[str, ...], int]
-    ] = []  # tensor, axes that are flattened in one of its axes, their product
+    # A tensor's name, the axes that are flattened in one of its axes, and their product.
+    products: list[tuple[str, tuple[str, ...], int]] = []
     for name, (text, path) in used.items():
         shape = shapes[name]
         if text == SAME:
@@ -268,6 +314,7 @@ def _bind(
             raise InputError(
                 f"{source}: {NAMES[axis]} is {binding.sizes[axis]} by the tensors, {size} as given"
             )
+    # Of the sizes that are flattened in one axis one may be unknown. It is the rest of the product.
     for name, group, product in products:
         open_axes = [axis for axis in group if axis not in binding.sizes]
         if len(open_axes) > 1:
@@ -294,11 +341,19 @@ def _bind(
 
 
 class Entry(NamedTuple):
-    """A foreign tensor to write."""
+    """Says which foreign tensor is to be written.
+
+    Attributes:
+        name: its name.
+        path: our path; "" for a tensor of zeros.
+        place: the entry along our leaf's leading axes.
+        layout: how the axes are laid out.
+        shape: its shape.
+    """
 
     name: str
-    path: str  # ours; "" where it is zeros
-    place: tuple[int, ...]  # along our leaf's leading axes
+    path: str
+    place: tuple[int, ...]
     layout: str
     shape: Shape
 
@@ -306,9 +361,12 @@ class Entry(NamedTuple):
 def entries(
     rules: Sequence[Rule], shapes: Mapping[str, Shape], sizes: Sizes, source: str
 ) -> list[Entry]:
-    """The foreign tensors that our leaves make, those of one leaf together, its layers in order.
+    """Returns the foreign tensors that our leaves make.
 
-    Raises InputError: a leaf that no rule covers, or not all of.
+    Those of one leaf stand together, its layers in order.
+
+    Raises:
+        InputError: the rules do not cover a leaf, or not all of it.
     """
     result: list[Entry] = []
     for path, shape in shapes.items():
@@ -334,6 +392,7 @@ def entries(
 
 
 def _entries(candidate: Rule, path: str, shape: Shape) -> Iterator[Entry]:
+    """Yields the tensors that a rule makes of our leaf."""
     for layer in range(shape[0]) if "layer" in candidate.place else (0,):
         place = _place(candidate, layer)
         layout = parse_layout(candidate.layout)
@@ -342,5 +401,6 @@ def _entries(candidate: Rule, path: str, shape: Shape) -> Iterator[Entry]:
 
 
 def _some(names: Sequence[str]) -> str:
+    """Returns the first three names and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

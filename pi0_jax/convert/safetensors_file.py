@@ -1,6 +1,10 @@
-"""safetensors: read by tensor, written one tensor after another; never a whole file in memory, and no pages mapped.
+"""Files of safetensors are read by tensor, and written one tensor after another.
 
-8 bytes: length n of the header | n bytes: JSON, name -> dtype, shape, [first, last) byte of the data | the data
+A whole file is never in memory, and no pages are mapped.
+
+    8 bytes: length n of the header
+    n bytes: JSON, name -> dtype, shape, [first, last) byte of the data
+    the data
 """
 
 import json
@@ -23,34 +27,42 @@ DTYPES = {
     "I64": np.dtype(np.int64),
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_LONGEST_HEADER = 100 << 20  # as the format says
+_LONGEST_HEADER = 100 << 20  # bytes, as the format says
 _READ_BYTES = 256 << 20
 
 
 class _Span(NamedTuple):
+    """Says which bytes of which file a tensor is."""
+
     file: int
-    first: int  # byte in the file
+    first: int  # the first byte in the file
     length: int
 
 
 class _Entry(NamedTuple):
-    """What a header says of one tensor."""
+    """Holds what a header says of one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
-    first: int  # byte of the data
+    first: int  # the first byte in the data
     end: int
 
 
 def _entry(dtype: str, shape: Sequence[int], data_offsets: Sequence[int]) -> _Entry:
+    """Makes an entry of a header's fields."""
     return _Entry(str(dtype), tuple(map(index, shape)), *map(index, data_offsets))
 
 
 class SafetensorsFiles:
-    """One file, or the shards of one model."""
+    """Gives the tensors of one file, or of the shards of one model."""
 
     def __init__(self, files: Sequence[Location]) -> None:
-        """Raises InputError: a file that is truncated or no safetensors, a dtype that no parameter has, a name in two files."""
+        """Reads the headers of the files.
+
+        Raises:
+            InputError: a file is truncated or no safetensors; no parameter may have a tensor's
+                dtype; or a name is in two files.
+        """
         self.infos: dict[str, Leaf] = {}
         self._spans: dict[str, _Span] = {}
         self._readers = [RangeReader(file) for file in files]
@@ -63,7 +75,7 @@ class SafetensorsFiles:
                 self._spans[name] = _Span(number, start + entry.first, _bytes(self.infos[name]))
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """The tensor, or its `entry` along the first axis."""
+        """Reads a tensor, or its `entry` along the first axis."""
         info, span = self.infos[name], self._spans[name]
         shape, first, length = info.shape, span.first, span.length
         if entry is not None:
@@ -77,11 +89,12 @@ class SafetensorsFiles:
 
 
 def _bytes(leaf: Leaf) -> int:
+    """Returns the number of bytes of a tensor."""
     return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int]:
-    """The entries of a file, checked against its size, and the byte where data begin."""
+    """Returns the entries of a file, checked against its size, and the byte where data begin."""
     size = storage.size(file)
     if size < 8:
         raise InputError(f"{file}: expected a safetensors file, found {size} bytes")
@@ -100,7 +113,7 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int
             for name, entry in header.items()
         }
     end = 0
-    # the format wants neither gaps nor shared bytes
+    # The format wants neither gaps nor shared bytes.
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.first != end:
             raise InputError(
@@ -115,6 +128,7 @@ def _header(file: Location, reader: RangeReader) -> tuple[dict[str, _Entry], int
 
 
 def _info(file: Location, name: str, entry: _Entry) -> Leaf:
+    """Returns a tensor's shape and dtype; raises InputError if its bytes do not fit to them."""
     if entry.dtype not in DTYPES:
         raise InputError(
             f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, found {entry.dtype}"
@@ -128,8 +142,14 @@ def _info(file: Location, name: str, entry: _Entry) -> Leaf:
 
 
 def write(file: Path, leaves: Mapping[str, Leaf], arrays: Iterable[np.ndarray]) -> None:
-    """Writes tensors in the order of `leaves`; `arrays` gives them in that order, each held only while it is written."""
-    # without it, Hugging Face's loaders refuse the file
+    """Writes tensors one after another.
+
+    Args:
+        file: the new file.
+        leaves: the tensors' shapes and dtypes, in the order in which they are written.
+        arrays: the tensors in the same order. Each is held only while it is written.
+    """
+    # Hugging Face's loaders refuse a file without it.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, leaf in leaves.items():

@@ -1,4 +1,4 @@
-"""Which safetensors files make one model: a single one, or shards, with or without an index."""
+"""Safetensors files make one model: a single file, or shards, with or without an index."""
 
 import re
 from collections.abc import Mapping
@@ -14,13 +14,19 @@ _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 
 
 def present(folder: Folder) -> bool:
+    """Returns whether a folder holds such files."""
     return (
         SINGLE in folder or INDEX in folder or any(_SHARD.fullmatch(name) for name in folder.names)
     )
 
 
 def read(folder: Folder) -> SafetensorsFiles:
-    """Raises InputError: a missing shard, or a tensor that the index names and its shard lacks; what SafetensorsFiles raises."""
+    """Opens the files of a folder as one model.
+
+    Raises:
+        InputError: a shard is missing, or lacks a tensor that the index names; or SafetensorsFiles
+            raises it.
+    """
     names = _names(folder)
     missing = [name for name in names if name not in folder]
     if missing:
@@ -36,6 +42,7 @@ def read(folder: Folder) -> SafetensorsFiles:
 
 
 def _names(folder: Folder) -> list[str]:
+    """Returns the names of the files that make the model."""
     shards = [found for name in folder.names if (found := _SHARD.fullmatch(name))]
     if SINGLE in folder and (shards or INDEX in folder):
         raise InputError(f"{folder}: expected {SINGLE} or shards, found both")
@@ -57,6 +64,7 @@ def _names(folder: Folder) -> list[str]:
 
 
 def _weight_map(folder: Folder) -> Mapping[str, str]:
+    """Returns the index: tensor -> file."""
     record = folder.read_json(INDEX)
     if "weight_map" not in record or not isinstance(record["weight_map"], dict):
         raise InputError(f"{folder.file(INDEX)}: expected a weight_map, found {', '.join(record)}")
@@ -64,7 +72,7 @@ def _weight_map(folder: Folder) -> Mapping[str, str]:
 
 
 def one_dtype(leaves: Mapping[str, Leaf]) -> str:
-    """What a config.json calls the dtype of these tensors: mixed ones run in the wider."""
+    """Returns what a config.json calls the dtype of these tensors; mixed ones run in the wider."""
     return (
         "bfloat16" if {leaf.dtype.name for leaf in leaves.values()} == {"bfloat16"} else "float32"
     )

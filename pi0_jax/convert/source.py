@@ -1,4 +1,7 @@
-"""Parameters of some checkpoint under our names, read leaf by leaf, or layer by layer, when they are asked for."""
+"""A source gives the parameters of some checkpoint under our names.
+
+It reads leaf by leaf, or layer by layer, when they are asked for.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +18,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.finite import check_finite
 from pi0_jax.models.pi0 import Pi0Config
 
-# what a parameter may be
+# The dtypes that a parameter may have.
 _FLOATS = (
     np.dtype(np.float32),
     np.dtype(ml_dtypes.bfloat16),
@@ -25,32 +28,34 @@ _FLOATS = (
 
 
 class Leaf(NamedTuple):
+    """Holds the shape and dtype of an array."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 class Tensors(Protocol):
-    """The arrays of a foreign checkpoint, unread."""
+    """Gives the arrays of a foreign checkpoint, which are not read yet."""
 
     @property
     def infos(self) -> Mapping[str, Leaf]:
-        """Shapes and dtypes, by name."""
+        """Returns shapes and dtypes, by name."""
         ...
 
     def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """The tensor, or its `entry` along the first axis."""
+        """Reads a tensor, or its `entry` along the first axis."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint of any format, under our names, of which no array is read yet.
+    """Is a checkpoint of any format, under our names; none of its arrays is read yet.
 
     Attributes:
         format: which format it was found to have.
         path: where it lies, for messages.
-        leaves: shape and dtype of every parameter, by its path in the published tree; of a
-            PaliGemma, of the backbone alone.
+        leaves: shape and dtype of every parameter, by its path in the published tree; for a
+            PaliGemma those of the backbone alone.
         sizes: the model's sizes, by the letters of convert/tree.py.
         fetch: reads a leaf, or one layer of it.
         metadata: robots, tokenizer and what else travels beside the weights.
@@ -78,7 +83,7 @@ class Source:
         return self.fetch(path, layer)
 
     def parts(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
-        """A stacked leaf's layers with their numbers; any other leaf whole, with None."""
+        """Yields a stacked leaf's layers with their numbers; any other leaf whole, with None."""
         if not is_stacked(path):
             yield None, self.read(path)
             return
@@ -86,7 +91,10 @@ class Source:
             yield layer, self.layer(path, layer)
 
     def model_config(self) -> Pi0Config:
-        """The model of these sizes; formats.py has completed what shows in no tensor."""
+        """Returns the model of these sizes.
+
+        formats.py has completed the sizes that no tensor shows.
+        """
         horizon, max_tokens = self.metadata.horizon, self.metadata.max_tokens
         assert horizon is not None and max_tokens is not None, self.path
         return tree.model_config(self.sizes, horizon=horizon, max_tokens=max_tokens)
@@ -99,7 +107,7 @@ class Source:
 
 
 def is_stacked(path: str) -> bool:
-    """Whether a leaf has a layer axis."""
+    """Returns whether a leaf has a layer axis."""
     return tree.AXES[path][0] in "IL"
 
 
@@ -114,7 +122,21 @@ def mapped(
     metadata: Metadata,
     notes: tuple[str, ...] = (),
 ) -> Source:
-    """A foreign checkpoint through its rules. Raises InputError as rules.plan does."""
+    """Makes a source of a foreign checkpoint, through its rules.
+
+    Args:
+        tensors: the foreign arrays.
+        table: the rules of the format.
+        format: the format's name.
+        path: names the checkpoint in messages.
+        wanted: the leaves to fill, with their axes.
+        given: sizes that the tensors do not show (letters of tree.py).
+        metadata: what travels beside the weights.
+        notes: what the user should know of this input.
+
+    Raises:
+        InputError: rules.plan raises it, or a tensor's dtype is wrong.
+    """
     plan = rules.plan(
         table, {name: info.shape for name, info in tensors.infos.items()}, wanted, given, path
     )
@@ -144,6 +166,7 @@ def mapped(
 
 
 def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
+    """Returns the one dtype of the tensors that make a leaf."""
     names = [piece.name for piece in plan.pieces[leaf].values()]
     first = tensors.infos[names[0]].dtype
     if first not in _FLOATS:
@@ -159,12 +182,15 @@ def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
 
 
 def _foreign(plan: Plan, tensors: Tensors, leaf: str) -> np.ndarray:
+    """Reads the one tensor that makes a leaf."""
     (piece,) = plan.pieces[leaf].values()
     return tensors.read(piece.name)
 
 
 def _fetch(plan: Plan, tensors: Tensors, info: Leaf, leaf: str, layer: int | None) -> np.ndarray:
+    """Reads a leaf, or one layer of it, from the tensors that make it."""
     places = plan.pieces[leaf]
+    # One tensor holds all of the leaf.
     if () in places:
         piece = places[()]
         if piece.layout == SAME:
@@ -181,20 +207,32 @@ def _fetch(plan: Plan, tensors: Tensors, info: Leaf, leaf: str, layer: int | Non
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Returns whether two arrays are equal to the bit."""
     return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
 
 
 def _where(path: str, leaf: str, layer: int | None) -> str:
+    """Names a leaf, or one layer of it, in messages."""
     return f"{path}: {leaf}" if layer is None else f"{path}: {leaf} layer {layer}"
 
 
 def bits(x: np.ndarray) -> np.ndarray:
-    """The array's bytes as unsigned integers, so that equal means equal: NaN, signed zero and all."""
+    """Returns the array's bytes as unsigned integers.
+
+    So equal means equal to the bit, also for NaN and signed zero.
+    """
     return np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}")
 
 
 def cast(source: Source, dtype: np.dtype | None) -> Source:
-    """The same in another dtype, rounded to nearest; None keeps each leaf's own. A number too large for it is an InputError when read."""
+    """Returns the source in another dtype, rounded to nearest.
+
+    Reading raises InputError if a number is too large for the dtype.
+
+    Args:
+        source: the source.
+        dtype: the dtype; None keeps each leaf's own.
+    """
     if dtype is None:
         return source
 

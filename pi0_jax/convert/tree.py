@@ -1,8 +1,10 @@
-"""Our parameter tree, which is the published one: every leaf, its axes, and the sizes that they tell.
+"""Our parameter tree is the published one: every leaf, its axes, and the sizes that they tell.
 
-Axes of the image encoder: I layers, C colours, Q patch side, P patches, X width, Y hidden width of the MLP, M heads, J head dimension.
-Of both experts: L layers, V vocabulary, N heads, K key-value heads, H head dimension. Widths and hidden widths of the MLP: D and F of the
-language model, E and G of the action expert. A action dimension, T the time MLP's input (2 E). A number is an axis of that size.
+Axes of the image encoder: I layers, C colours, Q patch side, P patches, X width, Y hidden width of
+the MLP, M heads, J head dimension.
+Of both experts: L layers, V vocabulary, N heads, K key-value heads, H head dimension. Widths and
+hidden widths of the MLP: D and F of the language model, E and G of the action expert.
+A action dimension, T the time MLP's input (2 E). A number is an axis of that size.
 """
 
 import math
@@ -16,7 +18,7 @@ from pi0_jax.models.siglip import VisionConfig
 Shape = tuple[int, ...]
 Sizes = Mapping[str, int]  # axis letter -> size
 
-# What a letter is called in messages and in --sizes.
+# The letters' names in messages and in --sizes.
 NAMES = {
     "I": "image_depth", "C": "image_channels", "Q": "patch_size", "P": "patches", "X": "image_width", "Y": "image_mlp_dim",
     "M": "image_heads", "J": "image_head_dim",
@@ -32,6 +34,7 @@ _LANGUAGE = "PaliGemma/llm"
 
 
 def _expert(suffix: str, width: str, mlp_dim: str) -> dict[str, str]:
+    """Returns the axes of one expert's leaves."""
     layers = f"{_LANGUAGE}/layers"
     return {
         f"{layers}/attn/q_einsum{suffix}/w": f"L N {width} H",
@@ -46,14 +49,16 @@ def _expert(suffix: str, width: str, mlp_dim: str) -> dict[str, str]:
 
 
 def _layer_norm(name: str, axes: str) -> dict[str, str]:
+    """Returns the axes of a layer norm's leaves."""
     return {f"{name}/scale": axes, f"{name}/bias": axes}
 
 
 def _dense(name: str, kernel: str, bias: str) -> dict[str, str]:
+    """Returns the axes of a dense layer's leaves."""
     return {f"{name}/kernel": kernel, f"{name}/bias": bias}
 
 
-# PaliGemma: what its own checkpoints hold.
+# PaliGemma's own checkpoints hold these leaves.
 BACKBONE_AXES = {
     **_dense(f"{_IMAGE}/embedding", "Q Q C X", "X"),
     f"{_IMAGE}/pos_embedding": "1 P X",
@@ -70,7 +75,7 @@ BACKBONE_AXES = {
     f"{_LANGUAGE}/embedder/input_embedding": "V D",
     **_expert("", "D", "F"),
 }
-# All of π0: 50 leaves.
+# All of π0 has 50 leaves.
 AXES = {
     **BACKBONE_AXES,
     **_expert("_1", "E", "G"),
@@ -83,14 +88,25 @@ AXES = {
 
 
 class Binding:
-    """Sizes of axes as tensors tell them, each with the tensor that told it first."""
+    """Collects the sizes of axes that tensors tell, each with the tensor that told it first."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
         self._tensors: dict[str, str] = {}
 
     def add(self, name: str, shape: Shape, axes: Iterable[str], source: str) -> None:
-        """Raises InputError where a tensor has other axes, or contradicts an earlier one: both named, with what each implies."""
+        """Adds the sizes that a tensor tells.
+
+        Args:
+            name: the tensor's name.
+            shape: its shape.
+            axes: a letter for each of its axes, or a number for an axis of that size.
+            source: names the checkpoint in messages.
+
+        Raises:
+            InputError: the tensor has other axes, or contradicts an earlier one. Both are named,
+                with what each implies.
+        """
         axes = tuple(axes)
         if len(shape) != len(axes):
             raise InputError(
@@ -111,7 +127,7 @@ class Binding:
                 )
 
     def check_relations(self, source: str) -> None:
-        """Raises InputError for sizes that no π0 has together; those that are not known are not checked."""
+        """Raises InputError for sizes that no π0 has together; unknown sizes are not checked."""
         sizes = self.sizes
         relations = (
             ("P", lambda P: math.isqrt(P) ** 2 == P, "as many patches as a square image has"),
@@ -132,11 +148,12 @@ class Binding:
                 )
 
     def _by(self, letter: str) -> str:
+        """Names the tensor that told a size."""
         return f" (by {self._tensors[letter]})" if letter in self._tensors else ""
 
 
 def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, Shape]:
-    """Every leaf's shape."""
+    """Returns every leaf's shape."""
     return {
         path: tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in text.split())
         for path, text in axes.items()
@@ -144,7 +161,15 @@ def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, S
 
 
 def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
-    """The model of these sizes; horizon and prompt length show in no parameter."""
+    """Returns the model of these sizes.
+
+    No parameter shows horizon and prompt length.
+
+    Args:
+        sizes: the sizes by letter.
+        horizon: H, the steps of an action chunk.
+        max_tokens: the length of prompts.
+    """
     return Pi0Config(
         vision=VisionConfig(
             image_size=math.isqrt(sizes["P"]) * sizes["Q"], patch_size=sizes["Q"], width=sizes["X"],
@@ -159,7 +184,10 @@ def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
 
 
 def sizes_of_config(config: Pi0Config) -> dict[str, int]:
-    """Inverts `model_config`, but for horizon and prompt length."""
+    """Returns a model's sizes by letter.
+
+    It inverts `model_config`, without horizon and prompt length.
+    """
     vision, gemma = config.vision, config.gemma
     backbone, expert = gemma.experts
     return {

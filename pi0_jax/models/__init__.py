@@ -1,10 +1,10 @@
-"""The model, for those who build on it.
+"""This package is the model, for those who build on it.
 
     model = Pi0(VARIANTS["nano"])                                   # "pi0" is the published size
     params = model.init(key, method=Pi0.declare)["params"]          # the published tree
     actions = sample(params, observation, noise, model=model, num_steps=10)
 
-`pi0_jax.flow.loss` of `Pi0.velocity` is what training minimises.
+Training minimises `pi0_jax.flow.loss` of `Pi0.velocity`.
 """
 
 from pi0_jax.models.layers import ComputeOptions

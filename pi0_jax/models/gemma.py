@@ -31,7 +31,7 @@ MASKED_LOGIT = -2.3819763e38  # finite, so that a row without any key stays fini
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
-    """The sizes of one expert: D and F."""
+    """Holds the sizes of one expert: D and F."""
 
     width: int
     mlp_dim: int
@@ -39,7 +39,7 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """The sizes of a language model with experts."""
+    """Holds the sizes of a language model with experts."""
 
     experts: tuple[ExpertConfig, ...]  # expert 0 is the language model and owns the embedding
     depth: int
@@ -50,7 +50,7 @@ class GemmaConfig:
 
 
 class KVCache(NamedTuple):
-    """Keys (rotated) and values of tokens already run, for every layer."""
+    """Holds keys (rotated) and values of tokens that ran already, for every layer."""
 
     keys: Float[Array, "L B S K H"]
     values: Float[Array, "L B S K H"]
@@ -147,8 +147,8 @@ def mlp(
     params: Mapping[str, Array], x: Float[Array, "B T D"], constrain: layers.Constrain
 ) -> Float[Array, "B T D"]:
     """Runs the MLP, with a gate through a GELU."""
-    # Two products, not one. The gradients of one would be put together and taken apart again, at
-    # the size of F times all tokens.
+    # These are two products, not one. The gradients of one product would be put together and taken
+    # apart again, at the size of F times all tokens.
     # [B, T, F]
     gate, up = (
         constrain(layers.dense(x, w), ("batch", "tokens", "mlp")) for w in params["gating_einsum"]
@@ -216,7 +216,7 @@ def layer(
     if cache is not None:
         keys = jnp.concatenate([cache.keys, keys], axis=1)  # [B, S, K, H]
         values = jnp.concatenate([cache.values, values], axis=1)
-    # Only the streams that are read ask anything.
+    # Only the streams that are read have queries.
     # [B, T_i, N, H]
     queries = [
         layers.dense(normed[i], attn[suffixed("q_einsum", i)]["w"].transpose(1, 0, 2))
@@ -243,12 +243,13 @@ def layer(
 
 
 class Gemma(nn.Module):
-    """The language model and its experts."""
+    """Is the language model with its experts."""
 
     config: GemmaConfig
     options: ComputeOptions = ComputeOptions()
 
     def setup(self) -> None:
+        """Declares the parameters."""
         table = param_table(self.config)
         self.embedder = self.param("embedder", draw_table, table["embedder"])
         self.layers = self.param("layers", draw_table, table["layers"])

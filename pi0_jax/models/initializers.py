@@ -1,4 +1,4 @@
-"""Tables of a module's parameters, and how the parameters of a table are drawn.
+"""A table lists a module's parameters, and says how each is drawn.
 
 A table has the nesting of the published tree, with a `Param` where the tree has an array. It states
 every shape once: modules declare their parameters from it, `self.param(name, draw_table, table)`,
@@ -27,14 +27,14 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 class Distribution(NamedTuple):
-    """A distribution with mean 0: a standard one, times a factor."""
+    """Is a distribution with mean 0: a standard one, times a factor."""
 
     kind: Literal["normal", "truncated normal", "uniform"]  # cut off at 2; between -1 and 1
     scale: float
 
 
 class Param(NamedTuple):
-    """One parameter: its shape, and what it is before training, drawn or constant."""
+    """Describes one parameter: its shape, and its values before training, drawn or constant."""
 
     shape: tuple[int, ...]
     initial: Distribution | float
@@ -101,6 +101,7 @@ def draw_table(key: Key[Array, ""], table: Table | Param) -> Any:
 
 
 def _shares_a_draw(param: Param) -> bool:
+    """Returns whether a parameter is cut out of a shared draw."""
     drawn = isinstance(param.initial, Distribution)
     return drawn and math.prod(param.shape) <= LARGEST_SHARED
 

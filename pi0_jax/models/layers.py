@@ -1,4 +1,4 @@
-"""What both transformers share: how they are computed, linear maps, and running a stack of layers.
+"""Both transformers share this: how they are computed, linear maps, and running a stack of layers.
 
 The parameters of a stack carry the layer on axis 0.
 """
@@ -35,10 +35,10 @@ def ungathered(params: Any, path: tuple[str, ...], dtype: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeOptions:
-    """How a model is computed. The parameter tree is the same whatever stands here.
+    """Says how a model is computed; the parameter tree does not depend on it.
 
     Attributes:
-        dtype: of matrix products and activations. Parameters are float32.
+        dtype: the dtype of matrix products and activations. Parameters are float32.
         scan_layers: whether layers run in one jax.lax.scan, which compiles one layer, or unrolled.
         remat: which activations are kept for the backward pass, see `rematerialise`.
         constrain: says on which devices an activation is; called with the names of its axes.
@@ -122,10 +122,10 @@ def run(
     depth = jax.tree.leaves(stacked)[0].shape[0]
     outputs = []
     if scan and depth > 1:
-        # Over the layers' numbers: scanning the arrays themselves would first copy all layers but
-        # the last. A layer's slice is cut out inside of what is rematerialised, and again in the
-        # backward pass. Outside it would be an input of the layer, and kept: a second copy of all
-        # weights.
+        # The scan is over the layers' numbers. Scanning the arrays themselves would first copy all
+        # layers but the last. A layer's slice is cut out inside of what is rematerialised, and
+        # again in the backward pass. A slice cut outside would be an input of the layer, and kept:
+        # a second copy of all weights.
         numbered = rematerialise(lambda x, i: layer(x, _pick(stacked, i)), remat)
         carry, output = jax.lax.scan(numbered, carry, jnp.arange(depth - 1))
         outputs.append(output)

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, section 4.1): a product of two narrow matrices is added to a fixed weight.
+"""LoRA adds a product of two narrow matrices to a fixed weight (Hu et al. 2021, section 4.1).
 
     w + (alpha / rank) * a b           a: random, b: zeros, so training starts from the given model
 
@@ -42,7 +42,7 @@ PRODUCTS: tuple[tuple[str, str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class LoraRule:
-    """Which weights are adapted, and how."""
+    """Says which weights are adapted, and how."""
 
     path: str  # a regular expression: the weights in whose path it is found
     rank: int

@@ -1,4 +1,4 @@
-"""Who attends to whom.
+"""The attention masks say who attends to whom.
 
 Axes: B batch, P prefix tokens (images, then prompt), S suffix tokens: 1 state, then K draws of H
 actions, 1 + K*H in all. Here P=3 with its last token padding, H=2, K=2:

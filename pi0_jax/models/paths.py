@@ -1,4 +1,4 @@
-"""Trees of parameters, and their leaves by path, such as PaliGemma/llm/layers/mlp/linear."""
+"""A tree of parameters has its leaves by path, such as PaliGemma/llm/layers/mlp/linear."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -33,11 +33,11 @@ MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Pi0Config:
-    """The sizes of a π0.
+    """Holds the sizes of a π0.
 
     Attributes:
-        vision: of the image encoder.
-        gemma: of the language model and the action expert, in this order.
+        vision: the sizes of the image encoder.
+        gemma: the sizes of the language model and the action expert, in this order.
         action_dim: D, dimensions of actions and state, padding included.
         horizon: H, steps of an action chunk.
         max_tokens: L, tokens of a prompt.
@@ -50,7 +50,7 @@ class Pi0Config:
     max_tokens: int
 
 
-# Sizes of every part, per variant.
+# The sizes of every part, for each variant.
 VARIANTS = {
     # The published model: SigLIP So400m/14, Gemma 2B, 300M action expert; 3,238,048,528 parameters.
     "pi0": Pi0Config(
@@ -61,7 +61,7 @@ VARIANTS = {
         ),
         action_dim=32, horizon=50, max_tokens=48,
     ),
-    # Learns the reach world on a laptop CPU in minutes.
+    # It learns the reach world on a laptop CPU in minutes.
     "nano": Pi0Config(
         vision=VisionConfig(image_size=64, patch_size=16, width=64, depth=2, mlp_dim=256, num_heads=8),
         gemma=GemmaConfig(
@@ -70,7 +70,7 @@ VARIANTS = {
         ),
         action_dim=8, horizon=10, max_tokens=16,
     ),
-    # For tests: seconds to compile.
+    # It is for tests, because it compiles in seconds.
     "pico": Pi0Config(
         vision=VisionConfig(image_size=32, patch_size=16, width=16, depth=2, mlp_dim=32, num_heads=2),
         gemma=GemmaConfig(
@@ -83,19 +83,20 @@ VARIANTS = {
 
 
 class PaliGemma(nn.Module):
-    """The two pre-trained parts, under their published names."""
+    """Holds the two pre-trained parts, under their published names."""
 
     config: Pi0Config
     options: ComputeOptions
 
     def setup(self) -> None:
+        """Makes the parts."""
         width = self.config.gemma.experts[0].width
         self.img = SigLIP(self.config.vision, output_width=width, options=self.options)
         self.llm = Gemma(self.config.gemma, self.options)
 
 
 class Pi0(nn.Module):
-    """The model, a Flax module whose methods are passed to Flax as functions.
+    """Is the model, a Flax module whose methods are passed to Flax as functions.
 
         model = Pi0(VARIANTS["nano"], ComputeOptions(dtype=jnp.float32))
         params = model.init(key, method=Pi0.declare)["params"]
@@ -110,8 +111,9 @@ class Pi0(nn.Module):
     options: ComputeOptions = ComputeOptions()
 
     def setup(self) -> None:
+        """Makes the parts and declares the projections."""
         self.PaliGemma = PaliGemma(self.config, self.options)
-        # Of state, actions and time into and out of the action expert.
+        # They project state, actions and time into the action expert, and its output to velocities.
         table = projection_table(self.config)
         self.projections = {name: self.param(name, draw_table, table[name]) for name in table}
 

@@ -1,4 +1,4 @@
-"""Sampling: an action chunk from noise. Policies, validation, verification and exports run this.
+"""Sampling makes an action chunk from noise; policies, validation, verification and exports run it.
 
     images, prompt       once         -> keys and values of the prefix
     state, x_t, t        each step    -> velocity, which flow.integrate follows from the noise
@@ -26,7 +26,7 @@ from pi0_jax.models.gemma import KVCache
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import Observation
 
-# Published path, of an unrolled layer's weight with "/<layer>" behind it -> array.
+# Published path -> array. The path of an unrolled layer's weight has "/<layer>" behind it.
 Packed = Mapping[str, Array]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -118,14 +118,14 @@ def apply(
     return result
 
 
-# First match wins, over published paths.
+# Patterns over published paths; the first that matches wins.
 _STACKED = r"/(encoderblock|layers)/"  # one layer per entry of axis 0
-# axes of one layer's weight
+# The order in which the axes of one layer's weight are packed.
 _INPUT_FIRST = (
     (r"/q_einsum", (1, 0, 2)),
     (r"/kv_einsum", (2, 0, 1, 3)),
 )
-# What the model itself computes with in float32.
+# The model itself computes with these weights in float32.
 _FLOAT32 = r"norm|LayerNorm|input_embedding|action_out_proj"
 
 
@@ -151,6 +151,7 @@ def unpack(weights: Any) -> dict[str, Any]:
     stacks: dict[str, dict[int, Array]] = {}
     for name, weight in paths.flatten(weights).items():
         path, _, layer = name.rpartition("/")
+        # An unrolled layer's weight: its axes go back to the published order.
         if layer.isdigit():
             axes = np.argsort(_axes(path, weight.ndim)).tolist()
             stacks.setdefault(path, {})[int(layer)] = jnp.transpose(weight, axes)

@@ -1,4 +1,4 @@
-"""SigLIP's image encoder: a pre-norm vision transformer over patches.
+"""SigLIP's image encoder is a pre-norm vision transformer over patches.
 
 Its outputs are projected to the language model's width.
 
@@ -35,7 +35,7 @@ LAYER_NORM_EPSILON = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """The sizes of an image encoder."""
+    """Holds the sizes of an image encoder."""
 
     image_size: int  # S, pixels
     patch_size: int  # pixels
@@ -46,7 +46,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """P, for one image."""
+        """Returns P, the number of patches of one image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -191,13 +191,14 @@ def encoder_block(
 
 
 class SigLIP(nn.Module):
-    """The image encoder."""
+    """Is the image encoder."""
 
     config: VisionConfig
     output_width: int
     options: ComputeOptions = ComputeOptions()
 
     def setup(self) -> None:
+        """Declares the parameters."""
         table = param_table(self.config, self.output_width)
         self.params = {name: self.param(name, draw_table, table[name]) for name in table}
 

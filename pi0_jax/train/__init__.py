@@ -1,11 +1,11 @@
-"""Training: a config in, a run's folder out.
+"""Training takes a config and makes a run's folder.
 
     config = train.load("reach")           # a recipe of configs/, or a file of your own
     config.steps = 100
     train.run(config, "runs/reach/train")
 
-A config of your own begins with `train.defaults()`, which has every field at its default;
-RunConfig says what they mean.
+A config of your own begins with `train.defaults()`, which has every field at its default. RunConfig
+says what the fields mean.
 """
 
 import os
@@ -24,7 +24,7 @@ def run(
     config: str | os.PathLike[str] | ConfigDict | Mapping[str, Any] | RunConfig,
     workdir: str | os.PathLike[str],
 ) -> None:
-    """Trains π0, or goes on where the workdir stopped.
+    """Trains π0, or continues the run that the workdir holds.
 
     It ends when all steps are done, or after SIGTERM, SIGINT (Ctrl-C) or SIGHUP, when it has saved.
     Before the first step, and at a second signal, these end the whole process at once, a notebook's
@@ -42,7 +42,7 @@ def run(
             other data (the fields are named); a loss or gradient is not finite; a checkpoint cannot
             be written; memory is short.
     """
-    # Imported when it is called: a config file imports this package, and needs no training code.
+    # The import stands here because a config file imports this package and needs no training code.
     from pi0_jax.train.loop import train
 
     train(resolve(config), workdir)

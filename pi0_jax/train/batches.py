@@ -1,4 +1,4 @@
-"""From indices to global batches: rows of a step, preprocessing, prefetch."""
+"""Global batches are made here from indices: the rows of a step, preprocessing and prefetch."""
 
 import contextlib
 from collections import deque
@@ -14,11 +14,20 @@ from pi0_jax.observation import FrameId, Sample, TrainBatch
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.tokenizer import Tokenizer
 
-_GROUP = 8  # samples that one thread makes at a time
+_GROUP = 8  # the number of samples that one thread makes at a time
 
 
 def canvases(indices: Sequence[Index]) -> dict[str, tuple[int, int]]:
-    """For each slot that these datasets fill the canvas that holds all its images: one shape, so one compilation for the run."""
+    """Returns for each camera slot the canvas that holds all images of these datasets.
+
+    A slot has one canvas, so images have one shape and the step is compiled once for the run.
+
+    Args:
+        indices: the indices of the datasets.
+
+    Returns:
+        Slot -> (height, width) in pixels, for the slots that the datasets fill.
+    """
 
     def sizes(slot: str) -> list[tuple[int, int]]:
         robots = [
@@ -40,7 +49,12 @@ def canvases(indices: Sequence[Index]) -> dict[str, tuple[int, int]]:
 
 
 class Batcher:
-    """Samples -> TrainBatch, for robots in the order of a mixture's datasets."""
+    """Makes a TrainBatch of samples.
+
+    Attributes:
+        robots: the robots, in the order of a mixture's datasets.
+        layout: which camera slots there are, and how images, prompts and states are laid out.
+    """
 
     def __init__(
         self,
@@ -55,7 +69,15 @@ class Batcher:
         self._canvases = canvases
 
     def assemble(self, samples: Sequence[Sample], rows: Sequence[int]) -> TrainBatch:
-        """`rows` are the samples' numbers in the global batch."""
+        """Makes a batch of samples.
+
+        Args:
+            samples: the samples, one for each row.
+            rows: the samples' numbers in the global batch.
+
+        Returns:
+            The batch, as arrays on the host.
+        """
         robots = [self.robots[sample.dataset] for sample in samples]
         observations = [sample.observation for sample in samples]
         return TrainBatch(
@@ -80,10 +102,23 @@ def train_batches(
     threads: int,
     prefetch: int,
 ) -> Generator[TrainBatch, None, None]:
-    """`rows` of the global batches of steps start .. stop - 1, made ahead by `threads` threads.
+    """Yields the rows of this process, batch by batch, for the steps start .. stop - 1.
 
-    Beside the batch handed out, at most `prefetch` batches are ready or in the making. Closing the generator, or its end,
-    waits for the threads to stop. Raises what reading raises, at the latest at the batch that it concerns.
+    Threads make the batches in advance. Beside the batch handed out, at most `prefetch` batches are
+    ready or in the making. When the generator ends or is closed, it waits for the threads to stop.
+    An error of reading is raised at the latest at the batch that it concerns.
+
+    Args:
+        order: says which frames the rows of a step hold.
+        batcher: makes the batches.
+        rows: the rows of the global batch that this process makes.
+        start: the first step.
+        stop: the step after the last one.
+        threads: the number of threads.
+        prefetch: the number of batches.
+
+    Yields:
+        The batches, with len(rows) rows each.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batch")
     with contextlib.closing(order.draws(start, stop, rows)) as steps:
@@ -102,7 +137,11 @@ def train_batches(
 def _submit(
     pool: Executor, mixture: Mixture, batcher: Batcher, draws: Sequence[Draw], rows: Sequence[int]
 ) -> Future[TrainBatch]:
-    """Samples are made in groups, by any thread. The batch is queued behind them, so a thread that waits for them never holds them up."""
+    """Queues the work for one batch and returns the batch's future.
+
+    The samples are made in groups, by any thread. The batch is queued behind its samples. So a
+    thread that waits for samples never keeps them from being made.
+    """
     groups = [draws[i : i + _GROUP] for i in range(0, len(draws), _GROUP)]
     made = [pool.submit(mixture.samples, group) for group in groups]
     return pool.submit(
@@ -111,7 +150,13 @@ def _submit(
 
 
 def held_out_samples(indices: Sequence[Index], *, per_dataset: int, horizon: int) -> list[Sample]:
-    """Evenly spaced frames of every dataset's validation split, where it has one: always the same ones."""
+    """Returns evenly spaced frames of each dataset's validation split, always the same ones.
+
+    Args:
+        indices: the indices of the datasets. A dataset without a validation split gives no samples.
+        per_dataset: the number of frames of each dataset; fewer where its split is smaller.
+        horizon: H, the number of steps of an action chunk.
+    """
     samples = []
     for dataset, index in enumerate(indices):
         frames = index.frames("val")

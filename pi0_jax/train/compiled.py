@@ -1,4 +1,7 @@
-"""The training step, compiled before the first batch is trained on, and what XLA says of it."""
+"""The training step is compiled here, before the first batch is trained on.
+
+XLA's report on the compiled step is kept with it.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,12 +22,29 @@ TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.A
 
 
 class CompiledStep(NamedTuple):
+    """Holds the compiled training step and what is known about it.
+
+    Attributes:
+        step: (TrainState, TrainBatch) -> (TrainState, metrics).
+        model_flops: the operations of the model's matrix products, forward and backward, on all
+            devices. Products that are computed again (remat) are counted once.
+        text: the memory that one device needs, and the operations, for people.
+    """
+
     step: TrainStep
-    model_flops: int  # of the model's matrix products, forward and backward, without what is computed again; on all devices
-    text: str  # memory of one device, and operations
+    model_flops: int
+    text: str
 
     def speed(self, steps_per_second: float) -> dict[str, float]:
-        """Metrics: the model's TFLOP/s on all devices; their share of what the devices could do at most, where that is known."""
+        """Returns the model's speed as metrics.
+
+        Args:
+            steps_per_second: the number of steps in a second.
+
+        Returns:
+            `model_tflops_per_second`, TFLOP/s on all devices together. Where the devices' peak is
+            known also `model_flops_utilisation`, the share of the peak.
+        """
         flops, peak = self.model_flops * steps_per_second, peak_flops(jax.devices()[0].device_kind)
         share = (
             {} if peak is None else {"model_flops_utilisation": flops / (peak * jax.device_count())}
@@ -35,8 +55,17 @@ class CompiledStep(NamedTuple):
 def compile_step(
     run: RunConfig, layout: Layout, model: Pi0, state: TrainState, batch: TrainBatch
 ) -> CompiledStep:
-    """For arguments of these shapes and shardings."""
+    """Compiles the step for arguments of these shapes and shardings.
+
+    Args:
+        run: the run's config.
+        layout: the layout of the batch's observations.
+        model: the run's model.
+        state: the state, or its shapes with their shardings.
+        batch: a batch on the devices.
+    """
     traced = jit_run_step(run, layout, model, state).trace(state, batch)
+    # The same step without remat tells how many operations the model itself has.
     keeping = model.clone(options=dataclasses.replace(model.options, remat="none"))
     plain = (
         traced

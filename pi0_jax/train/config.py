@@ -1,4 +1,4 @@
-"""The config of a training run: all its fields with their types, defaults and meanings, once.
+"""The config of a training run states every field with its type, default and meaning.
 
     from pi0_jax.train import config
 
@@ -8,7 +8,8 @@
         c.variant = dict(vision=..., gemma=...)  # any field may be set, with a value of any type;
         return c                                 # `from_mapping` says what is wrong, all at once
 
-Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published code's settings for fine-tuning; ours where neither is named.
+Sources of the defaults: P the π0 paper (arXiv 2410.24164), O its published code's settings for
+fine-tuning. Where neither is named the default is ours.
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ _WIDTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
+    """Holds the sizes of the mesh of devices."""
+
     data: int = field(1, "Devices that each hold a part of the batch; -1: all that are left.")
     fsdp: int = field(
         -1, "Devices that hold a part of the batch and of every weight; -1: all that are left."
@@ -46,7 +49,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(PolicyConfig):
-    """The config of a run, typed: what its policy needs, on which data and how it is trained.
+    """Holds the config of a run: what its policy needs, its data, and how it is trained.
 
     All fields are keywords. `pi0_jax.train.run` checks them, all together.
     """
@@ -221,14 +224,14 @@ class RunConfig(PolicyConfig):
     )
 
 
-# What may differ between the run that wrote a checkpoint and the one that goes on from it.
+# These fields may differ between the run that wrote a checkpoint and the run that resumes from it.
 FREE_FIELDS = fields.names(RunConfig, "free")
 
 
 def defaults() -> ConfigDict:
     """Returns a page with every field at its default.
 
-    The page takes any value; what is wrong is said when it is used, for all fields together. A
+    The page takes any value. Mistakes are named when the page is used, for all fields together. A
     field that must be stated (`data_dir`) is empty on the page.
 
     Returns:
@@ -240,7 +243,7 @@ def defaults() -> ConfigDict:
 
 
 def explain() -> str:
-    """Every field that a config may state, for people: type, default and meaning."""
+    """Returns a text for people that explains every field: its type, default and meaning."""
     return (
         "The fields of a config. Sources of the defaults: P the paper (arXiv 2410.24164), O its published\n"
         f"code's settings for fine-tuning; ours where neither is named.\n{fields.explain(RunConfig)}"
@@ -248,17 +251,29 @@ def explain() -> str:
 
 
 def from_mapping(config: Mapping[str, Any]) -> RunConfig:
-    """The config that a page, or other plain data, states; a field that is not stated has its default.
+    """Returns the config that a page, or other plain data, states.
+
+    Args:
+        config: field -> value. A field that is not stated has its default.
 
     Raises:
-        InputError: for every field that is unknown, missing, of another type or out of its range, and for
-            fields that contradict each other; one argument for each mistake.
+        InputError: fields are unknown, missing, of another type or out of their range, or they
+            contradict each other. The error has one argument for each mistake.
     """
     return _resolved(fields.read(RunConfig, config, "config", checks=CHECKS))
 
 
 def from_halves(policy: PolicyConfig, training: Mapping[str, Any], where: str) -> RunConfig:
-    """The config of the run that wrote a checkpoint, from what is stored there. Raises InputError as `from_mapping`."""
+    """Returns the config of the run that wrote a checkpoint, from what is stored there.
+
+    Args:
+        policy: the half of the config that a policy needs.
+        training: the other half, as plain data.
+        where: names the checkpoint in messages.
+
+    Raises:
+        InputError: as in `from_mapping`; or there is no training half.
+    """
     if not training:
         raise InputError(
             f"{where}: expected the config of a training run, found none, as in what a conversion wrote"
@@ -268,17 +283,20 @@ def from_halves(policy: PolicyConfig, training: Mapping[str, Any], where: str) -
 
 
 def policy_half(run: RunConfig) -> PolicyConfig:
-    """What a policy needs to know of the run."""
+    """Returns the part of the run's config that a policy needs."""
     return PolicyConfig(**policy_config.split(vars(run))[0])
 
 
 def training_half(run: RunConfig) -> dict[str, Any]:
-    """The rest of the run's config, as plain data."""
+    """Returns the rest of the run's config, as plain data."""
     return policy_config.split(to_json(run))[1]
 
 
 def to_json(run: RunConfig) -> dict[str, Any]:
-    """Plain data; of a rule in `own_datasets` its name and the hash of its source are kept."""
+    """Returns the config as plain data.
+
+    A rule in `own_datasets` is a function. Its name and the hash of its source are kept.
+    """
     return {
         **dataclasses.asdict(dataclasses.replace(run, own_datasets={})),
         "own_datasets": _plain(run.own_datasets, "config.own_datasets"),
@@ -286,6 +304,7 @@ def to_json(run: RunConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
+    """Returns a value as plain data, where a function is recorded by its name and source."""
     if isinstance(value, Dataset):
         return _plain(value.to_mapping(), where)
     if isinstance(value, Mapping):
@@ -298,7 +317,15 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def check_resumes(run: RunConfig, stored: RunConfig) -> None:
-    """Raises InputError if a run of config `stored` cannot be resumed as `run`."""
+    """Checks that a run may be resumed with another config.
+
+    Args:
+        run: the config to resume with.
+        stored: the config that the run had.
+
+    Raises:
+        InputError: they differ in fields that decide the run's numbers; the fields are named.
+    """
     if different := differing_fields(run, stored):
         raise InputError(
             f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes another workdir"
@@ -306,7 +333,7 @@ def check_resumes(run: RunConfig, stored: RunConfig) -> None:
 
 
 def differing_fields(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """One "field: ours, theirs" for each field that decides a run's numbers and differs."""
+    """Returns "field: ours, theirs" for each differing field that decides a run's numbers."""
     mine, stored = to_json(ours), to_json(theirs)
     return [
         f"{name}: {mine[name]!r} now, {stored[name]!r} in the checkpoint"
@@ -316,7 +343,10 @@ def differing_fields(ours: RunConfig, theirs: RunConfig) -> list[str]:
 
 
 def describe(run: RunConfig) -> str:
-    """The whole config for people, in 100 columns, by section; a star marks what is not the default."""
+    """Returns the whole config for people, in 100 columns and by section.
+
+    A star marks a field that is not at its default.
+    """
     values, usual = to_json(run), fields.defaults(RunConfig)
     lines = ["config (* where it is not the default):"]
     for title, names in fields.sections(RunConfig):
@@ -335,12 +365,16 @@ def describe(run: RunConfig) -> str:
 
 
 def write(run: RunConfig, workdir: epath.Path, resumed: tuple[int, RunConfig] | None) -> None:
-    """Keeps the run's config in its workdir: config.json.
+    """Writes the run's config to config.json in its workdir.
 
-    A run that is resumed with other free fields leaves that file as it is and writes config_<step>.json.
+    A run that is resumed with other free fields leaves that file as it is and writes
+    config_<step>.json.
 
     Args:
-        resumed: from which step the run goes on, and the config that the checkpoint holds.
+        run: the config.
+        workdir: the run's folder.
+        resumed: the step from which the run resumes, and the config that the checkpoint holds.
+            None for a new run.
     """
     path = workdir / CONFIG_FILE
     if resumed is not None and path.exists():
@@ -353,7 +387,7 @@ def write(run: RunConfig, workdir: epath.Path, resumed: tuple[int, RunConfig] | 
 
 
 def _resolved(run: RunConfig) -> RunConfig:
-    """With the datasets and weights that a mixture, or nothing, stands for."""
+    """Returns the config with the datasets and weights for which a mixture, or no field, stands."""
     if run.mixture:
         soup = SOUPS[run.mixture]
         return dataclasses.replace(

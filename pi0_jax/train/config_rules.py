@@ -1,4 +1,7 @@
-"""Rules about several fields of a run's config. Each takes their values and yields complaints that begin with a field's name."""
+"""These rules check several fields of a run's config together.
+
+A rule takes the fields' values and yields complaints. A complaint begins with a field's name.
+"""
 
 from collections.abc import Iterator
 
@@ -12,6 +15,7 @@ from pi0_jax.policy_config import Variant
 def _check_mixture(
     mixture: str, datasets: tuple[str, ...], weights: tuple[float, ...], frames_power: float
 ) -> Iterator[str]:
+    """Yields complaints about an unknown mixture, or fields that a mixture states itself."""
     if mixture and mixture not in SOUPS:
         yield f"mixture {mixture!r} is unknown; expected one of {', '.join(SOUPS)}"
     elif mixture:
@@ -28,6 +32,7 @@ def _check_mixture(
 def _check_weights(
     mixture: str, datasets: tuple[str, ...], weights: tuple[float, ...]
 ) -> Iterator[str]:
+    """Yields complaints about datasets and weights that do not fit together."""
     if mixture:
         return
     if not datasets:
@@ -44,6 +49,7 @@ def _check_empty_language(
     statistics_only: tuple[str, ...],
     keep_empty_language: tuple[str, ...],
 ) -> Iterator[str]:
+    """Yields complaints about names that are no datasets of the run."""
     known = {*datasets, *statistics_only, *(SOUPS[mixture].weights if mixture in SOUPS else ())}
     for name in keep_empty_language:
         if name not in known:
@@ -53,11 +59,13 @@ def _check_empty_language(
 
 
 def _check_warmup(warmup_steps: int, steps: int) -> Iterator[str]:
+    """Yields a complaint if the warm-up is as long as the run."""
     if warmup_steps >= steps:
         yield f"warmup_steps is {warmup_steps}; expected at least 0 and less than steps ({steps})"
 
 
 def _check_rules(initial_rules: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    """Yields complaints about patterns that are no usable regular expressions."""
     found = patterns.mistakes([pattern for pattern, _ in initial_rules])
     for i, ((pattern, _), wrong) in enumerate(zip(initial_rules, found, strict=True)):
         if wrong:
@@ -67,6 +75,7 @@ def _check_rules(initial_rules: tuple[tuple[str, str], ...]) -> Iterator[str]:
 def _check_no_decay(
     variant: str | Variant, action_dim: int, no_decay: tuple[str, ...]
 ) -> Iterator[str]:
+    """Yields complaints about patterns that match no parameter."""
     if no_decay and (tree := policy_config.shapes(variant, action_dim)):
         yield from trainable.unmatched("no_decay", no_decay, flatten_dict(tree, sep="/"))
 
@@ -74,6 +83,7 @@ def _check_no_decay(
 def _check_kept(
     save_every: int, validate_every: int, keep_every: int, keep_best: int
 ) -> Iterator[str]:
+    """Yields complaints about checkpoints to keep that no save or no validation makes."""
     if keep_every % save_every:
         yield f"keep_every is {keep_every}; expected a multiple of save_every ({save_every}), or 0"
     if keep_best and validate_every % save_every:

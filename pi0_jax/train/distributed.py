@@ -1,10 +1,12 @@
-"""Several processes that train as one: they find, hear and end each other. A process alone exchanges nothing.
+"""Several processes train as one: they find, hear and end each other.
 
-    initialize   before any other use of JAX: joins the processes that flags, the environment, SLURM or a TPU pod name
-    Processes    short texts between them; when one ends with an error or goes silent, all end, with a line that says which
+    initialize   before any other use of JAX: joins the processes that flags, the environment,
+                 SLURM or a TPU pod name
+    Processes    passes short texts between them; when one ends with an error or goes silent, all
+                 end, with a line that says which
 
-Texts go through the key-value store of jax.distributed, not through devices, so a process that has failed is heard by those
-that are waiting for it in a computation.
+Texts go through the key-value store of jax.distributed, not through devices. So the others hear of
+a failed process even while they wait for it in a computation. A process alone exchanges nothing.
 """
 
 import contextlib
@@ -28,12 +30,15 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from pi0_jax.errors import InputError
 
 _BEAT_SECONDS = 1.0
-SILENCE_SECONDS = 25  # of a process, after which the others give it up
-_BACKSTOP_SECONDS = 8  # beyond twice that, after which JAX itself does, and aborts; its last word may be half as old when one dies
-_LEAVE_SECONDS = (
-    5.0  # that process 0 waits for the others to leave first: without it JAX aborts them
-)
-# one process may index for hours; who waits for a dead one is ended
+# The others give up a process that is silent for this time.
+SILENCE_SECONDS = 25
+# JAX gives up a silent process too, and aborts. It does so this time after twice our own limit: at
+# a death, the last heartbeat that JAX has may be half of its limit old.
+_BACKSTOP_SECONDS = 8
+# Process 0 waits this long for the others to leave first. Without it JAX aborts them.
+_LEAVE_SECONDS = 5.0
+# One process may index for hours, so waiting has no real limit. Whoever waits for a dead process is
+# ended by the watch.
 _NO_LIMIT_MS = 7 * 24 * 3600 * 1000
 
 
@@ -44,11 +49,20 @@ def initialize(
     *,
     silence_seconds: int = SILENCE_SECONDS,
 ) -> None:
-    """Joins the other processes of the run, where there are any. Call it before anything else that uses JAX.
+    """Joins the other processes of the run, where there are any.
 
-    What is None is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; without any of the three JAX looks
-    for a TPU pod, SLURM or Open MPI, and where it finds none the process is alone. `num_processes` 1: alone without looking.
-    `silence_seconds`: as of Processes. Raises InputError if only some of the three are there.
+    Call it before anything else that uses JAX. An argument that is None is taken from the
+    environment (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID). If all three are
+    missing, JAX looks for a TPU pod, SLURM or Open MPI. If it finds none, the process is alone.
+
+    Args:
+        coordinator_address: host:port of process 0.
+        num_processes: the number of processes; with 1 the process is alone and does not look.
+        process_id: this process's number, from 0.
+        silence_seconds: see Processes.
+
+    Raises:
+        InputError: only some of the three are known, or process_id is out of range.
     """
     address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number("num_processes", num_processes, "JAX_NUM_PROCESSES")
@@ -78,6 +92,7 @@ def initialize(
 
 
 def _number(flag: str, value: int | None, variable: str) -> int | None:
+    """Returns a number from a flag, or else from an environment variable; None without both."""
     text = os.environ.get(variable)
     if value is not None or text is None:
         return value
@@ -87,22 +102,30 @@ def _number(flag: str, value: int | None, variable: str) -> int | None:
 
 
 class Processes(contextlib.AbstractContextManager["Processes"]):
-    """This process among those of the run: `index` of `count`. All make the same calls with the same names; a name is used once.
+    """Is this process among those of the run.
 
-    Leaving it without an error waits for all. With one, the process tells the others, and all of them end with its line and
-    status (2 for an InputError, else 1), since JAX's own shutdown would wait for those who wait for us. A process that is silent
-    for `silence_seconds` is given up: the others end. A process alone just lets the error through.
+    All processes make the same calls with the same names; a name is used once.
+
+    Leaving the block without an error waits for all processes. After an error the process tells the
+    others, and all of them end with its line and status (2 for an InputError, else 1). JAX's own
+    shutdown would wait for processes that wait for this one. A process that is silent for
+    `silence_seconds` is given up: the others end. A process alone just lets the error through.
+
+    Attributes:
+        index: this process's number, from 0.
+        count: the number of processes.
+        first: whether this is process 0, which prints and writes.
     """
 
     def __init__(self, silence_seconds: int = SILENCE_SECONDS) -> None:
         self._silence_seconds = silence_seconds
         self.index, self.count = jax.process_index(), jax.process_count()
-        self.first = self.index == 0  # the one that prints and writes
+        self.first = self.index == 0
         if self.count == 1:
             self._hosts = [socket.gethostname()]
             return
         client = jax_distributed.global_state.client
-        assert client is not None  # of several processes, which have joined
+        assert client is not None  # several processes have joined, so they have a client
         self._client: Any = client
         self._prefix = (
             f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
@@ -131,10 +154,11 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         self._watching.join()
 
     def name(self, index: int) -> str:
+        """Returns a process's number and host, for messages."""
         return f"process {index} ({self._hosts[index]})"
 
     def gather(self, name: str, text: str) -> list[str]:
-        """The text of every process, in order. Waits for all."""
+        """Returns the text of every process, in order; waits for all of them."""
         if self.count == 1:
             return [text]
         self._client.key_value_set(f"{self._prefix}/{name}/{self.index}", text)
@@ -144,7 +168,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         ]
 
     def broadcast(self, name: str, text: str) -> str:
-        """The text of process 0."""
+        """Returns the text of process 0; the others wait for it."""
         if self.count == 1:
             return text
         if self.first:
@@ -152,7 +176,16 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         return self._client.blocking_key_value_get(f"{self._prefix}/{name}/0", _NO_LIMIT_MS)
 
     def check_same(self, name: str, facts: Mapping[str, str]) -> None:
-        """Raises InputError, on every process, that names the first process of which a fact is not that of process 0, and the fact."""
+        """Checks that facts are the same on all processes.
+
+        Args:
+            name: names this check.
+            facts: fact -> value on this process.
+
+        Raises:
+            InputError: a fact differs from that of process 0. It is raised on every process, and
+                names the first process that differs, and the fact.
+        """
         everyone = [json.loads(text) for text in self.gather(name, json.dumps(dict(facts)))]
         for index, theirs in enumerate(everyone):
             for fact in everyone[0] | theirs:
@@ -165,11 +198,16 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     )
 
     def check_shared(self, folder: epath.Path) -> None:
-        """Raises InputError if process 0 cannot write to the folder; on every process, if one does not see what it wrote there."""
+        """Checks that all processes share a folder to which process 0 can write.
+
+        Raises:
+            InputError: process 0 cannot write to the folder; or, on every process, one of them does
+                not see what process 0 wrote there.
+        """
         mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
         if self.first:
             try:
-                for left in folder.glob(".shared_*"):  # by a run that was killed here
+                for left in folder.glob(".shared_*"):  # left by a run that was killed here
                     left.unlink(missing_ok=True)
                 mark.write_text("")
             except OSError as error:
@@ -177,7 +215,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}"
                 ) from error
         self.gather("marked", "marked")
-        # network file systems remember for a while what was not there
+        # Network file systems remember for a while that a file was not there.
         for _ in range(5):
             if seen := mark.exists():
                 break
@@ -191,17 +229,18 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             )
 
     def publish(self, name: str) -> None:
-        """Says something to all, once or again, without waiting."""
+        """Sets a mark that all processes can see, once or again, without waiting."""
         if self.count > 1:
             self._client.key_value_set(f"{self._prefix}/{name}/said", "yes", allow_overwrite=True)
 
     def published(self, name: str) -> bool:
+        """Returns whether a process has set this mark."""
         return self.count > 1 and bool(self._client.key_value_dir_get(f"{self._prefix}/{name}/"))
 
     def _watch(self) -> None:
-        heard: dict[
-            str, tuple[str, float]
-        ] = {}  # key of a process -> its last beat, and when it was new
+        """Tells the others that this process lives; ends it when another one failed or is lost."""
+        # The key of a process -> its last beat, and the time at which that beat was new.
+        heard: dict[str, tuple[str, float]] = {}
         try:
             for beat in itertools.count():
                 self._client.key_value_set(
@@ -227,12 +266,13 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             )
 
     def _fail(self, error: BaseException) -> None:
+        """Ends all processes because of an error in this one."""
         if isinstance(error, InputError):
             message, status = str(error), 2
         else:
             traceback.print_exception(error)
             message, status = f"{type(error).__name__}: {error}", 1
-        # most often another one's death: then the watch knows more in a moment
+        # Most often the cause is another process's death. The watch knows more in a moment.
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(self._silence_seconds + 3 * _BEAT_SECONDS)
         self.leave(message, status)
@@ -249,12 +289,13 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         self._end(message, status)
 
     def _end(self, message: str, status: int) -> NoReturn:
+        """Prints the line and ends this process; process 0 ends last."""
         sys.stdout.flush()
         sys.stderr.write(f"{'error: ' if status else ''}{_one_line(message)}\n")
         sys.stderr.flush()
         if self.count == 1:
             os._exit(status)
-        # process 0 may be gone, and the key-value store with it
+        # Process 0 may be gone, and the key-value store with it.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(f"{self._prefix}/left/{self.index}", "left")
             deadline = time.monotonic() + _LEAVE_SECONDS
@@ -268,4 +309,5 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 
 
 def _one_line(text: object) -> str:
+    """Returns a text in one line, cut at 2,000 characters."""
     return " ".join(str(text).split())[:2000]

@@ -1,4 +1,7 @@
-"""How large a run's state is, before anything is allocated; and what to do where a device cannot hold the run."""
+"""The size of a run's state is computed here, before anything is allocated.
+
+Where a device cannot hold the run, a message says which settings need less memory.
+"""
 
 import contextlib
 import math
@@ -16,24 +19,35 @@ from pi0_jax.trainable import select
 
 
 class Footprint(NamedTuple):
-    """How many parameters a run has, and the bytes that one device holds of its state."""
+    """Holds how many parameters a run has, and the bytes that one device holds of its state.
+
+    Attributes:
+        parameters: the number of all parameters.
+        trained: the number of parameters that are trained.
+        weights: bytes of all parameters, LoRA's factors among them.
+        gradients: bytes of the gradients.
+        optimizer: bytes of the optimizer's state.
+        moving_average: bytes of the moving average.
+    """
 
     parameters: int
     trained: int
-    weights: int  # bytes, and so are the next three; LoRA's factors among them
+    weights: int
     gradients: int
     optimizer: int
     moving_average: int
 
     @property
     def total(self) -> int:
+        """Returns the sum of the bytes."""
         return self.weights + self.gradients + self.optimizer + self.moving_average
 
 
 def footprint(run: RunConfig, mesh: Mesh) -> Footprint:
     """Returns what a run's state takes on a mesh, from shapes alone.
 
-    Gradients are float32 like what is trained; where the batch is run in parts there are two: the sum, and that of the part.
+    Gradients are float32, like what is trained. Where the batch is run in parts there are two
+    copies of them: the sum, and the gradients of the part.
     """
     state = abstract_run_state(run, mesh)
     weights, trained = (
@@ -67,7 +81,10 @@ def described(held: Footprint) -> list[str]:
 
 @contextlib.contextmanager
 def named_out_of_memory(run: RunConfig) -> Iterator[None]:
-    """Where XLA finds no memory, when it compiles or runs, InputError says with its words which settings need less."""
+    """Turns XLA's lack of memory, at compiling or running, into an InputError.
+
+    Its message has XLA's words, and says which settings of the run need less.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -83,14 +100,15 @@ def named_out_of_memory(run: RunConfig) -> Iterator[None]:
 
 
 def _limit(device: jax.Device) -> str:
-    stats = device.memory_stats()  # None of CPUs
+    """Returns the device's memory limit as the end of a message; "" where it is not known."""
+    stats = device.memory_stats()  # None on CPUs
     return (
         f"; a device has {stats['bytes_limit']:,} bytes" if stats and "bytes_limit" in stats else ""
     )
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Of ShapeDtypeStructs with shardings: the bytes that one device holds."""
+    """Returns the bytes that one device holds of a tree of ShapeDtypeStructs with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -98,4 +116,5 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def _count(tree: Any) -> int:
+    """Returns the number of elements of all leaves."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -1,16 +1,21 @@
-"""Starting weights: what a new run takes from a checkpoint of any format that convert/ reads, and what starts fresh.
+"""The starting weights of a new run come from a checkpoint of any format that convert/ reads.
 
-    config.initial_weights -> Source --config.initial_rules--> every leaf of the model: load | fresh, or an error
-    load     read layer by layer; each process keeps what its devices hold, and puts it straight onto them
-    fresh    as in a run without starting weights from the same seed: the same numbers; so is the optimizer's state
+    config.initial_weights -> Source --config.initial_rules--> every leaf of the model: load |
+    fresh,
+                                                               or an error
+    load     is read layer by layer; each process keeps what its devices hold, and puts it straight
+             onto them
+    fresh    begins as in a run without starting weights from the same seed, with the same numbers;
+             so does the optimizer's state
     EMA      begins as a copy of the parameters that train; LoRA's factors are fresh
 
-Of one of our own checkpoints the EMA is taken, which is what its policy runs. Every process reads the whole file, a layer (of unstacked
-leaves: a leaf) at a time.
+Of one of our own checkpoints the EMA is taken, because its policy runs that. Every process reads
+the whole file, one layer at a time (one leaf where leaves are not stacked).
 
-Statistics in the file are not used: a run normalises by those of its own data, as published fine-tuning does for a new dataset. (For a
-robot of the pre-training it can also take over the released ones; those belong to the released order, units and deltas of the dimensions,
-which a dataset's row here need not share.) The report names what is left aside.
+Statistics in the file are not used. A run normalises by those of its own data, as published
+fine-tuning does for a new dataset. (For a robot of the pre-training it can also take over the
+released statistics. Those belong to the released order, units and deltas of the dimensions, which a
+dataset's row here need not share.) The report names what is left aside.
 """
 
 import re
@@ -42,18 +47,28 @@ Leaves = Mapping[str, jax.ShapeDtypeStruct]  # of the model, by path
 
 
 class Choice(NamedTuple):
-    """Where each leaf comes from."""
+    """Says where each leaf comes from.
+
+    Attributes:
+        load: paths of the leaves that are loaded.
+        fresh: paths of the leaves that start fresh.
+        ignored: what the file has beside: leaves that a rule declares fresh, and tensors for which
+            π0 has no place.
+    """
 
     load: tuple[str, ...]
     fresh: tuple[str, ...]
-    # in the file: leaves that a rule declares fresh, and tensors that π0 has no place for
     ignored: Mapping[str, Leaf]
 
 
 def check_start(run: RunConfig) -> None:
-    """Of a new run, before hours are spent on an index: refuses what `state_from_weights` would, by what the file says of its tensors.
+    """Checks a new run's starting weights, before hours are spent on an index.
 
-    Raises InputError for rules without weights too; warns where random numbers would stay as they are drawn.
+    It refuses what `state_from_weights` would refuse, by what the file says about its tensors. It
+    warns where random numbers would stay as they are drawn.
+
+    Raises:
+        InputError: as in `state_from_weights`; or there are rules without weights.
     """
     if run.initial_weights:
         choose(
@@ -76,10 +91,17 @@ def check_start(run: RunConfig) -> None:
 
 
 def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
-    """The state before step 0 of a run with initial_weights, every part where it will live. Process 0 prints what came from where.
+    """Returns the state before step 0 of a run with initial_weights, placed on the run's devices.
 
-    Raises InputError: what `open_checkpoint` raises; a leaf that the file lacks and no rule declares fresh, or that has another shape; a
-    rule that is about no leaf.
+    Process 0 prints which leaf came from where.
+
+    Args:
+        run: the run's config.
+        mesh: the devices.
+
+    Raises:
+        InputError: `open_checkpoint` raises it; the file lacks a leaf that no rule declares fresh,
+            or has it in another shape; a rule is about no leaf.
     """
     source = open_checkpoint(run.initial_weights)
     abstract = abstract_run_state(run, mesh)
@@ -94,6 +116,7 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
         optimizer=make_optimizer(run),
         trainable=trainable_part(run),
     )
+    # What is loaded is never drawn, so both are not in memory together.
     rest = _jit_rest(create, abstract, loaded)(jax.random.key(run.seed))
     params = {path: place(source, path, leaves[path]) for path in choice.load}
     return rest._replace(
@@ -102,7 +125,16 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
 
 
 def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
-    """Every leaf by the first rule whose pattern is found in its path; a leaf that none matches is to be loaded."""
+    """Chooses for each leaf whether it is loaded, by the first rule whose pattern is in its path.
+
+    Args:
+        source: the opened checkpoint.
+        leaves: the model's leaves.
+        rules: pairs of pattern and "load" or "fresh". A leaf that no pattern matches is loaded.
+
+    Raises:
+        InputError: a rule matches no leaf, or a leaf to load is missing or has another shape.
+    """
     for pattern, _ in rules:
         if not any(re.search(pattern, path) for path in leaves):
             raise InputError(
@@ -132,6 +164,7 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
 
 
 def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> str:
+    """Says in which sizes a leaf's shape differs from the model's."""
     sizes = zip(tree.AXES[path].split(), expected.shape, found.shape, strict=True)
     differences = " and ".join(
         f"{tree.NAMES[axis]} {ours}, found {theirs}"
@@ -142,7 +175,10 @@ def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> st
 
 
 def report(source: Source, leaves: Leaves, choice: Choice, run: RunConfig) -> str:
-    """Every leaf with its shape and number of parameters, and what else of the file is left aside."""
+    """Returns a text that lists every leaf with its shape and number of parameters.
+
+    What else is in the file, and is left aside, is listed too.
+    """
     shapes = {
         "loaded": {path: leaves[path].shape for path in choice.load},
         "fresh": {path: leaves[path].shape for path in choice.fresh},
@@ -162,6 +198,7 @@ def report(source: Source, leaves: Leaves, choice: Choice, run: RunConfig) -> st
 
 
 def _notes(source: Source, run: RunConfig) -> list[str]:
+    """Returns lines about what of the file is not used, or does not fit to the run."""
     metadata = source.metadata
     notes = list(source.notes)
     if metadata.robots:
@@ -178,13 +215,20 @@ def _notes(source: Source, run: RunConfig) -> list[str]:
 
 
 def _parameters(shapes: Collection[tuple[int, ...]]) -> int:
+    """Returns the number of parameters of these shapes."""
     return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
 
 
 def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """A leaf of the source in the dtype of `leaf`, on the devices of its sharding.
+    """Reads a leaf of the source onto the devices of its sharding.
 
-    In memory at one time: the parts that this process's devices hold, once each, and one layer as the file has it.
+    In memory at one time are the parts that this process's devices hold, once each, and one layer
+    as the file has it.
+
+    Args:
+        source: the opened checkpoint.
+        path: the leaf's path.
+        leaf: the shape, dtype and sharding that it gets.
     """
     sharding, shape = leaf.sharding, leaf.shape
     part = sharding.shard_shape(shape)
@@ -197,25 +241,29 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         for key, index in indices.items():
             if layer is None:
                 parts[key][...] = array[index]
+            # key[0] is the range of layers that the part holds.
             elif key[0][0] <= layer < key[0][1]:
                 parts[key][layer - key[0][0]] = array[index[1:]]
     placed = jax.make_array_from_callback(
         shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype
     )
-    # or the parts of further leaves would wait in memory for their way to the devices
+    # Without the wait, the parts of further leaves would queue in memory for the devices.
     return placed.block_until_ready()
 
 
 def _key(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Start and end along every axis: equal for devices that hold the same part."""
-    assert index is not None  # of a device of this process
+    """Returns start and end along every axis; equal for devices that hold the same part."""
+    assert index is not None  # it belongs to a device of this process
     return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
 
 
 def _jit_rest(
     create: Callable[[jax.Array], TrainState], abstract: TrainState, loaded: Collection[str]
 ) -> Callable[[jax.Array], TrainState]:
-    """key -> a new state without what is loaded, which is never made; parameters and EMA flat, by path."""
+    """Returns a function key -> a new state without what is loaded, which is never made.
+
+    In that state parameters and EMA are flat, by path.
+    """
 
     def without(state: TrainState) -> TrainState:
         params, ema = (
@@ -229,7 +277,10 @@ def _jit_rest(
 
 
 def _copies(params: Mapping[str, jax.Array], like: Leaves) -> Mapping[str, jax.Array]:
-    """In buffers of their own, since a step gives up those of its state one by one."""
+    """Copies the parameters that the EMA has too into buffers of their own.
+
+    A step gives up the buffers of its state one by one, so none may be shared.
+    """
     held = {path: array for path, array in params.items() if path in like}
     shardings = {path: like[path].sharding for path in held}
     copy = jax.jit(
@@ -242,8 +293,10 @@ def _copies(params: Mapping[str, jax.Array], like: Leaves) -> Mapping[str, jax.A
 
 
 def _flat(params: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path."""
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tree of leaves that are given by path."""
     return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -1,10 +1,13 @@
-"""One run at a time in a workdir: a small file there that says who trains in it.
+"""One run at a time uses a workdir: a small file there says who trains in it.
 
-    workdir/running    {"host": "node7", "machine": "...", "process": 4711, "started": "...", "beat": 12}
+    workdir/running    {"host": "node7", "machine": "...", "process": 4711, "started": "...",
+    "beat": 12}
 
-It is made only where there is none, and replaced only as it was read, in one operation each (TensorStore's conditional writes, on disks and
-object stores alike), so of two runs that start at once one gets it. Whose process is dead on this machine has lost it at once. A run on
-another machine rewrites it every BEAT_SECONDS; it has lost it when that has not been seen for SILENCE_SECONDS.
+The file is made only where there is none, and it is replaced only as it was read, in one operation
+each (TensorStore's conditional writes, on disks and object stores alike). So of two runs that start
+at once one gets the workdir. A holder whose process is dead on this machine has lost it at once. A
+run on another machine rewrites the file every BEAT_SECONDS. It has lost the workdir when nobody saw
+that for SILENCE_SECONDS.
 """
 
 import contextlib
@@ -27,7 +30,7 @@ FILE = "running"
 BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 75.0
 _LOOK_SECONDS = 1.0
-_DYING_SECONDS = 2.0  # in which a process that was killed is gone
+_DYING_SECONDS = 2.0  # a process that was killed is gone within this time
 
 
 class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
@@ -40,14 +43,16 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         *,
         who: Mapping[str, Any] | None = None,
     ) -> None:
-        """
-        Args:
-            workdir: is made if it is not there.
-            tell: is given a line where another machine's run is waited for.
-            who: this process, in words that it has alone; None finds them.
+        """Prepares the lock; entering the block takes it.
 
-        Raises, when it is opened:
-            InputError: another run trains there; or the file cannot be written.
+        Args:
+            workdir: a folder; it is made if it is not there.
+            tell: is given a line where the lock waits for another machine's run.
+            who: this process, in words that no other process has; None finds them.
+
+        Raises:
+            InputError: when the block is entered: another run trains there; or the file cannot be
+                written.
         """
         self._place = workdir / FILE
         self._tell = tell
@@ -65,7 +70,7 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
             self._store = ts.KvStore.open(
                 f"{text if '://' in text else f'file://{text}'}/"
             ).result()
-            while not self._take():  # another one was quicker
+            while not self._take():  # another run was quicker
                 pass
         except InputError:
             raise
@@ -88,7 +93,11 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         self.release()
 
     def check(self) -> None:
-        """Raises InputError if another run has taken the workdir, because this one had not been heard of for so long."""
+        """Checks that the workdir is still this run's.
+
+        Raises:
+            InputError: another run has taken it, because this one was silent for too long.
+        """
         if self._lost:
             raise InputError(
                 f"{self._place}: another run has taken the workdir, after this one was silent for {SILENCE_SECONDS:g} s; it ends here"
@@ -97,17 +106,19 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
     def release(self) -> None:
         """Gives the workdir free, if this process still has it."""
         if not self._lost:
-            # a storage that is gone, or a full disk, ended the run before
+            # It fails where a storage is gone or a disk is full. That has ended the run already.
             with contextlib.suppress(ValueError):
                 self._store.write(FILE, None, if_equal=self._generation).result()
 
     def _take(self) -> bool:
+        """Takes the workdir; False where another run changed the file in between."""
         found = self._store.read(FILE).result()
         if found.state == "value" and (holder := _parsed(found.value)) is not None:
             self._wait_for_its_end(holder, found.stamp.generation)
         return self._replace(found.stamp.generation)
 
     def _replace(self, generation: bytes) -> bool:
+        """Writes the file if its content is still of this generation; returns whether it was."""
         self._beat += 1
         text = json.dumps(self._who | {"beat": self._beat}).encode()
         stamp = self._store.write(FILE, text, if_equal=generation).result()
@@ -117,7 +128,11 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         return True
 
     def _wait_for_its_end(self, holder: Mapping[str, Any], generation: bytes) -> None:
-        """Returns when the holder can no longer be alive. Raises InputError as soon as it is known to be."""
+        """Returns when the holder can no longer be alive.
+
+        Raises:
+            InputError: the holder is known to be alive.
+        """
         refused = InputError(
             f"workdir {self._place.parent}: another run trains there, process {holder['process']} on {holder['host']};"
             " expected one at a time: stop it, or give this one another workdir"
@@ -154,19 +169,20 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         return True
 
     def _keep(self) -> None:
+        """Rewrites the file at every beat, until the lock is released or lost."""
         while not self._over.wait(BEAT_SECONDS):
             try:
                 self._lost = not (self._replace(self._generation) or self._is_still_ours())
             except ValueError:
-                continue  # a full disk, or a storage that is away for a moment; saving tells it
+                continue  # The disk is full or the storage is away for a moment. Saving will tell.
             if self._lost:
                 return
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from every other one, here and elsewhere."""
+    """Returns what tells this process from every other one, here and on other machines."""
     process = os.getpid()
-    # processes are numbered anew at each start, and in each container
+    # Processes are numbered anew at each start of the machine, and in each container.
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return {
@@ -178,6 +194,7 @@ def this_process() -> dict[str, Any]:
 
 
 def _alive(process: int, started: str) -> bool:
+    """Returns whether the process of this machine with this number and start time is alive."""
     found = _started(process)
     if found is not None:
         return found == started
@@ -191,16 +208,20 @@ def _alive(process: int, started: str) -> bool:
 
 
 def _started(process: int) -> str | None:
-    """When a process of this machine began, in ticks since the machine's start; "" if it has ended, None if nothing is to be seen of it."""
+    """Returns when a process of this machine began, in ticks since the machine's start.
+
+    It returns "" if the process has ended, and None if nothing can be seen of it.
+    """
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    # After the name come the state, Z or X for one that has ended, and as the 20th the start time.
     return "" if fields[0] in "ZX" else fields[19]
 
 
 def _parsed(text: bytes) -> Mapping[str, Any] | None:
-    """Who holds it; None for what a full disk has left."""
+    """Returns the holder's record; None where a full disk has left only a part of it."""
     try:
         record = json.loads(text)
     except ValueError:

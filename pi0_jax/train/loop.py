@@ -1,15 +1,18 @@
-"""The training loop, plain.
+"""The training loop is plain, and does this in order:
 
-    prepare   the checkpoint to go on from; the config, printed and kept in config.json; indices, statistics, tokenizer; mesh, model,
-              optimizer; the state, fresh or restored; the step, compiled
+    prepare   the checkpoint to go on from; the config, printed and kept in config.json; indices,
+              statistics, tokenizer; mesh, model, optimizer; the state, fresh or restored; the step,
+              compiled
     repeat    wait for the batch -> step -> every log_every: write metrics
                                          -> every validate_every: validate the EMA
-                                         -> every save_every, and on SIGTERM, SIGINT or SIGHUP: start saving
+                                         -> every save_every, and on SIGTERM, SIGINT or SIGHUP:
+                                            start saving
               at each of these: has a loss or gradient not been finite? has a save failed?
     end       wait for the save
 
-The workdir is the run: the same call starts it or goes on from its latest checkpoint. Several processes (distributed.py) make the same
-calls, each with its own rows of the batch; process 0 prints and writes metrics.
+The workdir is the run: the same call starts it or continues from its latest checkpoint. Several
+processes (distributed.py) make the same calls, each with its own rows of the batch. Process 0
+prints and writes metrics.
 """
 
 import contextlib
@@ -60,22 +63,39 @@ from pi0_jax.train.validate import metric_names, validate
 
 
 class _Context(NamedTuple):
-    """What the loop needs beside the state."""
+    """Holds what the loop needs beside the state.
+
+    Attributes:
+        run: the config.
+        workdir: the run's folder.
+        data: what it trains on.
+        mesh: the devices.
+        stream: this process's rows of the batches to come.
+        compiled: the compiled step; None where all steps are done.
+        validate: gives metrics for weights.
+        processes: the processes that train together.
+        checkpoints: the run's checkpoints.
+        lock: the workdir's lock, in the first process.
+        metrics: writes metrics.
+        tracer: traces the steps that the user names.
+        stop: says whether a signal asks for a stop.
+        progress: the numbers of the steps to come, from 1, shown as a bar.
+    """
 
     run: RunConfig
     workdir: epath.Path
     data: Data
     mesh: Mesh
-    stream: Iterator[TrainBatch]  # this process's rows of the batches to come
-    compiled: CompiledStep | None  # None where all steps are done
-    validate: Callable[[Weights], dict[str, float]]  # gives metrics
+    stream: Iterator[TrainBatch]
+    compiled: CompiledStep | None
+    validate: Callable[[Weights], dict[str, float]]
     processes: Processes
     checkpoints: RunCheckpoints
-    lock: WorkdirLock | None  # of the first process
+    lock: WorkdirLock | None
     metrics: MetricsWriter | NoMetrics
     tracer: Tracer
     stop: StopSignal
-    progress: tqdm  # numbers of the steps to come, from 1
+    progress: tqdm
 
 
 def train(
@@ -86,15 +106,24 @@ def train(
     silence_seconds: int = SILENCE_SECONDS,
     step: int | None = None,
 ) -> None:
-    """Runs or resumes the training that `workdir` (a folder or URL) holds, up to run.steps, or until a signal (stopping.py).
+    """Starts or resumes the training of a workdir, up to run.steps or a signal (stopping.py).
 
-    It goes on from the newest whole checkpoint, or from that of `step`; later and damaged ones are moved aside (resumption.py).
-    Where jax.distributed is initialised every process calls this; see Processes for how they end when one fails.
+    It continues from the newest whole checkpoint, or from that of `step`. Later and damaged
+    checkpoints are moved aside (resumption.py). Where jax.distributed is initialised, every process
+    calls this; Processes says how they end when one fails.
+
+    Args:
+        run: the config.
+        workdir: a folder or a URL.
+        profile: the steps to trace; None traces none.
+        silence_seconds: see Processes.
+        step: the checkpoint to continue from; None takes the newest that is whole.
 
     Raises:
-        InputError for wrong data or config; for a workdir in which another run trains, or of whose checkpoints none is whole; for one
-        whose checkpoint was written by another config (the fields are listed) or from other data; for a loss or gradient that is not
-        finite; where a checkpoint cannot be written; where memory is short.
+        InputError: the data or the config are wrong; another run trains in the workdir; none of its
+            checkpoints is whole; its checkpoint was written by another config (the fields are
+            listed) or from other data; a loss or gradient is not finite; a checkpoint cannot be
+            written; memory is short.
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
@@ -130,7 +159,7 @@ def train(
             keep_best=run.keep_best,
             metric=run.keep_best_metric,
         )
-        # also after an error: a save in progress is finished
+        # A save in progress is finished also after an error.
         closing.enter_context(contextlib.closing(checkpoints))
         closing.enter_context(named_out_of_memory(run))
         state = initial_state(run, mesh, checkpoints, latest)
@@ -160,7 +189,8 @@ def train(
         compiled, stream = _compile_step(run, data, model, state, loaded)
         if processes.first and compiled is not None:
             print(compiled.text)
-        progress = closing.enter_context(  # ends its line before an error is printed
+        # Closing the bar ends its line before an error is printed.
+        progress = closing.enter_context(
             progress_bar(
                 range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step",
                 disable=not processes.first,
@@ -213,7 +243,10 @@ def _resumable(run: RunConfig, workdir: epath.Path, step: int) -> tuple[Descript
 def _compile_step(
     run: RunConfig, data: Data, model: Pi0, state: TrainState, stream: Iterator[TrainBatch]
 ) -> tuple[CompiledStep | None, Iterator[TrainBatch]]:
-    """For the stream's first batch, which is still to come; nothing where there is none."""
+    """Compiles the step for the stream's first batch; returns None where there is no batch.
+
+    The stream that it returns begins with that batch again.
+    """
     first = next(stream, None)
     if first is None:
         return None, stream
@@ -224,15 +257,14 @@ def _compile_step(
 
 
 def _loop(ctx: _Context, state: TrainState) -> int:
-    """Returns the steps done, all of them saved."""
+    """Runs the steps and returns how many are done, all of them saved."""
     run, checkpoints, metrics = ctx.run, ctx.checkpoints, ctx.metrics
     start = done = int(state.step)
     schedule = learning_rate(run)
     stream = ctx.stream
     clock = _Clock()
-    unchecked: dict[
-        int, tuple[FrameId, Mapping[str, jax.Array]]
-    ] = {}  # batch -> its frames and what its step said
+    # A batch's number -> its frames, and the metrics of its step.
+    unchecked: dict[int, tuple[FrameId, Mapping[str, jax.Array]]] = {}
     for done in ctx.progress:
         assert ctx.compiled is not None  # there are batches
         ctx.tracer.before(done - 1)
@@ -250,7 +282,7 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         validating &= bool(ctx.data.held_out)
         if not (logging or saving or validating or stopping):
             continue
-        jax.block_until_ready(state)  # so that the clock gives this time to the steps
+        jax.block_until_ready(state)  # so that the clock counts this time for the steps
         checkpoints.check()
         if ctx.lock is not None:
             ctx.lock.check()
@@ -266,7 +298,8 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             metrics.write(done, scalars | {"learning_rate": float(schedule(updates))} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
-            # before saving: a checkpoint's validation is never lost, and the best are known
+            # It comes before saving. So a checkpoint's validation is never lost, and the
+            # checkpoints know which of them are the best.
             if validating and not stopping:
                 validation = ctx.validate(averaged(state))
                 metrics.write(done, validation)
@@ -279,8 +312,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
 
 
 def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, float]) -> None:
+    """Starts saving the state after `done` steps."""
     data = ctx.data
-    ctx.metrics.flush()  # what the checkpoint's resumption will not do again
+    ctx.metrics.flush()  # A run that resumes from this checkpoint will not write them again.
     description = Description(
         config.policy_half(ctx.run),
         config.training_half(ctx.run),
@@ -293,7 +327,7 @@ def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, 
 
 
 def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) -> bool:
-    """Whether the checkpoint's step was to be validated and was not, as when a signal came."""
+    """Returns whether the checkpoint's step was to be validated and was not, as after a signal."""
     if latest is None or (latest % run.validate_every and latest != run.steps):
         return False
     lines = read_metrics(workdir) if (workdir / METRICS_FILE).exists() else []
@@ -305,7 +339,10 @@ def _halt(
     state: TrainState,
     unchecked: Mapping[int, tuple[FrameId, Mapping[str, jax.Array]]],
 ) -> NoReturn:
-    """The state is that before the batch that was one too many; it is saved, and what the batch held is written down."""
+    """Saves the state, writes down what the bad batch held, and raises InputError.
+
+    The state is that before the batch that was one too many.
+    """
     run, workdir = ctx.run, ctx.workdir
     number = int(state.step)
     frames, values = unchecked[number]
@@ -323,6 +360,7 @@ def _halt(
 
 
 def _check_keep_best(run: RunConfig, data: Data) -> None:
+    """Raises InputError if the metric by which checkpoints are kept will not be there."""
     held_out = sorted({sample.dataset for sample in data.held_out})
     names = [run.datasets[dataset] for dataset in held_out]
     robots = [data.batcher.robots[dataset] for dataset in held_out]
@@ -334,14 +372,19 @@ def _check_keep_best(run: RunConfig, data: Data) -> None:
 
 
 def _check_skipped(run: RunConfig, skipped: int) -> None:
-    if skipped > run.skip_nonfinite:  # the state would halt at a batch that has nothing wrong
+    """Raises InputError if the run has passed over more batches already than the config allows."""
+    # Otherwise the state would halt at a batch that has nothing wrong.
+    if skipped > run.skip_nonfinite:
         raise InputError(
             f"config.skip_nonfinite is {run.skip_nonfinite}; expected at least {skipped}, the batches that this run has passed over already"
         )
 
 
 def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
-    """Of what a step returns; a dataset that is not in the batch has NaN for a loss."""
+    """Returns the numbers of a step's metrics.
+
+    A dataset that is not in the batch has NaN for a loss.
+    """
     named = {
         name: float(values[name]) for name in ("loss", "gradient_norm", "parameter_norm", "skipped")
     }
@@ -352,7 +395,10 @@ def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Clock:
-    """Times the loop: how fast steps go, and which share of the time was spent waiting for data. Validation and saving do not count."""
+    """Times the loop: how fast steps go, and which share of the time is spent waiting for data.
+
+    Validation and saving do not count.
+    """
 
     def __init__(self) -> None:
         self._mark = time.perf_counter()
@@ -361,18 +407,25 @@ class _Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
+        """Counts the time of the block as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:
+        """Leaves the time of the block out of all rates."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def rates(self, done: int, batch_size: int) -> dict[str, float]:
-        """Since the last call; `done` counts the steps of this process's run."""
+        """Returns the rates since the last call.
+
+        Args:
+            done: the steps that this process's run has done.
+            batch_size: the number of samples in a step.
+        """
         now = time.perf_counter()
         elapsed = now - self._mark - self._paused
         rate = (done - self._done) / elapsed

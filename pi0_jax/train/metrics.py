@@ -1,4 +1,4 @@
-"""Metrics to JSON lines and TensorBoard, in a workdir on a disk or behind a URL."""
+"""Metrics are written as JSON lines and for TensorBoard, to a workdir on a disk or behind a URL."""
 
 import contextlib
 import json
@@ -23,13 +23,21 @@ _COPY_SECONDS = 60.0
 
 
 class MetricsWriter:
-    """Appends to workdir/metrics.jsonl and workdir/tensorboard. What a resumed run will do again is taken off first.
+    """Appends metrics to workdir/metrics.jsonl and workdir/tensorboard.
 
-    An object store cannot append: for a workdir behind a URL the files are written to a local folder and copied there whole,
-    at most every minute and at every `flush`.
+    What a resumed run will do again is first taken off.
+
+    An object store cannot append. For a workdir behind a URL the files are written to a local
+    folder and copied there whole, at most every minute and at every `flush`.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, start: int) -> None:
+        """Opens the files of a run.
+
+        Args:
+            workdir: the run's folder, or a URL.
+            start: the steps that are done; lines of later steps are taken off.
+        """
         self._workdir = epath.Path(workdir)
         self._remote = (
             tempfile.TemporaryDirectory(prefix="pi0_jax_metrics_")
@@ -46,8 +54,9 @@ class MetricsWriter:
                 temporary.write_text(kept)
             self._file = path.open("a")
             (self._local / _TENSORBOARD).mkdir(exist_ok=True)
-            # Written at once, unlike SummaryWriter's thread, which a full disk kills and its caller then waits for. The suffix keeps a
-            # run that resumes within the same second from overwriting the file of the one before.
+            # EventsWriter writes at once. SummaryWriter has a thread; a full disk kills the thread,
+            # and the caller then waits for it. The suffix keeps a run that resumes within the same
+            # second from overwriting the file of the run before.
             self._events = EventsWriter(
                 str(self._local / _TENSORBOARD / "events"), filename_suffix=f".{start}"
             )
@@ -62,9 +71,14 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes a line: the step, the time in seconds since the epoch, and the values.
 
-        `step` counts steps done: the first update's metrics have step 1.
+        Values that are not finite are left out, because JSON has no word for them.
 
-        Values that are not finite are left out: JSON has no word for them. Raises InputError if the files cannot be written.
+        Args:
+            step: the steps done: the first update's metrics have step 1.
+            values: metric -> value.
+
+        Raises:
+            InputError: the files cannot be written.
         """
         values, now = finite(values), time.time()
         with _named_errors(self._workdir):
@@ -79,7 +93,7 @@ class MetricsWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Everything written is in the workdir afterwards."""
+        """Copies everything written to the workdir, where it is behind a URL."""
         if self._remote is None:
             return
         with _named_errors(self._workdir):
@@ -90,7 +104,8 @@ class MetricsWriter:
         self._copied = time.monotonic()
 
     def close(self) -> None:
-        # every write is flushed: what is left is what a full disk has refused before
+        # Every write is flushed. What is left now is what a full disk has refused before.
+        """Closes the files, and copies them to a workdir behind a URL."""
         with contextlib.suppress(OSError):
             self._file.close()
             self._events.close()
@@ -100,24 +115,34 @@ class MetricsWriter:
 
 
 class NoMetrics:
-    """Of the processes that do not write."""
+    """Stands in for a MetricsWriter in processes that do not write."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing."""
         pass
 
     def flush(self) -> None:
+        """Does nothing."""
         pass
 
     def close(self) -> None:
+        """Does nothing."""
         pass
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Returns the values that are finite."""
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The lines of a run's metrics file. A last line that a killed run left unfinished is dropped."""
+    """Returns the lines of a run's metrics file.
+
+    A last line that a killed run left unfinished is dropped.
+
+    Raises:
+        InputError: there is no such file, or a line is no JSON object with a step.
+    """
     path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         raise InputError(f"{path}: no metrics there; launch.train writes them to its workdir")
@@ -130,6 +155,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 def _parsed(line: bytes, where: str) -> dict[str, float]:
+    """Reads a line of the metrics file."""
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -141,6 +167,7 @@ def _parsed(line: bytes, where: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _named_errors(workdir: epath.Path) -> Iterator[None]:
+    """Turns the system's errors in the block into an InputError that names the workdir."""
     try:
         yield
     except OSError as error:

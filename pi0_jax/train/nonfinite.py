@@ -1,4 +1,7 @@
-"""What a batch held whose loss or gradient was not finite: a file that says which frames, where they lie, and their numbers."""
+"""A file describes a batch whose loss or gradient was not finite.
+
+It says which frames these are, where they lie, and their numbers.
+"""
 
 import json
 import math
@@ -17,8 +20,13 @@ FOLDER = "nonfinite"
 def write_frames(path: epath.Path, data: Data, frames: FrameId, row_losses: np.ndarray) -> None:
     """Writes JSON lines, one for each row of the batch, the most suspicious first.
 
-    `frames` and float32[B] `row_losses` are of the whole global batch.
+    Args:
+        path: the file.
+        data: what the run trains on.
+        frames: the frames of the whole global batch.
+        row_losses: float32[B], the loss of each row of the whole global batch.
     """
+    # A loss that is not a number counts as infinite.
     suspicious = sorted(
         range(len(row_losses)), key=lambda row: -np.nan_to_num(row_losses[row], nan=np.inf)
     )
@@ -33,6 +41,7 @@ def write_frames(path: epath.Path, data: Data, frames: FrameId, row_losses: np.n
 
 
 def _row(data: Data, row: int, frame_id: FrameId, loss: float) -> dict[str, Any]:
+    """Returns what the file says of a row: where its frame lies, its loss, prompt and numbers."""
     index: Index = data.order.mixture.indices[frame_id.dataset]
     frame = int(index.episodes["start"][frame_id.episode]) + frame_id.step
     actions, valid = index.chunk(frame, data.order.mixture.horizon)

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, cosine decay and clipping."""
+"""The optimizer is AdamW with warm-up, cosine decay and clipping."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,11 @@ from pi0_jax.train.config import RunConfig
 
 
 def learning_rate(run: RunConfig) -> optax.Schedule:
-    """From peak / (warm-up + 1) up to the peak over `warmup_steps`, then a cosine down to `end_learning_rate` at `steps`."""
+    """Returns the learning rate as a function of the step.
+
+    It rises from peak / (warm-up + 1) to the peak over `warmup_steps`. Then it follows a cosine
+    down to `end_learning_rate` at `steps`.
+    """
     return optax.warmup_cosine_decay_schedule(
         init_value=run.learning_rate / (run.warmup_steps + 1),
         peak_value=run.learning_rate,
@@ -24,10 +28,11 @@ def learning_rate(run: RunConfig) -> optax.Schedule:
 
 
 def make_optimizer(run: RunConfig) -> optax.GradientTransformation:
-    """For the tree of what is trained (trainable.py): clipping, moments and decay see nothing else.
+    """Returns the optimizer for the tree of what is trained (trainable.py).
 
-    The first moment is kept in `run.first_moment_dtype`. The second stays float32: a step moves it by about 1 - b2 of
-    itself, which the 8 bits of bfloat16 round away where b2 is near 1.
+    Clipping, moments and decay see nothing else. The first moment is kept in
+    `run.first_moment_dtype`. The second stays float32: a step moves it by about 1 - b2 of itself,
+    and the 8 bits of bfloat16 would round that away where b2 is near 1.
     """
     return optax.chain(
         optax.clip_by_global_norm(run.clip_norm),
@@ -39,7 +44,15 @@ def make_optimizer(run: RunConfig) -> optax.GradientTransformation:
 
 
 def decays(no_decay: Sequence[str], params: Any) -> Any:
-    """bool for each leaf: whether weight decay moves it; not where one of the regular expressions is found in its path."""
+    """Returns for each leaf whether weight decay moves it.
+
+    Args:
+        no_decay: regular expressions. A leaf does not decay if one is found in its path.
+        params: a tree of parameters.
+
+    Returns:
+        A tree of bools.
+    """
 
     def one(key: Any, _: Any) -> bool:
         path = jax.tree_util.keystr(key, simple=True, separator="/")

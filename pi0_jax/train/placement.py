@@ -1,4 +1,7 @@
-"""A run's model, state and step on a mesh: who holds what, and what is compiled. The loop runs it; ahead/ compiles it for other devices."""
+"""A run's model, state and step are placed on a mesh of devices.
+
+The loop runs the step; ahead/ compiles it for other devices.
+"""
 
 from functools import partial
 from typing import Any
@@ -21,7 +24,11 @@ from pi0_jax.trainable import EVERYTHING, Trainable, select
 
 
 def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
-    """Raises InputError if the devices do not make the run's mesh, or the mesh does not divide its batch."""
+    """Makes the run's mesh.
+
+    Raises:
+        InputError: the devices do not make the run's mesh, or the mesh does not divide its batch.
+    """
     mesh = sharding.make_mesh(
         data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor, devices=devices
     )
@@ -37,7 +44,10 @@ def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
 
 
 def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
-    """The run's model: activations split over the mesh, weights gathered where they are used."""
+    """Returns the run's model, whose activations are split over the mesh.
+
+    Its weights are gathered where they are used.
+    """
     options = ComputeOptions(
         dtype=jnp.dtype(run.dtype),
         scan_layers=run.scan_layers,
@@ -50,6 +60,7 @@ def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
 
 
 def step_options(run: RunConfig, layout: Layout) -> StepOptions:
+    """Returns what a run's config says about its step."""
     return StepOptions(
         seed=run.seed, layout=layout, draws=run.draws, augment=run.augment, real_dims_only=run.loss_dims == "real",
         mask_past_end=run.mask_past_end, ema_decay=run.ema_decay, datasets=len(run.datasets), skip_nonfinite=run.skip_nonfinite,
@@ -63,7 +74,11 @@ def state_shardings(
     mesh: Mesh,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
-    """Parameters, LoRA's factors, EMA and optimizer moments by the parameter rules; counters whole."""
+    """Returns the shardings of a state.
+
+    Parameters, LoRA's factors, EMA and optimizer moments are placed by the parameter rules.
+    Counters are whole on every device.
+    """
     params, factors = (
         sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.factors)
     )
@@ -91,7 +106,7 @@ def abstract_state(
     mesh: Mesh,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
-    """The state as ShapeDtypeStructs that carry their shardings; allocates nothing."""
+    """Returns the state as ShapeDtypeStructs that carry their shardings; it allocates nothing."""
     shapes = jax.eval_shape(
         partial(init_state, model=model, optimizer=optimizer, trainable=trainable),
         jax.random.key(0),
@@ -100,7 +115,7 @@ def abstract_state(
 
 
 def abstract_run_state(run: RunConfig, mesh: Mesh) -> TrainState:
-    """`abstract_state` of a run."""
+    """Returns `abstract_state` of a run."""
     return abstract_state(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
 
 
@@ -110,7 +125,7 @@ def jit_init(
     mesh: Mesh,
     trainable: Trainable = EVERYTHING,
 ) -> Any:
-    """key -> TrainState, every part created where it will live."""
+    """Returns a jitted function key -> TrainState that creates every part where it will live."""
     shardings = jax.tree.map(
         lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, trainable)
     )
@@ -123,7 +138,17 @@ def jit_init(
 def jit_train_step(
     model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, state: TrainState
 ) -> Any:
-    """(TrainState, TrainBatch) -> (TrainState, metrics), placed as `state`, arrays or shapes; the state that goes in is given up."""
+    """Returns the jitted step (TrainState, TrainBatch) -> (TrainState, metrics).
+
+    Args:
+        model: the model.
+        optimizer: the optimizer.
+        options: what the step does beside them.
+        state: arrays or shapes with their shardings, by which the new state is placed.
+
+    Returns:
+        The step. It gives up the buffers of the state that goes in.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         partial(train_step, model=model, optimizer=optimizer, options=options),
@@ -133,5 +158,8 @@ def jit_train_step(
 
 
 def jit_run_step(run: RunConfig, layout: Layout, model: Pi0, state: TrainState) -> Any:
-    """`jit_train_step` with everything that a run's config says; `model` may differ from the run's in how it is compiled."""
+    """Returns `jit_train_step` with everything that a run's config says.
+
+    `model` may differ from the run's in how it is compiled.
+    """
     return jit_train_step(model, make_optimizer(run), step_options(run, layout), state)

@@ -1,4 +1,7 @@
-"""Before the first step: what a run trains on. Indices, statistics and tokenizer, opened, checked, and the same on every process."""
+"""A run's data are prepared before the first step.
+
+Indices, statistics and tokenizer are opened, checked, and made the same on every process.
+"""
 
 import hashlib
 import json
@@ -36,26 +39,42 @@ from pi0_jax.train.footprint import described, footprint
 
 
 class Data(NamedTuple):
+    """Holds what a run trains on.
+
+    Attributes:
+        order: the order in which frames of the mixture are drawn.
+        batcher: makes batches of samples.
+        held_out: the samples that validation uses.
+        robots: dataset name -> robot: the mixture's datasets, then those that only lend their
+            statistics.
+        tokenizer: the prompts' tokenizer.
+        digests: dataset name -> Index.digest, for every one of `robots`.
+    """
+
     order: Order
     batcher: batches.Batcher
     held_out: list[Sample]
-    # of the mixture's datasets, then of those that only lend their statistics
     robots: dict[str, Robot]
     tokenizer: Tokenizer
-    digests: dict[str, str]  # dataset name -> Index.digest, for every one of `robots`
+    digests: dict[str, str]
 
 
 def prepare_data(run: RunConfig, processes: Processes, stored: Description | None) -> Data:
-    """Opens (or builds) the indices and everything that follows from them; statistics are the checkpoint's, if the run has one.
+    """Opens (or builds) the indices and everything that follows from them.
 
-    Raises InputError for what is wrong with the data, for data that differ from `stored`, and for what differs between processes.
+    Args:
+        run: the run's config.
+        processes: the processes that train together.
+        stored: what the checkpoint says from which the run resumes; its statistics are taken. None
+            for a new run, which computes them.
+
+    Raises:
+        InputError: something is wrong with the data; they differ from `stored`; or something
+            differs between processes.
     """
     tokenizer = _tokenizer(run)
-    # a missing one is told before the first index is built
-    for name in (
-        *run.datasets,
-        *run.statistics_only,
-    ):
+    # A missing dataset is told before the first index is built.
+    for name in (*run.datasets, *run.statistics_only):
         dataset_directory(_row(run, name), run.data_dir)
     indices = [_index(run, name, processes) for name in run.datasets]
     everything = [*indices, *(_index(run, name, processes) for name in run.statistics_only)]
@@ -63,7 +82,8 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
     if stored is not None:
         _check_same_data(run, tokenizer, everything, stored)
     for index in indices:
-        # one episode, or a row that holds out none, trains without validation, which the summary says
+        # A dataset with one episode, or whose row holds out none, trains without validation. The
+        # summary says so.
         if (index.episodes["split"] == SPLITS.index("val")).any() and run.validation_frames:
             check_frames(index, "val")
     shares = shares_by_frames(indices, run.weights, run.frames_power)
@@ -94,13 +114,14 @@ def prepare_data(run: RunConfig, processes: Processes, stored: Description | Non
 
 
 def _order(run: RunConfig, mixture: Mixture) -> Order:
+    """Returns the order of frames that the config names."""
     if run.order == "uniform":
         return UniformOrder(mixture, run.batch_size)
     return LocalOrder(mixture, run.batch_size, lanes=run.lanes, pool_bytes=run.lane_megabytes << 20)
 
 
 def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
-    """What is about to be trained, and on what."""
+    """Returns lines for people about what is trained, and on what."""
     parts = "" if run.accumulate == 1 else f" in {run.accumulate} parts"
     lines = [f"batch {run.batch_size}{parts}, {run.draws} draws, variant {run.variant}"]
     lines += [f"  {line}" for line in described(footprint(run, mesh))]
@@ -129,6 +150,7 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
 
 
 def _tokenizer(run: RunConfig) -> Tokenizer:
+    """Opens the tokenizer; raises InputError if it has more pieces than the model embeds."""
     tokenizer = Tokenizer.open(run.tokenizer)
     vocabulary = model_config(run).gemma.vocab_size
     if tokenizer.vocab_size > vocabulary:
@@ -139,16 +161,21 @@ def _tokenizer(run: RunConfig) -> Tokenizer:
 
 
 def _index(run: RunConfig, name: str, processes: Processes) -> Index:
+    """Builds or opens a dataset's index."""
     return build_or_open(_row(run, name), run.data_dir, run.index_dir or None, progress=processes.first, workers=default_workers(),
                          skip_bad_episodes=run.skip_bad_episodes)  # fmt: skip
 
 
 def _row(run: RunConfig, name: str) -> Dataset:
+    """Returns a dataset's row, of the run's own datasets or of the known ones."""
     return find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language)
 
 
 def _robots(run: RunConfig, indices: list[Index], processes: Processes) -> dict[str, Robot]:
-    """With statistics that process 0 computes for all: another CPU might round them otherwise."""
+    """Returns the robots, with statistics that process 0 computes for all.
+
+    Another CPU might round the statistics otherwise.
+    """
     statistics = (
         {index.name: index_statistics(index, run.horizon) for index in indices}
         if processes.first
@@ -167,6 +194,7 @@ def _robots(run: RunConfig, indices: list[Index], processes: Processes) -> dict[
 
 
 def _fingerprints(run: RunConfig, tokenizer: Tokenizer, indices: list[Index]) -> dict[str, str]:
+    """Returns what must be the same on all processes: config, indices and tokenizer."""
     local = fields.names(RunConfig, "per_process")
     stated = {
         f"config.{name}": repr(value) for name, value in to_json(run).items() if name not in local
@@ -182,7 +210,7 @@ def _fingerprints(run: RunConfig, tokenizer: Tokenizer, indices: list[Index]) ->
 def _check_same_data(
     run: RunConfig, tokenizer: Tokenizer, indices: list[Index], stored: Description
 ) -> None:
-    """A run goes on only with the data and the tokenizer that it began with."""
+    """Raises InputError if the data or the tokenizer are not those with which the run began."""
     if tokenizer.model != stored.tokenizer.model:
         raise InputError(
             f"config.tokenizer {run.tokenizer}: the model differs from the checkpoint's"
@@ -201,7 +229,7 @@ def _check_same_data(
 
 
 def _check_prompts(tokenizer: Tokenizer, index: Index, run: RunConfig) -> None:
-    """A prompt over the limit is refused before the run, not when its batch comes up."""
+    """Raises InputError for a prompt over the limit, before the run meets it in a batch."""
     lengths = {prompt: len(tokenizer.pieces(prompt)) for prompt in index.prompts}
     over = [prompt for prompt, length in lengths.items() if length > run.max_tokens]
     if over and not run.cut_prompts:

@@ -1,4 +1,4 @@
-"""Configs by name: the recipes of configs/, and config files of one's own."""
+"""Configs are found by name: the recipes of configs/, and config files of one's own."""
 
 import os
 from collections.abc import Mapping
@@ -55,7 +55,8 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
         path = find(name)
     except ValueError as error:
         raise InputError(f"config {name!r}: {error}") from error
-    alone = flags.FlagValues()  # ml_collections loads a file as the value of a flag
+    # ml_collections loads a file as the value of a flag.
+    alone = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=alone)
     alone(["", f"--config={path}"])
     config = alone["config"].value
@@ -77,6 +78,7 @@ def resolve(
     """
     if isinstance(config, str | os.PathLike):
         config = load(config)
-    if isinstance(config, RunConfig):  # made without the checks of several fields
+    # A RunConfig was made without the checks of several fields.
+    if isinstance(config, RunConfig):
         return from_mapping(vars(config))
     return from_mapping(config.to_dict() if isinstance(config, ConfigDict) else config)

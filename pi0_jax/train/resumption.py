@@ -1,7 +1,9 @@
-"""From which checkpoint a run goes on: the newest whole one, or the step that the user names. What it passes over is moved aside.
+"""A run resumes from the newest whole checkpoint, or from the step that the user names.
 
-checkpoints/4    whole      <- the run goes on from it
-checkpoints/8    damaged    -> set_aside/step_8
+What it passes over is moved aside.
+
+    checkpoints/4    whole      <- the run resumes from it
+    checkpoints/8    damaged    -> set_aside/step_8
 """
 
 import json
@@ -26,12 +28,14 @@ def choose_step(
     tell: Callable[[str], None],
     accept: Callable[[int], T],
 ) -> tuple[int, T] | None:
-    """The step to go on from, and what `accept` gives; None where there is no checkpoint.
+    """Returns the step to resume from, and what `accept` gives; None without a checkpoint.
 
     Every process calls it, and each verifies a share of the files.
 
     Args:
-        wanted: the step that the user names; None: the newest that is whole.
+        workdir: the run's folder.
+        processes: the processes that train together.
+        wanted: the step that the user names; None takes the newest that is whole.
         tell: is given a line for each step that is moved aside, in process 0.
         accept: is given the step before anything is moved, and raises InputError if the run cannot go on from it.
 
@@ -71,13 +75,17 @@ def choose_step(
 
 
 def _damage(workdir: epath.Path, step: int, processes: Processes) -> str | None:
+    """Returns the first damage that a process found in its share of a step's files, or None."""
     share = processes.index, processes.count
     mine = checkpoints.damage(workdir / FOLDER / str(step), share)
     return next(filter(None, processes.gather(f"damage of {step}", mine or "")), None)
 
 
 def _of_another_run(workdir: epath.Path, step: int, chosen: int) -> str | None:
-    """Why a step beside the chosen one cannot stay: the run will save it again, or cannot read how good it was."""
+    """Says why a step beside the chosen one cannot stay; None if it can.
+
+    The run will save the step again, or cannot read how good it was.
+    """
     folder = workdir / FOLDER / str(step)
     if step > chosen:
         return f"{folder}: after step {chosen}, from which this run goes on"
@@ -85,6 +93,7 @@ def _of_another_run(workdir: epath.Path, step: int, chosen: int) -> str | None:
 
 
 def _move_aside(workdir: epath.Path, step: int) -> epath.Path:
+    """Moves a step's folder to a free name below set_aside, and returns that."""
     place = workdir / ASIDE / f"step_{step}"
     number = 1
     while place.exists():

@@ -1,4 +1,4 @@
-"""From a config to what the loop calls: this process's rows, the state fresh or restored, validation."""
+"""This file makes from a config what the loop calls: the rows, the state and the validation."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ VALIDATION_DRAWS = 4
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """The rows of the global batch that this process's devices hold, ascending."""
+    """Returns the rows of the global batch that this process's devices hold, in ascending order."""
     parts = sharding.batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return sorted(
         {row for part in parts if part is not None for row in range(*part[0].indices(batch_size))}
@@ -33,6 +33,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 def jitted_validation_step(
     run: RunConfig, layout: Layout, model: Pi0, mesh: Mesh
 ) -> ValidationStep:
+    """Returns the validation step of a run, jitted; its results are whole on every device."""
     step = partial(
         validation_step,
         model=model,
@@ -46,10 +47,20 @@ def jitted_validation_step(
 def initial_state(
     run: RunConfig, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None
 ) -> TrainState:
-    """That of checkpoint `latest`; else a fresh one, with starting weights where the run has them. Created where it will live.
+    """Returns the state with which a run begins or resumes, created where it will live.
+
+    It is that of checkpoint `latest`; else a fresh one, with starting weights where the run has
+    them.
+
+    Args:
+        run: the run's config.
+        mesh: the devices.
+        checkpoints: the run's checkpoints.
+        latest: the step to resume from; None begins anew.
 
     Raises:
-        InputError: what `restore` and `state_from_weights` raise; a number of the checkpoint is not finite.
+        InputError: `restore` or `state_from_weights` raise it; or a number of the checkpoint is not
+            finite.
     """
     if latest is not None:
         state = checkpoints.restore(latest, abstract_run_state(run, mesh))
@@ -63,6 +74,7 @@ def initial_state(
 
 
 def _check_finite(state: TrainState, mesh: Mesh, where: str) -> None:
+    """Raises InputError for the first leaf of a state that is not finite."""
     numbers = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

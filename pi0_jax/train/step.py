@@ -1,6 +1,7 @@
-"""The training step: pure functions of state and batch. No files, no clock, no loop.
+"""The training step is pure functions of state and batch: no files, no clock, no loop.
 
-Randomness is keyed by (seed, step, row): the same row of the same step draws the same noise, time and augmentation wherever it runs.
+Randomness is keyed by (seed, step, row). So the same row of the same step draws the same noise,
+time and augmentation wherever it runs.
 Axes: B batch, K draws, H horizon, D action dimension.
 """
 
@@ -21,31 +22,58 @@ from pi0_jax.models.sampling import apply, sample
 from pi0_jax.observation import Observation, TrainBatch
 from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
 
-# in place of a step number, for randomness that is the same in every validation
+# It stands in place of a step's number, so that randomness is the same in every validation.
 VALIDATION = 2**32 - 1
 
 
 class TrainState(NamedTuple):
-    """What a step changes: arrays; or their shapes or shardings in their places, hence `Any`."""
+    """Holds what a step changes.
 
-    step: Int32[Any, ""]  # steps done, and so the number of the next batch
-    params: Any  # the published tree, whole
-    ema: Any  # exponential moving average of what is trained, and of nothing else, in the tree of trainable.py; {} where none is kept
-    opt_state: Any  # of what is trained
-    # batches passed over since their loss or gradient was not finite; one over the limit halts the state
+    The fields are arrays. Their shapes or shardings may stand in their places, hence `Any`.
+
+    Attributes:
+        step: the steps done, and so the number of the next batch.
+        params: the published tree, whole.
+        ema: the exponential moving average of what is trained, and of nothing else, in the tree of
+            trainable.py; {} where none is kept.
+        opt_state: the optimizer's state, of what is trained.
+        skipped: the number of batches passed over because their loss or gradient was not finite;
+            one over the limit halts the state.
+        factors: LoRA's factors (models/lora.py), or {}.
+    """
+
+    step: Int32[Any, ""]
+    params: Any
+    ema: Any
+    opt_state: Any
     skipped: Int32[Any, ""]
-    factors: Any  # LoRA's (models/lora.py), or {}
+    factors: Any
 
 
 class Weights(NamedTuple):
-    """What a model runs."""
+    """Holds the weights that a model runs."""
 
     params: Any  # the published tree
-    factors: Any  # LoRA's, or {}
+    factors: Any  # LoRA's factors, or {}
 
 
 class StepOptions(NamedTuple):
-    """What a step does beside the model and the optimizer; static."""
+    """Says what a step does beside the model and the optimizer; static.
+
+    Attributes:
+        seed: keys all random numbers.
+        layout: how images and states are read.
+        draws: K, the draws of noise and time for each observation.
+        augment: whether images are cropped, turned and recoloured at random.
+        real_dims_only: whether the loss counts only the action dimensions that a robot has.
+        mask_past_end: whether steps past an episode's end are left out of the loss.
+        ema_decay: the decay of the moving average.
+        trainable: which parameters are trained.
+        datasets: the number of datasets in the mixture.
+        skip_nonfinite: the number of batches whose loss or gradient may be not finite.
+        accumulate: the parts of the batch that are run one after the other. Their gradients are
+            summed.
+    """
 
     seed: int
     layout: preprocess.Layout
@@ -55,11 +83,9 @@ class StepOptions(NamedTuple):
     mask_past_end: bool
     ema_decay: float
     trainable: Trainable = EVERYTHING
-    datasets: int = 1  # of the mixture
-    skip_nonfinite: int = 0  # batches of which the loss or gradient may be not finite
-    accumulate: int = (
-        1  # parts of the batch that are run one after the other; their gradients are summed
-    )
+    datasets: int = 1
+    skip_nonfinite: int = 0
+    accumulate: int = 1
 
 
 def init_state(
@@ -68,6 +94,14 @@ def init_state(
     optimizer: optax.GradientTransformation,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
+    """Returns the state of a new run, with freshly drawn parameters.
+
+    Args:
+        key: draws the parameters and LoRA's factors.
+        model: the model.
+        optimizer: the optimizer.
+        trainable: which parameters are trained.
+    """
     return state_from(model.init(key, method=Pi0.declare)["params"], key, optimizer, trainable)
 
 
@@ -77,7 +111,14 @@ def state_from(
     optimizer: optax.GradientTransformation,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
-    """The state in which a run begins that starts from these parameters (the published tree, float32); `key` draws LoRA's factors."""
+    """Returns the state in which a run begins that starts from these parameters.
+
+    Args:
+        params: the published tree, float32.
+        key: draws LoRA's factors.
+        optimizer: the optimizer.
+        trainable: which parameters are trained.
+    """
     factors = lora.init(jax.random.fold_in(key, 1), params, trainable.lora)
     trained = select(params, factors, trainable)
     zero = jnp.zeros((), jnp.int32)
@@ -92,7 +133,10 @@ def state_from(
 
 
 def averaged(state: TrainState) -> Weights:
-    """The weights of the moving average, with what is not trained as it is; without an average those of now."""
+    """Returns the weights of the moving average, with what is not trained as it is.
+
+    Without an average it returns the present weights.
+    """
     return (
         Weights(*put(state.params, state.ema))
         if state.ema
@@ -101,7 +145,7 @@ def averaged(state: TrainState) -> Weights:
 
 
 def row_keys(seed: int, step: Integer[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, " B"]:
-    """One key per row of a step."""
+    """Returns one key for each row of a step."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
         jax.random.fold_in(jax.random.key(seed), step), rows
     )
@@ -113,7 +157,17 @@ def draw_noise_and_time(
     Float32[Array, "B {draws} {horizon} {action_dim}"],
     Float32[Array, "B {draws}"],
 ]:
-    """Standard normal noise, and times, from a key per row."""
+    """Draws standard normal noise and times, with one key for each row.
+
+    Args:
+        keys: one for each row.
+        draws: K, the draws for each row.
+        horizon: H.
+        action_dim: D.
+
+    Returns:
+        The noise and the times.
+    """
 
     def one(key: Key[Array, ""]) -> tuple[Float32[Array, "K H D"], Float32[Array, " K"]]:
         noise_key, time_key = jax.random.split(key)
@@ -134,7 +188,17 @@ def sample_losses(
     options: StepOptions,
     draws: int,
 ) -> Float32[Array, "B {draws}"]:
-    """The flow loss of every sample and draw; `keys` hold one key per row for noise and time."""
+    """Computes the flow loss of every sample and draw.
+
+    Args:
+        weights: the model's weights.
+        batch: its targets are used: actions, valid steps and real dimensions.
+        observation: the batch's observations, as the model takes them.
+        keys: one for each row, for noise and time.
+        model: the model.
+        options: says which steps and dimensions count.
+        draws: K.
+    """
     actions, valid, dims = batch.targets
     noise, time = draw_noise_and_time(
         keys, draws=draws, horizon=actions.shape[1], action_dim=actions.shape[2]
@@ -165,14 +229,28 @@ def train_step(
     optimizer: optax.GradientTransformation,
     options: StepOptions,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update, or none: a loss or gradient that is not finite changes no parameter.
+    """Runs one update, or none: a loss or gradient that is not finite changes no parameter.
 
-    batch        0  1  2  3  4  5  6            options.skip_nonfinite = 1; batches 2 and 5 are not finite
-    state.step   1  2  3  4  5  5  5            steps done after it: at one too many the state halts, and stays as it is,
-    skipped      0  0  1  1  1  2  2            whatever comes, so that nobody needs to look at once
+    An example with options.skip_nonfinite = 1, where batches 2 and 5 are not finite:
 
-    Metrics, float32[] each but for the rows: loss, gradient_norm and parameter_norm (of what is trained); row_loss float32[B]; dataset_loss
-    float32[datasets], NaN where the batch holds none of a dataset; skipped int32[] and halted bool[], as they are after the step.
+        batch        0  1  2  3  4  5  6
+        state.step   1  2  3  4  5  5  5      after the step
+        skipped      0  0  1  1  1  2  2      after the step
+
+    `state.step` counts the steps done. At one bad batch too many the state halts: it stays as it is
+    whatever comes, so that nobody needs to look at once.
+
+    Args:
+        state: the state before the step.
+        batch: the global batch, on the devices.
+        model: the model.
+        optimizer: the optimizer.
+        options: what the step does beside them.
+
+    Returns:
+        The new state, and metrics: loss, gradient_norm and parameter_norm (of what is trained) are
+        float32[]. row_loss is float32[B]. dataset_loss is float32[datasets], NaN where the batch
+        holds none of a dataset. skipped is int32[] and halted is bool[], both after the step.
     """
     trained = select(state.params, state.factors, options.trainable)
     gradients = partial(
@@ -222,7 +300,16 @@ def batch_gradient(
     model: Pi0,
     options: StepOptions,
 ) -> tuple[Float32[Array, ""], Float32[Array, " B"], Any]:
-    """Mean loss, loss of every row, and the mean loss's gradient by what is trained."""
+    """Computes the mean loss, the loss of every row, and the mean loss's gradient.
+
+    Args:
+        trained: the tree of what is trained (trainable.py), for which the gradient is.
+        batch: the batch.
+        params: the published tree, from which all else is taken.
+        step: the number of the step, which keys its randomness.
+        model: the model.
+        options: what the step does beside the model.
+    """
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, step, batch.rows))
     observation = preprocess.device(
         batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None
@@ -252,7 +339,7 @@ def _accumulated(
     model: Pi0,
     options: StepOptions,
 ) -> tuple[Float32[Array, ""], Float32[Array, " B"], Any]:
-    """`batch_gradient` of the whole batch, one part after the other; sums in float32."""
+    """Computes `batch_gradient` of the whole batch, part after part; it sums in float32."""
     count = options.accumulate
 
     def add(
@@ -264,13 +351,14 @@ def _accumulated(
     zeros = jnp.zeros(()), jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), trained)
     sums, row_losses = jax.lax.scan(add, zeros, in_parts(batch, count, model.options.constrain))
     loss, gradient = jax.tree.map(lambda total: total / count, sums)
+    # float32[count, B / count] -> float32[B], the order of rows that `in_parts` has cut.
     return loss, jnp.moveaxis(row_losses, 0, 1).reshape(-1), gradient
 
 
 def _mean_by_dataset(
     losses: Float32[Array, " B"], dataset: Int32[Array, " B"], datasets: int
 ) -> Float32[Array, " {datasets}"]:
-    """Means of `losses` of the rows of each dataset; NaN without any."""
+    """Returns the mean of `losses` over the rows of each dataset; NaN where there are none."""
     sums, counts = (
         jax.ops.segment_sum(values, dataset, datasets) for values in (losses, jnp.ones_like(losses))
     )
@@ -278,11 +366,13 @@ def _mean_by_dataset(
 
 
 def in_parts(batch: Any, count: int, constrain: Constrain) -> Any:
-    """[B, ...] -> [count, B / count, ...]. Every device has rows of its own in every part, so that none change hands:
+    """Cuts [B, ...] into [count, B / count, ...].
 
-    device        0  0  0  0 | 1  1  1  1
-    row           0  1  2  3 | 4  5  6  7
-    part of two   0  1  0  1 | 0  1  0  1
+    Every device has rows of its own in every part, so that no rows change hands:
+
+        device        0  0  0  0 | 1  1  1  1
+        row           0  1  2  3 | 4  5  6  7
+        part of two   0  1  0  1 | 0  1  0  1
     """
 
     def cut(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
@@ -301,7 +391,19 @@ def validation_step(
     draws: int,
     num_steps: int,
 ) -> dict[str, Array]:
-    """Flow loss at noise and times fixed per row, float32[B], and sampled actions in model units, float32[B, H, D]."""
+    """Computes the flow loss at noise and times fixed for each row, and samples actions.
+
+    Args:
+        weights: the weights to validate.
+        batch: a batch on the devices.
+        model: the model.
+        options: what the step does beside the model.
+        draws: the draws of noise and time for each row.
+        num_steps: Euler steps.
+
+    Returns:
+        `loss`, float32[B], and `actions`, float32[B, H, D] in model units.
+    """
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(
         row_keys(options.seed, jnp.uint32(VALIDATION), batch.rows)
     )
