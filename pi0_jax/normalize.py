@@ -1,4 +1,4 @@
-"""Statistics of states and actions: computed from data, applied, inverted, saved and loaded.
+"""Computes, applies, inverts, saves and loads statistics of states and actions.
 
 All statistics are float64 on the host; there is no device code. Each pair of dataset and
 embodiment has one set. A config chooses one of two ways to normalise:

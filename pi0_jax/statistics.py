@@ -1,4 +1,4 @@
-"""Statistics of an index for a horizon, over its training frames.
+"""Computes the statistics of an index for a horizon, over its training frames.
 
 States are taken as they are, and actions as the loss sees them. Every frame counts with its whole
 chunk: deltas are taken, and the steps past the episode's end are included. The statistics are
@@ -276,7 +276,7 @@ def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
 
 
 def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics) -> str | None:
-    """Returns a line about the first delta of action i of more than half a turn, in whole chunks."""
+    """Returns a line about the first delta of action i beyond half a turn, in whole chunks."""
     dim, ranges = index.embodiment.actions[i], statistics.actions.ranges
     half = _half_turn(dim)
     if not half or not dim.delta or max(-ranges.minimum[i], ranges.maximum[i]) <= half:
