@@ -4,7 +4,7 @@ from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 
 
 def _reach(name: str, joints: int) -> Embodiment:
-    """Returns a record with absolute joint targets at 10 Hz, learnt relative to the current joints."""
+    """Returns a record with absolute joint targets at 10 Hz, learnt relative to the joints."""
     return Embodiment(
         name=name,
         robot=f"simulated arm of {joints} joints",

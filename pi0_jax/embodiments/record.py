@@ -35,7 +35,7 @@ class _Dim:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """Returns the robot's numbers for an open and for a closed gripper, or None if not declared."""
+        """Returns the robot's numbers for an open and a closed gripper, or None if not declared."""
         if self.open is not None and self.closed is not None:
             return float(self.open), float(self.closed)
         if self.one_means and self.unit == "1":
@@ -51,7 +51,7 @@ class _Dim:
 
     @property
     def turn(self) -> tuple[float, float] | None:
-        """Returns where a periodic angle's turn begins, and how long it is; None for what does not turn."""
+        """Returns where a periodic angle's turn begins and how long it is, or None."""
         if not self.periodic:
             return None
         period = TURN[self.unit]
@@ -396,7 +396,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:
-    """Checks that a record has fields of the dataclass `kind` alone, and all that have no default."""
+    """Checks that a record has no fields but those of `kind`, and all that have no default."""
     fields = {
         field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)
     }
