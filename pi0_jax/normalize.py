@@ -33,22 +33,15 @@ RESOLUTION = float(np.finfo(np.float32).eps)
 # A share of the standard deviation. If 98% of the values lie closer together than this, a few
 # other values make the spread.
 OUTLYING = 0.1
-# A value so many standard deviations from the mean is worth a look.
-FAR = 20.0
+FAR = 20.0  # a value so many standard deviations from the mean is worth a look
 
 
 class VectorStatistics(NamedTuple):
     """Holds the statistics of each dimension, float64[n].
 
-    Statistics that we computed have every field. Those read from norm_stats.json may lack some.
-
-    Attributes:
-        mean: the mean.
-        std: the population standard deviation.
-        q01: the 1st percentile.
-        q99: the 99th percentile.
-        minimum: the smallest value.
-        maximum: the largest value.
+    The fields are mean, population standard deviation, 1st and 99th percentile, smallest and
+    largest value. Statistics that we computed have all of them. Those read from norm_stats.json may
+    lack some.
     """
 
     mean: np.ndarray
@@ -91,18 +84,15 @@ class Statistics(NamedTuple):
 class Counted(NamedTuple):
     """Holds rows of which some occur many times.
 
-    Attributes:
-        values: float32 or float64[n, dims].
-        counts: int64[n, dims], how often each value occurs. It is 0 for a value that does not occur
-            in this dimension, but each dimension has some that do.
+    `counts` says how often each value occurs. It is 0 for a value that does not occur in this
+    dimension, but each dimension has some that do.
     """
 
-    values: np.ndarray
-    counts: np.ndarray
+    values: np.ndarray  # float32 or float64[n, dims]
+    counts: np.ndarray  # int64[n, dims]
 
 
-# Arrays are float32 or float64[n, dims], all of one dtype.
-Blocks = Iterable[np.ndarray | Counted]
+Blocks = Iterable[np.ndarray | Counted]  # float32 or float64[n, dims], all of one dtype
 
 
 class _Moments(NamedTuple):
@@ -118,16 +108,10 @@ class _Moments(NamedTuple):
 def accumulate(blocks: Blocks) -> VectorStatistics:
     """Computes exact statistics of the rows of all blocks.
 
-    One block is held at a time, so there may be any number of them. Percentiles are those of
-    np.quantile (method "linear").
-
-    Args:
-        blocks: float32 or float64[n, dims] each. They are run through several times (three times
-            for float32, five times for float64). So this is a list, or an object whose iterator
-            begins anew, and not a generator.
-
-    Returns:
-        The statistics, float64[dims] each.
+    One block is held at a time, so there may be any number of them. They are run through several
+    times (three times for float32, five times for float64). So `blocks` is a list, or an object
+    whose iterator begins anew, and not a generator. Percentiles are those of np.quantile (method
+    "linear").
 
     Raises:
         InputError: there are no rows, or a value is not finite.
@@ -161,11 +145,7 @@ def accumulate(blocks: Blocks) -> VectorStatistics:
 
 
 def _columns(blocks: Blocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yields each dimension of each block that has rows.
-
-    Yields:
-        The dimension's number, its values float[n], and their counts int64[n] or None.
-    """
+    """Yields the number of a dimension, its values float[n], and their counts int64[n] or None."""
     for block in blocks:
         values, counts = block if isinstance(block, Counted) else (np.asarray(block), None)
         if len(values):
@@ -208,10 +188,9 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
 # Percentiles are found by radix selection. Floats are mapped to integers of the same order, and
 # the integer of the wanted rank is found 16 bits at a time.
 #
-#   pass 1   counts how many values begin with each 16 bits
-#            -> the first 16 bits of the value of rank r, and its rank among the values that
-#               begin so
-#   pass 2   counts, of the values that begin so, how many go on with each 16 bits
+#   pass 1   counts the values that begin with each 16 bits
+#            -> the first 16 bits of the value of rank r, and its rank among those that begin so
+#   pass 2   counts, of those, the values that go on with each 16 bits
 #            -> the next 16 bits; float32 is done, float64 goes on
 
 _DIGIT_BITS = 16
@@ -228,14 +207,7 @@ class _Wanted(NamedTuple):
 def _quantiles(
     blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
-    """Returns float64[levels, dims]: the quantiles of each dimension.
-
-    Args:
-        blocks: as for `accumulate`.
-        levels: in [0, 1].
-        count: int64[dims], the number of values of each dimension.
-        dtype: of the blocks.
-    """
+    """Returns the quantiles float64[levels, dims]. int64[dims] values are counted in `count`."""
     # float64[levels, dims]: a quantile's rank from 0. It may lie between two whole ranks.
     positions = np.array(levels)[:, None] * (count - 1)
     # int64[2, levels, dims]: the whole ranks below and above. Both values are looked for.
@@ -286,14 +258,11 @@ def _tally(histogram: np.ndarray, digits: np.ndarray, counts: np.ndarray | None)
 
 
 def _ordered_keys(values: np.ndarray) -> np.ndarray:
-    """Maps floats to unsigned integers of the same order.
+    """Maps floats to unsigned integers of the same shape and order: uint32 or uint64.
 
     If the bits of IEEE 754 numbers are read as integers, positive numbers are in order, and
     negative numbers are in the opposite order. So the sign bit of the positive ones and all bits of
     the negative ones are inverted.
-
-    Returns:
-        uint32 (for float32) or uint64 (for float64), of the same shape.
     """
     assert values.dtype in (np.float32, np.float64), (
         f"expected float32 or float64 blocks, got {values.dtype}"
@@ -316,17 +285,11 @@ def _values_of_keys(keys: list[int], dtype: np.dtype) -> np.ndarray:
 
 
 def constant(statistics: VectorStatistics, mode: Mode) -> np.ndarray:
-    """Finds the dimensions that vary so little that the mode cannot scale them.
+    """Returns bool[n]: True for dimensions that vary so little that the mode cannot scale them.
 
     In both modes the standard deviation is below 1e-6, or below what float32 resolves at the size
     of the mean. In quantile mode it is also enough if q99 - q01 is that small, or below a tenth of
     the standard deviation.
-
-    Returns:
-        bool[n].
-
-    Raises:
-        InputError: the mode is quantile, and the statistics have no percentiles.
     """
     least = np.maximum(CONSTANT, RESOLUTION * np.abs(statistics.mean))
     still = statistics.std < least
@@ -352,6 +315,7 @@ def _percentiles(statistics: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what normalising subtracts and divides by, float64[n] each, or raises InputError."""
     if mode == "zscore":
         offset, scale = statistics.mean, statistics.std + EPSILON
     elif mode == "quantile":
@@ -364,19 +328,7 @@ def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndar
 
 
 def normalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
-    """Converts robot units to model units.
-
-    Args:
-        x: float[..., n], in robot units.
-        statistics: of the n dimensions.
-        mode: the formula, as at the head of this file.
-
-    Returns:
-        float32[..., n], in model units.
-
-    Raises:
-        InputError: the mode is unknown, or it is quantile and the statistics have no percentiles.
-    """
+    """Converts float[..., n] in robot units to float32[..., n] in model units."""
     offset, scale = _offset_and_scale(statistics, mode)
     return ((x - offset) / scale).astype(np.float32)
 
@@ -387,19 +339,7 @@ def clipped(x: A, clip: float) -> A:
 
 
 def denormalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
-    """Converts model units to robot units. It is the inverse of `normalize`.
-
-    Args:
-        x: float[..., n], in model units.
-        statistics: of the n dimensions.
-        mode: the formula, as at the head of this file.
-
-    Returns:
-        float32[..., n], in robot units.
-
-    Raises:
-        InputError: the mode is unknown, or it is quantile and the statistics have no percentiles.
-    """
+    """Converts float[..., n] in model units to float32[..., n] in robot units."""
     offset, scale = _offset_and_scale(statistics, mode)
     return (x * scale + offset).astype(np.float32)
 
@@ -423,15 +363,7 @@ def to_json(statistics: Statistics) -> dict[str, Any]:
 
 
 def from_json(record: Mapping[str, Any], source: str) -> Statistics:
-    """Reads statistics from what `to_json` returned.
-
-    Args:
-        record: plain data.
-        source: the file's name, for messages.
-
-    Raises:
-        InputError: a field is missing, or holds what no data give (see `check`).
-    """
+    """Reads what `to_json` returned, and checks it. `source` names the file in messages."""
 
     def vector(part: str) -> VectorStatistics:
         found = record[part] if part in record and isinstance(record[part], Mapping) else {}
@@ -452,14 +384,10 @@ def from_json(record: Mapping[str, Any], source: str) -> Statistics:
 def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
     """Checks the statistics of one vector and returns them.
 
-    Args:
-        vector: the statistics.
-        source: the file's name, for messages.
-        part: "state" or "actions", for messages.
+    Messages name the file, which is `source`, and the part, "state" or "actions".
 
     Raises:
-        InputError: the statistics are such as no data give. Their lengths differ, a number is not
-            finite, std < 0, q99 < q01, or max < min.
+        InputError: a number is not finite, lengths differ, std < 0, q99 < q01, or max < min.
     """
     given = {key: values for key, values in zip(FIELDS, vector, strict=True) if values is not None}
     for key, values in given.items():
@@ -512,12 +440,7 @@ def _numbers(value: Any, where: str) -> np.ndarray | None:
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record as a JSON file. The file appears under its name only when it is whole.
-
-    Args:
-        file: its folder must exist.
-        record: plain data.
-    """
+    """Writes a JSON file, which appears under its name only when it is whole."""
     with replacing(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1)
         stream.flush()

@@ -56,8 +56,7 @@ class Layout(NamedTuple):
         action_dim: the number of state and action dimensions in the model, D.
         max_tokens: the number of prompt tokens, L.
         normalization: how states and actions are normalised.
-        normalization_clip: states and target actions are cut off at ± this many model units. 0 sets
-            no bound.
+        normalization_clip: states and target actions are cut off at ± this; 0 sets no bound.
         cut_prompts: whether a prompt of more than max_tokens loses its end; else it is refused.
     """
 
@@ -173,16 +172,10 @@ def _place(image: np.ndarray, canvas: np.ndarray) -> None:
 
 
 def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """Reduces an image that is larger than the canvas, and returns any other image as it is.
+    """Reduces an image to the canvas if it is larger, and returns it as it is otherwise.
 
-    The filter is antialiased bilinear, and the aspect ratio is kept.
-
-    Args:
-        image: uint8[height, width, 3].
-        canvas: height and width of the canvas, in pixels.
-
-    Returns:
-        uint8[height, width, 3], no larger than the canvas.
+    The image is uint8[height, width, 3]. The filter is antialiased bilinear, and the aspect ratio
+    is kept.
     """
     height, width = image.shape[:2]
     if height <= canvas[0] and width <= canvas[1]:
@@ -196,11 +189,7 @@ def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
 
 
 def canvas_for(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Returns the smallest canvas that holds images of all these sizes, or the largest canvas.
-
-    Args:
-        sizes: height and width of each image, in pixels.
-    """
+    """Returns the smallest canvas that holds all these sizes (height, width), or the largest."""
     return images.smallest_canvas(
         max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1)
     )
@@ -276,7 +265,7 @@ def device(
     Args:
         batch: what `host` made.
         layout: what the model wants of the batch; static.
-        augmentation_keys: one key for each row, [B]. None means no augmentation.
+        augmentation_keys: one key for each row, [B]; None for no augmentation.
 
     Returns:
         The observation, with images float32[B, S, S, 3] in [-1, 1].
@@ -308,12 +297,9 @@ def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) ->
     The delta of an angle that turns is the short way: from 3.1 to -3.1 rad it is 0.08, not -6.2.
 
     Args:
-        actions: float[..., H, A], in robot units.
+        actions: float[..., H, A], in robot units. The result has the same shape.
         states: float[..., n], in robot units, the state before each chunk.
         embodiment: the robot's record.
-
-    Returns:
-        float[..., H, A], in robot units.
     """
     deltas = actions - _delta_offset(states, embodiment)[..., None, :]
     return in_turn(deltas, [dim if dim.delta else None for dim in embodiment.actions], 0.0)
@@ -335,12 +321,9 @@ def in_turn(x: A, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarra
     An angle that is there already stays as it is, to the bit.
 
     Args:
-        x: float[..., n], of NumPy or JAX.
+        x: float[..., n], of NumPy or JAX. The result has the same shape.
         dims: n dimensions; None for one that is to be left alone.
         middle: float[n], or one number for all. An angle comes to lie within half a turn of it.
-
-    Returns:
-        float[..., n].
     """
     periods = np.array([dim.turn[1] if dim and dim.turn else 0.0 for dim in dims], np.float32)
     if not periods.any():
@@ -357,16 +340,7 @@ def _in_robot_turn(actions: A, dims: Sequence[ActionDim]) -> A:
 
 
 def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
-    """Converts a state from robot units to model units.
-
-    Args:
-        state: float[..., n], in robot units.
-        robot: the record and the statistics.
-        mode: how to normalise.
-
-    Returns:
-        float32[..., n], in model units.
-    """
+    """Converts a state float[..., n] in robot units to float32[..., n] in model units."""
     statistics = robot.statistics.state
     near = in_turn(state, robot.embodiment.state, statistics.mean)
     return normalize.normalize(near, statistics, mode)
@@ -375,13 +349,12 @@ def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
 def actions_to_model(
     actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode
 ) -> np.ndarray:
-    """Converts a chunk of actions from robot units to model units. It is the inverse of `to_robot`.
+    """Converts a chunk from robot units to model units. It is the inverse of `to_robot`.
 
     Args:
         actions: float[..., H, A], in robot units.
         state: float[..., n], in robot units, the state before the chunk.
-        robot: the record and the statistics.
-        mode: how to normalise.
+        robot, mode: how to normalise.
 
     Returns:
         float32[..., H, A], in model units.
@@ -393,31 +366,18 @@ def actions_to_model(
 
 
 def action_error(predicted: np.ndarray, true: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    """Returns how far two actions lie apart. Angles that turn are compared by the short way.
+    """Returns how far two actions float[..., A] lie apart, in robot units.
 
-    Args:
-        predicted: float[..., A], in robot units.
-        true: float[..., A], in robot units.
-        embodiment: the robot's record.
-
-    Returns:
-        float[..., A], at least 0, in robot units.
+    Angles that turn are compared by the short way.
     """
     return np.abs(in_turn(predicted - true, embodiment.actions, 0.0))
 
 
 def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
-    """Makes the training targets of a batch from the samples' action chunks.
+    """Makes the training targets of a batch, in model units, from the samples' action chunks.
 
-    Deltas are taken, and the result is normalised, clipped and padded with zeros.
-
-    Args:
-        samples: one for each of the B rows, with actions in robot units.
-        robots: the robot behind each sample.
-        layout: what the model wants of the batch.
-
-    Returns:
-        The targets, with actions float32[B, H, D] in model units.
+    Deltas are taken, and the result is normalised, clipped, and padded with zeros to the model's
+    action dimension.
     """
     horizon = samples[0].actions.shape[0]
     actions = np.zeros((len(samples), horizon, layout.action_dim), np.float32)
@@ -438,8 +398,7 @@ def to_robot(actions: A, state: A, robot: Robot, mode: normalize.Mode) -> A:
     Args:
         actions: float32[..., H, D], in model units.
         state: float[..., n], in robot units, the state before the chunk.
-        robot: the record and the statistics.
-        mode: how the actions were normalised.
+        robot, mode: how the actions were normalised.
 
     Returns:
         float32[..., H, A], in robot units.

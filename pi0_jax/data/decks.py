@@ -144,7 +144,7 @@ class Deck:
         return due.before + (self._kept[due.episode].astype(np.int64) * self._fraction >> 32)
 
     def _place(self, now: int) -> tuple[int, int]:
-        """Returns the epoch in which frame `now` lies, and how many of its episodes are due earlier."""
+        """Returns the epoch of frame `now`, and how many of its episodes are due earlier."""
         epoch, rest = divmod(now, self._frames)
         starts = self._epoch(epoch)[1]
         place = int(np.searchsorted(starts, rest, side="right")) - 1

@@ -312,7 +312,7 @@ def _prompts(
     steps: int,
     where: str,
 ) -> list[str]:
-    """Returns the instruction at every step, or one if it never changes, without white space around."""
+    """Returns the instruction at every step, or one if it never changes, both stripped."""
     if encoding == "code points":
         value = _value(features, path, where)
         codes = np.empty(0, np.int64) if value is None or isinstance(value, ByteRanges) else value

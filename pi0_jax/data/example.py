@@ -35,8 +35,8 @@ class ByteRanges(NamedTuple):
     equal: bool = False
 
 
-# A feature's value is float32[n] (a view into the payload where that is possible), int64[n], ranges,
-# or None for a feature that holds no list.
+# A feature's value is float32[n] (a view into the payload where that is possible), int64[n],
+# ranges, or None for a feature that holds no list.
 Feature = np.ndarray | ByteRanges | None
 
 
@@ -165,8 +165,8 @@ def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
     if position == end:
         return ByteRanges(np.empty(0, np.int64), np.empty(0, np.int64), equal=True)
     length, start = _varint(buffer, position + 1)
-    # The bytes of the first value, with its tag and its length. If all values are the same, the list
-    # is these bytes again and again.
+    # The bytes of the first value, with its tag and its length. If all values are the same, the
+    # list is these bytes again and again.
     field = start + length - position
     count, rest = divmod(end - position, field)
     alike = (

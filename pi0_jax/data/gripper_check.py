@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 class Gripper(NamedTuple):
-    """Holds the place of one gripper in the action, and the state dimensions that show its opening."""
+    """Holds one gripper's place in the action, and the state dimensions that show its opening."""
 
     name: str
     action: int | None
