@@ -207,7 +207,7 @@ class _Wanted(NamedTuple):
 def _quantiles(
     blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
-    """Returns the quantiles float64[levels, dims]. int64[dims] values are counted in `count`."""
+    """Returns the quantiles float64[levels, dims] of `count` (int64[dims]) values."""
     # float64[levels, dims]: a quantile's rank from 0. It may lie between two whole ranks.
     positions = np.array(levels)[:, None] * (count - 1)
     # int64[2, levels, dims]: the whole ranks below and above. Both values are looked for.

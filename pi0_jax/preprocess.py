@@ -281,7 +281,7 @@ def device(
             keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
                 augmentation_keys, CAMERA_SLOTS.index(slot)
             )
-            # The default argument binds this slot's value: a lambda would see the last slot's.
+            # The default argument binds this slot's value, whenever the lambda runs.
             pixels = jax.vmap(
                 lambda key, image, wrist=slot in WRIST_SLOTS: images.augment(
                     key, image, geometric=not wrist

@@ -50,7 +50,7 @@ def check_ranges(embodiment: Embodiment, statistics: Statistics) -> None:
 def doubtful_dimensions(embodiment: Embodiment, statistics: Statistics) -> list[str]:
     """Returns one line for each action whose statistics are hardly those of its record.
 
-    Such an action never moves, or it covers little of a gripper's range.
+    Such an action never moves, or it covers no more than about half of a gripper's range.
     """
     lines, vector = [], statistics.actions
     for i, dim in enumerate(embodiment.actions):
