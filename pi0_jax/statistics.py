@@ -221,9 +221,9 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     """Returns one line for each dimension whose statistics a person should look at.
 
     A line has the dataset's name, the dimension's value and its unit. There is one for each
-    dimension that hardly varies (see normalize.constant). In zscore mode there is also one for each
-    dimension whose standard deviation comes from a few far values, so that the others are scaled to
-    almost nothing, and one for each that has a value a hundred times its usual range away.
+    dimension that hardly varies (see normalize.constant), and one for each that has a value a
+    hundred times its usual range away. In zscore mode there is also one for each dimension whose
+    standard deviation comes from a few far values, so that the others are scaled to almost nothing.
     """
     lines = []
     parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
