@@ -1,10 +1,10 @@
-"""The one exception for wrong input from outside: files, flags, configs, observations."""
+"""Defines the exceptions for wrong input from outside: files, flags, configs, observations."""
 
 import contextlib
 import errno
 from collections.abc import Iterator
 
-# an OSError's number where no space is left, or none for this user
+# The numbers of an OSError where the disk is full, or this user's share of it.
 FULL_DISK = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -12,9 +12,11 @@ FULL_DISK = (
 
 
 class InputError(ValueError):
-    """Wrong input. Each argument is one mistake in one line: what is wrong (file, field, index), what was expected, what was found.
+    """Is raised for wrong input.
 
-    Launch scripts print the lines alone and exit with status 2; a library user sees an ordinary exception.
+    Each argument is one mistake in one line: what is wrong (file, field, index), what was expected,
+    and what was found. Launch scripts print these lines alone and exit with status 2. A user of the
+    library sees an ordinary exception.
     """
 
     def __str__(self) -> str:
@@ -22,10 +24,13 @@ class InputError(ValueError):
 
 
 class NotFiniteError(InputError):
-    """The numbers that would be handed out are NaN or infinite: the weights are wrong, or the input is absurd."""
+    """Is raised where the numbers to hand out are NaN or infinite.
+
+    The weights are then wrong, or the input is absurd.
+    """
 
 
-# Modules that only an extra of setup.py installs, and that extra.
+# Modules that only an extra of setup.py installs -> the name of that extra.
 EXTRAS = {
     "tensorflow": "data",
     "tensorflow_datasets": "data",
@@ -43,7 +48,10 @@ EXTRAS = {
 
 @contextlib.contextmanager
 def optional_packages() -> Iterator[None]:
-    """Turns an import in the block that lacks an optional package into an InputError that says how to install it."""
+    """Turns the failed import of an optional package in the block into an InputError.
+
+    The error says how to install the package.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
@@ -57,7 +65,15 @@ def optional_packages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def expecting(what: str, source: str) -> Iterator[None]:
-    """What a JSON record of another make raises in the block, where it is read, becomes an InputError."""
+    """Turns what a JSON record of another make raises in the block into an InputError.
+
+    Args:
+        what: what is expected, for the message.
+        source: where the record was read, for the message.
+
+    Raises:
+        InputError: the block raised AttributeError, KeyError, TypeError or ValueError.
+    """
     try:
         yield
     except InputError:

@@ -1,14 +1,18 @@
-"""What a robot does with action chunks: an action for every control tick out of chunks that were predicted at some ticks.
+"""Executes action chunks on a robot: one action for every control tick.
+
+A chunk is predicted at some of the ticks:
 
     tick                0    1    2    3    4
     chunk of tick 0    [a0   a1   a2   a3]
     chunk of tick 2              [b0   b1   b2   b3]
 
-    OpenLoop(2)         a0   a1   b0   b1   ...              a new chunk every 2 ticks, and the first 2 actions of each
-    TemporalEnsemble    a chunk at every tick, and the weighted mean of all actions that were predicted for now
+    OpenLoop(2)         a0   a1   b0   b1   ...   a new chunk every 2 ticks, and the first 2
+                                                  actions of each
+    TemporalEnsemble    a chunk at every tick, and the weighted mean of all actions that were
+                        predicted for now
 
-A strategy is a value that never changes: `step` returns the action and the strategy for the next tick. One with no chunks in it, as it
-is made, begins an episode.
+A strategy is a value that never changes: `step` returns the action and the strategy for the next
+tick. A strategy that was just made holds no chunks, and so it begins an episode.
 """
 
 import dataclasses
@@ -20,14 +24,16 @@ from pi0_jax.errors import InputError
 
 
 class Execution(Protocol):
+    """Is a strategy for executing chunks."""
+
     def wants_chunk(self) -> bool:
-        """Whether the next `step` needs a chunk, predicted from the observation of that tick."""
+        """Returns whether the next `step` needs a chunk, predicted from this tick's observation."""
 
     def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, Self]:
-        """One control tick.
+        """Does one control tick.
 
         Args:
-            chunk: float[H, A] that begins now, if it was wanted, else None.
+            chunk: float[H, A], a chunk that begins now, if one was wanted; else None.
 
         Returns:
             The action float[A] of this tick, and the strategy for the next one.
@@ -41,20 +47,27 @@ class Execution(Protocol):
 class OpenLoop:
     """Executes the first `steps` actions of a chunk, then asks for the next one.
 
-    An embodiment's `execute_steps` is its default; the paper's robots execute 16 of 50 at 20 Hz and 25 of 50 at 50 Hz (appendix D).
+    An embodiment's `execute_steps` is its default. The paper's robots execute 16 of 50 actions at
+    20 Hz, and 25 of 50 at 50 Hz (appendix D).
+
+    Attributes:
+        steps: how many actions of a chunk are executed.
+        pending: the actions that are left, float[A] each, the next one first.
     """
 
     steps: int
-    pending: tuple[np.ndarray, ...] = ()  # float[A] each, the next one first
+    pending: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"open loop: expected at least 1 step of a chunk, found {self.steps}")
 
     def wants_chunk(self) -> bool:
+        """Returns whether all actions of the last chunk are executed."""
         return not self.pending
 
     def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, "OpenLoop"]:
+        """Returns the next action. See `Execution.step`."""
         pending = self.pending
         if chunk is not None:
             if len(chunk) < self.steps:
@@ -71,23 +84,32 @@ class OpenLoop:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TemporalEnsemble:
-    """Averages, at every tick, what all chunks so far say about it, the i-th oldest with weight exp(-decay * i).
+    """Averages, at every tick, what all chunks so far say about this tick.
 
-    Source: ACT (Zhao et al. 2023, arXiv 2304.13705), section IV: i = 0 is the oldest, decay (there m) 0.01, weights normalised.
+    The i-th oldest chunk has weight exp(-decay * i).
+
+    Source: ACT (Zhao et al. 2023, arXiv 2304.13705), section IV: i = 0 is the oldest, decay (there
+    m) is 0.01, and the weights are normalised.
+
+    Attributes:
+        decay: how fast the weights of newer chunks fall.
+        chunks: float[remaining, A] each, cut to what they say from the next tick on, the oldest
+            first.
+        turns: for each action dimension where its turn begins and how long it is; None where it is
+            no angle that turns. It is `turn` of the record's dimensions. The plain average of 3.1
+            and -3.1 rad would be 0.
     """
 
     decay: float = 0.01
-    chunks: tuple[
-        np.ndarray, ...
-    ] = ()  # float[remaining, A] each, cut to what they say from the next tick on; the oldest first
-    # For each action dimension where its turn begins and how long it is, None where it is no angle that turns: `turn` of a record's
-    # dimensions. Plainly averaged, 3.1 and -3.1 rad would be 0.
+    chunks: tuple[np.ndarray, ...] = ()
     turns: tuple[tuple[float, float] | None, ...] = ()
 
     def wants_chunk(self) -> bool:
+        """Returns True: every tick needs a chunk."""
         return True
 
     def step(self, chunk: np.ndarray | None) -> tuple[np.ndarray, "TemporalEnsemble"]:
+        """Returns the averaged action. See `Execution.step`."""
         if chunk is None or len(chunk) < 1:
             raise InputError(
                 f"temporal ensemble: expected a chunk at every tick, found {'none' if chunk is None else 'one without actions'}"
@@ -96,9 +118,11 @@ class TemporalEnsemble:
         weights = np.exp(-self.decay * np.arange(len(chunks)))
         said = np.stack([c[0] for c in chunks])  # float[chunks, A]
         turning = [(i, *turn) for i, turn in enumerate(self.turns) if turn]
-        for i, _, period in turning:  # all within half a turn of the newest
+        # Before averaging, angles are moved to within half a turn of the newest chunk's.
+        for i, _, period in turning:
             said[:, i] = said[-1, i] + (said[:, i] - said[-1, i] + period / 2) % period - period / 2
         action = np.average(said, axis=0, weights=weights).astype(chunks[-1].dtype)
+        # After averaging, they are moved back into the turn in which the robot counts.
         for i, start, period in turning:
             action[i] = start + (action[i] - start) % period
         return action, dataclasses.replace(self, chunks=tuple(c[1:] for c in chunks if len(c) > 1))

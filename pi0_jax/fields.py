@@ -1,10 +1,11 @@
-"""Records with typed and documented fields: what a config is made of.
+"""Defines records with typed and documented fields, of which a config is made.
 
-A record is a frozen dataclass. Each field says once, where it stands, its type, default, range and meaning:
+A record is a frozen dataclass. Each field says once, where it stands, its type, default, range and
+meaning:
 
     steps: int = field(30_000, "Optimizer steps of the run.", positive=True)
 
-`read` makes a record of plain data and names every mistake; `explain` prints what the fields mean.
+`read` makes a record of plain data and names every mistake. `explain` prints what the fields mean.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from typing import Any, Literal, TypeVar
 from pi0_jax.errors import InputError
 
 Record = TypeVar("Record")
-# A rule about several fields: it takes their values and gives its complaints, each beginning with a field's name.
+# A rule about several fields, with their names. It takes their values and returns its complaints,
+# each of which begins with a field's name.
 Check = tuple[Callable[..., Iterable[str]], tuple[str, ...]]
 _WIDTH, _INDENT = 100, 24
 
@@ -40,15 +42,18 @@ def field(
     """Declares a field of a record.
 
     Args:
-        default: the value where nothing is stated. A field without default and factory must be stated.
+        default: the value where nothing is stated. A field without default and factory must be
+            stated.
         doc: what the field means, with its unit; one or more whole sentences.
         factory: makes the default instead, where it is mutable.
         section: the title of a group of fields, of which this one is the first.
-        positive, at_least, below: the range of a number.
-        before: the value for records that were stored before the field existed: the one that
-            does what the program did then. Left out, it is the default.
-        free: a run may be resumed with another value, because the field changes no result.
-        per_process: the processes of one run may have different values.
+        positive: a number must be above 0.
+        at_least: a number must be at least this.
+        below: a number must be below this. It goes with `at_least`.
+        before: the value for records that were stored before the field existed. It does what the
+            program did then. By default it is `default`.
+        free: whether a run may be resumed with another value, because the field changes no result.
+        per_process: whether the processes of one run may have different values.
     """
     metadata = dict(
         doc=doc, section=section, positive=positive, at_least=at_least, below=below, before=before, free=free, per_process=per_process
@@ -68,14 +73,16 @@ def read(
 
     Args:
         schema: the record's class.
-        values: a mapping from field names to values; lists do for tuples, mappings for records.
+        values: a mapping from field names to values. Lists may stand for tuples, and mappings for
+            records.
         where: what the mapping is called in error messages.
         checks: rules about several fields. A rule runs if all its fields are right by themselves.
-        stored: the data may be of an older version: a field that it lacks takes its `before`.
+        stored: whether the data may be of an older version. A field that it lacks then takes its
+            `before`.
 
     Raises:
-        InputError: with one argument for each mistake: a field that is unknown, missing, of another type
-            or out of its range, or a complaint of a check.
+        InputError: it has one argument for each mistake: a field that is unknown, missing, of
+            another type or out of its range, or a complaint of a check.
     """
     mistakes: list[str] = []
     good = _read_fields(schema, values, where, mistakes, stored)
@@ -88,7 +95,10 @@ def read(
 
 
 def defaults(schema: Any) -> dict[str, Any]:
-    """The default of every field, as plain data; None where a field has none and must be stated."""
+    """Returns the default of every field, as plain data.
+
+    It is None where a field has no default and must be stated.
+    """
     return {
         entry.name: None if _required(entry) else _plain(_default(entry))
         for entry in dataclasses.fields(schema)
@@ -96,18 +106,18 @@ def defaults(schema: Any) -> dict[str, Any]:
 
 
 def names(schema: Any, mark: Literal["free", "per_process"] | None = None) -> frozenset[str]:
-    """The names of a record's fields, or of those that are declared with `mark`."""
+    """Returns the names of a record's fields, or of those that are declared with `mark`."""
     entries = dataclasses.fields(schema)
     return frozenset(entry.name for entry in entries if mark is None or entry.metadata[mark])
 
 
 def explain(schema: Any) -> str:
-    """Describes all fields for people, in 100 columns: name, type, default and meaning, by section."""
+    """Describes all fields for people, in 100 columns: name, type, default, meaning, by section."""
     return "\n".join(_lines(schema, ""))
 
 
 def sections(schema: Any) -> Iterator[tuple[str, list[str]]]:
-    """The titles of a record's groups of fields, each with the names of its fields."""
+    """Yields the title of each group of a record's fields, with the names of its fields."""
     title = ""
     group: list[str] = []
     for entry in dataclasses.fields(schema):
@@ -120,6 +130,7 @@ def sections(schema: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def _lines(schema: Any, prefix: str) -> Iterator[str]:
+    """Yields the lines of `explain`, with `prefix` before each name."""
     for entry in dataclasses.fields(schema):
         if section := entry.metadata.get("section"):
             yield f"\n{section}"
@@ -134,7 +145,7 @@ def _lines(schema: Any, prefix: str) -> Iterator[str]:
 
 
 def _is_record(kind: Any) -> bool:
-    """Whether this is a record, or a class of records."""
+    """Returns whether this is a record, or a class of records."""
     return dataclasses.is_dataclass(kind)
 
 
@@ -169,7 +180,7 @@ def _plain(value: Any) -> Any:
 def _read_fields(
     schema: Any, values: Any, where: str, mistakes: list[str], stored: bool
 ) -> dict[str, Any]:
-    """The fields that are right. What is wrong with the others is added to `mistakes`."""
+    """Returns the fields that are right. What is wrong with the others is added to `mistakes`."""
     entries = {entry.name: entry for entry in dataclasses.fields(schema)}
     if not isinstance(values, Mapping):
         mistakes.append(f"{where} is {values!r}; expected fields {', '.join(entries)}")
@@ -197,6 +208,7 @@ def _read_fields(
 
 
 def _hint(name: str, known: Iterable[str], stored: bool) -> str:
+    """Returns what may explain an unknown name: a newer version, or a name that is close to it."""
     if stored:
         return "; a newer version of pi0_jax may have written it"
     close = difflib.get_close_matches(name, list(known), 1)
@@ -204,6 +216,7 @@ def _hint(name: str, known: Iterable[str], stored: bool) -> str:
 
 
 def _out_of_range(value: Any, metadata: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Yields a mistake for each bound of the field that the value violates."""
     positive, low, high = (metadata.get(bound) for bound in ("positive", "at_least", "below"))
     if positive and value <= 0:
         yield f"{where} is {value}; expected a positive number"
@@ -214,7 +227,10 @@ def _out_of_range(value: Any, metadata: Mapping[str, Any], where: str) -> Iterat
 
 
 def _cast(kind: Any, value: Any, where: str, mistakes: list[str], stored: bool) -> Any:
-    """The value in the field's type. Where it is none, that is added to `mistakes`, and the result means nothing."""
+    """Returns the value in the field's type.
+
+    If the value is not of that type, that is added to `mistakes`, and the result means nothing.
+    """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
         name, record = parts
@@ -242,7 +258,7 @@ def _cast(kind: Any, value: Any, where: str, mistakes: list[str], stored: bool) 
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # A bool is an int to Python, and not to us.
+    # In Python a bool is an int. Here it is none.
     if origin is None and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         if kind is float and not math.isfinite(value):
             mistakes.append(f"{where} is {value!r}; expected a finite number")
@@ -252,6 +268,7 @@ def _cast(kind: Any, value: Any, where: str, mistakes: list[str], stored: bool) 
 
 
 def _expected(kind: Any) -> str:
+    """Returns what values a type has, in words."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
         return " or ".join(_expected(part) for part in parts)

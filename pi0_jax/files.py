@@ -1,4 +1,4 @@
-"""Where this package keeps files of its own, and how a file appears whole."""
+"""Says where this package keeps its own files, and makes a file appear whole."""
 
 import contextlib
 import os
@@ -8,13 +8,16 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again: pi0_jax in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Returns the user's folder for what can be made again.
+
+    It is pi0_jax in $XDG_CACHE_HOME, or in ~/.cache.
+    """
     given = os.environ["XDG_CACHE_HOME"] if "XDG_CACHE_HOME" in os.environ else ""
     return (Path(given) if given else Path.home() / ".cache") / "pi0_jax"
 
 
 def new_path(folder: Path, prefix: str) -> Path:
-    """A path in `folder` that nothing has: `prefix` and random letters.
+    """Returns a path in `folder` that does not exist: `prefix` and random letters.
 
     A file or folder that is created there has the permissions that the user's umask leaves. Those
     that the module tempfile creates can be read by their user alone.

@@ -1,15 +1,17 @@
-"""What lies outside of what a policy knows: the ranges of its data, and a robot's hard limits.
+"""Checks for values that a policy does not know: beyond its data, or beyond a robot's hard limits.
 
-    states     beyond the data's range by more than MARGIN of it are told; absurd ones are always refused
-    actions    the same, as the model learnt them (deltas as deltas); hard limits are the robot's numbers
+    states     beyond the data's range by more than MARGIN of it are told; absurd ones are
+               always refused
+    actions    the same, as the model learnt them (deltas as deltas); hard limits are the
+               robot's numbers
 
     choice     beyond the data's range    beyond a hard limit
     tell       told                       cut off and told
     clamp      actions cut off, told      cut off and told
     refuse     refused                    refused
 
-What is told is counted, stands in the reply, and is logged the first time and each time that the
-count has grown tenfold. An angle that turns has no range.
+"Told" means that it is counted, that the reply says it, and that the log says it the first time
+and each time that the count has grown tenfold. An angle that turns has no range.
 """
 
 import logging
@@ -31,22 +33,33 @@ Choice = Literal["tell", "clamp", "refuse"]
 CHOICES: Mapping[str, Choice] = {choice: choice for choice in get_args(Choice)}
 MARGIN = 0.25  # of a dimension's range in the data
 ABSURD = 20.0  # ranges (or natural sizes, where those are larger) beyond the data
-# A range of the data may be narrow because a joint hardly moved. What is far for it then is
-# measured by what is large for any robot.
+# A range of the data may be narrow because a joint hardly moved. Then the bounds are taken from
+# what is large for any robot.
 _NATURAL = {"rad": np.pi, "deg": 180.0, "m": 1.0, "mm": 1000.0, "rad/s": 2 * np.pi, "m/s": 1.0}
 _LEAST_MARGIN = 0.01  # of the natural size, where the data's range is narrow
 
 
 class Outside(NamedTuple):
-    """Numbers of one dimension that lie outside."""
+    """Holds what was found outside in one dimension.
+
+    Attributes:
+        part: "state" or "action".
+        name: the dimension's name.
+        times: how many of the chunk's steps are outside; 1 for a state.
+        worst: the farthest value, in the robot's units. That of a delta is a delta.
+        low: the lower bound.
+        high: the upper bound.
+        hard: whether the bounds are a hard limit of the robot. Otherwise they are the range of the
+            data, with its margin.
+    """
 
     part: Literal["state", "action"]
     name: str
-    times: int  # of the chunk's steps, or 1 for a state
-    worst: float  # the farthest, in the robot's units or, for a delta, as a delta
+    times: int
+    worst: float
     low: float
     high: float
-    hard: bool  # a hard limit of the robot; else the range of the data, with its margin
+    hard: bool
 
     def __str__(self) -> str:
         times = f" {self.times} times" if self.times > 1 else ""
@@ -58,12 +71,21 @@ class Outside(NamedTuple):
 
 
 class Limits:
-    """The limits of one robot under one policy. Not for several threads at once."""
+    """Holds the limits of one robot under one policy. It is not for several threads at once.
+
+    Attributes:
+        counts: (part, dimension) -> how many numbers have been told so far.
+    """
 
     def __init__(self, robot: Robot, choice: Choice = "tell") -> None:
-        """
+        """Takes the limits from the robot's record and statistics.
+
+        Args:
+            robot: the record and the statistics.
+            choice: what happens to values outside: "tell", "clamp" or "refuse".
+
         Raises:
-            InputError: the choice is none of those above.
+            InputError: the choice is none of these.
         """
         if choice not in CHOICES:
             raise InputError(f"limits: expected {', '.join(CHOICES)}, found {choice!r}")
@@ -74,13 +96,16 @@ class Limits:
         self._absurd = _absurd(statistics.state, record.state)
         limits = [dim.limits or (-np.inf, np.inf) for dim in record.actions]
         self._hard = np.array(limits, np.float32).reshape(-1, 2).T  # float32[2, A]
-        self.counts: dict[tuple[str, str], int] = {}  # (part, dimension) -> numbers told so far
+        self.counts: dict[tuple[str, str], int] = {}
 
     def check_states(self, states: np.ndarray) -> list[list[Outside]]:
         """Finds what is outside in each observation's state.
 
         Args:
             states: float32[B, n], in the robot's units.
+
+        Returns:
+            For each observation what is outside.
 
         Raises:
             InputError: a state is absurd; or it is outside, and the choice is "refuse".
@@ -99,11 +124,11 @@ class Limits:
     def check_actions(
         self, actions: np.ndarray, states: np.ndarray
     ) -> tuple[np.ndarray, list[list[Outside]]]:
-        """Finds what is outside in each chunk, and cuts it off where that was chosen.
+        """Finds what is outside in each chunk, and cuts it off if the choice says so.
 
         Args:
             actions: float32[B, H, A], in the robot's units.
-            states: float32[B, n], the states before the chunks.
+            states: float32[B, n], the states before the chunks, in the robot's units.
 
         Returns:
             The actions float32[B, H, A], and for each chunk what was outside.
@@ -135,7 +160,7 @@ class Limits:
         *,
         hard: bool,
     ) -> list[list[Outside]]:
-        """Counts, logs and, if so chosen, refuses what of float[B, steps, n] is outside."""
+        """Counts and logs the values of float[B, steps, n] that are outside, or refuses them."""
         low, high = limits
         beyond = np.maximum(low - values, values - high)  # [B, steps, n], positive outside
         found: list[list[Outside]] = [[] for _ in values]
@@ -151,15 +176,20 @@ class Limits:
         return found
 
     def _count(self, one: Outside) -> None:
+        """Counts one finding, and logs it if it is the first or if the count has grown tenfold."""
         before = self.counts.get(key := (one.part, one.name), 0)
         self.counts[key] = before + one.times
+        # The count has grown tenfold when it has one more digit.
         if before == 0 or len(str(before)) < len(str(self.counts[key])):
             total = f" ({self.counts[key]} so far)" if before else ""
             logger.warning("%s: %s%s", self._robot.embodiment.name, one, total)
 
 
 def _data_range(vector: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest number of the data, float64[n] each, or what is known of them."""
+    """Returns the smallest and the largest value of the data, float64[n] each.
+
+    Where these are not known, they are estimated from the percentiles, or from mean and deviation.
+    """
     if vector.minimum is not None and vector.maximum is not None:
         return vector.minimum, vector.maximum
     if vector.q01 is not None and vector.q99 is not None:
@@ -169,17 +199,19 @@ def _data_range(vector: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sizes(dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
+    """Returns float64[n]: what is large for any robot, in each dimension's unit."""
     return np.array([_NATURAL.get(dim.unit, 1.0) for dim in dims])
 
 
 def _range(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
-    """The data's range with its margin, float32[2, n]; infinite for angles that turn."""
+    """Returns the data's range with its margin, float32[2, n]; infinite for angles that turn."""
     low, high = _data_range(vector)
     margin = np.maximum(MARGIN * (high - low), _LEAST_MARGIN * _sizes(dims))
     return _without_turning(low - margin, high + margin, dims)
 
 
 def _absurd(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
+    """Returns the range, float32[2, n], beyond which a state is absurd."""
     low, high = _data_range(vector)
     far = ABSURD * np.maximum(high - low, _sizes(dims))
     return np.stack([low - far, high + far]).astype(np.float32)
@@ -188,6 +220,7 @@ def _absurd(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> n
 def _without_turning(
     low: np.ndarray, high: np.ndarray, dims: Sequence[StateDim | ActionDim]
 ) -> np.ndarray:
+    """Returns both bounds as float32[2, n], infinite for angles that turn."""
     turns = np.array([dim.periodic and not _is_delta(dim) for dim in dims], bool)
     return np.stack([np.where(turns, -np.inf, low), np.where(turns, np.inf, high)]).astype(
         np.float32
@@ -195,4 +228,5 @@ def _without_turning(
 
 
 def _is_delta(dim: StateDim | ActionDim) -> bool:
+    """Returns whether the model learns the dimension as a delta."""
     return isinstance(dim, ActionDim) and dim.delta

@@ -1,10 +1,13 @@
-"""Statistics of states and actions: accumulate, apply, invert, save, load. Float64 on the host; no device code.
+"""Computes, applies, inverts, saves and loads statistics of states and actions.
 
-One set per (dataset, embodiment). Two ways to normalise, chosen in the config:
+All statistics are float64 on the host; there is no device code. Each pair of dataset and
+embodiment has one set. A config chooses one of two ways to normalise:
+
     zscore:   (x - mean) / (std + 1e-6)                          as published for π0
     quantile: 2 (x - q01) / (q99 - q01 + 1e-6) - 1
-and where the config sets a clip, what lies beyond ±clip in model units is cut off. The way back never clips.
-A dimension without spread (see `constant`) is never divided by: it is centred only.
+
+If the config sets a clip, values beyond ±clip in model units are cut off. The way back never
+clips. A dimension without spread (see `constant`) is centred only, and never divided.
 """
 
 import json
@@ -25,33 +28,39 @@ A = TypeVar("A", np.ndarray, "jax.Array")
 Mode = Literal["zscore", "quantile"]
 EPSILON = 1e-6
 CONSTANT = 1e-6  # a dimension with less spread counts as constant
-# of the float32 in which states and actions travel, relative to their size
+# The resolution of float32, in which states and actions travel, relative to a number's size.
 RESOLUTION = float(np.finfo(np.float32).eps)
-OUTLYING = 0.1  # of a standard deviation: if 98% of the values lie closer together, it is the others that make the spread
-
-FAR = 20.0  # standard deviations from the mean: a value worth a look
+# A share of the standard deviation. If 98% of the values lie closer together than this, a few
+# other values make the spread.
+OUTLYING = 0.1
+FAR = 20.0  # a value so many standard deviations from the mean is worth a look
 
 
 class VectorStatistics(NamedTuple):
-    """Per dimension, float64[n]. Statistics that we computed have every field; those read from norm_stats.json may lack some."""
+    """Holds the statistics of each dimension, float64[n].
+
+    The fields are mean, population standard deviation, 1st and 99th percentile, smallest and
+    largest value. Statistics that we computed have all of them. Those read from norm_stats.json may
+    lack some.
+    """
 
     mean: np.ndarray
-    std: np.ndarray  # population standard deviation
-    q01: np.ndarray | None  # 1st percentile
+    std: np.ndarray
+    q01: np.ndarray | None
     q99: np.ndarray | None
     minimum: np.ndarray | None
     maximum: np.ndarray | None
 
     @property
     def ranges(self) -> "Ranges":
-        """Of statistics that we computed."""
+        """Returns percentiles and extremes. Only statistics that we computed have all of them."""
         _, _, q01, q99, minimum, maximum = self
         assert q01 is not None and q99 is not None and minimum is not None and maximum is not None
         return Ranges(q01, q99, minimum, maximum)
 
 
 class Ranges(NamedTuple):
-    """What lies where, per dimension: float64[n]."""
+    """Holds percentiles and extremes of each dimension, float64[n]."""
 
     q01: np.ndarray
     q99: np.ndarray
@@ -60,7 +69,10 @@ class Ranges(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of one dataset on one embodiment, in robot units; actions after the delta conversion, over whole chunks."""
+    """Holds the statistics of one dataset on one embodiment, in robot units.
+
+    Those of actions are taken after the conversion to deltas, over whole chunks.
+    """
 
     state: VectorStatistics
     actions: VectorStatistics
@@ -70,17 +82,21 @@ class Statistics(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """Rows of which some occur many times."""
+    """Holds rows of which some occur many times.
+
+    `counts` says how often each value occurs. It is 0 for a value that does not occur in this
+    dimension, but each dimension has some that do.
+    """
 
     values: np.ndarray  # float32 or float64[n, dims]
-    counts: np.ndarray  # int64[n, dims]: how often each value occurs; 0 for one that does not, but some do in every dimension
+    counts: np.ndarray  # int64[n, dims]
 
 
 Blocks = Iterable[np.ndarray | Counted]  # float32 or float64[n, dims], all of one dtype
 
 
 class _Moments(NamedTuple):
-    """Of one dimension."""
+    """Holds the moments of one dimension."""
 
     number: int
     mean: float
@@ -90,12 +106,15 @@ class _Moments(NamedTuple):
 
 
 def accumulate(blocks: Blocks) -> VectorStatistics:
-    """Exact statistics of the rows of all blocks; of any number, since one block is held at a time.
+    """Computes exact statistics of the rows of all blocks.
 
-    The blocks are run through several times (three if float32, five if float64): give a list, or an object whose iterator begins
-    anew, and no generator. Percentiles are those of np.quantile (method "linear").
+    One block is held at a time, so there may be any number of them. They are run through several
+    times (three times for float32, five times for float64). So `blocks` is a list, or an object
+    whose iterator begins anew, and not a generator. Percentiles are those of np.quantile (method
+    "linear").
 
-    Raises InputError: no rows, a value that is not finite.
+    Raises:
+        InputError: there are no rows, or a value is not finite.
     """
     assert iter(blocks) is not blocks, (
         "blocks must be a list, or an object whose iterator begins anew"
@@ -109,7 +128,7 @@ def accumulate(blocks: Blocks) -> VectorStatistics:
     if not moments and any(
         len(block.values if isinstance(block, Counted) else block) for block in blocks
     ):
-        # rows without a dimension: a robot that records no state
+        # A robot that records no state has rows without a dimension.
         return VectorStatistics(*np.empty((len(VectorStatistics._fields), 0)))
     if not moments:
         raise InputError("statistics of no rows: expected at least one")
@@ -126,10 +145,11 @@ def accumulate(blocks: Blocks) -> VectorStatistics:
 
 
 def _columns(blocks: Blocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """(dimension, float[n], None or int64[n]) for every dimension of every block that has rows."""
+    """Yields the number of a dimension, its values float[n], and their counts int64[n] or None."""
     for block in blocks:
         values, counts = block if isinstance(block, Counted) else (np.asarray(block), None)
         if len(values):
+            # Values that do not occur in this dimension are left out, so each count is above 0.
             for dimension in range(values.shape[1]):
                 occurs = slice(None) if counts is None else counts[:, dimension] > 0
                 column = np.ascontiguousarray(values[occurs, dimension])
@@ -137,17 +157,23 @@ def _columns(blocks: Blocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | Non
 
 
 def _moments(values: np.ndarray, counts: np.ndarray | None) -> _Moments:
+    """Computes the moments of float[n], where each value counts `counts` times."""
     x = values.astype(np.float64)
     count = len(x) if counts is None else int(counts.sum())
     mean = np.average(x, weights=counts)
-    # About the mean, not about zero: a mean much larger than the spread costs no digits.
+    # Squares are taken about the mean and not about zero. So a mean that is much larger than the
+    # spread costs no digits.
     return _Moments(
         count, mean, count * np.average((x - mean) ** 2, weights=counts), x.min(), x.max()
     )
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
+    """Merges the moments of two sets of values.
+
+    Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+    variances (1979).
+    """
     count, step = a.number + b.number, b.mean - a.mean
     squares = a.squares + b.squares + step**2 * (a.number * b.number / count)
     return _Moments(
@@ -159,17 +185,20 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     )
 
 
-# Percentiles by radix selection: floats are mapped to integers of the same order, and the wanted one is found 16 bits at a time.
+# Percentiles are found by radix selection. Floats are mapped to integers of the same order, and
+# the integer of the wanted rank is found 16 bits at a time.
 #
-#   pass 1   how many values begin with each 16 bits                    -> the first 16 bits of the one of rank r, its rank among those
-#   pass 2   of the values that begin so: how many go on with each 16   -> its next 16 bits; float32 is done, float64 goes on
+#   pass 1   counts the values that begin with each 16 bits
+#            -> the first 16 bits of the value of rank r, and its rank among those that begin so
+#   pass 2   counts, of those, the values that go on with each 16 bits
+#            -> the next 16 bits; float32 is done, float64 goes on
 
 _DIGIT_BITS = 16
 _DIGITS = 1 << _DIGIT_BITS
 
 
 class _Wanted(NamedTuple):
-    """A value that is looked for."""
+    """Holds what is known so far of a value that is looked for."""
 
     prefix: int  # its key's digits so far
     rank: int  # its place among the values that have this prefix, from 0
@@ -178,10 +207,10 @@ class _Wanted(NamedTuple):
 def _quantiles(
     blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
-    """float64[levels, dims]; `count` int64[dims] says how many values there are."""
-    # float64[levels, dims]: a rank, or between two
+    """Returns the quantiles float64[levels, dims] of `count` (int64[dims]) values."""
+    # float64[levels, dims]: a quantile's rank from 0. It may lie between two whole ranks.
     positions = np.array(levels)[:, None] * (count - 1)
-    # [2, levels, dims]
+    # int64[2, levels, dims]: the whole ranks below and above. Both values are looked for.
     neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(np.int64)
     wanted = [
         [_Wanted(0, rank) for rank in ranks]
@@ -197,7 +226,7 @@ def _quantiles(
 
 
 def _descend(blocks: Blocks, wanted: list[list[_Wanted]], shift: int) -> list[list[_Wanted]]:
-    """The wanted values of each dimension with one more digit: the one that ends at bit `shift`."""
+    """Finds the next digit of each dimension's wanted values: the one that ends at bit `shift`."""
     tables = [{one.prefix: np.zeros(_DIGITS, np.int64) for one in row} for row in wanted]
     for dimension, values, counts in _columns(blocks):
         keys = _ordered_keys(values) >> shift
@@ -211,7 +240,7 @@ def _descend(blocks: Blocks, wanted: list[list[_Wanted]], shift: int) -> list[li
 
 
 def _next_digit(wanted: _Wanted, histogram: np.ndarray) -> _Wanted:
-    """`histogram`: int64[65536], how often each digit follows the prefix."""
+    """Adds a digit to a wanted value. The histogram int64[65536] says how often each follows."""
     below = np.cumsum(histogram)
     digit = int(np.searchsorted(below, wanted.rank, side="right"))
     return _Wanted(
@@ -220,18 +249,20 @@ def _next_digit(wanted: _Wanted, histogram: np.ndarray) -> _Wanted:
 
 
 def _tally(histogram: np.ndarray, digits: np.ndarray, counts: np.ndarray | None) -> None:
+    """Adds to the histogram how often each digit occurs."""
     if len(digits):
-        # Weighted counts are float64 in NumPy, exact below 2^53.
+        # NumPy's weighted counts are float64, which is exact below 2^53.
         histogram += np.bincount(digits.astype(np.intp), weights=counts, minlength=_DIGITS).astype(
             np.int64, copy=False
         )
 
 
 def _ordered_keys(values: np.ndarray) -> np.ndarray:
-    """uint32 (of float32) or uint64 (of float64), same shape: larger for larger numbers.
+    """Maps floats to unsigned integers of the same shape and order: uint32 or uint64.
 
-    Of IEEE 754 numbers read as integers, positive ones are in order, negative ones the other way round: the sign bit of the first
-    and all bits of the second are turned.
+    If the bits of IEEE 754 numbers are read as integers, positive numbers are in order, and
+    negative numbers are in the opposite order. So the sign bit of the positive ones and all bits of
+    the negative ones are inverted.
     """
     assert values.dtype in (np.float32, np.float64), (
         f"expected float32 or float64 blocks, got {values.dtype}"
@@ -243,7 +274,7 @@ def _ordered_keys(values: np.ndarray) -> np.ndarray:
 
 
 def _values_of_keys(keys: list[int], dtype: np.dtype) -> np.ndarray:
-    """Inverts `_ordered_keys`; float64."""
+    """Inverts `_ordered_keys` and returns float64."""
     unsigned = np.dtype(np.uint32 if dtype == np.float32 else np.uint64)
     sign = 1 << (8 * dtype.itemsize - 1)
     restored = [key ^ sign if key & sign else ~key & (2 * sign - 1) for key in keys]
@@ -254,22 +285,24 @@ def _values_of_keys(keys: list[int], dtype: np.dtype) -> np.ndarray:
 
 
 def constant(statistics: VectorStatistics, mode: Mode) -> np.ndarray:
-    """bool[n]: dimensions that hardly vary, so that the mode cannot scale them.
+    """Returns bool[n]: True for dimensions that vary so little that the mode cannot scale them.
 
-    The standard deviation, in quantile mode also q99 - q01, is below 1e-6 or below what float32 resolves at the size of the mean; or,
-    in quantile mode, q99 - q01 is below a tenth of the standard deviation.
+    In both modes the standard deviation is below 1e-6, or below what float32 resolves at the size
+    of the mean. In quantile mode it is also enough if q99 - q01 is that small, or below a tenth of
+    the standard deviation.
     """
     least = np.maximum(CONSTANT, RESOLUTION * np.abs(statistics.mean))
     still = statistics.std < least
     if mode == "zscore":
         return still
     q01, q99 = _percentiles(statistics)
-    # A gripper that is open in 99.5% of the frames varies, and yet both quantiles are "open", or nearly.
+    # A gripper that is open in 99.5% of the frames varies, but both its percentiles are "open",
+    # or nearly so.
     return still | (q99 - q01 < np.maximum(least, OUTLYING * statistics.std))
 
 
 def reach(vector: VectorStatistics) -> np.ndarray:
-    """float64[n]: how many standard deviations the farthest value lies from the mean."""
+    """Returns float64[n]: how many standard deviations the farthest value lies from the mean."""
     return np.maximum(vector.maximum - vector.mean, vector.mean - vector.minimum) / (
         vector.std + EPSILON
     )
@@ -282,6 +315,7 @@ def _percentiles(statistics: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what normalising subtracts and divides by, float64[n] each, or raises InputError."""
     if mode == "zscore":
         offset, scale = statistics.mean, statistics.std + EPSILON
     elif mode == "quantile":
@@ -294,18 +328,18 @@ def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndar
 
 
 def normalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
-    """Robot units float[..., n] -> model units float32[..., n]."""
+    """Converts float[..., n] in robot units to float32[..., n] in model units."""
     offset, scale = _offset_and_scale(statistics, mode)
     return ((x - offset) / scale).astype(np.float32)
 
 
 def clipped(x: A, clip: float) -> A:
-    """Model units within ±clip; clip 0 sets no bound."""
+    """Cuts values in model units off at ±clip. A clip of 0 sets no bound."""
     return x.clip(-clip, clip) if clip else x
 
 
 def denormalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
-    """Model units float[..., n] -> robot units float32[..., n]."""
+    """Converts float[..., n] in model units to float32[..., n] in robot units."""
     offset, scale = _offset_and_scale(statistics, mode)
     return (x * scale + offset).astype(np.float32)
 
@@ -324,12 +358,12 @@ _REQUIRED = ("mean", "std")
 
 
 def to_json(statistics: Statistics) -> dict[str, Any]:
-    """Plain data that keeps every bit; a field that there is not is None."""
+    """Returns the statistics as plain data that keep every bit. A missing field is None."""
     return {part: _vector_to_json(vector) for part, vector in statistics._asdict().items()}
 
 
 def from_json(record: Mapping[str, Any], source: str) -> Statistics:
-    """`source` names the file in errors."""
+    """Reads what `to_json` returned, and checks it. `source` names the file in messages."""
 
     def vector(part: str) -> VectorStatistics:
         found = record[part] if part in record and isinstance(record[part], Mapping) else {}
@@ -348,9 +382,12 @@ def from_json(record: Mapping[str, Any], source: str) -> Statistics:
 
 
 def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
-    """`vector`. `source` names the file in errors, `part` is "state" or "actions".
+    """Checks the statistics of one vector and returns them.
 
-    Raises InputError for what no data give: lengths that differ, a number that is not finite, std < 0, q99 < q01, max < min.
+    Messages name the file, which is `source`, and the part, "state" or "actions".
+
+    Raises:
+        InputError: a number is not finite, lengths differ, std < 0, q99 < q01, or max < min.
     """
     given = {key: values for key, values in zip(FIELDS, vector, strict=True) if values is not None}
     for key, values in given.items():
@@ -365,6 +402,7 @@ def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
             )
     if ("q01" in given) != ("q99" in given):
         raise InputError(f"{source}: {part}: expected q01 and q99, or neither; found one of them")
+    # With a row of zeros, std >= 0 is checked as the other pairs are.
     given["zero"] = np.zeros(len(vector.mean))
     for low, high in (("zero", "std"), ("q01", "q99"), ("min", "max")):
         if (
@@ -402,7 +440,7 @@ def _numbers(value: Any, where: str) -> np.ndarray | None:
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:
-    """The file appears under its name only when it is whole; its folder must exist."""
+    """Writes a JSON file, which appears under its name only when it is whole."""
     with replacing(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1)
         stream.flush()

@@ -1,4 +1,4 @@
-"""The contract between data, robots and the model, drawn once.
+"""Defines the contract between data, robots and the model, drawn once.
 
     robot or dataset                host (NumPy)                      device (jitted)
     ----------------                ------------                      ---------------
@@ -7,9 +7,11 @@
     any size, robot units,          per slot, model units, tokens      at the model's size
     a prompt
 
-Axis legend: B batch, H action horizon, D model action (and state) dimension,
-L prompt tokens, h w canvas height and width, S image side of the model, A action dimensions and N state dimensions of the robot.
-A batch's arrays are NumPy's on the host and JAX's on devices: hence `Any` in their types.
+Axis legend: B batch, H action horizon, D model action (and state) dimension, L prompt tokens,
+h w canvas height and width, S image side of the model, A action dimensions and N state dimensions
+of the robot.
+
+The arrays of a batch are NumPy's on the host and JAX's on devices, so their types say `Any`.
 """
 
 from __future__ import annotations
@@ -19,25 +21,37 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
-if TYPE_CHECKING:  # processes that read files or draw images import this module, and do without JAX
+# Processes that read files or draw images import this module, and they do without JAX.
+if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
-# The published camera slots, in the order in which their tokens enter the model. A robot fills any subset.
+# The published camera slots, in the order in which their tokens enter the model. A robot fills any
+# subset.
 CAMERA_SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
 
 class RawObservation(TypedDict):
-    """What a robot, a simulator or a dataset hands over for one moment, in the robot's own names and units."""
+    """Is what a robot, a simulator or a dataset hands over for one moment.
 
-    images: Mapping[
-        str, UInt8[np.ndarray, "height width 3"]
-    ]  # by the embodiment's camera name; RGB
-    state: Float[np.ndarray, " N"]  # in the units that the embodiment declares
+    It has the robot's own names and units.
+
+    Attributes:
+        images: the embodiment's camera name -> an RGB image.
+        state: float[N], in the units that the embodiment declares.
+        prompt: the instruction.
+    """
+
+    images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
+    state: Float[np.ndarray, " N"]
     prompt: str
 
 
 def prompt_text(value: Any) -> str | None:
-    """The text of a prompt, None if it is no text: a string, UTF-8 bytes, or either in a scalar or dimensionless array of NumPy."""
+    """Returns the text of a prompt, or None if it is no text.
+
+    Args:
+        value: a string, UTF-8 bytes, or either of them in a scalar or dimensionless array of NumPy.
+    """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, bytes):
@@ -49,33 +63,59 @@ def prompt_text(value: Any) -> str | None:
 
 
 class Sample(NamedTuple):
-    """One training frame as the data package hands it over: an observation and the actions that followed, in robot units."""
+    """Holds one training frame: an observation and the actions that followed, in robot units.
+
+    Attributes:
+        observation: what the robot saw.
+        actions: float32[H, A]. Past the episode's end absolute dimensions repeat, and relative ones
+            are 0.
+        action_valid: bool[H], False past the episode's end.
+        dataset: the place of the dataset in the mixture.
+        episode: the number of the episode in the dataset's index.
+        step: the step within the episode.
+    """
 
     observation: RawObservation
-    # past the episode's end absolute dimensions repeat, relative ones are 0
     actions: Float32[np.ndarray, "H A"]
-    action_valid: Bool[np.ndarray, " H"]  # False past the episode's end
-    dataset: int  # place of the dataset in the mixture
-    episode: int  # number of the episode in the dataset's index
-    step: int  # step within the episode
+    action_valid: Bool[np.ndarray, " H"]
+    dataset: int
+    episode: int
+    step: int
 
 
 class RawBatch(NamedTuple):
-    """Host arrays, ready for the device: everything that depends on one robot is done, everything per pixel is not."""
+    """Holds host arrays that are ready for the device.
 
-    # by slot, each image in the upper left corner of the canvas
+    All work that depends on one robot is done. All work on single pixels is still to do.
+
+    Attributes:
+        images: slot -> each image, in the upper left corner of the canvas.
+        image_sizes: slot -> height and width of each image on its canvas.
+        image_masks: slot -> False where this robot has no such camera.
+        tokens: token ids of the prompts.
+        token_mask: False where the tokens are padding.
+        state: in model units: normalised, and padded with zeros.
+    """
+
     images: Mapping[str, UInt8[Any, "B h w 3"]]
-    image_sizes: Mapping[str, Int32[Any, "B 2"]]  # height and width of each image on its canvas
-    image_masks: Mapping[str, Bool[Any, " B"]]  # False where this robot has no such camera
+    image_sizes: Mapping[str, Int32[Any, "B 2"]]
+    image_masks: Mapping[str, Bool[Any, " B"]]
     tokens: Int32[Any, "B L"]
     token_mask: Bool[Any, "B L"]
-    state: Float32[Any, "B D"]  # normalised, zero-padded
+    state: Float32[Any, "B D"]
 
 
 class Observation(NamedTuple):
-    """What the model reads."""
+    """Holds what the model reads.
 
-    # by slot, in [-1, 1]; a slot that is not here is not encoded at all
+    Attributes:
+        images: slot -> images in [-1, 1]. A slot that is not here is not encoded at all.
+        image_masks: slot -> False where this robot has no such camera.
+        tokens: token ids of the prompts.
+        token_mask: False where the tokens are padding.
+        state: in model units: normalised, and padded with zeros.
+    """
+
     images: Mapping[str, Float32[Array, "B S S 3"]]
     image_masks: Mapping[str, Bool[Array, " B"]]
     tokens: Int32[Array, "B L"]
@@ -84,15 +124,21 @@ class Observation(NamedTuple):
 
 
 class ActionBatch(NamedTuple):
-    """Training targets, in model units."""
+    """Holds training targets, in model units.
 
-    actions: Float32[Any, "B H D"]  # normalised, zero-padded
-    valid: Bool[Any, "B H"]  # False past the episode's end
-    dims: Bool[Any, "B D"]  # True for the dimensions that this robot has
+    Attributes:
+        actions: normalised, and padded with zeros.
+        valid: False past the episode's end.
+        dims: True for the dimensions that this robot has.
+    """
+
+    actions: Float32[Any, "B H D"]
+    valid: Bool[Any, "B H"]
+    dims: Bool[Any, "B D"]
 
 
 class FrameId(NamedTuple):
-    """Where each row of a batch came from."""
+    """Says where each row of a batch came from."""
 
     dataset: Int32[Any, " B"]
     episode: Int32[Any, " B"]
@@ -100,10 +146,17 @@ class FrameId(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """One global batch, or one process's rows of it."""
+    """Holds one global batch, or one process's rows of it.
+
+    Attributes:
+        observation: the model's input.
+        targets: the actions to learn.
+        frames: where each row came from.
+        rows: each row's number in the global batch. The row's randomness depends on it, on the seed
+            and on the step.
+    """
 
     observation: RawBatch
     targets: ActionBatch
     frames: FrameId
-    # the row's number in the global batch; keys the row's randomness together with seed and step
     rows: Int32[Any, " B"]

@@ -1,6 +1,7 @@
-"""From the keys that a robot's clients send, or an environment's observation has, to a RawObservation, and back.
+"""Converts between a RawObservation and the keys that clients or environments use.
 
-Which keys these are is the embodiment's record to say.
+A robot's clients send observations under keys of their own, and so does an environment. The
+embodiment's record says which keys these are.
 """
 
 import logging
@@ -29,14 +30,17 @@ def to_observation(
     *,
     unread: "UnreadKeys | None" = None,
 ) -> RawObservation:
-    """An observation as a client or an environment gave it, checked.
+    """Checks an observation that a client or an environment gave, and returns it as RawObservation.
 
     Args:
-        default_prompt: for messages that carry none.
-        unread: names keys that the record does not know, which are not read; None refuses them.
+        message: a mapping from keys to values. Mappings within it count as keys joined by "/".
+        embodiment: the robot's record, which names the keys.
+        default_prompt: the prompt of messages that carry none.
+        unread: logs keys that the record does not name, and that are not read. None refuses them.
 
     Raises:
-        InputError, naming the key: missing, not expected, of another type, dtype, shape or range, not finite.
+        InputError: a key is missing or not expected, or its value has a wrong type, dtype, shape or
+            range, or is not finite. The message names the key.
     """
     keys, values = embodiment.keys, flat(message)
     if PROMPT not in values and default_prompt is not None:
@@ -64,14 +68,18 @@ def to_observation(
 
 
 class UnreadKeys:
-    """Says in the log, once for each, which keys come and are not read. Not for several threads at once."""
+    """Says in the log, once for each, which keys come and are not read.
+
+    It is not for several threads at once.
+    """
 
     def __init__(self, robot: str) -> None:
         self._robot = robot
         self._named: set[str] = set()
 
     def name(self, keys: Sequence[str]) -> None:
-        # No client can fill the log or the memory with names of its own.
+        # The number of names is limited, so that no client can fill the log or the memory.
+        """Logs the keys that have not been logged before."""
         room = _MOST_NAMED - len(self._named)
         if new := [key for key in keys if key not in self._named][:room]:
             self._named.update(new)
@@ -82,7 +90,12 @@ class UnreadKeys:
 
 
 def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
-    """What a client sends for an observation: `to_observation`'s inverse."""
+    """Returns what a client sends for an observation. It is the inverse of `to_observation`.
+
+    Args:
+        observation: in the robot's own units.
+        keys: how the robot's clients name the parts.
+    """
     images = {
         key: np.moveaxis(observation["images"][camera], -1, 0)
         if keys.channel_first
@@ -90,6 +103,7 @@ def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
         for camera, key in keys.cameras.items()
     }
     counts = [count for _, count in keys.state]
+    # np.split wants the places between the parts, so the last sum is left out.
     parts = (
         np.split(np.asarray(observation["state"], np.float32), np.cumsum(counts)[:-1])
         if counts
@@ -103,13 +117,21 @@ def to_message(observation: RawObservation, keys: ClientKeys) -> dict[str, Any]:
 
 
 def shortened(value: object, most: int = 80) -> str:
-    """One line for an error: what comes from outside may be long."""
+    """Returns a value as one line of at most `most` characters, since input may be long."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def flat(message: Any, prefix: str = "") -> dict[str, Any]:
-    """Maps within maps as one, with keys joined by "/"."""
+    """Returns a mapping of mappings as one dict, with keys joined by "/".
+
+    Args:
+        message: a mapping.
+        prefix: what all keys begin with.
+
+    Raises:
+        InputError: `message` is no mapping, a key is no text, or two keys are the same.
+    """
     if not isinstance(message, Mapping):
         raise InputError(f"expected an observation, a map, found {_kind(message)}")
     result: dict[str, Any] = {}
@@ -127,7 +149,7 @@ def flat(message: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _image(value: Any, key: str, channel_first: bool) -> np.ndarray:
-    """uint8[height, width, 3]."""
+    """Checks an image and returns it as uint8[height, width, 3]."""
     expected = "uint8[3, height, width]" if channel_first else "uint8[height, width, 3]"
     if (
         not isinstance(value, np.ndarray)
@@ -145,7 +167,7 @@ def _image(value: Any, key: str, channel_first: bool) -> np.ndarray:
 
 
 def _state(values: Mapping[str, Any], embodiment: Embodiment) -> np.ndarray:
-    """float32[n]: the state's parts side by side."""
+    """Checks the parts of a state and returns them side by side, float32[n]."""
     parts, start = [], 0
     for key, count in embodiment.keys.state:
         part = _numbers(values[key], key, count)
@@ -160,7 +182,7 @@ def _state(values: Mapping[str, Any], embodiment: Embodiment) -> np.ndarray:
 
 
 def _numbers(value: Any, key: str, count: int) -> np.ndarray:
-    """float64[count]."""
+    """Returns the numbers of one key as float64[count]."""
     if isinstance(value, list) and all(
         isinstance(item, int | float | np.number) and not isinstance(item, bool) for item in value
     ):
@@ -177,7 +199,15 @@ def _numbers(value: Any, key: str, count: int) -> np.ndarray:
 
 
 def check_prompt(value: Any, name: str) -> str:
-    """The prompt itself, an instruction. Raises InputError, with the name of what holds it, where it is none."""
+    """Checks that a prompt is an instruction, and returns its text.
+
+    Args:
+        value: the prompt.
+        name: what holds it, for messages.
+
+    Raises:
+        InputError: the prompt is no text, is empty, or has more than MOST_CHARACTERS characters.
+    """
     text = prompt_text(value)
     if text is None:
         raise InputError(f"{name}: expected text, found {_kind(value)}")
@@ -191,6 +221,7 @@ def check_prompt(value: Any, name: str) -> str:
 
 
 def _kind(value: Any) -> str:
+    """Returns dtype and shape of an array, or the type of any other value, for messages."""
     return (
         f"{value.dtype}{list(value.shape)}"
         if isinstance(value, np.ndarray | np.generic)

@@ -1,8 +1,13 @@
-"""From a raw observation to the model and back: the two halves that training and the policy share.
+"""Turns raw observations into the model's input, and the model's actions into the robot's.
 
-host    RawObservations, in robot units -> RawBatch, in model units: checked, tokenised, normalised, padded, placed on canvases
-device  RawBatch -> Observation: resized, scaled, in training augmented (jitted)
-back    model units -> robot units
+Training and the policy share this file. It has two halves for the way in, and one for the way
+back:
+
+    host     RawObservation, in robot units -> RawBatch, in model units: it is checked, tokenised,
+             normalised, padded, and its images are placed on canvases
+    device   RawBatch -> Observation: images are resized, scaled and, in training, augmented
+             (jitted)
+    back     actions in model units -> actions in robot units
 """
 
 import functools
@@ -37,27 +42,36 @@ WRIST_SLOTS = ("left_wrist_0_rgb", "right_wrist_0_rgb")
 
 
 class Robot(NamedTuple):
-    """What host preprocessing needs to know of the robot behind an observation."""
+    """Holds what preprocessing on the host needs to know of the robot behind an observation."""
 
     embodiment: Embodiment
     statistics: normalize.Statistics
 
 
 class Layout(NamedTuple):
-    """What the model wants of every batch; static."""
+    """Holds what the model wants of every batch. It is the same for all batches of a run.
 
-    slots: tuple[str, ...]  # camera slots to fill; a robot without one gets it masked
+    Attributes:
+        slots: the camera slots to fill. A robot that lacks one of them gets it masked.
+        image_size: height and width of the model's images, in pixels.
+        action_dim: the number of state and action dimensions in the model, D.
+        max_tokens: the number of prompt tokens, L.
+        normalization: how states and actions are normalised.
+        normalization_clip: states and target actions are cut off at ± this; 0 sets no bound.
+        cut_prompts: whether a prompt of more than max_tokens loses its end; else it is refused.
+    """
+
+    slots: tuple[str, ...]
     image_size: int
     action_dim: int
     max_tokens: int
     normalization: normalize.Mode
-    normalization_clip: (
-        float  # states and target actions are cut off at ± this many model units; 0: nowhere
-    )
-    cut_prompts: bool = False  # a prompt over max_tokens loses its end; else it is refused
+    normalization_clip: float
+    cut_prompts: bool = False
 
 
-_NOTHING = np.empty((0, 0, 3), np.uint8)  # where a robot has no such camera
+# It stands for the image of a camera that a robot does not have.
+_NOTHING = np.empty((0, 0, 3), np.uint8)
 
 
 def host(
@@ -67,15 +81,24 @@ def host(
     tokenizer: Tokenizer,
     canvases: Mapping[str, tuple[int, int]] | Sequence[tuple[int, int]] | None = None,
 ) -> RawBatch:
-    """Observations in robot units, one per robot -> one RawBatch.
+    """Makes one batch of observations in robot units, on the host.
 
     Args:
-        canvases: height and width of each slot's canvas; or those to choose from, for all slots the smallest that holds all images, or the
-            largest; None takes for each slot the smallest that holds these images.
+        observations: one for each of the B rows.
+        robots: the robot behind each observation.
+        layout: what the model wants of the batch.
+        tokenizer: turns prompts into token ids.
+        canvases: height and width of each slot's canvas. A sequence gives the canvases to choose
+            from: all slots then get the smallest one that holds every image, or the largest one
+            where none does. With None each slot gets the smallest canvas that holds its images.
+
+    Returns:
+        The batch: NumPy arrays of B rows, in model units.
 
     Raises:
-        InputError naming the field: no observations, a camera missing, an image that is not uint8 RGB, a state of another
-        size or not finite, a prompt over the token limit that may not be cut.
+        InputError: there are no observations, a camera is missing, an image is not uint8 RGB, a
+            state has another size or is not finite, or a prompt has too many tokens and may not be
+            cut. The message names the field.
     """
     batch = len(observations)
     if not batch:
@@ -109,6 +132,7 @@ def host(
         sizes[slot] = np.empty((batch, 2), np.int32)
         for i in range(batch):
             image = fit(seen[i], canvas) if i in seen else _NOTHING
+            # The device divides by the size, so that of an absent image is 1 x 1 and not 0 x 0.
             sizes[slot][i] = np.maximum(image.shape[:2], 1)
             _place(image, pixels[slot][i])
     tokens, token_mask = zip(
@@ -132,6 +156,7 @@ def host(
 def _chosen(
     canvases: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
+    """Returns the smallest canvas that holds images of all these shapes, or the largest canvas."""
     by_size = sorted(canvases, key=math.prod)
     return next(
         (canvas for canvas in by_size if all(h <= canvas[0] and w <= canvas[1] for h, w in shapes)),
@@ -148,7 +173,11 @@ def _place(image: np.ndarray, canvas: np.ndarray) -> None:
 
 
 def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """An image larger than the canvas, reduced to fit it (antialiased bilinear, aspect kept); any other as it is."""
+    """Reduces an image to the canvas if it is larger, and returns it as it is otherwise.
+
+    The image is uint8[height, width, 3]. The filter is antialiased bilinear, and the aspect ratio
+    is kept.
+    """
     height, width = image.shape[:2]
     if height <= canvas[0] and width <= canvas[1]:
         return image
@@ -161,14 +190,18 @@ def fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
 
 
 def canvas_for(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The smallest canvas that holds images of all these sizes (height, width); the largest where none does."""
+    """Returns the smallest canvas that holds all these sizes (height, width), or the largest."""
     return images.smallest_canvas(
         max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1)
     )
 
 
 def _checked_prompt(observation: RawObservation, embodiment: Embodiment, name: str) -> str:
-    """The observation's prompt. Raises InputError, which begins with `name`, for what is wrong with any field."""
+    """Checks all fields of an observation and returns its prompt.
+
+    Raises:
+        InputError: a field is wrong. The message begins with `name`.
+    """
     for field in ("images", "state", "prompt"):
         if field not in observation:
             raise InputError(
@@ -219,24 +252,37 @@ def _checked_prompt(observation: RawObservation, embodiment: Embodiment, name: s
 
 @functools.lru_cache(maxsize=1024)
 def _name_unread(robot: str, camera: str) -> None:
-    """Says once in the log that a camera is not read."""
+    """Says in the log, once for each robot and camera, that the camera is not read."""
     logger.warning("%s: camera %r is not read: the robot's record does not name it", robot, camera)
 
 
 def device(
     batch: RawBatch, layout: Layout, *, augmentation_keys: jax.Array | None = None
 ) -> Observation:
-    """Resizes, scales and, with `augmentation_keys` (a key per row), augments; jittable."""
+    """Resizes and scales the images of a batch, and augments them if keys are given.
+
+    The function is jittable.
+
+    Args:
+        batch: what `host` made.
+        layout: what the model wants of the batch; static.
+        augmentation_keys: one key for each row, [B]; None for no augmentation.
+
+    Returns:
+        The observation, with images float32[B, S, S, 3] in [-1, 1].
+    """
     result = {}
     for slot in layout.slots:
         pixels = images.resize_with_pad(
             batch.images[slot], batch.image_sizes[slot], layout.image_size
         )
         if augmentation_keys is not None:
-            # By the slot, not by its place: a camera's augmentation must not depend on which other cameras there are.
+            # The key depends on the slot's name and not on its place in the layout, so that a
+            # camera's augmentation does not depend on which other cameras there are.
             keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
                 augmentation_keys, CAMERA_SLOTS.index(slot)
             )
+            # The default argument binds this slot's value, whenever the lambda runs.
             pixels = jax.vmap(
                 lambda key, image, wrist=slot in WRIST_SLOTS: images.augment(
                     key, image, geometric=not wrist
@@ -247,29 +293,37 @@ def device(
 
 
 def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    """Actions float[..., H, A] in robot units, minus the state float[..., n] before the chunk in the dimensions declared as deltas.
+    """Subtracts the state before a chunk from its actions, in the dimensions declared as deltas.
 
     The delta of an angle that turns is the short way: from 3.1 to -3.1 rad it is 0.08, not -6.2.
+
+    Args:
+        actions: float[..., H, A], in robot units. The result has the same shape.
+        states: float[..., n], in robot units, the state before each chunk.
+        embodiment: the robot's record.
     """
     deltas = actions - _delta_offset(states, embodiment)[..., None, :]
     return _turned(deltas, embodiment.readings.deltas, 0.0)
 
 
 def _delta_offset(states: A, embodiment: Embodiment) -> A | np.ndarray:
-    """float[..., A]: for each delta the state dimension of its name, 0 for the others."""
+    """Returns float[..., A]: the state that each delta is taken from; 0 for other actions."""
     places, taken = embodiment.readings.delta_places, embodiment.readings.delta_taken
     if places is None or taken is None:
         return np.zeros((*states.shape[:-1], len(embodiment.actions)), np.float32)
+    # Actions that are no deltas read state 0 and multiply it by 0.
     return states[..., places] * taken
 
 
 def in_turn(x: A, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarray | float) -> A:
-    """Puts the angles that turn into the turn about `middle`, and leaves what is there already as it is, to the bit.
+    """Puts the angles that turn into the turn about `middle`.
+
+    An angle that is there already stays as it is, to the bit.
 
     Args:
-        x: float[..., n], of NumPy or JAX.
+        x: float[..., n], of NumPy or JAX. The result has the same shape.
         dims: n dimensions; None for one that is to be left alone.
-        middle: float[n], or one number for all; an angle comes to lie within half a turn of it.
+        middle: float[n], or one number for all. An angle comes to lie within half a turn of it.
     """
     return _turned(x, periods(dims), middle)
 
@@ -283,12 +337,12 @@ def _turned(x: A, periods: np.ndarray | None, middle: np.ndarray | float) -> A:
 
 
 def in_robot_turn(actions: A, embodiment: Embodiment) -> A:
-    """Actions float[..., A] with the angles that turn as the robot counts them."""
+    """Puts the angles that turn, in float[..., A], into the turn in which the robot counts."""
     return _turned(actions, embodiment.readings.actions, embodiment.readings.middle)
 
 
 def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
-    """A state float[..., n] in robot units -> model units float32[..., n]."""
+    """Converts a state float[..., n] in robot units to float32[..., n] in model units."""
     statistics = robot.statistics.state
     near = _turned(state, robot.embodiment.readings.state, statistics.mean)
     return normalize.normalize(near, statistics, mode)
@@ -297,7 +351,16 @@ def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
 def actions_to_model(
     actions: np.ndarray, state: np.ndarray, robot: Robot, mode: normalize.Mode
 ) -> np.ndarray:
-    """A chunk float[..., H, A] in robot units and the state before it -> model units float32[..., H, A]: `to_robot`'s inverse."""
+    """Converts a chunk from robot units to model units. It is the inverse of `to_robot`.
+
+    Args:
+        actions: float[..., H, A], in robot units.
+        state: float[..., n], in robot units, the state before the chunk.
+        robot, mode: how to normalise.
+
+    Returns:
+        float32[..., H, A], in model units.
+    """
     statistics = robot.statistics.actions
     chunk = to_delta(actions, np.asarray(state, np.float32), robot.embodiment)
     near = _turned(chunk, robot.embodiment.readings.targets, statistics.mean)
@@ -305,12 +368,19 @@ def actions_to_model(
 
 
 def action_error(predicted: np.ndarray, true: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    """float[..., A]: how far two actions lie apart, angles that turn by the short way."""
+    """Returns how far two actions float[..., A] lie apart, in robot units.
+
+    Angles that turn are compared by the short way.
+    """
     return np.abs(_turned(predicted - true, embodiment.readings.actions, 0.0))
 
 
 def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
-    """The samples' action chunks in model units: deltas taken, normalised, clipped, zero-padded to the model's action dimension."""
+    """Makes the training targets of a batch, in model units, from the samples' action chunks.
+
+    Deltas are taken, and the result is normalised, clipped, and padded with zeros to the model's
+    action dimension.
+    """
     horizon = samples[0].actions.shape[0]
     actions = np.zeros((len(samples), horizon, layout.action_dim), np.float32)
     dims = np.zeros((len(samples), layout.action_dim), bool)
@@ -325,23 +395,38 @@ def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Lay
 
 
 def to_robot(actions: A, state: A, robot: Robot, mode: normalize.Mode) -> A:
-    """Model units float32[..., H, D] -> robot units float32[..., H, number of action dimensions]; `state` float[..., n] in robot units."""
+    """Converts a chunk of actions from model units to robot units.
+
+    Args:
+        actions: float32[..., H, D], in model units.
+        state: float[..., n], in robot units, the state before the chunk.
+        robot, mode: how the actions were normalised.
+
+    Returns:
+        float32[..., H, A], in robot units.
+    """
     count = len(robot.embodiment.actions)
     chunk = normalize.denormalize(actions[..., :count], robot.statistics.actions, mode)
-    if not isinstance(state, jax.Array):  # inside a compiled function it is one
+    # Inside a compiled function the state is an array of JAX already.
+    if not isinstance(state, jax.Array):
         state = np.asarray(state, np.float32)
     chunk = chunk + _delta_offset(state, robot.embodiment)[..., None, :]
     return in_robot_turn(chunk, robot.embodiment)
 
 
 def dimension_masks(robots: Sequence[Robot], action_dim: int) -> np.ndarray:
-    """bool[B, D]: the action dimensions that each robot has."""
+    """Returns bool[B, D]: True for the action dimensions that each robot has."""
     counts = np.array([len(robot.embodiment.actions) for robot in robots])
     return np.arange(action_dim) < counts[:, None]
 
 
 def check_robot(robot: Robot, layout: Layout) -> None:
-    """Raises InputError where an embodiment does not fit the model, or its statistics are not those of its record."""
+    """Checks that an embodiment fits the model, and that its statistics fit its record.
+
+    Raises:
+        InputError: the robot has more dimensions than the model, its statistics have another number
+            of dimensions or lack percentiles, or they lie outside of what the record declares.
+    """
     embodiment, statistics = robot.embodiment, robot.statistics
     for what, dims, vector in (
         ("state", embodiment.state, statistics.state),
@@ -363,5 +448,5 @@ def check_robot(robot: Robot, layout: Layout) -> None:
 
 
 def used_slots(embodiments: Sequence[Embodiment]) -> tuple[str, ...]:
-    """The camera slots that any of these robots fills, in the model's order."""
+    """Returns the camera slots that any of these robots fills, in the model's order."""
     return tuple(slot for slot in CAMERA_SLOTS if any(slot in e.cameras for e in embodiments))

@@ -1,4 +1,8 @@
-"""Whether statistics are those of a robot's record: what a checkpoint brings from elsewhere is held against the record that it is given."""
+"""Checks whether statistics can be those of a robot's record.
+
+A checkpoint may bring statistics from elsewhere. They are compared with the record that it is
+given.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +13,22 @@ from pi0_jax.errors import InputError
 from pi0_jax.normalize import Statistics, VectorStatistics
 
 _OUTSIDE = 0.05  # how far percentiles may lie outside of a declared range, as a share of it
-_REACHED = (
-    0.6  # share of a gripper's range that 98% of its commands cover, where it opens and closes
-)
+# Where a gripper opens and closes, 98% of its commands cover at least this share of its range.
+_REACHED = 0.6
 
 
 def check_ranges(embodiment: Embodiment, statistics: Statistics) -> None:
-    """Raises InputError where 98% of the values (their mean, without percentiles) do not lie where the record says."""
+    """Checks that 98% of the values lie where the record says.
+
+    Where there are no percentiles, the mean must lie there.
+
+    Args:
+        embodiment: the robot's record.
+        statistics: in the same dimensions.
+
+    Raises:
+        InputError: the values of a dimension lie elsewhere.
+    """
     parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
         ("state", embodiment.state, statistics.state),
         ("action", embodiment.actions, statistics.actions),
@@ -35,7 +48,10 @@ def check_ranges(embodiment: Embodiment, statistics: Statistics) -> None:
 
 
 def doubtful_dimensions(embodiment: Embodiment, statistics: Statistics) -> list[str]:
-    """One line for each action whose statistics are hardly its record's: it never moves, or covers half of a gripper's range."""
+    """Returns one line for each action whose statistics are hardly those of its record.
+
+    Such an action never moves, or it covers no more than about half of a gripper's range.
+    """
     lines, vector = [], statistics.actions
     for i, dim in enumerate(embodiment.actions):
         about = f"{embodiment.name}: action {dim.name}"
@@ -53,7 +69,11 @@ def doubtful_dimensions(embodiment: Embodiment, statistics: Statistics) -> list[
 
 
 def _declared_range(dim: StateDim | ActionDim) -> tuple[float, float]:
-    """Where a record says that values lie; infinite where it does not say, or where statistics are of something else."""
+    """Returns the range in which the values lie by the record.
+
+    It is infinite where the record does not say, and where the statistics are not of these values
+    (deltas).
+    """
     if dim.periodic or (isinstance(dim, ActionDim) and dim.delta):
         return -math.inf, math.inf
     ends = dim.ends if isinstance(dim, ActionDim) else None
@@ -62,7 +82,7 @@ def _declared_range(dim: StateDim | ActionDim) -> tuple[float, float]:
 
 
 def _middle_98(vector: VectorStatistics, i: int) -> tuple[float, float]:
-    """The percentiles; the mean for both where they are not known."""
+    """Returns both percentiles of dimension i, or its mean twice where they are not known."""
     if vector.q01 is None or vector.q99 is None:
         return float(vector.mean[i]), float(vector.mean[i])
     return float(vector.q01[i]), float(vector.q99[i])

@@ -1,10 +1,13 @@
-"""Statistics of an index for a horizon: over its training frames, states as they are, actions as the loss sees them.
+"""Computes the statistics of an index for a horizon, over its training frames.
 
-Every frame counts with its whole chunk: deltas taken, the steps past the episode's end included. Computed once and kept beside the index:
+States are taken as they are, and actions as the loss sees them. Every frame counts with its whole
+chunk: deltas are taken, and the steps past the episode's end are included. The statistics are
+computed once and kept beside the index:
 
-    <index>/statistics-<horizon>-<digest>.json     the digest is of how the embodiment's actions are read
+    <index>/statistics-<horizon>-<digest>.json
 
-Columns are read in blocks, so that memory does not grow with the dataset.
+The digest says how the embodiment's actions are read. Columns are read in blocks, so that memory
+does not grow with the dataset.
 """
 
 import dataclasses
@@ -27,20 +30,27 @@ from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.preprocess import Robot, in_turn, to_delta
 from pi0_jax.progress import progress_bar
 
-_FORMAT = (
-    2  # raised when the same columns give other statistics, or a file holds them in another way
-)
-_BLOCK = 1 << 20  # about 200 MB for eight dimensions
+# This number is raised when the same columns give other statistics, or when a file holds them in
+# another way.
+_FORMAT = 2
+_BLOCK = 1 << 20  # values of each dimension; about 200 MB for eight dimensions
 _BAR_AFTER_S = 2.0
 _SPIKE = 100.0  # times the range of 98% of the values
 
 
 def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> Statistics:
-    """Those of the index's training frames with chunks of `horizon` steps: read from its folder, or computed and kept there.
+    """Returns the statistics of an index's training frames, with chunks of `horizon` steps.
 
-    Where the folder may not be written to, or the disk is full, they are only computed.
+    They are read from the index's folder, or computed and kept there. If the folder may not be
+    written to, or the disk is full, they are only computed.
 
-    Raises InputError: no training frames; a damaged file of statistics.
+    Args:
+        index: the dataset's index.
+        horizon: steps of a chunk, H.
+        progress: whether to show a bar for each pass that takes longer than two seconds.
+
+    Raises:
+        InputError: there are no training frames, or the file of statistics is damaged.
     """
     file = index.path / f"statistics-{horizon}-{_digest(index)}.json"
     try:
@@ -57,13 +67,16 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
 
 
 def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) -> Statistics:
-    """`index_statistics` without the file.
+    """Computes the statistics of an index's training frames. It reads and writes no file of them.
 
     Args:
-        progress: shows a bar for each pass that takes longer than two seconds.
-        block: values of each dimension that are held at a time.
+        index: the dataset's index.
+        horizon: steps of a chunk, H.
+        progress: whether to show a bar for each pass that takes longer than two seconds.
+        block: how many values of each dimension are held at a time.
 
-    Raises InputError: no training frames.
+    Raises:
+        InputError: there are no training frames, or float32 does not hold a delta.
     """
     frames = index.frames("train")
     if not len(frames):
@@ -74,6 +87,8 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
     bar = f"statistics {index.name}" if progress else None
     states = _Blocks(frames, block, lambda some: index.state[some], bar)
     state = normalize.accumulate(_about_their_middle(states, index.embodiment.state))
+    # Deltas differ in every chunk. Other actions are the same in all chunks that hold them, so
+    # each is read once and counted. Both fill their columns of float64[fields, A].
     table = np.empty((len(VectorStatistics._fields), len(delta)))
     for dims, read in ((delta, _deltas), (~delta, _counted)):
         if dims.any():
@@ -89,9 +104,16 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """What `read` gives for `size` frames after `size` frames; may be run through any number of times."""
+    """Reads frames block by block. It may be run through any number of times.
 
-    frames: np.ndarray  # int64[n], ascending
+    Attributes:
+        frames: int64[n], ascending.
+        size: frames of a block.
+        read: returns what a block's frames hold.
+        bar: the title of the progress bar; None for no bar.
+    """
+
+    frames: np.ndarray
     size: int
     read: Callable[[np.ndarray], np.ndarray | Counted]
     bar: str | None
@@ -103,10 +125,12 @@ class _Blocks:
 
 
 def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -> _Blocks:
-    """The same blocks, the angles that turn put into the turn about their circular mean, where few of them lie near its ends.
+    """Puts the angles that turn, in all blocks, into the turn about their circular mean.
 
-    recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
-    here        3.1   3.18  3.0     mean 3.09
+    Few of the angles then lie near the turn's ends.
+
+        recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
+        here        3.1   3.18  3.0     mean 3.09
     """
     periods = {i: dim.turn[1] for i, dim in enumerate(dims) if dim.turn}
     if not periods:
@@ -115,6 +139,7 @@ def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -
     for block in blocks:
         for i, period in periods.items():
             values, counts = block if isinstance(block, Counted) else (block, None)
+            # The direction of the sum of all angles, as unit vectors, is their circular mean.
             around = np.exp(2j * np.pi / period * values[:, i])
             total[i] += around.sum() if counts is None else around @ counts[:, i]
     middle = np.zeros(len(dims), np.float32)
@@ -131,7 +156,11 @@ def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -
 
 
 def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """float32[n * H, d]: the chunks' actions minus the state before the chunk. Raises InputError where float32 does not hold one."""
+    """Returns float32[n * H, d]: the chunks' actions minus the state before the chunk.
+
+    Raises:
+        InputError: float32 does not hold a difference.
+    """
     chunks, _ = index.chunks(frames, horizon)
     deltas = to_delta(chunks, index.state[frames], index.embodiment)[..., dims]
     if not np.isfinite(deltas).all():
@@ -145,27 +174,34 @@ def _deltas(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) ->
 
 
 def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -> Counted:
-    """The chunks' actions in dimensions that are no deltas: each once, with how often it occurs in the chunks.
+    """Returns the chunks' actions in dimensions that are no deltas, each once with its count.
 
-    episode          a0 a1 a2 a3 |           H = 3, of frames 0, 2 and 3
-    chunk of 0       a0 a1 a2
-    chunk of 2             a2 a3 a3
-    chunk of 3                a3 a3 a3
-    within            1  1  2  2             how often each occurs before the end
-    past              0  0  0  3             and past it; there, relative dimensions have one more value, 0, in its place
+    An action's count is the number of times that it occurs in the chunks.
+
+        episode          a0 a1 a2 a3 |           H = 3, of frames 0, 2 and 3
+        chunk of 0       a0 a1 a2
+        chunk of 2             a2 a3 a3
+        chunk of 3                a3 a3 a3
+        within            1  1  2  2             how often each occurs before the end
+        past              0  0  0  3             and how often past it
+
+    Past the end relative dimensions do not repeat the last action: they have one more value, 0.
     """
     episodes = index.episode_of(frames)
-    # of each chunk; ascends
+    # int64[n]: where each chunk ends in its episode. The ends ascend.
     end = np.minimum(
         frames + horizon, index.episodes["start"][episodes] + index.episodes["stop"][episodes]
     )
-    begin = np.maximum(frames, np.append(0, end[:-1]))  # steps from here on are in no chunk before
+    # int64[n]: steps from here on are in no chunk before.
+    begin = np.maximum(frames, np.append(0, end[:-1]))
     new = end - begin
-    # begin .. end - 1 of each chunk, one after the other
+    # The steps begin .. end - 1 of each chunk, one chunk after the other, without a loop.
     steps = np.repeat(end - np.cumsum(new), new) + np.arange(new.sum())
+    # A step is in the chunks that begin at or before it, but for those that end at or before it.
     within = np.searchsorted(frames, steps, side="right") - np.searchsorted(
         end, steps, side="right"
     )
+    # The last step of a chunk stands for all that the chunk has past the episode's end.
     past = np.bincount(
         np.searchsorted(steps, end - 1), weights=frames + horizon - end, minlength=len(steps)
     ).astype(np.int64)
@@ -182,10 +218,12 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
 
 
 def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
-    """One line for each dimension that hardly varies (see normalize.constant), with the dataset's name, its value and unit.
+    """Returns one line for each dimension whose statistics a person should look at.
 
-    In zscore mode also one for each whose standard deviation is that of a few far values, so that the others are scaled to almost nothing;
-    and one for each that has a value a hundred times its usual range away.
+    A line has the dataset's name, the dimension's value and its unit. There is one for each
+    dimension that hardly varies (see normalize.constant), and one for each that has a value a
+    hundred times its usual range away. In zscore mode there is also one for each dimension whose
+    standard deviation comes from a few far values, so that the others are scaled to almost nothing.
     """
     lines = []
     parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
@@ -224,9 +262,10 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
 
 
 def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
-    """One line for each angle that jumps by more than half a turn though its record does not say that it turns, with the first place.
+    """Returns one line for each angle that jumps though its record does not say that it turns.
 
-    Columns are read for deltas that the statistics say are so large, and for all other angles.
+    A jump is a change by more than half a turn; the line gives the first place. Columns are read
+    for deltas that are so large by the statistics, and for all other angles.
     """
     robot = index.embodiment
     found = [_first_far_delta(index, horizon, i, statistics) for i in range(len(robot.actions))]
@@ -237,7 +276,7 @@ def jumps(index: Index, horizon: int, statistics: Statistics) -> list[str]:
 
 
 def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics) -> str | None:
-    """Of the deltas of action i, over whole chunks."""
+    """Returns a line about the first delta of action i beyond half a turn, in whole chunks."""
     dim, ranges = index.embodiment.actions[i], statistics.actions.ranges
     half = _half_turn(dim)
     if not half or not dim.delta or max(-ranges.minimum[i], ranges.maximum[i]) <= half:
@@ -261,7 +300,16 @@ def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics)
 def _first_far_steps(
     index: Index, part: str, dims: Sequence[StateDim | ActionDim | None], columns: np.ndarray
 ) -> list[str]:
-    """Of the changes of each column of float32[N, n] from a step of an episode to the next; None is a dimension to pass over."""
+    """Returns a line for each column that changes by more than half a turn between two steps.
+
+    Args:
+        index: the dataset's index.
+        part: "state" or "action".
+        dims: n dimensions; None is one to pass over.
+        columns: float32[N, n].
+    """
+    # No change is larger than infinity, so that is the bound of what is passed over. It is also
+    # the bound of a column whose first jump has been found.
     halves = np.array([(dim and _half_turn(dim)) or np.inf for dim in dims])
     found: dict[int, str] = {}
     for start in range(0, len(columns) - 1, _BLOCK) if np.isfinite(halves).any() else ():
@@ -281,7 +329,7 @@ def _first_far_steps(
 
 
 def _half_turn(dim: StateDim | ActionDim) -> float | None:
-    """Of an angle that is not said to turn; None of what is no angle, or turns."""
+    """Returns half a turn of an angle that is not declared to turn, and None for the rest."""
     return None if dim.periodic or dim.unit not in TURN else TURN[dim.unit] / 2
 
 
@@ -296,10 +344,11 @@ def _jump(
 
 
 def _digest(index: Index) -> str:
-    """Names what decides the statistics beside the horizon and what an index's folder is named by."""
+    """Returns a name for what decides the statistics, beside horizon and index version."""
     robot = index.embodiment
     read = [[dim.kind, dim.delta, dim.one_means == "closed"] for dim in robot.actions]
-    # What there was not from the beginning is named where it is used, so that statistics of that time are still found.
+    # These fields were added later. Each is named only where it is used, so that statistics that
+    # were stored before are still found.
     further = {
         "ends": [[i, dim.ends] for i, dim in enumerate(robot.actions) if dim.open is not None],
         "delta of": [
@@ -317,7 +366,7 @@ def _digest(index: Index) -> str:
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The statistics with a hash of them: one changed digit would be a statistic as well."""
+    """Returns the statistics with their hash, since one changed digit is still a statistic."""
     text = json.dumps(record, sort_keys=True)
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "statistics": record}
 

@@ -1,9 +1,9 @@
-"""SentencePiece pieces and the prompt format.
+"""Turns prompts into SentencePiece tokens, in the published format.
 
     "reach the_red block "  ->  BOS  reach  _the  _red  _block  \\n  PAD ...
 
-The prompt is cleaned ("_" and "\\n" become blanks, blanks at the ends go), BOS comes first, a line break ends it (as published), and
-the rest is padding up to a fixed length.
+The prompt is cleaned: "_" and "\\n" become blanks, and blanks at the ends are removed. BOS comes
+first, and a line break ends the prompt (as published). The rest is padding up to a fixed length.
 """
 
 from pathlib import Path
@@ -14,13 +14,17 @@ from etils import epath
 
 from pi0_jax.errors import InputError
 
-# PaliGemma's special ids, which our own small model shares.
+# These are PaliGemma's special ids. Our own small model has the same.
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 SMALL_MODEL = Path(__file__).parent / "assets" / "small_tokenizer.model"
 
 
 class Tokenizer:
-    """Prompts to token ids. `model` is the content of a SentencePiece model file; it travels in checkpoints."""
+    """Turns prompts into token ids.
+
+    Attributes:
+        model: the content of a SentencePiece model file. Checkpoints carry it.
+    """
 
     def __init__(self, model: bytes, source: str = "tokenizer model") -> None:
         self.model = model
@@ -41,7 +45,15 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str) -> "Tokenizer":
-        """Reads a model file by path or URL (gs://...); "small" is the one that ships with this package."""
+        """Reads a model file.
+
+        Args:
+            path: a path or a URL (gs://...). "small" is the model that ships with this package.
+
+        Raises:
+            InputError: there is no such file, or it is not a SentencePiece model with PaliGemma's
+                ids.
+        """
         file = epath.Path(SMALL_MODEL if path == "small" else path)
         if not file.is_file():
             raise InputError(f"tokenizer model not found: {file} is not a file")
@@ -49,17 +61,31 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Returns the number of token ids."""
         return self._pieces.vocab_size()
 
     def pieces(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, BOS and the closing line break included, no padding."""
+        """Returns the token ids of a prompt with BOS and the closing line break, unpadded."""
         text = prompt.replace("_", " ").replace("\n", " ").strip()
         return [BOS_ID, *self._pieces.encode(text), *self._pieces.encode("\n")]
 
     def encode(
         self, prompt: str, max_tokens: int, *, cut: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """int32[max_tokens] and bool[max_tokens] (False: padding). A longer prompt is an InputError, or loses its end where `cut`."""
+        """Turns a prompt into token ids of a fixed length.
+
+        Args:
+            prompt: the instruction.
+            max_tokens: the length.
+            cut: whether a longer prompt loses its end.
+
+        Returns:
+            The ids int32[max_tokens], and bool[max_tokens], which is False where the ids are
+            padding.
+
+        Raises:
+            InputError: the prompt is longer than `max_tokens`, and `cut` is False.
+        """
         ids = self.pieces(prompt)
         if cut:
             ids = ids[:max_tokens]

@@ -1,21 +1,30 @@
-"""Builds the index of one dataset: one pass over its files, every record verified, every episode validated.
+"""Builds the index of one dataset in one pass over its files.
+
+Every record is verified, and every episode is validated.
 
     <index root>/<digest of the version>/
-        index.json                    what it was made for, counts, shards, image sizes, episodes left out
-        state, action                 float32[N, S], float32[N, A]        N steps of all episodes, one after the other
-        image_offset, image_length    int64[N, V], uint32[N, V]           where each view's bytes lie in the shard
-        prompt                        int32[N, P]                         for each language field a prompt, -1 for an empty one
+        index.json                    what it was made for, counts, shards, image sizes, episodes
+                                      left out
+        state, action                 float32[N, S], float32[N, A]   N steps of all episodes, one
+                                                                     after the other
+        image_offset, image_length    int64[N, V], uint32[N, V]      where each view's bytes lie
+                                                                     in the shard
+        prompt                        int32[N, P]                    a prompt for each language
+                                                                     field, -1 for an empty one
         episode_*                     one entry an episode: EPISODE_COLUMNS
-        frames_train, frames_val      int64[kept]                         the steps that may be drawn
-        prompt_text, prompt_end       uint8[bytes], int64[p]              the distinct prompts, one after the other
+        frames_train, frames_val      int64[kept]                    the steps that may be drawn
+        prompt_text, prompt_end       uint8[bytes], int64[p]         the distinct prompts, one
+                                                                     after the other
 
-Beside the columns of states and actions a frame takes 12 bytes a view, 4 a language field, 8 in the list of kept frames, and its share of
-its episode's 46 and of a new prompt's text. That is 24 bytes for one camera and one language field, and less than 64 bytes a frame and
-camera where episodes have three steps or more and every one an instruction of 70 letters of its own.
+Beside the columns of states and actions a frame takes 12 bytes a view, 4 a language field, 8 in
+the list of kept frames, and its share of its episode's 46 and of a new prompt's text. That is
+24 bytes for one camera and one language field. It is less than 64 bytes a frame and camera where
+episodes have three steps or more, and each has an instruction of 70 letters of its own.
 
-Shards are indexed one by one, by one process or by several, into parts (parts.py); the parts are merged in the order of the shards, so
-the index does not depend on who made them. The directory appears by one rename, whole. Its name is its version's, so that processes that
-build at the same time make the same directory, and a job that reads an older version is not disturbed.
+Shards are indexed one by one, by one process or by several, into parts (parts.py). The parts are
+merged in the order of the shards, so the index does not depend on who made them. The directory
+appears whole, by one rename. Its name is that of its version. So processes that build at the same
+time make the same directory, and a job that reads an older version is not disturbed.
 """
 
 import errno
@@ -46,7 +55,7 @@ from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.files import new_path
 from pi0_jax.progress import progress_bar
 
-# a dataset's own names for what is not trained on
+# The names that datasets give to splits which are not trained on.
 VALIDATION_SPLITS = (
     "val",
     "valid",
@@ -72,10 +81,25 @@ def build_index(
     decode_all: bool,
     skip_bad_episodes: int,
 ) -> Path:
-    """Builds the index of the dataset in `directory` below `root` and gives its path: another process's, if that won.
+    """Builds the index of the dataset in `directory`, below `root`.
 
-    A build that was killed goes on from the shards that it had finished, and so does one that was refused.
-    Raises InputError: see episodes.py for files and fields, validate.py for their contents; root not writable, or full.
+    A build that was killed or refused goes on from the shards that it had finished.
+
+    Args:
+        row: the dataset's record.
+        directory: the folder of the dataset's version.
+        root: the folder of the dataset's indices.
+        progress: whether to show how far the build is.
+        workers: processes that build; 1 builds in this one.
+        decode_all: whether every image is decoded once.
+        skip_bad_episodes: how many episodes may be left out because something is wrong with them.
+
+    Returns:
+        The folder of the index. If another process made the same index first, it is that one.
+
+    Raises:
+        InputError: files, fields (episodes.py) or their contents (validate.py) are wrong, the files
+            changed meanwhile, or `root` is not writable or full.
     """
     version = index_version(row, directory)
     target = root / version_digest(version)
@@ -92,7 +116,8 @@ def build_index(
         try:
             _make_all(row, tasks, workers, skip_bad_episodes, progress=progress)
             counts = _merge(row, tasks, building)
-        except FileNotFoundError:  # another process made the same index first and removed the parts
+        except FileNotFoundError:
+            # Another process made the same index first and removed the parts.
             if not (target / INDEX_FILE).is_file():
                 raise
         except OSError as error:
@@ -127,6 +152,7 @@ def _tasks(
     decode_all: bool,
     skip: int,
 ) -> list[PartTask]:
+    """Returns one task for each shard."""
     return [
         PartTask(row, shard, number, version["files"][shard.path.name], parts, decode_all, skip)
         for number, shard in enumerate(shards)
@@ -136,7 +162,11 @@ def _tasks(
 def _make_all(
     row: Dataset, tasks: list[PartTask], workers: int, skip: int, *, progress: bool
 ) -> None:
-    """The bar counts bytes, which is what takes the time; what an earlier build has done does not count for its speed."""
+    """Makes the parts that are missing.
+
+    The bar counts bytes, since these take the time. What an earlier build has done does not count
+    for the speed.
+    """
     made: list[PartTask] = []
     missing: list[PartTask] = []
     for task in tasks:
@@ -159,7 +189,7 @@ def _make_all(
 
 
 def _merge(row: Dataset, tasks: list[PartTask], directory: Path) -> dict[str, Any]:
-    """Writes the columns from the parts, one part after the other; gives what index.json says of them."""
+    """Writes the columns from the parts, one after the other, and returns index.json's counts."""
     held_out = _held_out(row, [task.shard for task in tasks])
     prompts: dict[str, int] = {}
     sizes: list[SizeRange | None] = [None] * len(row.views)
@@ -197,10 +227,11 @@ def _merge(row: Dataset, tasks: list[PartTask], directory: Path) -> dict[str, An
 def _placed(
     part: Part, shard: int, start: int, held_out: np.ndarray, prompts: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """The part's columns as they stand in the index from step `start` on; `held_out` is bool[episodes of the shard].
+    """Returns the part's columns as they stand in the index from step `start` on.
 
-    Adds what is new to `prompts`.
+    What is new is added to `prompts`. The argument `held_out` is bool[episodes of the shard].
     """
+    # A part's number of a prompt -> the index's number. The last entry, which -1 takes, is -1.
     known = np.array(
         [*(prompts.setdefault(text, len(prompts)) for text in part.prompts), -1], np.int32
     )
@@ -217,27 +248,30 @@ def _placed(
     }
     return {
         **part.steps,
-        "prompt": known[part.steps["prompt"]],  # -1 stays -1
+        "prompt": known[part.steps["prompt"]],
         **frames,
         **{f"episode_{name}": column for name, column in table.items()},
     }
 
 
 def _prompt_columns(prompts: list[str]) -> dict[str, np.ndarray]:
+    """Returns the text of all prompts, one after the other, and where each one ends."""
     encoded = [prompt.encode() for prompt in prompts]
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     return {"prompt_text": np.frombuffer(b"".join(encoded), np.uint8), "prompt_end": ends}
 
 
 def _held_out(row: Dataset, shards: list[Shard]) -> list[np.ndarray]:
-    """Of each shard bool[episodes]: whether an episode is held out.
+    """Returns bool[episodes] for each shard: True for the episodes that are held out.
 
-    These are a validation split's; without one those of the smallest hashes of the number that the dataset gives them, so that an
-    episode which is left out changes no other's place.
+    These are the episodes of a validation split. Without one they are the episodes whose numbers,
+    as the dataset counts them, have the smallest hashes. So an episode that is left out changes no
+    other's place.
     """
     if row.held_out == 0 or any(shard.split in VALIDATION_SPLITS for shard in shards):
         return [np.full(shard.episodes, shard.split in VALIDATION_SPLITS) for shard in shards]
-    # By the files' name: rows of the same files hold out the same episodes, so that none trains on what another validates on.
+    # The hash takes the name of the files. So rows of the same files hold out the same episodes,
+    # and none trains on what another validates on.
     hashes = [
         _hash(row.tfds_name, shard.split, shard.first + i)
         for shard in shards
@@ -250,6 +284,7 @@ def _held_out(row: Dataset, shards: list[Shard]) -> list[np.ndarray]:
 
 
 def _hash(name: str, split: str, episode: int) -> int:
+    """Returns a number below 2^64 for an episode."""
     return int.from_bytes(
         hashlib.blake2b(f"{name}/{split}/{episode}".encode(), digest_size=8).digest(), "big"
     )
@@ -257,9 +292,10 @@ def _hash(name: str, split: str, episode: int) -> int:
 
 @contextmanager
 def _temporary_sibling(row: Dataset, root: Path, parts: Path) -> Iterator[Path]:
-    """A fresh directory in `root`, removed at the end unless renamed, beside `parts`, which stays.
+    """Makes a fresh directory in `root`, which is removed at the end unless it was renamed.
 
-    What builds of other versions left that were killed long ago goes.
+    The folder `parts` is made beside it, and stays. Folders of other versions' builds that were
+    killed long ago are removed.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -280,24 +316,27 @@ def _temporary_sibling(row: Dataset, root: Path, parts: Path) -> Iterator[Path]:
 
 
 def _is_abandoned(folder: Path) -> bool:
-    """True if nothing below was written for a day: a build writes all the time."""
+    """Returns True if nothing in the folder was written for a day. A build writes all the time."""
     try:
         newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except FileNotFoundError:  # its own process has just renamed or removed it
+    except FileNotFoundError:
+        # Its own process has just renamed or removed it.
         return False
     return time.time() - newest > _ABANDONED_AFTER_S
 
 
 def _publish(building: Path, target: Path) -> None:
+    """Gives the index its name. If another process was first, its index stays."""
     try:
         os.rename(building, target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        # Another process made the same index first. This one's copy goes.
+        # Another process made the same index first. This one's copy is removed.
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file and waits until the disk has it."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, sort_keys=True)
         file.flush()

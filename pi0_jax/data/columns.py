@@ -1,4 +1,7 @@
-"""The columns of an index: which there are, and .npy files that grow while it is built and are mapped when it is read."""
+"""Defines the columns of an index, and writes and reads their files.
+
+A column is a .npy file. It grows while the index is built, and is mapped when the index is read.
+"""
 
 import contextlib
 import os
@@ -25,7 +28,7 @@ EPISODE_COLUMNS = {
     "success": "int8",  # 1 or 0, -1 where the dataset does not say
     "kept": "int32",  # steps that may be drawn
 }
-# what NumPy raises for a damaged header
+# The errors that NumPy raises for a damaged header.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -35,11 +38,12 @@ _UNREADABLE = (
     TypeError,
     tokenize.TokenError,
 )
-Layout = dict[str, tuple[str, tuple[int, ...]]]  # column -> dtype and shape of a row
+# Column -> dtype and shape of a row.
+Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def step_columns(row: Dataset) -> Layout:
-    """Columns that have one entry a step."""
+    """Returns the columns that have one entry a step."""
     return {
         "state": ("float32", (len(row.embodiment.state),)),
         "action": ("float32", (len(row.embodiment.actions),)),
@@ -50,7 +54,7 @@ def step_columns(row: Dataset) -> Layout:
 
 
 def index_columns(row: Dataset) -> Layout:
-    """All columns: those of the steps, of the episodes, kept frames and prompts."""
+    """Returns all columns: of the steps, of the episodes, of kept frames and of prompts."""
     layout = step_columns(row) | {f"frames_{split}": ("int64", ()) for split in SPLITS}
     layout |= {f"episode_{name}": (dtype, ()) for name, dtype in EPISODE_COLUMNS.items()}
     return layout | {"prompt_text": ("uint8", ()), "prompt_end": ("int64", ())}
@@ -59,7 +63,8 @@ def index_columns(row: Dataset) -> Layout:
 class ColumnWriter:
     """Writes one .npy file of unknown length, row by row, without holding it.
 
-    NumPy leaves room in a header for the first axis to grow, so the header is written again, in place, at the end.
+    NumPy leaves room in a header for the first axis to grow. So the header is written again, in
+    place, at the end.
     """
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
@@ -70,7 +75,7 @@ class ColumnWriter:
         self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
-        """Appends [n, *shape]."""
+        """Appends rows, an array [n, *shape]."""
         assert rows.shape[1:] == self._shape, (rows.shape, self._shape)
         rows = np.ascontiguousarray(rows, self._dtype)
         self._file.write(rows.data)
@@ -79,11 +84,11 @@ class ColumnWriter:
 
     @property
     def checksum(self) -> list[int]:
-        """Number of rows, and the CRC-32C of their bytes."""
+        """Returns the number of rows, and the CRC-32C of their bytes."""
         return [self._rows, self._crc]
 
     def close(self) -> None:
-        """Completes the file and has the disk take it."""
+        """Completes the file and waits until the disk has it."""
         end = self._file.tell()
         self._file.seek(0)
         self._write_header()
@@ -95,8 +100,8 @@ class ColumnWriter:
         self._file.close()
 
     def abandon(self) -> None:
-        """Closes the file as it is: what was to be written could not be."""
-        # the disk may be too full for what is still in the buffer
+        """Closes the file as it is, after an error."""
+        # The disk may be too full for what is still in the buffer.
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -110,7 +115,7 @@ class ColumnWriter:
 
 
 def column_checksum(column: np.ndarray) -> list[int]:
-    """As `ColumnWriter.checksum`; reads all of it."""
+    """Returns the number of rows of a column and the CRC-32C of their bytes. It reads all of it."""
     return [len(column), _extend(0, np.ascontiguousarray(column))]
 
 
@@ -119,7 +124,7 @@ def _extend(crc: int, rows: np.ndarray) -> int:
 
 
 class ColumnWriters:
-    """The columns of one directory; also a context manager that closes them all."""
+    """Writes the columns of one directory. As a context manager it closes them all."""
 
     def __init__(self, directory: Path, columns: Layout) -> None:
         self._writers = {
@@ -136,21 +141,34 @@ class ColumnWriters:
 
     @property
     def checksums(self) -> dict[str, list[int]]:
+        """Returns for each column the number of rows, and the CRC-32C of their bytes."""
         return {name: writer.checksum for name, writer in self._writers.items()}
 
     def append(self, **rows: np.ndarray) -> None:
+        """Appends rows to the columns of these names."""
         for name, values in rows.items():
             self._writers[name].append(values)
 
 
 def column_path(directory: Path, name: str) -> Path:
+    """Returns the file of a column."""
     return directory / f"{name}.npy"
 
 
 def open_column(
     directory: Path, name: str, dtype: str, shape: tuple[int | None, ...]
 ) -> np.ndarray:
-    """The column, mapped read-only; None in `shape` is an axis of any length. InputError if the file is another."""
+    """Maps a column for reading.
+
+    Args:
+        directory: the folder of the index.
+        name: the column's name.
+        dtype: the expected dtype.
+        shape: the expected shape; None is an axis of any length.
+
+    Raises:
+        InputError: the file is missing or damaged, or has another dtype or shape.
+    """
     path = column_path(directory, name)
     try:
         column = np.asarray(np.lib.format.open_memmap(path, mode="r"))

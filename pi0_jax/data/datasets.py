@@ -1,4 +1,4 @@
-"""The datasets that the package knows, by name."""
+"""Holds the datasets that the package knows, by name."""
 
 import dataclasses
 import difflib
@@ -26,7 +26,11 @@ from pi0_jax.errors import InputError
 
 
 def by_name(*groups: Iterable[Dataset]) -> dict[str, Dataset]:
-    """Every row of the groups under its name. Raises InputError where two have one name."""
+    """Returns every row of the groups under its name.
+
+    Raises:
+        InputError: two rows have the same name.
+    """
     rows: dict[str, Dataset] = {}
     for row in itertools.chain(*groups):
         if row.name in rows:
@@ -55,7 +59,11 @@ ROWS = by_name(
 
 
 def datasets_in(data_dir: AnyPath) -> list[str]:
-    """The rows of the package whose folder is in `data_dir`. Raises InputError: none, or a URL, which is not searched."""
+    """Returns the names of the package's rows whose folders are in `data_dir`.
+
+    Raises:
+        InputError: there is none, or `data_dir` is a URL, which is not searched.
+    """
     place = storage.locate(data_dir)
     if not isinstance(place, Path):
         raise InputError(
@@ -84,7 +92,7 @@ def find_row(
     """Finds a dataset's row by its name.
 
     Args:
-        name: of a row of the package, or of `own`.
+        name: the name of a row of the package, or of `own`.
         own: name -> Dataset, or plain data as row_from_mapping reads them.
         keep_empty_language: names of the rows of which frames without an instruction are drawn,
             whatever the row says.
@@ -99,6 +107,7 @@ def find_row(
 
 
 def _row(name: str, own: Mapping[str, Any]) -> Dataset:
+    """Returns the row of this name, from `own` or from the package."""
     if name in own and name in ROWS:
         raise InputError(
             f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name"

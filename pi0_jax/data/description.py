@@ -1,4 +1,7 @@
-"""What stands in an index beside its columns of numbers: index.json with a hash of itself, and the text of the prompts."""
+"""Reads and writes what an index holds beside its columns of numbers.
+
+That is index.json, which has a hash of itself, and the text of the prompts.
+"""
 
 import hashlib
 import json
@@ -10,9 +13,9 @@ import numpy as np
 
 from pi0_jax.errors import InputError
 
-_SEAL = "sha256"  # of everything else in an index.json
-SEALED = ("checksums", "told", "declared_sizes")  # what an index.json holds that has such a hash
-# what index.json always held
+_SEAL = "sha256"  # the hash of everything else in an index.json
+SEALED = ("checksums", "told", "declared_sizes")  # only an index.json with such a hash has these
+# What index.json held in every version.
 _RECORD = {
     "steps": int,
     "episodes": int,
@@ -27,13 +30,13 @@ _RECORD = {
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What index.json holds, with a hash of it."""
+    """Returns what index.json holds, with its hash."""
     text = json.dumps(record, sort_keys=True)
     return {**record, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def is_intact(record: Mapping[str, Any]) -> bool:
-    """Whether its hash is right; an index.json of before there was one has none."""
+    """Returns whether the hash is right. An index.json from before there was a hash has none."""
     rest = {name: value for name, value in record.items() if name != _SEAL}
     if _SEAL not in record:
         return not any(name in record for name in SEALED)
@@ -41,6 +44,11 @@ def is_intact(record: Mapping[str, Any]) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
+    """Reads an index.json.
+
+    Raises:
+        InputError: the file is missing, changed or damaged.
+    """
     record = _read_json(path)
     found = (
         f"{type(record).__name__}"
@@ -72,13 +80,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 class Prompts(Sequence[str]):
-    """Prompts that are mapped, and decoded when asked for."""
+    """Holds prompts that are mapped, and decoded when they are asked for."""
 
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
         self._text, self._ends = text, ends  # uint8[bytes], int64[p]
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
+        """Returns the columns of an index that hold the prompts."""
         return {"prompt_text": self._text, "prompt_end": self._ends}
 
     def __len__(self) -> int:
@@ -93,7 +102,8 @@ class Prompts(Sequence[str]):
     def __getitem__(self, number: int | slice) -> str | list[str]:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
-        end = self._ends[number]  # IndexError past the last one
+        # An IndexError past the last prompt ends a loop over the sequence.
+        end = self._ends[number]
         start = self._ends[number - 1] if number else 0
         return self._text[start:end].tobytes().decode()
 

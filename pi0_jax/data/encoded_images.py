@@ -1,4 +1,7 @@
-"""Encoded images: what their headers say, and their pixels. JPEG and PNG, 8 bits a channel, three channels."""
+"""Reads encoded images: what their headers say, and their pixels.
+
+They are JPEG and PNG files of three channels, with 8 bits a channel.
+"""
 
 import io
 from typing import Literal, NamedTuple
@@ -22,39 +25,40 @@ _PNG_COLOURS = {
     6: "RGB with alpha",
 }
 _JPEG = b"\xff\xd8\xff"
-_JPEG_END = 0xD9FF  # the bytes FF D9, as a little-endian number
+_JPEG_END = 0xD9FF  # the bytes FF D9, read as a little-endian number
 _NONE = np.empty(0, int)
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
-# an EXIF tag, and its values for an image that is to be shown as it is
-_ORIENTATION, _UPRIGHT = (
-    0x0112,
-    (0, 1),
-)
+# An EXIF tag, and its values for an image that is to be shown as it is.
+_ORIENTATION, _UPRIGHT = (0x0112, (0, 1))
 
 
 class BadImageError(ValueError):
-    """An image that is not an 8-bit RGB JPEG or PNG; the message says what was found."""
+    """Is raised for an image that is not an 8-bit RGB JPEG or PNG. The message says what was found.
+
+    Attributes:
+        number: which of the given images it is.
+    """
 
     def __init__(self, number: int, found: str) -> None:
         super().__init__(found)
-        self.number = number  # which of the images handed over
+        self.number = number
 
 
 def bad_image(where: str, error: BadImageError) -> str:
-    """The message about a bad image at `where`."""
+    """Returns the message about a bad image at `where`."""
     return f"{where}: expected an 8-bit RGB JPEG or PNG, found {error}"
 
 
 class SizeRange(NamedTuple):
-    """Smallest and largest height and width of some images."""
+    """Holds the smallest and the largest height and width of some images, in pixels."""
 
     low: tuple[int, int]
     high: tuple[int, int]
 
     def union(self, other: "SizeRange | None") -> "SizeRange":
-        """Of both; None is that of no images."""
+        """Returns the range of both. None is the range of no images."""
         if other is None or self == other:
             return self
         (h0, w0), (h1, w1) = self.low, other.low
@@ -63,17 +67,35 @@ class SizeRange(NamedTuple):
 
 
 class ImageHeader(NamedTuple):
-    size: SizeRange  # of one image
-    start: bytes  # the bytes at an image's start that decide its height, width and kind
+    """Holds what was read of an image's header.
+
+    Attributes:
+        size: the image's own size, as a range.
+        start: the bytes at the image's start that decide its height, width and kind.
+    """
+
+    size: SizeRange
+    start: bytes
 
 
 def read_sizes(
     payload: Payload, ranges: ByteRanges, known: ImageHeader | None
 ) -> tuple[SizeRange, ImageHeader]:
-    """The range of the images' sizes, from the header of every one of n > 0, and the last header that was parsed.
+    """Reads the header of every image and returns the range of their sizes.
 
-    Images of one camera start alike, so those that start as the `known` header or as one parsed here need no parsing of their own.
-    Raises BadImageError for the first image that is not an 8-bit RGB JPEG or PNG.
+    Images of one camera start alike. So an image that starts as the `known` header, or as one that
+    was parsed here, needs no parsing of its own.
+
+    Args:
+        payload: the bytes that hold the images.
+        ranges: where n > 0 images lie in the payload.
+        known: a header of an earlier call, or None.
+
+    Returns:
+        The range of sizes, and the last header that was parsed.
+
+    Raises:
+        BadImageError: an image is not an 8-bit RGB JPEG or PNG. It names the first one.
     """
     header = known or _parse(payload, ranges, 0)
     sizes: SizeRange | None = None
@@ -89,9 +111,18 @@ def read_sizes(
 
 
 def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
-    """int64[m]: which of n > 0 images, of two bytes or more, do not end as a JPEG or PNG does: cut off, or followed by other bytes."""
+    """Finds the images that do not end as a JPEG or PNG does: cut off, or followed by other bytes.
+
+    Args:
+        payload: the bytes that hold the images.
+        ranges: where n > 0 images lie in the payload, each of two bytes or more.
+
+    Returns:
+        int64[m], the numbers of these images.
+    """
     ends = ranges.offsets + ranges.lengths
-    # every place of the payload seen as a number of two bytes of its own, so that all ends are compared at once
+    # A stride of one byte makes a number of every two neighbouring bytes of the payload, without a
+    # copy. So the ends of all images are compared at once.
     pairs = np.ndarray((len(payload) - 1,), "<u2", payload, strides=(1,))
     wrong = pairs[ends - 2] != _JPEG_END
     return (
@@ -102,17 +133,19 @@ def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
 
 
 def _is_png_end(payload: Payload, end: int) -> bool:
+    """Returns whether a PNG's last chunk ends at byte `end`."""
     return bytes(payload[end - len(_PNG_END) : end]) == _PNG_END
 
 
 def _start_with(
     start: bytes, payload: Payload, offsets: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-    """bool[n]: True where the image of `lengths` bytes at `offsets` starts with `start`."""
+    """Returns bool[n]: True where the image of `lengths` bytes at `offsets` starts with `start`."""
     count = len(start)
     if len(payload) < count:
         return np.zeros(len(offsets), bool)
-    # Every place of the payload seen as `count` bytes of their own: comparing those of the images is one small copy for each.
+    # A stride of one byte makes a view in which element i is the `count` bytes from byte i on. So
+    # comparing the images' starts copies only these bytes.
     places = np.ndarray((len(payload) - count + 1,), f"V{count}", payload, strides=(1,))
     return (places[np.minimum(offsets, len(places) - 1)] == np.frombuffer(start, f"V{count}")) & (
         lengths >= count
@@ -120,6 +153,7 @@ def _start_with(
 
 
 def _parse(payload: Payload, ranges: ByteRanges, number: int) -> ImageHeader:
+    """Parses the header of one image."""
     offset, length = int(ranges.offsets[number]), int(ranges.lengths[number])
     height, width, end = _header(payload, offset, length, number)
     return ImageHeader(
@@ -128,7 +162,7 @@ def _parse(payload: Payload, ranges: ByteRanges, number: int) -> ImageHeader:
 
 
 def _header(payload: Payload, offset: int, length: int, number: int) -> tuple[int, int, int]:
-    """Height, width and the number of bytes from the image's start that decide them and its kind."""
+    """Returns height, width and how many bytes from the image's start decide them and its kind."""
     start = bytes(payload[offset : offset + min(length, _PNG_HEADER_BYTES)])
     if start.startswith(_JPEG):
         header = _jpeg_header(payload, offset, offset + length, number)
@@ -142,6 +176,7 @@ def _header(payload: Payload, offset: int, length: int, number: int) -> tuple[in
 
 
 def _png_header(data: bytes, number: int) -> tuple[int, int, int]:
+    """Reads the header of a PNG. It returns what `_header` returns."""
     if len(data) < _PNG_HEADER_BYTES:
         raise BadImageError(number, f"a PNG cut off after {len(data)} bytes")
     bits, colour = data[24], data[25]
@@ -156,11 +191,16 @@ def _png_header(data: bytes, number: int) -> tuple[int, int, int]:
 
 
 def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[int, int, int]:
-    """Walks the segments (0xFF, marker, length) up to the frame header: precision, height, width, channels."""
+    """Reads the header of a JPEG. It returns what `_header` returns.
+
+    It walks over the segments (0xFF, marker, length) to the frame header, which has precision,
+    height, width and channels.
+    """
     position = offset + 2
     while position + 10 <= end and payload[position] == 0xFF:
         marker = payload[position + 1]
-        if marker == 0xFF:  # a fill byte
+        if marker == 0xFF:
+            # It is a fill byte.
             position += 1
         elif marker in _JPEG_FRAME_MARKERS:
             bits, channels = payload[position + 4], payload[position + 9]
@@ -186,7 +226,7 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
                 and (orientation := _exif_orientation(bytes(payload[start : min(position, end)])))
                 not in _UPRIGHT
             ):
-                # No decoder here turns images, and a robot's camera gives them upright.
+                # No decoder here turns images, and the images of a robot's camera are upright.
                 raise BadImageError(
                     number,
                     f"a JPEG that is to be turned when it is shown (EXIF orientation {orientation})",
@@ -195,7 +235,10 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
 
 
 def _exif_orientation(segment: bytes) -> int:
-    """What an APP1 segment says of it in the first of its directories; 0 if nothing. TIFF 6.0, section 2; tag 274."""
+    """Returns the orientation in the first directory of an APP1 segment; 0 if there is none.
+
+    Source: TIFF 6.0, section 2; tag 274.
+    """
     tiff = segment.removeprefix(_EXIF)
     if len(tiff) in (len(segment), 0):
         return 0
@@ -205,31 +248,42 @@ def _exif_orientation(segment: bytes) -> int:
         return int.from_bytes(tiff[at : at + size], order)
 
     entries = number(4, 4) + 2
-    # of entries: tag, type, count, value
+    # An entry has 12 bytes: tag (2), type (2), count (4) and value (4).
     places = range(entries, min(entries + 12 * number(entries - 2, 2), len(tiff)), 12)
     return next((number(place + 8, 2) for place in places if number(place, 2) == _ORIENTATION), 0)
 
 
 def decode_image(data: Payload, order: ColourOrder) -> np.ndarray:
-    """uint8[height, width, 3] in RGB order, from an encoded image whose channels are stored in `order`.
+    """Decodes an image.
 
-    Raises BadImageError where the bytes are not a whole 8-bit RGB JPEG or PNG.
+    Args:
+        data: a whole JPEG or PNG file.
+        order: the order in which the file stores the channels.
+
+    Returns:
+        uint8[height, width, 3], in RGB order.
+
+    Raises:
+        BadImageError: the bytes are not a whole 8-bit RGB JPEG or PNG.
     """
     _header(data, 0, len(data), 0)
     try:
-        # the pixels that PIL gives, in two thirds of its time, and stricter with broken files
+        # The pixels are the same as PIL's. This takes two thirds of the time and is stricter with
+        # broken files.
         if data[: len(_JPEG)] == _JPEG:
             return simplejpeg.decode_jpeg(data, order)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             pixels = np.asarray(image)
-    except UnidentifiedImageError as error:  # its words are an object's address
+    except UnidentifiedImageError as error:
+        # Its own message holds only an object's address.
         raise BadImageError(0, f"{len(data)} bytes that do not decode: a broken header") from error
     except (
         OSError,
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
-    ) as error:  # what is truncated, broken, or much too large
+    ) as error:
+        # The image is truncated, broken, or much too large.
         raise BadImageError(0, f"{len(data)} bytes that do not decode: {error}") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise BadImageError(0, f"{pixels.dtype}{list(pixels.shape)}")

@@ -1,4 +1,4 @@
-"""One episode of an index: standardised, validated, its images located."""
+"""Makes the index entries of one episode: it is standardised, validated, and its images located."""
 
 import functools
 import operator
@@ -15,7 +15,7 @@ from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
-# in a rule
+# The errors that a mistake in a rule raises.
 _MISTAKES = (
     ArithmeticError,
     AssertionError,
@@ -25,28 +25,51 @@ _MISTAKES = (
     TypeError,
     ValueError,
 )
-_DECODE_EVERY = 64  # episodes; one step of each of these is decoded whole
+_DECODE_EVERY = 64  # One step of each such episode has its images decoded.
 
 
 class IndexedEpisode(NamedTuple):
-    """What the index keeps of an episode of T steps. V views; S state and A action dimensions."""
+    """Holds what the index keeps of an episode of T steps.
 
-    state: np.ndarray  # float32[T, S]
-    action: np.ndarray  # float32[T, A]
-    keep: np.ndarray  # bool[T]
+    V is the number of views, and S and A are the numbers of state and action dimensions.
+
+    Attributes:
+        state: float32[T, S].
+        action: float32[T, A].
+        keep: bool[T], which steps may be drawn.
+        stop: steps [0, stop) have an action.
+        success: 1 or 0; -1 where the dataset does not say.
+        image_offsets: V times int64[T], in bytes, within the shard file.
+        image_lengths: V times int64[T], in bytes.
+        image_sizes: one for each of the V views.
+    """
+
+    state: np.ndarray
+    action: np.ndarray
+    keep: np.ndarray
     stop: int
-    success: int  # 1 or 0, -1 where the dataset does not say
-    image_offsets: list[np.ndarray]  # V times int64[T], within the shard file
-    image_lengths: list[np.ndarray]  # V times int64[T]
-    image_sizes: tuple[SizeRange, ...]  # V
+    success: int
+    image_offsets: list[np.ndarray]
+    image_lengths: list[np.ndarray]
+    image_sizes: tuple[SizeRange, ...]
 
 
 def index_episode(
     row: Dataset, raw: RawEpisode, validator: Validator, *, decode_all: bool
 ) -> IndexedEpisode:
-    """Standardises and validates. Nothing of the result lies in the record's memory.
+    """Standardises and validates an episode.
 
-    Raises InputError: see validate.py; what a rule of the package cannot read. What another rule raises says of which episode.
+    No array of the result lies in the record's memory.
+
+    Args:
+        row: the dataset's record.
+        raw: the episode as it was recorded.
+        validator: checks the episodes of this dataset.
+        decode_all: whether all images are decoded.
+
+    Raises:
+        InputError: the episode is not as validate.py wants it, or a rule of the package cannot read
+            it. An error of another rule is raised as it is, with a note that names the episode.
     """
     validator.check_raw(raw)
     try:
@@ -61,7 +84,7 @@ def index_episode(
             raise InputError(
                 f"{damage or raw.where}: the rule of row {row.name} cannot read it: {type(error).__name__}: {error}"
             ) from error
-        # of a user's own code the traceback is worth more than our words
+        # For a user's own rule the traceback is worth more than a message of ours.
         error.add_note(f"{raw.where}: raised by the rule of row {row.name}")
         raise
     result = _with_openings(
@@ -86,7 +109,7 @@ def index_episode(
 
 
 def _as_arrays(result: Any, where: str) -> Standardised:
-    """What a rule gave, its numbers as copies in float32."""
+    """Checks what a rule gave, and returns it with its numbers as copies in float32."""
     if not isinstance(result, Standardised):
         raise InputError(f"{where}: expected a Standardised, found {type(result).__name__}")
     for name, value in (("state", result.state), ("action", result.action)):
@@ -108,7 +131,10 @@ def _as_arrays(result: Any, where: str) -> Standardised:
 
 
 def _with_openings(row: Dataset, raw: RawEpisode, result: Standardised) -> Standardised:
-    """The result with grippers that count 1 as open. A result of another shape is left to the validator."""
+    """Returns the result with grippers that count 1 as open.
+
+    A result of another shape is left to the validator.
+    """
     dims = row.embodiment.actions
     if result.action.ndim != 2 or result.action.shape[1] != len(dims):
         return result
@@ -123,8 +149,13 @@ def _with_openings(row: Dataset, raw: RawEpisode, result: Standardised) -> Stand
 
 
 def _float32(values: np.ndarray, where: str) -> np.ndarray:
-    """A copy. Real numbers are rounded; InputError for whole numbers of which float32 does not hold one."""
-    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+    """Returns a copy in float32. Real numbers are rounded.
+
+    Raises:
+        InputError: float32 does not hold one of the whole numbers.
+    """
+    # Numbers that become infinite are refused later, as infinite.
+    with np.errstate(over="ignore"):
         cast = values.astype(np.float32)
     if values.dtype.kind in "iu" and (changed := cast.astype(np.float64) != values).any():
         found = values[changed][0]
@@ -133,13 +164,17 @@ def _float32(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _damaged_bytes(raw: RawEpisode) -> str:
-    """Where a value of a field of compressed numbers does not unpack, or not to the length that the field's others have; "" if all do."""
+    """Returns where a value of a field of compressed numbers is damaged; "" if all are right.
+
+    A value is damaged if it does not unpack, or not to the length that the field's others have.
+    """
     for path, column in raw.columns.items():
         if column.dtype != object:
             continue
         lengths = [_unpacked_length(value) for value in column.ravel()]
         usual = statistics.mode(lengths)
-        if usual is None:  # a text, or all of it is damaged
+        if usual is None:
+            # The field is a text, or all of it is damaged.
             continue
         for step, length in enumerate(lengths):
             if length != usual:
@@ -149,6 +184,7 @@ def _damaged_bytes(raw: RawEpisode) -> str:
 
 
 def _unpacked_length(value: bytes) -> int | None:
+    """Returns the length of the unpacked bytes, or None if they do not unpack."""
     try:
         return len(zlib.decompress(value))
     except zlib.error:
@@ -156,6 +192,7 @@ def _unpacked_length(value: bytes) -> int | None:
 
 
 def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:
+    """Returns the steps of which images are decoded."""
     if decode_all:
         return range(raw.steps)
     step = raw.number // _DECODE_EVERY % raw.steps
@@ -163,7 +200,7 @@ def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:
 
 
 def _has_prompt(raw: RawEpisode) -> np.ndarray | bool:
-    """bool[T], or one bool where the instructions never change: whether any language field says something."""
+    """Returns whether any language field holds an instruction: bool[T], or a bool for all steps."""
     said = [
         bool(texts[0]) if len(texts) == 1 else np.array([bool(text) for text in texts])
         for texts in raw.prompts

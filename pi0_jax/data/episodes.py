@@ -1,7 +1,7 @@
-"""Raw episodes of an RLDS dataset: opened with TFDS, checked against a row, read without decoding an image.
+"""Reads raw episodes of an RLDS dataset: opened with TFDS, checked against a row, no image decoded.
 
-An episode is one tf.train.Example. TFDS flattens the feature structure into names ("steps/observation/state") and
-lays the values of all steps one after the other.
+An episode is one tf.train.Example. TFDS flattens the feature structure into names
+("steps/observation/state") and lays the values of all steps one after the other.
 """
 
 from collections.abc import Mapping
@@ -17,27 +17,42 @@ from pi0_jax.data.tfrecord import Record
 from pi0_jax.errors import InputError
 
 IS_FIRST, IS_LAST = f"{STEPS}is_first", f"{STEPS}is_last"
-_MARKS = (IS_FIRST, IS_LAST, f"{STEPS}is_terminal")  # of RLDS: where an episode begins and ends
+# The marks of RLDS that say where an episode begins and ends.
+_MARKS = (IS_FIRST, IS_LAST, f"{STEPS}is_terminal")
 
 
 class RawEpisode(NamedTuple):
-    """One record. T is its number of steps, the same in every column and camera."""
+    """Holds one record. T is its number of steps, the same in every column and camera.
 
-    where: str  # split, number, file and record, for messages
-    number: int  # within the split
-    record: int  # within the shard
+    Attributes:
+        where: split, number, file and record, for messages.
+        number: the episode's number within the split.
+        record: the record's number within the shard.
+        steps: T.
+        columns: path -> [T, *shape], or [*shape] for a field of the episode.
+        images: path of a view -> T ranges of encoded bytes within the payload.
+        prompts: for each of the row's language fields one text for every step, or one for the
+            episode.
+        marks: path -> bool[T], for those of RLDS's marks that the record has.
+        payload: the record's bytes. They are valid until the next record is read.
+        offset: where the payload begins within the file, in bytes.
+    """
+
+    where: str
+    number: int
+    record: int
     steps: int
-    columns: Mapping[str, np.ndarray]  # path -> [T, *shape], or [*shape] for a field of the episode
-    # path of a view -> T ranges of encoded bytes within the payload
+    columns: Mapping[str, np.ndarray]
     images: Mapping[str, ByteRanges]
-    # for each of the row's language fields one for every step, or one for the episode
     prompts: list[list[str]]
-    marks: Mapping[str, np.ndarray]  # path -> bool[T], of those of RLDS that the record has
-    payload: Payload  # there until the next record is read
-    offset: int  # of the payload within the file
+    marks: Mapping[str, np.ndarray]
+    payload: Payload
+    offset: int
 
 
 class _Declared(NamedTuple):
+    """Holds what a dataset declares for a field."""
+
     kind: str  # the TFDS feature's class name
     shape: tuple[int | None, ...]
     dtype: str
@@ -47,10 +62,17 @@ class _Declared(NamedTuple):
 
 
 def open_shards(row: Dataset, directory: Location) -> list[Shard]:
-    """The shard files in the dataset's order, after checking that the dataset declares what the row needs.
+    """Returns the shard files in the dataset's order, after checking the fields that the row needs.
 
-    Raises InputError: metadata missing or unreadable, another file format, a field missing or unlike the row's. Whether
-    the files are there is checked by `version.index_version`.
+    The function does not check that the files are there. `version.index_version` does that.
+
+    Args:
+        row: the dataset's record.
+        directory: the folder of the dataset's version.
+
+    Raises:
+        InputError: the metadata are missing or unreadable, the files have another format, or a
+            field is missing or unlike the row's.
     """
     try:
         import tensorflow_datasets as tfds
@@ -70,7 +92,8 @@ def open_shards(row: Dataset, directory: Location) -> list[Shard]:
         KeyError,
         TypeError,
         AttributeError,
-    ) as error:  # what TFDS raises for metadata that it cannot use
+    ) as error:
+        # TFDS raises these for metadata that it cannot use.
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"dataset {row.name}: {directory}: expected metadata that TFDS can open, found: {message}"
@@ -84,7 +107,10 @@ def open_shards(row: Dataset, directory: Location) -> list[Shard]:
 
 
 def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Declared]:
-    """Every leaf of the feature structure below `path`, by path. Sequences other than the steps are leaves."""
+    """Returns every leaf of the feature structure below `path`, by path.
+
+    Sequences other than the steps are leaves.
+    """
     if isinstance(feature, tfds.features.FeaturesDict):
         leaves: dict[str, _Declared] = {}
         for name, child in feature.items():
@@ -93,7 +119,8 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
     if isinstance(feature, tfds.features.Dataset) and f"{path}/" == STEPS:
         return _declared_fields(tfds, feature.feature, path)
     if isinstance(feature, tfds.features.Image | tfds.features.Tensor | tfds.features.Text):
-        # An image's own shape and type are meant; of a tensor, what is stored: a string, if it is an encoded one.
+        # For an image its own shape and type are meant. For a tensor the stored ones are meant: an
+        # encoded tensor is a string.
         stored = (
             feature if isinstance(feature, tfds.features.Image) else feature.get_serialized_info()
         )
@@ -104,6 +131,7 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
 
 
 def _check_fields(row: Dataset, declared: Mapping[str, _Declared]) -> None:
+    """Checks that the dataset declares every field of the row as the row has it."""
     text = RawField((), "string")
     needed = {
         **(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}),
@@ -143,7 +171,11 @@ def _check_fields(row: Dataset, declared: Mapping[str, _Declared]) -> None:
 
 
 def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
-    """The episode that a record of `shard` holds. Raises InputError: a field that does not fit its declaration, no step."""
+    """Returns the episode that a record of `shard` holds.
+
+    Raises:
+        InputError: a field does not fit its declaration, or there is no step.
+    """
     number = shard.first + record.number
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
     try:
@@ -180,6 +212,7 @@ def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
 
 
 def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
+    """Returns one of RLDS's marks as bool[T]."""
     if not isinstance(value, np.ndarray) or value.size != steps or not np.isin(value, (0, 1)).all():
         found = f"{value.size} numbers" if isinstance(value, np.ndarray) else "none"
         raise InputError(f"{where}: field {path}: expected {steps} times 0 or 1, found {found}")
@@ -187,12 +220,14 @@ def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
 
 
 def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
+    """Returns the value of a field that the record must have."""
     if path not in features:
         raise InputError(f"{where}: expected field {path}, found none in the record")
     return features[path]
 
 
 def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRanges:
+    """Returns the values of a field of bytes, as ranges within the payload."""
     value = _value(features, path, where)
     if value is None:
         return ByteRanges(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -204,7 +239,10 @@ def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRange
 def _column(
     features: Mapping[str, Feature], payload: Payload, path: str, field: RawField, where: str
 ) -> np.ndarray:
-    """[T, *shape] in the declared dtype (bytes objects for "string"), or [*shape] for a field of the episode."""
+    """Returns a field as [T, *shape], or [*shape] for a field of the episode.
+
+    It has the declared dtype; a "string" is an object of type bytes.
+    """
     if field.dtype == "string":
         ranges = _ranges(features, path, where)
         flat: np.ndarray = np.array(
@@ -220,6 +258,7 @@ def _column(
             raise InputError(f"{where}: field {path}: expected {field.dtype} numbers, found bytes")
         numbers = np.empty(0) if value is None else value
         flat = _exactly(numbers, field.dtype, f"{where}: field {path}")
+    # The number of steps is found from the number of values: -1 is what is left.
     leading = (-1,) if path.startswith(STEPS) else ()
     try:
         return flat.reshape((*leading, *field.shape))
@@ -230,7 +269,11 @@ def _column(
 
 
 def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
-    """`values`, float32[n] or int64[n] as a record holds them, in the declared dtype. Raises InputError where that would change one."""
+    """Returns values in the declared dtype. A record holds them as float32[n] or int64[n].
+
+    Raises:
+        InputError: a value would change, or it is a whole number and not a float, or the reverse.
+    """
     if not values.size or (
         np.can_cast(values.dtype, dtype) and values.dtype.kind == np.dtype(dtype).kind
     ):
@@ -238,9 +281,10 @@ def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
     fits = (values.dtype.kind == "f") == (np.dtype(dtype).kind == "f")
     if not fits:
         raise InputError(f"{where}: expected {dtype} numbers, found {values.dtype} numbers")
-    # a float that is too large becomes infinite, which is seen below
+    # A float that is too large becomes infinite, which is found below.
     with np.errstate(over="ignore"):
         cast = values.astype(dtype)
+    # NaN differs from itself, and is no change.
     changed = (cast != values) & (values == values)
     if changed.any():
         raise InputError(f"{where}: expected {dtype} numbers, found {values[changed][0]}")
@@ -248,6 +292,7 @@ def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
 
 
 def _common_length(lengths: Mapping[str, int], where: str) -> int:
+    """Returns the number of steps that all fields have."""
     reference, steps = next(iter(lengths.items()))
     for path, found in lengths.items():
         if found != steps:
@@ -267,7 +312,7 @@ def _prompts(
     steps: int,
     where: str,
 ) -> list[str]:
-    """The instruction at every step, or one if it never changes, without surrounding white space."""
+    """Returns the instruction at every step, or one if it never changes, both stripped."""
     if encoding == "code points":
         value = _value(features, path, where)
         codes = np.empty(0, np.int64) if value is None or isinstance(value, ByteRanges) else value
@@ -284,6 +329,7 @@ def _prompts(
         raise InputError(
             f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(ranges.offsets)}"
         )
+    # Where all values are known to be equal, only the first is copied.
     count = 1 if ranges.equal else None
     values = [
         bytes(payload[o : o + n])
@@ -301,11 +347,12 @@ def _prompts(
 
 
 def _from_code_points(codes: np.ndarray, where: str) -> str:
-    """int[n] up to the first 0."""
+    """Returns the text of int[n] code points up to the first 0."""
     text = codes[: np.flatnonzero(codes == 0)[0]] if (codes == 0).any() else codes
     try:
         said = "".join(map(chr, text.tolist())).strip()
         said.encode()
-    except ValueError as error:  # no code points, or surrogates
+    except ValueError as error:
+        # The numbers are no code points, or they are surrogates.
         raise InputError(f"{where}: expected Unicode code points, found {text.tolist()}") from error
     return said

@@ -1,10 +1,11 @@
-"""Reads tf.train.Example from its wire format: numbers as arrays, bytes as ranges within the payload.
+"""Reads tf.train.Example from its wire format: numbers as arrays, bytes as ranges in the payload.
 
     Example  { features: Features = 1 }
     Features { feature: map<string, Feature> = 1 }          a map entry is { key = 1, value = 2 }
     Feature  { bytes_list = 1 | float_list = 2 | int64_list = 3 }, each list { repeated value = 1 }
 
-Images are never copied: a range says where their encoded bytes lie. A protobuf library would copy all of them.
+Images are never copied: a range says where their encoded bytes lie. A protobuf library would copy
+all of them.
 """
 
 from array import array
@@ -21,21 +22,31 @@ Payload = bytes | memoryview
 
 
 class ByteRanges(NamedTuple):
-    """The values of a bytes_list, as places within the payload."""
+    """Holds the values of a bytes_list as places within the payload.
 
-    offsets: np.ndarray  # int64[n]
-    lengths: np.ndarray  # int64[n]
-    equal: bool = False  # True where all values are known to be the same bytes
+    Attributes:
+        offsets: int64[n], in bytes.
+        lengths: int64[n], in bytes.
+        equal: True where all values are known to be the same bytes.
+    """
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    equal: bool = False
 
 
-# float32[n] (a view into the payload where it can be), int64[n], ranges, or None for a feature that holds no list.
+# A feature's value is float32[n] (a view into the payload where that is possible), int64[n],
+# ranges, or None for a feature that holds no list.
 Feature = np.ndarray | ByteRanges | None
 
 
 def parse_example(payload: Payload, names: Collection[str]) -> dict[str, Feature]:
-    """The features called `names` that a serialised tf.train.Example holds; others are skipped unread.
+    """Returns the features called `names` of a serialised tf.train.Example.
 
-    Raises ValueError where the bytes are not a tf.train.Example.
+    Other features are skipped and not read.
+
+    Raises:
+        ValueError: the bytes are not a tf.train.Example.
     """
     found: dict[str, Feature] = {}
     try:
@@ -49,11 +60,12 @@ def parse_example(payload: Payload, names: Collection[str]) -> dict[str, Feature
 
 
 def _varint(buffer: Payload, position: int) -> tuple[int, int]:
-    """The number at `position` and the position after it."""
+    """Returns the varint at `position`, and the position after it."""
     value, shift = 0, 0
     while True:
         byte = buffer[position]
         position += 1
+        # A byte holds seven bits, the lowest ones first. Its top bit says that more bytes follow.
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
@@ -61,8 +73,13 @@ def _varint(buffer: Payload, position: int) -> tuple[int, int]:
 
 
 def _fields(buffer: Payload, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, wire type, start, end) of each field of the message in buffer[position:end]."""
+    """Yields each field of the message in buffer[position:end].
+
+    Yields:
+        (field number, wire type, start, end).
+    """
     while position < end:
+        # Most varints are one byte long. Only longer ones cost a call.
         tag, position = buffer[position], position + 1
         if tag >= 0x80:
             tag, position = _varint(buffer, position - 1)
@@ -86,7 +103,10 @@ def _fields(buffer: Payload, position: int, end: int) -> Iterator[tuple[int, int
 
 
 def _entries(buffer: Payload, position: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """Name of each feature of a Features message, and where its Feature message starts and ends. `_fields` unrolled for two levels."""
+    """Yields the name of each feature of a Features message, and the place of its Feature message.
+
+    It is `_fields`, unrolled for two levels.
+    """
     while position < end:
         if buffer[position] != _FIRST:
             raise ValueError(f"a map of features holds tag {buffer[position]} at byte {position}")
@@ -102,6 +122,7 @@ def _entries(buffer: Payload, position: int, end: int) -> Iterator[tuple[str, in
 
 
 def _name_and_value(buffer: Payload, start: int, end: int) -> tuple[str, int, int]:
+    """Returns the name of one map entry, and where its value starts and ends."""
     if start + 2 < end and buffer[start] == _FIRST:
         name_start = start + 2
         name_end = name_start + buffer[start + 1]
@@ -109,14 +130,14 @@ def _name_and_value(buffer: Payload, start: int, end: int) -> tuple[str, int, in
             length, value_start = buffer[name_end + 1], name_end + 2
             if length >= 0x80:
                 length, value_start = _varint(buffer, name_end + 1)
-            # as writers lay an entry out: a short name, then the value
+            # Writers lay an entry out like this: a short name, then the value.
             if value_start + length == end:
                 return str(buffer[name_start:name_end], "utf-8"), value_start, end
     return _map_entry(buffer, start, end)
 
 
 def _map_entry(buffer: Payload, position: int, end: int) -> tuple[str, int, int]:
-    """Name of a feature, and where its Feature message starts and ends."""
+    """Returns the name of any map entry, and where its value starts and ends."""
     name, value = "", (end, end)
     for number, _, start, stop in _fields(buffer, position, end):
         if number == 1:
@@ -127,6 +148,7 @@ def _map_entry(buffer: Payload, position: int, end: int) -> tuple[str, int, int]
 
 
 def _feature(buffer: Payload, position: int, end: int) -> Feature:
+    """Returns the value of a Feature message."""
     value: Feature = None
     for number, _, start, stop in _fields(buffer, position, end):
         if number == _BYTES_LIST:
@@ -139,10 +161,13 @@ def _feature(buffer: Payload, position: int, end: int) -> Feature:
 
 
 def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
+    """Returns the values of a bytes_list."""
     if position == end:
         return ByteRanges(np.empty(0, np.int64), np.empty(0, np.int64), equal=True)
     length, start = _varint(buffer, position + 1)
-    field = start + length - position  # bytes of the first value with what precedes it
+    # The bytes of the first value, with its tag and its length. If all values are the same, the
+    # list is these bytes again and again.
+    field = start + length - position
     count, rest = divmod(end - position, field)
     alike = (
         count > 1
@@ -150,13 +175,16 @@ def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
         and bytes(buffer[position:end]) == bytes(buffer[position : position + field]) * count
     )
     if alike and buffer[position] == _FIRST:
-        # an instruction said at every step
+        # It is an instruction that is the same at every step.
         return ByteRanges(start + field * np.arange(count), np.full(count, length), equal=True)
     return _walk(buffer, position, end)
 
 
 def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
-    """One pass over a bytes_list: `_fields` unrolled, because this runs once for every image of a dataset."""
+    """Reads a bytes_list in one pass.
+
+    It is `_fields`, unrolled, because it runs once for every image of a dataset.
+    """
     offsets, lengths = array("q"), array("q")
     while position < end:
         if buffer[position] != _FIRST:
@@ -166,6 +194,7 @@ def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
         if length >= 0x80:
             more = buffer[position]
             position += 1
+            # The first byte's top bit was counted as 0x80, and is taken off again.
             length += (more << 7) - 0x80
             if more >= 0x80:
                 rest, position = _varint(buffer, position)
@@ -179,7 +208,10 @@ def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
 
 
 def _floats(buffer: Payload, position: int, end: int) -> np.ndarray:
-    """float32[n]. Writers pack a list into one field; the format also allows one field for each value."""
+    """Returns a float_list as float32[n].
+
+    Writers pack a list into one field. The format also allows one field for each value.
+    """
     parts = [
         _float_part(buffer, start, stop) for _, _, start, stop in _fields(buffer, position, end)
     ]
@@ -187,13 +219,14 @@ def _floats(buffer: Payload, position: int, end: int) -> np.ndarray:
 
 
 def _float_part(buffer: Payload, start: int, stop: int) -> np.ndarray:
+    """Returns one field of a float_list as float32[n], a view into the payload."""
     if (stop - start) % 4:
         raise ValueError(f"a float_list of {stop - start} bytes at byte {start}")
     return np.frombuffer(buffer, "<f4", (stop - start) // 4, start)
 
 
 def _integers(buffer: Payload, position: int, end: int) -> np.ndarray:
-    """int64[n]; each field is a packed run of varints or one varint."""
+    """Returns an int64_list as int64[n]. Each field is a packed run of varints, or one varint."""
     parts = [
         decode_varints(np.frombuffer(buffer, np.uint8, stop - start, start))
         for _, _, start, stop in _fields(buffer, position, end)
@@ -202,11 +235,18 @@ def _integers(buffer: Payload, position: int, end: int) -> np.ndarray:
 
 
 def decode_varints(data: np.ndarray) -> np.ndarray:
-    """int64[n]: the varints that fill uint8[bytes] `data`, decoded together: byte k of every number, then byte k + 1.
+    """Decodes the varints that fill uint8[bytes] `data`, all together.
 
-    Raises ValueError where the last number is cut off or a number is longer than 10 bytes.
+    It takes the first byte of every number, then the second byte of every number, and so on.
+
+    Returns:
+        int64[n].
+
+    Raises:
+        ValueError: the last number is cut off, or a number is longer than 10 bytes.
     """
-    if data.max(initial=0) < 0x80:  # one byte a number: flags, small counts, ASCII
+    if data.max(initial=0) < 0x80:
+        # Every number has one byte: flags, small counts, ASCII.
         return data.astype(np.int64)
     ends = np.flatnonzero(data < 0x80) + 1  # int64[n]
     if len(data) != (ends[-1] if len(ends) else 0):

@@ -1,4 +1,7 @@
-"""What a failed request for a remote file means: whether to ask again, and what to tell the user."""
+"""Says what a failed request for a remote file means.
+
+It decides whether to ask again, and what to tell the user.
+"""
 
 import errno
 import re
@@ -8,26 +11,36 @@ HTTP = ("http", "https")
 GOOGLE = ("gs", "gcs")
 AMAZON = ("s3", "s3a")
 _REPEATABLE_STATUS = (408, 429)  # and 5xx
-_LASTING = (errno.EINVAL, errno.EPERM, errno.ENOSYS)  # what s3fs makes of a refused request
+# The errors that s3fs makes of a refused request.
+_LASTING = (errno.EINVAL, errno.EPERM, errno.ENOSYS)
 
 
 class WrongAnswerError(OSError):
-    """Not the bytes that were asked for; asking again may help."""
+    """Is raised where the bytes are not those that were asked for. Asking again may help."""
 
 
 class NoRangesError(OSError):
-    """The server does not serve byte ranges."""
+    """Is raised where the server does not serve byte ranges."""
 
 
 class Problem(NamedTuple):
-    found: str  # in words, without secrets
+    """Says what is wrong with a request.
+
+    Attributes:
+        found: what was found, in words, without secrets.
+        repeatable: whether asking again may help.
+        missing: whether there is no such file.
+    """
+
+    found: str
     repeatable: bool
     missing: bool = False
 
 
 def errors(protocol: str) -> tuple[type[Exception], ...]:
-    """What fsspec's library for a protocol raises when a request fails."""
-    kinds: list[type[Exception]] = [OSError]  # timeouts and broken connections too
+    """Returns what fsspec's library for a protocol raises when a request fails."""
+    # Timeouts and broken connections are OSErrors too.
+    kinds: list[type[Exception]] = [OSError]
     if protocol in (*HTTP, *GOOGLE, *AMAZON):
         from aiohttp import ClientError
 
@@ -45,14 +58,15 @@ def errors(protocol: str) -> tuple[type[Exception], ...]:
 
 
 def diagnose(error: Exception, protocol: str) -> Problem:
-    """`error` is one of `errors(protocol)`."""
+    """Says what an error means that is one of `errors(protocol)`."""
     cause = error.__cause__
     if (
         isinstance(error, FileNotFoundError)
         and protocol in HTTP
         and isinstance(cause, errors(protocol))
     ):
-        error = cause  # fsspec says "not found" of every failed look at a file's size
+        # fsspec says "not found" whenever it fails to learn a file's size.
+        error = cause
     status = _status(error, protocol)
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
         return Problem("none", repeatable=False, missing=True)
@@ -65,7 +79,8 @@ def diagnose(error: Exception, protocol: str) -> Problem:
         case TimeoutError():
             return Problem("no answer in time", repeatable=True)
         case OSError():
-            forbidden = protocol in GOOGLE and type(error) is OSError  # how gcsfs reports HTTP 403
+            # gcsfs reports HTTP 403 as a plain OSError.
+            forbidden = protocol in GOOGLE and type(error) is OSError
             return Problem(
                 _words(error, protocol), repeatable=not forbidden and error.errno not in _LASTING
             )
@@ -74,7 +89,7 @@ def diagnose(error: Exception, protocol: str) -> Problem:
 
 
 def _status(error: Exception, protocol: str) -> int | None:
-    """The HTTP status that a library's error carries."""
+    """Returns the HTTP status that a library's error carries, or None."""
     if protocol in (*HTTP, *GOOGLE):
         from aiohttp import ClientResponseError
 
@@ -89,7 +104,10 @@ def _status(error: Exception, protocol: str) -> int | None:
 
 
 def _is_on_the_way(error: Exception, protocol: str) -> bool:
-    """True for a fault of the connection, not of the request: no credentials, no address."""
+    """Returns True for a fault of the connection, and False for a fault of the request.
+
+    Missing credentials and a wrong address are faults of the request.
+    """
     from aiohttp import ClientError, InvalidURL
 
     if protocol in AMAZON:
@@ -100,18 +118,18 @@ def _is_on_the_way(error: Exception, protocol: str) -> bool:
 
 
 def _words(error: Exception, protocol: str) -> str:
-    """One line of the error's own message, or its kind where it has none."""
+    """Returns one line of the error's own message, or its kind if it has no message."""
     text = str(error)
     if protocol in HTTP:
         from aiohttp import ClientResponseError
 
-        # the whole of it repeats status and URL
+        # The whole text of this error repeats status and URL.
         text = error.message if isinstance(error, ClientResponseError) else text
     lines = without_secrets(text).splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def without_secrets(text: str) -> str:
-    """`text`, a URL or holding some, without their user names, passwords and queries."""
+    """Removes user names, passwords and queries from the URLs in a text."""
     text = re.sub(r"(\w://)[^/\s]*@", r"\1", text)
     return re.sub(r"(\w://[^?\s]*)\?[^\s'\")]*", r"\1", text)

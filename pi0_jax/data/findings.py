@@ -1,4 +1,7 @@
-"""What a person should know of an index before training on it: its oddities, its instructions, its images, and why it has no frames."""
+"""Finds what a person should know of an index before training on it.
+
+These are its oddities, its instructions, its images, and why it has no frames.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,19 +16,23 @@ from pi0_jax.embodiments import ActionDim, StateDim
 _LISTED = 3
 _LONG_PROMPT = 1000  # characters; the longest instruction of a public dataset has some 300
 _SHOWN = 40
-_SAMPLED = 10_000  # frames: each may be a place of its own on the disk
-_SPIKE = 100.0  # times the range of 90%: no movement is so much larger than the others
+_SAMPLED = 10_000  # frames that are read; each may lie at another place on the disk
+# No movement is larger than others by so much: this many times the range of 90% of the values.
+_SPIKE = 100.0
 _NO_WORDS = ("none", "null", "nan", "n/a", "na", "nil", "undefined", "unknown", "todo", "test", "string", "b''", '""')  # fmt: skip
 _REPRESENTED = re.compile(r"""^b?(['"]).*\1$|^b['"]|^\[.*\]$|^<.*>$""", re.DOTALL)
 
 
 def index_findings(index: Index) -> list[Finding]:
-    """Which way the grippers count, what never moves, and `told_findings`: to be printed before training."""
+    """Returns what is to be printed before training.
+
+    That is which way the grippers count, what never moves, and `told_findings`.
+    """
     return [*gripper_lines(index), *still_findings(index), *told_findings(index)]
 
 
 def still_findings(index: Index) -> list[Finding]:
-    """Dimensions that have one value at every frame that may be drawn."""
+    """Returns the dimensions that have one value at every frame that may be drawn."""
     chosen = _chosen(index)
     return [
         Finding("look", f"{part} {', '.join(names)}: the same number at every frame")
@@ -42,7 +49,7 @@ def still_findings(index: Index) -> list[Finding]:
 
 
 def told_findings(index: Index) -> list[Finding]:
-    """What is odd about the episodes, their instructions, images and numbers."""
+    """Returns what is odd about the episodes, their instructions, images and numbers."""
     return [
         *(Finding("look", text) for text in _old(index)),
         *(
@@ -55,7 +62,7 @@ def told_findings(index: Index) -> list[Finding]:
 
 
 def odd_prompts(index: Index) -> Iterator[str]:
-    """What instructions hold that nobody says to a robot, one line for each kind."""
+    """Yields one line for each kind of instruction that nobody says to a robot."""
     kinds: dict[str, list[str]] = {}
     for prompt in index.prompts:
         for kind in _prompt_kinds(prompt):
@@ -67,7 +74,7 @@ def odd_prompts(index: Index) -> Iterator[str]:
 
 
 def why_no_frames(index: Index, split: str) -> str:
-    """The cause and the cure, for a split of which no frame may be drawn."""
+    """Returns the cause and the cure, for a split of which no frame may be drawn."""
     episodes = index.episodes
     mine = episodes["split"] == SPLITS.index(split)
     total, count = len(mine), int(mine.sum())
@@ -98,6 +105,7 @@ def why_no_frames(index: Index, split: str) -> str:
 
 
 def _prompt_kinds(prompt: str) -> Iterator[str]:
+    """Yields what is odd about one instruction."""
     if prompt.lower() in _NO_WORDS:
         yield "stand for nothing"
     elif not any(letter.isalpha() for letter in prompt):
@@ -115,10 +123,12 @@ def _prompt_kinds(prompt: str) -> Iterator[str]:
 
 
 def _short(prompt: str) -> str:
+    """Returns an instruction in quotation marks, cut to _SHOWN characters."""
     return repr(prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}...")
 
 
 def _old(index: Index) -> Iterator[str]:
+    """Yields a line if an older version built the index."""
     if not index.has_checksums:
         yield (
             "its index has no checksums and tells no oddities, since an older version built it;"
@@ -127,6 +137,7 @@ def _old(index: Index) -> Iterator[str]:
 
 
 def _sizes(index: Index) -> Iterator[str]:
+    """Yields a line for each view whose images have another size than features.json declares."""
     for view, sizes in index.image_sizes.items():
         declared = index.declared_sizes.get(view, [None, None])
         if sizes and any(
@@ -142,7 +153,7 @@ def _sizes(index: Index) -> Iterator[str]:
 
 
 def _chosen(index: Index) -> np.ndarray:
-    """int64[n]: evenly spaced frames that may be drawn, all of them if they are not too many."""
+    """Returns int64[n]: evenly spaced frames that may be drawn, or all if they are not too many."""
     every = max(1, sum(len(index.frames(split)) for split in SPLITS) // _SAMPLED)
     return np.concatenate([index.frames(split)[::every] for split in SPLITS])
 
@@ -150,12 +161,13 @@ def _chosen(index: Index) -> np.ndarray:
 def _columns(
     index: Index, frames: np.ndarray
 ) -> Iterator[tuple[str, Sequence[StateDim | ActionDim], np.ndarray]]:
+    """Yields the name, the dimensions and the values of state and action at these frames."""
     yield "state", index.embodiment.state, index.state[frames]
     yield "action", index.embodiment.actions, index.action[frames]
 
 
 def _spikes(index: Index) -> Iterator[str]:
-    """Values that lie far beyond the usual range of their dimension."""
+    """Yields a line for each dimension with a value far beyond its usual range."""
     chosen = _chosen(index)
     for part, dims, values in _columns(index, chosen):
         for number, dim in enumerate(dims if len(chosen) else ()):

@@ -1,12 +1,16 @@
-"""Which way the grippers of a dataset count, as its own numbers show: does the state follow the action as it is declared to?
+"""Finds from a dataset's own numbers which way its grippers count.
+
+It asks whether the state follows the action as it is declared to.
 
     command   1 1 1 0 0 0 1      actions are indexed with 1 = open
     state     1 1 1 1 0 0 0      follows a step later, and so counts 1 = open
     first movement of each: command 1 -> 0 at step 3, state 1 -> 0 at step 4: the same way
 
-Two signs must agree. The first movement of an episode's command is answered by the first of its state: this holds for a gripper that is
-told to open and close at an even beat too, where a state that is delayed by half a period looks like an inverted one. And at some delay
-command and state must be correlated the same way. Where they do not agree, the answer is that it cannot be told.
+Two signs must agree. The first sign is that the first movement of an episode's command is answered
+by the first movement of its state. It also holds for a gripper that is told to open and close at
+an even beat, where a state that is delayed by half a period looks like an inverted one. The second
+sign is that at some delay command and state are correlated the same way. If the two do not agree,
+the answer is that it cannot be told.
 """
 
 from typing import Literal, NamedTuple
@@ -21,24 +25,31 @@ from pi0_jax.embodiments import StateDim
 _EPISODES = 2_000  # read at most
 _STEPS = 200_000
 _FOLLOWS = 0.3  # a correlation from here on counts
-_ALONE = 0.5  # and from here on without any movement that could be matched, if no opposite one is half as large
-_LATEST_S = 1.0  # a gripper takes so long to follow its command
-_ANSWER_S = 1.5  # and its first movement at most so long to be half done
-_LEAN = 0.5  # of the first movements that one way must be ahead by
+# From here on a correlation counts even if no movements could be matched. But no opposite
+# correlation may be half as large.
+_ALONE = 0.5
+_LATEST_S = 1.0  # a gripper takes at most so long to follow its command
+_ANSWER_S = 1.5  # and its first movement takes at most so long to be half done
+_LEAN = 0.5  # one way must be ahead by this share of the first movements
 _MANY, _CLEAR = 5, 0.8  # so many movements that lean so clearly need no correlation
 _COMMAND_SPREAD, _STATE_SPREAD = 0.1, 1e-6  # what moves less does not move
 _AS_GOOD = 0.95  # of two delays that explain nearly the same, the shorter one holds
 
 
 class Finding(NamedTuple):
-    """Something that a person should see."""
+    """Holds something that a person should see.
 
-    level: Literal["wrong", "look", "fine"]  # look: worth a look, and often as it should be
+    Attributes:
+        level: "wrong"; "look" for what is worth a look, and is often as it should be; or "fine".
+        text: what was found.
+    """
+
+    level: Literal["wrong", "look", "fine"]
     text: str
 
 
 class Gripper(NamedTuple):
-    """One gripper: its place in the action, and the state dimensions that show its opening."""
+    """Holds one gripper's place in the action, and the state dimensions that show its opening."""
 
     name: str
     action: int | None
@@ -46,25 +57,42 @@ class Gripper(NamedTuple):
 
 
 class Trend(NamedTuple):
-    """How one state dimension of a gripper moves with the gripper's action."""
+    """Says how one state dimension of a gripper moves with the gripper's action.
+
+    Attributes:
+        gripper: the gripper's name.
+        state: the state dimension's name.
+        declared: which way the state counts, as the embodiment says: "open", "closed" or "".
+        finding: what a person should see.
+    """
 
     gripper: str
     state: str
-    declared: str  # which way the state counts, as the embodiment says: "open", "closed" or ""
+    declared: str
     finding: Finding
 
 
 class Following(NamedTuple):
-    """How a gripper's state moves with its commands, 1 = open."""
+    """Says how a gripper's state moves with its commands, where 1 = open.
 
-    way: int  # 1: rises as the command opens, -1: falls, 0: cannot be told
-    correlation: float  # the strongest
-    lag: int  # steps between command and state there
-    movements: int  # episodes of which the first movements could be matched
+    Attributes:
+        way: 1 if it rises as the command opens, -1 if it falls, 0 if that cannot be told.
+        correlation: the strongest one.
+        lag: steps between command and state at that correlation.
+        movements: the number of episodes of which the first movements could be matched.
+    """
+
+    way: int
+    correlation: float
+    lag: int
+    movements: int
 
 
 def grippers(index: Index) -> list[Gripper]:
-    """The robot's grippers: a state belongs to the action of its name, or to the only action."""
+    """Returns the robot's grippers.
+
+    A state belongs to the action of the same name, or to the only action of a gripper.
+    """
     states = {i: dim.name for i, dim in enumerate(index.embodiment.state) if is_gripper(dim)}
     actions = {i: dim.name for i, dim in enumerate(index.embodiment.actions) if is_gripper(dim)}
     found = [
@@ -76,7 +104,7 @@ def grippers(index: Index) -> list[Gripper]:
 
 
 def trends(index: Index) -> list[Trend]:
-    """For every gripper with an action and a state: whether the state follows the action the way it is declared to."""
+    """Checks for every gripper with an action and a state whether the state follows as declared."""
     spans = _spans(index)
     found = []
     for gripper in grippers(index):
@@ -95,7 +123,10 @@ def trends(index: Index) -> list[Trend]:
 
 
 def gripper_lines(index: Index) -> list[Finding]:
-    """For every gripper what `trends` finds, in one line each; also that a gripper's state is not recorded."""
+    """Returns for every gripper what `trends` finds, in one line each.
+
+    If no state of a gripper is recorded, a line says so.
+    """
     known = trends(index)
     shown = {trend.gripper for trend in known}
     return [
@@ -112,20 +143,28 @@ def gripper_lines(index: Index) -> list[Finding]:
 
 
 def declared_way(dim: StateDim) -> str:
-    """Which way a gripper's state counts: as declared, and of a distance in metres "open" where nothing is declared."""
+    """Returns which way a gripper's state counts, as it is declared.
+
+    A distance in metres for which nothing is declared counts as "open".
+    """
     return dim.larger_is or ("open" if dim.unit == "m" else "")
 
 
 def opening(dim: StateDim, values: np.ndarray) -> np.ndarray:
-    """The state as it counts: of a distance without a declared way its size, as of a finger that parts in the negative direction."""
+    """Returns a gripper's state as it counts.
+
+    For a distance without a declared way that is its size, since a finger may move in the negative
+    direction.
+    """
     return np.abs(values) if dim.unit == "m" and not dim.larger_is else values
 
 
 def follow(episodes: list[tuple[np.ndarray, np.ndarray]], hertz: float) -> Following:
-    """Which way the state goes as the command opens.
+    """Finds which way the state goes as the command opens.
 
     Args:
-        episodes: of each the commands, float[t], and the states from the same step on, float[t or more].
+        episodes: for each the commands, float[t], and the states from the same step on,
+            float[t or more].
         hertz: steps a second; 0 if that is not known, which counts as 10.
     """
     hertz = hertz or 10.0
@@ -142,12 +181,21 @@ def follow(episodes: list[tuple[np.ndarray, np.ndarray]], hertz: float) -> Follo
     middles = (np.ptp(commands) / 2 + commands.min(), np.percentile(states, (2, 98)).mean())
     votes = _votes(episodes, *middles, latest=max(2, round(_ANSWER_S * hertz)))
     way = _way(votes, correlations, best)
-    if way * best < 0:  # an even beat: the delay that goes with the first movements
+    if way * best < 0:
+        # At an even beat the strongest correlation may be that of another period. The delay is
+        # then the one that goes with the first movements.
         lag = int((way * correlations).argmax())
     return Following(way, float(correlations[lag]), lag, len(votes))
 
 
 def _way(votes: list[int], correlations: np.ndarray, best: float) -> int:
+    """Decides which way the state goes: 1, -1, or 0 if that cannot be told.
+
+    Args:
+        votes: what `_votes` gives.
+        correlations: float64[lags].
+        best: the strongest correlation.
+    """
     if not votes:
         side = int(np.sign(best))
         rival = (-side * correlations).max()
@@ -161,24 +209,32 @@ def _way(votes: list[int], correlations: np.ndarray, best: float) -> int:
 def _votes(
     episodes: list[tuple[np.ndarray, np.ndarray]], middle: float, state_middle: float, latest: int
 ) -> list[int]:
-    """For each episode whose first command is answered in time: 1 if the state moves the same way, otherwise -1."""
+    """Compares the first movements of command and state in each episode.
+
+    Returns:
+        For each episode whose first command is answered in time: 1 if the state moves the same way,
+        otherwise -1.
+    """
     votes = []
     for command, state in episodes:
         told, moved = _first_movement(command > middle), _first_movement(state > state_middle)
-        # a state one step ahead is that of a dataset whose commands were made from its states
+        # The state may be one step ahead, in a dataset whose commands were made from its states.
         if told and moved and -1 <= moved[0] - told[0] <= latest:
             votes.append(told[1] * moved[1])
     return votes
 
 
 def _first_movement(above: np.ndarray) -> tuple[int, int] | None:
-    """Step and direction of the first change in bool[t]."""
+    """Returns step and direction of the first change in bool[t], or None if there is none."""
     changes = np.flatnonzero(above[1:] != above[:-1])
     return (int(changes[0]) + 1, 1 if above[changes[0] + 1] else -1) if len(changes) else None
 
 
 def _correlations(episodes: list[tuple[np.ndarray, np.ndarray]], latest: int) -> np.ndarray:
-    """float64[latest + 1]: of the commands with the states of the same episode 0 .. latest steps later."""
+    """Returns float64[latest + 1]: the correlation of commands with states 0 .. latest steps later.
+
+    Command and state are of the same episode.
+    """
     found = np.zeros(latest + 1)
     for lag in range(latest + 1):
         pairs = [
@@ -192,7 +248,7 @@ def _correlations(episodes: list[tuple[np.ndarray, np.ndarray]], latest: int) ->
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's, 0 where one of them does not vary."""
+    """Returns Pearson's correlation, or 0 if x or y does not vary."""
     x, y = (values.astype(np.float64) for values in (x, y))
     if len(x) < 2 or min(x.std(), y.std()) < _STATE_SPREAD:
         return 0.0
@@ -200,7 +256,10 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _spans(index: Index) -> list[tuple[int, int, int]]:
-    """Of evenly spaced episodes that are drawn from: the first kept frame, the end of its actions and of its states."""
+    """Returns the first kept frame, the end of the actions and the end of the states of episodes.
+
+    The episodes are evenly spaced among those with kept frames.
+    """
     episodes = index.episodes
     kept = np.flatnonzero(episodes["kept"])
     if not len(kept):
@@ -223,6 +282,7 @@ def _spans(index: Index) -> list[tuple[int, int, int]]:
 
 
 def _trend(gripper: str, state: StateDim, declared: str, found: Following, hertz: float) -> Trend:
+    """Puts what was found into words."""
     moves, counts = ("rises", "open") if found.correlation > 0 else ("falls", "closed")
     if found.way:
         moves, counts = ("rises", "open") if found.way > 0 else ("falls", "closed")

@@ -1,6 +1,7 @@
-"""The index of one dataset, open: its frames with their states, actions and prompts, and their images from the files.
+"""Opens the index of one dataset: its frames with their states, actions, prompts and images.
 
-Nothing is loaded: columns are mapped, images are read by byte range when their frame is drawn. Reading needs no TFDS.
+Nothing is loaded. Columns are mapped, and images are read from the dataset's files by byte range
+when their frame is drawn. Reading needs no TFDS.
 """
 
 import functools
@@ -35,10 +36,12 @@ from pi0_jax.observation import RawObservation
 _LOGGER = logging.getLogger(__name__)
 
 Reader = Callable[[int, str], bytes]  # frame, view -> the encoded image
-# Shards of one dataset kept open. Its mapped columns take about 20 files more, a mixture has up to 27 datasets, and a process is usually
-# allowed 1024 files. To open a local file again takes microseconds, a small part of decoding an image.
+# The number of shards of one dataset that are kept open. Its mapped columns take about 20 files
+# more, a mixture has up to 27 datasets, and a process is usually allowed 1024 files. Opening a
+# local file again takes microseconds, a small part of the time of decoding an image.
 _OPEN_FILES = 8
-# Columns of so many bytes are compared with their checksums whenever an index is opened.
+# Columns of at most so many bytes together are compared with their checksums whenever an index is
+# opened.
 _VERIFIED_BYTES = 1 << 30
 
 
@@ -53,21 +56,26 @@ def build_or_open(
     skip_bad_episodes: int = 0,
     check: bool = False,
 ) -> "Index":
-    """Opens the index of data_dir/<tfds_name>/<version>; builds it first if there is none for these files and this row.
+    """Opens the index of data_dir/<tfds_name>/<version>, and builds it first if there is none.
 
-    data_dir may be a URL. The index lies in index_dir/<row name>/<version>; without index_dir in pi0_index/ in the
-    dataset's directory, or for a remote dataset in the cache (files.cache_folder). Any number of processes may call
-    this at once.
+    It must be of these files and this row. It lies in index_dir/<row name>/<version>. Without
+    index_dir it lies in pi0_index/ in the dataset's directory, or for a remote dataset in the cache
+    (files.cache_folder). Any number of processes may call this at once.
 
     Args:
-        progress: show how far a build is.
+        data_dir: the folder of datasets, which may be a URL.
+        index_dir: a local folder for indices, or None.
+        progress: whether to show how far a build is.
         workers: processes that build; 1 builds in this one.
-        decode_all: every image is decoded once; otherwise every header is read and one step of each 64th episode is decoded.
-        skip_bad_episodes: how many episodes may be left out because something is wrong with them; see Index.skipped.
-        check: an index that was there has the checksums of all its columns verified; otherwise those of columns of at most 1 GB.
+        decode_all: whether every image is decoded once. Otherwise every header is read, and one
+            step of each 64th episode is decoded.
+        skip_bad_episodes: how many episodes may be left out because something is wrong with them.
+        check: whether the checksums of all columns of an existing index are verified. Otherwise
+            only those of columns of at most 1 GB are.
 
-    Raises InputError for whatever is wrong with the dataset, where an index cannot be written, and if there is an index that leaves out
-    more, or has seen less decoded, than is asked for.
+    Raises:
+        InputError: something is wrong with the dataset, an index cannot be written, or the existing
+            index leaves out more, or has seen less decoded, than is asked for.
     """
     directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
@@ -99,7 +107,11 @@ def build_or_open(
 
 
 def open_index(row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
-    """Opens an index that is there. Raises InputError if there is none, or only one for other files or another row."""
+    """Opens an existing index. The arguments are those of `build_or_open`.
+
+    Raises:
+        InputError: there is none, or only one of other files or another row.
+    """
     directory, root, version = located(row, data_dir, index_dir)
     path = root / version_digest(version)
     if not (path / INDEX_FILE).is_file():
@@ -118,6 +130,7 @@ def open_index(row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None = None
 
 
 def _opened(row: Dataset, directory: Location, path: Path) -> "Index":
+    """Opens the index at `path` and checks that it is of the version that names its folder."""
     index = Index(row, directory, path)
     if index.digest != path.name:
         raise InputError(
@@ -127,42 +140,52 @@ def _opened(row: Dataset, directory: Location, path: Path) -> "Index":
 
 
 class BadFrameError(InputError):
-    """An image of a frame does not decode."""
+    """Is raised where an image of a frame does not decode."""
 
 
 class Index:
-    """One dataset's steps, numbered 0 .. steps - 1 through all its episodes: the number of a step is its frame.
+    """Holds one dataset's steps, numbered 0 .. steps - 1 through all its episodes.
 
-    N steps, E episodes, S state dimensions, A action dimensions, H horizon, n frames asked for. All is thread safe.
+    The number of a step is its frame. N is the number of steps, E of episodes, S of state
+    dimensions, A of action dimensions, H of steps of a chunk, and n of frames asked for. All is
+    thread safe.
+
+    Attributes:
+        digest: names the files and the rule for which the index was made.
+        views: the paths of the image fields.
+        skipped: for each episode that was left out, what is wrong with it.
+        decoded_all: whether all images were decoded, or only one step of each 64th episode.
+        image_sizes: view -> "min" and "max" -> (height, width), as found in the files.
+        has_checksums: False for an index of an older version.
+        declared_sizes: view -> (height, width), as features.json declares them; None for any size.
+        told: what is odd about the episodes: text -> of how many it is true, and where the first
+            is.
+        may_leave_out: how many episodes may be left out when one of their images does not decode.
+        state, action: float32[N, S] and float32[N, A].
+        episodes: name -> a column with one entry an episode: see EPISODE_COLUMNS.
+        prompts: the distinct prompts, in order of first appearance.
     """
 
     def __init__(self, row: Dataset, directory: Location, path: Path) -> None:
-        """Opens the index at `path` of the dataset in `directory`. Raises InputError if its files do not fit."""
+        """Opens the index at `path` of the dataset in `directory`, or raises InputError."""
         record = read_record(path / INDEX_FILE)
         steps, episodes, views = record["steps"], record["episodes"], record["views"]
         self.row = row
         self.path = path
-        # names the files and the rule that it was made for
         self.digest = version_digest(record["version"])
-        self.views: tuple[str, ...] = tuple(views)  # paths of image fields
-        # for each episode that was left out, what is wrong with it
+        self.views: tuple[str, ...] = tuple(views)
         self.skipped: list[str] = record["skipped"]
-        self.decoded_all: bool = record["decode_all"]  # or only one step of each 64th episode
-        # view -> "min" and "max" -> (height, width) as found in the files
+        self.decoded_all: bool = record["decode_all"]
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
-        # an index of before there were any has none of these
         self.has_checksums = "checksums" in record
         self._checksums: dict[str, list[int]] = record.get("checksums", {})
-        # view -> (height, width) as features.json declares them, None for any
         self.declared_sizes: dict[str, list[int | None]] = record.get("declared_sizes", {})
-        # what is odd about the episodes: text -> of how many, and where the first is
         self.told: Told = {text: tuple(value) for text, value in record.get("told", {}).items()}
-        # episodes that may be left out when one of their images does not decode, and those that were
         self.may_leave_out = 0
+        # Episode -> what is wrong with it, for those that were left out since the index was opened.
         self._left_out: dict[int, str] = {}
         self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
         self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
-        # one entry an episode: see EPISODE_COLUMNS
         self.episodes = {
             name: open_column(path, f"episode_{name}", dtype, (episodes,))
             for name, dtype in EPISODE_COLUMNS.items()
@@ -173,13 +196,12 @@ class Index:
         self._image_offset = open_column(path, "image_offset", "int64", (steps, len(views)))
         self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
         self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
-        # the distinct prompts, in order of first appearance
         self.prompts = Prompts(
             open_column(path, "prompt_text", "uint8", (None,)),
             open_column(path, "prompt_end", "int64", (record["prompts"],)),
         )
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
-        # bool[A]
+        # bool[A]: which action dimensions are relative.
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])
         self._view_choices = math.prod(len(camera.views) for camera in row.cameras.values())
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(RangeReader)
@@ -197,9 +219,12 @@ class Index:
         return len(self.state)
 
     def verify(self, *, everything: bool = True) -> None:
-        """Compares the columns with their checksums: all, or none if they are larger than 1 GB together.
+        """Compares all columns with their checksums, or none if they are larger than 1 GB together.
 
-        Raises InputError: a column that is not what was written. An index of an older version has no checksums.
+        With `everything` all are compared. An index of an older version has no checksums.
+
+        Raises:
+            InputError: a column is not what was written.
         """
         columns = {
             "state": self.state,
@@ -222,11 +247,11 @@ class Index:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the index on disk."""
+        """Returns the size of the index on disk."""
         return sum(file.stat().st_size for file in self.path.iterdir())
 
     def frames(self, split: str) -> np.ndarray:
-        """int64[kept], ascending, mapped: the frames of "train" or "val" that may be drawn."""
+        """Returns the frames of "train" or "val" that may be drawn: int64[kept], ascending."""
         if split not in self._frames:
             raise InputError(
                 f"dataset {self.name}: expected split {' or '.join(SPLITS)}, found {split!r}"
@@ -240,7 +265,7 @@ class Index:
     def episode_of(self, frames: np.ndarray) -> np.ndarray: ...
 
     def episode_of(self, frames: int | np.integer | np.ndarray) -> np.int64 | np.ndarray:
-        """Shape of `frames`, int64: the number of each frame's episode."""
+        """Returns the number of each frame's episode: int64, in the shape of `frames`."""
         return np.searchsorted(self.episodes["start"], frames, side="right") - 1
 
     @overload
@@ -250,15 +275,18 @@ class Index:
     def step_of(self, frames: np.ndarray) -> np.ndarray: ...
 
     def step_of(self, frames: int | np.integer | np.ndarray) -> np.int64 | np.ndarray:
-        """Shape of `frames`, int64: the step within its episode."""
+        """Returns the step of each frame within its episode: int64, in the shape of `frames`."""
         return frames - self.episodes["start"][self.episode_of(frames)]
 
     def chunks(self, frames: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32[n, H, A] actions in robot units from each frame on, and bool[n, H] whether the episode has them.
+        """Returns the action chunk of `horizon` steps that begins at each of int64[n] frames.
 
-        episode  a0 a1 a2 |           H = 4, from frame 1
-        chunk       a1 a2 a2 a2       absolute dimensions repeat the last action, relative ones are 0
-        valid       1  1  0  0
+            episode  a0 a1 a2 |           H = 4, from frame 1
+            chunk       a1 a2 a2 a2       absolute dimensions repeat the last, relative ones are 0
+            valid       1  1  0  0
+
+        The actions are float32[n, H, A] in robot units; bool[n, H] is True where the episode has
+        one.
         """
         episodes = self.episode_of(frames)
         start = self.episodes["start"][episodes]  # int64[n]
@@ -272,20 +300,24 @@ class Index:
         return actions, valid
 
     def chunk(self, frame: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32[H, A] and bool[H]: `chunks` of one frame."""
+        """Returns the chunk of one frame: float32[H, A] and bool[H]."""
         actions, valid = self.chunks(np.array([frame]), horizon)
         return actions[0], valid[0]
 
     def observation(
         self, frame: int, choice: int = 0, *, read: Reader | None = None
     ) -> RawObservation:
-        """What the robot saw at `frame`: images read and decoded now, state float32[S], prompt.
+        """Returns what the robot saw at `frame`. Images are read and decoded now.
 
-        `choice`, any number from 0 on, picks a view of each camera and one of the prompts, where there are several: counting
-        up goes through all combinations, so that of a large random number every pick is independent of the others.
-        `read` gives encoded images from elsewhere than the files.
+        Args:
+            frame: the number of the step.
+            choice: any number from 0 on. It picks a view of each camera and one of the prompts,
+                where there are several. Counting up goes through all combinations, so that for a
+                large random number every pick is independent of the others.
+            read: gives encoded images from elsewhere than the files.
 
-        Raises InputError if the file has changed or an image does not decode.
+        Raises:
+            InputError: the file has changed, or an image does not decode.
         """
         read = read or self.read_encoded
         images = {camera: self._image(frame, camera, choice, read) for camera in self.row.cameras}
@@ -296,12 +328,15 @@ class Index:
     def readable(
         self, frame: int, choice: int = 0, *, read: Reader | None = None
     ) -> tuple[int, RawObservation]:
-        """`frame` and its `observation`; of another frame where an image does not decode and its episode may be left out.
+        """Returns `frame` and its observation, or another frame if an image does not decode.
 
-        The other is as far into the next episode of the same split. Which it is depends on the files alone, so a run that is resumed draws
-        the same frames again.
+        The other frame is as far into the next episode of the same split. Which frame it is depends
+        on the files alone, so a run that is resumed draws the same frames again. For the arguments
+        see `observation`.
 
-        Raises InputError: as `observation`, once more than `may_leave_out` episodes have such an image.
+        Raises:
+            InputError: the file has changed, or more than `may_leave_out` episodes have a bad
+                image.
         """
         try:
             return frame, self.observation(frame, choice, read=read)
@@ -318,7 +353,7 @@ class Index:
         raise problem
 
     def _leave_out(self, frame: int, problem: BadFrameError) -> None:
-        """Counts the frame's episode as one with a bad image. Raises InputError if there are more than may be left out."""
+        """Counts the frame's episode as a bad one, and raises if there are too many of them."""
         episode = int(self.episode_of(np.int64(frame)))
         is_new = episode not in self._left_out
         self._left_out[episode] = str(problem)
@@ -330,11 +365,12 @@ class Index:
             _LOGGER.warning("%s; another episode's frame is drawn in its place", problem)
 
     def _next_episodes(self, frame: int) -> int:
-        """The kept frame that is as far into the next episode of the same split."""
+        """Returns the kept frame that is as far into the next episode of the same split."""
         episodes = self.episodes
         episode = int(self.episode_of(np.int64(frame)))
         frames = self.frames(SPLITS[episodes["split"][episode]])
         start = episodes["start"][episode]
+        # Places in the list of kept frames: this frame's, its episode's first, after its last.
         place, first, after = np.searchsorted(
             frames, (frame, start, start + episodes["length"][episode])
         ).tolist()
@@ -343,19 +379,20 @@ class Index:
         return int(frames[after + (place - first) % kept])
 
     def prompt(self, frame: int, choice: int = 0) -> str:
-        """One of the prompts at `frame`; "" if it has none."""
+        """Returns one of the prompts at `frame`, or "" if it has none."""
         said = self._said(frame)
         return self.prompts[said[choice // self._view_choices % len(said)]] if said else ""
 
     def prompts_at(self, frame: int) -> list[str]:
-        """All that `prompt` may give at `frame`."""
+        """Returns all prompts that `prompt` may return at `frame`."""
         return [self.prompts[number] for number in self._said(frame)]
 
     def _said(self, frame: int) -> list[int]:
         return [number for number in self._prompt_number[frame].tolist() if number >= 0]
 
     def view(self, camera: str, choice: int = 0) -> str:
-        """One of the camera's views: the path of its image field."""
+        """Returns one of the camera's views: the path of its image field."""
+        # The choice is a number whose digits are the cameras' views. Each camera takes one digit.
         for name, field in self.row.cameras.items():
             choice, place = divmod(choice, len(field.views))
             if name == camera:
@@ -365,19 +402,24 @@ class Index:
         )
 
     def read_encoded(self, frame: int, view: str) -> bytes:
-        """The image file's bytes as they lie in the dataset. Raises InputError if the shard is gone or shorter."""
+        """Returns the bytes of the image file as they lie in the dataset.
+
+        Raises:
+            InputError: the shard is gone or shorter.
+        """
         offset, length = self.image_range(frame, view)
         return self._shard(int(self.episode_of(np.array(frame)))).read(offset, length)
 
     def image_range(self, frame: int, view: str) -> tuple[int, int]:
-        """Offset within the shard and length, in bytes."""
+        """Returns the image's offset within the shard and its length, in bytes."""
         column = self.views.index(view)
         return int(self._image_offset[frame, column]), int(self._image_length[frame, column])
 
     def read_record(self, episode: int) -> bytes:
-        """The payload of the episode's record: it starts at episodes["offset"][episode] of its shard.
+        """Returns the payload of an episode's record, which begins at episodes["offset"][episode].
 
-        Raises InputError if the shard is gone or shorter, or the record's checksum is not that of what was read.
+        Raises:
+            InputError: the shard is gone or shorter, or the record's checksum is wrong.
         """
         offset, length = int(self.episodes["offset"][episode]), int(self.episodes["bytes"][episode])
         data = self._shard(episode).read(offset, length + tfrecord.CHECKSUM_BYTES)
@@ -393,7 +435,7 @@ class Index:
         return self._open(self.shards[self.episodes["shard"][episode]])
 
     def _image(self, frame: int, camera: str, choice: int, read: Reader) -> np.ndarray:
-        """uint8[height, width, 3], RGB."""
+        """Returns one image of a camera as uint8[height, width, 3], RGB."""
         view = self.view(camera, choice)
         try:
             return decode_image(read(frame, view), self.row.cameras[camera].order)

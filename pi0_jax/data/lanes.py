@@ -1,32 +1,40 @@
-"""The local order: whole records are read, in blocks of episodes, into a bounded pool. For slow disks and remote storage.
+"""Draws frames in the local order, for slow disks and remote storage.
 
-    rows of a batch        0 1 | 2 3 | 4 5 | 6 7           a row belongs to a lane, a host owns whole lanes
-    lane                    0     1     2     3
+Whole records are read, in blocks of episodes, into a bounded pool.
 
-    blocks of lane 2       | a7 c2 a1 | b5 a9 a4 c8 | a3 ...      whole episodes: a7 is episode 7 of dataset a
-    its samples            | a c a a c a ... | b a ...            the kept frames of a block, shuffled
+    rows of a batch        0 1 | 2 3 | 4 5 | 6 7           a row belongs to a lane, a host owns
+    lane                    0     1     2     3            whole lanes
+
+    blocks of lane 2       | a7 c2 a1 | b5 a9 a4 c8 | a3 ...      whole episodes: a7 is episode 7
+                                                                  of dataset a
+    its samples            | a c a a c a ... | b a ...            the kept frames of a block,
+                                                                  shuffled
     its pool               | this block | the next, read ahead |
 
-Everything is a pure function of (seed, step), and no step needs those before it to be computed:
+Everything is a pure function of (seed, step). To compute a step, no earlier step is needed:
 
-- The episodes of a dataset are dealt to lanes, as decks of equally many frames: to 5%, and the frames of a smaller deck come up
-  more often by that much. Where episodes are too few for this there are fewer decks, and neighbouring lanes share one,
-  each in an order of its own. A lane goes through its deck again and again, shuffled anew: in each such epoch every record
-  is read once and every kept frame drawn once.
-- Datasets are interleaved by whole episodes. A lane's clock runs in samples; at time t, w t frames are due of a dataset whose
-  share is w, and an episode comes when the flow reaches a fraction of it: one fraction in one lane, another in the next. In a
-  lane, a dataset is at most its longest episode from its share (and what the shuffle of a block moves), over all lanes by a few
-  episodes, because rare datasets come up in one lane after the other.
-- The clock is cut into stretches of a fixed number of samples, each of which is known from its number alone. A stretch is cut
-  into blocks of at most half the pool's bytes; an episode that is larger makes a block of its own. Lanes begin their
-  stretches at different times.
+- The episodes of a dataset are dealt to lanes, as decks of equally many frames. The decks are equal
+  to 5%, and the frames of a smaller deck come up more often by that much. If the episodes are too
+  few for this, there are fewer decks, and neighbouring lanes share one, each in an order of its
+  own. A lane goes through its deck again and again, shuffled anew. In each such epoch every record
+  is read once, and every kept frame is drawn once.
+- Datasets are interleaved by whole episodes. A lane's clock runs in samples. At time t, w t frames
+  are due of a dataset whose share is w. An episode comes when the flow reaches a fraction of it:
+  one fraction in one lane, another in the next. In a lane, a dataset is at most its longest episode
+  away from its share (and what the shuffle of a block moves). Over all lanes it is a few episodes
+  away, because rare datasets come up in one lane after the other.
+- The clock is cut into stretches of a fixed number of samples, each of which is known from its
+  number alone. A stretch is cut into blocks of at most half the pool's bytes. An episode that is
+  larger makes a block of its own. Lanes begin their stretches at different times.
 
-Memory: two blocks of records a lane, so at most its pool, or twice the largest record where that is more (`bound_bytes`);
-beside them the encoded images of the batches in the making, and 24 bytes for each episode of this host's lanes. To resume is to
-read the block again in which the step lies.
+Memory: a lane holds two blocks of records, so at most its pool, or twice the largest record where
+that is more (`bound_bytes`). Beside them there are the encoded images of the batches in the making,
+and 24 bytes for each episode of this host's lanes. A run that is resumed reads again the block in
+which the step lies.
 
-Mixing: a batch is drawn from one block of every lane. `mixture.mixing` measures it: with 35 datasets of the sizes of the public
-ones, 256 rows, 32 lanes and 512 MB a lane, a batch has 183 different episodes of 31 datasets; in uniform order 256 of 35.
+Mixing: a batch is drawn from one block of every lane. `mixture.mixing` measures it. With 35
+datasets of the sizes of the public ones, 256 rows, 32 lanes and 512 MB a lane, a batch has 183
+different episodes of 31 datasets. In uniform order it has 256 episodes of 35 datasets.
 """
 
 import bisect
@@ -42,16 +50,28 @@ from pi0_jax.data.mixture import PERIOD, Draw, Frames, Mixture, host_rows
 from pi0_jax.data.permutation import hashes, key
 from pi0_jax.errors import InputError
 
-_BLOCKS_PER_STRETCH = 4  # about: more make the last block of a stretch, which is small, rarer
+# The last block of a stretch is small. The more blocks a stretch has, the rarer such a block is.
+# The number is approximate.
+_BLOCKS_PER_STRETCH = 4
 
 _Records = dict[tuple[int, int], Future[bytes]]  # (dataset, episode) -> payload
 
 
 class LocalOrder:
-    """An `Order` (mixture.py) that reads whole records, each once for all of its frames."""
+    """Is an `Order` (mixture.py) that reads whole records, each once for all of its frames."""
 
     def __init__(self, mixture: Mixture, batch_size: int, *, lanes: int, pool_bytes: int) -> None:
-        """`pool_bytes`: encoded bytes that each lane may hold. Raises InputError if `lanes` does not divide the batch."""
+        """Deals the mixture's episodes to lanes.
+
+        Args:
+            mixture: the datasets and their shares.
+            batch_size: rows of the global batch.
+            lanes: the number of lanes, which divides the batch.
+            pool_bytes: how many encoded bytes each lane may hold.
+
+        Raises:
+            InputError: `lanes` does not divide the batch, or `pool_bytes` is not positive.
+        """
         if lanes < 1 or batch_size % lanes:
             raise InputError(
                 f"{lanes} lanes: expected a number that divides the batch of {batch_size} rows"
@@ -72,10 +92,11 @@ class LocalOrder:
 
     @property
     def bound_bytes(self) -> int:
-        """The most bytes of records that a lane holds."""
+        """Returns how many bytes of records a lane holds at most."""
         return 2 * max(self._block_bytes, *(dealt.largest_record for dealt in self._dealt))
 
     def rows(self, host: int, hosts: int) -> range:
+        """Returns the rows of one of `hosts` hosts. See `Order.rows`."""
         if hosts < 1 or self.lanes % hosts:
             raise InputError(
                 f"{hosts} hosts: expected a number that divides the {self.lanes} lanes"
@@ -83,6 +104,7 @@ class LocalOrder:
         return host_rows(self.batch_size, host, hosts)
 
     def frames(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[Frames]:
+        """Yields the frames of steps start .. stop - 1. See `Order.frames`."""
         lanes = [
             _samples(self._lane(number), start * self._rows_per_lane)
             for number in self._lanes_of(rows)
@@ -96,6 +118,7 @@ class LocalOrder:
     def draws(
         self, start: int, stop: int, rows: Sequence[int]
     ) -> Generator[list[Draw], None, None]:
+        """Yields the same rows, to be read. See `Order.draws`."""
         numbers = self._lanes_of(rows)
         readers = ThreadPoolExecutor(len(numbers), thread_name_prefix="lane")
         try:
@@ -115,7 +138,11 @@ class LocalOrder:
             readers.shutdown(cancel_futures=True)
 
     def _lanes_of(self, rows: Sequence[int]) -> list[int]:
-        """The lanes that make up `rows`. Raises InputError if these are not whole lanes."""
+        """Returns the lanes that make up `rows`.
+
+        Raises:
+            InputError: the rows are not whole lanes.
+        """
         lanes = sorted({row // self._rows_per_lane for row in rows})
         if list(rows) != [
             lane * self._rows_per_lane + i for lane in lanes for i in range(self._rows_per_lane)
@@ -126,6 +153,7 @@ class LocalOrder:
         return lanes
 
     def _lane(self, number: int) -> "_Lane":
+        """Returns the lane of this number."""
         mixture = self.mixture
         decks = [
             Deck(index, dealt, mixture.seed, number, self.lanes)
@@ -142,26 +170,45 @@ class LocalOrder:
 
 
 class _Block(NamedTuple):
-    """n samples of a lane, in order."""
+    """Holds n samples of a lane, in order.
 
-    first: int  # number of the first of them in the lane
-    dataset: np.ndarray  # int64[n]
-    episode: np.ndarray  # int64[n]
-    frame: np.ndarray  # int64[n]
+    Attributes:
+        first: the number in the lane of the first of them.
+        dataset: int64[n].
+        episode: int64[n].
+        frame: int64[n].
+    """
+
+    first: int
+    dataset: np.ndarray
+    episode: np.ndarray
+    frame: np.ndarray
 
 
 class _Lane(NamedTuple):
-    """What a lane draws, without reading it."""
+    """Decides what a lane draws, without reading it.
+
+    Attributes:
+        mixture: the datasets and their shares.
+        decks: one for each dataset, in the order of the mixture's datasets.
+        number: the lane's number.
+        stretch: samples of a stretch, on average.
+        offset: by so many samples the first stretch is shorter.
+        block_bytes: the largest size of a block.
+    """
 
     mixture: Mixture
-    decks: list[Deck]  # in the order of the mixture's datasets
+    decks: list[Deck]
     number: int
-    stretch: int  # samples, on average
-    offset: int  # by so many samples the first stretch is shorter
+    stretch: int
+    offset: int
     block_bytes: int
 
     def blocks(self, position: int) -> Iterator[_Block]:
-        """The block that holds the lane's sample number `position`, and those after it, endlessly."""
+        """Yields the block that holds the lane's sample number `position`, and the ones after it.
+
+        There is no last one.
+        """
         for number in itertools.count(self._stretch_of(position)):
             first = self._samples_before(number)
             for part in self._parts(number):
@@ -171,18 +218,21 @@ class _Lane(NamedTuple):
                 first += count
 
     def _due_before(self, stretch: int) -> list[int]:
-        """For each dataset the number of frames that are due before the stretch begins."""
+        """Returns for each dataset how many frames are due before the stretch begins."""
         clock = max(0, stretch * self.stretch - self.offset)
         return [clock * weight // PERIOD for weight in self.mixture.weights.tolist()]
 
     def _samples_before(self, stretch: int) -> int:
+        """Returns how many samples the lane draws before the stretch begins."""
         return sum(
             deck.frames_before(due)
             for deck, due in zip(self.decks, self._due_before(stretch), strict=True)
         )
 
     def _stretch_of(self, position: int) -> int:
-        # _samples_before is within this of the clock
+        # _samples_before differs from the clock by at most this, so only a few stretches near the
+        # clock's are searched.
+        """Returns the stretch in which the sample number `position` lies."""
         slack = sum(deck.longest + 1 for deck in self.decks)
         low, high = (
             max(0, (position - slack) // self.stretch),
@@ -191,11 +241,12 @@ class _Lane(NamedTuple):
         return low + bisect.bisect_right(range(low, high), position, key=self._samples_before) - 1
 
     def _parts(self, stretch: int) -> Iterator["_Episodes"]:
-        """The episodes of a stretch as they are due, cut into runs of at most `block_bytes`."""
+        """Yields the episodes of a stretch as they are due, in runs of at most `block_bytes`."""
         times = zip(
             self.decks, self._due_before(stretch), self._due_before(stretch + 1), strict=True
         )
         dues = [deck.due(now, then) for deck, now, then in times]
+        # Frames of a dataset over its weight are the lane's clock, in which all datasets compare.
         clock = [
             deck.when(due) / weight
             for deck, due, weight in zip(self.decks, dues, self.mixture.weights, strict=True)
@@ -217,7 +268,11 @@ class _Lane(NamedTuple):
             yield _Episodes(*(column[order[run]] for column in whole))
 
     def _block(self, first: int, part: "_Episodes") -> _Block:
-        """Shuffles. A dataset's places are anywhere in the block; among them its frames come epoch by epoch."""
+        """Shuffles the kept frames of a block's episodes.
+
+        The places of a dataset are anywhere in the block. Among them its frames come epoch by
+        epoch.
+        """
         frame = np.concatenate(
             [
                 self._kept_frames(*row)
@@ -230,13 +285,15 @@ class _Lane(NamedTuple):
         count = len(frame)
         random = hashes(key(self.mixture.seed, "block", self.number, first), np.arange(2 * count))
         shuffled = dataset[np.argsort(random[:count], kind="stable")]
-        # those of the first dataset, then of the second ...
+        # The places of the first dataset come first, then those of the second, and so on. The
+        # frames are sorted the same way below, and within a dataset by epoch and then at random.
         places = np.argsort(shuffled, kind="stable")
         order = np.empty(count, np.int64)
         order[places] = np.lexsort((random[count:], epoch, dataset))
         return _Block(first, dataset[order], episode[order], frame[order])
 
     def _kept_frames(self, dataset: int, episode: int, kept: int) -> np.ndarray:
+        """Returns the kept frames of an episode."""
         index = self.mixture.indices[dataset]
         frames = index.frames(self.mixture.split)
         first = np.searchsorted(frames, index.episodes["start"][episode])
@@ -244,7 +301,7 @@ class _Lane(NamedTuple):
 
 
 class _Episodes(NamedTuple):
-    """m episodes of a block, as they are due; all int64[m] or narrower."""
+    """Holds m episodes of a block, as they are due. All arrays are int64[m] or narrower."""
 
     dataset: np.ndarray
     episode: np.ndarray
@@ -254,7 +311,7 @@ class _Episodes(NamedTuple):
 
 
 def _runs(sizes: np.ndarray, limit: int) -> Iterator[slice]:
-    """Cuts into runs of a sum of at most `limit`, or of one element."""
+    """Cuts `sizes` into runs whose sum is at most `limit`, or which have one element."""
     start, total = 0, 0
     for i, size in enumerate(sizes.tolist()):
         if i > start and total + size > limit:
@@ -266,28 +323,38 @@ def _runs(sizes: np.ndarray, limit: int) -> Iterator[slice]:
 
 
 def _samples(lane: _Lane, position: int) -> Iterator[tuple[int, int]]:
-    """(dataset, frame) of the lane's samples from number `position` on, endlessly."""
+    """Yields (dataset, frame) of the lane's samples from number `position` on, endlessly."""
     for block in lane.blocks(position):
         rest = slice(max(0, position - block.first), None)
         yield from zip(block.dataset[rest].tolist(), block.frame[rest].tolist(), strict=True)
 
 
 class _Held(NamedTuple):
-    """A sample whose record is in the pool, or on its way."""
+    """Holds a sample whose record is in the pool, or on its way.
+
+    Attributes:
+        dataset: the place of the dataset in the mixture.
+        episode: the number of the episode.
+        frame: the number of the frame.
+        record: the payload of the episode's record.
+    """
 
     dataset: int
     episode: int
     frame: int
-    record: Future[bytes]  # the payload of the episode's record
+    record: Future[bytes]
 
 
 def _read(lane: _Lane, position: int, readers: Executor) -> Iterator[_Held]:
-    """The lane's samples from number `position` on. Starts to read the first block at once, and each next one a block ahead."""
+    """Yields the lane's samples from number `position` on, and reads their records.
+
+    It starts to read the first block at once, and each next block one block ahead.
+    """
     blocks, indices = lane.blocks(position), lane.mixture.indices
 
     def submit() -> tuple[_Block, _Records]:
         block = next(blocks)
-        # each once, the first to be drawn first
+        # Each record is read once. Those that are drawn first are read first.
         needed = dict.fromkeys(zip(block.dataset.tolist(), block.episode.tolist(), strict=True))
         return block, {
             (dataset, episode): readers.submit(indices[dataset].read_record, episode)
@@ -296,7 +363,8 @@ def _read(lane: _Lane, position: int, readers: Executor) -> Iterator[_Held]:
 
     def samples(ahead: tuple[_Block, _Records]) -> Iterator[_Held]:
         while True:
-            block, records = ahead  # the block before this one goes, and only then more is read
+            # Here the block before this one is freed. Only then is more read.
+            block, records = ahead
             ahead = submit()
             rest = slice(max(0, position - block.first), None)
             columns = (block.dataset, block.episode, block.frame)
@@ -309,7 +377,7 @@ def _read(lane: _Lane, position: int, readers: Executor) -> Iterator[_Held]:
 
 
 def _draw(mixture: Mixture, held: _Held, choice: int) -> Draw:
-    """Waits for the record and copies the sample's images, so that the block is free to go."""
+    """Waits for the record and copies the sample's images, so that the block can be freed."""
     index, record = mixture.indices[held.dataset], held.record.result()
     start = int(index.episodes["offset"][held.episode])
     images = {}

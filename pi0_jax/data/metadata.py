@@ -1,6 +1,7 @@
-"""What a dataset says of itself: its version's folder, its metadata files, the shards that they name.
+"""Reads what a dataset says of itself: its version's folder, its metadata, and its shards.
 
-Shards are named as TFDS names them, from dataset_info.json, and never listed: a web server does not list. Neither needs TFDS.
+Shards are named as TFDS names them, from dataset_info.json. They are never listed, since a web
+server does not list. Reading them needs no TFDS.
 """
 
 import dataclasses
@@ -20,21 +21,33 @@ from pi0_jax.files import cache_folder, replacing
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 METADATA_FILES = (_INFO, _FEATURES)
-_TEMPLATE = (
-    "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # of TFDS, where a dataset says no other
-)
+# TFDS's template for the names of shards, where a dataset says no other.
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    split: str  # the dataset's own name for it
+    """Holds one shard file of a dataset.
+
+    Attributes:
+        split: the dataset's own name for the split.
+        path: where the file is.
+        episodes: the number of its episodes.
+        first: the number, within the split, of its first episode.
+    """
+
+    split: str
     path: Location
     episodes: int
-    first: int  # number, within the split, of the shard's first episode
+    first: int
 
 
 def dataset_directory(row: Dataset, data_dir: AnyPath) -> Location:
-    """data_dir/tfds_name/version of the first of the row's versions that is there. Raises InputError if none is."""
+    """Returns data_dir/tfds_name/version for the first of the row's versions that is there.
+
+    Raises:
+        InputError: none is there.
+    """
     parent = storage.locate(data_dir) / row.tfds_name
     if isinstance(parent, RemotePath):
         for version in row.versions:
@@ -62,7 +75,10 @@ def dataset_directory(row: Dataset, data_dir: AnyPath) -> Location:
 
 
 def foreign_format(folder: Path) -> str:
-    """What a folder holds that is no folder of RLDS datasets, and what to do; "" if that is not known."""
+    """Returns what a folder holds that is no folder of RLDS datasets, and what to do.
+
+    It is "" if that is not known.
+    """
     if (folder / "meta" / "info.json").is_file():
         return (
             f"{folder} is a LeRobot dataset (meta/info.json), which is not read here: expected RLDS, <name>/<version>/dataset_info.json"
@@ -86,7 +102,11 @@ def foreign_format(folder: Path) -> str:
 
 
 def read_metadata(row: Dataset, directory: Location) -> dict[str, bytes]:
-    """METADATA_FILES with their content. Raises InputError if one is missing or no JSON."""
+    """Returns the content of METADATA_FILES, by name.
+
+    Raises:
+        InputError: a file is missing, or is no JSON.
+    """
     files: dict[str, bytes] = {}
     for name in METADATA_FILES:
         try:
@@ -104,13 +124,21 @@ def read_metadata(row: Dataset, directory: Location) -> dict[str, bytes]:
 
 
 def declared_image_sizes(row: Dataset, directory: Location) -> dict[str, list[int | None]]:
-    """Of each view of the row the height and width that features.json declares, None where it says any."""
+    """Returns for each view of the row the height and width that features.json declares.
+
+    A height or width is None where any is allowed.
+    """
     features = json.loads(read_metadata(row, directory)[_FEATURES])
     return {view: _declared_size(features, view.split("/")) for view in row.views}
 
 
 def _declared_size(feature: Any, path: list[str]) -> list[int | None]:
-    """`feature` is a feature as TFDS writes it, `path` leads from it to an image."""
+    """Returns height and width of an image's feature.
+
+    Args:
+        feature: a feature as TFDS writes it.
+        path: the names that lead from it to the image.
+    """
     match feature:
         case {"sequence": {"feature": inner}}:
             return _declared_size(inner, path)
@@ -122,7 +150,11 @@ def _declared_size(feature: Any, path: list[str]) -> list[int | None]:
 
 
 def list_shards(row: Dataset, directory: Location, metadata: Mapping[str, bytes]) -> list[Shard]:
-    """The shard files in the dataset's order, whether or not they are there. Raises InputError if there are none to name."""
+    """Returns the shard files in the dataset's order, whether or not they are there.
+
+    Raises:
+        InputError: the metadata name no shard.
+    """
     info = json.loads(metadata[_INFO])
     try:
         shards = [
@@ -141,9 +173,13 @@ def list_shards(row: Dataset, directory: Location, metadata: Mapping[str, bytes]
 
 
 def local_metadata(directory: Location, metadata: Mapping[str, bytes]) -> Path:
-    """A local folder with the metadata files: the dataset's own, or a copy in the cache, a new one when their content changes.
+    """Returns a local folder with the metadata files.
 
-    Raises InputError if the cache cannot be written.
+    It is the dataset's own folder, or a copy in the cache. If the content changes, a new copy is
+    made.
+
+    Raises:
+        InputError: the cache cannot be written.
     """
     if isinstance(directory, Path):
         return directory
@@ -166,6 +202,7 @@ def local_metadata(directory: Location, metadata: Mapping[str, bytes]) -> Path:
 def _split_shards(
     directory: Location, info: Mapping[str, Any], split: Mapping[str, Any]
 ) -> Iterator[Shard]:
+    """Yields the shards of one split, with the names that TFDS gives them."""
     lengths = split["shardLengths"] if "shardLengths" in split else []
     template = (split["filepathTemplate"] if "filepathTemplate" in split else "") or _TEMPLATE
     digits = max(5, len(str(len(lengths))))

@@ -1,13 +1,18 @@
-"""Samples from several datasets, and the uniform order: which frame comes next, a pure function of (seed, position).
+"""Draws samples from several datasets, in the uniform order.
 
-    position     0  1  2  3  4  5 ...            row r of step s has position s * batch + r, whoever asks
-    dataset      a  b  a  a  b  a ...            each dataset's share of every stretch of positions follows its weight
-    draw         0  0  1  2  1  3 ...            within a dataset draws count up: epoch = draw // kept frames,
-    frame       17  4  2 30  9 11 ...            and each epoch is a new permutation, so that no frame repeats within it
+Which frame comes next is a pure function of (seed, position).
 
-There is no buffer and no state: to resume is to go on at the next step. Datasets are interleaved evenly, not drawn by
-lot: after any number of positions a dataset's count is within a few samples of its share, so that even one that makes up a
-hundred-thousandth of the mixture gets its part. lanes.py has the other order, for slow disks and remote storage.
+    position     0  1  2  3  4  5 ...      row r of step s has position s * batch + r, whoever asks
+    dataset      a  b  a  a  b  a ...      each dataset's share of every stretch of positions
+                                           follows its weight
+    draw         0  0  1  2  1  3 ...      within a dataset draws count up: epoch = draw // kept
+    frame       17  4  2 30  9 11 ...      frames, and each epoch is a new permutation, so that no
+                                           frame repeats within it
+
+There is no buffer and no state. A run that is resumed goes on at the next step. Datasets are
+interleaved evenly, and not drawn by lot: after any number of positions a dataset's count is within
+a few samples of its share. So even a dataset that makes up a hundred-thousandth of the mixture gets
+its part. lanes.py has the other order, for slow disks and remote storage.
 """
 
 import math
@@ -22,55 +27,75 @@ from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, Sample
 
-# weights are whole numbers that add up to this; a product of two such numbers fits into int64
+# Weights are whole numbers that add up to this. The product of two such numbers fits into int64.
 PERIOD = 1 << 30
-_SMALLEST_SHARE = 1e-7  # a hundred of PERIOD: rounding changes a share by at most 0.5%
+# It is about a hundred of PERIOD, so rounding changes a share by at most 0.5%.
+_SMALLEST_SHARE = 1e-7
 
 
 class Frames(NamedTuple):
-    """Which frames the rows of a batch show."""
+    """Says which frames the rows of a batch show."""
 
     dataset: np.ndarray  # int64[n]: place in the mixture
     frame: np.ndarray  # int64[n]: number in the dataset's index
 
 
 class Draw(NamedTuple):
-    """One row of a batch, still to be read and decoded."""
+    """Holds one row of a batch that is still to be read and decoded.
+
+    Attributes:
+        dataset: the place of the dataset in the mixture.
+        frame: the number in the dataset's index.
+        choice: decides which view and which prompt, where there are several: Index.observation.
+        read: gives the encoded images. None means that the index reads them from the files.
+    """
 
     dataset: int
     frame: int
-    choice: int  # decides which view and which prompt, where there are several: Index.observation
-    read: Reader | None = (
-        None  # gives the encoded images; None: the index reads them from the files
-    )
+    choice: int
+    read: Reader | None = None
 
 
 class Order(Protocol):
     """Decides which frames make the global batch of a step: a pure function of (seed, step).
 
-    `rows` are the rows of the global batch that are wanted, ascending; all of them, or those of one host.
+    The argument `rows` is the rows of the global batch that are wanted, ascending: all of them, or
+    those of one host.
     """
 
     mixture: "Mixture"
     batch_size: int
 
     def rows(self, host: int, hosts: int) -> range:
-        """The rows of one of `hosts` hosts. Raises InputError where the batch cannot be shared by so many."""
+        """Returns the rows of one of `hosts` hosts.
+
+        Raises:
+            InputError: the batch cannot be shared by so many hosts.
+        """
         ...
 
     def frames(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[Frames]:
-        """The frames of steps start .. stop - 1; reads no file of the dataset."""
+        """Yields the frames of steps start .. stop - 1. It reads no file of the dataset."""
         ...
 
     def draws(
         self, start: int, stop: int, rows: Sequence[int]
     ) -> Generator[list[Draw], None, None]:
-        """The same rows, to be read. Closing the generator stops what it reads ahead."""
+        """Yields the same rows, to be read. Closing the generator stops what it reads ahead."""
         ...
 
 
 class Mixture:
-    """One split of several datasets with weights. All methods are thread safe."""
+    """Holds one split of several datasets with weights. All methods are thread safe.
+
+    Attributes:
+        indices: one for each dataset.
+        shares: dataset name -> its share of the samples.
+        weights: int64[datasets], the shares as whole numbers of the sum PERIOD.
+        split: "train" or "val".
+        horizon: steps of an action chunk.
+        seed: decides the order of the frames.
+    """
 
     def __init__(
         self,
@@ -81,23 +106,36 @@ class Mixture:
         horizon: int,
         seed: int,
     ) -> None:
-        """`weights`: dataset name -> share of the samples, up to a common factor.
+        """Checks the datasets and their weights.
 
-        Raises InputError: no datasets, two of one name, a weight for no dataset or none for one, a weight not
-        positive, a share below 1e-7, a dataset without kept frames in `split`.
+        Args:
+            indices: one for each dataset.
+            weights: dataset name -> share of the samples, up to a common factor.
+            split: "train" or "val".
+            horizon: steps of an action chunk.
+            seed: decides the order of the frames.
+
+        Raises:
+            InputError: there are no datasets, or two of one name, there is a weight for no dataset
+                or none for a dataset, a weight is not positive, a share is below 1e-7, or a dataset
+                has no kept frames in `split`.
         """
         _check_weights([index.name for index in indices], weights)
         for index in indices:
             check_frames(index, split)
         self.indices = tuple(indices)
         self.shares = _shares({index.name: weights[index.name] for index in indices})
-        self.weights = _whole_weights(self.shares)  # int64[datasets], in the order of `indices`
+        self.weights = _whole_weights(self.shares)
         self.split = split
         self.horizon = horizon
         self.seed = seed
 
     def samples(self, draws: Sequence[Draw]) -> list[Sample]:
-        """Reads and decodes the images of `draws`. Raises InputError as Index.readable does."""
+        """Reads and decodes the images of `draws`.
+
+        Raises:
+            InputError: as for Index.readable.
+        """
         samples: dict[int, Sample] = {}
         for dataset in {draw.dataset for draw in draws}:
             index = self.indices[dataset]
@@ -110,6 +148,7 @@ class Mixture:
                 frame, observation = index.readable(
                     draws[i].frame, draws[i].choice, read=draws[i].read
                 )
+                # Another episode's frame was read in place of one that does not decode.
                 if frame != draws[i].frame:
                     actions, valid = index.chunk(frame, self.horizon)
                     episode, step = int(index.episode_of(frame)), int(index.step_of(frame))
@@ -117,11 +156,11 @@ class Mixture:
         return [samples[i] for i in range(len(draws))]
 
     def choices(self, positions: np.ndarray) -> np.ndarray:
-        """int64[n] in [0, 2^63): the `choice` of the sample at each of int64[n] `positions`."""
+        """Returns the `choice` of the sample at int64[n] positions: int64[n] in [0, 2^63)."""
         return (hashes(key(self.seed, "choice"), positions) >> np.uint64(1)).astype(np.int64)
 
     def frame_ids(self, frames: Frames) -> FrameId:
-        """Dataset, episode and step, each int32[n]."""
+        """Returns dataset, episode and step of each frame, int32[n] each."""
         episode, step = np.zeros_like(frames.frame), np.zeros_like(frames.frame)
         for number in np.unique(frames.dataset):
             rows = frames.dataset == number
@@ -138,9 +177,16 @@ class Mixture:
 def shares_by_frames(
     indices: Sequence[Index], weights: Sequence[float], power: float
 ) -> dict[str, float]:
-    """Dataset -> its share, in proportion to weight x n^power, n its training frames. `indices` in the order of `weights`.
+    """Returns each dataset's share, in proportion to weight x n^power for n training frames.
 
-    Raises InputError: a dataset without training frames, a weight not positive, a power too large for float64.
+    Args:
+        indices: one for each dataset.
+        weights: one for each dataset, in the same order.
+        power: 0 to leave the number of frames out, 1 to weigh all frames alike.
+
+    Raises:
+        InputError: a dataset has no training frames, a weight is not positive, or the power is too
+            large for float64.
     """
     names = [index.name for index in indices]
     _check_weights(names, dict(zip(names, weights, strict=True)))
@@ -162,9 +208,10 @@ def shares_by_frames(
 
 
 class UniformOrder:
-    """Every frame of a dataset is as likely to come next as any other: for disks that read at random. An `Order`.
+    """Is an `Order` in which every frame of a dataset is as likely to come next as any other.
 
-    Any number of hosts that divides the batch; each reads only the images of its rows.
+    It is for disks that read at random. There may be any number of hosts that divides the batch.
+    Each reads only the images of its rows.
     """
 
     def __init__(self, mixture: Mixture, batch_size: int) -> None:
@@ -173,21 +220,25 @@ class UniformOrder:
         self._tree = _tree(mixture.weights)
         self._frames = [index.frames(mixture.split) for index in mixture.indices]
         self._sizes = np.array([len(frames) for frames in self._frames])  # int64[datasets]
-        # By name: the order within a dataset does not depend on what else is in the mixture.
+        # The key takes the dataset's name, so that the order within a dataset does not depend on
+        # what else is in the mixture.
         self._keys = np.array(
             [key(mixture.seed, "frames", index.name) for index in mixture.indices], np.uint64
         )
 
     def rows(self, host: int, hosts: int) -> range:
+        """Returns the rows of one of `hosts` hosts. See `Order.rows`."""
         return host_rows(self.batch_size, host, hosts)
 
     def frames(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[Frames]:
+        """Yields the frames of steps start .. stop - 1. See `Order.frames`."""
         for step in range(start, stop):
             yield self._at(step * self.batch_size + np.asarray(rows, np.int64))
 
     def draws(
         self, start: int, stop: int, rows: Sequence[int]
     ) -> Generator[list[Draw], None, None]:
+        """Yields the same rows, to be read. See `Order.draws`."""
         for step in range(start, stop):
             positions = step * self.batch_size + np.asarray(rows, np.int64)
             dataset, frame = self._at(positions)
@@ -202,6 +253,7 @@ class UniformOrder:
             ]
 
     def _at(self, positions: np.ndarray) -> Frames:
+        """Returns the frames at int64[n] positions."""
         dataset, draw = _interleave(self._tree, positions)
         sizes = self._sizes[dataset]
         epoch, place = np.divmod(draw, sizes)
@@ -214,17 +266,25 @@ class UniformOrder:
 
 
 class Mixing(NamedTuple):
-    """How well an order mixes, over some steps."""
+    """Says how well an order mixes, over some steps.
 
-    episodes: float  # distinct episodes in a batch, mean
-    datasets: float  # distinct datasets in a batch, mean
-    share_error: (
-        float  # largest relative deviation of a dataset's share of all samples from its weight
-    )
+    Attributes:
+        episodes: the mean number of distinct episodes in a batch.
+        datasets: the mean number of distinct datasets in a batch.
+        share_error: the largest relative deviation of a dataset's share of all samples from its
+            weight.
+    """
+
+    episodes: float
+    datasets: float
+    share_error: float
 
 
 def mixing(order: Order, start: int, stop: int) -> Mixing:
-    """Of the global batches of steps start .. stop - 1; reads no file of the datasets."""
+    """Measures how the global batches of steps start .. stop - 1 mix.
+
+    It reads no file of the datasets.
+    """
     mixture = order.mixture
     counts = np.zeros(len(mixture.indices), np.int64)
     episodes = datasets = 0
@@ -238,7 +298,11 @@ def mixing(order: Order, start: int, stop: int) -> Mixing:
 
 
 def host_rows(batch_size: int, host: int, hosts: int) -> range:
-    """Consecutive rows of the global batch: those of one of `hosts` hosts."""
+    """Returns the consecutive rows of the global batch that one of `hosts` hosts has.
+
+    Raises:
+        InputError: `host` is not below `hosts`, or `hosts` does not divide the batch.
+    """
     if not 0 <= host < hosts or batch_size % hosts:
         raise InputError(
             f"host {host} of {hosts}: expected a host below a number of hosts that divides the batch of {batch_size} rows"
@@ -248,12 +312,21 @@ def host_rows(batch_size: int, host: int, hosts: int) -> range:
 
 
 def _shares(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Divides the amounts by their sum."""
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}
 
 
 def check_frames(index: Index, split: str) -> None:
-    """Raises InputError if no frame of "train" or "val" may be drawn, with the cause."""
+    """Checks that a frame of a split may be drawn.
+
+    Args:
+        index: the dataset's index.
+        split: "train" or "val".
+
+    Raises:
+        InputError: none may be drawn. The message says why.
+    """
     if not len(index.frames(split)):
         raise InputError(
             f"dataset {index.name}: expected frames to draw in split {split}, found none: {why_no_frames(index, split)}"
@@ -261,6 +334,7 @@ def check_frames(index: Index, split: str) -> None:
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
+    """Checks that every dataset has a positive weight, and that every weight has a dataset."""
     if not names:
         raise InputError("mixture: expected at least one dataset, found none")
     for name in names:
@@ -284,19 +358,26 @@ def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
 
 
 def _whole_weights(shares: Mapping[str, float]) -> np.ndarray:
-    """int64[datasets] > 0 with the sum PERIOD."""
+    """Returns int64[datasets] > 0 with the sum PERIOD."""
     for name, share in shares.items():
         if share < _SMALLEST_SHARE:
             raise InputError(
                 f"mixture: weight of {name}: expected a share of the samples of at least {_SMALLEST_SHARE}, found {share}"
             )
     weights = np.array([round(share * PERIOD) for share in shares.values()])
+    # What is left from rounding goes to the largest, which it changes least.
     weights[weights.argmax()] += PERIOD - weights.sum()
     return weights
 
 
 def _tree(weights: np.ndarray) -> np.ndarray:
-    """int64[2 * leaves]: a binary tree of sums, node v above 2 v and 2 v + 1; its leaves are the weights and zeros."""
+    """Returns int64[2 * leaves]: a binary tree of sums, whose leaves are the weights and zeros.
+
+    Node v is above the nodes 2 v and 2 v + 1, and is their sum. Node 1 is the root.
+
+        weights 5 2 1        node    1    2 3    4 5 6 7
+                             tree    8    7 1    5 2 1 0
+    """
     leaves = 1 << (len(weights) - 1).bit_length()
     tree = np.zeros(2 * leaves, np.int64)
     tree[leaves : leaves + len(weights)] = weights
@@ -306,17 +387,29 @@ def _tree(weights: np.ndarray) -> np.ndarray:
 
 
 def _interleave(tree: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64[n] dataset at each of `positions`, and int64[n] how many positions before it have the same dataset.
+    """Returns the dataset at each position, and how many earlier positions have the same dataset.
 
-    At a node with weights a and b below, floor(p a / (a + b)) of the first p positions go left, the others right.
+    At a node with weights a and b below, floor(p a / (a + b)) of the first p positions go left, and
+    the others go right.
+
+    Args:
+        tree: what `_tree` gives.
+        positions: int64[n].
+
+    Returns:
+        int64[n] and int64[n].
     """
     leaves = len(tree) // 2
     rounds, place = np.divmod(positions, PERIOD)
     node = np.ones_like(place)
+    # All positions go down from the root, one level in each round. `place` is the number of earlier
+    # positions (of this period) that came to the same node.
     for _ in range(leaves.bit_length() - 1):
         total, left = tree[node], tree[2 * node]
-        before = place * left // total  # of the positions before `place`, those that went left
+        # How many of the positions before `place` went left.
+        before = place * left // total
         goes_left = (place + 1) * left // total > before
         place = np.where(goes_left, before, place - before)
+        # For a bool array ~ is "not", and counts 0 for left and 1 for right.
         node = 2 * node + ~goes_left
     return node - leaves, rounds * tree[node] + place

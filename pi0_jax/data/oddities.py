@@ -1,4 +1,7 @@
-"""What is odd about a dataset's episodes and may yet be right: counted while its files are read, and told whenever its index is opened."""
+"""Counts what is odd about a dataset's episodes and may yet be right.
+
+It is counted while the files are read, and told whenever the index is opened.
+"""
 
 import numpy as np
 
@@ -8,11 +11,12 @@ from pi0_jax.data.example import ByteRanges
 from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.errors import InputError
 
-# text -> how many episodes it is true of, and where the first of them is
+# Text -> of how many episodes it is true, and where the first of them is.
 Told = dict[str, tuple[int, str]]
 
 _ONE_COLOUR = 8  # grey levels: an image that spans fewer shows nothing
-# An image of one colour has at most so many bytes: tables, and so many for each pixel. A camera's image has several times as many.
+# An image of one colour has at most so many bytes: its tables, and a byte for so many pixels. A
+# camera's image has several times as many.
 _TABLE_BYTES, _PIXELS_A_BYTE = 700, 32
 _DECODED = 4  # images of an episode and view that may be of one colour, and are looked at
 _REMEMBERED = 256
@@ -26,7 +30,7 @@ def merge_told(told: Told, more: Told) -> None:
 
 
 class Oddities:
-    """Counts them over the episodes of a shard."""
+    """Counts the oddities of a shard's episodes."""
 
     def __init__(self, row: Dataset) -> None:
         self.told: Told = {}
@@ -39,10 +43,12 @@ class Oddities:
         """Counts what is odd about an episode that passed all checks.
 
         Args:
-            pixels: of each view, those of its largest image.
+            raw: the episode as it was recorded.
+            result: the episode as the rule gave it.
+            pixels: view -> the number of pixels of its largest image.
 
         Raises:
-            InputError: an image that was not decoded before, and does not.
+            InputError: an image was not decoded before, and does not decode.
         """
         if not result.keep.any():
             return
@@ -57,6 +63,7 @@ class Oddities:
             self._count_one_colour(raw, view, ranges, pixels[view])
 
     def _count_marks(self, raw: RawEpisode) -> None:
+        """Counts marks of RLDS that cannot be those of one episode."""
         for path, marks in raw.marks.items():
             if raw.steps > 1 and marks.all():
                 self.tell(raw, f"{path} is true at every step, and is not read")
@@ -72,6 +79,7 @@ class Oddities:
                 )
 
     def _count_repeats(self, raw: RawEpisode, view: str, ranges: ByteRanges, moves: bool) -> None:
+        """Counts images that are the same as the one before, though the state changes."""
         alike = ranges.lengths[1:] == ranges.lengths[:-1]
         if not moves or not alike.any():
             return
@@ -87,6 +95,7 @@ class Oddities:
     def _count_one_colour(
         self, raw: RawEpisode, view: str, ranges: ByteRanges, pixels: int
     ) -> None:
+        """Counts images of one colour. Only images of few bytes are decoded."""
         most = _TABLE_BYTES + pixels // _PIXELS_A_BYTE
         if ranges.lengths.min() > most:
             return
@@ -96,6 +105,7 @@ class Oddities:
             self.tell(raw, f"images of {view} are of one colour, as black ones are")
 
     def _is_one_colour(self, raw: RawEpisode, view: str, ranges: ByteRanges, step: int) -> bool:
+        """Returns whether an image has one colour. The answer for its bytes is remembered."""
         encoded = _encoded(raw, ranges, step)
         if encoded not in self._one_colour:
             if len(self._one_colour) >= _REMEMBERED:
@@ -110,9 +120,11 @@ class Oddities:
         return self._one_colour[encoded]
 
     def tell(self, raw: RawEpisode, text: str) -> None:
+        """Counts one oddity of one episode."""
         merge_told(self.told, {text: (1, raw.where)})
 
 
 def _encoded(raw: RawEpisode, ranges: ByteRanges, step: int) -> bytes:
+    """Returns the encoded bytes of the image at a step."""
     offset = int(ranges.offsets[step])
     return bytes(raw.payload[offset : offset + int(ranges.lengths[step])])

@@ -1,10 +1,12 @@
-"""One shard's share of an index: made by one process, kept until the index is whole, so that a killed build goes on from it.
+"""Makes one shard's share of an index, in one process, and keeps it until the index is whole.
+
+So a build that was killed goes on from the parts that it had finished.
 
     <index root>/.parts-<digest of the version>/
         00000.npz ...     the columns of shard 0, whole as soon as it has this name
         progress          see workers.py
 
-In a part steps, kept frames and prompts are numbered from 0; the merge moves them to their places.
+In a part steps, kept frames and prompts are numbered from 0. The merge moves them to their places.
 """
 
 import dataclasses
@@ -29,52 +31,83 @@ from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 
-# the merge knows these
+# Only the merge knows the split and the number of the shard.
 _OWN_COLUMNS = {
     name: dtype for name, dtype in EPISODE_COLUMNS.items() if name not in ("split", "shard")
 }
 
 
 class Part(NamedTuple):
-    """What one shard gives to an index: T steps and E episodes."""
+    """Holds what one shard gives to an index: T steps and E episodes.
 
-    # columns of the steps, [T, ...]; prompts by their number in `prompts`, -1 for none
+    Attributes:
+        steps: columns of the steps, [T, ...]. Prompts are given by their number in `prompts`, -1
+            for none.
+        frames: int64[kept], ascending.
+        episodes: EPISODE_COLUMNS but for split and shard, [E].
+        prompts: the distinct prompts, in order of first appearance.
+        image_sizes: one for each view; None if the part has no episode.
+        skipped: for each episode that was left out, why.
+        told: what is odd about the others.
+    """
+
     steps: dict[str, np.ndarray]
-    frames: np.ndarray  # int64[kept], ascending
-    episodes: dict[str, np.ndarray]  # EPISODE_COLUMNS but for split and shard, [E]
-    prompts: list[str]  # in order of first appearance
-    image_sizes: list[SizeRange | None]  # of each view; None if the part has no episode
-    skipped: list[str]  # why, for each episode that was left out
-    told: Told  # what is odd about the others
+    frames: np.ndarray
+    episodes: dict[str, np.ndarray]
+    prompts: list[str]
+    image_sizes: list[SizeRange | None]
+    skipped: list[str]
+    told: Told
 
 
 @dataclasses.dataclass(frozen=True)
 class PartTask:
-    """All that a process needs to make one part."""
+    """Holds all that a process needs to make one part.
+
+    Attributes:
+        row: the dataset's record.
+        shard: the shard file.
+        number: the shard's number.
+        fingerprint: of the shard's file, as the index's version says it: the size in bytes comes
+            first.
+        folder: the folder of the parts.
+        decode_all: whether all images are decoded.
+        skip: how many bad episodes may be left out.
+    """
 
     row: Dataset
     shard: Shard
-    number: int  # of the shard
-    # of its file, as the index's version says: its size in bytes comes first
+    number: int
     fingerprint: list[Any]
-    folder: Path  # of the parts
+    folder: Path
     decode_all: bool
-    skip: int  # bad episodes that may be left out
+    skip: int
 
     @property
     def size(self) -> int:
+        """Returns the size of the shard's file, in bytes."""
         return self.fingerprint[0]
 
     @property
     def path(self) -> Path:
+        """Returns the file of the part."""
         return self.folder / f"{self.number:05d}.npz"
 
 
 def make_part(task: PartTask, on_read: Callable[[int], object]) -> list[str]:
-    """Makes the part, unless it is there, and says why which episodes were left out. `on_read` gets the bytes read so far, at last all.
+    """Makes the part, unless it is there.
 
-    Raises InputError: as `index_shard`; a file that changed. FileNotFoundError if the folder of the parts is gone: then another process
-    has made the index.
+    Args:
+        task: what to make.
+        on_read: is called with the number of bytes read so far, and at last with all.
+
+    Returns:
+        For each episode that was left out, why.
+
+    Raises:
+        InputError: as for `index_shard`, or the file changed.
+        FileNotFoundError: the folder of the parts is gone, since another process has made the
+            index.
     """
     if task.path.exists():
         on_read(task.size)
@@ -92,9 +125,18 @@ def make_part(task: PartTask, on_read: Callable[[int], object]) -> list[str]:
 def index_shard(
     row: Dataset, shard: Shard, *, decode_all: bool, skip: int, on_read: Callable[[int], object]
 ) -> Part:
-    """Reads a shard from start to end. Holds its columns and one record.
+    """Reads a shard from start to end. It holds the shard's columns and one record.
 
-    Raises InputError: a file that cannot be read to its end, another number of records than said, more than `skip` bad episodes.
+    Args:
+        row: the dataset's record.
+        shard: the shard file.
+        decode_all: whether all images are decoded.
+        skip: how many bad episodes may be left out.
+        on_read: is called with the number of bytes read so far.
+
+    Raises:
+        InputError: the file cannot be read to its end, the number of records is not the declared
+            one, or there are more than `skip` bad episodes.
     """
     collected = _Columns(row)
     validator = Validator(row)
@@ -116,7 +158,7 @@ def index_shard(
 
 
 def check_skipped(skipped: list[str], allowed: int) -> None:
-    """Raises InputError if there are more bad episodes than are allowed, in the words of the last."""
+    """Raises InputError, with the last bad episode's message, if more are bad than are allowed."""
     if len(skipped) > allowed:
         raise InputError(
             skipped[-1]
@@ -131,6 +173,7 @@ def check_skipped(skipped: list[str], allowed: int) -> None:
 def _episode(
     row: Dataset, shard: Shard, record: Record, validator: Validator, *, decode_all: bool
 ) -> tuple[RawEpisode, IndexedEpisode]:
+    """Reads and indexes the episode of one record."""
     if record.damage:
         number = shard.first + record.number
         raise InputError(
@@ -141,7 +184,7 @@ def _episode(
 
 
 class _Columns:
-    """The columns of the episodes so far, as one list of arrays each: appending costs no copy."""
+    """Holds each column of the episodes so far as a list of arrays: appending costs no copy."""
 
     def __init__(self, row: Dataset) -> None:
         self.skipped: list[str] = []
@@ -158,6 +201,7 @@ class _Columns:
         self._steps = 0
 
     def append(self, raw: RawEpisode, episode: IndexedEpisode) -> None:
+        """Appends one episode."""
         kept = np.flatnonzero(episode.keep)
         self._chunks["state"].append(episode.state)
         self._chunks["action"].append(episode.action)
@@ -182,6 +226,7 @@ class _Columns:
         self._steps += raw.steps
 
     def part(self, told: Told) -> Part:
+        """Returns all episodes as a part."""
         chunks = self._chunks | {
             "image_offset": _columns_to_rows(self._offsets),
             "image_length": _columns_to_rows(self._lengths),
@@ -205,7 +250,7 @@ class _Columns:
         )
 
     def _number_prompts(self, raw: RawEpisode) -> np.ndarray:
-        """int32[T, P]; adds what is new to the known prompts."""
+        """Returns the numbers of an episode's prompts, int32[T, P]. New prompts get new numbers."""
         numbers = np.empty((raw.steps, len(raw.prompts)), np.int32)
         for field, texts in enumerate(raw.prompts):
             numbers[:, field] = [
@@ -215,18 +260,19 @@ class _Columns:
 
 
 def _columns_to_rows(views: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Of each view's arrays the columns of one array [T, V]; nothing of nothing."""
+    """Makes each view's arrays a column of one array [T, V]. Without episodes there is no array."""
     return (
         [np.stack([np.concatenate(view) for view in views], axis=1)] if views and views[0] else []
     )
 
 
 def _concatenated(chunks: list[np.ndarray], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns arrays one after the other, also if there are none."""
     return np.concatenate([np.empty((0, *shape), dtype), *chunks]).astype(dtype, copy=False)
 
 
 def _save_part(part: Part, path: Path) -> None:
-    """Writes `path` by one rename."""
+    """Writes a part. The file appears whole, by one rename."""
     summary = json.dumps(
         {
             "prompts": part.prompts,
@@ -248,7 +294,12 @@ def _save_part(part: Part, path: Path) -> None:
 
 
 def load_part(path: Path) -> Part:
-    """Raises InputError if the file is damaged, FileNotFoundError if it is gone."""
+    """Reads a part.
+
+    Raises:
+        InputError: the file is damaged.
+        FileNotFoundError: the file is gone.
+    """
     columns = _read_part(path)
     summary = _summary(columns)
     return Part(
@@ -261,18 +312,18 @@ def load_part(path: Path) -> Part:
             for sizes in summary["image_sizes"]
         ],
         skipped=summary["skipped"],
-        # a build that was stopped before there was any has none
+        # A build that an older version began has none.
         told={text: tuple(value) for text, value in summary.get("told", {}).items()},
     )
 
 
 def load_skipped(path: Path) -> list[str]:
-    """`Part.skipped` alone."""
+    """Reads `Part.skipped` alone."""
     return _summary(_read_part(path, "summary"))["skipped"]
 
 
 def _read_part(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """The arrays of these names, or all."""
+    """Returns the arrays of these names, or all arrays."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names or arrays.files}
@@ -283,10 +334,12 @@ def _read_part(path: Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what a part holds beside arrays."""
     return json.loads(columns["summary"].tobytes())
 
 
 def _below(columns: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Returns the columns whose names begin with `prefix`, without it."""
     return {
         name.removeprefix(prefix): column
         for name, column in columns.items()

@@ -1,4 +1,7 @@
-"""The reach world's datasets (pi0_jax/sim), one for each arm: joint positions, and joint targets 10 times a second."""
+"""Holds the reach world's datasets (pi0_jax/sim), one for each arm, at 10 Hz.
+
+They have joint positions as states, and joint targets as actions.
+"""
 
 from pi0_jax.data.rows import CameraField, Dataset, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
@@ -8,6 +11,7 @@ _ACTION = "steps/action"  # joint targets, rad
 
 
 def _row(name: str) -> Dataset:
+    """Returns the dataset's row for one arm."""
     embodiment = EMBODIMENTS[name]
     joints = RawField((len(embodiment.state),), "float32")
     return Dataset(

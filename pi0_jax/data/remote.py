@@ -1,8 +1,8 @@
-"""Files behind a URL, read with fsspec: byte ranges by any thread, and streams that read ahead.
+"""Reads files behind a URL with fsspec: byte ranges by any thread, and streams that read ahead.
 
-A request that breaks off, takes too long or is answered with HTTP 408, 429 or 5xx is repeated after a wait that doubles, within the
-bounds of a `Patience`; a missing file or a refused access is reported at once. Bytes of another place or number than asked for are
-never handed on.
+A request is repeated if it breaks off, takes too long, or is answered with HTTP 408, 429 or 5xx.
+The wait before it doubles each time, within the bounds of a `Patience`. A missing file or a refused
+access is reported at once. Bytes of another place or number than asked for are never handed on.
 """
 
 import dataclasses
@@ -37,12 +37,19 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RemotePath:
-    """A URL. It prints without user name, password and query, which may be secret: name it in messages, never its `url`."""
+    """Holds a URL.
+
+    It prints without user name, password and query, which may be secret. Messages show it so, and
+    never its `url`.
+    """
 
     url: str
 
     def __truediv__(self, name: str) -> "RemotePath":
-        """The file or folder `name` in this folder; a query (a signature, a token) stays at the end."""
+        """Returns the file or folder `name` in this folder.
+
+        A query (a signature, a token) stays at the end.
+        """
         folder, mark, query = self.url.partition("?")
         return RemotePath(f"{folder if folder.endswith('/') else folder + '/'}{name}{mark}{query}")
 
@@ -54,20 +61,30 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Returns the last part of the path."""
         return self.url.partition("?")[0].rstrip("/").rpartition("/")[2]
 
     @property
     def protocol(self) -> str:
+        """Returns what stands before ://, such as "https"."""
         return self.url.partition("://")[0]
 
 
 class MissingFileError(InputError):
-    """There is no such file."""
+    """Is raised where there is no such file."""
 
 
 class Patience(NamedTuple):
-    """How long a request is tried. Waits double from `first_wait_s` on, each shortened by up to a half by chance."""
+    """Says how long a request is tried.
+
+    Waits double from `first_wait_s` on. Each is shortened by up to a half at random.
+
+    Attributes:
+        tries: the largest number of tries.
+        first_wait_s: the first wait, in seconds.
+        try_s: the longest time of one try, in seconds.
+        total_s: the longest time of all tries together, in seconds.
+    """
 
     tries: int = 8
     first_wait_s: float = 0.25
@@ -79,7 +96,11 @@ PATIENCE = Patience()
 
 
 def file_info(path: RemotePath, patience: Patience = PATIENCE) -> dict[str, Any]:
-    """What the storage says of a file, with "size" in bytes. Raises InputError as `read_range` does."""
+    """Returns what the storage says of a file, with "size" in bytes.
+
+    Raises:
+        InputError: as for `read_range`, or the size is not known.
+    """
     info = _persist(
         path, "a file", lambda files, name, **limit: files.info(name, **limit), patience
     )
@@ -91,10 +112,20 @@ def file_info(path: RemotePath, patience: Patience = PATIENCE) -> dict[str, Any]
 
 
 def read_range(path: RemotePath, offset: int, length: int, patience: Patience = PATIENCE) -> bytes:
-    """Bytes [offset, offset + length). For any number of threads at once: fsspec's requests run in one event loop of its own.
+    """Returns the bytes [offset, offset + length) of a file.
 
-    Raises InputError, naming URL, range and the last problem: MissingFileError, refused access, a server that ignores
-    ranges, a file that is shorter, faults that outlast `patience`.
+    Any number of threads may read at once: fsspec's requests run in one event loop of its own.
+
+    Args:
+        path: the file.
+        offset: where to begin, in bytes.
+        length: how many bytes to read.
+        patience: how long to try.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: the access is refused, the server ignores ranges, the file is shorter, or faults
+            last longer than `patience`. The message names URL, range and the last problem.
     """
     if not length:
         return b""
@@ -111,19 +142,27 @@ def read_range(path: RemotePath, offset: int, length: int, patience: Patience = 
 
 
 def read_all(path: RemotePath, patience: Patience = PATIENCE) -> bytes:
-    """A small file, whole. Raises InputError as `read_range` does."""
+    """Returns the bytes of a small file.
+
+    Raises:
+        InputError: as for `read_range`.
+    """
     return _persist(
         path, "a file", lambda files, name, **limit: files.cat_file(name, **limit), patience
     )
 
 
 def open_stream(path: RemotePath) -> io.BufferedReader:
-    """The file from its start, at most a few blocks of it in memory. Raises InputError as `read_range` does, now or when read."""
+    """Opens a file for reading from its start. At most a few blocks of it are in memory.
+
+    Raises:
+        InputError: as for `read_range`, now or when the stream is read.
+    """
     return io.BufferedReader(_BlockStream(path, file_info(path)["size"]), _BUFFER_BYTES)
 
 
 class _BlockStream(io.RawIOBase):
-    """Reads by blocks, of which the next ones are fetched by threads while one is consumed."""
+    """Reads a file by blocks. Threads fetch the next blocks while one is consumed."""
 
     def __init__(self, path: RemotePath, size: int) -> None:
         self._pool = ThreadPoolExecutor(_BLOCKS_AHEAD, thread_name_prefix="read-ahead")
@@ -136,6 +175,7 @@ class _BlockStream(io.RawIOBase):
         self._ask(_BLOCKS_AHEAD)
 
     def _ask(self, blocks: int) -> None:
+        """Starts to fetch so many further blocks."""
         self._coming.extend(
             self._pool.submit(read_range, *wanted)
             for wanted in itertools.islice(self._ranges, blocks)
@@ -159,13 +199,17 @@ class _BlockStream(io.RawIOBase):
 
 
 def _persist(path: RemotePath, wanted: str, attempt: Callable[..., T], patience: Patience) -> T:
-    """What `attempt` gives for the file system and the file's name there, tried again as long as that may help."""
+    """Returns what `attempt` gives for the file system and the file's name there.
+
+    It tries again as long as that may help.
+    """
     files, name = _file_system(path)
     start, tries = time.monotonic(), 0
     while True:
         tries += 1
         left = patience.total_s - (time.monotonic() - start)
-        # The event loop of an asynchronous file system ends a request that takes longer; the others have limits of their own.
+        # The event loop of an asynchronous file system ends a request that takes longer. Other file
+        # systems have limits of their own.
         limit = {"timeout": max(0.1, min(patience.try_s, left))} if files.async_impl else {}
         try:
             return attempt(files, name, **limit)
@@ -176,14 +220,18 @@ def _persist(path: RemotePath, wanted: str, attempt: Callable[..., T], patience:
             if not problem.repeatable or tries == patience.tries or spent + wait > patience.total_s:
                 kind = MissingFileError if problem.missing else InputError
                 lasted = f" ({tries} tries in {spent:.1f} s)" if problem.repeatable else ""
-                # A library's own message may show the whole URL: it is not chained where that holds a secret.
+                # A library's own message may show the whole URL. If the URL holds a secret, the
+                # message is not chained.
                 cause = error if str(path) == path.url else None
                 raise kind(f"{path}: expected {wanted}, found {problem.found}{lasted}") from cause
         time.sleep(wait)
 
 
 def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
-    """fsspec's instance for the URL, and the file's name there. fsspec keeps one for each process, so it is asked each time."""
+    """Returns fsspec's instance for the URL, and the file's name there.
+
+    fsspec keeps one instance for each process, so it is asked each time.
+    """
     try:
         options = _http_options(path.protocol) if path.protocol in HTTP else {}
         return fsspec.core.url_to_fs(path.url, use_listings_cache=False, **options)
@@ -198,7 +246,10 @@ def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _http_options(protocol: str) -> dict[str, Any]:
-    """The user's own client options, from fsspec's configuration, and ours: bytes as they are, no long silence, ranges checked."""
+    """Returns the user's own client options, from fsspec's configuration, and ours.
+
+    With ours, bytes come as they are, a long silence ends a request, and ranges are checked.
+    """
     import aiohttp
 
     options = user_options[protocol] if protocol in user_options else {}
@@ -214,8 +265,11 @@ def _http_options(protocol: str) -> dict[str, Any]:
 
 
 async def _refuse_other_bytes(response: Any) -> None:
-    """Looks at the head of an answer, so that a server that ignores ranges does not send whole files into memory."""
-    # "bytes=100-199", answered with "bytes 100-199/5000"
+    """Checks the head of an answer before its body is read.
+
+    So a server that ignores ranges does not send whole files into memory.
+    """
+    # A request for "bytes=100-199" is answered with "bytes 100-199/5000".
     wanted = response.request_info.headers.get("Range")
     if wanted is None or response.status >= 400:
         return

@@ -1,9 +1,9 @@
-"""What the package knows about one RLDS dataset: a row, and where a row needs one, a small rule.
+"""Defines a row: what the package knows about an RLDS dataset, with a small rule if needed.
 
 A row names raw fields by their path in the dataset's feature structure ("steps/observation/state",
-"episode_metadata/file_path"). Its rule turns the raw columns of one episode into states and actions of the row's
-embodiment; it runs when the index is built, never in training. A dataset of one's own is a row of one's own, in one's
-own config file, as plain data: see `row_from_mapping`.
+"episode_metadata/file_path"). Its rule turns the raw columns of one episode into states and actions
+of the row's embodiment. The rule runs when the index is built, and never in training. A dataset of
+one's own is a row of one's own, in one's own config file, as plain data: see `row_from_mapping`.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ STEPS = "steps/"
 
 @dataclasses.dataclass(frozen=True)
 class RawField:
-    """What a dataset must declare for a field that its rule reads.
+    """Says what a dataset must declare for a field that its rule reads.
 
     Attributes:
-        shape: of one step's value.
+        shape: the shape of one step's value.
         dtype: such as "float32"; "string" is the dtype of bytes.
         quaternions: where in the vector quaternions begin: four numbers of unit length each.
     """
@@ -40,9 +40,9 @@ class RawField:
 
 @dataclasses.dataclass(frozen=True)
 class CameraField:
-    """Where the images of one of the robot's cameras stand.
+    """Says where the images of one of the robot's cameras are.
 
-    Several cameras may have taken the same place: then one of them is drawn for each sample.
+    Several cameras may have taken the same place. Then one of them is drawn for each sample.
 
     Attributes:
         path: the field, such as "steps/observation/image".
@@ -62,11 +62,11 @@ class CameraField:
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Where the instruction stands.
+    """Says where the instruction is.
 
     Attributes:
-        paths: fields, such as "steps/language_instruction". Of several, one that is not empty is
-            drawn for each sample.
+        paths: fields, such as "steps/language_instruction". If there are several, one that is not
+            empty is drawn for each sample.
         encoding: "utf-8" for a string; "code points" for int32[n] Unicode code points, padded
             with 0.
     """
@@ -76,10 +76,10 @@ class Language:
 
 
 class Standardised(NamedTuple):
-    """One episode of T raw steps, in the embodiment's dimensions and units.
+    """Holds one episode of T raw steps, in the embodiment's dimensions and units.
 
-    Gripper actions are as recorded where the record's `grippers` says how that is; else they are
-    1 = open, 0 = closed.
+    If the record's `grippers` says how gripper actions were recorded, they are so here. Otherwise
+    they are 1 = open, 0 = closed.
 
         step      0    1    2   ...  T-2  T-1
         keep      -    x    x   ...   x    -       x: may be drawn for training
@@ -88,11 +88,11 @@ class Standardised(NamedTuple):
 
     Attributes:
         state: float32[T, S].
-        action: float32[T, A]; rows from `stop` on are never read.
-        keep: bool[T], which steps may be drawn; False from `stop` on.
+        action: float32[T, A]. Rows from `stop` on are never read.
+        keep: bool[T], which steps may be drawn. It is False from `stop` on.
         stop: steps [0, stop) have an action.
-        success: as the dataset says; None if it does not. A rule that wants no failures keeps no
-            step of them.
+        success: what the dataset says; None if it says nothing. A rule that wants no failures keeps
+            no step of them.
     """
 
     state: np.ndarray
@@ -102,8 +102,8 @@ class Standardised(NamedTuple):
     success: bool | None = None
 
 
-# path -> [T, *shape] for a field of the steps, [*shape] for one of the episode; in the row's
-# order
+# Path -> [T, *shape] for a field of the steps, or [*shape] for a field of the episode, in the row's
+# order.
 Columns = Mapping[str, np.ndarray]
 Rule = Callable[[Columns], Standardised]
 
@@ -116,7 +116,7 @@ def as_recorded(columns: Columns) -> Standardised:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An RLDS dataset, as data: which raw field holds what, for which robot.
+    """Describes an RLDS dataset as data: which raw field holds what, for which robot.
 
     A wrong record raises InputError, which names the field. A field is named by its path in the
     dataset's feature structure, such as "steps/observation/state".
@@ -124,20 +124,20 @@ class Dataset:
     Attributes:
         name: its name in configs, mixtures and statistics.
         tfds_name: its folder below data_dir.
-        versions: versions that the record is right for, the preferred one first.
+        versions: versions for which the record is right, the preferred one first.
         embodiment: the robot.
-        cameras: the robot's name for the camera -> where its images stand.
+        cameras: the robot's name for the camera -> where its images are.
         fields: the raw fields that the rule reads, by path. Where there is no rule, the state
             comes first and then the action.
-        language: where the instruction stands.
+        language: where the instruction is.
         standardise: the rule, a function that turns the raw columns of one episode into a
             Standardised. It runs when the index is built. The default takes state and action as
             they were recorded, and every step.
         grippers: the name of a gripper's action -> how the dataset (or what the rule gives) counts
-            it. Without a word from here a rule gives 1 = open, and what is indexed without a rule
-            was recorded as the robot takes it.
-        revision: raised when what the rule gives changes for a reason that its source does not
-            show.
+            it. For a gripper that is not named here, a rule gives 1 = open, and without a rule the
+            robot's own numbers were recorded.
+        revision: a number that is raised when what the rule gives changes for a reason that its
+            source does not show.
         keep_empty_language: whether frames of episodes without an instruction are drawn.
         held_out: the share of the episodes that are held out, by hash, where the dataset has no
             validation split.
@@ -165,7 +165,7 @@ class Dataset:
 
     @functools.cached_property
     def recorded_grippers(self) -> Mapping[int, RecordedGripper]:
-        """For the place of each gripper's action how its numbers were recorded."""
+        """Returns, for the place of each gripper's action, how its numbers were recorded."""
         return {
             place: self._recorded(dim.name, ends)
             for place, dim in enumerate(self.embodiment.actions)
@@ -173,12 +173,13 @@ class Dataset:
         }
 
     def _recorded(self, name: str, ends: tuple[float, float]) -> RecordedGripper:
+        """Returns how the numbers of the gripper `name` were recorded."""
         if name in self.grippers:
             return self.grippers[name]
         return RecordedGripper(*ends) if self.standardise is as_recorded else OPEN_IS_1
 
     def to_mapping(self) -> dict[str, Any]:
-        """Returns the record as plain data, but for its rule; `row_from_mapping` reads it."""
+        """Returns the record as plain data, without its rule; `row_from_mapping` reads it."""
         record = {
             field.name: value
             for field in dataclasses.fields(self)
@@ -197,6 +198,7 @@ class Dataset:
             raise InputError(f"dataset row {self.name}: {problem}")
 
     def _problems(self) -> Iterator[str]:
+        """Yields what is wrong with the record."""
         declared, given = set(self.embodiment.cameras.values()), set(self.cameras)
         if declared != given:
             yield f"expected cameras {sorted(declared)} as embodiment {self.embodiment.name} declares, found {sorted(given)}"
@@ -242,10 +244,16 @@ class Dataset:
 
 
 def row_from_mapping(name: str, record: Mapping[str, Any]) -> Dataset:
-    """A row from plain data: Dataset's fields, with dicts for records, the folder's name being `name` if not given.
+    """Makes a row of plain data.
 
-    `fields` is a sequence of dicts, RawField's with a path, since their order counts: a config sorts the keys of a mapping.
-    The embodiment is a record (see embodiments.py) or the name of a known one. Raises InputError, naming the field.
+    Args:
+        name: the dataset's name, and the folder's name if the record gives none.
+        record: Dataset's fields, with dicts for records. `fields` is a sequence of dicts, each
+            RawField's with a path: their order counts, and a config sorts the keys of a mapping.
+            The embodiment is a record (see pi0_jax/embodiments) or the name of a known one.
+
+    Raises:
+        InputError: a field is unknown, missing or wrong. The message names it.
     """
     where = f"dataset row {name}"
     known = {field.name for field in dataclasses.fields(Dataset)} - {"name"}
@@ -278,21 +286,23 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> Dataset:
                 "notes": _several(record["notes"]) if "notes" in record else (),
             }
         )
-    except (
-        TypeError,
-        KeyError,
-        AttributeError,
-    ) as error:  # a record with other keys than its class has
+    except (TypeError, KeyError, AttributeError) as error:
+        # A record has other keys than its class has.
         raise InputError(f"{where}: {error}") from error
 
 
 def _recorded_rule(rule: Mapping[str, str], where: str) -> Rule:
-    """A checkpoint's memory of a rule. That of no rule is no rule again: how grippers were recorded depends on it."""
+    """Returns what a checkpoint recorded of a rule.
+
+    What it recorded of having no rule is no rule again, since it decides how grippers were
+    recorded.
+    """
     unruled = rule["sha256"] == source_hash(as_recorded, where)
     return as_recorded if unruled else RecordedRule(rule["rule"], rule["sha256"])
 
 
 def _fields(records: Any) -> dict[str, RawField]:
+    """Returns the raw fields by path."""
     if isinstance(records, Mapping):
         raise TypeError(
             "fields: expected a sequence of records, each with its path, found a mapping, of which a config sorts the keys"
@@ -305,12 +315,15 @@ def _fields(records: Any) -> dict[str, RawField]:
 
 
 def _tupled(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """`record` with tuples in those of the fields that it has."""
+    """Returns the record with tuples in those of the named fields that it has."""
     return {name: _several(value) if name in names else value for name, value in record.items()}
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    """A comma that is missing in ("1.0.0",) leaves a string, which is a sequence too: of letters."""
+    """Returns several values as a tuple, and refuses a text.
+
+    If the comma in ("1.0.0",) is missing, a string is left, which is a sequence of letters too.
+    """
     if isinstance(value, str):
         raise TypeError(
             f"expected several values, found the text {value!r}; of one value a tuple is (value,)"
@@ -319,6 +332,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
+    """Returns the embodiment that a row names or holds."""
     if isinstance(record, str):
         if record not in EMBODIMENTS:
             raise InputError(
@@ -329,7 +343,10 @@ def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
 
 
 def row_version(row: Dataset) -> dict[str, Any]:
-    """Everything in a row that decides what an index holds, as plain data: equal versions give equal indices."""
+    """Returns all that decides, in a row, what an index holds, as plain data.
+
+    Equal versions give equal indices.
+    """
     turned = [
         [place, *map(float, dataclasses.astuple(gripper))]
         for place, gripper in row.recorded_grippers.items()
@@ -343,15 +360,16 @@ def row_version(row: Dataset) -> dict[str, Any]:
             [path, list(field.shape), field.dtype, list(field.quaternions)]
             for path, field in row.fields.items()
         ],
-        # in the order of the columns; by what name a camera goes, and its colour order, are for
-        # reading
+        # Views are in the order of the columns. A camera's name and its colour order matter only
+        # when an image is read.
         "views": list(row.views),
         "language": [list(row.language.paths), row.language.encoding],
         "keep_empty_language": row.keep_empty_language,
         "held_out": row.held_out,
-        # What values may be: an index was checked against these.
+        # An index was checked against these bounds.
         "state": [[dim.unit, dim.low, dim.high] for dim in row.embodiment.state],
         "actions": [[dim.unit, dim.kind, dim.low, dim.high] for dim in row.embodiment.actions],
-        # left out where nothing is turned, so that indices of that time are still right
+        # This field was added later. It is left out where no gripper is converted, so that older
+        # indices are still right.
         **({"grippers": turned} if turned else {}),
     }

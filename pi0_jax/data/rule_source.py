@@ -1,4 +1,7 @@
-"""A rule's source, hashed: what is kept of a function in indices and checkpoints, so that a changed rule is seen."""
+"""Hashes the source of a rule.
+
+Indices and checkpoints keep the hash of a function, so that a changed rule is noticed.
+"""
 
 import dataclasses
 import hashlib
@@ -14,7 +17,10 @@ from pi0_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRule:
-    """A rule of which a checkpoint kept name and hash: enough to open an index, not to build one."""
+    """Holds a rule of which a checkpoint kept name and hash.
+
+    It is enough to open an index, but not to build one.
+    """
 
     name: str
     sha256: str
@@ -26,17 +32,24 @@ class RecordedRule:
 
 
 def record_rule(rule: FunctionType, where: str) -> dict[str, str]:
+    """Returns what a checkpoint keeps of a rule: its name and its hash."""
     return {"rule": rule.__qualname__, "sha256": source_hash(rule, where)}
 
 
 def source_hash(rule: Any, where: str) -> str:
-    """SHA-256 of the sources of a function and of the functions that it names, and of the plain data that they use.
+    """Returns the SHA-256 of a function's source, of the functions that it names, and their data.
 
-    Plain data are numbers, strings, arrays, and tuples, lists, sets and dicts of these: globals, values that a surrounding function
-    bound, default arguments. What is reached through a module or an object (`lab.scale(x)`) is not followed: import such a function by
-    its name.
+    The data are plain: numbers, strings, arrays, and tuples, lists, sets and dicts of these. They
+    are globals, values that a surrounding function bound, and default arguments. What is reached
+    through a module or an object (`lab.scale(x)`) is not followed: import such a function by its
+    name.
 
-    Raises InputError, beginning with `where`: not a plain function, or one without a source file.
+    Args:
+        rule: a plain function, or a RecordedRule.
+        where: what the message begins with.
+
+    Raises:
+        InputError: the rule is no plain function, or it has no source file.
     """
     if isinstance(rule, RecordedRule):
         return rule.sha256
@@ -50,6 +63,7 @@ def source_hash(rule: Any, where: str) -> str:
 
 
 def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
+    """Returns the source of a function, of the functions that it names, and their data as text."""
     seen.append(function)
     parts = [inspect.getsource(function)]
     for name, value in _values(function):
@@ -58,7 +72,10 @@ def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
 
 
 def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
-    """What of `value` decides a rule's result: a function's sources, plain data as text, nothing of other things."""
+    """Returns what of a value decides a rule's result.
+
+    For a function that is its sources, for plain data their text, and for anything else nothing.
+    """
     match value:
         case FunctionType():
             return [] if value in seen else _sources(value, seen)
@@ -85,7 +102,7 @@ def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
 
 
 def _values(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Globals, values bound by a surrounding function and default arguments, with names."""
+    """Yields globals, values bound by a surrounding function and default arguments, with names."""
     for name in sorted(_names(function.__code__)):
         if name in function.__globals__:
             yield name, function.__globals__[name]
@@ -96,7 +113,11 @@ def _values(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """Global names in a function, inner functions included: Python versions differ in whether comprehensions are."""
+    """Returns the global names in a function and in its inner functions.
+
+    Inner functions are taken because Python versions differ in whether comprehensions are
+    functions.
+    """
     return set(code.co_names).union(
         *(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType))
     )

@@ -1,6 +1,7 @@
-"""Where a dataset's bytes lie: on this machine or behind a URL. Every file of a dataset is opened, sized and read through here.
+"""Opens, measures and reads every file of a dataset, on this machine or behind a URL.
 
-A local file is opened by its path as any other. For a URL (http://, gs://, s3://, whatever fsspec knows) see remote.py.
+A local file is opened by its path as any other. For a URL (http://, gs://, s3://, and whatever else
+fsspec knows) see remote.py.
 """
 
 import hashlib
@@ -20,18 +21,21 @@ from pi0_jax.errors import InputError
 T = TypeVar("T")
 R = TypeVar("R")
 
-Location: TypeAlias = Path | RemotePath  # both have `/`, `name` and a text for messages
+# Both kinds have `/`, `name` and a text for messages.
+Location: TypeAlias = Path | RemotePath
 AnyPath: TypeAlias = str | os.PathLike[str] | RemotePath
 
-_BUFFER_BYTES = 1 << 17  # what lies in a buffer is copied twice: large reads should pass it by
+# What lies in a buffer is copied twice, so large reads should not go through it.
+_BUFFER_BYTES = 1 << 17
 _ENDS_BYTES = 4096
 _AT_ONCE = 32  # requests for small things
-# What a storage says of a file's content, the surest first. No time of change: copies of a file differ in it, and the ends are cheap.
+# What a storage says of a file's content, the surest first. A time of change is not used, because
+# copies of a file differ in it, and a hash of the file's ends is cheap.
 _CONTENT_KEYS = ("md5Hash", "Content-MD5", "Digest", "crc32c", "ETag", "etag", "generation")
 
 
 def locate(path: AnyPath) -> Location:
-    """The place that a path or URL names; file:// is local."""
+    """Returns the place that a path or URL names. A file:// URL is local."""
     if isinstance(path, Path | RemotePath):
         return path
     text = os.fspath(path)
@@ -41,7 +45,11 @@ def locate(path: AnyPath) -> Location:
 
 
 def open_stream(path: AnyPath) -> io.BufferedReader:
-    """The file, open for reading from its start. Raises InputError if it cannot be read."""
+    """Opens a file for reading from its start.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.open_stream(place)
@@ -52,7 +60,11 @@ def open_stream(path: AnyPath) -> io.BufferedReader:
 
 
 def read_all(path: AnyPath) -> bytes:
-    """A small file, whole. Raises InputError if it cannot be read."""
+    """Returns the bytes of a small file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.read_all(place)
@@ -63,7 +75,12 @@ def read_all(path: AnyPath) -> bytes:
 
 
 def size(path: AnyPath) -> int:
-    """In bytes. Raises InputError if the file cannot be read, MissingFileError if there is none."""
+    """Returns the size of a file in bytes.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: the file cannot be read.
+    """
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.file_info(place)["size"]
@@ -74,7 +91,11 @@ def size(path: AnyPath) -> int:
 
 
 def exists(path: AnyPath) -> bool:
-    """Raises InputError where that cannot be known."""
+    """Returns whether there is such a file.
+
+    Raises:
+        InputError: that cannot be known.
+    """
     try:
         size(path)
     except MissingFileError:
@@ -83,9 +104,13 @@ def exists(path: AnyPath) -> bool:
 
 
 def identity(path: AnyPath) -> tuple[int, str]:
-    """Size in bytes, and a text that changes with the content: the storage's own checksum or tag, else a hash of both ends.
+    """Returns a file's size in bytes, and a text that changes with its content.
 
-    Raises InputError if the file cannot be read, MissingFileError if there is none.
+    The text is the storage's own checksum or tag, or else a hash of both ends of the file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: the file cannot be read.
     """
     place = locate(path)
     if isinstance(place, RemotePath):
@@ -102,13 +127,19 @@ def identity(path: AnyPath) -> tuple[int, str]:
 
 
 def concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of each item, in order, many at a time: for thousands of small requests. The first error ends it."""
+    """Returns `function` of each item, in order. It calls many at a time.
+
+    It is for thousands of small requests. The first error ends it.
+    """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(function, items))
 
 
 class RangeReader:
-    """A file open for reading at any place by any thread; closed when nobody holds it any more."""
+    """Holds a file open for reading at any place by any thread.
+
+    The file is closed when nobody holds the reader any more.
+    """
 
     def __init__(self, path: AnyPath) -> None:
         self._path = locate(path)
@@ -118,11 +149,16 @@ class RangeReader:
             self._descriptor = os.open(self._path, os.O_RDONLY)
         except OSError as error:
             raise _unreadable(self._path, error) from error
-        # Not __del__, which may run when the interpreter has taken `os` down already. At exit the system closes it.
+        # A method __del__ may run when the interpreter has already removed `os`, so there is none.
+        # At exit the system closes the file.
         weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def read(self, offset: int, length: int) -> bytes:
-        """Raises InputError if the file does not have these bytes, or they cannot be had."""
+        """Returns `length` bytes from byte `offset` on.
+
+        Raises:
+            InputError: the file does not have these bytes, or they cannot be read.
+        """
         if isinstance(self._path, RemotePath):
             return remote.read_range(self._path, offset, length)
         try:
@@ -136,6 +172,7 @@ class RangeReader:
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
+    """Returns the error for a local file that cannot be read."""
     kind = (
         MissingFileError
         if isinstance(error, FileNotFoundError | NotADirectoryError)

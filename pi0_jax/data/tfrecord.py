@@ -1,9 +1,11 @@
-"""TFRecord framing, read with checksums and byte offsets.
+"""Reads the records of TFRecord files, with checksums and byte offsets.
 
     byte 0            8               12                 12 + n        16 + n
-    | length n uint64 | crc of length | payload, n bytes | crc of payload |      little-endian, repeated to the end
+    | length n uint64 | crc of length | payload, n bytes | crc of payload |      little-endian,
+                                                                      repeated to the end
 
-A stored checksum is the masked CRC-32C of its bytes: the CRC rotated right by 15 bits plus a constant.
+A stored checksum is the masked CRC-32C of its bytes: the CRC rotated right by 15 bits plus a
+constant.
 """
 
 import struct
@@ -24,23 +26,34 @@ FRAMING_BYTES = _HEADER.size + CHECKSUM_BYTES
 
 
 class Record(NamedTuple):
-    number: int  # within the file, from 0
-    offset: int  # of the payload's first byte within the file
+    """Holds one record of a file.
+
+    Attributes:
+        number: its number within the file, from 0.
+        offset: where the payload begins within the file, in bytes.
+        payload: the bytes of the payload.
+        damage: "" if the payload has its checksum; otherwise the expected one and the found one.
+    """
+
+    number: int
+    offset: int
     payload: bytes | memoryview
-    damage: str  # "" if the payload has its checksum; otherwise which was expected and found
+    damage: str
 
 
 def masked_crc(data: bytes | memoryview) -> int:
-    """The checksum that TFRecord stores for `data`, uint32."""
-    # it takes arrays, but no memoryview
+    """Returns the checksum that TFRecord stores for `data`, a uint32."""
+    # The library takes arrays, but no memoryview.
     crc = google_crc32c.value(np.frombuffer(data, np.uint8) if len(data) else b"")
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def read_records(path: storage.AnyPath) -> Iterator[Record]:
-    """Yields the records of one file in order, each verified. Holds one record at a time.
+    """Yields the records of one file in order, each verified. It holds one record at a time.
 
-    Raises InputError, naming file, record and byte: no such file, truncated record, wrong checksum.
+    Raises:
+        InputError: there is no such file, a record is truncated, or a checksum is wrong. The
+            message names file, record and byte.
     """
     for record in scan_records(path):
         if record.damage:
@@ -49,10 +62,15 @@ def read_records(path: storage.AnyPath) -> Iterator[Record]:
 
 
 def scan_records(path: storage.AnyPath) -> Iterator[Record]:
-    """As `read_records`, at the speed of the memory: all payloads take the same place, so each lasts until the next is asked for.
+    """Yields the records of one file as `read_records` does, at the speed of the memory.
 
-    Goes on after a payload with a wrong checksum, which its record's `damage` tells. A file that is truncated or has a wrong length is an
-    InputError here too: where its next record starts is not known.
+    All payloads take the same place in memory, so each is valid until the next is asked for. After
+    a payload with a wrong checksum it goes on, and the record's `damage` says so. If a file is
+    truncated or has a wrong length, it is not known where its next record starts.
+
+    Raises:
+        InputError: there is no such file, a record is truncated, or the checksum of a length is
+            wrong.
     """
     buffer = bytearray()
     with storage.open_stream(path) as file:
@@ -62,7 +80,7 @@ def scan_records(path: storage.AnyPath) -> Iterator[Record]:
             place = f"record {number} at byte {offset}"
             length = _read_length(file, f"{path}: {place}", size - offset)
             if length > len(buffer):
-                # fresh memory costs more than what is read into it
+                # Fresh memory costs more time than reading into it, so it is taken rarely.
                 buffer = bytearray(length + length // 4)
             payload = memoryview(buffer)[:length].toreadonly()
             damage = payload_damage(
@@ -73,7 +91,7 @@ def scan_records(path: storage.AnyPath) -> Iterator[Record]:
 
 
 def _read_length(file: BufferedReader, where: str, remaining: int) -> int:
-    """The length of the next record's payload; `remaining` bytes are left in the file."""
+    """Returns the length of the next record's payload, with `remaining` bytes left in the file."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         raise InputError(
@@ -93,7 +111,7 @@ def _read_length(file: BufferedReader, where: str, remaining: int) -> int:
 
 
 def _read_payload(file: BufferedReader, place: memoryview, where: str) -> bytes:
-    """Fills `place` and gives the checksum's bytes."""
+    """Fills `place` with the payload and returns the bytes of its checksum."""
     found = file.readinto(place)
     footer = file.read(CHECKSUM_BYTES)
     if found + len(footer) < len(place) + CHECKSUM_BYTES:
@@ -104,10 +122,14 @@ def _read_payload(file: BufferedReader, place: memoryview, where: str) -> bytes:
 
 
 def payload_damage(payload: bytes | memoryview, footer: bytes) -> str:
-    """An empty text if the payload has the checksum that stands behind it; otherwise which was expected and found."""
+    """Returns "" if the payload has the checksum that follows it in the file.
+
+    Otherwise it returns which checksum was expected and which was found.
+    """
     (stored,), found = _FOOTER.unpack(footer), masked_crc(payload)
     return "" if found == stored else _mismatch("payload", stored, found)
 
 
 def _mismatch(part: str, stored: int, found: int) -> str:
+    """Returns which checksum was expected and which was found, in words."""
     return f"corrupted {part}: expected checksum {stored:#010x}, found {found:#010x}"

@@ -1,7 +1,9 @@
-"""What an episode may hold: the checks that decide whether an index is built, each naming dataset, episode, step and field.
+"""Checks what an episode holds. These checks decide whether an index is built.
 
-What a dataset's own embodiment does not declare is held to what no robot exceeds: a value beyond it means degrees for radians,
-millimetres for metres, or a pose where a change was meant. What is odd and may be right is counted, and told when the index is opened.
+Each error names dataset, episode, step and field. If a dataset's own embodiment does not declare a
+range, values are held to what no robot exceeds. A value beyond it means degrees for radians,
+millimetres for metres, or a pose where a change was meant. What is odd and may be right is counted,
+and told when the index is opened.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +26,7 @@ from pi0_jax.data.rows import STEPS, Dataset, Standardised
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
 
-# (unit, kind) -> largest plausible magnitude of an action, or of a state, which is absolute
+# (unit, kind) -> the largest plausible magnitude of an action, or of a state, which is absolute.
 PLAUSIBLE = {
     ("m", "relative"): 1.0,
     ("m", "absolute"): 10.0,
@@ -35,22 +37,32 @@ PLAUSIBLE = {
     ("rad/s", "relative"): 10.0,
     ("rad/s", "absolute"): 10.0,
 }
-PLAUSIBLE_GRIPPER_M = 0.5  # of a gripper in metres: 8 cm given as 8, or 80 mm as 80, are none
-ABSURD = 1e12  # no quantity of any other unit is as large; the dimension's own low and high hold beside it
-ROUNDING = 1e-4  # how far a value may lie outside its range, as a share of the range or, if that is less, of max(|bound|, 1)
-QUATERNION_TOLERANCE = 1e-3  # of its length; what was rounded to four decimals passes, what was never normalised does not
+# A gripper in metres is not larger than this. So 8 cm given as 8, or 80 mm as 80, are found.
+PLAUSIBLE_GRIPPER_M = 0.5
+# No quantity of any other unit is as large. The dimension's own low and high hold beside it.
+ABSURD = 1e12
+# How far a value may lie outside its range, as a share of the range or, if that is less, of
+# max(|bound|, 1).
+ROUNDING = 1e-4
+# How far a quaternion's length may be from 1. Quaternions that were rounded to four decimals pass,
+# and those that were never normalised do not.
+QUATERNION_TOLERANCE = 1e-3
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Limits(NamedTuple):
-    """Range of each of D dimensions, rounding allowed for."""
+    """Holds the range of each of D dimensions, with an allowance for rounding."""
 
     low: np.ndarray  # float32[D]
     high: np.ndarray  # float32[D]
 
 
 class Validator:
-    """Checks episodes of one dataset. Faster for what it remembers of earlier ones; what it decides does not depend on them."""
+    """Checks the episodes of one dataset.
+
+    It is faster because of what it remembers of earlier episodes. What it decides does not depend
+    on them.
+    """
 
     def __init__(self, row: Dataset) -> None:
         self._row = row
@@ -64,7 +76,11 @@ class Validator:
         self.oddities = Oddities(row)
 
     def check_raw(self, raw: RawEpisode) -> None:
-        """Raises InputError: NaN or infinity, a quaternion that is not of unit length."""
+        """Checks the raw fields of an episode.
+
+        Raises:
+            InputError: a number is NaN or infinite, or a quaternion is not of unit length.
+        """
         for path, column in raw.columns.items():
             _check_finite(column, raw, f"field {path}", per_step=path.startswith(STEPS))
             for start in self._row.fields[path].quaternions:
@@ -72,9 +88,14 @@ class Validator:
                 _check_quaternion(column, start, f"{raw.where}: {step}field {path}")
 
     def check_standardised(self, raw: RawEpisode, result: Standardised) -> None:
-        """Raises InputError: a result that does not fit the embodiment, NaN or infinity, a value outside its range, two episodes in one.
+        """Checks what the rule gave for an episode.
 
-        Ranges hold for episodes of which a step may be drawn: what a rule has dropped may be dropped for what it is.
+        Ranges hold for episodes of which a step may be drawn. A rule may have dropped an episode
+        just for its values.
+
+        Raises:
+            InputError: the result does not fit the embodiment, a number is NaN or infinite, a value
+                is outside its range, or the record holds two episodes.
         """
         robot, steps = self._row.embodiment, raw.steps
         for name, values, dims in (
@@ -106,15 +127,22 @@ class Validator:
                 _check_quaternion(result.state, start, f"{raw.where}: {{step}}state")
 
     def check_images(self, raw: RawEpisode, decode: Iterable[int]) -> tuple[SizeRange, ...]:
-        """Of each view, the range of its images' sizes. Every header and end is read; the images of the steps `decode` are decoded.
+        """Checks the images of an episode and returns, for each view, the range of their sizes.
 
-        So is every image that does not end as its kind does: some decode all the same.
+        Every header and end is read, and the images of some steps are decoded. So is every image
+        that does not end as its kind does, since some of these decode all the same.
 
-        Raises InputError: an image that is not an 8-bit RGB JPEG or PNG, or does not decode.
+        Args:
+            raw: the episode as it was recorded.
+            decode: the steps whose images are decoded.
+
+        Raises:
+            InputError: an image is not an 8-bit RGB JPEG or PNG, or does not decode.
         """
         return tuple(self._check_view(raw, view, decode) for view in raw.images)
 
     def _check_view(self, raw: RawEpisode, view: str, decode: Iterable[int]) -> SizeRange:
+        """Checks the images of one view."""
         ranges, step = raw.images[view], 0
         try:
             sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])
@@ -133,7 +161,9 @@ class Validator:
 
 
 def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
+    """Returns the ranges of the dimensions, widened for rounding."""
     low, high = np.array([_range(dim) for dim in dims], np.float64).reshape(-1, 2).T
+    # The allowance is a share of the range or, if that is less, of max(|bound|, 1).
     widened = (
         low - ROUNDING * np.fmin(high - low, np.fmax(abs(low), 1)),
         high + ROUNDING * np.fmin(high - low, np.fmax(abs(high), 1)),
@@ -142,7 +172,11 @@ def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
 
 
 def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
-    """Where values lie: as declared, otherwise as is plausible; a gripper action that says what 1 means, in [0, 1]."""
+    """Returns where values lie.
+
+    That is as declared, or otherwise as is plausible. A gripper action that says what 1 means lies
+    in [0, 1].
+    """
     most = _plausible(dim)
     least, most = (
         (0.0, 1.0) if isinstance(dim, ActionDim) and dim.ends is not None else (-most, most)
@@ -151,6 +185,7 @@ def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
 
 
 def _plausible(dim: StateDim | ActionDim) -> float:
+    """Returns the largest plausible magnitude of a dimension."""
     kind = dim.kind if isinstance(dim, ActionDim) else "absolute"
     if (dim.unit, kind) == ("m", "absolute") and is_gripper(dim):
         return PLAUSIBLE_GRIPPER_M
@@ -158,21 +193,21 @@ def _plausible(dim: StateDim | ActionDim) -> float:
 
 
 def is_gripper(dim: StateDim | ActionDim) -> bool:
-    """Whether it declares which way it counts, or is called one."""
+    """Returns whether a dimension declares which way it counts, or has a gripper's name."""
     return bool(dim.larger_is) or "gripper" in dim.name or "finger" in dim.name
 
 
 def _quaternions(dims: Sequence[StateDim]) -> list[int]:
-    """Where a quaternion of unit length begins, by the names of its four dimensions."""
+    """Returns where quaternions of unit length begin, by the names of their four dimensions."""
     names = [dim.name for dim in dims]
     return [i for i in range(len(names) - 3) if names[i : i + 4] == ["qx", "qy", "qz", "qw"]]
 
 
 def _check_one_episode(raw: RawEpisode) -> None:
-    """A record's marks, where it has them, must not say that it holds more than one episode."""
+    """Checks that a record's marks, if it has any, do not say that it holds several episodes."""
     for path, marks in raw.marks.items():
         begins = np.flatnonzero(marks[1:] if path == IS_FIRST else marks[:-1] & ~marks[1:]) + 1
-        # marks that stand at every step mean nothing, which is told
+        # Marks that are at every step mean nothing. That is told elsewhere.
         if begins.size and not marks.all():
             step = int(begins[0])
             marked = step if path == IS_FIRST else step - 1
@@ -183,6 +218,7 @@ def _check_one_episode(raw: RawEpisode) -> None:
 
 
 def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: bool) -> None:
+    """Checks that all numbers are finite."""
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return
     place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
@@ -192,7 +228,10 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
 
 
 def _check_quaternion(column: np.ndarray, start: int, where: str) -> None:
-    """`where` names the column; "{step}" in it is where the step goes."""
+    """Checks the length of the quaternion that begins at a column.
+
+    `where` names the column; "{step}" in it is where the step goes.
+    """
     # [T, 4], or [1, 4] for a field of the episode
     quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)
     lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
@@ -214,7 +253,9 @@ def _check_values(
     keep: np.ndarray,
     end: int,
 ) -> None:
-    if ((values >= limits.low) & (values <= limits.high)).all():  # NaN is in no range
+    """Checks that state or action is finite and, in the steps that are read, in range."""
+    # NaN is in no range, so this one test passes only what is right.
+    if ((values >= limits.low) & (values <= limits.high)).all():
         return
     _check_finite(values, raw, name, per_step=True)
     read = values[:end] if keep.any() else values[:0]
@@ -229,6 +270,7 @@ def _check_values(
 
 
 def _expected(dim: StateDim | ActionDim, found: float) -> str:
+    """Returns what was expected of a value that is outside its range, in words."""
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
     if (dim.low is None and dim.high is None and not dim.larger_is) or abs(found) > ABSURD:

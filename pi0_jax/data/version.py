@@ -1,4 +1,7 @@
-"""Which files and which rule an index was made for: the record that decides whether an index is still right, and where it lies."""
+"""Says for which files and which rule an index was made, and where it lies.
+
+This record decides whether an index is still right.
+"""
 
 import hashlib
 import json
@@ -12,15 +15,18 @@ from pi0_jax.data.storage import AnyPath, Location, MissingFileError, locate
 from pi0_jax.errors import InputError
 from pi0_jax.files import cache_folder
 
-INDEX_FORMAT = (
-    4  # raised when the files of an index, or the package's own part in their content, change
-)
+# This number is raised when the files of an index change, or the package's own part in their
+# content.
+INDEX_FORMAT = 4
 
 
 def index_version(row: Dataset, directory: Location) -> dict[str, Any]:
-    """{"format", "standardise", "files"} as plain data. Of metadata all is read, of a shard what storage.identity needs.
+    """Returns {"format", "standardise", "files"} as plain data.
 
-    Raises InputError: metadata missing or wrong, a shard missing or not readable.
+    All metadata are read, and of a shard what storage.identity needs.
+
+    Raises:
+        InputError: metadata are missing or wrong, or a shard is missing or not readable.
     """
     return {
         "format": INDEX_FORMAT,
@@ -30,12 +36,12 @@ def index_version(row: Dataset, directory: Location) -> dict[str, Any]:
 
 
 def version_digest(version: dict[str, Any]) -> str:
-    """16 hexadecimal digits that name the version."""
+    """Returns 16 hexadecimal digits that name the version."""
     return hashlib.sha256(json.dumps(version, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe_difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    """The first thing in which two versions differ, in words."""
+    """Returns the first thing in which two versions differ, in words."""
     if wanted["format"] != found["format"]:
         return f"index format: expected {wanted['format']}, found {found['format']}"
     ours, theirs = wanted["standardise"], found["standardise"]
@@ -53,7 +59,7 @@ def describe_difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def _fingerprint(row: Dataset, directory: Location) -> dict[str, list[Any]]:
-    """File name -> [size in bytes, hash or tag]."""
+    """Returns file name -> [size in bytes, hash or tag]."""
     metadata = read_metadata(row, directory)
     shards = list_shards(row, directory, metadata)
     identities = storage.concurrently(lambda shard: _identity(row, shard), shards)
@@ -66,6 +72,7 @@ def _fingerprint(row: Dataset, directory: Location) -> dict[str, list[Any]]:
 
 
 def _identity(row: Dataset, shard: Shard) -> tuple[int, str]:
+    """Returns what storage says of a shard's content."""
     try:
         return storage.identity(shard.path)
     except MissingFileError as error:
@@ -77,12 +84,13 @@ def _identity(row: Dataset, shard: Shard) -> tuple[int, str]:
 def located(
     row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None
 ) -> tuple[Location, Path, dict[str, Any]]:
-    """The dataset's directory, the folder of its indices, and the version that the right one has."""
+    """Returns the dataset's directory, the folder of its indices, and the right version."""
     directory = dataset_directory(row, data_dir)
     return directory, _index_root(row, directory, index_dir), index_version(row, directory)
 
 
 def _index_root(row: Dataset, directory: Location, index_dir: AnyPath | None) -> Path:
+    """Returns the folder of the indices of one version of a dataset."""
     if index_dir is None:
         return (
             directory / "pi0_index"

@@ -1,7 +1,8 @@
-"""Processes that make the parts of an index, and how far they are.
+"""Makes the parts of an index in several processes, and shows how far they are.
 
-Workers are fresh interpreters (loky), never forks of a process in which JAX or TensorFlow may run threads. They import what reads records
-and nothing of TensorFlow or JAX. A row's rule reaches them by value if it is not the package's own: a config file has no name to import.
+Workers are fresh interpreters (loky), and never forks of a process in which JAX or TensorFlow may
+run threads. They import what reads records, and nothing of TensorFlow or JAX. If a row's rule is
+not the package's own, it reaches them by value, since a config file has no name to import.
 """
 
 import contextlib
@@ -23,26 +24,31 @@ from pi0_jax.data.parts import PartTask, make_part
 from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
 
-_PROGRESS_FILE = (
-    "progress"  # bytes read so far of every shard, uint64 each, at the place of the shard's number
-)
+# The file holds the bytes read so far of every shard, uint64 each, at the place of the shard's
+# number.
+_PROGRESS_FILE = "progress"
 _POLL_S = 0.5
-_IDLE_S = (
-    10  # a worker that has nothing to do, because its parent was killed perhaps, ends after this
-)
+# A worker ends when it has had nothing to do for so long. Perhaps its parent was killed.
+_IDLE_S = 10
 
 
 def default_workers() -> int:
-    """The processors that this process may use, as its container limits them."""
+    """Returns the number of processors that this process may use, as its container limits them."""
     return cpu_count()
 
 
 def make_parts(
     tasks: Sequence[PartTask], workers: int, bar: tqdm
 ) -> Generator[list[str], None, None]:
-    """Makes every task's part and yields what it skipped, in any order; `bar` counts bytes.
+    """Makes every task's part and yields what it skipped, in any order.
 
-    With one worker all happens in this process. Raises what `make_part` raises; InputError if a worker is killed.
+    Args:
+        tasks: the parts to make.
+        workers: the number of processes. With one worker or one task all happens in this process.
+        bar: counts bytes.
+
+    Raises:
+        InputError: as for `make_part`, or a worker was killed.
     """
     if workers == 1 or len(tasks) < 2:
         return _make_here(tasks, bar)
@@ -50,18 +56,20 @@ def make_parts(
 
 
 def _make_here(tasks: Sequence[PartTask], bar: tqdm) -> Generator[list[str], None, None]:
+    """Makes the parts in this process."""
     for task in tasks:
         yield make_part(task, partial(_advance, bar, bar.n))
 
 
 def _advance(bar: tqdm, before: int, read: int) -> None:
-    """Puts the bar at so many bytes after `before`."""
+    """Moves the bar to so many bytes after `before`."""
     bar.update(before + read - bar.n)
 
 
 def _make_in_processes(
     tasks: Sequence[PartTask], workers: int, bar: tqdm
 ) -> Generator[list[str], None, None]:
+    """Makes the parts in worker processes."""
     row, before = tasks[0].row, bar.n
     progress = tasks[0].folder / _PROGRESS_FILE
     _clear_progress(progress, tasks)
@@ -83,7 +91,7 @@ def _make_in_processes(
 
 
 def _run(pickled: bytes) -> list[str]:
-    """In a worker."""
+    """Makes one part in a worker, and writes how far it is to the file of progress."""
     task: PartTask = pickle.loads(pickled)
     with open(task.folder / _PROGRESS_FILE, "r+b", buffering=0) as file:
         return make_part(
@@ -93,7 +101,10 @@ def _run(pickled: bytes) -> list[str]:
 
 
 def _clear_progress(path: Path, tasks: Sequence[PartTask]) -> None:
-    """Nothing is read of the tasks' shards yet. Another process that builds the same index may share the file."""
+    """Writes that nothing is read of the tasks' shards yet.
+
+    Another process that builds the same index may share the file.
+    """
     path.touch()
     with open(path, "r+b", buffering=0) as file:
         for task in tasks:
@@ -101,12 +112,16 @@ def _clear_progress(path: Path, tasks: Sequence[PartTask]) -> None:
 
 
 def _bytes_read(path: Path, tasks: Sequence[PartTask]) -> int:
+    """Returns how many bytes of the tasks' shards are read."""
     return int(np.fromfile(path, np.uint64)[[task.number for task in tasks]].sum())
 
 
 @contextlib.contextmanager
 def _by_value(row: Dataset) -> Iterator[None]:
-    """Within, functions of the module that defines the row's rule are pickled by value, unless it is one of the package."""
+    """Pickles functions of the rule's module by value, within the block.
+
+    Modules of the package are pickled by name.
+    """
     name = row.standardise.__module__
     if (
         name.startswith("pi0_jax.")

@@ -5,9 +5,9 @@
         metadata.json                            the settings it was made with
         name-train.tfrecord-00000-of-00003 ...   one record per episode
 
-An episode is {"steps": [step, ...], "episode_metadata": {...}, ...}; steps, metadata and what a dataset holds beside
-them are nested dicts, as their features say. The folder appears under its name when it is whole: until then it is a
-sibling that TFDS takes for no version.
+An episode is {"steps": [step, ...], "episode_metadata": {...}, ...}. Steps, metadata, and what else
+a dataset holds are nested dicts, as their features say. The folder appears under its name when it
+is whole. Until then it has a name beside it that TFDS takes for no version.
 """
 
 import dataclasses
@@ -29,7 +29,10 @@ JPEG_QUALITY = 95
 
 @dataclasses.dataclass(frozen=True)
 class ImageFeature:
-    """JPEG. An episode holds uint8[height, width, 3], or the bytes of a file, which are kept as they are."""
+    """Declares a JPEG image.
+
+    An episode holds uint8[height, width, 3], or the bytes of a file, which are kept as they are.
+    """
 
     height: int
     width: int
@@ -37,7 +40,7 @@ class ImageFeature:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFeature:
-    """A number or an array of them; a dimension of None has any size."""
+    """Declares a number or an array of numbers. A dimension of None has any size."""
 
     shape: tuple[int | None, ...]
     dtype: Any  # what np.dtype takes
@@ -45,15 +48,24 @@ class ArrayFeature:
 
 @dataclasses.dataclass(frozen=True)
 class TextFeature:
-    """A str."""
+    """Declares a str."""
 
 
-# Leaves are the features above, or connectors of tfds.features where a dataset needs another kind.
+# Leaves are the features above. A dataset that needs another kind has connectors of tfds.features.
 Features: TypeAlias = Mapping[str, Any]
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """uint8[height, width, 3], RGB, at JPEG_QUALITY, with colour at full resolution: small things keep their colour."""
+    """Encodes an image as JPEG at JPEG_QUALITY.
+
+    Colour has full resolution, so that small things keep their colour.
+
+    Args:
+        image: uint8[height, width, 3], RGB.
+
+    Raises:
+        InputError: the image has another dtype or shape.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise InputError(
             f"image: expected uint8[height, width, 3], found {image.dtype}{list(image.shape)}"
@@ -75,17 +87,24 @@ def write_rlds(
     settings: Mapping[str, Any] | None = None,
     episodes_per_shard: int = 256,
 ) -> Path:
-    """Writes data_dir/name/version and returns it. The same episodes and settings give the same bytes.
+    """Writes the dataset data_dir/name/version and returns its folder.
+
+    The same episodes and settings give the same bytes.
 
     Args:
+        data_dir: the folder of datasets.
+        name: the dataset's name.
+        version: such as "1.0.0".
         steps: features of a step, `observation`, `action` and the rest; a nested dict.
         metadata: features of `episode_metadata`; empty for none.
         episode: further features of an episode, beside `steps` and `episode_metadata`.
         splits: split name -> its episodes, each consumed once, in order.
         settings: what the data were made with (JSON values), for `read_settings`.
+        episodes_per_shard: the largest number of episodes in a file.
 
     Raises:
-        InputError: the folder exists already, a split has no episode, or the extra `data` is not installed.
+        InputError: the folder exists already, a split has no episode, or the extra `data` is not
+            installed.
     """
     folder = Path(data_dir) / name / version
     if folder.exists():
@@ -109,7 +128,10 @@ def write_rlds(
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of the dataset in `folder` (data_dir/name/version); None where nothing is; {} where it has none."""
+    """Returns the settings of the dataset in `folder` (data_dir/name/version).
+
+    It returns None where nothing is there, and {} where the dataset has no settings.
+    """
     if not folder.exists():
         return None
     file = folder / "metadata.json"
@@ -117,6 +139,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _episode_features(steps: Features, metadata: Features, episode: Features) -> Any:
+    """Returns the features of an episode, as TFDS declares them."""
     import tensorflow_datasets as tfds
 
     features = {**_tfds_features(episode), "steps": tfds.features.Dataset(_tfds_features(steps))}
@@ -126,6 +149,7 @@ def _episode_features(steps: Features, metadata: Features, episode: Features) ->
 
 
 def _tfds_features(feature: Any) -> Any:
+    """Returns a feature, or a nested dict of features, as TFDS declares them."""
     import tensorflow_datasets as tfds
 
     match feature:
@@ -146,18 +170,21 @@ def _tfds_features(feature: Any) -> Any:
 def _encoded(
     features: Any, steps: Features, episodes: Iterable[Mapping[str, Any]]
 ) -> Iterable[bytes]:
-    """Each episode as a serialised tf.train.Example."""
+    """Yields each episode as a serialised tf.train.Example."""
     import tensorflow as tf
 
     for episode in episodes:
         encoded = {**episode, "steps": [_with_jpegs(steps, step) for step in episode["steps"]]}
         example = tf.train.Example.FromString(features.serialize_example(encoded))
-        # a protocol buffer's maps are otherwise in any order
+        # Without this a protocol buffer's maps are in any order.
         yield example.SerializeToString(deterministic=True)
 
 
 def _with_jpegs(feature: Any, value: Any) -> Any:
-    """`value` with the arrays of image features encoded, so that every image is compressed by one function."""
+    """Returns `value` with the arrays of image features encoded.
+
+    So every image is compressed by one function.
+    """
     if isinstance(feature, ImageFeature) and isinstance(value, np.ndarray):
         if value.shape[:2] != (feature.height, feature.width):
             raise InputError(
@@ -192,9 +219,13 @@ def _write_split(
 def _write_shards(
     folder: Path, split: str, records: Iterable[bytes], per_shard: int
 ) -> tuple[Sequence[tuple[Path, int]], int]:
-    """Writes files of at most `per_shard` records: (file, number of records) of each, and the records' bytes together.
+    """Writes files of at most `per_shard` records.
 
-    The number of shards, a part of their names, is known at the end, so these are not their last names.
+    The number of shards is a part of their names and is known only at the end. So these names are
+    not the last ones.
+
+    Returns:
+        (file, number of records) for each shard, and the bytes of all records together.
     """
     import tensorflow as tf
 
@@ -222,6 +253,7 @@ def _write_info(
     splits: Sequence[Any],
     settings: Mapping[str, Any],
 ) -> None:
+    """Writes the files that TFDS needs to open the dataset."""
     import tensorflow_datasets as tfds
 
     identity = tfds.core.dataset_info.DatasetIdentity(

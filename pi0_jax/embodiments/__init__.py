@@ -1,4 +1,7 @@
-"""One record per robot and action space, by name. record.py says what a record holds; the other files are tables of them."""
+"""Holds one record per robot and action space, by name.
+
+record.py says what a record holds. The other files are tables of records.
+"""
 
 from pi0_jax.embodiments.aloha import ALOHA
 from pi0_jax.embodiments.arms import ARMS

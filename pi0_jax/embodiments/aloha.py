@@ -1,7 +1,9 @@
-"""ALOHA: two arms of six joints, a gripper each, and on wheels in the action the velocity of the base; 50 Hz.
+"""Holds the records of ALOHA, an arm on the left and an arm on the right, controlled at 50 Hz.
 
-state and action   0-5 left arm   6 left gripper   7-12 right arm   13 right gripper
-action only       14-15 base: forward, turning
+Each arm has six joints and a gripper. On wheels the action has the velocity of the base too.
+
+    state and action   0-5 left arm   6 left gripper   7-12 right arm   13 right gripper
+    action only       14-15 base: forward, turning
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ _SIDES = ("left", "right")
 
 
 def _arm_state(side: str) -> tuple[StateDim, ...]:
+    """Returns the state of one arm: joint positions and a gripper opening."""
     return (
         *(StateDim(f"{side}_joint_{i}", "rad") for i in range(6)),
         StateDim(f"{side}_gripper", "1", one_means="open"),
@@ -20,7 +23,10 @@ def _arm_state(side: str) -> tuple[StateDim, ...]:
 
 
 def _arm_actions(side: str) -> tuple[ActionDim, ...]:
-    """Joint targets, learnt relative to the current joints, and a gripper opening."""
+    """Returns the actions of one arm.
+
+    They are joint targets, learnt relative to the current joints, and a gripper opening.
+    """
     return (
         *(ActionDim(f"{side}_joint_{i}", "rad", "absolute", delta=True) for i in range(6)),
         dataclasses.replace(gripper("open"), name=f"{side}_gripper"),
@@ -28,7 +34,10 @@ def _arm_actions(side: str) -> tuple[ActionDim, ...]:
 
 
 def _client_keys(*cameras: str) -> ClientKeys:
-    """Of four cameras the clients send those that they have; the model has no slot for the low one."""
+    """Returns the keys under which clients send these cameras and the state.
+
+    Of four cameras the clients send those that they have. The model has no slot for the low one.
+    """
     unread = {"cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"} - set(cameras)
     return ClientKeys(
         cameras={camera: f"images/{camera}" for camera in cameras},

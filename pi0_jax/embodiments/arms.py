@@ -1,4 +1,7 @@
-"""Single arms of the public datasets other than Frankas and WidowX. Steps executed per chunk are about 0.8 s of it (appendix D)."""
+"""Holds the records of single arms of the public datasets, other than Frankas and the WidowX.
+
+The number of steps executed per chunk is about 0.8 s of it (appendix D).
+"""
 
 from pi0_jax.embodiments.dims import EULER, POSE_CHANGE, POSE_TARGET, POSITION, gripper, joints
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim

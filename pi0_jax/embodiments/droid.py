@@ -1,6 +1,7 @@
-"""The Franka of DROID with a Robotiq gripper, 15 Hz, in three action spaces; a gripper of 1 is closed, in state and action.
+"""Holds the records of DROID's Franka with a Robotiq gripper, in three action spaces, at 15 Hz.
 
-Velocities are commands in [-1, 1] of the controller's largest step, neither rad/s nor m/s.
+A gripper of 1 is closed, in state and action. Velocities are commands in [-1, 1] of the
+controller's largest step, in neither rad/s nor m/s.
 """
 
 from pi0_jax.embodiments.dims import COMMAND, EULER, POSITION, gripper, joints

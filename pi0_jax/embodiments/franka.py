@@ -1,6 +1,8 @@
-"""Franka arms of the public datasets, each with the state and the action space that its laboratory recorded.
+"""Holds the records of Franka arms of the public datasets.
 
-Steps executed per chunk are about 0.8 s of it, as the paper's slower robots (appendix D). A gripper's width in metres is larger when open.
+Each has the state and the action space that its laboratory recorded. The number of steps executed
+per chunk is about 0.8 s of it, as on the paper's slower robots (appendix D). If a gripper's width
+is in metres, it is larger when the gripper is open.
 """
 
 from pi0_jax.embodiments.dims import (

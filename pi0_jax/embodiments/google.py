@@ -1,4 +1,8 @@
-"""Robots of Google's datasets. Steps executed per chunk are about 0.8 s of it, as the paper's slower robots (appendix D)."""
+"""Holds the records of the robots of Google's datasets.
+
+The number of steps executed per chunk is about 0.8 s of it, as on the paper's slower robots
+(appendix D).
+"""
 
 from pi0_jax.embodiments.dims import (
     AXIS_ANGLE,

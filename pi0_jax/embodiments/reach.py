@@ -1,10 +1,10 @@
-"""The arms of the reach world (pi0_jax/sim)."""
+"""Holds the records of the arms of the reach world (pi0_jax/sim)."""
 
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 
 
 def _reach(name: str, joints: int) -> Embodiment:
-    """Absolute joint targets at 10 Hz, learnt relative to the current joints."""
+    """Returns a record with absolute joint targets at 10 Hz, learnt relative to the joints."""
     return Embodiment(
         name=name,
         robot=f"simulated arm of {joints} joints",

@@ -1,7 +1,8 @@
-"""A record of a robot and its action space: data, no code.
+"""Defines the record of a robot and its action space. It is data, and no code.
 
-A record says which of the robot's cameras fills which slot, what each state and action dimension is, and how a chunk
-is executed. Data rows name a record; a checkpoint carries the records it was trained on as JSON; the policy reads them.
+A record says which of the robot's cameras fills which slot, what each state and action dimension
+is, and how a chunk is executed. Rows of datasets name a record. A checkpoint carries, as JSON, the
+records on which it was trained, and the policy reads them.
 """
 
 import dataclasses
@@ -16,13 +17,13 @@ from pi0_jax.embodiments.readings import Readings, readings
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS
 
-# one turn in the units that an angle may have
+# One turn, in the units that an angle may have.
 TURN = {"rad": 2 * math.pi, "deg": 360.0}
 _TURN_TOLERANCE = 0.01  # how far low and high may differ from a turn, as a share of it
 
 
 class _Dim:
-    """What a state dimension and an action dimension say of themselves in the same fields."""
+    """Holds what a state dimension and an action dimension say in the same fields."""
 
     name: str
     unit: str
@@ -35,7 +36,7 @@ class _Dim:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The robot's numbers for an open and for a closed gripper; None where no end is declared."""
+        """Returns the robot's numbers for an open and a closed gripper, or None if not declared."""
         if self.open is not None and self.closed is not None:
             return float(self.open), float(self.closed)
         if self.one_means and self.unit == "1":
@@ -44,14 +45,14 @@ class _Dim:
 
     @property
     def larger_is(self) -> Literal["", "open", "closed"]:
-        """Which way a gripper counts: what its larger numbers mean; "" where that is not declared."""
+        """Returns what a gripper's larger numbers mean, or "" where that is not declared."""
         if self.open is not None and self.closed is not None:
             return "open" if self.open > self.closed else "closed"
         return self.one_means
 
     @property
     def turn(self) -> tuple[float, float] | None:
-        """Where the turn of a periodic angle begins, and how long it is; None for what does not turn."""
+        """Returns where a periodic angle's turn begins and how long it is, or None."""
         if not self.periodic:
             return None
         period = TURN[self.unit]
@@ -60,18 +61,18 @@ class _Dim:
 
 @dataclasses.dataclass(frozen=True)
 class StateDim(_Dim):
-    """One dimension of a robot's state.
+    """Describes one dimension of a robot's state.
 
     Attributes:
         name: what it is called, such as "joint_0".
         unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
         low: what is recorded is at least this; None where that is not known.
         high: what is recorded is at most this.
-        one_means: of a gripper: "open" or "closed", which way its numbers count.
-        open: of a gripper, instead of one_means: what is read where it is open.
-        closed: of a gripper: what is read where it is closed.
-        periodic: whether it is an angle that turns: one turn further is the same place. It is read
-            in [low, low + a turn), by default half a turn either way.
+        one_means: for a gripper, which way its numbers count: "open" or "closed".
+        open: for a gripper, instead of one_means, what is read where it is open.
+        closed: for a gripper, what is read where it is closed.
+        periodic: whether it is an angle that turns, so that one turn further is the same place. It
+            is read in [low, low + a turn). By default that is half a turn either way.
     """
 
     name: str
@@ -86,7 +87,7 @@ class StateDim(_Dim):
 
 @dataclasses.dataclass(frozen=True)
 class ActionDim(_Dim):
-    """One number of an action, as the robot's `step` takes it.
+    """Describes one number of an action, as the robot's `step` takes it.
 
     A gripper says what its step takes for open and for closed: `one_means` for a number in [0, 1],
     `open` and `closed` for any other.
@@ -95,24 +96,25 @@ class ActionDim(_Dim):
         open=-1.0, closed=1.0     -1 opens, +1 closes
         open=0.08, closed=0.0     a width in m
 
-    What a dataset recorded may be something else: that is the dataset's record to say. An index
-    holds 1 = open.
+    A dataset may have recorded something else. Then the dataset's record says it. An index holds
+    1 = open.
 
     Attributes:
         name: what it is called, such as "joint_0".
         unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
-        kind: "absolute"; or "relative", a change since the last step, which is 0 past an
-            episode's end.
-        delta: of an absolute action: the model learns its difference from the state dimension of
-            the same name.
+        kind: "absolute", or "relative": a change since the last step, which is 0 past an episode's
+            end.
+        delta: for an absolute action, whether the model learns its difference from the state
+            dimension of the same name.
         low: an action is at least this; None where that is not known.
         high: an action is at most this.
-        one_means: of a gripper in [0, 1]: "open" or "closed", what the robot takes 1 for.
-        open: of a gripper, instead of one_means: what opens it.
-        closed: of a gripper: what closes it.
-        periodic: as of StateDim; what a policy says lies in the same turn.
-        delta_from: the state dimension that a delta is taken from, where it has another name.
-        limits: hard limits of what the robot's `step` may be told, low and high; what lies beyond
+        one_means: for a gripper in [0, 1], what the robot takes 1 for: "open" or "closed".
+        open: for a gripper, instead of one_means, what opens it.
+        closed: for a gripper, what closes it.
+        periodic: whether it is an angle that turns, as for StateDim. The actions of a policy lie in
+            the same turn.
+        delta_from: the state dimension from which a delta is taken, where it has another name.
+        limits: hard limits, low and high, of what the robot's `step` may be told. What lies beyond
             is cut off (limits.py).
     """
 
@@ -132,14 +134,14 @@ class ActionDim(_Dim):
 
 @dataclasses.dataclass(frozen=True)
 class ClientKeys:
-    """How the clients of a robot name the parts of an observation that they send.
+    """Says how the clients of a robot name the parts of an observation that they send.
 
     The prompt is always `prompt`. A mapping inside the observation counts as keys joined by "/".
 
     Attributes:
         cameras: the robot's name for the camera -> key.
-        state: keys, each with its number of values; side by side they are the state.
-        channel_first: images come as uint8[3, height, width].
+        state: keys, each with its number of values. Side by side they are the state.
+        channel_first: whether images come as uint8[3, height, width].
         unread: keys that may come and are not read.
     """
 
@@ -150,7 +152,15 @@ class ClientKeys:
 
     @classmethod
     def from_json(cls, record: Any, where: str) -> "ClientKeys":
-        """`where`: what the record is, for errors. Raises InputError, naming the field."""
+        """Reads the keys from plain data.
+
+        Args:
+            record: a mapping of the fields.
+            where: what the record is called in messages.
+
+        Raises:
+            InputError: a field is unknown, missing or of another type. The message names the field.
+        """
         fields = _fields_of(cls, record, where)
         pairs = _several(fields["state"], f"{where}: state")
         if not all(
@@ -169,7 +179,7 @@ class ClientKeys:
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
-    """A robot and its action space, as data: what the numbers and the cameras are.
+    """Describes a robot and its action space as data: what the numbers and the cameras are.
 
     A wrong record raises InputError, which names the field.
 
@@ -181,11 +191,11 @@ class Embodiment:
         state: the state's dimensions, in their order.
         actions: an action's dimensions, in their order.
         control_hz: actions per second; 0 where that is not known.
-        execute_steps: steps of a chunk that are executed before the next is asked for.
-        client_keys: how the robot's clients name an observation's parts; None: as a
+        execute_steps: how many steps of a chunk are executed before the next chunk is asked for.
+        client_keys: how the robot's clients name an observation's parts. None means the names of a
             RawObservation, `images/<camera>` and `state`.
-        image_rotation: degrees by which a client must turn what its cameras (or its simulator)
-            give before it sends it: the data were turned so.
+        image_rotation: degrees by which a client must turn the images of its cameras (or of its
+            simulator) before it sends them, since the data were turned so.
     """
 
     name: str
@@ -226,7 +236,10 @@ class Embodiment:
 
     @functools.cached_property
     def delta_states(self) -> tuple[int | None, ...]:
-        """For each action the place of the state dimension that it is learnt relative to, found by name; None where it is no delta."""
+        """Returns, for each action, the place of the state dimension that it is learnt relative to.
+
+        The state dimension is found by its name. The place is None where the action is no delta.
+        """
         places = {dim.name: i for i, dim in enumerate(self.state)}
         return tuple(
             places[dim.delta_from or dim.name] if dim.delta else None for dim in self.actions
@@ -254,7 +267,7 @@ class Embodiment:
 
     @property
     def keys(self) -> ClientKeys:
-        """Returns `client_keys`, or where the record has none those of a RawObservation."""
+        """Returns `client_keys`. A record without them has those of a RawObservation."""
         if self.client_keys is not None:
             return self.client_keys
         cameras = {camera: f"images/{camera}" for camera in self.cameras.values()}
@@ -272,7 +285,7 @@ class Embodiment:
             record: what `to_json` gave.
             stored: whether a program wrote the record, perhaps an older version. Before there was
                 `delta_from`, a delta was taken from the state at the action's own place, whatever
-                its name, and so it stays for what was trained then.
+                its name. That stays so for what was trained then.
 
         Raises:
             InputError: a field is unknown, missing or of another type.
@@ -298,7 +311,7 @@ class Embodiment:
                     zip(fields["actions"], record["actions"], strict=True)
                 )
             )
-        # records of older checkpoints lack it
+        # The records of older checkpoints have no client keys.
         if "client_keys" in fields and fields["client_keys"] is not None:
             fields["client_keys"] = ClientKeys.from_json(
                 fields["client_keys"], f"{where}: client_keys"
@@ -307,7 +320,7 @@ class Embodiment:
 
 
 def _problems(dim: StateDim | ActionDim) -> Iterator[str]:
-    """What is wrong with one dimension by itself."""
+    """Yields what is wrong with one dimension by itself."""
     if dim.one_means not in ("", "open", "closed"):
         yield f"one_means is {dim.one_means!r}; expected open, closed or nothing"
     numbers = {"low": dim.low, "high": dim.high, "open": dim.open, "closed": dim.closed}
@@ -331,7 +344,7 @@ def _problems(dim: StateDim | ActionDim) -> Iterator[str]:
 
 
 def _action_problems(dim: ActionDim, state: Sequence[StateDim]) -> Iterator[str]:
-    """What is wrong with an action dimension beside the states."""
+    """Yields what is wrong with an action dimension, beside the states."""
     if dim.kind not in ("absolute", "relative"):
         yield f"has kind {dim.kind!r}; expected absolute or relative"
     if dim.one_means == "closed" and (
@@ -368,14 +381,17 @@ def _action_problems(dim: ActionDim, state: Sequence[StateDim]) -> Iterator[str]
 def _from_same_place(
     dim: ActionDim, given: Mapping[str, Any], state: Sequence[StateDim]
 ) -> ActionDim:
-    """`dim`, its delta from the state at the same place if the record `given` is of the time when there was no other way."""
+    """Returns the action, whose delta is taken from the state at its place in an older record.
+
+    A record is older if it has no field `delta_from`: there was no other way then.
+    """
     if not dim.delta or "delta_from" in given or not state or state[0].name == dim.name:
         return dim
     return dataclasses.replace(dim, delta_from=state[0].name)
 
 
 def _with_limits(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a dimension; what JSON has made a list of is a pair again."""
+    """Returns the fields of a dimension, with limits as a pair where JSON made a list of them."""
     if isinstance(fields.get("limits"), list):
         fields["limits"] = tuple(fields["limits"])
     return fields
@@ -386,7 +402,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:
-    """The record, if its keys are fields of the dataclass `kind` and all that have no default are there."""
+    """Checks that a record has no fields but those of `kind`, and all that have no default."""
     fields = {
         field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)
     }
@@ -407,6 +423,7 @@ def _fields_of(kind: type, record: Any, where: str) -> dict[str, Any]:
 
 
 def _names(value: Any, where: str) -> Mapping[str, str]:
+    """Checks that a value maps text to text, and returns it."""
     if not isinstance(value, Mapping) or not all(
         isinstance(name, str) for pair in value.items() for name in pair
     ):
@@ -415,13 +432,18 @@ def _names(value: Any, where: str) -> Mapping[str, str]:
 
 
 def _several(value: Any, where: str) -> tuple[Any, ...]:
+    """Checks that a value is a list, and returns it as a tuple."""
     if not isinstance(value, list | tuple):
         raise InputError(f"{where}: expected a list, found {type(value).__name__}")
     return tuple(value)
 
 
 def by_name(*groups: Iterable[Embodiment]) -> dict[str, Embodiment]:
-    """Every record of the groups under its name. Raises InputError where two have one name."""
+    """Returns every record of the groups under its name.
+
+    Raises:
+        InputError: two records have the same name.
+    """
     records: dict[str, Embodiment] = {}
     for record in itertools.chain(*groups):
         if record.name in records:

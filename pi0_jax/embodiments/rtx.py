@@ -1,4 +1,7 @@
-"""Robots of other laboratories' datasets in the RT-X collection. Steps executed per chunk are about 0.8 s of it (appendix D)."""
+"""Holds the records of other laboratories' robots in the RT-X collection.
+
+The number of steps executed per chunk is about 0.8 s of it (appendix D).
+"""
 
 from pi0_jax.embodiments.dims import (
     CLOSING,
@@ -51,7 +54,8 @@ RTX = (
         name="jaco_2",
         robot="Kinova Jaco 2 (University of Southern California)",
         cameras=_BASE | _WRIST,
-        # Three or four numbers of orientation, and perhaps a gripper's: see the row's notes.
+        # Three or four numbers are the orientation, and one is perhaps a gripper's: see the notes
+        # of the dataset's row.
         state=(*POSITION, *(StateDim(f"pose_{i}", "1") for i in range(3, 7))),
         actions=(*VELOCITY, CLOSING),
         control_hz=10.0,

@@ -1,4 +1,7 @@
-"""The WidowX 250 of Bridge V2: changes of the pose that was reached, and a gripper command, 5 times a second."""
+"""Holds the record of Bridge V2's WidowX 250: changes of the pose, and a gripper command, at 5 Hz.
+
+A change is one of the pose that was reached.
+"""
 
 from pi0_jax.embodiments.dims import EULER, POSE_CHANGE, POSITION, gripper
 from pi0_jax.embodiments.record import Embodiment, StateDim
