@@ -178,7 +178,7 @@ def _limit_log(level: str | None) -> None:
     if usual != "INFO":
         jax.config.update("jax_logging_level", level or usual)
     if level is None:
-        # Setting the level has changed Python's loggers too: they show everything again.
+        # This resets Python's loggers, which the line above has set too, and not XLA's log.
         jax.config.update("jax_logging_level", "NOTSET")
 
 
