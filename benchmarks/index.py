@@ -79,43 +79,13 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind(
-        "DROID-like",
-        180,
-        320,
-        cameras=3,
-        indexed=3,
-        image_bytes=10_000,
-        steps=(150, 300),
-        instructions=3,
-        unread=12,
-        shard_bytes=800_000_000,
-    ),
-    Kind(
-        "Bridge-like",
-        256,
-        256,
-        cameras=4,
-        indexed=1,
-        image_bytes=14_000,
-        steps=(35, 35),
-        instructions=1,
-        unread=10,
-        shard_bytes=120_000_000,
-    ),
-    Kind(
-        "reach",
-        64,
-        64,
-        cameras=2,
-        indexed=2,
-        image_bytes=1_500,
-        steps=(50, 50),
-        instructions=1,
-        unread=0,
-        shard_bytes=40_000_000,
-    ),
-)
+    Kind("DROID-like", 180, 320, cameras=3, indexed=3, image_bytes=10_000, steps=(150, 300),
+         instructions=3, unread=12, shard_bytes=800_000_000),
+    Kind("Bridge-like", 256, 256, cameras=4, indexed=1, image_bytes=14_000, steps=(35, 35),
+         instructions=1, unread=10, shard_bytes=120_000_000),
+    Kind("reach", 64, 64, cameras=2, indexed=2, image_bytes=1_500, steps=(50, 50),
+         instructions=1, unread=0, shard_bytes=40_000_000),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Rolls a policy out in closed loop, from a checkpoint or through a server.
+"""Rolls a policy out in closed loop, in the reach world or any Gymnasium environment.
 
-The world is the reach world, or any Gymnasium environment.
 python -m launch.evaluate --checkpoint=DIR --output=DIR
 python -m launch.evaluate --server=HOST:PORT --env=module:Env-v0 --output=DIR
 """
