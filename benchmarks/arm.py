@@ -1,4 +1,4 @@
-"""The made-up arm of the policy benchmarks, with one, two or three cameras, and what it sees."""
+"""Describes the made-up arm of the policy benchmarks, with one, two or three cameras."""
 
 import numpy as np
 
@@ -24,12 +24,12 @@ def _robot(cameras: int) -> Embodiment:
     )
 
 
-# by the number of cameras
+# The robots by their number of cameras.
 ROBOTS = {cameras: _robot(cameras) for cameras in range(1, len(CAMERA_SLOTS) + 1)}
 
 
 def observation(cameras: int) -> RawObservation:
-    """Noise in every camera."""
+    """Returns an observation with noise in every camera."""
     rng = np.random.default_rng(cameras)
     images = {
         camera: rng.integers(0, 256, (*IMAGE_SIZE, 3), np.uint8)

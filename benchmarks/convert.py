@@ -1,7 +1,9 @@
-"""A full-size random π0 from ours to another format and back: wall time, peak memory, and whether every bit is the same.
+"""Measures the conversion of a full-size random π0 to another format and back.
 
-Each conversion is the command of its own process, as a user runs it. The random checkpoint is made layer by layer, and made again to
-compare with, so nothing ever holds the model. Needs about 40 GB of disk in float32.
+It reports wall time and peak memory, and checks that every bit is the same. Each conversion is the
+command in a process of its own, as a user runs it. The random checkpoint is made layer by layer,
+and made again for the comparison, so nothing ever holds the whole model. In float32 it needs about
+40 GB of disk.
 """
 
 import os
@@ -25,15 +27,27 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 
 class Measurement(NamedTuple):
+    """Holds what one conversion took; memory is the peak of what is resident."""
+
     conversion: str
     dtype: str
     seconds: float
-    peak_gib: float  # of resident memory
+    peak_gib: float
     written_gib: float
 
 
 def benchmark_convert(folder: Path, *, to: str, dtype: str, variant: str) -> list[Measurement]:
-    """Ours -> `to` -> ours, in `folder`, which keeps the `to` directory alone. Raises AssertionError if a bit of any leaf differs."""
+    """Converts from our format to another and back, in a folder.
+
+    Args:
+        folder: where files are made. Only the directory in the other format stays there.
+        to: the other format.
+        dtype: the weights' dtype, a name in DTYPES.
+        variant: the model's size.
+
+    Raises:
+        AssertionError: a bit of some leaf differs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     source, there = (
         random_source(VARIANTS[variant], lambda path: DTYPES[dtype], [arm.ROBOTS[3]]),
@@ -74,13 +88,13 @@ def _measured(source: Path, output: Path, to: str, dtype: str) -> Measurement:
 
 
 def report(folder: Path, *, to: str, dtype: str, variant: str) -> tuple[str, list[dict[str, Any]]]:
-    """A table and its numbers."""
+    """Measures, and returns a table and its numbers."""
     measurements = benchmark_convert(folder, to=to, dtype=dtype, variant=variant)
     return table(measurements), [m._asdict() for m in measurements]
 
 
 def table(measurements: list[Measurement]) -> str:
-    """Markdown."""
+    """Returns the measurements as a Markdown table."""
     lines = [
         "| conversion | dtype | seconds | peak resident memory, GiB | written, GiB |",
         "|---|---|---|---|---|",

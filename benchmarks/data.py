@@ -1,8 +1,10 @@
-"""Frames per second and memory of reading training batches: ours, and a plain tf.data pipeline over the same files in the same run.
+"""Measures frames per second and memory of reading training batches.
 
-Each contender reads for the same time in a process of its own. A frame is three 256x256 cameras decoded to uint8, a state and a chunk of 50
-actions; ours also tokenises and places images on canvases. Memory is the growth of RssAnon since the imports were done. All files lie in
-the page cache. Frames per second depend on what else the machine does, processor time a frame hardly.
+Ours is compared with a plain tf.data pipeline over the same files in the same run. Each contender
+reads for the same time, in a process of its own. A frame is three 256x256 cameras decoded to uint8,
+a state and a chunk of 50 actions. Ours also tokenises, and places images on canvases. Memory is the
+growth of RssAnon since the imports were done. All files lie in the page cache. Frames per second
+depend on what else the machine does; processor time for a frame hardly does.
 """
 
 import io
@@ -68,24 +70,42 @@ ROW = {
 }
 
 
-BUFFER_FRAMES = 100_000  # of the pipeline that we compare with
+BUFFER_FRAMES = 100_000  # of the pipeline that ours is compared with
 LANES, LANE_MEGABYTES = 8, 64
 THREADS = 4
 SMALL, LARGE = 100_000, 100_000_000  # frames of the synthetic indices
 
 
 class Measurement(NamedTuple):
+    """Holds what was measured of one contender.
+
+    Attributes:
+        contender: its name.
+        frames_per_second: how fast it reads.
+        processor_us: microseconds of processor time for a frame, over all threads.
+        first_batch_s: seconds from the call to the first batch. A shuffle buffer has to be filled
+            in this time.
+        memory_mb: the growth of RssAnon in MB.
+    """
+
     contender: str
     frames_per_second: float
-    processor_us: float  # of processor time for a frame, over all threads
-    first_batch_s: float  # from the call to the first batch: a shuffle buffer has to be filled
-    memory_mb: float  # growth of RssAnon
+    processor_us: float
+    first_batch_s: float
+    memory_mb: float
 
 
 def benchmark_data(folder: Path, *, frames: int, seconds: float) -> list[Measurement]:
-    """Measures every contender over a dataset of `frames` frames in `folder`, which is made first if it is not there."""
+    """Measures every contender over a dataset, which is made first if it is not there.
+
+    Args:
+        folder: where the dataset is.
+        frames: how many frames it has.
+        seconds: how long each contender reads.
+    """
     write_dataset(folder, frames)
-    _open(folder)  # builds the index and its statistics once, for all
+    # This builds the index and its statistics once, for all contenders.
+    _open(folder)
     for size in (SMALL, LARGE):
         _synthetic(folder, size)
     contenders: dict[str, Callable[[Path], Iterator[Any]]] = {
@@ -99,7 +119,7 @@ def benchmark_data(folder: Path, *, frames: int, seconds: float) -> list[Measure
 
 
 def table(measurements: list[Measurement]) -> str:
-    """Markdown; speeds also as a ratio to the first contender's."""
+    """Returns a Markdown table; speeds and memory also as a ratio to the first contender's."""
     first = measurements[0]
     lines = [
         "| reading | frames/s | ratio | processor time a frame, us | first batch, s | growth of anonymous memory, MB | ratio |",
@@ -117,7 +137,7 @@ def table(measurements: list[Measurement]) -> str:
 def _measured(
     name: str, contender: Callable[[Path], Iterator[Any]], folder: Path, seconds: float
 ) -> Measurement:
-    """In a fresh process, so that nothing is warm and memory is its own."""
+    """Measures in a fresh process, so that nothing is warm and memory is the contender's own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_measure, (name, contender, folder, seconds))
@@ -175,9 +195,10 @@ def _open(folder: Path) -> Index:
 
 
 def _synthetic(folder: Path, frames: int) -> Index:
-    """Our dataset's episodes, repeated: the same images, another number of frames. Made where it is not there.
+    """Returns an index that repeats our dataset's episodes: the same images, more or fewer frames.
 
-    Its columns are brought into the page cache, where they come to lie in a long run: what is compared is not the disk.
+    It is made where it is not there. Its columns are read into the page cache, because a long run
+    brings them there too. So the disk has no part in the comparison.
     """
     template = _open(folder)
     directory = Path(str(dataset_directory(template.row, folder)))
@@ -198,7 +219,7 @@ def _mixture(index: Index) -> Mixture:
 
 
 def _stream(order: Order, real: Index) -> Iterator[Any]:
-    """What a training run reads; statistics are the real dataset's."""
+    """Yields what a training run reads; the statistics are the real dataset's."""
     slots = preprocess.used_slots([real.embodiment])
     layout = Layout(
         slots,
@@ -216,13 +237,13 @@ def _stream(order: Order, real: Index) -> Iterator[Any]:
 
 
 def report(folder: Path, *, frames: int, seconds: float) -> tuple[str, list[dict[str, Any]]]:
-    """A table and its numbers."""
+    """Measures, and returns a table and its numbers."""
     measurements = benchmark_data(folder, frames=frames, seconds=seconds)
     return f"{table(measurements)}\n\n{mixing_table(folder)}", [m._asdict() for m in measurements]
 
 
 def mixing_table(folder: Path, steps: int = 50) -> str:
-    """Distinct episodes in a batch of BATCH rows, by order."""
+    """Returns a table of the distinct episodes in a batch of BATCH rows, by order."""
     mixture = _mixture(_open(folder))
     orders: dict[str, Order] = {
         "uniform": UniformOrder(mixture, BATCH),
@@ -243,7 +264,7 @@ def mixing_table(folder: Path, steps: int = 50) -> str:
 
 
 def write_dataset(data_dir: Path, frames: int) -> None:
-    """A real TFDS dataset of `frames` frames, if there is none yet."""
+    """Writes a real TFDS dataset of `frames` frames, if there is none yet."""
     if (data_dir / NAME / "1.0.0").exists():
         return
     rng = np.random.default_rng(0)
@@ -281,7 +302,7 @@ def write_dataset(data_dir: Path, frames: int) -> None:
 
 
 def _picture(rng: np.random.Generator) -> bytes:
-    """JPEG of SIDE x SIDE pixels: smooth shapes and some grain, about 16 kB."""
+    """Returns a JPEG of SIDE x SIDE pixels: smooth shapes and some grain, about 16 kB."""
     coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).resize(
         (SIDE, SIDE), Image.Resampling.BICUBIC
     )

@@ -1,7 +1,7 @@
-"""From a process's start to its first action: with an empty compilation cache, and with what that run has left in it.
+"""Measures the time from a process's start to its first action.
 
-cold    imports, checkpoint, tracing, compilation, one call
-warm    the same, but compilations are read from the cache's folder
+cold    an empty compilation cache: imports, checkpoint, tracing, compilation, one call
+warm    the same, but compilations are read from what the cold run has left in the cache
 """
 
 import json
@@ -17,7 +17,7 @@ ROUNDS = 3
 
 
 class Start(NamedTuple):
-    """Seconds since the process began, by CLOCK_MONOTONIC, which processes share."""
+    """Holds seconds since the process began, by CLOCK_MONOTONIC, which processes share."""
 
     imported: float
     opened: float
@@ -25,6 +25,8 @@ class Start(NamedTuple):
 
 
 class Starts(NamedTuple):
+    """Holds a start with an empty cache, and one with the cache that it has left."""
+
     cold: Start
     warm: Start
 
@@ -34,7 +36,16 @@ class Starts(NamedTuple):
 
 
 def benchmark_starts(checkpoint: Path, how: Mapping[str, Any], cameras: int = 3) -> Starts:
-    """Starts processes that open the checkpoint of random_checkpoint and ask it for one chunk. `how`: Policy.open's arguments."""
+    """Starts processes that open a checkpoint and ask it for one chunk.
+
+    Args:
+        checkpoint: the checkpoint of random_checkpoint.
+        how: arguments of Policy.open.
+        cameras: the robot's number of cameras.
+
+    Returns:
+        The fastest cold and the fastest warm start.
+    """
     rounds = []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as cache:
@@ -73,12 +84,12 @@ def _act(checkpoint: str, how: Mapping[str, Any], cache: str, cameras: int) -> l
 
 
 def to_json(starts: Starts) -> dict[str, Any]:
-    """Seconds since each process began."""
+    """Returns the seconds since each process began, for JSON."""
     return {"cold": starts.cold._asdict(), "warm": starts.warm._asdict(), "ratio": starts.ratio}
 
 
 def table(starts: Starts) -> str:
-    """Markdown; seconds that each phase takes."""
+    """Returns a Markdown table of the seconds that each phase takes."""
     lines = ["| start | imports, s | opening | first action | in all |", "|---|---|---|---|---|"]
     for name, start in starts._asdict().items():
         phases = f"{start.imported:.2f} | {start.opened - start.imported:.2f} | {start.acted - start.opened:.2f}"

@@ -1,12 +1,16 @@
-"""How fast an index is built, against `cat` of the same files and the checksums of the same bytes, and how fast a large one is opened.
+"""Measures how fast an index is built, and how fast a large one is opened.
+
+The speed is compared with `cat` of the same files and with the checksums of the same bytes.
 
     kind            cameras            bytes an image   steps an episode   bytes a shard
     DROID-like      3 of 180 x 320     10 kB            150 to 300         800 MB
-    Bridge-like     4 of 256 x 256     14 kB            35                 120 MB          one camera is indexed, all are read
+    Bridge-like     4 of 256 x 256     14 kB            35                 120 MB
     reach           2 of 64 x 64       1.5 kB           50                 40 MB
 
-The files lie in the page cache, where reading costs least and so everything else most. Times are those of the processor, which on a core
-of one's own are the clock's: other processes of the machine count for nothing but the caches that they take.
+Of the Bridge-like kind one camera is indexed, and all are read. The files lie in the page cache,
+where reading costs least and so everything else most. Times are those of the processor. On a core
+of one's own they are the clock's: other processes of the machine count for nothing but the caches
+that they take.
 """
 
 import dataclasses
@@ -47,80 +51,80 @@ _JOINTS, _GRIPPER, _VELOCITY = (
 
 
 class Kind(NamedTuple):
+    """Describes a kind of dataset.
+
+    Attributes:
+        name: its name.
+        height: an image's height in pixels.
+        width: an image's width in pixels.
+        cameras: the cameras in the files.
+        indexed: how many of them are in the index.
+        image_bytes: bytes of an encoded image.
+        steps: the least and the most steps of an episode.
+        instructions: the number of language fields.
+        unread: the number of further number fields of a step, which the rule does not read.
+        shard_bytes: bytes of a shard.
+    """
+
     name: str
     height: int
     width: int
-    cameras: int  # in the files
-    indexed: int  # of them in the index
+    cameras: int
+    indexed: int
     image_bytes: int
-    steps: tuple[int, int]  # least and most in an episode
-    instructions: int  # language fields
-    unread: int  # further number fields of a step that the rule does not read
+    steps: tuple[int, int]
+    instructions: int
+    unread: int
     shard_bytes: int
 
 
 KINDS = (
-    Kind(
-        "DROID-like",
-        180,
-        320,
-        cameras=3,
-        indexed=3,
-        image_bytes=10_000,
-        steps=(150, 300),
-        instructions=3,
-        unread=12,
-        shard_bytes=800_000_000,
-    ),
-    Kind(
-        "Bridge-like",
-        256,
-        256,
-        cameras=4,
-        indexed=1,
-        image_bytes=14_000,
-        steps=(35, 35),
-        instructions=1,
-        unread=10,
-        shard_bytes=120_000_000,
-    ),
-    Kind(
-        "reach",
-        64,
-        64,
-        cameras=2,
-        indexed=2,
-        image_bytes=1_500,
-        steps=(50, 50),
-        instructions=1,
-        unread=0,
-        shard_bytes=40_000_000,
-    ),
-)
+    Kind("DROID-like", 180, 320, cameras=3, indexed=3, image_bytes=10_000, steps=(150, 300),
+         instructions=3, unread=12, shard_bytes=800_000_000),
+    Kind("Bridge-like", 256, 256, cameras=4, indexed=1, image_bytes=14_000, steps=(35, 35),
+         instructions=1, unread=10, shard_bytes=120_000_000),
+    Kind("reach", 64, 64, cameras=2, indexed=2, image_bytes=1_500, steps=(50, 50),
+         instructions=1, unread=0, shard_bytes=40_000_000),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
+    """Holds what was measured of one kind; times are processor seconds.
+
+    Attributes:
+        kind: the kind's name.
+        bytes: bytes of its files.
+        frames: frames in its index.
+        cat: the time of `cat`.
+        checksums: the time of the checksums alone.
+        index: the time to read, check and standardise every record.
+        build: the whole time: metadata, `index`, parts, merge, publishing.
+    """
+
     kind: str
     bytes: int
     frames: int
-    cat: float  # processor seconds of each
+    cat: float
     checksums: float
-    index: float  # reading, checking and standardising every record
-    build: float  # the whole: metadata, `index`, parts, merge, publishing
+    index: float
+    build: float
 
     @property
     def ratio(self) -> float:
-        """Speed of indexing over the speed of reading with cat and then checking the checksums."""
+        """Returns the speed of indexing over that of `cat` followed by the checksums."""
         return (self.cat + self.checksums) / self.index
 
 
 def benchmark_index(
     directory: Path | None = None, *, megabytes: int = 400, repeats: int = 5
 ) -> list[Result]:
-    """One result for each of KINDS, from files of about `megabytes` each, the best time of `repeats` for everything.
+    """Measures each of KINDS; every time is the best of several.
 
-    The files are made in `directory`, where they stay for the next time, or in a temporary one.
+    Args:
+        directory: where the files are made, and stay for the next time; None takes a temporary one.
+        megabytes: the size of each kind's files, about.
+        repeats: how often everything is measured.
     """
     if directory is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -129,15 +133,24 @@ def benchmark_index(
 
 
 class Opening(NamedTuple):
-    """Of an index in a fresh process."""
+    """Describes the opening of an index in a fresh process.
+
+    Attributes:
+        frames: the frames of the index.
+        seconds: the time until it is open.
+        anonymous_bytes: the growth of the process's own memory, after _DRAWS frames were drawn.
+    """
 
     frames: int
-    seconds: float  # until it is open
-    anonymous_bytes: int  # growth of the process's own memory, after _DRAWS frames were drawn
+    seconds: float
+    anonymous_bytes: int
 
 
 def benchmark_opening(directory: Path, frames: int = 100_000_000) -> Opening:
-    """Opens an index of so many frames, zeros but for its tables, which is made in `directory` and removed. Linux only."""
+    """Opens an index of so many frames, on Linux.
+
+    The index is made in `directory` and removed afterwards. All of it but its tables is zeros.
+    """
     kind = KINDS[-1]
     folder = _files(kind, directory, megabytes=40)
     row = _row(kind)
@@ -162,7 +175,7 @@ def _open_and_draw(row: Dataset, dataset: Path, path: Path) -> Opening:
 
 
 def report() -> tuple[str, list[dict[str, Any]]]:
-    """Building and opening: a table and its numbers."""
+    """Measures building and opening, and returns a table and its numbers."""
     results = benchmark_index()
     with tempfile.TemporaryDirectory() as folder:
         opening = benchmark_opening(Path(folder))
@@ -222,7 +235,10 @@ def _measure(kind: Kind, folder: Path, repeats: int) -> Result:
 
 
 def _best(repeats: int, *actions: Callable[[], Any]) -> list[float]:
-    """Least processor seconds of each action, taken in turns, so that a slow moment strikes all alike."""
+    """Returns the least processor seconds of each action.
+
+    The actions take turns, so that a slow moment hits all alike.
+    """
     best = [float("inf")] * len(actions)
     for _ in range(repeats):
         for i, action in enumerate(actions):
@@ -233,13 +249,13 @@ def _best(repeats: int, *actions: Callable[[], Any]) -> list[float]:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Returns the processor seconds of this process and of its children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _files(kind: Kind, directory: Path, megabytes: int) -> Path:
-    """Writes the kind's dataset below, unless it is there."""
+    """Writes the kind's dataset below the directory, unless it is there, and returns its folder."""
     folder = directory / f"{megabytes}MB"
     if not (folder / kind.name).is_dir():
         write_rlds(
@@ -308,7 +324,7 @@ def _step(
 
 
 def _images(kind: Kind, generator: np.random.Generator) -> list[bytes]:
-    """JPEGs of about the kind's number of bytes: smooth noise, as fine as that allows."""
+    """Returns JPEGs of about the kind's number of bytes: smooth noise, as fine as that allows."""
     cells = next(
         n for n in range(kind.height, 2, -1) if len(_noise(kind, n, generator)) <= kind.image_bytes
     )
@@ -325,7 +341,10 @@ def _noise(kind: Kind, cells: int, generator: np.random.Generator) -> bytes:
 
 
 def _standardise(columns: Columns) -> Standardised:
-    """Joints and gripper; joint velocities and the gripper's opening. Steps in which the robot stands still are not drawn."""
+    """Makes joints and gripper the state, and joint velocities and gripper opening the actions.
+
+    Steps in which the robot stands still are not drawn.
+    """
     velocity = columns[_VELOCITY]
     idle = np.zeros(len(velocity), bool)
     idle[1:] = (np.abs(np.diff(velocity, axis=0)) < 1e-3).all(axis=1)

@@ -1,4 +1,4 @@
-"""What a device reaches in large matrix products: the rate that a training step is compared with."""
+"""Measures what a device reaches in large matrix products; a training step is compared with it."""
 
 import statistics
 import time
@@ -7,16 +7,25 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-_SIDES = {"cpu": 1024}  # large enough that a product's time is its operations'
-_SIDE = 8192  # of accelerators
-_CHAIN = 8  # products in one call, so that calling does not count
+# The matrices are so large that a product's time is that of its operations. Other backends than
+# these are accelerators, and take _SIDE.
+_SIDES = {"cpu": 1024}
+_SIDE = 8192
+# So many products are in one call, so that calling does not count.
+_CHAIN = 8
 
 
 def matmul_rate(dtype: str, *, repeats: int = 5) -> float:
-    """Floating-point operations per second of one device, in square products of `dtype` numbers; the median of `repeats` calls."""
+    """Returns the floating-point operations per second of one device in square products.
+
+    Args:
+        dtype: the dtype of the numbers.
+        repeats: how many calls are timed; the median counts.
+    """
     side = _SIDES[jax.default_backend()] if jax.default_backend() in _SIDES else _SIDE
     keys = jax.random.split(jax.random.key(0))
-    # Normal numbers, of which a product has the same size again. Of zeros some chips are quicker: they draw less power.
+    # The product of normal numbers has the same size again. With zeros some chips are quicker,
+    # because they draw less power.
     x, w = (jax.random.normal(key, (side, side), dtype) for key in keys)
     w = (w / side**0.5).astype(dtype)
     chain = jax.jit(partial(_chain, length=_CHAIN)).lower(x, w).compile()

@@ -1,4 +1,7 @@
-"""Anonymous memory of this process: what it allocated, without the page cache's mapped files. Linux only."""
+"""Measures the anonymous memory of this process, on Linux.
+
+It is what the process has allocated, without the page cache's mapped files.
+"""
 
 import threading
 
@@ -6,14 +9,18 @@ _INTERVAL_S = 0.02
 
 
 def anonymous_bytes() -> int:
-    """RssAnon of /proc/self/status."""
+    """Returns RssAnon of /proc/self/status."""
     with open("/proc/self/status", encoding="ascii") as file:
         (line,) = (line for line in file if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024
 
 
 class PeakMemory:
-    """`with PeakMemory() as peak: ...` then `peak.growth`: bytes by which RssAnon grew at most since the beginning."""
+    """Watches by how many bytes RssAnon grows at most while a block runs.
+
+    with PeakMemory() as peak: ...
+    peak.growth
+    """
 
     def __enter__(self) -> "PeakMemory":
         self._start = anonymous_bytes()

@@ -1,14 +1,20 @@
-"""Latency of a policy's parts, for one, two and three cameras, beside the least time that the device's measured rates allow.
+"""Measures the latency of a policy's parts, for one, two and three cameras.
 
-    images      uint8 images and tokens -> the prefix's tokens: resizing, image encoder, embedding of the prompt
+Beside it stands the least time that the device's measured rates allow.
+
+    images      uint8 images and tokens -> the prefix's tokens: resizing, image encoder, embedding
+                of the prompt
     prefix      the prefix's tokens -> keys and values of every layer
     Euler loop  keys and values, state, noise -> actions: all steps
     compiled    these three as one function, which is what a policy runs
-    plain       the same from the published tree: all camera slots encoded, the prompt at full length, weights not packed
-    host        what a call does beside it: checks, tokens, canvases, transfers to the device and back, units
+    plain       the same from the published tree: all camera slots encoded, the prompt at full
+                length, weights not packed
+    host        what a call does beside it: checks, tokens, canvases, transfers to the device and
+                back, units
     call        raw observation in, actions in the robot's units out
 
-Every call is waited for (block_until_ready). The compiled function may take less than its parts together: the compiler sees all of it.
+Every call is waited for (block_until_ready). The compiled function may take less than its parts
+together, because the compiler sees all of it.
 """
 
 import re
@@ -38,19 +44,29 @@ PERCENTILES = (50, 90, 99)
 
 
 class Latency(NamedTuple):
-    """Of one part, for one number of cameras, in milliseconds."""
+    """Holds the latency of one part for one number of cameras, in milliseconds.
+
+    Attributes:
+        cameras: the number of cameras.
+        part: the part's name.
+        p50: the median.
+        p90: the 90th percentile.
+        p99: the 99th percentile.
+        work: operations and bytes of the part, or None for what the host does.
+        least: the least time that the device's measured rates allow.
+    """
 
     cameras: int
     part: str
     p50: float
     p90: float
     p99: float
-    work: Work | None = None  # None: the host's
-    least: float | None = None  # what the device's measured rates allow
+    work: Work | None = None
+    least: float | None = None
 
 
 class Part(NamedTuple):
-    """A jitted function and its arguments, on the device."""
+    """Holds a jitted function and its arguments, on the device."""
 
     run: jax.stages.Wrapped
     arguments: tuple[Any, ...]
@@ -60,21 +76,28 @@ class Part(NamedTuple):
 
 
 class Report(NamedTuple):
+    """Holds a report as text, and as a record for JSON."""
+
     text: str
-    record: dict[str, Any]  # for JSON
+    record: dict[str, Any]
 
 
 def report(
     variant: str, dtype: str, *, calls: int, scan_layers: bool | None, unroll_steps: bool
 ) -> Report:
-    """Latencies and starts of a policy with random weights of a variant in random_checkpoint.MODELS.
+    """Measures the latencies and starts of a policy with random weights.
 
-    `scan_layers`, `unroll_steps`: see Policy.open.
+    Args:
+        variant: a name in random_checkpoint.MODELS.
+        dtype: the policy's compute dtype.
+        calls: how often each part is timed.
+        scan_layers: see Policy.open.
+        unroll_steps: see Policy.open.
     """
     how = {"scan_layers": scan_layers, "unroll_steps": unroll_steps}
     with tempfile.TemporaryDirectory() as folder:
         random_checkpoint.write(Path(folder, "run"), random_checkpoint.named(variant), dtype)
-        # The starts first: this process would hold the device's memory.
+        # The starts are measured first: later this process holds the device's memory.
         starts = first_action.benchmark_starts(Path(folder, "run"), {"dtype": dtype, **how})
         policy = Policy.open(
             Path(folder, "run"), dtype=dtype, scan_layers=scan_layers, unroll_steps=unroll_steps
@@ -94,7 +117,7 @@ def report(
 
 
 def benchmark_policy(policy: Policy, device: Device, *, calls: int) -> list[Latency]:
-    """Times `calls` calls of every part for each of arm.ROBOTS."""
+    """Times `calls` calls of every part, for each of arm.ROBOTS."""
     return [
         latency for cameras in arm.ROBOTS for latency in _latencies(policy, device, cameras, calls)
     ]
@@ -115,7 +138,7 @@ def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list
         for (name, part), moved in zip(parts.items(), _bytes(policy, parts), strict=True)
     }
     least = {name: 1e3 * device.least_seconds(part) for name, part in work.items()}
-    # The parts' least times add up: one is bound by operations, another by bytes.
+    # The parts' least times add up, because one part is bound by operations and another by bytes.
     work["compiled"], least["compiled"] = (
         Work(*(sum(numbers) for numbers in zip(*work.values(), strict=True))),
         sum(least.values()),
@@ -132,7 +155,10 @@ def _latencies(policy: Policy, device: Device, cameras: int, calls: int) -> list
 
 
 def _halves(policy: Policy, seen: RawObservation, robot: str) -> tuple[float, float]:
-    """Seconds of one call: of the compiled function, whose inputs lie on the device, and of all the rest."""
+    """Returns the seconds of one call in two parts.
+
+    The first is the compiled function, whose inputs lie on the device. The second is all the rest.
+    """
     start = time.perf_counter()
     prepared = _placed(policy.prepare([seen], robot=robot))
     begin = time.perf_counter()
@@ -145,13 +171,13 @@ def _halves(policy: Policy, seen: RawObservation, robot: str) -> tuple[float, fl
 
 
 def _placed(prepared: Prepared) -> Prepared:
-    """With its arrays on the device."""
+    """Returns the prepared call with its arrays on the device."""
     batch, dims, noise = jax.block_until_ready(jax.device_put(prepared[:-1]))
     return Prepared(batch, dims, noise, prepared.layout)
 
 
 def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
-    """What the compiled function consists of, each by itself."""
+    """Returns the parts of the compiled function, each by itself."""
     weights, model = policy.weights, policy.model
 
     @jax.jit
@@ -186,7 +212,7 @@ def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:
 
 
 def plain(policy: Policy, seen: RawObservation, robot: str) -> Part:
-    """Actions float32[1, H, D] without a policy's shortcuts."""
+    """Returns a function that samples actions float32[1, H, D] without a policy's shortcuts."""
     record, wanted = policy.robot(robot), layout(policy.config, CAMERA_SLOTS)
     model = Pi0(policy.model.config, ComputeOptions(dtype=policy.model.options.dtype))
 
@@ -203,7 +229,10 @@ def plain(policy: Policy, seen: RawObservation, robot: str) -> Part:
 
 
 def _bytes(policy: Policy, parts: Mapping[str, Part]) -> tuple[int, int, int]:
-    """Bytes that each part must read: see roofline.py. Of the last layer the prefix uses the keys and values alone."""
+    """Returns the bytes that each part must read (see roofline.py).
+
+    Of its last layer the prefix uses only the keys and values.
+    """
 
     def size(wanted: str, unwanted: str = "^$") -> int:
         return sum(
@@ -238,7 +267,7 @@ def _seconds(function: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
 
 
 def table(latencies: Sequence[Latency]) -> str:
-    """Markdown."""
+    """Returns the latencies as a Markdown table."""
     lines = [
         "| cameras | part | p50, ms | p90 | p99 | GFLOP | MB | least, ms | share of it |",
         "|---|---|---|---|---|---|---|---|---|",

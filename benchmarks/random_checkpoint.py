@@ -1,4 +1,4 @@
-"""Checkpoints of random weights, so that what is measured is opened as any checkpoint is."""
+"""Writes checkpoints of random weights, so that benchmarks open them as any checkpoint."""
 
 import zlib
 from collections.abc import Callable, Iterable
@@ -19,10 +19,12 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.tokenizer import Tokenizer
 
-# What to measure: the variants that have a name, and one in between which a laptop's CPU runs in about a second.
+# What can be measured: the variants that have a name, and one in between. A laptop's CPU runs that
+# one in about a second.
 MODELS: dict[str, Pi0Config] = {
     "nano": VARIANTS["nano"],
-    # The published depths, so that compilation is as long as theirs, at a fifth of the widths; 61 million parameters.
+    # It has the published depths, so that compilation takes as long, at a fifth of the widths: 61
+    # million parameters.
     "mid": Pi0Config(
         vision=VisionConfig(image_size=224, patch_size=16, width=192, depth=27, mlp_dim=768, num_heads=3),
         gemma=GemmaConfig(
@@ -34,18 +36,26 @@ MODELS: dict[str, Pi0Config] = {
     "pi0": VARIANTS["pi0"],
 }  # fmt: skip
 _WEIGHT = 0.02  # standard deviation
-_BLOCK = (1 << 20) + 7  # numbers that are drawn; larger leaves repeat them
+# So many numbers are drawn; larger leaves repeat them.
+_BLOCK = (1 << 20) + 7
 
 
 def named(variant: str) -> Pi0Config:
-    """Raises InputError for a name that MODELS lacks."""
+    """Returns a model of MODELS.
+
+    Raises:
+        InputError: MODELS has no such name.
+    """
     if variant not in MODELS:
         raise InputError(f"variant {variant!r}: expected one of {', '.join(MODELS)}")
     return MODELS[variant]
 
 
 def write(directory: Path, model: Pi0Config, dtype: str) -> None:
-    """A run's workdir with random weights, stored as a policy of that compute dtype keeps them. Its robots are arm.ROBOTS."""
+    """Writes a run's workdir with random weights; its robots are arm.ROBOTS.
+
+    The weights are stored as a policy of that compute dtype keeps them.
+    """
     ours.write(
         random_source(
             model, lambda path: np.dtype(sampling.storage_dtype(path, dtype)), arm.ROBOTS.values()
@@ -57,7 +67,15 @@ def write(directory: Path, model: Pi0Config, dtype: str) -> None:
 def random_source(
     model: Pi0Config, dtype: Callable[[str], np.dtype], robots: Iterable[Embodiment]
 ) -> Source:
-    """Normal numbers, the same whenever a leaf or a layer is read, and others in every leaf and layer. `dtype`: of a leaf, by its path."""
+    """Returns a source of normal numbers, other ones in every leaf and layer.
+
+    The numbers are the same whenever a leaf or a layer is read.
+
+    Args:
+        model: the model's sizes.
+        dtype: returns a leaf's dtype, by its path.
+        robots: the robots whose records and statistics the source has.
+    """
     sizes = tree.sizes_of_config(model)
     leaves = {path: Leaf(shape, dtype(path)) for path, shape in tree.expected_shapes(sizes).items()}
     block = np.random.default_rng(0).normal(0, _WEIGHT, _BLOCK).astype(np.float32)

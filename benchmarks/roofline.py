@@ -1,9 +1,10 @@
-"""What the device at hand can do, measured, and the least time that some work takes on it.
+"""Measures what the device at hand can do, and tells the least time that some work takes on it.
 
     least time = max(operations / measured rate of a matrix product, bytes / measured bandwidth)
 
-Operations are those of matrix products. Bytes are what must come from memory: every weight once, and again at every Euler step that uses
-it, and the cached keys and values; activations are taken to stay in the device's caches.
+Operations are those of matrix products. Bytes are what must come from memory: every weight once, a
+weight of the Euler steps once in every step, and the cached keys and values. Activations are taken
+to stay in the device's caches.
 """
 
 import time
@@ -20,15 +21,25 @@ _REPEATS = 10
 
 
 class Device(NamedTuple):
+    """Holds the measured rates of a device.
+
+    Attributes:
+        name: the device's kind.
+        flops: operations per second of a large matrix product.
+        bandwidth: bytes per second, read and written.
+    """
+
     name: str
-    flops: float  # per second, of a large matrix product
-    bandwidth: float  # bytes per second, read and written
+    flops: float
+    bandwidth: float
 
     def least_seconds(self, work: "Work") -> float:
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
 
 class Work(NamedTuple):
+    """Holds the operations and the bytes of some work."""
+
     flops: int
     bytes: int
 
@@ -50,7 +61,7 @@ def _matrix_rate(dtype: str) -> float:
 
 
 def _bandwidth(dtype: str) -> float:
-    # in place: a new array's pages would have to be made first
+    # It adds in place: a new array's pages would have to be made first.
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     size = 1 << 26
     while True:
@@ -67,7 +78,7 @@ def _bandwidth(dtype: str) -> float:
 
 
 def _best(function: Callable[..., jax.Array], *args: Any) -> float:
-    """Seconds of the fastest of several calls, compiled before."""
+    """Returns the seconds of the fastest of several calls, after one that compiles."""
     function(*args).block_until_ready()
     seconds = []
     for _ in range(_REPEATS):

@@ -1,12 +1,16 @@
-"""What serving adds to a policy's call, on loopback: three 224x224 cameras, the server in a process of its own.
+"""Measures what serving adds to a policy's call, on loopback.
+
+The robot has three 224x224 cameras, and the server runs in a process of its own.
 
     round trip = call + packing + queue + socket
-    call       the policy, as the server times it in that very request; beside it the same call in a process without a server
-    packing    msgpack and checks, both ways: of the observation in client and server, of the actions in server and client
-    queue      from the event loop's having the message to the worker's beginning
+    call       the policy, as the server times it in that very request; beside it the same call in a
+               process without a server
+    packing    msgpack and checks, both ways: of the observation in client and server, of the
+               actions in server and client
+    queue      from when the event loop has the message to when the worker begins
     socket     the rest: websocket frames, loopback, the event loop's and the client's turns
 
-And how long pings of another client take meanwhile.
+It also measures how long pings of another client take meanwhile.
 """
 
 import contextlib
@@ -33,11 +37,11 @@ from pi0_jax.serve.service import Service
 
 CAMERAS = 3
 ROBOT = arm.ROBOTS[CAMERAS]
-_PING_PAUSE = 0.005  # s
+_PING_PAUSE = 0.005  # seconds
 
 
 class RoundTrip(NamedTuple):
-    """Milliseconds of one request."""
+    """Holds the milliseconds of one request."""
 
     total: float
     call: float
@@ -51,12 +55,20 @@ class RoundTrip(NamedTuple):
 
 
 class Serving(NamedTuple):
-    in_process: Sequence[float]  # ms, of calls without a server
+    """Holds what was measured, in milliseconds.
+
+    Attributes:
+        in_process: calls without a server.
+        round_trips: requests to the server.
+        pings: pings while requests of another client run.
+    """
+
+    in_process: Sequence[float]
     round_trips: Sequence[RoundTrip]
-    pings: Sequence[float]  # ms, while requests of another client run
+    pings: Sequence[float]
 
     def rows(self) -> dict[str, Sequence[float]]:
-        """What was measured, by name."""
+        """Returns what was measured, by name."""
         trips = self.round_trips
         return {
             "in-process call": self.in_process,
@@ -71,7 +83,13 @@ class Serving(NamedTuple):
 
 
 def report(variant: str, dtype: str, *, calls: int) -> Report:
-    """Measures a policy with random weights of a variant in random_checkpoint.MODELS; `calls`: requests."""
+    """Measures a server whose policy has random weights.
+
+    Args:
+        variant: a name in random_checkpoint.MODELS.
+        dtype: the policy's compute dtype.
+        calls: the number of requests.
+    """
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "run")
         random_checkpoint.write(checkpoint, random_checkpoint.named(variant), dtype)
@@ -93,7 +111,11 @@ def report(variant: str, dtype: str, *, calls: int) -> Report:
 
 
 def benchmark_serving(checkpoint: Path, dtype: str, *, calls: int) -> Serving:
-    """Each policy is in a process of its own, one after the other: an accelerator has memory for one."""
+    """Measures calls in a process without a server, and then requests to a server.
+
+    Each policy is in a process of its own, one after the other, because an accelerator has memory
+    for only one.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         in_process = pool.apply(_in_process, (checkpoint, dtype, calls))
     with _serving(checkpoint, dtype) as address, Client(address, timeout=600.0) as client:
@@ -116,14 +138,15 @@ def _in_process(checkpoint: Path, dtype: str, calls: int) -> list[float]:
 
 @contextlib.contextmanager
 def _serving(checkpoint: Path, dtype: str) -> Iterator[str]:
-    """The address of a server that is warm."""
+    """Gives the address of a server that is warm, and ends the server afterwards."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(checkpoint, dtype, theirs))
     process.start()
     theirs.close()
     try:
-        yield f"127.0.0.1:{ours.recv()}"  # EOFError where the process ends before
+        # `recv` raises an EOFError if the process ends before it is warm.
+        yield f"127.0.0.1:{ours.recv()}"
     finally:
         process.terminate()
         process.join()
@@ -149,7 +172,8 @@ def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
 def _round_trip(client: Client, request: dict[str, Any]) -> RoundTrip:
     total, reply = _timed(client.infer, request)
     told = reply["server_timing"]
-    # The client packs and unpacks within `infer`: the same is done once more, by itself.
+    # The client packs and unpacks within `infer`. The same work is done once more by itself, to
+    # time it.
     packing = told["unpack_ms"]
     for message in (request, reply):
         taken, packed = _timed(wire.pack, message)
@@ -165,7 +189,7 @@ def _round_trip(client: Client, request: dict[str, Any]) -> RoundTrip:
 
 
 def _timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
-    """Milliseconds, and what it gives."""
+    """Returns the milliseconds of a call, and its result."""
     start = time.perf_counter()
     result = function(argument)
     return 1e3 * (time.perf_counter() - start), result
@@ -173,7 +197,7 @@ def _timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
 
 @contextlib.contextmanager
 def _busy(address: str, request: dict[str, Any]) -> Iterator[None]:
-    """A client of its own sends one request after the other."""
+    """Has another client send one request after the other while the block runs."""
     stop = threading.Event()
 
     def ask() -> None:

@@ -1,4 +1,7 @@
-"""Indices of any number of frames, made from a small real one in seconds: to measure what should not depend on size."""
+"""Makes indices of any number of frames from a small real one, in seconds.
+
+They serve to measure what should not depend on size.
+"""
 
 import json
 from collections.abc import Iterable
@@ -17,10 +20,17 @@ _FRAMES_AT_ONCE = 1 << 20
 def synthetic_index(
     template: Index, directory: Path, path: Path, frames: int, *, sparse: bool
 ) -> Index:
-    """An index of at least `frames` frames at `path`: the episodes of `template`, an index of the dataset in `directory`, repeated.
+    """Makes an index that repeats the episodes of a template, and returns it.
 
-    Its images are the template's, read from the same shard files. With `sparse` the columns of the steps hold zeros that take no place
-    on the disk: 100 million frames are ready in two seconds, but have no images, and one prompt.
+    Its images are the template's, read from the same shard files.
+
+    Args:
+        template: an index of the dataset in `directory`.
+        directory: the dataset's folder.
+        path: where the new index is written.
+        frames: the least number of frames.
+        sparse: the columns of the steps hold zeros that take no place on the disk. Then 100 million
+            frames are ready in two seconds, but have no images and one prompt.
     """
     path.mkdir(parents=True)
     copies = -(-frames // template.steps)
@@ -47,7 +57,7 @@ def synthetic_index(
     for name in ("prompt_text", "prompt_end"):
         column_path(path, name).write_bytes(column_path(template.path, name).read_bytes())
     record = json.loads((template.path / INDEX_FILE).read_text())
-    # no checksums: to read so much would be what takes the time
+    # There are no checksums: to read so many bytes would take most of the time.
     for name in ("sha256", *SEALED):
         record.pop(name, None)
     record |= {

@@ -1,6 +1,9 @@
-"""What we compare with: a plain TFDS and tf.data pipeline, with the habits of the public ones.
+"""Reads batches with a plain TFDS and tf.data pipeline, which ours is compared with.
 
-episodes -> frames with their action chunks -> repeat -> shuffle buffer of encoded frames -> decode in parallel -> batch -> prefetch
+It has the habits of the public pipelines:
+
+    episodes -> frames with their action chunks -> repeat -> shuffle buffer of encoded frames
+             -> decode in parallel -> batch -> prefetch
 """
 
 from collections.abc import Iterator
@@ -11,7 +14,15 @@ from typing import Any
 def batches(
     directory: Path, cameras: list[str], *, horizon: int, buffer: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Batches of uint8 images, states and action chunks, shuffled by a buffer of `buffer` frames whose images stay encoded."""
+    """Returns batches of uint8 images, states and action chunks.
+
+    Args:
+        directory: the dataset's folder.
+        cameras: names of the cameras in a step's observation.
+        horizon: steps of a chunk.
+        buffer: frames of the shuffle buffer, in which images stay encoded.
+        batch_size: frames of a batch.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

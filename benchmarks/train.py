@@ -1,4 +1,8 @@
-"""How fast training steps go on the devices at hand, beside what these reach in large matrix products. Needs no data and no TensorFlow."""
+"""Measures how fast training steps go on the devices at hand.
+
+They are compared with what the devices reach in large matrix products. It needs no data and no
+TensorFlow.
+"""
 
 import math
 import statistics
@@ -25,7 +29,8 @@ from pi0_jax.train.optimizer import make_optimizer
 
 WARM_UP = 3  # steps that are not timed
 
-# What of a config a variant changes beside its sizes: the full model is measured as it is trained on accelerators.
+# A variant changes these settings of a config beside its sizes: the full model is measured as it is
+# trained on accelerators.
 _AS_TRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "pi0": dict(
@@ -41,6 +46,28 @@ _AS_TRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 class TrainSpeed(NamedTuple):
+    """Holds the speed of a run's training step, and what it was measured with.
+
+    Attributes:
+        device: the devices' kind.
+        devices: the number of devices.
+        mesh: the devices along each axis.
+        parameters: the model's parameters.
+        batch: samples in a step.
+        draws: draws of noise and time for each sample.
+        cameras: cameras of each sample.
+        dtype: the compute dtype.
+        remat: what the backward pass computes again.
+        compile_seconds: the time to compile the step.
+        step_seconds: the time of every timed step.
+        model_flops: operations of the model's matrix products in a step, forward and backward, on
+            all devices.
+        flops: the same with what the backward pass computes again.
+        matmul_rate: operations per second of large matrix products, on all devices.
+        peak_bytes: the most memory of one device since the process began; None where the device
+            does not count it.
+    """
+
     device: str
     devices: int
     mesh: Mapping[str, int]
@@ -51,16 +78,15 @@ class TrainSpeed(NamedTuple):
     dtype: str
     remat: str
     compile_seconds: float
-    step_seconds: tuple[float, ...]  # of every timed step
-    model_flops: int  # floating-point operations of the model's matrix products in a step, forward and backward, on all devices
-    flops: int  # with what is computed again in the backward pass
-    matmul_rate: float  # operations per second of large matrix products, on all devices
-    # of memory on one device, since the process began, where the device counts it
+    step_seconds: tuple[float, ...]
+    model_flops: int
+    flops: int
+    matmul_rate: float
     peak_bytes: int | None
 
     @property
     def seconds(self) -> float:
-        """The median step."""
+        """Returns the seconds of the median step."""
         return statistics.median(self.step_seconds)
 
     @property
@@ -69,7 +95,7 @@ class TrainSpeed(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The model's operations over what the devices' matrix products could do in the same time."""
+        """Returns the model's operations over what large matrix products could do in that time."""
         return self.model_flops / self.seconds / self.matmul_rate
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +108,13 @@ class TrainSpeed(NamedTuple):
 def sized(
     config: Mapping[str, Any], changes: Mapping[str, Any], *, variant: str | None
 ) -> RunConfig:
-    """A config's run with another `variant` and its usual settings; `changes` by the user go before these."""
+    """Returns a config's run with another variant and its usual settings.
+
+    Args:
+        config: the config's fields.
+        changes: fields that the user has changed; they count more than the variant's settings.
+        variant: the model's size; None keeps the config's.
+    """
     values = dict(config)
     if variant is not None:
         if variant not in VARIANTS:
@@ -100,10 +132,18 @@ def sized(
 
 
 def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
-    """Compiles the run's step for all devices and times `steps` of it, one by one, on a batch of random numbers that stays on the devices.
+    """Compiles the run's step for all devices and times some steps of it, one by one.
 
-    Matrix products are measured before and after, and the mean counts: a machine's speed drifts. Raises InputError for a mesh or a batch
-    that the devices do not divide.
+    The batch holds random numbers and stays on the devices. Matrix products are measured before and
+    after, and the mean counts, because a machine's speed drifts.
+
+    Args:
+        run: the run's config.
+        cameras: cameras of each sample.
+        steps: how many steps are timed.
+
+    Raises:
+        InputError: the devices do not divide the mesh or the batch.
     """
     devices, slots = jax.devices(), CAMERA_SLOTS[:cameras]
     mesh = placement.run_mesh(run, devices)
@@ -147,7 +187,10 @@ def _time_steps(step: Any, state: Any, batch: TrainBatch, steps: int) -> tuple[f
 
 
 def synthetic_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
-    """Random pixels, tokens, states and actions, made where they will live; every camera is there and every dimension real."""
+    """Makes random pixels, tokens, states and actions on the devices where they will live.
+
+    Every camera is there, and every dimension is real.
+    """
     abstract = abstract_batch(run, slots, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     vocabulary = model_config(run).gemma.vocab_size
@@ -181,13 +224,13 @@ def _random(abstract: TrainBatch, vocabulary: int, key: jax.Array) -> TrainBatch
 
 
 def report(run: RunConfig, *, cameras: int, steps: int) -> tuple[str, dict[str, Any]]:
-    """A table and its numbers."""
+    """Measures, and returns a table and its numbers."""
     speed = benchmark_train(run, cameras=cameras, steps=steps)
     return table(speed), speed.to_json()
 
 
 def table(speed: TrainSpeed) -> str:
-    """Markdown."""
+    """Returns the speed as a Markdown table."""
     peak = (
         "not counted by this device"
         if speed.peak_bytes is None

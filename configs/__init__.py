@@ -1,1 +1,4 @@
-"""The recipes. --config=reach takes reach.py; a recipe of your own can begin with one: a wheel has them as pi0_jax.configs."""
+"""Holds the recipes: --config=reach takes reach.py.
+
+A recipe of your own can begin with one of these: a wheel has them as pi0_jax.configs.
+"""

@@ -1,4 +1,6 @@
-"""A few hundred steps on a sample of Bridge V2 (25 real episodes, 64x64): shows that real data train, not a useful policy.
+"""Trains a few hundred steps on a sample of Bridge V2 (25 real episodes, 64x64 pixels).
+
+It shows that the code trains on real data; the policy is of no use.
 
 What is not stated here is a default: python -m launch.train --config_help
 """
@@ -11,10 +13,10 @@ from pi0_jax.train import config
 def get_config() -> ConfigDict:
     c = config.defaults()
 
-    # Data: Octo's test sample of Bridge V2 in RLDS; its two splits hold the same episodes, so held-out errors say nothing about new scenes.
-    c.data_dir = (
-        "data"  # holds bridge_dataset/1.0.0, as in the tests of github.com/octo-models/octo
-    )
+    # Data: Octo's test sample of Bridge V2 in RLDS. Its two splits hold the same episodes, so
+    # held-out errors say nothing about new scenes.
+    # The folder holds bridge_dataset/1.0.0, as in the tests of github.com/octo-models/octo.
+    c.data_dir = "data"
     c.index_dir = "runs/bridge/index"  # the data may be read-only
     c.datasets = ("bridge_dataset",)
     c.cut_prompts = False  # a prompt over max_tokens is refused
@@ -34,7 +36,8 @@ def get_config() -> ConfigDict:
     c.remat = "none"
     c.initial_weights = ""
 
-    # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
+    # Flow matching. Four draws of noise and time per observation cost little, because they share
+    # its prefix.
     c.draws = 4
     c.loss_dims = "real"
 

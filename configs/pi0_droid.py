@@ -1,7 +1,11 @@
-"""A released π0 trained on all of DROID, in joint positions or joint velocities: configs/pi0_droid.py:joint_position (or :joint_velocity).
+"""Trains a released π0 on all of DROID, in joint positions or joint velocities.
 
-Sources in the comments: P the π0 paper (arXiv 2410.24164); O its published code, of which the DROID settings are those of its full
-fine-tuning on DROID and the rest those of its fine-tuning in general; ours where neither says.
+    --config=configs/pi0_droid.py:joint_position         or :joint_velocity
+
+Sources in the comments: P is the π0 paper (arXiv 2410.24164). O is its published code: the settings
+for DROID are those of its full fine-tuning on DROID, and the rest are those of its fine-tuning in
+general. "Ours" is ours, where neither says.
+
 First: python -m launch.index --config=configs/pi0_droid.py:joint_position --workers=16.
 What is not stated here is a default, with its own source: python -m launch.train --config_help
 """
@@ -10,7 +14,8 @@ from ml_collections import ConfigDict
 
 from pi0_jax.train import config
 
-# O: released models of DROID act by velocities; its open recipes by positions, since a simulator cannot follow those velocities.
+# O: the released models of DROID act by velocities. Its open recipes act by positions, because a
+# simulator cannot follow those velocities.
 DATASETS = {"joint_position": "droid", "joint_velocity": "droid_velocity"}
 MODES = tuple(DATASETS)
 
@@ -20,12 +25,15 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
         raise ValueError(f"configs/pi0_droid.py:{mode}: expected one of {', '.join(MODES)}")
     c = config.defaults()
 
-    # Data: droid/1.0.1 of gs://gresearch/robotics: 1.8 TB. Failed episodes and idle steps are not drawn (O); see data/oxe/droid.py.
+    # Data: droid/1.0.1 of gs://gresearch/robotics: 1.8 TB. Failed episodes and idle steps are not
+    # drawn (O); see data/oxe/droid.py.
     c.data_dir = "data/oxe"
-    # state: 7 joints and gripper; actions: joint targets relative to the state, or velocities;
-    # gripper
+    # The state is 7 joints and the gripper. The actions are joint targets relative to the state, or
+    # velocities; and the gripper.
     c.datasets = (DATASETS[mode],)
-    c.order = "local"  # 1.8 TB: whole records are read, in lanes (data/lanes.py); O shuffles a buffer of 250,000 frames
+    # With 1.8 TB whole records are read, in lanes (data/lanes.py). O shuffles a buffer of 250,000
+    # frames.
+    c.order = "local"
     c.lanes = 64  # at most 64 hosts, with 32 GB of encoded images over all of them
     c.loader_threads = 16
 

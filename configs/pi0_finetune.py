@@ -1,7 +1,10 @@
-"""Post-training of a released π0 on one RLDS dataset: configs/pi0_finetune.py:full, :expert (the action expert alone) or :lora.
+"""Fine-tunes a released π0 on one RLDS dataset (post-training).
 
-As it stands, on LIBERO-10; on data of one's own see the README: a row in own_datasets, or --config.datasets="('my_dataset',)".
-Almost all of it are defaults, which are the published code's settings for fine-tuning: python -m launch.train --config_help
+    --config=configs/pi0_finetune.py:full       or :expert (the action expert alone), or :lora
+
+As it stands it trains on LIBERO-10. For data of your own see the README: a row in own_datasets, or
+--config.datasets="('my_dataset',)". Almost all values are defaults, which are the published code's
+settings for fine-tuning: python -m launch.train --config_help
 """
 
 from ml_collections import ConfigDict
@@ -16,12 +19,16 @@ def get_config(mode: str = "full") -> ConfigDict:
         raise ValueError(f"configs/pi0_finetune.py:{mode}: expected one of {', '.join(MODES)}")
     c = config.defaults()
 
-    # Data: one dataset, such as 5 to 100 hours of one task, consistent and fluent (the π0 paper, sec. V).
+    # Data: one dataset, such as 5 to 100 hours of one task, consistent and fluent (the π0 paper,
+    # sec. V).
     c.data_dir = "data"  # holds libero_10_no_noops/1.0.0, as published for OpenVLA
     c.datasets = ("libero_10_no_noops",)  # 20 Hz: a chunk of 50 steps takes 2.5 s
 
-    # What trains, by regular expressions on parameter paths. full: every parameter. expert: the action expert and its projections, 315
-    # million of 3.2 billion. lora: low-rank updates of both experts' layers, the expert's first, and the projections (ranks ours).
+    # What trains is chosen by regular expressions on parameter paths.
+    # full: every parameter.
+    # expert: the action expert and its projections, 315 million of 3.2 billion parameters.
+    # lora: low-rank updates of both experts' layers, the expert's first, and the projections (the
+    # ranks are ours).
     if mode == "expert":
         c.frozen = ("PaliGemma/img/", "PaliGemma/llm/(?!.*_1/)")
         c.frozen_dtype = "bfloat16"

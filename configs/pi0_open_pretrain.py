@@ -1,7 +1,12 @@
-"""π0's pre-training on the public part of its data: PaliGemma -> OXE magic soup, Bridge V2 and DROID, each by its frames^0.43.
+"""Pre-trains π0 on the public part of its data, from PaliGemma.
 
-Sources in the comments: P the π0 paper (arXiv 2410.24164); O its published code, of which the optimizer is for fine-tuning, since the
-paper states none; ours where neither says. Make the indices first, on many cores: python -m launch.index --config=THIS_FILE --workers=16.
+The data are the OXE magic soup, Bridge V2 and DROID, each with a share of its frames^0.43.
+
+Sources in the comments: P is the π0 paper (arXiv 2410.24164). O is its published code; its
+optimizer is for fine-tuning, and it counts here because the paper states none. "Ours" is ours,
+where neither says.
+
+Make the indices first, on many cores: python -m launch.index --config=THIS_FILE --workers=16.
 What is not stated here is a default, with its own source: python -m launch.train --config_help
 """
 
@@ -13,25 +18,33 @@ from pi0_jax.train import config
 def get_config() -> ConfigDict:
     c = config.defaults()
 
-    # Data: the folders of gs://gresearch/robotics (RT-X, droid/1.0.1) and of rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds
-    # (bridge_dataset) side by side, on a disk or behind a URL.
+    # Data: the folders of gs://gresearch/robotics (RT-X, droid/1.0.1) and the folder bridge_dataset
+    # of rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds side by side, on a disk or behind
+    # a URL.
     c.data_dir = "data/oxe"
-    c.skip_bad_episodes = 100  # ours: fractal20220817_data holds some whose values no robot reaches
-    c.mixture = "pi0_open"  # P, sec. V-A: 26 datasets, shares in proportion to frames^0.43; launch.index prints them
-    c.order = "local"  # terabytes fit into no page cache: whole records are read, in lanes (data/lanes.py)
+    # Ours: fractal20220817_data holds some episodes whose values no robot reaches.
+    c.skip_bad_episodes = 100
+    # P, sec. V-A: 26 datasets, shares in proportion to frames^0.43; launch.index prints them.
+    c.mixture = "pi0_open"
+    # Terabytes fit into no page cache, so whole records are read, in lanes (data/lanes.py).
+    c.order = "local"
     c.lanes = 64  # at most 64 hosts, with 32 GB of encoded images over all of them
-    c.normalization_clip = (
-        10.0  # ours: public data have outliers of dozens of standard deviations (O: none)
-    )
+    # Ours: public data have outliers of dozens of standard deviations (O: no clipping).
+    c.normalization_clip = 10.0
     c.loader_threads = 16
 
     # Model: 32 dimensions as O (P: 18, those of the largest of its robots).
-    c.initial_weights = "weights/pt_224.npz"  # P, sec. IV: PaliGemma 3B; here big_vision's npz at 224 pixels, or Hugging Face's folder
-    c.initial_rules = (  # P, sec. IV: the action expert starts from scratch
+    # P, sec. IV: PaliGemma 3B. Here it is big_vision's npz at 224 pixels; Hugging Face's folder
+    # will do too.
+    c.initial_weights = "weights/pt_224.npz"
+    # P, sec. IV: the action expert starts from scratch.
+    c.initial_rules = (
         ("PaliGemma/llm/.*_1/", "fresh"),
         ("^(state|action)_", "fresh"),
     )
-    c.loss_dims = "real"  # ours: public robots have 2 to 8 of the 32 dimensions; padding would drown them (O: padded)
+    # Ours: public robots have 2 to 8 of the 32 dimensions, and padding would drown them (O:
+    # padded).
+    c.loss_dims = "real"
 
     # Optimizer.
     c.batch_size = 256  # ours (O: 256 on DROID)

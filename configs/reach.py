@@ -1,4 +1,6 @@
-"""Learns to reach the named block with two arms, from real RLDS files, on a laptop CPU. Make the data with launch.make_reach_data.
+"""Learns to reach the named block with two arms, from real RLDS files, on a laptop CPU.
+
+launch.make_reach_data makes the data.
 
 What is not stated here is a default: python -m launch.train --config_help
 """
@@ -11,7 +13,8 @@ from pi0_jax.train import config
 def get_config() -> ConfigDict:
     c = config.defaults()
 
-    # Data: one TFDS dataset per arm, mixed evenly. The third arm is never trained on; its statistics let the policy try it.
+    # Data: one TFDS dataset per arm, mixed evenly. The third arm is never trained on; its
+    # statistics let the policy try it.
     c.data_dir = "runs/reach/data"
     c.datasets = ("reach_arm3", "reach_arm4")
     c.statistics_only = ("reach_arm5",)
@@ -32,7 +35,8 @@ def get_config() -> ConfigDict:
     c.remat = "none"
     c.initial_weights = ""
 
-    # Flow matching. Four draws of noise and time per observation cost little, since they share its prefix.
+    # Flow matching. Four draws of noise and time per observation cost little, because they share
+    # its prefix.
     c.draws = 4
     c.loss_dims = "real"  # three or four of the eight
 

@@ -1,4 +1,7 @@
-"""Runs a launch script's main: wrong input, in flags too, ends in one line and status 2, not in a traceback."""
+"""Runs the `main` of a launch script, and reports wrong input in one line.
+
+Wrong input, also in flags, ends with status 2 and without a traceback.
+"""
 
 import contextlib
 import functools
@@ -18,10 +21,16 @@ T = TypeVar("T")
 
 
 def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[[], None]:
-    """Makes a script's `main` its entry point, for `python -m` and for a console script, which calls it without arguments.
+    """Makes a script's `main` its entry point, for `python -m` and for a console script.
 
-    It parses flags, runs `main` and exits with what that returns (None: 0). With `argument`, which says what it is, `main`
-    gets the one argument of the command line. Stopped with Ctrl-C it says so and exits with 130, as shells have it.
+    A console script calls the entry point without arguments. It parses flags, runs `main` and exits
+    with the status that `main` returns (None means 0). If Ctrl-C stops it, it says so and exits
+    with 130, as shells do.
+
+    Args:
+        main: what the script does.
+        argument: says what the one argument of the command line is, which `main` then gets.
+            Without it the script takes none.
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
@@ -30,7 +39,7 @@ def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[
         if len(argv) > 1 + bool(argument):
             raise app.UsageError(f"unexpected argument: {argv[1 + bool(argument)]}")
         if not flags.FLAGS["verbosity"].present:
-            # progress is the script's to show; --verbosity=0 shows the libraries' too
+            # Scripts show their own progress. --verbosity=0 shows the libraries' progress too.
             logging.set_verbosity(logging.WARNING)
         keep_freed_memory()
         try:
@@ -51,21 +60,28 @@ def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[
 
 
 def _show_as_main(script: types.ModuleType) -> None:
-    """Lets --help say of a console script, which has only imported `script`, what it says after `python -m`."""
+    """Lets --help of a console script say what it says after `python -m`.
+
+    A console script has only imported `script`, so absl does not see it as the main module.
+    """
     sys.modules["__main__"].__doc__ = script.__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(script):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def needed(flag: flags.FlagHolder[T | None]) -> T:
-    """The flag's value. Raises InputError where it is not given."""
+    """Returns the flag's value.
+
+    Raises:
+        InputError: the flag is not given.
+    """
     if flag.value is None:
         raise InputError(f"flag --{flag.name} is missing")
     return flag.value
 
 
 def compilation_cache() -> flags.FlagHolder[str | None]:
-    """Defines the flag of commands that compile, for `tell_and_keep`."""
+    """Defines the flag of commands that compile; `tell_and_keep` takes it."""
     return flags.DEFINE_string(
         "compilation_cache",
         None,
@@ -75,14 +91,17 @@ def compilation_cache() -> flags.FlagHolder[str | None]:
 
 
 def tell_and_keep(cache: flags.FlagHolder[str | None]) -> None:
-    """From now on, programs that are compiled are announced and kept."""
+    """Announces and keeps all programs that are compiled from now on."""
     compilation.announce()
     compilation.keep(cache.value)
 
 
 @contextlib.contextmanager
 def optional_imports() -> Iterator[None]:
-    """Ends the process with one line and status 2 if a script's import in the block needs an extra that is not installed."""
+    """Ends the process with one line and status 2 if an import in the block needs a missing extra.
+
+    An extra is a group of optional packages, such as pi0_jax[serve].
+    """
     try:
         with optional_packages():
             yield
@@ -95,7 +114,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except AttributeError as error:
         missing = error.args[0]
-        # which is how ml_collections reports a field that the config lacks
+        # ml_collections reports in this way a field that the config lacks.
         if not isinstance(missing, KeyError):
             raise
         sys.exit(_fail(f"the config has no field {'. '.join(missing.args[0].splitlines())}"))
@@ -104,7 +123,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _shortened(text: str) -> str:
-    """What ml_collections says of a config file that raises holds the traceback: its last line and place are enough."""
+    """Shortens what ml_collections says of a config file that raises.
+
+    It holds the whole traceback, but its last line and its place are enough.
+    """
     said, found, trace = text.partition("Traceback (most recent call last):")
     if not found:
         return text

@@ -1,10 +1,17 @@
 """Measures, and prints a table; --json=FILE writes its numbers.
-python -m launch.benchmark data [--folder=DIR] [--frames=20000] [--seconds=30]      reading batches, beside a tf.data pipeline
-python -m launch.benchmark index                                                    building and opening an index
-python -m launch.benchmark train [--variant=pi0 --config.batch_size=32]             training steps, beside large matrix products
-python -m launch.benchmark policy [--variant=mid] [--dtype=float32]                 latency of a policy's parts; cold and warm start
-python -m launch.benchmark serve [--variant=mid] [--dtype=float32]                  what the server adds to a call
-python -m launch.benchmark convert [--folder=DIR] [--to=lerobot] [--dtype=float32]  a full-size checkpoint to another format and back
+
+python -m launch.benchmark data [--folder=DIR] [--frames=20000] [--seconds=30]
+    reading batches, beside a tf.data pipeline
+python -m launch.benchmark index
+    building and opening an index
+python -m launch.benchmark train [--variant=pi0 --config.batch_size=32]
+    training steps, beside large matrix products
+python -m launch.benchmark policy [--variant=mid] [--dtype=float32]
+    latency of a policy's parts; cold and warm start
+python -m launch.benchmark serve [--variant=mid] [--dtype=float32]
+    what the server adds to a call
+python -m launch.benchmark convert [--folder=DIR] [--to=lerobot] [--dtype=float32]
+    a full-size checkpoint to another format and back
 """
 
 import json
@@ -60,7 +67,11 @@ _JSON = flags.DEFINE_string("json", None, "A file for the same numbers.")
 
 
 def _report(command: str) -> tuple[str, Any]:
-    """A command imports its own module alone: a machine with an accelerator may lack what the others need."""
+    """Measures what the command names, and returns a table and its numbers.
+
+    Each command imports its own module alone, because a machine with an accelerator may lack what
+    the others need.
+    """
     variant, dtype, calls = _VARIANT.value or "mid", _DTYPE.value, _CALLS.value
     match command:
         case "data":

@@ -1,6 +1,6 @@
 """Checks a running server without its robot: python -m launch.check_server --server=HOST:PORT.
 
-Sends random observations, and prints what the server says of its robot and how fast it answers.
+It sends random observations, and prints what the server says of its robot and how fast it answers.
 Where something is wrong it says so in one line and ends with status 2.
 """
 

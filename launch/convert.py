@@ -1,6 +1,9 @@
-"""Converts a checkpoint (docs/formats.md): python -m launch.convert --input=PATH --output=PATH --to=FORMAT [--verify].
+"""Converts a checkpoint (docs/formats.md).
 
-Says what the output has no room for, and what it had to assume; --verify reads the output back and compares every tensor bit for bit.
+python -m launch.convert --input=PATH --output=PATH --to=FORMAT [--verify]
+
+It says what the output has no room for, and what it had to assume. --verify reads the output back
+and compares every tensor bit for bit.
 """
 
 import resource
@@ -83,7 +86,8 @@ def main() -> int:
     for note in report.notes:
         print(f"- {note}")
     failures = _verify(report.source) if _VERIFY.value else 0
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+    # macOS counts in bytes, Linux in KiB.
+    unit = 2**30 if sys.platform == "darwin" else 2**20
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB")
     if _VERIFY.value and _TO.value == lerobot.NAME:
         print(parity.run_lerobot(report.source, _OUTPUT.value))

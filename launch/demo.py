@@ -23,8 +23,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of data, training and rollouts.", lower
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Of each robot and condition.", lower_bound=1)
 _SMOKE = flags.DEFINE_bool("smoke", False, "A few episodes and a few dozen steps of every stage.")
 
-_TELL_SECONDS = 60.0  # after which the demo says how long it will take
-_AFTER_TRAINING = 0.25  # seconds of evaluation and report for a second of training, as measured
+# After this time the demo says how long it will take.
+_TELL_SECONDS = 60.0
+# Seconds of evaluation and report for each second of training, as measured.
+_AFTER_TRAINING = 0.25
 _SMALL = {
     "make_reach_data": "--episodes=16 --val_episodes=4 --heldout_episodes=4",
     "train": "--config.steps=40 --config.warmup_steps=10 --config.batch_size=16"
@@ -63,7 +65,11 @@ def main() -> int:
 
 
 def _tell(run: Path, elapsed: float) -> bool:
-    """Says how long the demo will take, once a minute has passed and the training's speed is known."""
+    """Says how long the demo will take, once a minute has passed and the speed is known.
+
+    Returns:
+        Whether it has said so.
+    """
     if elapsed < _TELL_SECONDS or not (run / METRICS_FILE).exists():
         return False
     lines = [line for line in read_metrics(run) if "steps_per_second" in line]

@@ -1,4 +1,4 @@
-"""Rolls a policy out in closed loop, in the reach world or any Gymnasium environment, from a checkpoint or through a server.
+"""Rolls a policy out in closed loop, in the reach world or any Gymnasium environment.
 
 python -m launch.evaluate --checkpoint=DIR --output=DIR
 python -m launch.evaluate --server=HOST:PORT --env=module:Env-v0 --output=DIR
@@ -136,7 +136,8 @@ def _contestants(client: Client) -> tuple[list[Contestant], str]:
     """Returns the policies to evaluate, and where they come from."""
     conditions, embodiment = _CONDITIONS.value, _EMBODIMENT.value
     if _SERVER.value:
-        print(f"connecting to {_SERVER.value}", flush=True)  # and waiting while it compiles
+        # The first connection waits while the server compiles.
+        print(f"connecting to {_SERVER.value}", flush=True)
         return served(client, conditions=conditions, embodiment=embodiment), _SERVER.value
     checkpoint = app.needed(_CHECKPOINT)
     step = find(checkpoint)

@@ -1,4 +1,7 @@
-"""Writes docs/formats.md: formats, rules and measured errors. Needs the extra torch: python -m launch.formats [--lerobot=DIR]."""
+"""Writes docs/formats.md: formats, rules and measured errors.
+
+python -m launch.formats [--lerobot=DIR]            needs the extra torch
+"""
 
 from pathlib import Path
 

@@ -1,7 +1,9 @@
 """Builds or opens the indices of RLDS datasets and says what they hold.
 
-python -m launch.index --data_dir=DIR [--datasets=bridge_dataset,reach_arm3] [--index_dir=DIR] [--workers=8] [--report=DIR]
-python -m launch.index --config=FILE [--report=DIR]       what a run will read, datasets of its own included, with their shares
+python -m launch.index --data_dir=DIR [--datasets=bridge_dataset,reach_arm3] [--index_dir=DIR]
+    [--workers=8] [--report=DIR]
+python -m launch.index --config=FILE [--report=DIR]
+    what a run will read, datasets of its own included, with their shares
 
 A build that is stopped goes on where it was when the command is given again.
 """
@@ -81,7 +83,7 @@ def _describe(index: Index, seconds: float) -> None:
 
 @app.command
 def main() -> None:
-    """What a flag says holds, then what the config says."""
+    """Opens or builds every index; what a flag says comes before what the config says."""
     run = from_mapping(config_mapping(_CONFIG)) if _CONFIG.present else None
     data_dir = _DATA_DIR.value or (run.data_dir if run else "")
     if not data_dir:
@@ -94,7 +96,7 @@ def main() -> None:
         find_row(name, run.own_datasets if run else {}, keep_empty_language=kept) for name in names
     ]
     for row in rows:
-        # what is missing is said at once, not after hours of building the others
+        # A dataset that is missing is told at once, not after hours of building the others.
         dataset_directory(row, data_dir)
     index_dir = _INDEX_DIR.value or (run.index_dir if run else "") or None
     skip = _SKIP.value if _SKIP.present or not run else run.skip_bad_episodes

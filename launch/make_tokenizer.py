@@ -1,4 +1,7 @@
-"""Trains the small tokenizer that ships with the package: python -m launch.make_tokenizer --output=FILE."""
+"""Trains the small tokenizer that ships with the package.
+
+python -m launch.make_tokenizer --output=FILE
+"""
 
 import io
 import itertools
@@ -49,7 +52,7 @@ OBJECTS = (
 
 
 def corpus() -> list[str]:
-    """Instructions of the kind that robots get, most of them about coloured things on tables."""
+    """Returns instructions of the kind that robots get, most of them about coloured things."""
     reach = [
         f"{verb} the {colour} {thing}"
         for verb, colour, thing in itertools.product(VERBS, COLOURS, OBJECTS)

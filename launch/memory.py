@@ -1,6 +1,6 @@
 """Computes what inference and each way of fine-tuning need in memory: python -m launch.memory.
 
-Shapes alone are looked at, and nothing is allocated. --output=PAGE writes the table as a page.
+It looks at shapes alone, and allocates nothing. --output=PAGE writes the table as a page.
 Other settings are flags of their recipe, as --lora.frozen_dtype=float32 or --full.ema_decay=0.
 """
 

@@ -1,4 +1,4 @@
-"""--config, for the scripts that take a run: a recipe of configs/ by its name, or a file."""
+"""Defines --config for the scripts that take a run: a recipe of configs/ by name, or a file."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from ml_collections import config_flags
 from pi0_jax.errors import InputError
 from pi0_jax.train import recipes
 
-flags.disclaim_key_flags()  # --help lists the flag as that of the script which asks for it
+# --help then lists the flag as one of the script that asks for it.
+flags.disclaim_key_flags()
 
 
 def config_flag(
@@ -17,9 +18,10 @@ def config_flag(
     """Defines --config, and --config.FIELD for every field.
 
     Args:
-        default: as on a command line, such as "reach", "pi0_finetune:lora" or "mine.py".
+        default: the flag's value as on a command line, such as "reach", "pi0_finetune:lora" or
+            "mine.py".
         help: what the script takes the run for.
-        name: of the flag, where a script takes several runs.
+        name: the flag's name, where a script takes several runs.
     """
     forms = "A recipe's name or a file: reach, pi0_finetune:lora, mine.py"
     holder = config_flags.DEFINE_config_file(
@@ -33,10 +35,15 @@ def config_flag(
 
 
 def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
-    """The fields of a flag that names a config. Raises InputError for a file that is not there or holds no config."""
+    """Returns the fields of a flag that names a config.
+
+    Raises:
+        InputError: the file is not there, or it holds no config.
+    """
     try:
         return flag.value.to_dict()
-    except OSError as error:  # ml_collections says so on access
+    # ml_collections reports a missing file only when the value is used.
+    except OSError as error:
         raise InputError(str(error.__cause__ or error)) from error
     except AttributeError as error:
         found = type(flag.value).__name__

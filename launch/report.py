@@ -1,4 +1,7 @@
-"""Writes a page about a run: python -m launch.report --workdir=DIR --output=DIR [--evaluation=DIR]."""
+"""Writes a page about a run.
+
+python -m launch.report --workdir=DIR --output=DIR [--evaluation=DIR]
+"""
 
 from pathlib import Path
 

@@ -1,6 +1,9 @@
-"""Serves a checkpoint to robots: python -m launch.serve --checkpoint=DIR [--robot=droid] [--port=8000].
+"""Serves a checkpoint to robots.
 
-Speaks the protocol of openpi-client: its clients work unchanged, with the observation keys that the robot's record names.
+python -m launch.serve --checkpoint=DIR [--robot=droid] [--port=8000]
+
+The server speaks the protocol of openpi-client. Clients of openpi work unchanged, with the
+observation keys that the robot's record names.
 """
 
 import sys

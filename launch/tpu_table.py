@@ -1,4 +1,7 @@
-"""Compiles a run for several TPU slices and writes what fits, and how fast it could be, as a page: docs/tpu.md names its command."""
+"""Compiles a run for several TPU slices, and writes a page of what fits and how fast it could be.
+
+docs/tpu.md names the command that made it.
+"""
 
 import shlex
 import sys
@@ -50,9 +53,8 @@ def main() -> None:
         if row.flags not in kept:
             kept[row.flags] = row.line(run)
             print(kept[row.flags], flush=True)
-        lines = {
-            row.flags: kept[row.flags] for row in rows if row.flags in kept
-        } | kept  # in the order asked for, others after them
+        # The rows come in the order asked for, and older rows after them.
+        lines = {row.flags: kept[row.flags] for row in rows if row.flags in kept} | kept
         output.with_suffix(".partial").write_text(
             page.markdown([*lines.values()], about), encoding="utf-8"
         )

@@ -1,10 +1,16 @@
-"""Trains π0, or goes on where the workdir stopped: python -m launch.train --config=reach --workdir=DIR.
+"""Trains π0, or goes on where the workdir stopped.
 
-It goes on from the newest checkpoint that is whole, or from --step. SIGTERM, SIGINT (Ctrl-C) and SIGHUP save and end with status 0;
-a second one ends at once. Several processes: TPU pods, SLURM and Open MPI are found; else each process gets the flags below, or
-JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+python -m launch.train --config=reach --workdir=DIR
+
+It goes on from the newest checkpoint that is whole, or from --step. SIGTERM, SIGINT (Ctrl-C) and
+SIGHUP save and end with status 0; a second signal ends at once.
+
+Several processes: on TPU pods, SLURM and Open MPI they are found. Elsewhere each process gets the
+flags below, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
 With --config_help it explains every field that a config may state, with its default.
-With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU slice, on any machine: bytes, collectives, predicted time.
+With --compile_only --topology=v5e:8x8 it says whether the run fits that TPU slice, on any machine:
+bytes, collectives, predicted time.
 """
 
 from absl import flags

@@ -1,4 +1,7 @@
-"""Runs known-answer vectors of the published π0 on the device at hand: python -m launch.verify [--dtype=bfloat16]."""
+"""Runs known-answer vectors of the published π0 on the device at hand.
+
+python -m launch.verify [--dtype=bfloat16]
+"""
 
 import jax
 from absl import flags

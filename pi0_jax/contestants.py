@@ -1,4 +1,4 @@
-"""Policies to evaluate: out of a checkpoint, or behind a server's address."""
+"""Makes policies ready for evaluation: from a checkpoint, or behind a server's address."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,15 +20,19 @@ def opened(
     num_steps: int | None,
     seed: int,
 ) -> list[Contestant]:
-    """Every robot under every condition.
+    """Returns every robot of a checkpoint under every condition.
 
     Args:
-        robots: of the checkpoint; None is its only one.
-        embodiment: the record of the robots in their world, a name or a .json file; None takes the checkpoint's.
-        num_steps: Euler steps; None takes the run's. seed: of untrained policies.
+        checkpoint: the checkpoint's folder.
+        robots: names of the checkpoint's robots; None is its only one.
+        conditions: some of the names in CONDITIONS.
+        embodiment: the record of the robots in their world, as a name or a .json file; None takes
+            the checkpoint's own record.
+        num_steps: the number of Euler steps; None takes the run's.
+        seed: the seed of the untrained policies' weights.
 
     Raises:
-        InputError: a robot or condition is unknown; whatever Policy.open raises.
+        InputError: a robot or a condition is unknown. Whatever Policy.open raises comes through.
     """
     known = _known(conditions)
     trained = Policy.open(checkpoint, num_steps=num_steps)
@@ -51,10 +55,17 @@ def opened(
 def served(
     client: Client, *, conditions: Sequence[str], embodiment: str | None
 ) -> list[Contestant]:
-    """The server's robot under every condition. `embodiment` as in `opened`; None takes the record that the server sends.
+    """Returns a server's robot under every condition.
+
+    Args:
+        client: the client of the server.
+        conditions: some of the names in CONDITIONS; a server has no untrained policy.
+        embodiment: the record of the robot in its world, as a name or a .json file; None takes the
+            record that the server sends.
 
     Raises:
-        InputError: there is no such record; a condition is unknown or cannot be had; no server is at the address.
+        InputError: there is no such record; a condition is unknown or the server does not have it;
+            or no server answers at the address.
     """
     known = _known(conditions)
     if "untrained" in known:

@@ -1,28 +1,32 @@
-"""Freed memory stays with the process.
+"""Keeps freed memory with the process, or gives it back to the kernel.
 
-Batches and the arrays of a training step on a CPU are hundreds of megabytes, allocated and freed again and again. By default glibc gives
-them back to the kernel each time, which then has to zero them anew: a third of the time it takes to read a batch, 0.1 s of a small step.
+Batches and the arrays of a training step on a CPU take hundreds of megabytes. They are allocated
+and freed again and again. By default glibc gives them back to the kernel each time, and the kernel
+then has to zero them anew. That takes a third of the time it takes to read a batch, and 0.1 s of a
+small step.
 """
 
 import ctypes
 import platform
 
-# Names and numbers of glibc's malloc.h.
+# The names and numbers are those of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _MOST = 2**31 - 1
 
 
 def give_back_freed_memory() -> None:
-    """Gives what is free now back to the kernel. Does nothing where the C library is not glibc."""
+    """Gives the memory that is free now back to the kernel, where the C library is glibc."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:
-    """For this process, from now on. Does nothing where the C library is not glibc."""
+    """Keeps freed memory with this process from now on, where the C library is glibc."""
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_ARENA_MAX, 1)  # one heap, so that what one thread frees another gets
-    libc.mallopt(_M_MMAP_MAX, 0)  # large arrays come from the heap too
+    # With one heap, what one thread frees another thread gets.
+    libc.mallopt(_M_ARENA_MAX, 1)
+    # Large arrays come from the heap too.
+    libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, _MOST)

@@ -1,4 +1,4 @@
-"""Progress bars, which a terminal overwrites and a log file gets seldom."""
+"""Shows progress bars: a terminal overwrites them, and a log file gets a line now and then."""
 
 import contextlib
 import sys
@@ -12,20 +12,20 @@ _TERMINAL_S, _LOG_S = 1.0, 10.0  # seconds between two states of a bar
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
-    """A tqdm bar on standard error, with tqdm's arguments.
+    """Returns a tqdm bar on standard error; it takes tqdm's arguments.
 
-    On a terminal it is drawn anew every second. Elsewhere each state is a line of its own, and ten
-    seconds lie between two of them. The last state is always shown.
+    On a terminal the bar is drawn anew every second. Elsewhere each state is a line of its own, and
+    ten seconds lie between two of them. The last state is always shown.
     """
     if sys.stderr.isatty():
         return tqdm(*args, mininterval=_TERMINAL_S, **options)
-    # With miniters=0 the clock alone decides.
+    # With miniters=0 only the clock decides when a state is shown.
     return tqdm(*args, file=_Lines(sys.stderr), mininterval=_LOG_S, miniters=0, **options)
 
 
 @contextlib.contextmanager
 def clock(text: str) -> Iterator[None]:
-    """Shows `text` and the time that the block has taken so far, once it takes more than a second."""
+    """Shows `text` and the time that the block has taken, once it takes more than a second."""
     ended = threading.Event()
 
     def show() -> None:
@@ -48,7 +48,7 @@ def clock(text: str) -> Iterator[None]:
 
 
 class _Lines:
-    """What a bar writes to in place of a stream that is no terminal: every state becomes a line."""
+    """Is the stream of a bar outside of a terminal: every state becomes a line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

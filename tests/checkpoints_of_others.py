@@ -1,4 +1,7 @@
-"""Checkpoints for tests: random parameters of a model whose sizes are all different, as openpi would have written them."""
+"""Makes checkpoints for tests: random parameters, as openpi would have written them.
+
+The sizes of the model are all different.
+"""
 
 import json
 from pathlib import Path
@@ -39,7 +42,10 @@ def nested(flat: dict[str, np.ndarray]) -> dict:
 
 
 def norm_stats(dims: int, seed: int = 1) -> dict:
-    """Of no particular size, but for the action's last dimension, which is a gripper in [0, 1] for a robot of eight."""
+    """Returns statistics of no particular size, but for the last dimension of the action.
+
+    For a robot of eight dimensions it is a gripper in [0, 1].
+    """
     rng = np.random.default_rng(seed)
     parts = {
         part: {

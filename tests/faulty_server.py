@@ -1,4 +1,7 @@
-"""A web server of files that does wrong on demand. It serves byte ranges, lists nothing, and keeps a record of what it was asked."""
+"""Serves files over HTTP and does wrong on demand.
+
+It serves byte ranges, lists nothing, and keeps a record of what it was asked.
+"""
 
 import collections
 import threading

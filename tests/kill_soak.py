@@ -1,11 +1,14 @@
-"""Runs that are killed at random instants end as those that are left alone: python -m tests.kill_soak [--kills=60] [--seed=0]
+"""Runs that are killed at random instants end as those that are left alone.
+
+python -m tests.kill_soak [--kills=60] [--seed=0]
 
     one        one process, one device
     four       one process, four virtual devices
     two        two processes on loopback, two devices each
 
-For each kind one run is left alone; others get SIGKILL, while they start, train or save, and are started again until they are done. Then
-parameters, average and optimizer state must have the same bytes, and the metrics the same lines but for times and speeds.
+For each kind one run is left alone. Others get SIGKILL while they start, train or save, and are
+started again until they are done. Then parameters, average and optimizer state must have the same
+bytes. The metrics must have the same lines, but for times and speeds.
 """
 
 import argparse
@@ -30,7 +33,8 @@ from tests.training import Process, saved_steps, start, start_two
 SHARES = {"one": 0.4, "four": 0.3, "two": 0.3}  # of the kills
 STEPS = 60
 LONGER = dict(save_every=2, validate_every=5)
-# what JAX says where a machine is too busy for two processes to find each other in time; the next life goes on
+# JAX says this where a machine is too busy for two processes to find each other in time. The next
+# life of the run goes on.
 _TOO_BUSY = "Gloo context initialization failed: DEADLINE_EXCEEDED"
 OF_TIME = {"time", "steps_per_second", "samples_per_second", "data_wait_share"}
 
@@ -122,7 +126,11 @@ class Soak:
             pass
 
     def _finish(self, processes: list[Process]) -> bool:
-        """Waits for all; False if the machine was too busy for them. Raises RuntimeError for a run that fails otherwise."""
+        """Waits for all processes, and returns False if the machine was too busy for them.
+
+        Raises:
+            RuntimeError: a run fails otherwise.
+        """
         # one by one: where one has failed, the others end when they miss it
         statuses = [process.wait(600) for process in processes]
         if not any(statuses):
@@ -146,7 +154,7 @@ def done(workdir: Path) -> int:
 
 
 def differences(workdir: Path, alone: Path, steps: int) -> list[str]:
-    """Arrays of the last checkpoint with another byte, and lines of the metrics with another value."""
+    """Returns arrays of the last checkpoint with another byte, and metrics with another value."""
     found = []
     for item in ("params", "ema", "optimizer"):
         ours, theirs = (training.arrays(place, steps, item) for place in (workdir, alone))

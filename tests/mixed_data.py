@@ -1,4 +1,7 @@
-"""Three tiny real datasets to mix: episodes of different lengths, of one length, and fewer episodes than lanes."""
+"""Makes three tiny real datasets to mix.
+
+One has episodes of different lengths, one of the same length, and one fewer episodes than lanes.
+"""
 
 import threading
 from pathlib import Path
@@ -18,7 +21,10 @@ LENGTHS = {
 
 
 def write_mixed(data_dir: Path) -> list[Path]:
-    """Arms of 3, 4 and 5 joints; the state begins with a hundredth of episode and step (tests/tiny_data.py)."""
+    """Writes datasets of arms with 3, 4 and 5 joints.
+
+    The state begins with a hundredth of episode and step (tests/tiny_data.py).
+    """
     directories = []
     for joints, (name, lengths) in zip((3, 4, 5), LENGTHS.items(), strict=True):
         episodes = reach_episodes(lengths)
@@ -52,7 +58,7 @@ class _Payload(bytes):
 
 
 class Ledger:
-    """Counts what is read from several indices: records, images, and the bytes of records that are held."""
+    """Counts what is read from several indices: records, images, and bytes of held records."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, int]] = []  # (dataset, episode)

@@ -1,13 +1,16 @@
-"""Random damage to a checkpoint's files, each opened by what reads them: python -m tests.mutate_checkpoints [COUNT] [SEED]
+"""Damages a checkpoint's files at random, and opens each with what reads it.
 
-    flip     one bit of a file            description, ema          -> a policy must refuse it, naming the file
-    cut      its end                      params, optimizer, metrics, and all others
-    delete   the file                                               -> a resumption must say so, naming the file, and go on from the
-    swap     with another file                                         step before, to the bit
-    drop     a folder with all its files
+python -m tests.mutate_checkpoints [COUNT] [SEED]
 
-In one process, since what is opened holds nothing between two openings; what is written to the file descriptor of stderr counts too. Two
-files of a step, which Orbax writes when all is done, are read by nobody for what they hold: damaged, they must change nothing.
+    flip     one bit of a file          description, ema       -> a policy must refuse it, naming
+    cut      its end                                              the file
+    delete   the file                   params, optimizer,     -> a resumption must say so, naming
+    swap     with another file          metrics, and all          the file, and go on from the step
+    drop     a folder with its files    others                    before, to the bit
+
+All happens in one process, because what is opened holds nothing between two openings. What is
+written to the file descriptor of stderr counts too. Orbax writes two files of a step when all is
+done, and nobody reads them for what they hold: damaged, they must change nothing.
 """
 
 import os
@@ -69,7 +72,11 @@ def write_run(workdir: Path) -> None:
 
 
 def mutate(step: Path, rng: random.Random) -> tuple[str, set[str]]:
-    """Damages a step's folder. Returns what was done and the paths of the files that are not as they were; none where nothing changed."""
+    """Damages a step's folder.
+
+    Returns:
+        What was done, and the paths of the files that have changed; no paths if nothing changed.
+    """
     files = sorted(path for path in step.rglob("*") if path.is_file())
     kind = rng.choices(["flip", "cut", "delete", "swap", "drop"], [5, 2, 2, 2, 1])[0]
     file = rng.choice(files)
@@ -122,7 +129,11 @@ def outcome(workdir: Path, changed: set[str]) -> str:
 
 
 def resume(workdir: Path, lines: list[str]) -> None:
-    """What a run does before it trains. Raises AssertionError if it would go on from other numbers than were saved."""
+    """Does what a run does before it trains.
+
+    Raises:
+        AssertionError: the run would go on from other numbers than were saved.
+    """
     place, accept = checkpoints.locate(workdir), partial(checkpoints.read_resumable, workdir)
     step, _ = choose_step(place, Processes(), None, lines.append, accept)
     saved = RunCheckpoints(workdir, keep=2)

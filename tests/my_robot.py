@@ -1,4 +1,4 @@
-"""A robot of one's own, as a config file would hold it, with a camera in BGR and a rule that drops steps."""
+"""Is a config file with a robot of one's own, a camera in BGR and a rule that drops steps."""
 
 import numpy as np
 
@@ -18,9 +18,8 @@ MY_ROBOT = dict(
     versions=("1.0.0",),  # data_dir/my_robot/1.0.0
     embodiment=dict(
         robot="six joints and a gripper",
-        cameras=dict(
-            base_0_rgb="front", left_wrist_0_rgb="wrist"
-        ),  # slot of the model -> the robot's name for it
+        # The model's slot for an image -> the robot's name for the camera.
+        cameras=dict(base_0_rgb="front", left_wrist_0_rgb="wrist"),
         state=[dict(name=name, unit="rad") for name in JOINTS]
         + [dict(name="gripper", unit="1", one_means="closed")],
         actions=[dict(name=name, unit="rad", kind="absolute", delta=True) for name in JOINTS]

@@ -1,9 +1,11 @@
-"""Servers in processes of their own. Here is one whose policy is arithmetic, so that a test knows every answer and no model is compiled.
+"""Runs servers in processes of their own.
+
+The policy of this server is arithmetic, so a test knows every answer and no model is compiled.
 
 python -m tests.numpy_server '{"robot": "droid", "port": 0}'
 
-Some prompts do something else: "sleep 2" and "work 2" take that many seconds, the second keeps the interpreter busy; "fail" raises; "nan"
-answers with one.
+Some prompts do something else. "sleep 2" and "work 2" take that many seconds, and the second keeps
+the interpreter busy. "fail" raises, and "nan" answers with one.
 """
 
 import json
@@ -40,7 +42,10 @@ def message(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def answer(observation: RawObservation, seed: int = 0) -> np.ndarray:
-    """float32[10, 8]: the state's sum, plus the images' sums (mod 97), plus the seed; a step more at each step."""
+    """Returns float32[10, 8]: the state's sum, the images' sums (mod 97) and the seed, added up.
+
+    Each step of the chunk has one more.
+    """
     pixels = sum(int(image.astype(np.int64).sum()) for image in observation["images"].values()) % 97
     return (
         np.sum(observation["state"]) + pixels + seed + np.arange(HORIZON)[:, None] + np.zeros(DIMS)
@@ -78,7 +83,10 @@ def running(
     wait: bool = True,
     **options,
 ) -> Iterator:
-    """A server in a process of its own: (its address host:port, the process). `options`: see server.Options."""
+    """Starts a server in a process of its own, and gives its address host:port and the process.
+
+    The options are those of server.Options.
+    """
     given = json.dumps(
         {
             "robot": robot,

@@ -1,7 +1,10 @@
-"""Faults planted in a tiny dataset, one at a time: is each refused, told, or silent?     python -m tests.planted_faults
+"""Plants faults in a tiny dataset, one at a time: is each refused, told, or silent?
 
-A fault is refused if the index is not built, or not opened, in one line of InputError; told if launch.index prints a line that it does not
-print of the sound dataset; a crash is any other exception. What is silent although a file could show it is a fault of ours.
+python -m tests.planted_faults
+
+A fault is refused if the index is not built, or not opened, with one line of InputError. It is told
+if launch.index prints a line that it does not print of the sound dataset. A crash is any other
+exception. If a fault is silent although a file could show it, the fault is ours.
 """
 
 import contextlib

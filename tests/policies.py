@@ -1,4 +1,7 @@
-"""Tiny policies of known robots, with parameters and statistics drawn at random: in memory, and as a checkpoint on the disk."""
+"""Makes tiny policies of known robots, in memory and as a checkpoint on the disk.
+
+Their parameters and statistics are drawn at random.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(place: Path, size: int) -> Iterator[Path]:
-    """A new folder at `place` that holds `size` bytes. Skips the test where mounting is not permitted."""
+    """Makes a new folder that holds `size` bytes; skips the test where nobody may mount."""
     place.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place],

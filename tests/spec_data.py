@@ -1,15 +1,18 @@
-"""Tiny real TFDS datasets with the exact feature structure of a public one, from its description in tests/oxe_specs.
+"""Makes tiny real TFDS datasets with the exact feature structure of a public one.
+
+The structure is described in tests/oxe_specs.
 
     index = index_from_spec(ROWS["toto"], tmp_path, [
         {
-            "steps/action/world_vector": [[0.1, 0, 0], [0.2, 0, 0]],       one value a step: this episode has two
-            "steps/observation/image": [(255, 0, 0), (255, 0, 0)],         a colour stands for an image all of it, as stored
-            "steps/observation/natural_language_instruction": "pour",      one text for all steps
+            "steps/action/world_vector": [[0.1, 0, 0], [0.2, 0, 0]],    one value a step: two steps
+            "steps/observation/image": [(255, 0, 0), (255, 0, 0)],      each image has one colour
+            "steps/observation/natural_language_instruction": "pour",   one text for all steps
         },
     ])
 
-What an episode does not give is filled in: identity for quaternions and matrices, 0.1 for other numbers, False, "do something",
-grey images. Images have the size that the description declares.
+Colours are given as they are stored. What an episode does not give is filled in: identity for
+quaternions and matrices, 0.1 for other numbers, False, "do something", grey images. Images have the
+size that the description declares.
 """
 
 import functools
@@ -53,9 +56,10 @@ def index_from_spec(
     zlib: Collection[str] = (),
     split: str = "train",
 ) -> Index:
-    """The index of a tiny dataset in the row's folder.
+    """Returns the index of a tiny dataset in the row's folder.
 
-    `spec` names the description, by default as the folder; `version` is by default the row's preferred one.
+    `spec` names the description, by default as the folder. `version` is by default the row's
+    preferred one.
     """
     write_from_spec(
         data_dir,
@@ -79,9 +83,12 @@ def write_from_spec(
     zlib: Collection[str] = (),
     split: str = "train",
 ) -> Path:
-    """Writes data_dir/tfds_name/version and returns it. Fields of the steps in `zlib` are stored compressed.
+    """Writes data_dir/tfds_name/version and returns it.
 
-    Raises ValueError for a path that the description does not have, and for values whose number of steps differs.
+    Fields of the steps in `zlib` are stored compressed.
+
+    Raises:
+        ValueError: the description does not have a path, or values differ in the number of steps.
     """
     description = load_spec(spec)["features"]
     unknown = set(zlib).union(*episodes) - spec_fields(spec).keys()
@@ -171,7 +178,10 @@ def _episode(description: Mapping[str, Any], given: Episode) -> dict[str, Any]:
 def _value(
     description: Mapping[str, Any], path: str, given: Episode, step: int = 0, count: int = 1
 ) -> Any:
-    """What an episode holds at `path`: nested dicts of values, at one step where the path is one of the steps."""
+    """Returns what an episode holds at `path`: nested dicts of values.
+
+    If the path is one of the steps, the values are those of one step.
+    """
     if not _is_leaf(description):
         return {
             name: _value(child, f"{path}/{name}", given, step, count)

@@ -49,9 +49,10 @@ def whole():
     [(4, dict(devices=1, fsdp=1, remat="none")), (2, dict(devices=4, fsdp=2, remat="full"))],
 )
 def test_parts_sum_to_the_batch(whole, accumulate, mesh):
-    """Losses row by row, the gradient's norm, and every leaf of the gradient and of the parameters after one step of plain descent.
+    """The losses of rows, the gradient's norm, and all leaves of gradient and parameters agree.
 
-    A key bias has no gradient in exact arithmetic: only rounding.
+    The parameters are those after one step of plain descent. A key bias has no gradient in exact
+    arithmetic, only that of rounding.
     """
     state, metrics = step(accumulate, **mesh)
     expected_state, expected = whole

@@ -1,4 +1,8 @@
-"""Compiling ahead of time: what is read from XLA's text, the full-size model on eight virtual devices, and on TPU slices (see below)."""
+"""Programs are compiled ahead of time.
+
+The tests check what is read from XLA's text, the full-size model on eight virtual devices, and the
+one on TPU slices (see below).
+"""
 
 import dataclasses
 import math
@@ -59,7 +63,10 @@ def mesh():
 
 
 def test_collectives_inside_a_loop_count_as_often_as_it_runs(mesh):
-    """Weights float32[5, 64, 32], split in four, gathered one layer at a time; a device sends three quarters of each to its neighbour."""
+    """Weights float32[5, 64, 32], split in four, are gathered one layer at a time.
+
+    A device sends three quarters of each to its neighbour.
+    """
     split, whole = NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P())
 
     def layers(stack, x):
@@ -87,7 +94,7 @@ def test_collectives_inside_a_loop_count_as_often_as_it_runs(mesh):
 
 
 def test_a_sum_over_all_devices(mesh):
-    """float32[16], half of which every device holds: summed over two groups of devices at a time."""
+    """float32[16], of which each device holds half, is summed over two groups at a time."""
     x = jax.ShapeDtypeStruct(
         (8, 16), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
     )
@@ -153,7 +160,10 @@ ENTRY %main (a: bf16[64,32], n: (u32[], bf16[64,32])) -> bf16[16,32] {
 
 
 def test_how_tpus_write_a_reduce_scatter():
-    """As an all-reduce of which each device computes its part, or as parts handed around a ring; the loop counts to 8 by twos."""
+    """A reduce-scatter is an all-reduce of which each device computes its part, or a ring of parts.
+
+    The loop around the ring counts to 8 by twos.
+    """
     program = hlo.parse(TPU_LOOP)
     scatter, ring = sorted(hlo.collectives(program), key=lambda c: c.times)
     array = 64 * 32 * 2
@@ -170,7 +180,8 @@ def test_how_tpus_write_a_reduce_scatter():
         4,
         4 * array,
     )
-    # HBM: negate reads and writes the array, the fusion writes a quarter; each collective its own array; the loop's counter, 12 bytes.
+    # HBM: negate reads and writes the array, the fusion writes a quarter, each collective moves its
+    # own array, and the loop's counter has 12 bytes.
     assert (
         hlo.hbm_traffic(program) == 2 * array + array // 4 + scatter.bytes + 4 * ring.bytes + 4 * 12
     )
@@ -204,12 +215,18 @@ ENTRY %main (w: bf16[1152,32], i: s32[], x: bf16[8,64]) -> bf16[8,32] {
 
 
 def test_a_layer_that_a_product_takes_from_a_stack_counts_alone():
-    """Also where a fusion in the product's fusion takes it: 64 x 32 of 18 x 64 x 32 weights, beside the input and the output."""
+    """Only the layer's slice counts, also where a fusion inside the product's fusion takes it.
+
+    It is 64 x 32 of 18 x 64 x 32 weights, beside the input and the output.
+    """
     assert hlo.hbm_traffic(hlo.parse(TPU_SCAN)) == 2 * (64 * 32 + 8 * 64 + 8 * 32) + 4
 
 
 def test_flops_of_loops_gradients_and_rematerialisation():
-    """x[3, 4] @ w[4, 4], six times: 6 * 2*3*4*4 forward; twice that backward; once more where layers are computed again."""
+    """Six times x[3, 4] @ w[4, 4]: 6 * 2*3*4*4 forward, and twice that backward.
+
+    Where layers are computed again, the forward part counts once more.
+    """
 
     def loss(w, x, *, remat):
         layer = (jax.checkpoint if remat else lambda f: f)(lambda x, w: (jnp.sin(x @ w), None))
@@ -233,11 +250,15 @@ def test_a_roofline_by_hand():
     assert (times.fastest, times.slowest) == (2.0, 3.5)
 
 
-# The step's pattern: on any mesh of data and fsdp, weights are gathered layer by layer, and no activation is summed or gathered.
+# The step has one pattern on any mesh of data and fsdp: weights are gathered layer by layer, and no
+# activation is summed or gathered.
 
 
 def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
-    """Of a small model's step on eight virtual devices. Its token counts (prompt 14, prefix 22, suffix 11) are in no weight's shape."""
+    """Returns the collectives of a small model's step on eight virtual devices.
+
+    Its token counts (prompt 14, prefix 22, suffix 11) are in no weight's shape.
+    """
     run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
     compiled = (
@@ -252,9 +273,11 @@ def test_the_step_gathers_weights_and_no_activations(data, fsdp):
     gathered = [c.bytes for c in collectives if c.kind == "all-gather" for _ in range(c.times)]
     # the patch embedding: no stack of layers, no embedding table
     assert max(gathered) == 16 * 16 * 3 * 16 * 4
-    # The language model's gate and up projections: layer by layer in the forward pass, again in the backward pass; the last has no use.
+    # The language model's gate and up projections are gathered layer by layer in the forward pass,
+    # and again in the backward pass. Those of the last layer have no use.
     assert gathered.count(2 * 32 * 48 * 4) == 2 * (VARIANTS["pico"].gemma.depth - 1)
-    # Only the prompt's rows of the embedding table change hands, once each way; its numbers are gathered to find them.
+    # Only the prompt's rows of the embedding table change hands, once each way. Their numbers are
+    # gathered to find them.
     assert [c.times for c in collectives if c.kind == "all-to-all"] == [1, 1]
     travelling = [c for c in collectives if c.kind != "all-to-all" and c.shape.startswith("f32")]
     assert [c for c in travelling if {14, 22, 11, 33} & dimensions(c)] == []
@@ -295,7 +318,10 @@ def test_eight_devices_hold_an_eighth_of_the_state_each():
 
 
 def large_embedding_state():
-    """Of 135 MB, nearly all of it in four copies of one embedding table, as shapes; and what makes it."""
+    """Returns a state of 135 MB as shapes, and what makes it.
+
+    Nearly all of it is four copies of one embedding table.
+    """
     pico = VARIANTS["pico"]
     model = Pi0(dataclasses.replace(pico, gemma=dataclasses.replace(pico.gemma, vocab_size=2**18)))
     mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), optax.adamw(1e-4)
@@ -318,7 +344,10 @@ def growth_while_restoring(workdir: str) -> int:
     not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc"
 )
 def test_restoring_reads_each_part_once(tmp_path):
-    """In a process whose memory is not used yet. Were arrays read whole for each device, it would take eight times the state."""
+    """Restoring takes less than twice the state.
+
+    The process has not used its memory yet. If arrays were read whole for each device, it would take eight times the state.
+    """
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     saved = checkpoints.RunCheckpoints(tmp_path, keep=1)
@@ -333,7 +362,8 @@ def test_restoring_reads_each_part_once(tmp_path):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     growth = int(process.stdout)
-    # Once where it stays; and here, where devices are in the host's memory, parts once more on their way.
+    # The state is held once where it stays. The devices are in the host's memory here, so parts of
+    # it are held once more on their way.
     assert total < growth < 2 * total
 
 
@@ -400,7 +430,10 @@ def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
     not LIBTPU.is_dir(), reason="libtpu is not there: make test puts it where it is to be had"
 )
 def test_for_tpu_slices():
-    """tests/test_ahead_tpu.py, in a process that can import libtpu: the full-size step and sampler, compiled for v5e:4x4."""
+    """Runs tests/test_ahead_tpu.py in a process that can import libtpu.
+
+    It compiles the full-size step and sampler for v5e:4x4.
+    """
     env = os.environ | {"PYTHONPATH": str(LIBTPU)}
     command = [
         sys.executable,

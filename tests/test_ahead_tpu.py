@@ -1,4 +1,7 @@
-"""The real programs compiled for TPU slices, on a machine without a TPU. Needs libtpu; tests/test_ahead.py runs this file where it is."""
+"""The real programs are compiled for TPU slices, on a machine without a TPU.
+
+This needs libtpu; tests/test_ahead.py runs this file where there is one.
+"""
 
 import importlib.util
 import math
@@ -67,7 +70,10 @@ def test_a_small_model_fits_one_chip():
 
 @pytest.mark.slow
 def test_the_full_size_step_on_sixteen_chips():
-    """Show 3 and 4: it fits with room, gathers are bfloat16 and of one weight of one layer, gradients leave by rings and scatters."""
+    """The step fits with room, and every gather is of one weight of one layer, in bfloat16.
+
+    Gradients leave by rings and scatters.
+    """
     run = config(**FULL_SIZE, batch_size=64, mesh=dict(data=2, fsdp=8, tensor=1))
     step = programs.train_step(run, programs.topology_devices("v5e:4x4"))
     state = 4 * 4 * 3_238_048_528  # parameters, EMA and two moments in float32
@@ -85,7 +91,10 @@ def test_the_full_size_step_on_sixteen_chips():
 
 @pytest.mark.slow
 def test_nothing_holds_the_full_model_while_it_is_created():
-    """Parameters, EMA and moments on eight chips: arguments, outputs and temporaries are little more than an eighth of the state."""
+    """Parameters, EMA and moments are on eight chips.
+
+    Arguments, outputs and temporaries are little more than an eighth of the state.
+    """
     mesh = sharding.make_mesh(
         data=1, fsdp=8, tensor=1, devices=programs.topology_devices("v5e:2x4")
     )

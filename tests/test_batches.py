@@ -1,4 +1,7 @@
-"""Batches made ahead: what the order says, for any number of threads; errors reach the consumer, threads stop."""
+"""Batches made ahead hold what the order says, for any number of threads.
+
+Errors reach the consumer, and threads stop.
+"""
 
 import contextlib
 import copy
@@ -158,7 +161,10 @@ def test_closing_stops_the_threads_and_little_is_made_ahead(kind, indices, data_
 
 @pytest.mark.parametrize("kind", ["uniform", "local"])
 def test_a_failing_read_reaches_the_consumer(kind, data_dir, tmp_path):
-    """A shard is cut short after it was indexed: the steps before are handed out, then one line names the file; nothing hangs."""
+    """A shard that is cut short after it was indexed is named in one line, and nothing hangs.
+
+    The steps before it are handed out.
+    """
     shutil.copytree(data_dir, tmp_path / "data")
     indices = [
         Index(index.row, tmp_path / "data" / index.name / "1.0.0", index.path)

@@ -1,4 +1,4 @@
-"""What launch.benchmark train measures: the numbers of a step at toy size, by hand, and the command."""
+"""launch.benchmark train counts the numbers of a step right (at toy size, by hand), and it runs."""
 
 import json
 import subprocess
@@ -19,7 +19,8 @@ from tests.training import environment
 
 ROOT = Path(__file__).parents[1]
 
-# Two devices of which each does 8 TFLOP/s in large products; 16 samples in 0.5 s, 2 TFLOP of the model, 1 more computed again.
+# Each of two devices does 8 TFLOP/s in large products. A step of 16 samples takes 0.5 s; the
+# model's products are 2 TFLOP, and 1 more is computed again.
 SPEED = TrainSpeed(
     device="chip", devices=2, mesh={"data": 2, "fsdp": 1, "tensor": 1}, parameters=1234, batch=16, draws=1, cameras=3, dtype="bfloat16",
     remat="full", compile_seconds=3.0, step_seconds=(0.5, 0.4, 1.5), model_flops=int(2e12), flops=int(3e12), matmul_rate=16e12,

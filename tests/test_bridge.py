@@ -1,4 +1,7 @@
-"""The Bridge rows: their rules by hand, tiny versions of their datasets, and real episodes where they are at hand."""
+"""The Bridge rows read their datasets right: rules by hand, tiny datasets, real episodes.
+
+The real episodes are used where they are at hand.
+"""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Building an index: by one process or several, killed and continued, at once, and what episodes may be left out."""
+"""An index is built by one process or several, killed and continued, or twice at once.
+
+The tests also check which episodes may be left out.
+"""
 
 import dataclasses
 import importlib.util
@@ -87,7 +90,7 @@ def test_workers_build_the_index_that_one_process_builds(data_dir, undisturbed, 
 
 
 def users_row(tmp_path, rule):
-    """A row whose rule stands in a file that has no name to import, loaded as config flags load it."""
+    """Returns a row whose rule is in a file without an importable name, as config flags load it."""
     file, name = tmp_path / "users_config.py", "users_config_without_a_place"
     file.write_text(f"FLAG = {str(tmp_path / 'flag')!r}\n{USERS_FILE}")
     spec = importlib.util.spec_from_file_location(name, file)
@@ -400,7 +403,10 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
 
 def test_an_index_is_small(tmp_path):
-    """At most 64 bytes a frame and camera beside the columns of states and actions, with an instruction for every episode."""
+    """An index takes at most 64 bytes a frame and camera, beside its columns.
+
+    The columns are states and actions; every episode has an instruction.
+    """
     episodes = reach_episodes((10,) * 12)
     for number, episode in enumerate(episodes):
         for step in episode["steps"]:

@@ -1,4 +1,7 @@
-"""Dataset cards of a tiny robot with one gripper and two cameras: what they say, what they show, what they catch."""
+"""Dataset cards say, show and catch what they must.
+
+The robot is tiny, with one gripper and two cameras.
+"""
 
 import dataclasses
 from html.parser import HTMLParser
@@ -59,7 +62,10 @@ def two_coloured(height: int, width: int, left: tuple[int, int, int]) -> np.ndar
 
 
 def step(episode: int, number: int) -> dict:
-    """The gripper is told to close at step 8 and to open at step 14, and follows two steps later. `front` is red, `hand` stored as BGR."""
+    """Returns a step of an episode whose gripper closes at step 8 and opens at step 14.
+
+    These are the commands, and the gripper follows two steps later. `front` is red, and `hand` is stored as BGR.
+    """
     command = 0.0 if 8 <= number < 14 else 1.0
     opening = 0.0 if 10 <= number < 16 else 1.0
     return {
@@ -160,7 +166,7 @@ def card_of(row: Dataset, data_dir: Path, share: float | None = None) -> Card:
 
 
 class Page(HTMLParser):
-    """What a browser would show: text, the pictures it loads, the links, the findings, and the names of all tags."""
+    """Holds what a browser would show: text, pictures, links, findings, and names of all tags."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

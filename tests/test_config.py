@@ -51,7 +51,10 @@ def values() -> dict:
 
 @by_name
 def test_a_recipe_states_nothing_that_the_run_does_not_do(path, mode):
-    """Every field of the page is a field of the run, with the page's value, but for what a mixture or no weights stand for."""
+    """Every field of the page is a field of the run, with the page's value.
+
+    The exceptions stand for a mixture or for no weights.
+    """
     stated = load(path, mode)
     assert isinstance(stated, ConfigDict)
     run = config.from_mapping(stated.to_dict())

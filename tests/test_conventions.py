@@ -1,13 +1,13 @@
-"""What the policy hands out is what the robot's `step` takes: for every row and every record, on made-up data.
+"""The policy hands out what the robot's `step` takes: for every row and every record.
 
-`python -m pytest tests/test_conventions.py -s` prints one table of them all.
+The data are made up. `python -m pytest tests/test_conventions.py -s` prints one table of them all.
 
     recorded   the numbers of the dataset's action, written by hand
-    served     the same frames all the way: files -> index -> chunk -> deltas -> model units, which a policy without error says,
-               and back to robot units
+    served     the same frames all the way: files -> index -> chunk -> deltas -> model units, which
+               a policy without error says, and back to robot units
 
-The two are equal. Where the robot of a row takes other numbers than its files hold, the difference has its reason in DIFFERS, and
-`recorded` is what the reason says.
+The two are equal. Where the robot of a row takes other numbers than its files hold, the difference
+has its reason in DIFFERS, and `recorded` is what the reason says.
 """
 
 import dataclasses
@@ -217,7 +217,10 @@ def aloha(name: str) -> Dataset:
 
 
 def own(name: str, gripper: ActionDim, recorded: dict[str, Any] | None = None) -> Dataset:
-    """A robot of one's own, indexed without a rule: joints that are named in another order in the action than in the state."""
+    """Returns the row of a robot of one's own that is indexed without a rule.
+
+    The action names its joints in another order than the state.
+    """
     joints = ("shoulder", "elbow", "wrist", "hand", "thumb", "neck")
     turns = {"wrist"}
     embodiment = Embodiment(
@@ -320,7 +323,11 @@ class Result(NamedTuple):
 
 
 def served(index: Index, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32[H, A] in robot units after the way to the model and back, and bool[H] whether the episode has them."""
+    """Returns the actions after the way to the model and back.
+
+    Returns:
+        float32[H, A] in robot units, and bool[H] whether the episode has them.
+    """
     robot = Robot(index.embodiment, compute(index, HORIZON, progress=False))
     layout = Layout(
         preprocess.used_slots([index.embodiment]), 32, 32, 48, "zscore", normalization_clip=0.0

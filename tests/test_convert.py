@@ -1,4 +1,7 @@
-"""Conversion: the published files, every format there and back, full-size name lists, and that it is streamed and whole or not there."""
+"""Checkpoints are converted: published files, every format there and back, full-size name lists.
+
+A conversion is streamed, and its output is whole or not there.
+"""
 
 import dataclasses
 import json
@@ -98,7 +101,10 @@ def test_a_published_checkpoint_reproduces_the_known_answers():
 
 
 def test_our_export_is_the_published_port_bit_for_bit(toy, tmp_path):
-    """But for the expert's output head, which no part of π0 uses: the file leaves it out, the ports' own loaders expect it."""
+    """All tensors are there but the expert's output head, which no part of π0 uses.
+
+    The file leaves it out, and the ports' own loaders expect that.
+    """
     robot = tmp_path / "robot.json"
     record = Embodiment(
         "arm", "six joints", {"base_0_rgb": "front"}, *_dims(6), control_hz=20.0, execute_steps=5
@@ -153,7 +159,10 @@ def test_at_full_size_every_tensor_of_the_ports_is_there_and_no_other(table, fil
 
 
 def test_the_files_of_a_policy_directory_are_lerobots_own(tmp_path):
-    """But for the epsilon of the normalisation, which is ours (1e-6): LeRobot adds what the file says."""
+    """All agree but the epsilon of the normalisation.
+
+    It is ours (1e-6), because LeRobot adds what the file says.
+    """
     published = GOLDEN / "lerobot_policy_directory"
     cameras = {slot: slot for slot in ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")}
     robot = Embodiment("arm", "eight joints", cameras, *_dims(8), control_hz=50.0, execute_steps=50)
@@ -250,7 +259,10 @@ def test_sizes_that_no_variant_has_are_kept_in_the_config(tmp_path):
 
 @pytest.mark.slow
 def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
-    """Actions are those of the parameters themselves; statistics, cameras and tokenizer came along."""
+    """Actions are those of the parameters themselves; statistics and the rest came along.
+
+    The rest is the cameras and the tokenizer.
+    """
     flat = random_parameters(PICO)
     convert.run(pico, tmp_path / "ours", "ours", PICO_OPTIONS)
     policy = Policy.open(tmp_path / "ours", dtype="float32")

@@ -1,4 +1,7 @@
-"""big_vision's image encoder and Gemma on an npz in its own layout, against ours. Needs a checkout of big_vision on PYTHONPATH."""
+"""big_vision's image encoder and Gemma agree with ours on an npz in big_vision's own layout.
+
+This needs a checkout of big_vision on PYTHONPATH.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -492,7 +492,7 @@ def test_of_several_robots_one_is_chosen(tmp_path):
 
 
 def test_a_record_that_contradicts_the_checkpoints_own_is_refused(tmp_path):
-    """LeRobot's directory says which actions are deltas; of DROID's records droid_velocity has none."""
+    """LeRobot's directory says which actions are deltas; DROID's droid_velocity has none."""
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
     convert.run(path, tmp_path / "o", "lerobot", convert.Options(embodiment="droid"))
     (tmp_path / "o" / "pi0_jax.json").unlink()

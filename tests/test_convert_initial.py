@@ -1,4 +1,7 @@
-"""PaliGemma as initial weights: big_vision's npz and Hugging Face's safetensors fill the backbone; everything else is fresh, and said."""
+"""PaliGemma's files serve as initial weights: big_vision's npz and Hugging Face's safetensors.
+
+They fill the backbone. Everything else is fresh, and the run says so.
+"""
 
 import json
 
@@ -74,7 +77,10 @@ def test_bfloat16_in_an_npz_has_no_name_and_is_read(backbone, tmp_path):
 
 
 def hugging_face(backbone, table):
-    """The tensors under Hugging Face's names. (What they compute there is compared in test_convert_torch.py.)"""
+    """Returns the tensors under Hugging Face's names.
+
+    What they compute there is compared in test_convert_torch.py.
+    """
     shapes = {path: array.shape for path, array in backbone.items()}
     entries = rules.entries(table, shapes, tree.sizes_of_config(UNEVEN), "backbone")
     return {

@@ -1,6 +1,7 @@
-"""Our SigLIP and Gemma against Hugging Face's, in float32 at toy size, with weights that our rules carried over.
+"""Our SigLIP and Gemma agree with Hugging Face's, in float32 at toy size.
 
-In a process of its own, with the Python of the environment that `make torch` makes.
+Our rules have carried the weights over. The test runs in a process of its own, with the Python of
+the environment that `make torch` makes.
 """
 
 import json

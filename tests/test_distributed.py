@@ -1,4 +1,7 @@
-"""Several processes on loopback, the real command: they agree with one, go on from each other's checkpoints, and end together."""
+"""Several processes on loopback run the real command.
+
+They agree with one process, go on from each other's checkpoints, and end together.
+"""
 
 import json
 import shutil
@@ -24,7 +27,8 @@ from tests.training import (
 
 data_dir = training.data_dir
 
-# With its usual eps Adam divides the rounding noise of small gradients by itself; with this one it is nearly linear in the gradient.
+# With its usual eps Adam divides the rounding noise of small gradients by itself. With this eps it
+# is nearly linear in the gradient.
 LONGER = dict(steps=20, save_every=10, validate_every=10, eps=1.0, learning_rate=0.02)
 
 
@@ -37,8 +41,11 @@ def alone(data_dir, tmp_path_factory) -> Path:
 
 
 def assert_close(workdir: Path, other: Path) -> None:
-    """Losses, parameters and EMA after 20 steps to 1e-5 of the largest in each array. A key bias has no gradient in exact arithmetic: a
-    softmax does not see what is added to all keys. So Adam walks it along the rounding."""
+    """Losses, parameters and EMA after 20 steps agree to 1e-5 of the largest in each array.
+
+    A key bias has no gradient in exact arithmetic, because a softmax does not see what is added to
+    all keys. So Adam walks it along the rounding.
+    """
     ours, theirs = losses(workdir), losses(other)
     assert list(ours) == list(theirs) == list(range(1, 21))
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
@@ -56,7 +63,10 @@ def assert_close(workdir: Path, other: Path) -> None:
 
 
 def test_two_processes_agree_with_one(data_dir, alone, tmp_path):
-    """Each prepares half of every batch; the first one writes metrics, once. What a run left that was killed as it began is gone."""
+    """Each process prepares half of every batch; the first one writes metrics, once.
+
+    What a run left that was killed as it began is gone.
+    """
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / ".shared_0123").write_text("")
@@ -94,7 +104,10 @@ def test_two_processes_of_four_devices_agree_with_one(data_dir, alone, tmp_path,
 
 @pytest.mark.slow
 def test_from_two_processes_to_one_and_back(data_dir, alone, tmp_path):
-    """SIGTERM goes to one of two processes, and both save and end at the same step; then one process goes on; then two again."""
+    """SIGTERM to one of two processes makes both save and end at the same step.
+
+    Then one process goes on, and then two again.
+    """
     workdir = tmp_path / "run"
 
     def stop(processes) -> int:
@@ -143,7 +156,10 @@ def test_a_host_whose_data_differ_is_named(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_pass_over_a_damaged_checkpoint(data_dir, alone, tmp_path):
-    """Each verifies half of the files; what either finds, both pass over. A second run of two is refused."""
+    """Each process verifies half of the files; what either finds, both pass over.
+
+    A second run of two is refused.
+    """
     workdir = shutil.copytree(alone, tmp_path / "run")
     for item in ("params", "ema", "optimizer"):
         for file in (workdir / "checkpoints" / "20" / item).rglob("d/*"):

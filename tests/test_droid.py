@@ -1,4 +1,7 @@
-"""DROID: three action spaces over the same files, the success and idle filters, views, instructions, and the way to model units."""
+"""DROID's rows read three action spaces from the same files.
+
+The tests also check success and idle filters, views, instructions, and the way to model units.
+"""
 
 import numpy as np
 import pytest
@@ -94,7 +97,8 @@ TARGET = [0.2, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0]
 SPEED = [0.5, -0.5, 0, 0, 0, 0, 0.25]
 POSE = [0.4, 0.1, 0.3, 3.1, 0.1, -0.2]
 POSE_SPEED = [0.3, 0, -0.3, 0.1, 0, 0.2]
-COLUMNS = {  # row -> state, action columns with 1 = open, the same in DROID's own units with 1 = closed
+# A row -> state, action columns with 1 = open, the same in DROID's own units with 1 = closed.
+COLUMNS = {
     "droid": ([*JOINTS, 0.25], [*TARGET, 0.125], [*TARGET, 0.875]),
     "droid_velocity": ([*JOINTS, 0.25], [*SPEED, 0.125], [*SPEED, 0.875]),
     "droid_cartesian": ([*POSE, 0.25], [*POSE_SPEED, 0.125], [*POSE_SPEED, 0.875]),
@@ -103,7 +107,10 @@ COLUMNS = {  # row -> state, action columns with 1 = open, the same in DROID's o
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """One dataset, version 1.0.0, for all three rows: two episodes, of which the second has no instruction."""
+    """Writes one dataset, version 1.0.0, for all three rows.
+
+    It has two episodes, and the second one has no instruction.
+    """
     one_step = {
         f"{OBSERVATION}/joint_position": JOINTS,
         f"{OBSERVATION}/gripper_position": [0.25],

@@ -34,7 +34,10 @@ def test_every_record_survives_json(name):
 
 
 def test_reach_arms_are_told_apart_by_their_joints_alone():
-    """Base and wrist camera, absolute joint targets learnt as deltas: what the reach world and its data agree on."""
+    """Returns a base and a wrist camera, with absolute joint targets that are learnt as deltas.
+
+    The reach world and its data agree on this.
+    """
     for joints in (3, 4, 5):
         arm = EMBODIMENTS[f"reach_arm{joints}"]
         assert arm.cameras == {"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"}
@@ -60,7 +63,11 @@ def test_a_name_that_two_records_have_is_refused():
 
 
 def test_robots_of_one_laboratory_differ_in_what_they_record():
-    """Polarity, units and kinds are the record's: a stretch without a state, poses that are targets, a gripper that counts 1 as closed."""
+    """Polarity, units and kinds are those of the record.
+
+    The robots have a stretch without a state, poses that are targets, and a gripper that counts 1
+    as closed.
+    """
     assert EMBODIMENTS["stretch_nyu_door"].state == ()
     assert EMBODIMENTS["stretch_nyu_door"].cameras == {"left_wrist_0_rgb": "wrist"}
     assert {dim.kind for dim in EMBODIMENTS["franka_toto"].actions} == {"absolute"}
@@ -226,7 +233,10 @@ def test_a_delta_without_one_state_of_its_name_and_unit_is_refused(state, action
 
 
 def test_a_stored_record_without_names_keeps_the_place_that_it_was_trained_with():
-    """Before there was delta_from, the state at the action's own place was subtracted, whatever its name."""
+    """Old records subtract the state at the action's own place, whatever its name.
+
+    They are from before there was delta_from.
+    """
     swapped = embodiment(
         state=(StateDim("shoulder", "rad"), StateDim("wrist", "rad")),
         actions=tuple(

@@ -9,7 +9,11 @@ from pi0_jax.execution import OpenLoop, TemporalEnsemble
 
 
 def run(strategy, chunks):
-    """Actions of as many ticks as there are chunks, and the ticks at which a chunk was asked for; chunk t begins at tick t."""
+    """Runs as many ticks as there are chunks; chunk t begins at tick t.
+
+    Returns:
+        The actions, and the ticks at which a chunk was asked for.
+    """
     actions, asked = [], []
     for tick, chunk in enumerate(chunks):
         wanted = strategy.wants_chunk()
@@ -71,7 +75,11 @@ def test_temporal_ensemble_weighs_the_oldest_most():
 
 
 def test_temporal_ensemble_online_is_the_offline_average():
-    """ACT's table: row t holds the chunk of tick t at columns t ... t + H - 1; an action is the weighted mean of a column's filled part."""
+    """ACT's table gives the same actions.
+
+    Row t holds the chunk of tick t at columns t ... t + H - 1. An action is the weighted mean of
+    the filled part of a column.
+    """
     ticks, horizon, dims = 60, 16, 7
     chunks = np.random.default_rng(0).normal(size=(ticks, horizon, dims)).astype(np.float32)
     table = np.full((ticks, ticks + horizon, dims), np.nan)

@@ -1,4 +1,7 @@
-"""Flow matching: density of times, direction, losses, Euler steps, and a target whose velocity is known in closed form."""
+"""Flow matching is checked: density of times, direction, losses, Euler steps.
+
+One target has a velocity that is known in closed form.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,10 @@ def arrays():
 
 
 def test_times_follow_the_papers_density():
-    """τ = s(1 - x), x ~ Beta(1.5, 1), s = 0.999, and t = 1 - τ: mean of τ 0.3996, nothing above s."""
+    """τ = s(1 - x) with x ~ Beta(1.5, 1) and s = 0.999; t = 1 - τ.
+
+    So the mean of τ is 0.3996, and nothing is above s.
+    """
     t = np.asarray(flow.sample_time(jax.random.key(0), (200_000,)), np.float64)
     tau = 1 - t
     assert tau.min() >= -1e-6 and tau.max() <= 0.999 + 1e-6
@@ -98,7 +104,8 @@ def test_integration_sums_in_float32():
     out = flow.integrate(
         lambda x, t: jnp.full(x.shape, 1e-3, jnp.bfloat16), jnp.ones((1, 1, 1)), 1000
     )
-    # 1,000 additions in float32 may be off by 1,000 half units in the last place, 6e-5; in bfloat16 the sum would stall.
+    # 1,000 additions in float32 may be off by 1,000 half units in the last place, 6e-5. In bfloat16
+    # the sum would stall.
     np.testing.assert_allclose(out, 1 - float(jnp.bfloat16(1e-3)), rtol=6e-5)
 
 
@@ -108,13 +115,19 @@ def test_fewer_than_one_step_is_an_error():
 
 
 def gaussian_velocity(x, t, mean, std):
-    """E[noise - actions | x_t = x] for actions ~ N(mean, std²), noise ~ N(0, 1): both are jointly Gaussian with x_t."""
+    """Returns E[noise - actions | x_t = x] for actions ~ N(mean, std²) and noise ~ N(0, 1).
+
+    Both are jointly Gaussian with x_t.
+    """
     variance = t**2 + (1 - t) ** 2 * std**2
     return -mean + (t - (1 - t) * std**2) / variance * (x - (1 - t) * mean)
 
 
 def test_a_tiny_model_recovers_the_closed_form_velocity_of_a_gaussian():
-    """A three-layer network trained with our times, interpolant and loss: relative error of the velocity at most 5%."""
+    """A three-layer network trained with our times, interpolant and loss learns the velocity.
+
+    The relative error is at most 5%.
+    """
     mean, std, batch, draws = 0.7, 0.4, 256, 8
 
     def net(params, x, t):

@@ -1,4 +1,7 @@
-"""Which way grippers count, told from made-up episodes of every row that records a gripper, at several speeds, right and swapped."""
+"""The data tell which way grippers count.
+
+The episodes are made up for every row that records a gripper, at several speeds, right and swapped.
+"""
 
 import zlib
 from types import SimpleNamespace
@@ -45,7 +48,8 @@ def packed(opening):
     return np.array([zlib.compress(np.float32(1 - o).tobytes()) for o in opening], object)
 
 
-# row -> where the files hold commands and states, and what they hold for an opening: (field, places, function)
+# A row -> where the files hold commands and states, and what they hold for an opening: (field,
+# places, function).
 AUSTIN = ((VECTOR, (6,), signed), (STATE, (7,), width))
 NAMED = ((VECTOR, (6,), signed), (f"{OBSERVATION}/state_gripper", (0,), width))
 BRIDGE = ((VECTOR, (6,), same), (STATE, (6,), same))
@@ -158,7 +162,10 @@ MOVEMENTS = (
 
 
 def raw_columns(row, command, state):
-    """The row's fields for an episode with these openings, float[T] each; other numbers are 0, quaternions identity."""
+    """Returns the row's fields for an episode with these openings, float[T] each.
+
+    Other numbers are 0, and quaternions are the identity.
+    """
     steps, columns = len(command), {}
     for path, field in row.fields.items():
         leading = (steps,) if path.startswith("steps/") else ()

@@ -1,4 +1,4 @@
-"""A gripper's command: how it was recorded, as an index holds it (1 = open), what the robot takes."""
+"""A gripper's command is right as recorded, in an index (1 = open), and as the robot takes it."""
 
 import dataclasses
 import json
@@ -102,7 +102,10 @@ PLAIN = {field: value for field, value in MY_ROBOT.items() if field != "standard
 
 
 def test_without_a_rule_a_gripper_was_recorded_as_the_robot_takes_it():
-    """my_robot says that 1 is closed, in state and action: the files are read so, where they were once taken for 1 = open."""
+    """my_robot says that 1 is closed, in state and action, and the files are read so.
+
+    They were once taken for 1 = open.
+    """
     row = row_from_mapping("my_robot", PLAIN)
     assert row.recorded_grippers == {6: CLOSED_IS_1}
     ruled = row_from_mapping("my_robot", MY_ROBOT)

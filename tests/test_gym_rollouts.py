@@ -1,4 +1,8 @@
-"""Rollouts in any Gymnasium environment: the reach world through Gymnasium's own interface, a tiny world, and a policy behind a server."""
+"""Rollouts run in any Gymnasium environment.
+
+The tests have the reach world through Gymnasium's own interface, a tiny world, and a policy behind
+a server.
+"""
 
 import contextlib
 import json
@@ -38,7 +42,10 @@ SLIDER = Embodiment(
 
 
 class Slider(gymnasium.Env):
-    """Go to the goal in steps of at most 0.1 m, within 20 ticks. The image is as bright as the goal is far."""
+    """Is a world in which one goes to the goal in steps of at most 0.1 m, within 20 ticks.
+
+    The image is as bright as the goal is far.
+    """
 
     observation_space = gymnasium.spaces.Dict(
         {

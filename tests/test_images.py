@@ -148,7 +148,10 @@ def test_a_shift_moves_the_crop_down_and_right(down, right):
 
 @pytest.mark.parametrize("turn", [1.0, -0.5])
 def test_a_turn_is_anticlockwise_about_the_centre(turn):
-    """PIL's rotate is anticlockwise too; it interpolates a second time, hence a smooth image and two levels of tolerance."""
+    """PIL's rotate turns anticlockwise too.
+
+    It interpolates a second time, hence a smooth image and two levels of tolerance.
+    """
     image = smooth(SIDE)
     cropped = np.uint8(np.round(crop_and_rotate(image.astype(np.float32), 0.0, 0.0, 0.0)))
     turned = Image.fromarray(cropped).rotate(
@@ -161,7 +164,7 @@ def test_a_turn_is_anticlockwise_about_the_centre(turn):
 
 
 def test_crop_shift_and_turn_are_one_affine_map():
-    """The same map by SciPy, on noise, where a pixel out of place shows; black comes in from outside."""
+    """SciPy's map agrees on noise, where a misplaced pixel shows; black comes in from outside."""
     image = noise(SIDE, SIDE).astype(np.float32)
     down, right, turn = 1.0, -1.0, 1.0
     angle, centre = np.deg2rad(turn * images.ROTATION_DEGREES), np.full(2, (SIDE - 1) / 2)
@@ -215,7 +218,10 @@ def test_augmentation_is_a_function_of_the_key():
 
 
 def test_without_geometry_every_pixel_stays_in_place():
-    """A pixel's new colour depends on its old colour alone, so the edge between two colours stays where it was."""
+    """A pixel's new colour depends on its old colour alone.
+
+    So the edge between two colours stays where it was.
+    """
     image = np.full((SIDE, SIDE, 3), (200, 80, 60), np.float32)
     image[:, 20:] = (60, 90, 180)
     still, moved = (

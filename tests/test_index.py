@@ -154,7 +154,10 @@ def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation
 
 
 def own_rule(columns):
-    """x of the pose; the command as a relative action; the first step is not drawn and the last has no action."""
+    """Makes x of the pose the state, and the command a relative action.
+
+    The first step is not drawn, and the last one has no action.
+    """
     pose, action = columns["steps/observation/pose"], columns["steps/action"]
     return Standardised(pose[:, :1], action[:, None], np.array([False, True, True, False]), stop=3)
 

@@ -1,6 +1,6 @@
-"""Random damage to an index's own files: refused in one line that names the file, or the index is as it was.
+"""Random damage to an index's own files is refused in one line that names the file.
 
-PI0_JAX_INDEX_MUTATIONS=300 tries so many; the suite tries a few dozen.
+Or the index is as it was. PI0_JAX_INDEX_MUTATIONS=300 tries so many; the suite tries a few dozen.
 """
 
 import json
@@ -85,7 +85,10 @@ def mutate(folder, rng):
 
 
 def opened(data_dir, expected):
-    """What opening it is refused with; "" if the index is as it was, such as after the loss of statistics, which are computed again."""
+    """Returns what opening the index is refused with, or "" if the index is as it was.
+
+    It is as it was, for example, after the loss of statistics, which are computed again.
+    """
     try:
         found = content(open_index(ROW, data_dir))
     except InputError as error:

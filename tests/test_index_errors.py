@@ -1,4 +1,7 @@
-"""What the index refuses: one line that names dataset, split, episode, file, step and field, expected and found."""
+"""The index refuses bad data in one line.
+
+The line names dataset, split, episode, file, step and field, what is expected and what was found.
+"""
 
 import dataclasses
 import io
@@ -132,7 +135,10 @@ def test_an_image_without_its_end(tmp_path):
 
 
 def test_an_image_that_is_broken_inside(tmp_path):
-    """A sampled image is decoded when the index is built, all with decode_all, and every one when it is drawn."""
+    """A sampled image is decoded when the index is built, and all of them with decode_all.
+
+    Every image is decoded when it is drawn.
+    """
     for step in (0, 1):
         episodes = reach_episodes((3,))
         episodes[0]["steps"][step]["observation"]["base"] = broken(noise("JPEG"))

@@ -1,4 +1,7 @@
-"""Starting weights: real files of several formats, onto real meshes; what is loaded, fresh and ignored; mistakes; runs that start so."""
+"""Starting weights come from real files of several formats onto real meshes.
+
+The tests check what is loaded, fresh and ignored, mistakes, and runs that start so.
+"""
 
 import shutil
 import subprocess
@@ -135,7 +138,7 @@ def test_a_released_model_is_taken_whole_and_its_statistics_are_not(released, pa
 
 
 def test_rules_take_a_part_and_the_first_that_matches_counts(released, parameters, capsys):
-    """The last projection from the file, everything else of the action expert's own from scratch."""
+    """The last projection is the file's, and the rest of the action expert is from scratch."""
     run = run_config(released, (("action_out_proj", "load"), ("^(state|action)_", "fresh")))
     ours, scratch = flat(start(run).params), flat(from_scratch(run).params)
     new = {
@@ -231,7 +234,10 @@ def test_every_mesh_gets_the_same_numbers_each_device_its_part(npz, parameters, 
 
 
 def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(released, parameters):
-    """The image encoder frozen, in bfloat16, one weight adapted: no averages of those, factors as from scratch."""
+    """The image encoder is frozen, in bfloat16, and one weight is adapted.
+
+    There are no averages of those, and the factors are as from scratch.
+    """
     rule = {"path": r"llm/layers/mlp/linear$", "rank": 2, "alpha": 2.0}
     run = run_config(released, frozen=("PaliGemma/img/",), frozen_dtype="bfloat16", lora=(rule,))
     state, scratch = start(run), from_scratch(run)
@@ -384,6 +390,9 @@ def test_a_checkpoint_of_our_own_gives_its_moving_average_to_the_bit(first, caps
 
 
 def test_the_published_sizes_have_the_leaves_that_weights_come_for():
-    """What the recipes' rules say of the full-size model, without a file: 32 leaves of PaliGemma, 18 of the action expert."""
+    """The recipes' rules load 32 leaves of the full-size PaliGemma, and make 18 leaves fresh.
+
+    The 18 leaves are the action expert's. No file is needed.
+    """
     assert len(tree.BACKBONE_AXES) == 32 and len(tree.AXES) == 50
     assert tree.expected_shapes(tree.sizes_of_config(VARIANTS["pi0"]))[EMBEDDING] == (257_152, 2048)

@@ -1,4 +1,7 @@
-"""The local order: whole records in blocks, each once an epoch of its lane, in bounded memory; still nothing but (seed, step)."""
+"""The local order draws whole records in blocks, each once an epoch of its lane.
+
+Its memory is bounded, and it still depends on nothing but (seed, step).
+"""
 
 import contextlib
 from collections import Counter
@@ -68,7 +71,10 @@ def counted(indices, directories):
 
 
 def test_an_epoch_of_a_lane_has_each_frame_of_its_deck_once(indices):
-    """Arms 3 and 4 are dealt to eight lanes; arm 5 has two episodes for training, which all lanes share."""
+    """Arms 3 and 4 are dealt to eight lanes.
+
+    Arm 5 has two episodes for training, and all lanes share them.
+    """
     order = make(indices)
     decks = {dataset: [] for dataset in range(3)}
     for lane in range(LANES):
@@ -101,7 +107,10 @@ def test_shares_follow_the_weights_in_every_lane(indices):
 
 
 def test_a_rare_dataset_comes_up_in_one_lane_after_the_other(indices):
-    """Arm 5 makes up a fiftieth. At no time has it had two episodes, of at most 30 frames, more or less than its share in all."""
+    """Arm 5 makes up a fiftieth.
+
+    It is always less than two episodes, of at most 30 frames each, away from its share in all.
+    """
     order = make(
         indices,
         weights={"reach_arm3": 70.0, "reach_arm4": 28.0, "reach_arm5": 2.0},
@@ -238,7 +247,7 @@ def test_wrong_numbers(indices):
 
 
 def test_a_record_that_has_changed_since_it_was_indexed_is_named(tmp_path):
-    """An index opens if a file's size and both its ends are as they were; whole records have a checksum."""
+    """An index opens if a file's size and both its ends are as before; records have a checksum."""
     directory = write_reach(tmp_path, (6, 6, 6), per_shard=3)
     index = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
     shard = next(shard_files(directory))

@@ -1,4 +1,4 @@
-"""An index of 100 million frames opens at once and without memory: nothing of its columns is read."""
+"""An index of 100 million frames opens at once and without memory: its columns are not read."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Launchers for clusters: what they would run, and that arguments arrive as they were given. Stand-ins take gcloud's and srun's place."""
+"""Launchers for clusters run the right commands, and arguments arrive as they were given.
+
+Stand-ins take gcloud's and srun's place.
+"""
 
 import os
 import re
@@ -38,7 +41,10 @@ def launch(
 
 @pytest.fixture
 def worker(tmp_path) -> dict[str, str]:
-    """The environment of someone whose gcloud reaches one worker, installed, whose home is theirs."""
+    """Returns the environment variables of someone whose gcloud reaches one installed worker.
+
+    The worker's home is their own.
+    """
     tool = tmp_path / "bin/gcloud"
     tool.parent.mkdir()
     tool.write_text(GCLOUD)

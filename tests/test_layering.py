@@ -19,8 +19,9 @@ FILES = sorted(
     for file in (ROOT / folder).rglob("*.py")
 )
 
-# A part is a file or a folder of pi0_jax/. It may import itself and the parts, or the modules of parts, that are listed here. None may
-# be left out. What is further down may not import what is further up.
+# A part is a file or a folder of pi0_jax/. It may import itself, and the parts or modules of parts
+# that are listed here. No part may be left out. What is further down may not import what is further
+# up.
 MAY_IMPORT = {
     # Leaves.
     "errors": "",
@@ -70,7 +71,8 @@ MAY_IMPORT = {
     "ahead": "chips data.datasets errors models observation policy_config policy_program preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution freed_memory observation observation_keys",
-    # The simulator knows act(observation), what an environment calls its parts, and how to write a dataset.
+    # The simulator knows act(observation), what an environment calls its parts, and how to write a
+    # dataset.
     "sim": "data.write embodiments errors files observation observation_keys progress",
     # Policies in simulators.
     "contestants": "convert.metadata embodiments errors policy serve.client sim.evaluation",
@@ -217,9 +219,10 @@ def test_the_plan_allows_nothing_that_is_not_used():
 
 
 def test_nothing_imports_launch_configs_or_benchmarks():
-    """But for launch scripts, which share two files, relatively: in a wheel their folder is pi0_jax/launch/.
+    """Nothing imports launch scripts, but launch scripts share two files, by relative imports.
 
-    And launch.benchmark imports benchmarks/, which no wheel has.
+    In a wheel their folder is pi0_jax/launch/. And launch.benchmark imports benchmarks/, which no
+    wheel has.
     """
     wrong = [str(found) for found in IMPORTS if found.module.split(".")[0] in ("launch", "configs")]
     wrong += [
@@ -272,7 +275,10 @@ def test_opengl_is_loaded_by_worker_processes_alone():
 
 
 def test_opening_and_training_a_model_needs_no_heavy_package():
-    """Not through any library either: a machine without TensorFlow can train on arrays, sample and serve."""
+    """These modules load no TensorFlow, also not through a library.
+
+    A machine without TensorFlow can train on arrays, sample and serve.
+    """
     modules = (
         "pi0_jax.policy", "pi0_jax.flow", "pi0_jax.models.pi0", "pi0_jax.train.step", "pi0_jax.train.config"
     )  # fmt: skip
@@ -308,7 +314,10 @@ def test_libraries_do_not_print():
 
 
 def test_nothing_is_found_by_a_string():
-    """No getattr, no import by name, no evaluated text: what is used is written where it is used."""
+    """There is no getattr, no import by name and no evaluated text.
+
+    What is used is written where it is used.
+    """
     forbidden = ("getattr", "setattr", "eval", "exec", "__import__")
     assert [
         f"{file}:{line}" for file, tree in TREES.items() for line in calls(tree, *forbidden)

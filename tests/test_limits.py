@@ -1,4 +1,7 @@
-"""What lies outside of the data or of a robot's hard limits is counted, told, cut off or refused; what is absurd is always refused."""
+"""What lies outside of the data or of a robot's hard limits is counted, told, cut off or refused.
+
+What is absurd is always refused.
+"""
 
 import dataclasses
 import logging
@@ -13,7 +16,8 @@ from pi0_jax.limits import Limits
 from pi0_jax.preprocess import Robot
 from tests import policies
 
-# Data: joint and its action from -1 to 1 rad, lift from 0 to 0.2 m; the joint is learnt as a delta of -0.1 to 0.1.
+# In the data the joint and its action go from -1 to 1 rad, and lift from 0 to 0.2 m. The joint is
+# learnt as a delta of -0.1 to 0.1.
 ARM = Embodiment(
     name="arm",
     robot="an arm",

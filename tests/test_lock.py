@@ -144,7 +144,10 @@ def test_a_run_on_another_machine_is_heard(tmp_path, monkeypatch):
 
 
 def test_an_object_store_has_the_same_operations(monkeypatch):
-    """Created only where there is nothing, replaced only as it was read: TensorStore's store in memory stands for a bucket."""
+    """A lock is created only where there is nothing, and replaced only as it was read.
+
+    TensorStore's store in memory stands for a bucket.
+    """
     bucket = ts.KvStore.open("memory://").result()
     monkeypatch.setattr(lock.ts.KvStore, "open", lambda url: _Done(bucket))
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 1.0)

@@ -1,4 +1,7 @@
-"""LoRA: products by hand, merged and unmerged weights agree, and a run's way through training, checkpoint, policy and conversion."""
+"""LoRA is checked: products by hand, and merged and unmerged weights, which agree.
+
+A run also goes its whole way through training, checkpoint, policy and conversion.
+"""
 
 import re
 
@@ -67,7 +70,10 @@ def factors(params):
 
 
 def merged(params, factors):
-    """The products by hand, in NumPy: per head for the language model, one matrix for the image encoder."""
+    """Returns the products by hand, in NumPy.
+
+    They are per head for the language model, and one matrix for the image encoder.
+    """
     flat, pairs = (
         {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
         for tree in (params, factors)
@@ -160,7 +166,10 @@ def test_weights_merged_in_the_layers_equal_merged_weights(run, params, factors,
 
 
 def test_a_layers_products_are_computed_again_in_the_backward_pass(params, factors, capsys):
-    """With remat "dots", which keeps other products, no array of a weight's size is kept: only what is passed in."""
+    """With remat "dots" no array of a weight's size is kept, but for those passed in.
+
+    That option keeps other products.
+    """
     from pi0_jax.models import layers
 
     linear = "PaliGemma/llm/layers/mlp_1"
@@ -207,9 +216,10 @@ def test_factors_are_split_like_their_weights(run):
 
 @pytest.mark.parametrize("ema_decay", [0.9, 0.0])
 def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay):
-    """Rank 2 on the expert, all else frozen, on two devices: saved after 6 steps and restored, the seventh is the same.
+    """A run with rank 2 on the expert is saved after 6 steps; restored, its seventh is the same.
 
-    Without a decay no average is kept; in the checkpoint the factors stand in for it, for who reads only that.
+    All else is frozen, and there are two devices. Without a decay no average is kept. In the
+    checkpoint the factors stand in for it, for those who read only that.
     """
     rule = dict(path=r"layers/(attn/\w+_1/w|mlp_1)", rank=2, alpha=2.0)
     sizes = dict(
@@ -264,7 +274,10 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp_path, dtype):
-    """Of a run that trained the projections and factors on a base kept in bfloat16, its images frozen."""
+    """The run has trained the projections and factors.
+
+    Its base was kept in bfloat16, with the image encoder frozen.
+    """
     run = policies.run_config(
         lora=AS_FIELDS[:1], frozen=("img/",), frozen_dtype="bfloat16", dtype=dtype
     )

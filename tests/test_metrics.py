@@ -105,7 +105,7 @@ class Bucket(MemoryFileSystem):
 
 
 def test_a_workdir_behind_a_url(monkeypatch):
-    """What is flushed with a checkpoint is there for the run that goes on from it, on another machine."""
+    """What is flushed with a checkpoint is there for a run that goes on, on another machine."""
     # else it reads gs:// with TensorFlow, not with fsspec
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     fsspec.register_implementation("gcs", Bucket, clobber=True)

@@ -1,4 +1,7 @@
-"""Which frame comes next: each once an epoch, shares as the weights, nothing but seed and position matters."""
+"""The next frame comes right: each once an epoch, shares as the weights.
+
+Nothing but seed and position matters.
+"""
 
 import dataclasses
 from collections import Counter
@@ -65,7 +68,10 @@ def test_a_permutation_has_each_place_once(size):
 
 
 def test_neighbours_in_a_permutation_are_independent():
-    """Pairs of places 1, 2 and 64 apart, in 16 x 16 cells: chi squared with 255 degrees of freedom, a deviation of 22.6."""
+    """Pairs of places 1, 2 and 64 apart are uniform in 16 x 16 cells.
+
+    Chi squared has 255 degrees of freedom, with a deviation of 22.6.
+    """
     for size in (1000, 10**6, 10**8, 2**40 + 1):
         cells = (
             permute(np.arange(20_000) % size, size, hashes(7, np.arange(20_000) // size))
@@ -103,7 +109,10 @@ def test_shares_follow_the_weights(indices):
 
 
 def test_rare_datasets_get_their_share():
-    """35 datasets, weights 1 : 5000 apart, a million samples: the rarest is drawn 34 times and a bit."""
+    """Of 35 datasets with weights up to 5000 apart, the rarest is drawn 34 times and a bit.
+
+    There are a million samples.
+    """
     weights = np.exp(np.linspace(0, np.log(5000), 35))
     names = [f"dataset_{i}" for i in range(35)]
     order = UniformOrder(
@@ -218,7 +227,10 @@ def test_seeds_give_different_orders_and_datasets_do_not_depend_on_each_other(in
 
 
 def test_views_and_instructions_are_drawn_independently(tmp_path):
-    """Two views of one camera, two instructions: all four pairs come up equally often, and by position alone."""
+    """Two views of one camera and two instructions give four pairs, and all are equally frequent.
+
+    The position alone decides which one comes.
+    """
     row = dataclasses.replace(
         ROWS["reach_arm3"],
         cameras={

@@ -147,7 +147,10 @@ def test_a_large_mean_costs_no_digits():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [0.0, 0.1, -7e4])
 def test_a_constant_dimension_is_centred_and_never_divided_by(mode, value):
-    """A reading that is off by 0.5 in a dimension that never moved in training becomes 0.5, not 500,000."""
+    """A reading that is off by 0.5 becomes 0.5, and not 500,000.
+
+    Its dimension never moved in training.
+    """
     x = np.stack([np.full(100, value, np.float32), np.arange(100, dtype=np.float32)], axis=1)
     statistics = normalize.accumulate([x])
     assert normalize.constant(statistics, "zscore").tolist() == [True, False]
@@ -172,7 +175,10 @@ def test_a_dimension_whose_quantiles_coincide_is_not_divided_by_their_distance()
 
 
 def test_what_float32_does_not_resolve_is_no_spread():
-    """Around 20,000 rad its numbers are 0.002 apart: a joint that stands still there seems to jump by that."""
+    """Around 20,000 rad, numbers in float32 are 0.002 apart.
+
+    A joint that stands still there seems to jump by that.
+    """
     x = np.array([[2e4], [2e4 + 0.002]] * 50, np.float32)
     statistics = normalize.accumulate([x])
     assert statistics.std > 1e-4

@@ -1,4 +1,4 @@
-"""The notebooks of docs/ run from their first cell to their last. `make docs` draws their figures."""
+"""The notebooks of docs/ run from their first cell to their last; `make docs` draws the figures."""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""A checkpoint of every format that ever was opens, serves, converts and resumes: golden/format_<number>, with its data."""
+"""A checkpoint of every format that ever was opens, serves, converts and resumes.
+
+They are in golden/format_<number>, with their data.
+"""
 
 import dataclasses
 import json

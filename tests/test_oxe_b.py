@@ -1,6 +1,7 @@
-"""Rows of public datasets against hand-written columns: a tiny dataset of the public structure is written and indexed for each.
+"""Rows of public datasets give hand-written columns.
 
-Numbers that no rule may read are 9. DROID has its own file.
+For each row a tiny dataset of the public structure is written and indexed. Numbers that no rule may
+read are 9. DROID has its own file.
 """
 
 from collections.abc import Sequence
@@ -114,7 +115,8 @@ CASES = [
         f"iamlab_cmu_pickup_insert{CONVERTED}",
         {
             STATE: [[*JOINTS, 1, *[9] * 12], [*JOINTS, 0, *[9] * 12]],
-            # Pointing down and turned by 90 degrees about z; rolled on by one degree, to 181, which is -179.
+            # It points down and is turned by 90 degrees about z. Then it rolls on by one degree, to
+            # 181, which is -179.
             ACTION: [
                 [0.5, 0.1, 0.2, H, H, 0, 0, 1],
                 [0.5, 0.1, 0.2, 0.99996192, 0, 0, -0.00872654, 0],

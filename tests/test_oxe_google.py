@@ -1,4 +1,7 @@
-"""RT-1, QT-Opt, BC-Z and Language Table: tiny datasets of their own feature structure, columns written by hand."""
+"""The rows of RT-1, QT-Opt, BC-Z and Language Table give columns that were written by hand.
+
+The datasets are tiny and have their own feature structure.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Every row of a public dataset: what it needs is declared, its robot fits it, and its notes can be read."""
+"""Every row of a public dataset declares what it needs.
+
+Its robot fits it, and its notes can be read.
+"""
 
 import numpy as np
 import pytest

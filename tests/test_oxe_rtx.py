@@ -1,4 +1,7 @@
-"""Eight arms of the RT-X collection: tiny datasets of their own feature structure, columns written by hand."""
+"""The rows of eight arms of the RT-X collection give columns that were written by hand.
+
+The datasets are tiny and have their own feature structure.
+"""
 
 from typing import Any, NamedTuple
 

@@ -85,7 +85,10 @@ def assert_close(a, b, tolerance=1e-5):
 
 
 def test_full_size_tree_is_the_published_one():
-    """Every path and every shape of the published checkpoint, 3,238,048,528 parameters, without allocating one."""
+    """The published checkpoint's paths and shapes are all there, and nothing is allocated.
+
+    It has 3,238,048,528 parameters.
+    """
     shapes = jax.eval_shape(
         lambda: Pi0(VARIANTS["pi0"]).init(jax.random.key(0), method=Pi0.declare)
     )["params"]

@@ -1,4 +1,7 @@
-"""Of every planted fault that the files can show (tests/planted_faults.py) none is silent and none ends in a traceback."""
+"""No planted fault that the files can show is silent or ends in a traceback.
+
+The faults are those of tests/planted_faults.py.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""The policy: every shortcut gives the numbers of the plain path, nothing compiles after warm-up, an export runs with JAX alone."""
+"""The policy's shortcuts all give the numbers of the plain path.
+
+Nothing compiles after warm-up, and an export runs with JAX alone.
+"""
 
 import json
 import subprocess
@@ -44,8 +47,11 @@ def plain(policy):
 
 
 def plain_path(policy: Policy, dtype: str = "float32"):
-    """(observation, noise float32[H, D]) -> float32[H, A]: all three slots encoded, the absent one masked; the prompt padded to the
-    maximum; layers scanned; no shortcut."""
+    """Returns a function (observation, noise float32[H, D]) -> float32[H, A] without any shortcut.
+
+    All three slots are encoded, and the absent one is masked. The prompt is padded to the maximum,
+    and layers are scanned.
+    """
     record, params = policy.robot(None), policies.parameters(policy.config)
     wanted = layout(policy.config, CAMERA_SLOTS)
     model = Pi0(model_config(policy.config), ComputeOptions(dtype=jnp.dtype(dtype)))
@@ -85,7 +91,11 @@ def noise_for(policy: Policy, seed: int = 0, rows: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize("layers", ["policy", "unrolled"])
 def test_shortcuts_give_the_numbers_of_the_plain_path(layers, plain, request):
-    """An absent camera dropped, prompts padded as needed, layers scanned or unrolled, cached state, tabulated time."""
+    """All shortcuts give the same numbers.
+
+    An absent camera is dropped, prompts are padded as needed, layers are scanned or unrolled, the
+    state is cached, and the time is tabulated.
+    """
     policy = request.getfixturevalue(layers)
     (noise,) = noise_for(policy)
     assert policy.prompt_lengths == (16, 24) and policy.model.options.scan_layers == (
@@ -125,7 +135,10 @@ def test_rows_of_a_batch_are_what_they_are_alone(policy):
 
 
 def test_bfloat16_is_as_near_to_float32_as_the_plain_path(policy):
-    """Weights cast once give the numbers of weights cast at each use; a token's time part is summed in float32, not rounded first."""
+    """Weights cast once give the numbers of weights cast at each use.
+
+    A token's time part is summed in float32, and not rounded first.
+    """
     run = policies.run_config(dtype="bfloat16")
     rounded = Policy(
         run, policy.robots, policy.tokenizer, policies.parameters(run), num_steps=NUM_STEPS
@@ -158,7 +171,10 @@ def test_packed_weights_are_the_published_tree(policy, unrolled):
 
 
 def test_no_weight_is_copied_when_layers_are_unrolled(unrolled):
-    """The compiled function holds no slice, transpose or stack of a layer's weights: what `unpack` says cancels out."""
+    """The compiled function holds no slice, transpose or stack of a layer's weights.
+
+    What `unpack` does cancels out.
+    """
     wanted = unrolled.layout(unrolled.robot(None))
     batch = preprocess.host(
         [observation(ROBOT)], [unrolled.robot(None)], wanted, unrolled.tokenizer

@@ -27,7 +27,8 @@ CANVAS = (128, 128)
 HORIZON = 4
 TOKENIZER = Tokenizer.open("small")
 
-# Absolute joints, of which only the first is learnt as a delta; fewer actions than state dimensions.
+# The joints are absolute, and only the first is learnt as a delta. There are fewer actions than
+# state dimensions.
 MIXED = Embodiment(
     name="mixed",
     robot="an arm",
@@ -107,7 +108,10 @@ def observations() -> list[RawObservation]:
 
 
 def test_mixed_robots_fill_one_batch(observations):
-    """Cameras by slot, masked where a robot has none; states in model units, zero where a robot has no dimension."""
+    """Cameras are in their slots, masked where a robot has none.
+
+    The state is in model units, and zero where a robot has no dimension.
+    """
     batch = host(observations, ROBOTS)
     assert batch.image_masks["base_0_rgb"].tolist() == [True, True, False]
     assert batch.image_masks["left_wrist_0_rgb"].tolist() == [True, False, True]
@@ -283,7 +287,11 @@ def test_actions_come_back_in_robot_units(one, mode):
 
 
 def test_states_and_targets_are_clipped_where_the_layout_says_so():
-    """Statistics of the robots here have mean 3 and standard deviation 2, about: normal samples lie far out."""
+    """Values far out are cut off.
+
+    The statistics of the robots here have mean 3 and standard deviation 2, about, so normal samples
+    lie far out.
+    """
     drawn, layout = sample(ARM3), LAYOUT._replace(normalization_clip=0.5)
     for clipped, plain in (
         (host([drawn.observation], [ARM3], layout).state, host([drawn.observation], [ARM3]).state),
@@ -387,7 +395,8 @@ def test_used_slots_are_those_that_any_robot_fills_in_the_models_order():
     assert preprocess.used_slots([MIXED, WIDOWX.embodiment]) == ("base_0_rgb", "left_wrist_0_rgb")
 
 
-# Joints in another order in the action than in the state; the wrist turns, and is told in [0, 2 pi).
+# The action names its joints in another order than the state. The wrist turns, and is told in
+# [0, 2 pi).
 TURNING = Embodiment(
     name="turning",
     robot="an arm",

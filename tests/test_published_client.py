@@ -1,7 +1,8 @@
-"""openpi-client from PyPI, unmodified, in an environment of its own, against launch.serve over a real socket.
+"""openpi-client from PyPI, unmodified, talks to launch.serve over a real socket.
 
-Its wheel wants NumPy below 2, so it cannot live where we do. The Python of its environment is named by OPENPI_CLIENT_PYTHON, or made once
-in .venv/openpi_client.
+Its wheel wants NumPy below 2, so it cannot live where we do, and has an environment of its own.
+OPENPI_CLIENT_PYTHON names the Python of that environment, or it is made once in
+.venv/openpi_client.
 """
 
 import os
@@ -128,9 +129,8 @@ def test_a_hundred_inferences_are_those_of_the_policy_in_this_process(
     )
 
     flags = [f"--api_key_file={tmp_path / 'key'}", f"--compilation_cache={tmp_path / 'cache'}"]
-    with serving(
-        checkpoint, *flags, state="listening"
-    ) as address:  # the client comes while the policy loads, and waits
+    # The client comes while the policy loads, and waits.
+    with serving(checkpoint, *flags, state="listening") as address:
         command = [client_python, "-c", CLIENT, address, str(tmp_path), str(INFERENCES)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,7 @@
-"""Demonstrations as RLDS datasets: what TFDS reads back, the same bytes for the same seed, and nothing half-written."""
+"""Demonstrations are RLDS datasets: TFDS reads them back, and the same seed gives the same bytes.
+
+Nothing is half-written.
+"""
 
 import hashlib
 import multiprocessing
@@ -107,7 +110,10 @@ def test_episodes_follow_the_rlds_layout(data_dir):
 
 
 def test_an_episode_is_its_demonstration(data_dir):
-    """The seed in the metadata makes the episode again: vectors exactly, images to what JPEG loses."""
+    """The seed in the metadata makes the episode again.
+
+    Vectors are exact, and images are the same but for what JPEG loses.
+    """
     stored = read(data_dir / "reach_arm3" / "1.0.0", "val")[1]
     seed = int(stored["episode_metadata"]["seed"])
     made = in_another_process("demonstration", "reach_arm3", seed)

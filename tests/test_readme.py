@@ -1,10 +1,10 @@
-"""Every command and every Python block of the pages for users runs, or something named stands in for it.
+"""Every command and every Python block of the pages for users runs, or has a stand-in.
 
-STORIES says for each page, in the order of its text, what is run: a command or a block as it stands, or
-in miniature, with further flags or with other words in the place of some (DIR, OPENPI, an address). A
-story runs in one empty folder outside the repository. What cannot run here names the test, or the line
-of .ci/run, that stands in for it. A command that no story knows fails, and so does one of a story that
-its page has no more.
+STORIES says for each page, in the order of its text, what is run. A command or a block runs as it
+stands. Or it runs in miniature, with further flags or with other words in the place of some (DIR,
+OPENPI, an address). A story runs in one empty folder outside the repository. What cannot run here
+names the test, or the line of .ci/run, that stands in for it. A command that no story knows fails.
+A command of a story fails, too, if its page no longer has it.
 
 `python -m pytest -s tests/test_readme.py` prints what it runs.
 """
@@ -67,9 +67,12 @@ class Found(NamedTuple):
 
 
 def found_in(text: str) -> Iterator[Found]:
-    """The Python blocks and commands of a page. Raises ValueError for a fenced block of another kind.
+    """Yields the Python blocks and commands of a page.
 
-    A directive of the site, ```{include} or so, is none; tests/test_notebooks.py runs {code-cell}.
+    A directive of the site, such as ```{include}, is none; tests/test_notebooks.py runs {code-cell}.
+
+    Raises:
+        ValueError: the page has a fenced block of another kind.
     """
     heading, number, prose, fence = "", 0, [], None
     for line in text.splitlines():
@@ -113,14 +116,14 @@ class Run:
     """A command or block that is run.
 
     Attributes:
-        name: the command, or "python: <heading>, <number>". One that ends with "..." is the only one
-            that begins so.
-        flags: are written behind the command.
-        words: are written in the place of some of its words. `{server}` is the address of the server
-            that the story has started last.
+        name: the command, or "python: <heading>, <number>". A name that ends with "..." stands for
+            the only command that begins so.
+        flags: what is written behind the command.
+        words: what is written in the place of some of its words. `{server}` is the address of the
+            server that the story has started last.
         file: the name under which a block is saved; it is run from there.
-        serves: whether it is a server, which the story goes on beside.
-        in_repository: whether it is run there, and not in the story's folder.
+        serves: whether it is a server; then the story goes on beside it.
+        in_repository: whether it is run in the repository, and not in the story's folder.
     """
 
     name: str
@@ -156,7 +159,10 @@ class StandsIn:
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """What is run one after the other in one folder, in which `before` puts what the page takes as given."""
+    """Holds what is run one after the other in one folder.
+
+    `before` puts into the folder what the page takes as given.
+    """
 
     page: str
     steps: tuple[Run | StandsIn, ...]
@@ -215,6 +221,7 @@ STORIES = {
             StandsIn("make demo", "make smoke", "half an hour; the same stages in miniature"),
             StandsIn("make smoke", "make smoke", "three minutes, and installs"),
             StandsIn("make test", "exec make test", "runs this"),
+            StandsIn("make docs", "make docs", NETWORK),
             Run("make test LATEST=1", DRY, in_repository=True),
             StandsIn(
                 "pip install -e '.[data,sim,serve]'",
@@ -401,6 +408,7 @@ STORIES = {
             Run("make test ARGS=tests/test_config.py", DRY, in_repository=True),
             StandsIn("pip install -e '.[dev]'", "make smoke", f"{NETWORK}; make installs so"),
             StandsIn("make docs", "make docs", NETWORK),
+            StandsIn("make types", "make types", "CI runs it"),
             StandsIn("make smoke", "make smoke", "three minutes, and installs"),
             Run("ruff check . && ruff format ."),
             Run("python -m launch.train --config_help"),

@@ -1,4 +1,7 @@
-"""Every recipe in configs/ runs: shrunken in size only, on tiny real datasets, from tiny starting weights, for three steps."""
+"""Every recipe in configs/ runs for three steps, on tiny real datasets and from tiny weights.
+
+It is shrunken in size only.
+"""
 
 import dataclasses
 import json
@@ -74,7 +77,10 @@ PERCENT = {"bridge_dataset": 29.71, "droid": 53.92, "toto": 16.37}
 
 
 def shrunken(run: RunConfig, data_dir: Path, weights: Path) -> RunConfig:
-    """The run but for its size (of model, batch, chunk, prompt, numbers of steps and datasets) and bfloat16, slow to compile for CPUs."""
+    """Returns the run in a small size, and without bfloat16, which is slow to compile for CPUs.
+
+    The size is that of model, batch, chunk, prompt, numbers of steps and datasets.
+    """
     mixed = len(run.datasets) > 3
     datasets = SOME if mixed else run.datasets
     few = dict(
@@ -158,7 +164,10 @@ def test_the_open_mixture_is_the_papers():
 
 @by_name
 def test_starting_weights_fit_the_full_model(path, mode):
-    """By shapes alone: what the recipe loads has the published shape, what it does not is the action expert."""
+    """What the recipe loads has the published shape, and the rest is the action expert.
+
+    Shapes alone are looked at.
+    """
     run = config.from_mapping(load(path, mode).to_dict())
     if not run.initial_weights:
         return

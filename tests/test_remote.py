@@ -1,4 +1,7 @@
-"""Datasets behind a URL: the same index and the same samples as from a disk, faults or not, and nothing but plain files needed."""
+"""Datasets behind a URL give the same index and the same samples as from a disk, faults or not.
+
+They need nothing but plain files.
+"""
 
 import dataclasses
 import json

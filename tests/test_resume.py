@@ -1,4 +1,7 @@
-"""Never lose a run: killed, stopped, out of space or numbers, the same command goes on, to the bit, or says why not."""
+"""A run is never lost: after a kill, a stop, or a full disk the same command goes on, to the bit.
+
+So it does after numbers that are not finite. Or it says why it does not.
+"""
 
 import json
 import os
@@ -75,7 +78,10 @@ def test_killed_at_random_moments(tmp_path, kind, kills):
 
 
 def test_sigterm_saves_and_ends(data_dir, finished, tmp_path):
-    """At a step that is neither saved nor validated otherwise, and at one that is to be validated: that is made up for."""
+    """A run stops at a step that is neither saved nor validated, and at one to be validated.
+
+    The validation that was missed is made up for.
+    """
     workdir = tmp_path / "run"
     process = start(data_dir, workdir)
     process.wait_for((workdir / "metrics.jsonl").exists)
@@ -100,7 +106,10 @@ def test_sigterm_saves_and_ends(data_dir, finished, tmp_path):
 
 
 def test_before_the_first_step_there_is_nothing_to_save(data_dir, tmp_path):
-    """While XLA compiles, which a signal does not interrupt, and while the data are prepared; the workdir is free again."""
+    """A run stops while XLA compiles or while data are prepared, and the workdir is free again.
+
+    A signal does not interrupt XLA.
+    """
     for said, number in (("train step: compiling", signal.SIGTERM), ("config", signal.SIGINT)):
         process = start(data_dir, tmp_path / "run", cached=False, log=tmp_path / said)
         process.wait_for(lambda process=process, said=said: said in process.text)
@@ -163,7 +172,10 @@ def test_a_second_run_is_refused_and_the_first_goes_on(data_dir, finished, tmp_p
 
 
 def test_a_damaged_checkpoint_is_passed_over(data_dir, finished, tmp_path):
-    """Said, moved aside, and the run goes on from the one before, to the same end. With --step it goes on from that one."""
+    """A damaged step is told and moved aside, and the run goes on from the one before.
+
+    It comes to the same end. With --step it goes on from the step that is given.
+    """
     workdir = shutil.copytree(finished, tmp_path / "run")
     kept = saved_steps(workdir)
     assert kept == [8, 12]
@@ -218,7 +230,10 @@ def test_nothing_is_moved_aside_for_a_run_that_cannot_go_on(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(tmp_path):
-    """One frame has an action so large that its loss is not finite. The batch's frames are named, it first."""
+    """One frame has an action so large that its loss is not finite.
+
+    The batch's frames are named, and this one comes first.
+    """
     workdir = tmp_path / "run"
     run = partial(start, tmp_path, workdir, **overflowing_data(tmp_path))
     process = run()
@@ -260,7 +275,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(tmp_path):
 
 
 def test_no_space_left(data_dir, finished, tmp_path):
-    """A file system that holds one checkpoint and a half. What is whole stays; with more space the run goes on."""
+    """A file system holds one checkpoint and a half.
+
+    What is whole stays, and with more space the run goes on.
+    """
     size = sum(
         file.stat().st_size
         for file in (finished / "checkpoints" / "12").rglob("*")

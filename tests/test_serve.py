@@ -1,4 +1,7 @@
-"""The server and our client over real sockets, the server in a process of its own. Its policy is arithmetic: see numpy_server.py."""
+"""The server and our client talk over real sockets, with the server in a process of its own.
+
+Its policy is arithmetic: see numpy_server.py.
+"""
 
 import http.client
 import os
@@ -455,7 +458,10 @@ def test_pings_and_health_checks_pass_while_a_slow_inference_runs(server):
 
 
 def test_clients_take_turns(server):
-    """One that always has the next request ready waits for the others: they are not served after all of its requests."""
+    """A client that always has the next request ready waits for the others.
+
+    They are not served after all of its requests.
+    """
     order = []
 
     def converse(name, requests):

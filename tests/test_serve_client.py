@@ -1,4 +1,7 @@
-"""Our client against a server in a process of its own, whose policy is arithmetic: see numpy_server.py."""
+"""Our client talks to a server in a process of its own.
+
+The server's policy is arithmetic: see numpy_server.py.
+"""
 
 import os
 import signal

@@ -1,6 +1,8 @@
-"""Eight clients, one message in ten malformed, sudden disconnections: every good request is answered right, and nothing grows.
+"""Eight clients send one malformed message in ten, and disconnect suddenly.
 
-The long version: PI0_JAX_SOAK_REQUESTS=20000 python -m pytest tests/test_serve_soak.py
+Every good request is answered right, and nothing grows. The long version:
+
+PI0_JAX_SOAK_REQUESTS=20000 python -m pytest tests/test_serve_soak.py
 """
 
 import os
@@ -71,7 +73,10 @@ values = st.recursive(
 
 @st.composite
 def malformed(draw) -> bytes | str:
-    """A good message with something replaced, missing, added, cut, or turned; or no such thing at all."""
+    """Returns a good message with something replaced, missing, added, cut or turned.
+
+    Or it returns something quite different.
+    """
     packed = msgpack.unpackb(wire.pack(GOOD))
     kind = draw(st.sampled_from("replace remove add batch cut flip noise anything text".split()))
     if kind == "replace":
@@ -187,11 +192,8 @@ def converse(address, seed, requests, good, bad, soaked):
 def guarded(*arguments):
     try:
         converse(*arguments)
-    except (
-        TimeoutError,
-        ConnectionClosed,
-        OSError,
-    ) as error:  # a stuck or lost client is the test's finding
+    # A stuck or lost client is what the test looks for.
+    except (TimeoutError, ConnectionClosed, OSError) as error:
         arguments[-1].problems.append(f"client {arguments[1]}: {error!r}")
 
 

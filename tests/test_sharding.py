@@ -87,7 +87,10 @@ def test_shards_of_every_parameter_are_equal(variant, sizes):
     ("sizes", "share"), [((8, 1, 1), 1), ((1, 8, 1), 1 / 8), ((1, 2, 4), 1 / 8), ((2, 2, 2), 1 / 4)]
 )
 def test_the_full_models_parameters_are_split_over_fsdp_and_tensor(sizes, share):
-    """Per device little more than its share: what stays whole is small. Kv heads are few, so tensor does not split them."""
+    """A device holds little more than its share, because what stays whole is small.
+
+    Kv heads are few, so tensor does not split them.
+    """
     shapes = parameter_shapes("pi0")
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     shardings = sharding.parameter_shardings(
@@ -161,7 +164,10 @@ def test_constrain_leaves_axes_that_do_not_divide_to_the_compiler():
 
 
 def test_gather_brings_one_layers_weights_together_in_the_compute_dtype():
-    """Over fsdp, not over tensor; vectors, which every device holds, stay as they are. Gradients go back to where the weights are held."""
+    """Weights are gathered over fsdp and not over tensor; vectors are on every device as they are.
+
+    Gradients go back to where the weights are held.
+    """
     mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
     stacked = {
         "mlp": {

@@ -1,4 +1,7 @@
-"""Statistics of an index: whole chunks as the loss sees them, in bounded memory, kept beside the index."""
+"""Statistics of an index are over whole chunks as the loss sees them, in bounded memory.
+
+They are kept beside the index.
+"""
 
 import contextlib
 import dataclasses
@@ -22,7 +25,8 @@ from pi0_jax.preprocess import Robot
 from pi0_jax.statistics import compute, index_statistics, jumps, remarkable_dimensions
 from tests.tiny_data import REACH_STEPS, reach_step, write_reach
 
-# One dimension of every kind: a target learnt as a delta, a change, an absolute gripper that the robot counts the other way.
+# There is one dimension of every kind: a target learnt as a delta, a change, and an absolute
+# gripper that the robot counts the other way.
 ARM = Embodiment(
     name="arm",
     robot="an arm",
@@ -104,7 +108,10 @@ def test_states_are_of_the_frames_and_actions_of_their_whole_chunks(index):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Twenty episodes of 2 to 30 steps, with gaps between the kept frames, and what was recorded."""
+    """Makes twenty episodes of 2 to 30 steps with gaps between the kept frames.
+
+    It returns them and what was recorded.
+    """
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 31, 20)
     states, actions = (
@@ -173,7 +180,7 @@ def test_statistics_are_computed_once(many):
 
 
 def test_another_horizon_or_reading_of_the_actions_has_statistics_of_its_own(index):
-    """The index is the same: what an embodiment does with its actions is decided when they are read."""
+    """The index is the same, because what an embodiment does is decided when actions are read."""
 
     def read_as(place: int, **change) -> Index:
         actions = [
@@ -329,7 +336,8 @@ def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
         index_statistics(index, 1)
 
 
-# A heading that turns and is told as a target; a wrist, learnt as a delta, named in another place; an elbow that is not said to turn.
+# There is a heading that turns and is told as a target; a wrist, learnt as a delta and named in
+# another place; and an elbow that is not said to turn.
 TURNING = Embodiment(
     name="turning",
     robot="an arm",
@@ -360,9 +368,8 @@ def test_angles_that_turn_have_the_statistics_of_the_short_way(tmp_path):
     near = np.array([[3.0, 0, 3.1], [3.1, 1, TURN - 3.1], [TURN - 3.1, 0, 3.0]])
     np.testing.assert_allclose(found.state.mean, near.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(found.state.std, near.std(axis=0), atol=1e-6)
-    actions = np.array(
-        [[0.5, 0.1, TURN - 3.1], [-0.5, TURN - 6.2, 3.0], [0.5, 0.1, 3.1]]
-    )  # elbow and wrist minus the states of their names
+    # Elbow and wrist are minus the states of their names.
+    actions = np.array([[0.5, 0.1, TURN - 3.1], [-0.5, TURN - 6.2, 3.0], [0.5, 0.1, 3.1]])
     np.testing.assert_allclose(found.actions.mean, actions.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(found.actions.std, actions.std(axis=0), atol=1e-6)
     assert jumps(index, 1, found) == []

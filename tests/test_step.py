@@ -1,4 +1,7 @@
-"""The training step: one device and meshes agree, draws and masks do as configured, randomness is keyed by (seed, step, row)."""
+"""The training step is the same on one device and on meshes.
+
+Draws and masks do as configured, and randomness is keyed by (seed, step, row).
+"""
 
 from functools import partial
 
@@ -154,7 +157,8 @@ def test_switches_choose_what_counts(batch, one_device, field):
             run(noise_free, steps=1)[0]
         )
         return
-    # Actions past the end enter the model through x_t, so the loss itself changes; its gradient by their targets is gone instead.
+    # Actions past the end enter the model through x_t, so the loss itself changes. Its gradient by
+    # their targets is gone instead.
     other = batch._replace(targets=batch.targets._replace(actions=garbage))
     assert run(batch, steps=1, options=options)[0] != pytest.approx(one_device[0][0])
     assert run(other, steps=1, options=options)[0][0] < run(other, steps=1)[0][0]

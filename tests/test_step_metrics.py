@@ -1,4 +1,7 @@
-"""What a step says of itself, and what it does when the loss or gradient is not finite: nothing, and then nothing at all."""
+"""A step tells its metrics, and does nothing when the loss or the gradient is not finite.
+
+When that happens too often, it does nothing at all any more.
+"""
 
 import itertools
 from functools import partial
@@ -51,7 +54,10 @@ def test_losses_of_rows_and_datasets(fresh):
 
 
 def test_one_batch_too_many_that_is_not_finite_halts_the_state(fresh):
-    """One is allowed: batch 1 is passed over. Batch 3 is one too many: the state stays that before it, whatever comes."""
+    """One bad batch is allowed: batch 1 is passed over, and batch 3 is one too many.
+
+    The state stays that before it, whatever comes.
+    """
     states, said = [fresh], []
     for number, action in enumerate([0.5, np.nan, 0.5, 3e38, 0.5, np.inf]):
         state, values = step(states[-1], make_batch(number, action=action))

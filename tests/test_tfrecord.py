@@ -29,7 +29,8 @@ def test_records_are_what_tensorflow_wrote_and_offsets_point_at_them(record_file
     assert all(data[r.offset : r.offset + len(r.payload)] == r.payload for r in records)
 
 
-# The first record takes bytes 0 .. 20: length 0-7, its checksum 8-11, payload 12-16, its checksum 17-20.
+# The first record takes bytes 0 to 20: length 0-7, its checksum 8-11, payload 12-16, its checksum
+# 17-20.
 @pytest.mark.parametrize(
     ("place", "problem"),
     [

@@ -1,4 +1,7 @@
-"""Training end to end on real TFDS files: what the workdir holds, a policy from the directory alone, refusals."""
+"""Training runs end to end on real TFDS files.
+
+The tests check what the workdir holds, a policy from the directory alone, and refusals.
+"""
 
 import dataclasses
 import json
@@ -147,7 +150,7 @@ def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_pat
 
 
 def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
-    """The real commands on the real simulator: the table, a rollout as GIF, the page with its pictures."""
+    """The real commands run on the real simulator, and write the table, a GIF and the page."""
     root, evaluation, report = (
         Path(__file__).parents[1],
         tmp_path / "evaluation",

@@ -1,4 +1,4 @@
-"""Shapes and dtypes in annotations are checked in tests (conftest.py), and what is wrong is refused."""
+"""Shapes and dtypes in annotations are checked in tests (conftest.py), and mistakes are refused."""
 
 import jax
 import jax.numpy as jnp

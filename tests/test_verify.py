@@ -22,7 +22,10 @@ def write(path, arrays):
 
 
 def test_every_shipped_output_is_reproduced_in_float32():
-    """Within 1e-5 of the published implementation's numbers; gradient norms within 1e-4 of themselves."""
+    """Our numbers are within 1e-5 of the published implementation's.
+
+    Gradient norms are within 1e-4 of themselves.
+    """
     comparisons = list(verify.compare(verify.load_vectors(verify.SHIPPED_VECTORS), "float32"))
     assert [c for c in comparisons if not c.ok] == []
     names = {c.name for c in comparisons}

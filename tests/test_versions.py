@@ -1,4 +1,7 @@
-"""constraints/ against setup.py: what `make` installs is what setup.py allows, every package at one version."""
+"""constraints/ agrees with setup.py: what `make` installs is what setup.py allows.
+
+Every package has one version.
+"""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""The wheel, in an environment of its own and outside the repository: one installed name, every command, every recipe."""
+"""The wheel works in an environment of its own and outside the repository.
+
+It installs one name, and has every command and every recipe.
+"""
 
 import ast
 import json
@@ -24,7 +27,10 @@ data_dir = training.data_dir
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory) -> Path:
-    """The site-packages of an environment that has the wheel, and finds everything else where this environment has it."""
+    """Returns the site-packages of an environment that has the wheel.
+
+    It finds everything else where this environment has it.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     # A build leaves folders where it runs, and packs what an earlier one has left there.
     sources = folder / "sources"
@@ -45,8 +51,9 @@ def packages(tmp_path_factory) -> Path:
         [*pip, f"--python={python}", "install", "--no-deps", "--no-index", wheel], check=True
     )
     (found,) = (folder / "env").glob("lib/python*/site-packages")
-    # Folders alone: this environment's own .pth files, such as that of an editable pi0_jax, are not followed. It is written
-    # last, since pip would install nothing where it sees the same version.
+    # Folders alone are listed: this environment's own .pth files, such as that of an editable
+    # pi0_jax, are not followed. The list is written last, because pip would install nothing where
+    # it sees the same version.
     others = [path for path in sys.path if path.endswith("-packages")]
     (found / "others.pth").write_text("\n".join(others))
     return found

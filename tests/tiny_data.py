@@ -25,7 +25,11 @@ def solid(colour: Sequence[int]) -> np.ndarray:
 
 
 def reach_step(episode: int, step: int) -> dict[str, Any]:
-    """State (episode, step, 0), action state + 0.5, a base image of red 10 * episode and green 20 * step (mod 256)."""
+    """Returns a step of a reach episode.
+
+    Its state is (episode, step, 0) and its action is state + 0.5. The base image has red
+    10 * episode and green 20 * step (mod 256).
+    """
     state = np.array([episode, step, 0], np.float32)
     images = {
         "base": solid((10 * episode % 256, 20 * step % 256, 200)),
@@ -55,7 +59,10 @@ def write_reach(
     split: str = "train",
     per_shard: int = 2,
 ) -> Path:
-    """A reach dataset with episodes of these lengths, two a shard; or with `episodes`, of features `steps`."""
+    """Writes a reach dataset with episodes of these lengths, two a shard.
+
+    With `episodes` it writes those, with `steps` as the features.
+    """
     chosen = reach_episodes(lengths) if episodes is None else episodes
     return write_rlds(
         data_dir,

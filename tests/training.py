@@ -1,4 +1,4 @@
-"""Runs of the real training command on tiny data, in processes of their own: started, killed, read."""
+"""Runs the real training command on tiny data, in processes of their own: started, killed, read."""
 
 import os
 import socket
@@ -60,9 +60,10 @@ def get_config():
 
 
 def overflowing_data(data_dir: Path) -> dict[str, Any]:
-    """Writes eight episodes of six steps. The first action of the third makes its loss not finite. Returns how to train on them.
+    """Writes eight episodes of six steps, and returns how to train on them.
 
-    The row says that there may be such actions: otherwise the index would refuse them.
+    The first action of the third episode makes its loss not finite. The row says that there may be
+    such actions: otherwise the index would refuse them.
     """
     episodes = reach_episodes((6,) * 8)
     episodes[2]["steps"][0]["action"] = np.float32([3e38, 0, 0])
@@ -164,9 +165,11 @@ def start_two(
     log: Path | None = None,
     **changes: Any,
 ) -> list[Process]:
-    """Two processes on loopback, each with `devices` of its own and, if need be, its own copy of the data.
+    """Runs two processes on loopback.
 
-    A machine that does much else may keep one from speaking for long: without another flag they are patient with each other.
+    Each has `devices` of its own and, if need be, its own copy of the data. A machine that does
+    much else may keep a process from speaking for long. So without another flag they are patient
+    with each other.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,8 +1,10 @@
-"""Wrote tests/golden/format_3, which stays as it is: python -m tests.write_golden_checkpoint DIR
+"""Writes a golden checkpoint: python -m tests.write_golden_checkpoint DIR
 
-For the next format, run it again with another DIR before any change to what comes after. Format 2 was written in the same way, by the
-config that lies beside it. DIR/ then holds the data with their index, the run as it was after 4 of its 8 steps, and expected.npz:
-`actions` of that checkpoint's policy, `losses` of all steps, and `ema_norm_8`, the norm of the moving average after the last.
+It wrote tests/golden/format_3, which stays as it is. For the next format, run it again with another
+DIR before any change to what comes after. Format 2 was written in the same way, by the config that
+lies beside it. DIR/ then holds the data with their index, the run as it was after 4 of its 8 steps,
+and expected.npz. That file has `actions` of the checkpoint's policy, `losses` of all steps, and
+`ema_norm_8`, the norm of the moving average after the last step.
 """
 
 import contextlib

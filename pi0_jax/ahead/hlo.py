@@ -1,7 +1,8 @@
-"""What a compiled program does to memory and interconnect, read from XLA's text (`compiled.as_text()`).
+"""Tells what a compiled program does to memory and interconnect, from XLA's own text.
 
-A loop's body counts as often as it runs: XLA's own cost analysis counts it once on TPUs, and sees no collective that was fused with
-something else. All sizes are those of one device.
+The text is `compiled.as_text()`. A loop's body counts as often as it runs. XLA's own cost analysis
+counts it once on TPUs, and does not see a collective that is fused with something else. All sizes
+are those of one device.
 """
 
 import math
@@ -25,7 +26,8 @@ _BYTES = {
     "f64": 8,
 }
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
-_ON_CHIP = re.compile(r"S\([1-9]\)")  # a TPU's memory spaces other than its HBM
+# A TPU's memory spaces other than its HBM.
+_ON_CHIP = re.compile(r"S\([1-9]\)")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _ROLE = re.compile(r"(body|condition|calls|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
@@ -33,15 +35,19 @@ _COLLECTIVE = re.compile(
     r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?$"
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
-# Inside a fusion: what only passes through. Custom calls there begin and end collectives.
+# Operations inside a fusion that only pass an array on. Custom calls there begin and end
+# collectives.
 _HANDED_ON = ("parameter", "tuple", "custom-call")
-# What touches no memory by itself: names for what is there, loops (their bodies count), and the ends of what a -start began.
+# Operations that touch no memory by themselves: names for what is there, loops (their bodies
+# count), and the ends of what a -start began.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id iota opt-barrier".split()
 )
 
 
 class Instruction(NamedTuple):
+    """Holds one line of a computation, cut into its parts."""
+
     name: str
     shape: str
     opcode: str
@@ -54,34 +60,62 @@ class Instruction(NamedTuple):
         return re.findall(r"%([\w.-]+)", self.arguments)
 
 
-Computation = Mapping[str, Instruction]  # by name, in order
+# Instructions by name, in their order.
+Computation = Mapping[str, Instruction]
 
 
 class Program(NamedTuple):
+    """Holds a program's computations by name, and the name of the one that is its entry."""
+
     entry: str
     computations: Mapping[str, Computation]
     devices: int
 
 
 class Collective(NamedTuple):
-    """One collective operation. Of a matrix product that XLA cut into steps, which pass parts around a ring, each passing is one."""
+    """Describes one collective operation.
 
-    kind: str  # as in HLO, or "ring all-gather", "ring reduce-scatter"
-    bytes: int  # of an all-gather's result, of any other's operands
-    group: int  # devices that take part together
-    times: int  # how often it runs in one call of the program
+    XLA may cut a matrix product into steps that pass parts around a ring. Each passing is then a
+    collective of its own.
+
+    Attributes:
+        kind: as in HLO, or "ring all-gather" or "ring reduce-scatter".
+        bytes: the size of an all-gather's result, or of any other's operands.
+        group: the number of devices that take part together.
+        times: how often it runs in one call of the program.
+        shape: the shapes of the operands.
+        source: JAX's name of the operation that it serves.
+    """
+
+    kind: str
+    bytes: int
+    group: int
+    times: int
     shape: str
-    source: str  # JAX's name of what it serves
+    source: str
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends in one call, in a ring."""
+        """Returns the bytes that one device sends in one call, in a ring.
+
+        In a ring of n devices each sends (n - 1) / n of the array, and in an all-reduce twice that:
+        an all-reduce is a reduce-scatter followed by an all-gather.
+        """
         rounds = {"all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-all": 1.0}
         share = rounds[self.kind] * (self.group - 1) / self.group if self.kind in rounds else 1.0
         return self.bytes * share * self.times
 
 
 def parse(text: str) -> Program:
+    """Reads a program from XLA's text.
+
+    HloModule jit_step, ..., num_partitions=8
+    %body (p: f32[8]) -> f32[8] {                the header of a computation
+      %p = f32[8]{0} parameter(0)                its instructions
+      ROOT %r = f32[8]{0} add(%p, %p)
+    }
+    ENTRY %main (...) -> ... {
+    """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", {}
     for line in text.splitlines():
@@ -96,7 +130,9 @@ def parse(text: str) -> Program:
 
 
 def _instruction(line: str) -> Instruction:
+    """Cuts a line `NAME = SHAPE OPCODE(ARGUMENTS)ATTRIBUTES` into its parts."""
     name, _, rest = line.strip().partition(" = ")
+    # The shape of a tuple is in parentheses and holds spaces.
     end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
     shape, rest = rest[:end], rest[end:].lstrip()
     start = rest.index("(")
@@ -112,7 +148,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Just past the parenthesis that closes the one at `start`."""
+    """Returns the place just past the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1
@@ -122,17 +158,25 @@ def _closing(text: str, start: int) -> int:
 
 
 def size(shape: str, *, hbm_only: bool = False) -> int:
-    """Bytes of an array, or of all of a tuple's arrays; `hbm_only` leaves out what lies in a TPU's on-chip memory."""
+    """Returns the bytes of an array, or of all arrays of a tuple.
+
+    Args:
+        shape: the shape in XLA's text, such as "bf16[8,128]{1,0}".
+        hbm_only: leaves out what lies in a TPU's on-chip memory.
+    """
+    # A type that the table does not know, such as a token, has no bytes.
     return sum(
-        _BYTES.get(dtype, 0)
-        * math.prod(int(d) for d in dims.split(",") if d)  # tokens have no bytes
+        _BYTES.get(dtype, 0) * math.prod(int(d) for d in dims.split(",") if d)
         for dtype, dims, layout in _ARRAY.findall(shape)
         if not (hbm_only and _ON_CHIP.search(layout))
     )
 
 
 def runs(program: Program) -> dict[str, int]:
-    """How often each computation runs in one call of the program. What reductions apply to elements is not listed."""
+    """Returns how often each computation runs in one call of the program.
+
+    A computation that a reduction applies to elements is not listed.
+    """
     result: dict[str, int] = {}
 
     def visit(name: str, times: int) -> None:
@@ -147,6 +191,7 @@ def runs(program: Program) -> dict[str, int]:
 
 
 def _called(instruction: Instruction) -> Iterator[str]:
+    """Yields the names of the computations that an instruction runs."""
     for role, name in _ROLE.findall(instruction.attributes):
         if role in ("body", "calls") or (role == "to_apply" and instruction.opcode == "call"):
             yield name
@@ -155,19 +200,25 @@ def _called(instruction: Instruction) -> Iterator[str]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int:
-    """How often a while loop's body runs: XLA's own word, or else the limit of its counter, which begins at 0, over the step."""
+    """Returns how often a while loop's body runs.
+
+    XLA's own word counts. Without it, the loop's counter begins at 0, and the count is the limit
+    of the counter over its step.
+    """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     condition, body = (
         program.computations[dict(_ROLE.findall(loop.attributes))[role]]
         for role in ("condition", "body")
     )
+    # The condition is `counter < limit`, and the counter is one part of the loop's tuple.
     compare = _root(condition)
     if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
         raise ValueError(f"cannot read how often {loop.name} runs: {compare}")
     counter, limit = (condition[name] for name in compare.operands)
     if (index := re.search(r"index=(\d+)", counter.attributes)) is None:
         raise ValueError(f"cannot read how often {loop.name} runs: {counter}")
+    # The body's result is a tuple in the same order; the same place in it holds counter + step.
     place = int(index[1])
     step = body[_root(body).operands[place]]
     (increment,) = (
@@ -181,7 +232,11 @@ def _root(computation: Computation) -> Instruction:
 
 
 def collectives(program: Program) -> list[Collective]:
-    """Every collective once, also one that an asynchronous fusion has spread over several computations."""
+    """Returns every collective once.
+
+    An asynchronous fusion may spread a collective over several computations. Its channel's number
+    tells that these are one.
+    """
     seen: dict[tuple[str, str], Collective] = {}
     for name, times in runs(program).items():
         computation = program.computations[name]
@@ -207,7 +262,7 @@ def _collective(
     group = _group_size(instruction.attributes, devices)
     operands = [computation[name].shape for name in instruction.operands]
     kind = opcode
-    # how TPUs' XLA writes it: an all-reduce of which each device computes its part
+    # XLA for TPUs writes a reduce-scatter as an all-reduce, of which each device computes its part.
     if where.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
     elif opcode == "collective-permute" and (
@@ -221,6 +276,12 @@ def _collective(
 
 
 def _group_size(attributes: str, devices: int) -> int:
+    """Returns how many devices take part together, from any of the three forms in XLA's text.
+
+    replica_groups={{0,1},{2,3}}                                      2, listed
+    replica_groups=[2,4]<=[8]                                         4, in 2 groups
+    replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}                   4, the named axes
+    """
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return len(listed[1].split(","))
     if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
@@ -233,10 +294,11 @@ def _group_size(attributes: str, devices: int) -> int:
 
 
 def hbm_traffic(program: Program) -> int:
-    """Bytes read from and written to a TPU's HBM in one call: operands and results of every operation that is not part of a fusion.
+    """Returns the bytes read from and written to a TPU's HBM in one call.
 
-    Of an array that a fusion only slices, or updates in one place, that part counts; of one that it only hands on, nothing. Collectives
-    count their array once.
+    It counts the operands and results of every operation outside of fusions. Where a fusion only
+    slices an array, or updates it in one place, only that part counts. Where a fusion only hands an
+    array on, nothing counts. A collective counts its array once.
     """
     fused = {
         called
@@ -255,6 +317,7 @@ def hbm_traffic(program: Program) -> int:
 
 
 def _traffic(program: Program, instruction: Instruction, computation: Computation) -> int:
+    """Returns the bytes of HBM that one operation outside of fusions reads and writes."""
     if (
         instruction.opcode in _FREE
         or instruction.opcode.endswith("-done")
@@ -262,10 +325,11 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
     ):
         return 0
     operands = [computation[name].shape for name in instruction.operands]
-    if instruction.opcode == "slice-start":  # a part of an array, from HBM to the chip
+    # A part of an array goes from HBM to the chip.
+    if instruction.opcode == "slice-start":
         _, part, *_ = _ARRAY.finditer(instruction.shape)
         return size(part[0])
-    # the result is a tuple of what goes in and what comes out
+    # The result of a -start is a tuple of what goes in and what comes out.
     if instruction.opcode.endswith("-start"):
         return size(instruction.shape, hbm_only=True)
     if instruction.opcode in _SLICES:
@@ -283,24 +347,26 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
 
 
 def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
-    """Bytes that a fusion reads of each of its parameters."""
+    """Returns the bytes that a fusion reads of each of its parameters."""
     parameters = {int(i.arguments): i.name for i in fusion.values() if i.opcode == "parameter"}
     return [_reads(program, fusion, parameters[number]) for number in sorted(parameters)]
 
 
 def _reads(program: Program, fusion: Computation, name: str) -> int:
-    """Bytes that a fusion reads of an array in it."""
+    """Returns the bytes that a fusion reads of an array in it."""
     return sum(
         _read(program, fusion, name, user) for user in fusion.values() if name in user.operands
     )
 
 
 def _read(program: Program, fusion: Computation, name: str, user: Instruction) -> int:
+    """Returns the bytes that one user of an array reads of it."""
     if user.opcode in _SLICES:
         return size(user.shape)
     if user.opcode == "bitcast":
         return _reads(program, fusion, user.name)
-    if user.opcode == "fusion":  # one in another: a slice just before a matrix product
+    # A fusion may be inside another: a slice just before a matrix product.
+    if user.opcode == "fusion":
         (called,) = _called(user)
         inner = _parameter_reads(program, program.computations[called])
         return sum(
@@ -313,7 +379,7 @@ def _read(program: Program, fusion: Computation, name: str, user: Instruction) -
 
 
 def _written(fusion: Computation) -> int:
-    """Bytes that a fusion writes: of an array that it updates in one place, that part."""
+    """Returns the bytes that a fusion writes; of an array updated in one place, only that part."""
 
     def written(name: str) -> int:
         instruction = fusion[name]

@@ -1,4 +1,4 @@
-"""What a policy's weights and the state of training runs take in memory, from shapes alone."""
+"""Tells from shapes alone how much memory a policy's weights and a run's training state take."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def table(policy: RunConfig, training: Mapping[str, RunConfig]) -> str:
 
     Args:
         policy: the run whose model is used for inference, in float32 and in bfloat16.
-        training: what to call a run -> the run.
+        training: the name of a run -> the run.
     """
     titles = ["what", "parameters trained", *(f"{part}, GB" for part in _PARTS)]
     rows = [titles, ["---"] * len(titles)]

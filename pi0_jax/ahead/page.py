@@ -1,4 +1,4 @@
-"""A page of what fits which TPU slice: one row per compiled program, with its command."""
+"""Writes a page of what fits which TPU slice: one row per compiled program, with its command."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -33,12 +33,17 @@ collective, and ends with status 1 where the program does not fit.
 """
 
 
+# The lines of a page that say which run and which compiler its rows are of.
 _MADE_WITH = ("Compiled with", "    compiles()")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """TOPOLOGY/BATCH/DATAxFSDPxTENSOR, a training step; TOPOLOGY/sampler, the sampler on one of its chips."""
+    """Names one program to compile.
+
+    TOPOLOGY/BATCH/DATAxFSDPxTENSOR is a training step. TOPOLOGY/sampler is the sampler on one chip
+    of the slice; it has no batch and no mesh.
+    """
 
     topology: str
     batch: int | None
@@ -60,7 +65,7 @@ class Row:
 
     @property
     def flags(self) -> str:
-        """Of launch.train, beside the run's own and --compile_only."""
+        """Returns the flags of launch.train, without the run's own and --compile_only."""
         if self.mesh is None:
             return f"--topology={self.topology}"
         sizes = [
@@ -71,7 +76,7 @@ class Row:
         )
 
     def line(self, run: RunConfig) -> str:
-        """Compiles the program: minutes at full size."""
+        """Compiles the program and returns its row; at full size this takes minutes."""
         devices = programs.topology_devices(self.topology)
         if self.mesh is None or self.batch is None:
             return self._line(
@@ -111,7 +116,7 @@ def _cells(compiled: Compiled) -> list[str]:
 
 
 def markdown(lines: Sequence[str], about: str) -> str:
-    """The page; `about` is what `head` says of how it was made."""
+    """Returns the page; `about` is what `head` says of how it was made."""
     return about + "\n".join(lines) + "\n"
 
 
@@ -120,7 +125,16 @@ def head(*, command: str, run_flags: str, jax: str, libtpu: str) -> str:
 
 
 def kept_lines(text: str, about: str, where: str) -> dict[str, str]:
-    """The rows of a page, by their flags. Raises InputError if it is of another run, or of another compiler, than `about` says."""
+    """Returns the rows of a page, by their flags.
+
+    Args:
+        text: the page.
+        about: what `head` says of how the page is made now.
+        where: the page's name in an error.
+
+    Raises:
+        InputError: the page is of another run, or of another compiler, than `about` says.
+    """
     of, expected = (
         [line for line in page.splitlines() if line.startswith(_MADE_WITH)]
         for page in (text, about)

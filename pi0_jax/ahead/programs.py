@@ -1,6 +1,7 @@
-"""Compiles a run's train step and sampler for TPU slices that are not there. Needs libtpu (extra `tpu`), and no TPU.
+"""Compiles a run's train step and sampler for TPU slices that are not there.
 
-Nothing is allocated, and no data are read: see step.py. Cameras are those of the config's datasets.
+It needs libtpu (the extra `tpu`) and no TPU. Nothing is allocated and no data are read: see
+step.py. The cameras are those of the config's datasets.
 """
 
 import os
@@ -31,27 +32,39 @@ from pi0_jax.train.placement import run_mesh
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # any: topologies are asked for by name
+    # Any accelerator will do here: topologies are asked for by name.
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
 class DoesNotFit(Exception):
-    """A program needs more memory than a chip has."""
+    """Says that a program needs more memory than a chip has."""
 
 
 class Compiled(NamedTuple):
-    """A program as XLA compiled it. Bytes are those of one chip."""
+    """Describes a program as XLA compiled it; bytes are those of one chip.
+
+    Attributes:
+        chip: the kind of chip.
+        devices: the number of chips.
+        arguments: bytes of the program's arguments.
+        outputs: bytes of its outputs, without those that take an argument's place.
+        temporaries: bytes of everything between.
+        flops: operations of matrix products in one call, on all chips together. They include what
+            the backward pass computes again.
+        model_flops: the same without what the backward pass computes again.
+        hbm_traffic: bytes read from and written to HBM in one call.
+        collectives: what the chips send to each other.
+    """
 
     chip: Chip
     devices: int
     arguments: int
-    outputs: int  # without those that take an argument's place
+    outputs: int
     temporaries: int
-    flops: (
-        float  # of matrix products, on all chips, with what is computed again in the backward pass
-    )
-    model_flops: float  # without
+    flops: float
+    model_flops: float
     hbm_traffic: int
     collectives: tuple[hlo.Collective, ...]
 
@@ -67,13 +80,22 @@ class Compiled(NamedTuple):
         )
 
     def utilisation(self, seconds: float) -> float:
-        """The model's operations over what the chips could do in that time."""
+        """Returns the model's operations over what the chips could do in so many seconds."""
         return self.model_flops / (self.devices * self.chip.flops * seconds)
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """The devices of a slice such as "v5e:4x4", which nothing can run on. A slice smaller than a host is cut from one: "v5e:1x1"."""
-    # Neither JAX nor libtpu is to look for a TPU, or for its host's name and kind; and other processes may compile too.
+    """Returns the devices of a TPU slice; programs can be compiled for them but not run.
+
+    Args:
+        name: a slice such as "v5e:4x4". A slice smaller than a host is cut from one: "v5e:1x1".
+
+    Raises:
+        InputError: there is no libtpu, libtpu does not know the slice, or chips.py does not know
+            its chips.
+    """
+    # Neither JAX nor libtpu may look for a TPU, or for its host's name and kind. Other processes
+    # may compile at the same time.
     jax.config.update("jax_platforms", "cpu")
     os.environ.update(_NO_TPU)
     sides = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
@@ -84,7 +106,8 @@ def topology_devices(name: str) -> list[jax.Device]:
     )
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **small)
-    except RuntimeError as error:  # no libtpu, or no such slice
+    # There is no libtpu, or no such slice.
+    except RuntimeError as error:
         said = " ".join(str(error).split())
         raise InputError(
             f"topology {name!r}: {said}; expected a slice such as v5e:4x4 or v5p:4x4x4, and libtpu (pi0_jax[tpu])"
@@ -104,7 +127,12 @@ def cameras(run: RunConfig) -> tuple[str, ...]:
 
 
 def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
-    """Raises DoesNotFit: XLA's word, or, before minutes of compiling, since the state alone is too large."""
+    """Compiles the run's train step, and returns what XLA says of it.
+
+    Raises:
+        DoesNotFit: XLA says so. Where the state alone is too large, this is raised at once,
+            before minutes of compiling.
+    """
     mesh, slots = run_mesh(run, devices), cameras(run)
     state, memory = state_bytes(run, mesh), CHIPS[devices[0].device_kind].hbm_bytes
     if state > memory:
@@ -116,7 +144,13 @@ def train_step(run: RunConfig, devices: list[jax.Device]) -> Compiled:
 
 
 def sampler(run: RunConfig, device: jax.Device) -> Compiled:
-    """A policy's function for one observation on one chip, with all of the config's cameras. Raises DoesNotFit."""
+    """Compiles a policy's function for one observation on one chip.
+
+    The observation has all of the config's cameras.
+
+    Raises:
+        DoesNotFit: XLA says that the program needs more memory than the chip has.
+    """
     where = jax.sharding.SingleDeviceSharding(device)
     slots, config = cameras(run), model_config(run)
 

@@ -1,4 +1,4 @@
-"""What was compiled, in words: does it fit, what travels, how fast could it be."""
+"""Says in words what was compiled: does it fit, what travels, how fast could it be."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,14 +19,21 @@ GB = 1e9
 
 
 class Report(NamedTuple):
+    """Holds the report on one program, and whether the program fits its chips."""
+
     text: str
     fits: bool
 
 
 def compile_only(run: RunConfig, topology: str) -> Iterator[Report]:
-    """The train step on the slice, then the sampler on one of its chips.
+    """Reports on the train step on a slice, and then on the sampler on one of its chips.
 
-    Raises InputError for a slice that libtpu does not know, and for a mesh or a batch that does not fit it.
+    Args:
+        run: the run's config.
+        topology: a slice such as "v5e:4x4".
+
+    Raises:
+        InputError: libtpu does not know the slice, or the mesh or the batch does not fit it.
     """
     devices = programs.topology_devices(topology)
     mesh = run_mesh(run, devices)
@@ -68,7 +75,10 @@ def _memory(compiled: Compiled) -> list[str]:
 
 
 def _traffic(compiled: Compiled) -> list[str]:
-    """Collectives of one call by kind: how many, bytes of their arrays, the largest, and what a chip sends."""
+    """Returns a line for each kind of collective in one call.
+
+    It says how many there are, the bytes of their arrays, the largest, and what a chip sends.
+    """
     lines = []
     for kind in sorted({c.kind for c in compiled.collectives}):
         mine = [c for c in compiled.collectives if c.kind == kind]

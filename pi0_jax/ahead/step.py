@@ -1,6 +1,7 @@
-"""A run's train step before anything is there: its arguments are shapes with shardings, nothing is allocated, no data are read.
+"""Traces a run's train step before anything is there.
 
-Images stand on the canvas of the model's own size.
+The step's arguments are shapes with shardings. Nothing is allocated and no data are read. Images
+stand on the canvas of the model's own size.
 """
 
 import dataclasses
@@ -22,7 +23,15 @@ from pi0_jax.train.footprint import bytes_per_device
 def traced_step(
     run: RunConfig, slots: tuple[str, ...], mesh: Mesh, *, remat: Remat | None = None
 ) -> jax.stages.Traced:
-    """The step that the loop runs, for cameras `slots`; `remat` instead of the run's own counts what is not computed again."""
+    """Traces the step that the training loop runs.
+
+    Args:
+        run: the run's config.
+        slots: the camera slots of the batch.
+        mesh: the devices.
+        remat: what the backward pass computes again; None takes the run's own. With "none" a count
+            of the traced operations leaves out what is computed again.
+    """
     state = placement.abstract_run_state(run, mesh)
     rematerialised = run if remat is None else dataclasses.replace(run, remat=remat)
     model = placement.make_model(rematerialised, mesh)
@@ -32,12 +41,12 @@ def traced_step(
 
 
 def state_bytes(run: RunConfig, mesh: Mesh) -> int:
-    """What one device holds of parameters, EMA and optimizer state."""
+    """Returns the bytes of parameters, EMA and optimizer state that one device holds."""
     return bytes_per_device(placement.abstract_run_state(run, mesh))
 
 
 def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
-    """The shapes of a global batch, split over the mesh."""
+    """Returns the shapes of a global batch, split over the mesh."""
     size, config = run.batch_size, model_config(run)
     where = sharding.batch_sharding(mesh)
 
@@ -57,7 +66,14 @@ def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainB
 
 
 def raw_batch(run: RunConfig, slots: tuple[str, ...], array: Any) -> RawBatch:
-    """With `array(dtype, *shape)`, which adds the batch axis, in the place of each array."""
+    """Returns a batch of raw observations made by `array`.
+
+    Args:
+        run: the run's config.
+        slots: the camera slots of the batch.
+        array: called as `array(dtype, *shape)`. It adds the batch axis, and what it returns takes
+            the place of an array.
+    """
     config = model_config(run)
     canvas = preprocess.canvas_for([(config.vision.image_size, config.vision.image_size)])
     return RawBatch(

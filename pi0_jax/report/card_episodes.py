@@ -1,4 +1,4 @@
-"""Which episodes a dataset card shows, and what their cameras and grippers did."""
+"""Chooses the episodes that a dataset card shows, and tells what their cameras and grippers did."""
 
 from typing import Any
 
@@ -13,12 +13,17 @@ from pi0_jax.report.card_figures import Curve, Strip
 
 _EPISODES = 3
 _CANDIDATES = 60  # episodes among which those are chosen
-_FRAMES = 6  # of each
-_RANGE_SAMPLES = 100_000  # states that tell a gripper's range where none is declared
+_FRAMES = 6  # of each episode
+# States that tell a gripper's range where none is declared.
+_RANGE_SAMPLES = 100_000
 
 
 def views(index: Index) -> list[tuple[str, int, str]]:
-    """Every view of every camera: the camera, the `choice` of Index.observation that shows it, and what it is called."""
+    """Returns every view of every camera.
+
+    Returns:
+        The camera, the `choice` of Index.observation that shows the view, and the view's name.
+    """
     return [
         (name, choice, f"{name} ({path.rsplit('/', 1)[-1]})" if camera.alternatives else name)
         for name, camera in index.row.cameras.items()
@@ -27,7 +32,10 @@ def views(index: Index) -> list[tuple[str, int, str]]:
 
 
 def shown(index: Index) -> list[int]:
-    """Evenly spaced episodes with kept frames; of neighbours the one whose grippers move most."""
+    """Returns evenly spaced episodes with kept frames.
+
+    Of episodes that are close to each other it takes the one whose grippers move most.
+    """
     usable = np.flatnonzero(index.episodes["kept"])
     usable = usable if len(usable) else np.arange(len(index.episodes["kept"]))
     candidates = usable[evenly(len(usable), _CANDIDATES)]
@@ -38,14 +46,14 @@ def shown(index: Index) -> list[int]:
 
 
 def _gripper_travel(index: Index, episode: int) -> float:
-    """How much the gripper actions of an episode vary."""
+    """Returns how much the gripper actions of an episode vary."""
     actions = [gripper.action for gripper in grippers(index) if gripper.action is not None]
     start, stop = index.episodes["start"][episode], index.episodes["stop"][episode]
     return float(index.action[start : start + stop, actions].std(axis=0).sum()) if stop else 0.0
 
 
 def strip(index: Index, episode: int) -> Strip:
-    """Evenly spaced frames of the episode, of every view. Raises what Index.observation raises."""
+    """Returns evenly spaced frames of the episode, of every view; raises as Index.observation."""
     start, length = int(index.episodes["start"][episode]), int(index.episodes["length"][episode])
     steps = evenly(length, _FRAMES)
     choices = {choice for _, choice, _ in views(index)}
@@ -67,7 +75,10 @@ def strip(index: Index, episode: int) -> Strip:
 
 
 def curves(index: Index, episode: int, gripper: Gripper) -> list[Curve]:
-    """The gripper's opening over the episode, as each state shows it and as the action tells it: what declares its polarity first."""
+    """Returns the gripper's opening over the episode, as each state and the action tell it.
+
+    A state that declares its polarity comes before the action, and the other states come after it.
+    """
     start, length = int(index.episodes["start"][episode]), int(index.episodes["length"][episode])
     states = [_state_curve(index, slice(start, start + length), state) for state in gripper.states]
     declared = [bool(index.embodiment.state[state].larger_is) for state in gripper.states]
@@ -94,7 +105,7 @@ def _state_curve(index: Index, steps: slice, state: int) -> Curve:
 
 
 def _action_curve(index: Index, episode: int, action: int) -> Curve:
-    """NaN from the step on that has no action."""
+    """Returns the curve of the action; it is NaN from the first step that has no action."""
     start, stop = int(index.episodes["start"][episode]), int(index.episodes["stop"][episode])
     opening = np.full(index.episodes["length"][episode], np.nan, np.float32)
     opening[:stop] = index.action[start : start + stop, action]
@@ -102,7 +113,11 @@ def _action_curve(index: Index, episode: int, action: int) -> Curve:
 
 
 def _opening_range(dim: StateDim, recorded: np.ndarray) -> tuple[float, float]:
-    """The values of a gripper at its two ends: what is declared, else [0, 1] where that fits, else what is found."""
+    """Returns a gripper's values at its two ends.
+
+    They are the declared ones. Without those they are 0 and 1 where that fits, or else the smallest
+    and the largest value that is found.
+    """
     if dim.open is not None and (ends := dim.ends) is not None:
         return min(ends), max(ends)
     if dim.low is not None and dim.high is not None:

@@ -1,6 +1,8 @@
-"""What a dataset card says in numbers and words: samples of the columns, prompts, grippers, and what a person should look at.
+"""Tells what a dataset card says in numbers and words.
 
-Nothing here reads a whole dataset but the episode table: columns are sampled at evenly spaced kept frames, and at the ends of episodes.
+It samples columns, counts prompts, looks at grippers and lists what a person should look at. It
+reads the whole episode table, but no other column as a whole: columns are sampled at evenly spaced
+kept frames and at the ends of episodes.
 """
 
 import hashlib
@@ -20,35 +22,53 @@ from pi0_jax.data.validate import is_gripper
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.preprocess import to_delta
 
-SAMPLED_ROWS = 1_000_000  # of state or actions that a histogram counts at most
-_SAMPLED_EPISODES = 50_000  # whose prompts are counted at most
-_BLOCK = 16_384  # frames whose chunks are held at a time
-_BEGIN_CLOSED = 0.8  # of the episodes
+# A histogram counts at most so many rows of state or actions.
+SAMPLED_ROWS = 1_000_000
+# The prompts of at most so many episodes are counted.
+_SAMPLED_EPISODES = 50_000
+# The chunks of so many frames are held at a time.
+_BLOCK = 16_384
+# A gripper that is closed at the beginning of more than this share of the episodes is suspicious.
+_BEGIN_CLOSED = 0.8
 _LISTED = 10
 
 
 class Prompts(NamedTuple):
-    episodes: int  # counted
-    # prompt and the number of these episodes that begin with it, most frequent first
+    """Holds the prompts of evenly spaced episodes.
+
+    Attributes:
+        episodes: how many episodes were counted.
+        counts: each prompt and how many of these episodes begin with it, most frequent first.
+        distinct: the number of distinct prompts in the whole dataset.
+        empty: how many of these episodes have no prompt.
+    """
+
+    episodes: int
     counts: list[tuple[str, int]]
-    distinct: int  # in the whole dataset
-    empty: int  # of these episodes
+    distinct: int
+    empty: int
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """int64[min(count, most)]: ascending numbers below `count`, evenly spaced."""
+    """Returns int64[min(count, most)]: evenly spaced numbers below `count`, in rising order.
+
+    They are the middles of equal parts of the range: for count 10 and most 2, they are 2 and 7.
+    """
     taken = min(count, most)
     return (2 * np.arange(taken, dtype=np.int64) + 1) * count // max(2 * taken, 1)
 
 
 def state_sample(index: Index) -> np.ndarray:
-    """float32[n, S]: states of evenly spaced training frames."""
+    """Returns the states of evenly spaced training frames, float32[n, S]."""
     frames = index.frames("train")
     return index.state[frames[evenly(len(frames), SAMPLED_ROWS)]]
 
 
 def action_sample(index: Index, horizon: int) -> np.ndarray:
-    """float32[n, A]: all steps of the chunks from evenly spaced training frames on, in robot units, deltas taken: what is normalised."""
+    """Returns the actions of the chunks from evenly spaced training frames on, float32[n, A].
+
+    All steps of the chunks are there, in robot units with deltas taken: this is what is normalised.
+    """
     frames = index.frames("train")
     chosen = frames[evenly(len(frames), max(1, SAMPLED_ROWS // horizon))]
     blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
@@ -61,7 +81,10 @@ def action_sample(index: Index, horizon: int) -> np.ndarray:
 
 
 def dropped_steps(index: Index) -> list[tuple[str, int]]:
-    """Why steps are never drawn, as far as the index tells, and how many for each reason."""
+    """Returns why steps are never drawn, as far as the index tells, and how many for each reason.
+
+    The reasons do not overlap: a step of a failed episode is not counted as one without a prompt.
+    """
     episodes = index.episodes
     stop, unused = episodes["stop"].astype(np.int64), episodes["kept"] == 0
     failed = unused & (episodes["success"] == 0)
@@ -78,7 +101,10 @@ def dropped_steps(index: Index) -> list[tuple[str, int]]:
 
 
 def count_prompts(index: Index) -> Prompts:
-    """Counts what evenly spaced episodes begin with; an episode with several instructions counts for each."""
+    """Counts the prompts that evenly spaced episodes begin with.
+
+    An episode with several instructions counts for each of them.
+    """
     starts = index.episodes["start"]
     chosen = starts[evenly(len(starts), _SAMPLED_EPISODES)].tolist()
     said = [dict.fromkeys(index.prompts_at(frame)) for frame in chosen]
@@ -91,7 +117,7 @@ def count_prompts(index: Index) -> Prompts:
 def findings(
     index: Index, statistics: normalize.Statistics, prompts: Prompts, followed: Sequence[Trend]
 ) -> list[Finding]:
-    """All that is wrong first, then what is worth a look."""
+    """Returns all that is wrong, and then what is worth a look."""
     found = [
         *_build_findings(index),
         *(
@@ -109,7 +135,7 @@ def findings(
 
 
 def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
-    """Those that need no statistics."""
+    """Returns the findings that need no statistics."""
     return [
         *_episode_findings(index),
         *_copy_findings(index),
@@ -185,7 +211,11 @@ def _copy_findings(index: Index) -> list[Finding]:
 
 
 def copied_episodes(index: Index) -> list[tuple[int, int]]:
-    """(episode, later episode) with the same states and actions, to the bit. Of those that begin and end alike all steps are read."""
+    """Returns pairs of an episode and a later one with the same states and actions, to the bit.
+
+    Episodes are first compared by their length, first and last step. All steps are read only of
+    those that agree in these.
+    """
     start, stop = index.episodes["start"], index.episodes["stop"]
     acting = np.flatnonzero((index.episodes["kept"] > 0) & (stop > 1))
     first, last = start[acting], start[acting] + stop[acting] - 1
@@ -210,7 +240,10 @@ def copied_episodes(index: Index) -> list[tuple[int, int]]:
 
 
 def _file_findings(index: Index) -> list[Finding]:
-    """Records beside the dataset's own, as another download or an interrupted one leaves them."""
+    """Reports record files that are not the dataset's own.
+
+    Another download, or one that was interrupted, leaves such files.
+    """
     folder = index.shards[0].parent if isinstance(index.shards[0], Path) else None
     named = {shard.name for shard in index.shards}
     others = (
@@ -252,7 +285,10 @@ def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Find
 
 
 def _first_openings(index: Index) -> list[Finding]:
-    """Grippers told to be closed when most episodes begin: the one sign in the columns of an inversion of both state and action."""
+    """Reports grippers that are told to be closed when most episodes begin.
+
+    Where both state and action are inverted, this is the only sign of it in the columns.
+    """
     frames = index.frames("train")
     episodes = np.flatnonzero(
         (index.episodes["kept"] > 0) & (index.episodes["split"] == SPLITS.index("train"))
@@ -322,7 +358,7 @@ def _size(size: Sequence[int]) -> str:
 
 
 def image_size(index: Index, view: str) -> str:
-    """Height x width in words, a range where images vary."""
+    """Returns height x width in words, or a range where images vary."""
     smallest, largest = (_size(index.image_sizes[view][end]) for end in ("min", "max"))
     return smallest if smallest == largest else f"{smallest} to {largest}"
 

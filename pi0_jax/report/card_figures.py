@@ -1,6 +1,7 @@
-"""Pictures of a dataset card: histograms with the range that normalisation maps to model units, and episodes frame by frame.
+"""Draws the pictures of a dataset card: histograms, and episodes frame by frame.
 
-One colour for each kind of dimension, in states and actions alike: lengths blue, angles green, grippers orange, others grey.
+A histogram shows the range that normalisation maps to model units. Each kind of dimension has one
+colour, in states and actions alike: lengths are blue, angles green, grippers orange, others grey.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,50 +24,63 @@ from pi0_jax.report.figures import STYLE
 
 _LENGTH, _ANGLE, _GRIPPER, _OTHER, _INK = "#1f5fa8", "#2a8f6d", "#e06c00", "#777777", "#222222"
 _OPEN, _CLOSED, _BETWEEN = "#2a8f6d", "#b03030", "#777777"
-_STYLE = STYLE | {"text.parse_math": False}  # names come from rows: a dollar sign is a dollar sign
+# Names come from the datasets' rows, so a dollar sign must stay a dollar sign.
+_STYLE = STYLE | {"text.parse_math": False}
 _DPI = 130
 _BINS = 50
-_TAIL = 0.6  # of q99 - q01: how far a histogram goes beyond them
+# How far a histogram goes beyond q01 and q99, as a share of q99 - q01.
+_TAIL = 0.6
 
-# Of an episode's figure, in inches.
+# The sizes of an episode's figure, in inches. Words stand above a panel; legend and times below it.
 _WIDTH, _LEFT, _RIGHT = 11.0, 1.2, 0.2
-# words stand above a panel, legend and times below
-_TALLEST_FRAME, _GAP, _PANEL, _WORDS, _BELOW = (
-    1.9,
-    0.06,
-    1.05,
-    0.3,
-    0.62,
-)
+_TALLEST_FRAME, _GAP, _PANEL, _WORDS, _BELOW = (1.9, 0.06, 1.05, 0.3, 0.62)
 
 
 class Curve(NamedTuple):
-    """One line of a gripper's panel."""
+    """Holds one line of a gripper's panel.
+
+    Attributes:
+        label: the line's name in the legend.
+        opening: float[T]: 1 is open, 0 is closed.
+        action: whether it is an action; else it is a state.
+    """
 
     label: str
-    opening: np.ndarray  # float[T]: 1 = open, 0 = closed
-    action: bool  # else a state
+    opening: np.ndarray
+    action: bool
 
 
 class Panel(NamedTuple):
-    """One gripper over time."""
+    """Holds one gripper over time, and whether its state and its action contradict each other."""
 
     curves: Sequence[Curve]
-    disagree: bool  # state and action contradict each other
+    disagree: bool
 
 
 class Strip(NamedTuple):
-    """One episode as its cameras saw it."""
+    """Holds one episode as its cameras saw it.
 
-    steps: np.ndarray  # int[n]: steps of the frames within the episode
-    # what a camera is called -> n images, uint8[height, width, 3]
+    Attributes:
+        steps: int[n]: the frames' steps within the episode.
+        images: a camera's name -> n images, uint8[height, width, 3].
+        kept: bool[T]: which of the episode's steps may be drawn.
+        control_hz: steps per second.
+    """
+
+    steps: np.ndarray
     images: Mapping[str, Sequence[np.ndarray]]
-    kept: np.ndarray  # bool[T]: the episode's steps that may be drawn
+    kept: np.ndarray
     control_hz: float
 
 
 def save_image(image: np.ndarray, path: Path, *, widest: int = 640) -> None:
-    """uint8[height, width, 3] as a PNG, reduced where it is wider than `widest`."""
+    """Writes an image as a PNG, and reduces it if it is wider than `widest` pixels.
+
+    Args:
+        image: uint8[height, width, 3].
+        path: the file.
+        widest: the largest width in pixels.
+    """
     picture = Image.fromarray(image)
     picture.thumbnail((widest, image.shape[0]), Image.Resampling.LANCZOS)
     picture.save(path)
@@ -78,7 +92,14 @@ def histograms(
     statistics: VectorStatistics,
     path: Path,
 ) -> None:
-    """One histogram for each dimension of float[n, dims], in the dimension's unit, with mean +- std and q01..q99."""
+    """Draws one histogram for each dimension, with mean ± std and q01..q99.
+
+    Args:
+        values: float[n, dims], each dimension in its own unit.
+        dims: the dimensions.
+        statistics: their statistics.
+        path: the file for the picture.
+    """
     columns = min(4, len(dims))
     rows = -(-len(dims) // columns)
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
@@ -102,7 +123,7 @@ def histograms(
 
 
 class _Numbers(NamedTuple):
-    """The statistics of one dimension."""
+    """Holds the statistics of one dimension."""
 
     mean: float
     std: float
@@ -141,7 +162,10 @@ def _histogram(
 
 
 def _visible_range(statistics: _Numbers) -> tuple[float, float]:
-    """What is shown: all values, but not what lies far beyond the quantiles and mean +- std."""
+    """Returns the range that is shown.
+
+    It holds all values, but leaves out what lies far beyond the quantiles and mean ± std.
+    """
     tail = _TAIL * (statistics.q99 - statistics.q01)
     low = max(
         statistics.minimum, min(statistics.q01 - tail, statistics.mean - 1.5 * statistics.std)
@@ -166,10 +190,16 @@ def _colour(dim: StateDim | ActionDim) -> str:
 
 
 def episode(strip: Strip, grippers: Mapping[str, Panel], path: Path) -> None:
-    """Frames of an episode in time order, a row for each camera, and below them each gripper over the same time.
+    """Draws an episode: rows of frames in time order, and each gripper over the same time below.
 
-    The word above a gripper's panel is what its first curve says at the frame above it. Steps that are never drawn are grey; a panel whose
+    Each camera has a row of frames. The word above a gripper's panel is what its first curve says
+    at the frame above the word. Steps that are never drawn in training are grey. A panel whose
     curves disagree is red.
+
+    Args:
+        strip: the episode's frames.
+        grippers: a gripper's name -> its panel.
+        path: the file for the picture.
     """
     heights = [_frame_height(images, len(strip.steps)) for images in strip.images.values()]
     height = (
@@ -197,7 +227,7 @@ def episode(strip: Strip, grippers: Mapping[str, Panel], path: Path) -> None:
 
 
 def _axes(figure: Figure, bottom: float, height: float, seconds: float) -> Axes:
-    """Axes over the episode's time; all of a figure's have the same left and right edge."""
+    """Adds axes over the episode's time; all axes of a figure have the same left and right edge."""
     width, total = figure.get_size_inches()
     axes = figure.add_axes(
         (_LEFT / width, bottom / total, (width - _LEFT - _RIGHT) / width, height / total)
@@ -208,7 +238,10 @@ def _axes(figure: Figure, bottom: float, height: float, seconds: float) -> Axes:
 
 
 def _frame_height(images: Sequence[np.ndarray], count: int) -> float:
-    """Inches: as wide as the frames' share of the time axis, but not taller than the tallest allowed."""
+    """Returns the height of a row of frames in inches.
+
+    A frame is as wide as its share of the time axis, but no taller than the tallest allowed.
+    """
     slot = (_WIDTH - _LEFT - _RIGHT) / count
     return min(
         _TALLEST_FRAME, max(0.97 * slot * image.shape[0] / image.shape[1] for image in images)
@@ -216,7 +249,7 @@ def _frame_height(images: Sequence[np.ndarray], count: int) -> float:
 
 
 def _frames(axes: Axes, label: str, images: Sequence[np.ndarray], height: float) -> None:
-    """Each frame in the middle of its share of the time axis, in its own proportions."""
+    """Draws each frame in the middle of its share of the time axis, in its own proportions."""
     seconds = axes.get_xlim()[1]
     per_inch = seconds / (_WIDTH - _LEFT - _RIGHT)
     for i, image in enumerate(images):
@@ -249,7 +282,8 @@ def _gripper(axes: Axes, name: str, panel: Panel, strip: Strip) -> None:
         axes.set_facecolor("#fbdada")
     for curve in panel.curves:
         if curve.action:
-            edges = np.append(time, len(time) / strip.control_hz)  # an action holds until the next
+            # An action holds until the next one.
+            edges = np.append(time, len(time) / strip.control_hz)
             axes.stairs(curve.opening, edges, color=_GRIPPER, alpha=0.15, fill=True)
             axes.stairs(
                 curve.opening,
@@ -308,6 +342,7 @@ def _word(opening: float) -> tuple[str, str]:
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """[start, stop) of every run of True in bool[T]."""
+    """Returns [start, stop) of every run of True in bool[T]."""
+    # With a 0 on both sides, every run begins with a change and ends with one.
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

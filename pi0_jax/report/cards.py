@@ -1,10 +1,13 @@
-"""Dataset cards: a page for each indexed dataset, so that a person sees swapped colours or an inverted gripper before training.
+"""Writes dataset cards: a page for each indexed dataset.
+
+On a card a person sees swapped colours or an inverted gripper before training.
 
     output/
         index.html              the datasets in a table
         <dataset>/index.html    one card, its pictures beside it
 
-Pages need no network and open from disk. A card reads the episode table, samples of the columns and a few dozen images.
+The pages need no network and open from disk. A card reads the episode table, samples of the columns
+and a few dozen images.
 """
 
 import dataclasses
@@ -33,22 +36,29 @@ _SUCCESS = {1: "succeeded", 0: "failed", -1: "without a success label"}
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a card is made of."""
+    """Holds what a card is made of.
+
+    Attributes:
+        index: the dataset's index.
+        statistics: the statistics of the index's training frames, actions over chunks of `horizon`.
+        horizon: steps of a chunk.
+        share: the dataset's share of a mixture's samples, or None without a mixture.
+    """
 
     index: Index
-    # of the index's training frames, actions over chunks of `horizon`
     statistics: normalize.Statistics
-    horizon: int  # steps
-    share: float | None = None  # of the samples of a mixture
+    horizon: int
+    share: float | None = None
 
 
 def write_cards(cards: Sequence[Card], output: Path) -> Path:
-    """Writes a page for each dataset and one that lists them, and returns that one.
+    """Writes a page for each dataset and one that lists them, and returns the list's path.
 
-    The list of them appears last; cards that are there are replaced.
+    The list appears last. Cards that are there already are replaced.
 
     Raises:
-        InputError: two datasets of one name; what `new_pages` and `Index.observation` raise.
+        InputError: two datasets have the same name. What `new_pages` and `Index.observation` raise
+            comes through as well.
     """
     names = [card.index.name for card in cards]
     for name in names:
@@ -119,7 +129,7 @@ def _share(card: Card) -> str:
 
 
 def _write_card(card: Card, folder: Path) -> list[Finding]:
-    """Writes one dataset's page and pictures, and gives what was found."""
+    """Writes one dataset's page and pictures, and returns what was found."""
     folder.mkdir()
     index = card.index
     prompts, followed = card_facts.count_prompts(index), trends(index)
@@ -182,7 +192,7 @@ def _duration(seconds: float) -> str:
 
 
 def _camera_list(index: Index) -> Html:
-    """A line a view: its size, its colour order and the slot that the model sees it in."""
+    """Returns a line for each view: its size, its colour order and its slot in the model."""
     slots = {camera: slot for slot, camera in index.embodiment.cameras.items()}
     lines = [
         f"{label}: {card_facts.image_size(index, index.view(camera, choice))}, {index.row.cameras[camera].order}, slot {slots[camera]}"
@@ -200,7 +210,10 @@ def _camera_file(view: int, *, swapped: bool) -> str:
 
 
 def _cameras(index: Index, folder: Path) -> str:
-    """One large frame of each view, and the same with red and blue swapped: a person sees which of the two is right."""
+    """Shows one large frame of each view, and the same frame with red and blue swapped.
+
+    A person sees which of the two is right.
+    """
     episode = card_episodes.shown(index)[0]
     frame = int(index.episodes["start"][episode] + index.episodes["length"][episode] // 2)
     parts = []
@@ -236,7 +249,7 @@ def _cameras(index: Index, folder: Path) -> str:
 
 
 def _grippers(index: Index, followed: Sequence[Trend]) -> str:
-    """What the columns say about which way each gripper counts; nothing for a robot without one."""
+    """Says what the columns tell about each gripper's polarity; nothing for a robot without one."""
     if not grippers(index):
         return ""
     rows = [
@@ -330,7 +343,7 @@ def _prompts(index: Index, prompts: card_facts.Prompts) -> str:
 
 
 def _rule(index: Index) -> str:
-    """The row's notes, and what its rule says of itself."""
+    """Shows the row's notes, and what its rule says of itself."""
     notes = "".join(f"<li>{escaped(note)}</li>" for note in index.row.notes)
     first, _, rest = (
         inspect.getdoc(index.row.standardise) or "The rule has no docstring."

@@ -1,4 +1,4 @@
-"""Figures: training curves, and held-out frames beside predicted and true chunks."""
+"""Draws figures: training curves, and held-out frames beside predicted and true chunks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.observation import Sample
 
-if TYPE_CHECKING:  # which older versions do not have
+# Older versions of matplotlib do not have this module.
+if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 STYLE: "dict[RcKeyType, Any]" = {
@@ -25,7 +26,12 @@ _TRUE, _PREDICTED, _FAINT = "#222222", "#e06c00", "#9ec3e6"
 
 
 def curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Loss, validation loss and gradient norm over steps, from the lines of a metrics file."""
+    """Draws loss, validation loss and gradient norm over steps.
+
+    Args:
+        metrics: the lines of a metrics file.
+        path: the file for the picture.
+    """
     training = [line for line in metrics if "loss" in line]
     validation = [line for line in metrics if "validation/loss" in line]
     steps = np.array([line["step"] for line in training])
@@ -48,16 +54,22 @@ def curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def _smooth(values: np.ndarray, window: int = 15) -> np.ndarray:
-    """A centred moving average; shorter at the ends."""
+    """Returns a centred moving average; the window is shorter at the ends."""
     window = min(window, len(values))
     ones = np.ones(window)
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
 def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: Path) -> None:
-    """One held-out frame: its cameras on the left, and for every action dimension the true and the predicted chunk.
+    """Draws one held-out frame: its cameras, and the true and predicted chunk of each dimension.
 
-    `predicted`: float32[H, A], robot units. Steps past the episode's end are shaded.
+    The cameras are on the left. Steps past the episode's end are shaded.
+
+    Args:
+        sample: the frame and its true chunk.
+        predicted: float32[H, A], in robot units.
+        embodiment: the robot's record.
+        path: the file for the picture.
     """
     cameras = list(embodiment.cameras.values())
     dims = embodiment.actions

@@ -1,4 +1,4 @@
-"""Pages that appear when they are whole, in a folder that may hold other things."""
+"""Writes pages that appear only when they are whole, in a folder that may hold other things."""
 
 import contextlib
 import os
@@ -14,11 +14,17 @@ PAGE = "index.html"
 
 @contextlib.contextmanager
 def new_pages(output: Path, mark: str) -> Iterator[Path]:
-    """A folder to fill, PAGE with `mark` in it among the rest. When the block ends without an error, its files go to `output`, PAGE last.
+    """Gives a folder to fill with pages, and moves its files to `output` at the end.
 
-    What is there already stays, but for files of the same names.
+    The files are moved when the block ends without an error, and PAGE comes last. Files that are in
+    `output` already stay, unless they have the name of a new file.
 
-    Raises InputError: the PAGE that is there lacks the mark; `output` cannot be written.
+    Args:
+        output: where the pages go. It is made if need be.
+        mark: text that the new PAGE holds, and that an older PAGE must hold to be replaced.
+
+    Raises:
+        InputError: the PAGE that is there lacks the mark, or `output` cannot be written.
     """
     page = output / PAGE
     if page.exists() and mark not in page.read_text(encoding="utf-8", errors="replace"):

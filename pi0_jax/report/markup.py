@@ -1,4 +1,7 @@
-"""The HTML of reports: one style, sections and tables. Text from outside is escaped unless it is `Html`."""
+"""Makes the HTML of reports: one style, sections and tables.
+
+Text from outside is escaped, unless it is `Html`.
+"""
 
 import html
 from collections.abc import Sequence
@@ -19,26 +22,27 @@ figcaption { font-size: .85em; color: #555 } a { color: #1f5fa8 } pre { white-sp
 
 
 class Html(str):
-    """Markup that is written as it is."""
+    """Is markup that is written as it is."""
 
 
 def escaped(value: Any) -> Html:
-    """`value` as text, unless it is Html already."""
+    """Returns `value` as escaped text, unless it is Html already."""
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
 def document(title: str, body: str, head: str = "") -> str:
-    """A whole page; `title` is also its heading."""
+    """Returns a whole page; `title` is also its heading."""
     text = escaped(title)
     return f"<!doctype html><meta charset=utf-8>{head}<title>{text}</title><style>{_CSS}</style><h1>{text}</h1>\n{body}\n"
 
 
 def section(title: str, body: str, note: str = "") -> str:
+    """Returns a section: its title, a note that is escaped, and a body that is not."""
     return f"<h2>{escaped(title)}</h2>\n" + (f"<p>{escaped(note)}</p>\n" if note else "") + body
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Numbers stand on the right; a header of empty names is left out."""
+    """Returns a table; numbers stand on the right, and a header of empty names is left out."""
 
     def cell(value: Any) -> str:
         if isinstance(value, int | float):
@@ -56,7 +60,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def picture(source: str, alternative: str, caption: str = "", width: int | None = None) -> Html:
-    """`source` is relative to the page; `width` in CSS pixels, by default the image's own."""
+    """Returns a picture, with a caption if there is one.
+
+    Args:
+        source: the file, relative to the page.
+        alternative: what is said in place of the picture.
+        caption: text below it.
+        width: CSS pixels; None takes the image's own width.
+    """
     size = "" if width is None else f" width={width}"
     image = f'<img src="{escaped(source)}" alt="{escaped(alternative)}"{size}>'
     return Html(

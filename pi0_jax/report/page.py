@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with its pictures beside it."""
+"""Writes the report of a run: one HTML page with its pictures beside it."""
 
 import json
 import shutil
@@ -28,16 +28,24 @@ _TITLE = "π0 run"
 def write_report(
     workdir: Path, evaluation: Path | None, output: Path, *, data_dir: str | None, frames: int
 ) -> Path:
-    """Draws curves, chunks of `frames` held-out frames per dataset and, if given, the evaluation's table and rollouts.
+    """Writes the report of a run.
+
+    It shows curves, and the chunks of some held-out frames of each dataset. With an evaluation it
+    also shows the table and the rollouts.
 
     Args:
-        workdir: of the training run. evaluation: folder that launch.evaluate wrote. data_dir: instead of the config's.
+        workdir: the folder of the training run.
+        evaluation: the folder that launch.evaluate wrote, or None.
+        output: the folder for the page.
+        data_dir: where the datasets are; None takes the config's place.
+        frames: how many held-out frames of each dataset are shown.
 
     Returns:
-        The page, output/index.html, which appears last and takes the place of an older report only.
+        The page, output/index.html. It appears last, and takes the place of an older report only.
 
     Raises:
-        InputError: no checkpoint, no evaluation, no index of the data; what `new_pages` raises.
+        InputError: there is no checkpoint, no evaluation or no index of the data. What `new_pages`
+            raises comes through as well.
     """
     step = checkpoints.find(workdir)
     stored = checkpoints.read_description(step)
@@ -91,7 +99,8 @@ def _read_evaluation(evaluation: Path) -> dict[str, Any]:
 def _summary(policy: Policy, run: RunConfig, metrics: Sequence[Mapping[str, float]]) -> str:
     parameters = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(policy.params))
     timed = [line for line in metrics if "steps_per_second" in line]
-    timed = timed[1:] or timed  # the first also holds the compilation
+    # The first of these times also holds the compilation.
+    timed = timed[1:] or timed
     rows = [
         ("variant", f"{run.variant}, {parameters:,} parameters"),
         (
@@ -129,7 +138,7 @@ def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rollouts(source: Path, target: Path) -> str:
-    """Copies the pictures of an evaluation beside the page."""
+    """Copies the pictures of an evaluation beside the page, and returns what shows them."""
     target.mkdir()
     gifs = sorted(source.glob("*.gif"))
     for gif in gifs:

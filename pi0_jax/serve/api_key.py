@@ -1,4 +1,7 @@
-"""The key that a server asks of its clients: in a file, so that no list of processes and no shell's history shows it."""
+"""Reads the key that a server asks of its clients.
+
+The key is in a file, so that no list of processes and no shell's history shows it.
+"""
 
 from pathlib import Path
 
@@ -8,16 +11,23 @@ HEADER = "Authorization"
 
 
 def read(file: str | None) -> str | None:
-    """The key that the file of --api_key_file holds; no key without a file. Raises InputError where it holds none, or cannot be read."""
+    """Reads the key that the file of --api_key_file holds.
+
+    Args:
+        file: the file's path, or None where no key is asked for.
+
+    Returns:
+        One line of printable ASCII, or None without a file.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
     if file is None:
         return None
     try:
         key = Path(file).expanduser().read_text("utf-8").strip()
-    except (
-        OSError,
-        UnicodeDecodeError,
-        RuntimeError,
-    ) as error:  # the last of a ~user that is not there
+    # Path.expanduser raises a RuntimeError for a ~user that does not exist.
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
         raise InputError(f"--api_key_file: {file}: {error}") from error
     if not (key.isascii() and key.isprintable() and key):
         raise InputError(
@@ -27,5 +37,5 @@ def read(file: str | None) -> str | None:
 
 
 def header(key: str) -> str:
-    """The header's value, as openpi-client sends it."""
+    """Returns the header's value, in the form that openpi-client sends."""
     return f"Api-Key {key}"

@@ -1,4 +1,4 @@
-"""A check of a running server without its robot: it is asked about random observations."""
+"""Checks a running server without its robot: random observations are sent to it."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,16 @@ def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterato
     """Sends random observations to a server and yields a line for each fact that it learns.
 
     Args:
+        client: the client that is connected to the server.
         calls: how many observations are sent, one after the other.
         image_size: height and width of every camera's image, in pixels.
 
+    Yields:
+        One line of text at a time: the robot, its cameras, dimensions and rates, then the times.
+
     Raises:
-        InputError: no server answers in time, it refuses the key or an observation, it has no
-            record of its robot, or an answer is no finite chunk of the shape that it should have.
+        InputError: no server answers in time; the server refuses the key or an observation; it
+            has no record of its robot; or an answer is not a finite chunk of the right shape.
     """
     try:
         embodiment, horizon = _record(client.metadata)
@@ -56,7 +60,17 @@ def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterato
 def random_observation(
     embodiment: Embodiment, rng: np.random.Generator, image_size: tuple[int, int]
 ) -> RawObservation:
-    """Returns noise as images, and a state within its ranges, under the robot's own names."""
+    """Returns noise as images and a state within its ranges, under the robot's own names.
+
+    Args:
+        embodiment: the robot's record.
+        rng: the source of the random numbers.
+        image_size: height and width of every camera's image, in pixels.
+
+    Returns:
+        Images uint8[height, width, 3] by camera, a state float32[S] and a fixed prompt. A dimension
+        of the state without a limit stays within -1 and 1.
+    """
     state = [
         rng.uniform(
             -1.0 if dim.low is None else dim.low,
@@ -75,7 +89,7 @@ def random_observation(
 
 
 def _record(metadata: Any) -> tuple[Embodiment, int]:
-    """The robot's record and the number of steps in a chunk."""
+    """Returns the robot's record and the number of steps in a chunk."""
     try:
         return Embodiment.from_json(metadata["embodiment"], stored=True), metadata["horizon"]
     except (KeyError, TypeError) as error:
@@ -86,7 +100,7 @@ def _record(metadata: Any) -> tuple[Embodiment, int]:
 
 
 def _policy_time(reply: Any, shape: tuple[int, int]) -> float:
-    """The server's own time in milliseconds of an answer that is right."""
+    """Returns the server's own time in milliseconds, after a check of the answer's actions."""
     try:
         actions, milliseconds = reply["actions"], float(reply["policy_timing"]["infer_ms"])
     except (KeyError, TypeError) as error:

@@ -1,5 +1,4 @@
-"""Our client: a policy behind an address, in the place of one in this process.
-
+"""Offers the policy of a server as if it were in this process.
 with Client("ws://127.0.0.1:8000") as client:
     client.act([observation])                           # float32[1, H, A], as Policy.act
     controller = Controller(client)                     # executes chunks as the robot's record says
@@ -27,21 +26,25 @@ from pi0_jax.observation_keys import shortened, to_message
 from pi0_jax.serve import wire
 from pi0_jax.serve.api_key import HEADER, header
 
-FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0  # s, between attempts to connect; each is twice the one before
-_LATER = (  # a server's that is full, or a proxy's while its server starts
+# Seconds between two attempts to connect. Each wait is twice the one before.
+FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
+# The answers of a server that is full, or of a proxy while its server starts: worth another try.
+_LATER = (
     HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
 )  # fmt: skip
 
 
 class ServerError(InputError):
-    """What the server says is wrong with a request."""
+    """Holds what the server says is wrong with a request."""
 
 
 class Client:
-    """Connects when it is first needed and again whenever the connection is lost; a request that is lost with it is sent again.
+    """Sends requests to a policy server and returns its replies.
 
-    Not for several threads at once.
+    The client connects when the connection is first needed, and again whenever it is lost. A
+    request that is lost with the connection is sent again. Several threads must not use one client
+    at the same time.
     """
 
     def __init__(
@@ -52,17 +55,21 @@ class Client:
         timeout: float = 10.0,
         start_timeout: float = 600.0,
     ) -> None:
-        """
+        """Notes the address; the first request connects.
+
         Args:
             address: "ws://host:port" or "host:port".
+            api_key: the key that the server asks for, or None where it asks for none.
             timeout: seconds that a call may take, reconnecting included.
-            start_timeout: seconds that the first connection may take: a server that is compiling makes its clients wait.
+            start_timeout: seconds that the first connection may take. A server that is compiling
+                makes its clients wait.
         """
         self._address = address if "://" in address else f"ws://{address}"
         self._headers = {HEADER: header(api_key)} if api_key else None
         self._timeout, self._start_timeout = timeout, start_timeout
         self._connection: ClientConnection | None = None
-        self._closing = contextlib.ExitStack()  # holds the connection
+        # It holds the open connection, and closes it.
+        self._closing = contextlib.ExitStack()
         self._metadata: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -77,21 +84,32 @@ class Client:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the server says of itself; see service.py. Raises as `infer`."""
+        """Returns what the server says of itself (its fields are those of Service.metadata).
+
+        Raises:
+            InputError, TimeoutError: as in `infer`.
+        """
         if self._metadata is None:
             self._connect(time.monotonic() + self._start_timeout)
         assert self._metadata is not None
         return self._metadata
 
     def infer(self, message: Mapping[str, Any], *, timeout: float | None = None) -> dict[str, Any]:
-        """One request of plain data and arrays, and its reply.
+        """Sends one request of plain data and arrays, and returns its reply.
+
+        Args:
+            message: what wire.pack takes: maps, lists, text, numbers and NumPy arrays.
+            timeout: seconds that this call may take; None takes the client's own.
 
         Raises:
-            ServerError: the server refuses the request. InputError: it refuses the API key, or the address is none.
-            TimeoutError: no answer in time; a late one is not taken for the next request's.
+            ServerError: the server refuses the request.
+            InputError: the server refuses the API key, or the address is not a policy server's.
+            TimeoutError: no answer comes in time. A late answer is never taken for that of the
+                next request.
         """
         request = wire.pack(message)
-        assert self.metadata is not None  # the first connection may take longer than a call
+        # Connects if need be: the first connection may take longer than a call.
+        assert self.metadata is not None
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         while True:
             connection = self._connect(deadline)
@@ -121,9 +139,20 @@ class Client:
         observations: Sequence[RawObservation],
         seeds: Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
-        """Action chunks float32[n, H, A], as Policy.act; in as few requests as the server's batch sizes allow.
+        """Returns a chunk of actions for every observation, in the way of Policy.act.
 
-        Raises as `infer`; and InputError without observations, or with another number of seeds.
+        The observations are sent in as few requests as the server's batch sizes allow.
+
+        Args:
+            observations: n observations of the server's robot, under our own names.
+            seeds: n whole numbers in [0, 2^32) that key the noise; None takes 0 for all.
+
+        Returns:
+            float32[n, H, A], in the robot's units.
+
+        Raises:
+            InputError: there are no observations, or the number of seeds differs. Also as `infer`.
+            ServerError, TimeoutError: as `infer`.
         """
         if isinstance(observations, Mapping):
             raise InputError("expected a sequence of observations, found one by itself")
@@ -146,8 +175,13 @@ class Client:
         return np.concatenate(chunks)
 
     def ping(self) -> float:
-        """Seconds until a ping is answered, whatever the server is working at. Raises as `infer`."""
-        assert self.metadata is not None  # the first connection may take longer than a call
+        """Returns the seconds until a ping is answered, however busy the server's policy is.
+
+        Raises:
+            InputError, TimeoutError: as in `infer`.
+        """
+        # Connects if need be: the first connection may take longer than a call.
+        assert self.metadata is not None
         connection = self._connect(time.monotonic() + self._timeout)
         start = time.perf_counter()
         if not connection.ping().wait(self._timeout):
@@ -164,22 +198,21 @@ class Client:
         )
 
     def _connect(self, deadline: float) -> ClientConnection:
-        """The connection that there is, or a new one."""
+        """Returns the connection that there is, or opens a new one before the deadline."""
         wait = FIRST_WAIT
         while self._connection is None:
             try:
                 self._connection, self._metadata = self._open(deadline)
-            except InputError:  # which is a ValueError
+            # An InputError is a ValueError, so it must not reach the next clause.
+            except InputError:
                 raise
-            except (InvalidURI, ValueError) as error:  # the latter of a port that is none
+            # A ValueError comes of a port that is not a number in range.
+            except (InvalidURI, ValueError) as error:
                 raise InputError(
                     f"{self._address}: expected an address like ws://host:port"
                 ) from error
-            except (
-                OSError,
-                InvalidHandshake,
-                ConnectionClosed,
-            ) as error:  # a TimeoutError is an OSError
+            # A TimeoutError is an OSError.
+            except (OSError, InvalidHandshake, ConnectionClosed) as error:
                 reason = self._refusal(error) if isinstance(error, InvalidStatus) else error
                 left = deadline - time.monotonic()
                 if left <= wait:
@@ -189,7 +222,11 @@ class Client:
         return self._connection
 
     def _refusal(self, error: InvalidStatus) -> str:
-        """What the server says, where it may take a client later. Raises InputError where it never will."""
+        """Returns the reason why the server does not take the client now, but may later.
+
+        Raises:
+            InputError: the server will never take this client.
+        """
         status = error.response.status_code
         if status == HTTPStatus.UNAUTHORIZED:
             raise InputError(f"{self._address}: the server refuses the API key") from error
@@ -221,7 +258,7 @@ class Client:
         return connection, metadata
 
     def _drop(self) -> None:
-        """Ends the connection without a closing handshake: the other side does not answer."""
+        """Ends the connection without a closing handshake, because the other side is silent."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.socket.shutdown(socket.SHUT_RDWR)
@@ -229,9 +266,15 @@ class Client:
 
 
 def _exchange(connection: ClientConnection, request: bytes, deadline: float) -> bytes | str:
-    """Raises TimeoutError, or ConnectionClosed or another OSError where the connection is lost."""
+    """Sends a request and waits for its reply.
+
+    Raises:
+        TimeoutError: the deadline (of time.monotonic) passed.
+        ConnectionClosed, OSError: the connection is lost.
+    """
     left = max(deadline - time.monotonic(), 1e-3)
-    # A server that has stopped reading would block `send` for good; receiving has a timeout of its own.
+    # A server that has stopped reading would block `send` for good. Receiving has a timeout of its
+    # own. The option takes a C timeval: whole seconds and microseconds.
     connection.socket.setsockopt(
         socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(left), int(left % 1 * 1e6))
     )
@@ -240,24 +283,45 @@ def _exchange(connection: ClientConnection, request: bytes, deadline: float) -> 
 
 
 class Controller:
-    """An action for every control tick: chunks come from a client and are executed by a strategy."""
+    """Returns an action for every control tick.
+
+    The chunks come from a client, and a strategy (execution.py) executes them.
+    """
 
     def __init__(self, client: Client, execution: Execution | None = None) -> None:
-        """`execution`: None is open loop, for as many steps of a chunk as the server says.
+        """Chooses how chunks are executed.
+
+        Args:
+            client: the source of the chunks.
+            execution: the strategy. None is open loop, for as many steps of a chunk as the server
+                says.
 
         Raises:
-            InputError: that is more than a chunk has. As Client.infer.
+            InputError: a chunk has fewer steps than the server says. Also as Client.infer.
+            TimeoutError: no server answers in time.
         """
         self._client = client
         self._fresh = _open_loop(client.metadata) if execution is None else execution
         self._now = self._fresh
 
     def reset(self) -> None:
-        """Begins an episode: nothing of earlier chunks is left."""
+        """Begins an episode: nothing of earlier chunks is used any more."""
         self._now = self._fresh
 
     def action(self, observe: Callable[[], RawObservation], *, seed: int = 0) -> np.ndarray:
-        """float32[A], in the robot's units. `observe` is called only at ticks that need a new chunk. Raises as Client.infer."""
+        """Returns the action of this control tick.
+
+        Args:
+            observe: returns the observation of now. It is called only at ticks that need a new
+                chunk.
+            seed: keys the noise of a new chunk, a whole number in [0, 2^32).
+
+        Returns:
+            float32[A], in the robot's units.
+
+        Raises:
+            InputError, TimeoutError: as Client.infer.
+        """
         chunk = self._client.act([observe()], [seed])[0] if self._now.wants_chunk() else None
         action, self._now = self._now.step(chunk)
         return action

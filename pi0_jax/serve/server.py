@@ -1,21 +1,28 @@
-"""The websocket server.
+"""Serves a policy over websockets.
 
     event loop   handshakes, pings, /healthz, one conversation per client
     one thread   loading and compiling, then every request in turn: unpack, policy, pack
 
-The port is taken first, since loading may take minutes: a port in use is told at once, and clients that come early wait for the metadata.
+The port is taken first, because loading may take minutes. So a port in use is told at once, and
+clients that come early wait for the metadata.
 
     client   ->  connect (Authorization: Api-Key ..., where one is asked for)
              <-  metadata, as soon as the policy is warm
              ->  observation      a binary frame
-             <-  actions          a binary frame; or what was wrong with the observation, a text frame: the connection stays open
+             <-  actions          a binary frame; or what was wrong with the observation, a text
+                                  frame: the connection stays open
 
-A conversation holds at most one request, and requests run in the order in which they came: between two of one client every other client
-that waits has its turn. A message over the limit closes its connection with code 1009.
+A conversation holds at most one request. Requests run in the order in which they came: between two
+requests of one client, every other client that waits has its turn. A message over the limit closes
+its connection with code 1009.
 
-A client has proven itself when one of its requests was answered. It is never dropped because it is idle. Others make room: where
-`max_connections` are there, for a new client (one that finds no room is answered 503); and where all together hold more bytes than
-`max_in_flight_bytes`, the one that holds most.
+A client is proven when one of its requests was answered. A client is never dropped only because it
+is idle. A client is dropped to make room for others in two cases:
+
+- `max_connections` clients are there and another one comes. The client that makes room is not
+  proven. A new client that finds no room is answered 503.
+- All clients together hold more bytes than `max_in_flight_bytes`. The client that holds most is
+  dropped.
 """
 
 import asyncio
@@ -41,13 +48,22 @@ from pi0_jax.serve import api_key, wire
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"
-MOST_PONGS = 2**14  # bytes of them that a client has not read
-_SICK = 5  # requests in a row without an answer, which are not the clients' mistakes
-_PART = 2**15  # bytes of what arrives, between two looks at what is not read
-_GRACE_S = 1.0  # in which a new client need not make room
-_TRIM_S = 10.0  # between two looks at whether freed memory is worth giving back
-_WORTH_GIVING_BACK = 2**25  # bytes held at once since then; what clients send in turn is used again
-_FRAMING = 2**10  # bytes of a message's frames, at most, where its client sends nothing ahead
+# The bytes of pongs that a client may leave unread.
+MOST_PONGS = 2**14
+# After so many requests in a row without an answer the server says that it is not healthy. The
+# clients' own mistakes do not count.
+_SICK = 5
+# Bytes that are handled at a time of what arrives. After each part the server looks at what the
+# client has left unread.
+_PART = 2**15
+# Seconds in which a new client need not make room for another.
+_GRACE_S = 1.0
+# Seconds between two looks at whether freed memory is worth giving back, and how many bytes must
+# have been held at once since the last time. What clients send in turn is used again.
+_TRIM_S = 10.0
+_WORTH_GIVING_BACK = 2**25
+# A message's frames take at most so many bytes, where its client sends nothing ahead.
+_FRAMING = 2**10
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,17 +71,32 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Holds the server's options.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port to listen on; 0 takes any that is free.
+        api_key: the key that clients must send, or None.
+        max_message_bytes: the size of the largest request that is taken.
+        max_connections: how many clients may be connected at a time.
+        max_in_flight_bytes: bytes of requests without an answer yet, of all clients together.
+        send_seconds: a client is dropped if it does not take its answer within this time.
+    """
+
     host: str = "127.0.0.1"
-    port: int = 8000  # 0: any that is free
+    port: int = 8000
     api_key: str | None = None
     max_message_bytes: int = 16 * 2**20
     max_connections: int = 64
-    max_in_flight_bytes: int = 128 * 2**20  # of requests that are not answered yet, of all clients
-    send_seconds: float = 20.0  # a client that does not take its answer by then is dropped
+    max_in_flight_bytes: int = 128 * 2**20
+    send_seconds: float = 20.0
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether only this machine reaches an address; a name that is none of its own is not looked up."""
+    """Returns whether only this machine can reach an address.
+
+    A host name is not looked up: only "localhost" counts as this machine.
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -77,39 +108,50 @@ def run(
     options: Options,
     on_state: Callable[[str, int], None] = lambda state, port: None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; then finishes the requests that it has and returns.
+    """Serves until SIGTERM or SIGINT, then finishes the requests that it has and returns.
 
     Args:
-        load: called once, in the thread that answers requests, when the port is taken; the service that it returns is ready to answer.
-        on_state: told "listening" and "warm", with the port.
+        load: returns the service, ready to answer. It is called once, after the port is taken, in
+            the thread that answers requests.
+        options: where to listen, and the limits.
+        on_state: is told "listening" and later "warm", each with the port.
 
     Raises:
-        InputError: the address cannot be bound; whatever `load` raises.
+        InputError: the address cannot be bound. Whatever `load` raises comes through as well.
     """
     asyncio.run(_PolicyServer(options).run(load, on_state))
 
 
 class _Traffic:
-    """What all clients together have sent and has not been answered."""
+    """Counts the bytes that all clients together have sent and that are not answered yet.
+
+    Attributes:
+        connections: the clients that are connected.
+        peak: the most bytes that were held at once since `since_last` was called.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.connections: set[_Connection] = set()
-        self.peak = 0  # bytes held together at once, since `since_last` was asked
+        self.peak = 0
 
     def add(self, connection: "_Connection", count: int) -> None:
-        """Counts bytes that came, and drops whoever holds most if all together hold too many."""
+        """Counts bytes that came, and drops the client that holds most if there are too many.
+
+        Clients that are not proven are dropped first.
+        """
         connection.held += count
         self.peak = max(self.peak, self._held())
         while self._held() > self._most:
             unproven = {each for each in self.connections if not each.proven}
             largest = max(unproven or self.connections, key=lambda each: each.held)
-            if not largest.held:  # the others are answered by and by
+            # The unproven clients hold nothing, so a proven one must make room.
+            if not largest.held:
                 largest = max(self.connections, key=lambda each: each.held)
             largest.drop(f"of all that is not answered it holds the most, {largest.held:,} bytes")
 
     def since_last(self) -> int:
-        """The most bytes that were held at once since the last call."""
+        """Returns the most bytes that were held at once since the last call."""
         peak, self.peak = self.peak, self._held()
         return peak
 
@@ -117,7 +159,10 @@ class _Traffic:
         return sum(each.held for each in self.connections)
 
     def make_room(self) -> bool:
-        """Drops the client that has been there longest without a request that could be answered; False if there is none."""
+        """Drops the unproven client that has been there longest, and returns whether there is one.
+
+        A client is unproven as long as none of its requests was answered.
+        """
         patient = time.monotonic() - _GRACE_S
         waiting = [each for each in self.connections if not each.proven and each.since < patient]
         if waiting:
@@ -127,18 +172,27 @@ class _Traffic:
 
 
 class _Connection(ServerConnection):
-    """Ends where a client does not read: its answer is waited for, but the pongs that it asks for would pile up.
+    """Is one client's connection, and ends it if the client does not read.
 
-    They are few, because asyncio adds up all that waits at every write.
+    The server waits until a client takes its answer. But a client could ask for pongs without end,
+    and they would pile up. Few of them are allowed, because asyncio adds up all that waits at every
+    write.
+
+    Attributes:
+        answer_bytes: the size of the last message that the client was sent.
+        held: bytes that came and are not answered yet.
+        proven: whether one of the client's requests was answered.
+        since: when the client connected (time.monotonic).
     """
 
-    _traffic: _Traffic  # of the server that it belongs to
+    # The server sets it, in a subclass of its own.
+    _traffic: _Traffic
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.answer_bytes = 0  # of the last message that the client was sent
-        self.held = 0  # bytes that came and are not answered
-        self.proven = False  # whether one of its requests was answered
+        self.answer_bytes = 0
+        self.held = 0
+        self.proven = False
         self.since = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,7 +204,7 @@ class _Connection(ServerConnection):
         super().connection_lost(exc)
 
     def drop(self, why: str) -> None:
-        """Ends the connection at once: to close it in order would wait for the client."""
+        """Ends the connection at once: an orderly end would wait for the client."""
         logger.warning("%s: dropped: %s", _name(self), why)
         self._traffic.connections.discard(self)
         self.transport.abort()
@@ -170,11 +224,11 @@ class _Connection(ServerConnection):
 class _PolicyServer:
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._service: Service  # there is one when the server is warm
+        # It is set when the server is warm.
+        self._service: Service
         self._warm, self._stopping = asyncio.Event(), asyncio.Event()
-        self._unanswered = (
-            0  # requests since the last one that was answered; a client's mistakes do not count
-        )
+        # Requests since the last one that was answered. A client's own mistakes do not count.
+        self._unanswered = 0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
         self._traffic = _Traffic(options.max_in_flight_bytes)
 
@@ -184,12 +238,14 @@ class _PolicyServer:
             server = await self._listen()
         except OSError as error:
             place = f"{self._options.host}:{self._options.port}"
-            # asyncio's own text repeats the address; errors in host names have negative numbers.
+            # The text of asyncio's own errors repeats the address. Errors in host names have
+            # negative numbers, which os.strerror does not know.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise InputError(f"cannot listen on {place}: {reason}") from error
         port = next(iter(server.sockets)).getsockname()[1]
         on_state("listening", port)
-        # as SIGTERM does, it ends the process at once: a compilation is not waited for
+        # While the policy loads, SIGINT ends the process at once, as SIGTERM does: nobody waits for
+        # a compilation to end.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         trimming = asyncio.ensure_future(self._give_memory_back())
         with self._worker:
@@ -215,7 +271,8 @@ class _PolicyServer:
             self._options.host,
             self._options.port,
             process_request=self._check_request,
-            origins=[None],  # browsers name one: no web page may talk to a robot's policy
+            # Browsers send an Origin header, and None refuses it: no web page may talk to a robot.
+            origins=[None],
             compression=None,
             max_size=self._options.max_message_bytes,
             max_queue=1,
@@ -260,7 +317,8 @@ class _PolicyServer:
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        assert isinstance(connection, _Connection)  # which _listen asks for
+        # _listen asks for connections of this class.
+        assert isinstance(connection, _Connection)
         logger.info("%s: connected", _name(connection))
         try:
             if not await self._before_stop(self._warm.wait()):
@@ -286,10 +344,11 @@ class _PolicyServer:
                 _name(connection),
                 self._options.send_seconds,
             )
-            connection.transport.abort()  # to close it in order would wait for the client again, for ever
+            # An orderly end would wait for the client again, for ever.
+            connection.transport.abort()
 
     async def _before_stop(self, wanted: Coroutine[Any, Any, T]) -> T | None:
-        """What `wanted` gives, or None if the server stops first."""
+        """Returns what `wanted` gives, or None if the server stops first."""
         task, stop = asyncio.ensure_future(wanted), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -299,7 +358,7 @@ class _PolicyServer:
             task.cancel()
 
     async def _reply(self, connection: _Connection, message: bytes | str) -> bytes | str | None:
-        """The answer, what is wrong as text, or None if the client has gone."""
+        """Returns the answer, or what is wrong as text, or None if the client has gone."""
         if isinstance(message, str):
             return "expected a binary frame with msgpack, found text"
         work = asyncio.get_running_loop().run_in_executor(
@@ -310,7 +369,8 @@ class _PolicyServer:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if not work.done():
-            work.cancel()  # runs no more if it had not begun
+            # A request that has not begun never runs. One that runs cannot be stopped.
+            work.cancel()
             return None
         error = work.exception()
         if error is None:
@@ -334,7 +394,8 @@ class _PolicyServer:
 
 
 def _bytes(header: str) -> bytes:
-    return header.encode("utf-8", "surrogateescape")  # a header may hold any bytes
+    # A header may hold any bytes, also such as are not UTF-8.
+    return header.encode("utf-8", "surrogateescape")
 
 
 def _name(connection: ServerConnection) -> str:

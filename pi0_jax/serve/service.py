@@ -1,12 +1,15 @@
-"""What a server answers: bytes in, bytes out, no sockets.
+"""Answers requests to a policy: bytes in, bytes out, no sockets.
 
-    observation                                    -> {"actions": float32[H, A], "outside": [...],
-                                                       "policy_timing": {...}, "server_timing": {...}}
-    {"batch": [observation, ...], "seeds": [...]}  -> {"actions": float32[n, H, A], ...}
+    observation                    ->  {"actions": float32[H, A], "outside": [...],
+                                        "policy_timing": {...}, "server_timing": {...}}
+    {"batch": [observation, ...],  ->  {"actions": float32[n, H, A], ...}
+     "seeds": [...]}
 
-An observation is a map of the robot's client keys (observation_keys.py). It may also carry "seed", which keys the noise; without it the
-seed is 0, so that the same observation always gets the same actions. Times are in milliseconds. "outside" says which numbers of state and
-actions lie outside of the data or of the robot's hard limits, one line each; of a batch, a list for each observation.
+An observation is a map of the robot's client keys (observation_keys.py). It may also carry "seed",
+which keys the noise. Without it the seed is 0, so that the same observation always gets the same
+actions. Times are in milliseconds. "outside" holds one line for each number of the state or the
+actions that lies outside of the data or of the robot's hard limits. The answer to a batch has such
+a list for each observation.
 """
 
 import time
@@ -21,8 +24,8 @@ from pi0_jax.observation import RawObservation
 from pi0_jax.observation_keys import UnreadKeys, shortened, to_observation
 from pi0_jax.serve import wire
 
-# (observations, uint32[n] seeds) -> float32[n, H, A], chunks of actions in robot units, and for each of
-# them what lies outside of what the policy knows.
+# Takes n observations and uint32[n] seeds. Returns chunks of actions float32[n, H, A] in robot
+# units, and for each chunk a list of what lies outside of what the policy knows.
 Act: TypeAlias = Callable[
     [Sequence[RawObservation], np.ndarray], tuple[np.ndarray, Sequence[Sequence[object]]]
 ]
@@ -31,7 +34,16 @@ SEED, SEEDS, BATCH = "seed", "seeds", "batch"
 
 
 class Service:
-    """One policy for one robot. Not for several threads at once."""
+    """Answers requests with one policy for one robot.
+
+    Several threads must not use one service at the same time.
+
+    Attributes:
+        batch_sizes: the numbers of rows that the policy takes, in rising order, with 1 among them.
+        metadata: what a client is told when it connects: the robot's record, its names and rates,
+            the chunk's length and the batch sizes. "image_rotation" is the angle in degrees by
+            which clients turn their images.
+    """
 
     def __init__(
         self,
@@ -42,7 +54,16 @@ class Service:
         batch_sizes: Sequence[int] = (1,),
         default_prompt: str | None = None,
     ) -> None:
-        """`batch_sizes`: the numbers of rows that `act` gets; fewer rows are padded to the next of them, more are refused."""
+        """Prepares the metadata.
+
+        Args:
+            act: the policy.
+            embodiment: the robot's record.
+            horizon: the number of steps in a chunk.
+            batch_sizes: the numbers of rows that `act` gets. Fewer rows are padded to the next of
+                them, and more rows are refused.
+            default_prompt: the prompt of observations that carry none.
+        """
         self._act, self._embodiment, self._default_prompt = act, embodiment, default_prompt
         self.batch_sizes = tuple(sorted({1, *batch_sizes}))
         self._unread = UnreadKeys(embodiment.name)
@@ -57,15 +78,20 @@ class Service:
             "cameras": dict(keys.cameras),
             "state": [list(part) for part in keys.state],
             "channel_first": keys.channel_first,
-            "image_rotation": embodiment.image_rotation,  # degrees by which clients turn images
+            "image_rotation": embodiment.image_rotation,
             "batch_sizes": list(self.batch_sizes),
         }
 
     def answer(self, message: bytes, received: float) -> bytes:
-        """The reply to a request that came at `received` (time.perf_counter()).
+        """Returns the reply to one request.
+
+        Args:
+            message: the packed request; see the head of this file.
+            received: when the request came, by time.perf_counter().
 
         Raises:
-            InputError, naming the field. NotFiniteError: the policy says what is not finite.
+            InputError: the request is wrong; the message names the field.
+            NotFiniteError: the policy's numbers are not finite; the message says which.
         """
         start = time.perf_counter()
         request = wire.unpack(message)
@@ -79,9 +105,8 @@ class Service:
             np.array(seeds + seeds[:1] * missing, np.uint32),
         )
         acted = time.perf_counter()
-        if not np.isfinite(
-            actions
-        ).all():  # nothing for a robot to execute; the weights' fault, not the client's
+        # A robot must not execute such actions. The weights are at fault, not the client.
+        if not np.isfinite(actions).all():
             raise NotFiniteError("the policy's actions are not finite")
         told = [[str(one) for one in row] for row in outside[: len(observations)]]
         return wire.pack(

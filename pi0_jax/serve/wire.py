@@ -1,10 +1,10 @@
-"""Messages: msgpack, with NumPy arrays as maps, as openpi-client 0.1.2 packs them.
+"""Packs and unpacks messages: msgpack, with NumPy arrays as maps, as openpi-client 0.1.2 does.
 
     array    {b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [10, 8]}      C order
     scalar   {b"__npgeneric__": True, b"data": number, b"dtype": "<f4"}
 
-What comes in is not trusted: only numbers are made of it, never objects, and a message that holds more than an observation needs is refused
-before it costs time or memory.
+A message that comes in is not trusted. Only numbers and text are made of it, never objects. A
+message that holds more than an observation needs is refused before it costs time or memory.
 """
 
 import math
@@ -18,12 +18,12 @@ import numpy as np
 from pi0_jax.errors import InputError
 from pi0_jax.observation_keys import shortened
 
-MOST_VALUES = 10_000  # of a message, keys included
+# How many values a message may hold, keys included.
+MOST_VALUES = 10_000
 MOST_LEVELS = 8
 MOST_DIMENSIONS = 8
-MOST_KEY = (
-    200  # characters of a key: names of places in a message are made of the keys on the way there
-)
+# Characters of a key. Error messages name a place by the keys on the way to it.
+MOST_KEY = 200
 
 _ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
     b"__ndarray__",
@@ -32,27 +32,29 @@ _ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
     b"dtype",
     b"shape",
 )
-# what a scalar of a dtype's kind is packed as
+# The kind of a NumPy dtype -> the Python types that a scalar of it is packed as.
 _NATIVE = {
     "b": bool,
     "i": int,
     "u": int,
     "f": int | float,
 }
-_TEXT = re.compile(r"([<>=|]?)([US])[0-9]{1,5}")  # one text: an array of no dimension
+# The dtype of one text, which NumPy holds as an array of no dimension.
+_TEXT = re.compile(r"([<>=|]?)([US])[0-9]{1,5}")
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 def pack(value: Any) -> bytes:
-    """Maps, lists, strings, numbers, None and NumPy arrays of numbers."""
+    """Packs maps, lists, strings, numbers, None and NumPy arrays of numbers."""
     return msgpack.packb(value, default=_pack_array)
 
 
 def unpack(message: bytes) -> Any:
-    """What was packed; arrays are views of the message, read-only.
+    """Returns what a message holds; arrays are read-only views of the message.
 
     Raises:
-        InputError, naming the place in the message: not msgpack, truncated, an array of anything but numbers, or too large in any way.
+        InputError: the message is not msgpack, is truncated, holds an array of anything but
+            numbers, or is too large in any way. The error names the place in the message.
     """
     budget = _Budget()
     try:
@@ -66,17 +68,15 @@ def unpack(message: bytes) -> Any:
         )
     except InputError:
         raise
-    except (
-        ValueError,
-        msgpack.UnpackException,
-    ) as error:  # msgpack raises several kinds of ValueError
-        reason = shortened(error) or type(error).__name__  # some of which say nothing
+    # msgpack raises several kinds of ValueError, and some of them have no text.
+    except (ValueError, msgpack.UnpackException) as error:
+        reason = shortened(error) or type(error).__name__
         raise InputError(f"message of {len(message)} bytes: expected msgpack: {reason}") from error
     return _decode(raw, ())
 
 
 class _Budget:
-    """Counts values while msgpack makes them, from the inside out."""
+    """Counts the values of a message while msgpack makes them, from the inside out."""
 
     def __init__(self) -> None:
         self._left = MOST_VALUES
@@ -97,7 +97,8 @@ class _Budget:
         self._spend(2 * len(pairs))
         result: dict[Any, Any] = {}
         for key, value in pairs:
-            if len(key) > MOST_KEY:  # text or bytes: msgpack takes no other keys
+            # A key is text or bytes: msgpack takes no other keys.
+            if len(key) > MOST_KEY:
                 raise InputError(
                     f"message: expected keys of at most {MOST_KEY} characters, found {len(key)}"
                 )
@@ -154,14 +155,18 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray | str:
         )
     try:
         return np.ndarray(shape, dtype, data)
-    except ValueError as error:  # beside a size of 0 the others may be any
+    # NumPy also refuses a shape with a size of 0 whose other sizes are too large.
+    except ValueError as error:
         raise InputError(
             f"{name}: array shape: expected sizes that an array can have, found {shape}"
         ) from error
 
 
 def _text(data: bytes, order: str, kind: str, name: str) -> str:
-    """The text of a NumPy array of no dimension: code points of four bytes (U), or UTF-8 (S), both padded with zeros."""
+    """Returns the text of a NumPy array of no dimension.
+
+    Its bytes are code points of four bytes each (kind U), or UTF-8 (kind S). Zeros pad both.
+    """
     wide = "utf-32-be" if order == ">" else "utf-32-le"
     try:
         return data.decode("utf-8" if kind == "S" else wide).rstrip("\0")
@@ -172,9 +177,10 @@ def _text(data: bytes, order: str, kind: str, name: str) -> str:
 def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
     dtype, data = _dtype(record, name), _field(record, _DATA, name)
     try:
-        # of text or a list NumPy would make something, too
+        # NumPy would also make a number of some text and of a list, so the type is checked first.
         if isinstance(data, _NATIVE[dtype.kind]):
-            with np.errstate(over="ignore"):  # infinite, which is for the field to refuse
+            # A number that is too large becomes infinite, and the field's own check refuses that.
+            with np.errstate(over="ignore"):
                 return dtype.type(data)
     except OverflowError:
         pass

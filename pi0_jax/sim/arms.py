@@ -1,7 +1,7 @@
-"""The arms of the reach world: a typed table. Geometry is drawn from it in scene.py.
+"""Describes the arms of the reach world in a typed table; scene.py draws their geometry from it.
 
-At zero every link points along x. A yaw turns about the vertical, a pitch tips the link (positive: down), a swing turns
-the link sideways about its own z axis.
+At zero every link points along x. A yaw turns about the vertical. A pitch tips the link (positive
+is down). A swing turns the link sideways about its own z axis.
 """
 
 import dataclasses
@@ -12,24 +12,47 @@ from pi0_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
+    """Describes a joint and the link that it moves.
+
+    Attributes:
+        motion: how it turns; see the head of this file.
+        length: the link's length, m.
+        home: the angle in the home posture, rad. Starts are drawn about this posture, and a
+            redundant arm leans to it.
+        spread: starts lie within home ± spread, rad.
+        limits: the lowest and the highest angle, rad.
+    """
+
     motion: Literal["yaw", "pitch", "swing"]
-    length: float  # m, of the link that this joint moves
-    home: float  # rad: the posture from which starts are drawn and to which a redundant arm leans
-    spread: float  # rad: starts lie within home ± spread
-    limits: tuple[float, float]  # rad
+    length: float
+    home: float
+    spread: float
+    limits: tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
+    """Describes an arm.
+
+    Attributes:
+        name: the robot's name.
+        base_height: where the first pitch joint sits, m above the table.
+        joints: the joints, from the base to the fingertip.
+        radius: the links' radius, m.
+        link_rgb: the links' colour, each part in [0, 1].
+        joint_rgb: the joints' colour, each part in [0, 1].
+    """
+
     name: str
-    base_height: float  # m above the table: where the first pitch joint sits
+    base_height: float
     joints: tuple[Joint, ...]
-    radius: float  # m, of the links
+    radius: float
     link_rgb: tuple[float, float, float]
     joint_rgb: tuple[float, float, float]
 
 
-ROBOTS = ("reach_arm3", "reach_arm4")  # to train on
+# Training uses these robots; the other one is held out.
+ROBOTS = ("reach_arm3", "reach_arm4")
 HELD_OUT_ROBOT = "reach_arm5"
 
 _YAW = Joint("yaw", 0.0, 0.0, 1.0, (-1.6, 1.6))
@@ -81,7 +104,11 @@ ARMS = {
 
 
 def find_arm(robot: str) -> Arm:
-    """The arm of that name; InputError where there is none."""
+    """Returns the arm of that name.
+
+    Raises:
+        InputError: there is no such arm.
+    """
     if robot not in ARMS:
         raise InputError(
             f"robot {robot!r} is unknown in the reach world; expected one of {', '.join(ARMS)}"

@@ -1,8 +1,9 @@
-"""Demonstrations of the reach world as RLDS datasets, one per robot.
+"""Writes demonstrations of the reach world as RLDS datasets, one per robot.
 
-Worker processes simulate, render and compress; this one serialises and writes. An episode is a function of the robot,
-the seed, the split and its number, and episodes are written in order, so the files do not depend on the number of
-workers. (They do depend on the renderer: pixels of different OpenGL libraries differ a little.)
+Worker processes simulate, render and compress; this process serialises and writes. An episode is a
+function of the robot, the seed, the split and its number. Episodes are written in order. So the
+files do not depend on the number of workers. They do depend on the renderer: the pixels of
+different OpenGL libraries differ a little.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from pi0_jax.sim.expert import Demonstration
 
 VERSION = "1.0.0"
-_REVISION = 1  # raised whenever the same settings no longer give the same data
+# The revision is raised whenever the same settings no longer give the same data.
+_REVISION = 1
 _SPLITS = ("train", "val")
 _EPISODES_PER_TASK = 20
 
@@ -45,7 +47,15 @@ METADATA_FEATURES: Features = {
 
 
 def step_features(robot: str, side: int) -> Features:
-    """The features of a step: images, joint angles and joint targets in rad, the instruction, RLDS's own fields."""
+    """Returns the features of a step of a robot's dataset.
+
+    They are the images, joint angles and joint targets in rad, the instruction and RLDS's own
+    fields.
+
+    Args:
+        robot: the arm's name.
+        side: image height and width in pixels.
+    """
     joints = ArrayFeature((len(ARMS[robot].joints),), np.float32)
     flag, number, image = (
         ArrayFeature((), np.bool_),
@@ -65,7 +75,7 @@ def step_features(robot: str, side: int) -> Features:
 
 
 def to_rlds(demonstration: "Demonstration") -> dict[str, Any]:
-    """The episode as write_rlds takes it, its images compressed."""
+    """Returns the episode in the form that write_rlds takes, its images compressed."""
     last = len(demonstration.steps) - 1
     steps = [
         {
@@ -105,18 +115,25 @@ def write_reach_data(
     workers: int,
     side: int = 64,
 ) -> Mapping[Path, bool]:
-    """Writes data_dir/<robot>/1.0.0 for every arm.
-
-    Returns folder -> whether it was written now; False where it was there already, whole and with these settings.
+    """Writes the folder data_dir/<robot>/1.0.0 for every arm.
 
     Args:
-        episodes: in the training split of reach_arm3 and reach_arm4 each.
-        val_episodes: in the validation split of each robot.
-        heldout_episodes: in the training split of reach_arm5: enough for its statistics.
-        workers: processes.
+        data_dir: the folder of the datasets.
+        episodes: the episodes in the training split of reach_arm3 and reach_arm4 each.
+        val_episodes: the episodes in the validation split of each robot.
+        heldout_episodes: the episodes in the training split of reach_arm5: enough for its
+            statistics.
+        seed: decides the episodes.
+        workers: the number of processes.
+        side: image height and width in pixels.
+
+    Returns:
+        A folder -> whether it was written now. It was not if it is there already, whole and with
+        these settings.
 
     Raises:
-        InputError: a dataset is there already that was made with other settings; nothing is written then.
+        InputError: a dataset is there already that was made with other settings. Then nothing is
+            written.
     """
     _check_positive(
         episodes=episodes,
@@ -182,7 +199,10 @@ def _episodes(
 
 
 def _simulate(robot: str, side: int, seeds: list[int]) -> list[dict[str, Any]]:
-    """One task of a worker process, which loads OpenGL; the process that writes loads TensorFlow."""
+    """Runs one task of a worker process.
+
+    A worker loads OpenGL, and the process that writes loads TensorFlow: no process loads both.
+    """
     from pi0_jax.sim.expert import demonstrate
     from pi0_jax.sim.reach import ReachEnv
 
@@ -194,7 +214,7 @@ def _simulate(robot: str, side: int, seeds: list[int]) -> list[dict[str, Any]]:
 
 
 def _episode_seed(*key: int) -> int:
-    """A non-negative int64, another for every key."""
+    """Returns a non-negative int64, another one for every key."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 

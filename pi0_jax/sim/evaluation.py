@@ -1,4 +1,4 @@
-"""Closed-loop evaluation: which cases to run, and the table of what came out."""
+"""Evaluates policies in closed loop: which cases to run, and the table of what came out."""
 
 import json
 import shutil
@@ -20,38 +20,61 @@ Condition = Literal["right", "shuffled", "untrained"]
 CONDITIONS: tuple[Condition, ...] = ("right", "shuffled", "untrained")
 ALL = "all"
 FILE = "evaluation.json"
-UNKNOWN_HZ = 10.0  # of GIFs, where a record does not know its robot's control rate
+# The rate of GIFs where a record does not know its robot's control rate.
+UNKNOWN_HZ = 10.0
 
 
 class Case(NamedTuple):
-    """One robot under one condition: the right prompts, prompts shuffled among episodes, or an untrained policy as control."""
+    """Names one robot under one condition.
+
+    The conditions are the right prompts, prompts shuffled among episodes, and an untrained policy
+    as a control.
+    """
 
     robot: str
     condition: Condition
 
 
 class Contestant(NamedTuple):
+    """Holds a policy to be evaluated, and the record of its robot as the robot's world has it."""
+
     case: Case
     act: Act
-    embodiment: Embodiment  # of the robot as its world has it
+    embodiment: Embodiment
 
 
 class Row(NamedTuple):
+    """Counts the successes of one case in one group of episodes.
+
+    Attributes:
+        case: the robot and the condition.
+        group: the world's own name of the group, or "all". In the reach world it is the block that
+            counts.
+        successes: how many episodes succeeded.
+        episodes: how many episodes there were.
+    """
+
     case: Case
-    group: str  # of episodes, by the world's own names (the reach world's: the block that counts), or "all"
+    group: str
     successes: int
     episodes: int
 
     @property
     def interval(self) -> tuple[float, float]:
+        """Returns the 95% Wilson interval of the success rate."""
         return wilson_interval(self.successes, self.episodes)
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, and where its time went."""
+    """Holds what an evaluation found, and where its time went.
+
+    Attributes:
+        rows: the counts.
+        seconds: the time of each stage: physics, rendering, policy, videos.
+    """
 
     rows: list[Row]
-    seconds: dict[str, float]  # by stage: physics, rendering, policy, videos
+    seconds: dict[str, float]
 
 
 def evaluate(
@@ -65,16 +88,23 @@ def evaluate(
     directory: Path,
     workers: int | None = None,
 ) -> Evaluation:
-    """Runs `episodes` episodes of every case.
+    """Runs the episodes of every case.
 
-    The first `record` of each are saved as GIFs in directory/rollouts, which is emptied before.
+    The first `record` episodes of each case are saved as GIFs in directory/rollouts, which is
+    emptied before.
 
     Args:
-        setting: Opens the worlds of a robot. It is called in worker processes.
-        workers: The number of processes that simulate and render; None takes one for each core.
+        contestants: the policies.
+        setting: opens the worlds of a robot. It is called in worker processes.
+        episodes: the number of episodes of each case.
+        seed: decides the episodes and the policy's noise.
+        parallel: the number of environments side by side.
+        record: the number of episodes of each case that become GIFs.
+        directory: the folder for the results.
+        workers: the number of processes that simulate and render; None takes one for each core.
 
     Returns:
-        Rows: for every case one over all episodes, then one for each group if there are several.
+        For every case a row over all episodes, then a row for each group if there are several.
     """
     clear(directory)
     rows: list[Row] = []
@@ -112,13 +142,21 @@ def clear(directory: Path) -> None:
 
 
 def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) -> None:
-    """Writes evaluation.json. `checkpoint`: the folder or the server's address that the policy came from."""
+    """Writes evaluation.json.
+
+    Args:
+        directory: the folder of the evaluation.
+        rows: the counts.
+        checkpoint: the folder or the server's address that the policy came from.
+        seed: the seed of the evaluation.
+    """
     record = {"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}
     with replacing(directory / FILE) as temporary:
         temporary.write_text(json.dumps(record, indent=1))
 
 
 def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
+    """Returns a row over all results, and one for each group if there are several."""
     names = sorted({result.group for result in results})
     groups = (
         [(name, [result for result in results if result.group == name]) for name in names]
@@ -132,6 +170,7 @@ def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
+    """Returns the rows as a text table."""
     robots = max(12, *(len(row.case.robot) for row in rows))
     groups = max(6, *(len(row.group) for row in rows))
     lines = [
@@ -146,6 +185,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Returns the rows as they stand in evaluation.json."""
     return [
         {
             **row.case._asdict(),

@@ -1,13 +1,15 @@
-"""The scripted expert, and its demonstrations.
+"""Plays the scripted expert of the reach world, and records its demonstrations.
 
-    goal point --damped least squares--> joint targets --proportional control--> clean command --+noise--> executed
-                                                                                    |
-                                                                                 recorded
+    goal point --damped least squares--> joint targets
+               --proportional control--> clean command --+ noise--> executed
+                                               |
+                                            recorded
 
-What is recorded is the clean command for the state that the arm is really in: where perturbations have pushed it off
-the straight way, that is the correction. To record what was executed would be to teach the noise. The chunk that a
-policy learns at step t is the clean commands of t, t+1, ...; those after a perturbation answer a push that cannot be
-seen at t, so large pushes are rare and the everyday noise is small.
+What is recorded is the clean command for the state that the arm is really in. Where perturbations
+have pushed the arm off the straight way, the clean command is the correction. A record of what was
+executed would teach the noise. The chunk that a policy learns at step t holds the clean commands of
+t, t+1, ... Those after a perturbation answer a push that nobody can see at t. So large pushes are
+rare and the everyday noise is small.
 """
 
 import dataclasses
@@ -18,25 +20,35 @@ from pi0_jax.observation import RawObservation
 from pi0_jax.sim.reach import ReachEnv
 from pi0_jax.sim.scene import ReachScene
 
-_GAIN = 0.35  # share of the remaining joint error that one tick commands
-_MAX_STEP = 0.15  # rad a tick and joint
-_NOISE = 0.01  # rad, standard deviation of every executed command
-_KNOCK_PROBABILITY = 0.05  # a tick
-_KNOCK = 0.15  # rad, standard deviation over the joints
+_GAIN = 0.35  # the share of the remaining joint error that one tick commands
+_MAX_STEP = 0.15  # rad per tick and joint
+_NOISE = 0.01  # rad, the standard deviation of every executed command
+_KNOCK_PROBABILITY = 0.05  # per tick
+_KNOCK = 0.15  # rad, the standard deviation over the joints
 _TICKS_AFTER_SUCCESS = 3
 _MAX_ATTEMPTS = 20
 
 _DAMPING = 0.02  # m
 _IK_STEPS = 200
 _IK_TOLERANCE = 5e-4  # m
-_LEAN = 0.02  # share of the way home that the redundant motions go in one IK step
+_LEAN = 0.02  # the share of the way home that the redundant motions go in one IK step
 
 
 def goal_joints(scene: ReachScene, point: np.ndarray) -> np.ndarray:
-    """Joint angles that bring the fingertip to `point` (float[3], m): float64[n], rad.
+    """Returns joint angles that bring the fingertip to a point.
 
-    Damped least squares (Levenberg-Marquardt with constant damping) from the home posture turned towards the point;
-    what motion the task leaves free leans home. So the answer depends on the point alone, and demonstrations agree.
+    The method is damped least squares (Levenberg-Marquardt with constant damping). It starts from
+    the home posture, turned towards the point. Motion that the task leaves free leans home. So the
+    answer depends on the point alone, and demonstrations agree.
+
+        joints += J^T (J J^T + damping^2 I)^-1 error  +  lean (I - J^+ J) (home - joints)
+
+    Args:
+        scene: the arm's scene.
+        point: float[3], m.
+
+    Returns:
+        float64[n], rad, within the joints' limits.
     """
     low, high = scene.joint_limits.T
     joints = scene.home
@@ -53,20 +65,33 @@ def goal_joints(scene: ReachScene, point: np.ndarray) -> np.ndarray:
 
 
 def command(joints: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """The expert's clean command at `joints` on the way to `goal` (both float[n], rad): float64[n], rad."""
+    """Returns the expert's clean command at `joints` on the way to `goal`.
+
+    Args:
+        joints: the joint angles of now, float[n], rad.
+        goal: the joint angles at the goal, float[n], rad.
+
+    Returns:
+        Absolute joint targets, float64[n], rad.
+    """
     return joints + np.clip(_GAIN * (goal - joints), -_MAX_STEP, _MAX_STEP)
 
 
 @dataclasses.dataclass(frozen=True)
 class DemonstrationStep:
+    """Holds one step: what was seen, the clean command (float32[n], rad) and the reward."""
+
     observation: RawObservation
-    action: np.ndarray  # float32[n], rad: the clean command
+    action: np.ndarray
     reward: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """A successful episode. The arm stays at its goal for a few ticks more, so that staying is in the data too."""
+    """Holds a successful episode.
+
+    The arm stays at its goal for a few ticks more, so that the data also show how to stay.
+    """
 
     robot: str
     seed: int
@@ -75,7 +100,13 @@ class Demonstration:
 
 
 def demonstrate(env: ReachEnv, seed: int) -> Demonstration:
-    """A successful episode, a function of the robot and `seed`. An attempt that fails is dropped and drawn again."""
+    """Returns a successful episode; only the robot and the seed decide it.
+
+    An attempt that fails is dropped, and another one is drawn.
+
+    Raises:
+        RuntimeError: 20 attempts have failed.
+    """
     for attempt in range(_MAX_ATTEMPTS):
         rng = np.random.default_rng((seed, attempt))
         steps, success = _attempt(env, rng)
@@ -95,7 +126,8 @@ def _attempt(env: ReachEnv, rng: np.random.Generator) -> tuple[list[Demonstratio
     while ticks_left and not truncated:
         clean = command(env.joints, goal)
         observation = env.observe()
-        # No knock at the end: past it a chunk repeats the last command, which should then be one to stay at.
+        # There is no knock at the end. Past the end a chunk repeats the last command, and that
+        # command should be one to stay at.
         executed = clean + _perturbation(
             rng, len(clean), knock_probability=0.0 if success else _KNOCK_PROBABILITY
         )
@@ -107,6 +139,6 @@ def _attempt(env: ReachEnv, rng: np.random.Generator) -> tuple[list[Demonstratio
 
 
 def _perturbation(rng: np.random.Generator, joints: int, *, knock_probability: float) -> np.ndarray:
-    """float64[n], rad."""
+    """Draws what is added to a command: the everyday noise and perhaps a knock, float64[n], rad."""
     knocked = rng.random() < knock_probability
     return rng.normal(0.0, _NOISE, joints) + knocked * rng.normal(0.0, _KNOCK, joints)

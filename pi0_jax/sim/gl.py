@@ -1,8 +1,8 @@
-"""Chooses the OpenGL library with which MuJoCo renders off-screen, and keeps TensorFlow away from it.
+"""Chooses the OpenGL library for MuJoCo's off-screen rendering, and keeps TensorFlow away from it.
 
     MUJOCO_GL is set               that library
     a GPU, and EGL renders         egl, on the GPU
-    OSMesa renders                 osmesa, in software (for small images quicker than EGL in software)
+    OSMesa renders                 osmesa, in software (quicker than EGL's for small images)
     EGL renders                    egl, in software
     nothing renders                disable: physics works, rendering raises InputError
 
@@ -51,14 +51,15 @@ def choose(
     """Returns the value that MUJOCO_GL should have on this machine.
 
     Args:
-        environ: The environment variables. A MUJOCO_GL that is set and not empty is respected.
-        exists: Says whether a device file exists.
-        renders: Says whether a library renders; None tries it.
+        environ: the environment variables. A MUJOCO_GL that is set and not empty is respected.
+        exists: says whether a device file exists.
+        renders: says whether a library renders; None tries it.
     """
     if environ.get("MUJOCO_GL"):
         return environ["MUJOCO_GL"]
     if sys.platform != "linux":
-        return ""  # MuJoCo has one way there
+        # MuJoCo has only one way there.
+        return ""
     renders = _renders if renders is None else renders
     order: tuple[Library, ...] = ("osmesa", "egl")
     if any(exists(node) for node in _GPU_NODES):
@@ -67,7 +68,7 @@ def choose(
 
 
 def prepare_workers() -> None:
-    """Sets MUJOCO_GL for the processes that this one starts. Nothing is loaded here."""
+    """Sets MUJOCO_GL for the processes that this one starts, and loads nothing here."""
     os.environ["MUJOCO_GL"] = choose(os.environ)
 
 
@@ -86,10 +87,11 @@ def require() -> None:
 def importing_mujoco() -> Iterator[None]:
     """Imports MuJoCo with the chosen OpenGL library; from then on this process refuses TensorFlow.
 
-    MuJoCo that was imported before keeps the library that it has.
+    If MuJoCo was imported before, it keeps the library that it has.
 
     Raises:
-        InputError: MuJoCo is not installed, TensorFlow is loaded already, or the library does not open.
+        InputError: MuJoCo is not installed, TensorFlow is loaded already, or the library does not
+            open.
     """
     if "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = choose(os.environ)
@@ -121,8 +123,8 @@ def not_opened(error: BaseException | str) -> InputError:
 class _NoTensorFlow:
     """Refuses TensorFlow when it is imported, and lets libraries ask whether it is installed.
 
-    Python asks it for the place of every module before it looks itself, and lets it load what it has
-    found.
+    It is an import finder of sys.meta_path. Python asks it for the place of every module before it
+    looks itself, and then has it load what it found.
     """
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
@@ -135,7 +137,7 @@ class _NoTensorFlow:
         return spec
 
     def create_module(self, spec: Any) -> None:
-        """The module is made as usual."""
+        """Leaves it to Python to make the module."""
 
     def exec_module(self, module: Any) -> None:
         raise InputError(
@@ -149,9 +151,13 @@ def _is_off() -> bool:
 
 
 def _renders(library: Library) -> bool:
-    """Renders one image in a process of its own, which a broken driver may end with a signal."""
+    """Returns whether a library renders one image in a process of its own.
+
+    A broken driver may end that process with a signal.
+    """
     with optional_packages():
-        version("mujoco")  # looked for, not imported
+        # MuJoCo is looked for, but not imported.
+        version("mujoco")
     environ = {**os.environ, "MUJOCO_GL": library}
     command = [sys.executable, "-c", _TRY]
     done = subprocess.run(command, env=environ, capture_output=True, timeout=_TRY_SECONDS)

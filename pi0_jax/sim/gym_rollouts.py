@@ -1,12 +1,14 @@
-"""Any Gymnasium environment in rollouts, by the record of its robot.
+"""Runs any Gymnasium environment in rollouts, by the record of its robot.
 
-    observation   a map of the record's client keys (embodiments/record.py; nested maps count as keys joined by "/"): a uint8 image for each
-                  camera, the parts of the state, and `prompt` where the environment gives one; other keys are not read
-    action        a Box of the record's action dimensions, in their units; what a policy says is cut to its bounds, and rounded
-                  where it holds whole numbers
+    observation   a map of the record's client keys (embodiments/record.py; nested maps count as
+                  keys joined by "/"): a uint8 image for each camera, the parts of the state, and
+                  `prompt` where the environment gives one; other keys are not read
+    action        a Box of the record's action dimensions, in their units; what a policy says is cut
+                  to its bounds, and rounded where it holds whole numbers
     success       info[...] at any tick, which ends the episode; or termination itself
 
-Images come as the record says that clients send them (`image_rotation`): an environment that gives others is wrapped by its owner.
+Images come as the record says that clients send them (`image_rotation`). If an environment gives
+others, its owner wraps it.
 """
 
 import contextlib
@@ -28,11 +30,12 @@ from pi0_jax.sim.worlds import Recording, Setting
 logger = logging.getLogger(__name__)
 
 TERMINATED = "terminated"
-_LEAST_SIDE = 224  # pixels of a picture's height; what is smaller is enlarged
+# The least height of a picture in pixels; what is smaller is enlarged.
+_LEAST_SIDE = 224
 
 
 class GymWorld:
-    """See worlds.World. An episode's group is its prompt."""
+    """Is a worlds.World around a Gymnasium environment; an episode's group is its prompt."""
 
     def __init__(
         self,
@@ -43,11 +46,14 @@ class GymWorld:
         success: str,
         prompt: str | None,
     ) -> None:
-        """
+        """Checks that the environment takes the record's actions.
+
         Args:
-            name: of the environment, for messages.
+            env: the environment.
+            name: the environment's name in messages.
+            embodiment: the record of its robot.
             success: the key of info that says whether the episode has succeeded, or TERMINATED.
-            prompt: for observations that carry none.
+            prompt: the prompt of observations that carry none.
 
         Raises:
             InputError: the action space is not that of the record.
@@ -110,7 +116,7 @@ class GymWorld:
         return success, bool(success or terminated or truncated)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
-        # Copied: an environment may render into the same array at every tick.
+        # The images are copied: an environment may render into the same array at every tick.
         return tuple(
             self._seen["images"][camera].copy() for camera in self._embodiment.cameras.values()
         )
@@ -136,13 +142,17 @@ class GymWorld:
 def gym_setting(
     embodiment: Embodiment, *, env: str, arguments: str, success: str, prompt: str | None
 ) -> Iterator[Setting]:
-    """Worlds of an environment that Gymnasium knows, or knows once a module is imported ("module:Env-v0").
+    """Opens worlds of an environment that Gymnasium knows.
 
     Args:
-        arguments: for gymnasium.make, a map as JSON. success, prompt: see GymWorld.
+        embodiment: the record of the robot.
+        env: the environment's name, or "module:Env-v0", which imports a module first.
+        arguments: a map as JSON, for gymnasium.make.
+        success: see GymWorld.
+        prompt: see GymWorld.
 
     Raises:
-        InputError: `arguments` are no such map.
+        InputError: `arguments` is not such a map.
     """
     given = _parsed(arguments)
     with contextlib.ExitStack() as made:
@@ -171,7 +181,7 @@ def _parsed(arguments: str) -> dict[str, Any]:
 
 
 def pictures(recording: Recording) -> Iterable[Image.Image]:
-    """What the policy's cameras saw, side by side."""
+    """Yields for each snapshot what the policy's cameras saw, side by side."""
     for images in recording.snapshots:
         height = max(_LEAST_SIDE, *(image.shape[0] for image in images))
         scaled = [

@@ -1,10 +1,13 @@
-"""The reach world: bring the fingertip over the block that the prompt names, and stay there for half a second.
+"""Defines the reach world's task and its episodes.
+
+The task: bring the fingertip over the block that the prompt names, and stay there for half a
+second.
 
     reset  = begin   + observe          begin and advance: physics alone, well under 1 ms
     step   = advance + observe          observe: renders both cameras, about 1 ms
 
-`reset` and `step` are the Gymnasium API. A rollout that asks its policy for a chunk only now and then calls the halves,
-and renders when a policy is going to look.
+`reset` and `step` are the Gymnasium API. A rollout asks its policy for a chunk only now and then.
+So it calls the halves, and renders only when a policy is going to look.
 """
 
 import math
@@ -27,16 +30,18 @@ PHRASINGS = (
     "point to the {color} cube",
 )
 
-CONTROL_SECONDS = 0.1  # one tick
+# One tick.
+CONTROL_SECONDS = 0.1
 EPISODE_TICKS = 60
-HOLD_TICKS = 5  # success: half a second on end within SUCCESS_RADIUS of the goal
+# Success is half a second without a break within SUCCESS_RADIUS of the goal.
+HOLD_TICKS = 5
 SUCCESS_RADIUS = 0.03  # m
 GOAL_HEIGHT = 0.03  # m, above the block's centre
 
 _BLOCK_DISTANCE = (0.20, 0.40)  # m from the arm's base
 _BLOCK_BEARING = 1.0  # rad to either side
-_BLOCK_GAP = 0.10  # m, at least, between the centres of two blocks
-_START_HEIGHT = 0.08  # m, at least, of the fingertip above the table
+_BLOCK_GAP = 0.10  # m, the least distance between the centres of two blocks
+_START_HEIGHT = 0.08  # m, the least height of the fingertip above the table
 _OPTIONS = ("prompt_color", "prompt")
 
 
@@ -47,19 +52,22 @@ _METADATA: dict[str, Any] = {
 
 
 class ReachEnv(gymnasium.Env[Any, np.ndarray]):
-    """One arm, three blocks, one prompt.
+    """Is one arm with three blocks and one prompt, as a Gymnasium environment.
 
-    Observation (RawObservation): images "base" and "wrist", uint8[side, side, 3]; state, float32[n], joint angles in
-    rad; prompt.
-    Action: float32[n], absolute joint targets in rad for the next 0.1 s; they are clipped to the joints' limits.
-    Reward: 1 on every tick that ends in success, else 0. An episode terminates with success and is truncated after 6 s;
-    physics can go on after either.
-    Info: "success" (bool), "prompt_color" (the block that counts), "distance" (m, from fingertip to goal).
+    Observation (RawObservation): images "base" and "wrist", uint8[side, side, 3]; state,
+    float32[n], joint angles in rad; prompt.
+    Action: float32[n], absolute joint targets in rad for the next 0.1 s. They are clipped to the
+    joints' limits.
+    Reward: 1 on every tick that ends in success, else 0. An episode terminates with success and is
+    truncated after 6 s; the physics can go on after either.
+    Info: "success" (bool), "prompt_color" (the block that counts), "distance" (m, from fingertip to
+    goal).
 
     Args:
         robot: "reach_arm3", "reach_arm4" or "reach_arm5".
         side: image height and width in pixels.
-        scene: shares a model and a renderer among environments; its owner closes it. It must be of this robot and side.
+        scene: a scene whose model and renderer several environments share. Its owner closes it. It
+            must be of this robot and side.
     """
 
     metadata = _METADATA
@@ -94,25 +102,37 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[RawObservation, dict[str, Any]]:
-        """A new episode, observed; see `begin`."""
+        """Begins a new episode and observes it; see `begin`."""
         info = self.begin(seed=seed, options=options)
         return self.observe(), info
 
     def step(self, action: np.ndarray) -> tuple[RawObservation, float, bool, bool, dict[str, Any]]:
-        """One tick, observed; see `advance`."""
+        """Runs one tick and observes it; see `advance`."""
         reward, terminated, truncated, info = self.advance(action)
         return self.observe(), reward, terminated, truncated, info
 
     def begin(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A new episode, not rendered: random block positions, start posture and prompt. Returns info.
+        """Begins a new episode without rendering it.
 
-        Options, which change the instruction and nothing else of what the seed decides:
-            prompt_color: the block that counts: "red", "green" or "blue". Alone, the prompt names it in the phrasing
-                that was drawn.
-            prompt: the text that observations carry. Alone, it must name one of the colours, which then counts; beside
-                prompt_color it is not read, so it can name another block.
+        The seed decides the blocks' positions, the start posture and the prompt. The options change
+        the instruction and nothing else.
+
+        Args:
+            seed: None goes on with the random numbers of the episode before.
+            options: a map with any of these keys.
+                prompt_color: the block that counts: "red", "green" or "blue". Without a prompt
+                    beside it, the prompt names this block in the phrasing that was drawn.
+                prompt: the text that observations carry. Without prompt_color beside it, the text
+                    must name one of the colours, and that block counts. Beside prompt_color its
+                    words do not matter, so it can name another block.
+
+        Returns:
+            Info, as in the class.
+
+        Raises:
+            InputError: an option is unknown or wrong.
         """
         super().reset(seed=seed)
         blocks = _draw_blocks(self.np_random)
@@ -125,7 +145,14 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
         return self._info()
 
     def advance(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """One tick (0.1 s), not rendered: reward, terminated, truncated, info. InputError for a bad action."""
+        """Runs one tick (0.1 s) without rendering it.
+
+        Returns:
+            Reward, terminated, truncated and info, as in the class.
+
+        Raises:
+            InputError: the action has another shape, or is not finite.
+        """
         self.scene.advance(self._data, self._checked(action), CONTROL_SECONDS)
         self._ticks += 1
         self._ticks_at_goal = self._ticks_at_goal + 1 if self._distance() <= SUCCESS_RADIUS else 0
@@ -133,12 +160,12 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
         return float(info["success"]), info["success"], self._ticks >= EPISODE_TICKS, info
 
     def observe(self) -> RawObservation:
-        """Renders both cameras."""
+        """Renders both cameras and returns the observation."""
         images = {camera: self.scene.render(self._data, camera) for camera in CAMERAS}
         return {"images": images, "state": self.joints.astype(np.float32), "prompt": self.prompt}
 
     def render(self) -> np.ndarray:
-        """The base camera's view, uint8[side, side, 3]."""
+        """Returns the base camera's view, uint8[side, side, 3]."""
         return self.scene.render(self._data, "base")
 
     def close(self) -> None:
@@ -148,21 +175,21 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
 
     @property
     def joints(self) -> np.ndarray:
-        """Joint angles, float64[n], rad."""
+        """Returns the joint angles, float64[n], rad."""
         return self._data.qpos.copy()
 
     @property
     def fingertip(self) -> np.ndarray:
-        """float64[3], m."""
+        """Returns where the fingertip is, float64[3], m."""
         return self.scene.fingertip(self._data)
 
     @property
     def blocks(self) -> np.ndarray:
-        """The blocks' centres, float64[3, 3], m, in the order of COLORS."""
+        """Returns the blocks' centres, float64[3, 3], m, in the order of COLORS."""
         return self._data.mocap_pos.copy()
 
     def goal(self, color: str) -> np.ndarray:
-        """Where the fingertip should be for the block of that colour: float64[3], m."""
+        """Returns where the fingertip should be for the block of a colour, float64[3], m."""
         return self.blocks[COLORS.index(color)] + (0.0, 0.0, GOAL_HEIGHT)
 
     def _distance(self) -> float:
@@ -176,7 +203,10 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
         }
 
     def _draw_start(self) -> np.ndarray:
-        """Joint angles about the home posture, with the fingertip well above the table: float64[n], rad."""
+        """Draws joint angles about the home posture, float64[n], rad.
+
+        The fingertip is well above the table: other draws are rejected.
+        """
         spread = np.array([joint.spread for joint in self.scene.arm.joints])
         while True:
             joints = self.scene.home + spread * self.np_random.uniform(-1, 1, len(spread))
@@ -184,7 +214,7 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
                 return joints
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
-        """The action as float64[n], rad."""
+        """Returns the action as float64[n], rad, after a check of its shape and its numbers."""
         action = np.asarray(action)
         expected = (len(self.scene.arm.joints),)
         if action.shape != expected or not np.issubdtype(action.dtype, np.number):
@@ -199,12 +229,13 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
         return action.astype(np.float64)
 
 
-# gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0", robot="reach_arm3")
+# The environment is made with gymnasium.make("pi0_jax.sim.reach:pi0_jax/Reach-v0",
+# robot="reach_arm3").
 gymnasium.register("pi0_jax/Reach-v0", "pi0_jax.sim.reach:ReachEnv")
 
 
 def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
-    """Centres of three blocks that keep their distance: float64[3, 3], m."""
+    """Draws the centres of three blocks that keep their distance, float64[3, 3], m."""
     while True:
         distance = rng.uniform(*_BLOCK_DISTANCE, len(COLORS))
         bearing = rng.uniform(-_BLOCK_BEARING, _BLOCK_BEARING, len(COLORS))
@@ -225,7 +256,7 @@ def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
 
 
 def _instruction(color: str, phrasing: str, options: Mapping[str, Any]) -> tuple[str, str]:
-    """The colour that counts and the prompt: what was drawn, unless the options say otherwise."""
+    """Returns the colour that counts and the prompt: as drawn, unless the options say otherwise."""
     for name in options:
         if name not in _OPTIONS:
             raise InputError(f"reset option {name!r} is unknown; expected {' or '.join(_OPTIONS)}")

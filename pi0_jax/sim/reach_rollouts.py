@@ -1,6 +1,7 @@
-"""The reach world in rollouts: rendered when a policy looks, drawn again later from joint angles.
+"""Runs the reach world in rollouts: it renders when a policy looks, and draws episodes later.
 
-What loads OpenGL (scene.py) is imported inside functions, which run in worker processes.
+Pictures of an episode are drawn again from its joint angles. What loads OpenGL (scene.py) is
+imported inside functions that run in worker processes.
 """
 
 import contextlib
@@ -20,17 +21,19 @@ from pi0_jax.sim.worlds import Recording, Setting
 if TYPE_CHECKING:
     from pi0_jax.sim.scene import ReachScene
 
-_INSET = 0.27  # of the side: the wrist camera's view, in the lower right corner
+_INSET = 0.27  # share of the side: the wrist camera's view, in the lower right corner
 _PATH = (255, 120, 0)
 
 
 class Posture(NamedTuple):
-    joints: np.ndarray  # float64[n], rad
-    blocks: np.ndarray  # float64[3, 3], m
+    """Holds what draws a tick: joint angles float64[n], rad, and blocks float64[3, 3], m."""
+
+    joints: np.ndarray
+    blocks: np.ndarray
 
 
 class ReachWorld:
-    """See worlds.World. An episode's group is the colour of the block that counts."""
+    """Is a worlds.World of the reach world; an episode's group is the block that counts."""
 
     def __init__(self, scene: "ReachScene") -> None:
         from pi0_jax.sim.reach import ReachEnv
@@ -62,7 +65,11 @@ class ReachWorld:
 
 
 def in_reach_world(robots: Collection[str]) -> list[str]:
-    """Those of the robots that the reach world has. Raises InputError where it has none of them."""
+    """Returns those of the robots that the reach world has.
+
+    Raises:
+        InputError: it has none of them.
+    """
     if not (found := [robot for robot in ARMS if robot in robots]):
         expected = f"expected {', '.join(ARMS)}, or with --env=my_module:MyEnv-v0 a Gymnasium environment of your robot"
         raise InputError(f"the reach world has no {', '.join(robots)}; {expected}")
@@ -71,7 +78,11 @@ def in_reach_world(robots: Collection[str]) -> list[str]:
 
 @contextlib.contextmanager
 def reach_setting(embodiment: Embodiment) -> Iterator[Setting]:
-    """Worlds of the robot of that name, which share one scene. Raises InputError where the reach world has no such robot."""
+    """Opens worlds of the record's robot, which share one scene.
+
+    Raises:
+        InputError: the reach world has no robot of that name.
+    """
     from pi0_jax.sim.scene import ReachScene
 
     in_reach_world([embodiment.name])
@@ -80,7 +91,11 @@ def reach_setting(embodiment: Embodiment) -> Iterator[Setting]:
 
 
 def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
-    """side x side: the base camera's view, and on it the wrist's and the fingertip's path along the chunk in force."""
+    """Yields a picture of side x side pixels for each snapshot of a recording.
+
+    It shows the base camera's view with the wrist camera's view in a corner. A line is the path of
+    the fingertip along the rest of the chunk that is being executed.
+    """
     from pi0_jax.sim.scene import ReachScene
 
     with ReachScene(recording.result.robot, side=side) as scene:
@@ -98,7 +113,12 @@ def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
 
 
 def _chunk_path(scene: "ReachScene", recording: Recording, tick: int) -> np.ndarray:
-    """Where the fingertip is and where the rest of the chunk in force takes it: float64[points, 2], pixels."""
+    """Returns where the fingertip is, and where the rest of the present chunk takes it.
+
+    Returns:
+        float64[points, 2], pixels of the base camera.
+    """
+    # The present chunk is the last one that was predicted at this tick or before.
     replan = np.searchsorted(recording.chunk_ticks, tick, side="right") - 1
     targets = recording.chunks[replan][tick - recording.chunk_ticks[replan] :]
     postures = [recording.snapshots[tick].joints, *targets]

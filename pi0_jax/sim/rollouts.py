@@ -1,8 +1,8 @@
-"""Closed-loop rollouts: many environments side by side, one batched policy call per replan.
+"""Runs rollouts in closed loop: many environments side by side, one policy call per replan.
 
     tick     0    1    2    3    4    5    6 ...
-    slot 0   [act, execute_steps of it ][act ...     one episode per slot; when it ends, the next one
-    slot 1   [act, execute_steps of it ][act ...     begins in that slot at the next replan
+    slot 0   [act, execute_steps of it ][act ...     one episode per slot; when it ends, the next
+    slot 1   [act, execute_steps of it ][act ...     one begins in that slot at the next replan
              ^ observe, one call for all ^
 
 The policy is a function of observations and seeds. The environments run in worker processes
@@ -26,32 +26,45 @@ from pi0_jax.progress import progress_bar
 from pi0_jax.sim.workers import Opened, OpenSetting, Slots, Workers
 from pi0_jax.sim.worlds import Episode, EpisodeResult, Recording
 
-# (observations, uint32[n] seeds, one for the noise of each row) -> float[n, H, A]: chunks of
-# actions in robot units.
+# A policy: it takes n observations and uint32[n] seeds for the noise, and returns chunks of actions
+# float[n, H, A] in robot units.
 Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
 
-_STREAM = 0x5EED  # keeps the episodes apart from demonstrations that were made with the same seed
+# This number keeps the episodes apart from demonstrations that were made with the same seed.
+_STREAM = 0x5EED
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """The episodes of a rollout, by number, and where its time went."""
+    """Holds the episodes of a rollout, by number, and where its time went.
+
+    Attributes:
+        episodes: the outcomes.
+        seconds: the time of the stages "physics", "rendering" and "policy".
+    """
 
     episodes: tuple[EpisodeResult, ...]
-    seconds: Mapping[str, float]  # of the stages "physics", "rendering" and "policy"
+    seconds: Mapping[str, float]
 
     @property
     def successes(self) -> int:
-        """The number of episodes that succeeded."""
+        """Returns the number of episodes that succeeded."""
         return sum(result.success for result in self.episodes)
 
 
 class _Running(NamedTuple):
-    """An episode that runs in a slot, as far as this process knows it."""
+    """Describes an episode that runs in a slot, as far as this process knows it.
+
+    Attributes:
+        slot: the slot's number.
+        episode: the episode.
+        ticks: how many ticks are done. An episode that goes on has executed the same number of
+            steps of each of its chunks.
+    """
 
     slot: int
     episode: Episode
-    ticks: int  # done; an episode that goes on has executed all of its chunks' first steps
+    ticks: int
 
     def noise_seed(self) -> int:
         return int(np.random.SeedSequence([self.episode.seed, self.ticks]).generate_state(1)[0])
@@ -69,27 +82,28 @@ def rollout(
     prompts: Literal["right", "shuffled"] = "right",
     record: int = 0,
 ) -> Rollout:
-    """Runs `episodes` episodes of one robot.
+    """Runs the episodes of one robot.
 
     Args:
-        workers: The processes in which the environments run.
-        setting: Opens the environments, in a worker. They stay open for `recordings` and
+        workers: the processes in which the environments run.
+        setting: opens the environments, in a worker. They stay open for `recordings` and
             `save_videos`.
-        act: The policy. It always gets the same number of observations: rows beyond the running
+        act: the policy. It always gets the same number of observations: rows beyond the running
             episodes repeat the first one.
-        seed: Decides the episodes' seeds, the permutation of their prompts, and the policy's noise.
-        parallel: The number of environments, and of rows of a policy call; fewer if there are
+        episodes: how many episodes to run.
+        seed: decides the episodes' seeds, the permutation of their prompts, and the policy's noise.
+        parallel: the number of environments, and of rows of a policy call; fewer if there are
             fewer episodes.
-        execute_steps: The number of actions of a chunk that are executed before the next chunk.
-        prompts: "right": the policy reads each episode's own prompt. "shuffled": the prompts are
-            permuted at random among the episodes, and success is still measured for the episode's
-            own. A policy that ignores its prompt loses nothing then; in the reach world, one that
-            does as it is told succeeds about 1 time in 3, by luck.
-        record: The first so many episodes are recorded.
+        execute_steps: the number of actions of a chunk that are executed before the next chunk.
+        prompts: "right" means that the policy reads each episode's own prompt. "shuffled" means
+            that the prompts are permuted at random among the episodes. Success is still measured
+            for the episode's own prompt. So a policy that ignores its prompt loses nothing. In the
+            reach world, a policy that does as it is told succeeds about 1 time in 3, by luck.
+        record: the first so many episodes are recorded.
 
     Raises:
-        InputError: The policy's answer is not float[n, H >= execute_steps, A] and finite; whatever
-            the setting raises.
+        InputError: the policy's answer is not float[n, H >= execute_steps, A] and finite. Whatever
+            the setting raises comes through as well.
     """
     shuffled = _is_shuffled(prompts)
     opened = workers.open(setting)
@@ -103,7 +117,8 @@ def rollout(
         while waiting or running:
             started = [_Running(slot, waiting.popleft(), 0) for slot in free[: len(waiting)]]
             free = free[len(started) :]
-            # By number, so that a row does not depend on when episodes end.
+            # The rows are in order of episode numbers, so that a row does not depend on when other
+            # episodes end.
             running = sorted([*running, *started], key=lambda one: one.episode.number)
             if started:
                 by_slot = {one.slot: one.episode for one in started}
@@ -141,6 +156,11 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tupl
 
     Without trials it is (0, 1). Source: Wilson (1927), "Probable inference, the law of succession,
     and statistical inference".
+
+    Args:
+        successes: the number of successes.
+        trials: the number of trials.
+        z: the normal quantile of the interval's level.
     """
     if trials == 0:
         return 0.0, 1.0
@@ -148,7 +168,7 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tupl
     centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
     spread = math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
     half = z / (1 + z**2 / trials) * spread
-    # Without a success or a failure one end is 0 or 1, which rounding would miss.
+    # Without a success (or a failure) one end is exactly 0 (or 1); rounding would miss it.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == trials else centre + half
     return low, high
@@ -176,13 +196,14 @@ def _is_shuffled(prompts: str) -> bool:
 def _episodes(
     workers: Workers, count: int, seed: int, record: int, *, shuffled: bool
 ) -> list[Episode]:
-    """Every episode's seed, and the prompt that its policy reads."""
+    """Returns every episode with its seed and the prompt that its policy reads."""
     seeds = [
         int(np.random.SeedSequence([seed, _STREAM, number]).generate_state(1)[0])
         for number in range(count)
     ]
     prompts: list[str | None] = [None] * count
     if shuffled:
+        # The workers read the prompts side by side: worker w those of episodes w, w + count, ...
         parts = [seeds[worker :: workers.count] for worker in range(workers.count)]
         for worker, own in enumerate(workers.ask(Slots.prompts, [(part,) for part in parts])):
             prompts[worker :: workers.count] = own
@@ -195,7 +216,7 @@ def _episodes(
 
 
 def _divided(by_slot: Mapping[int, Any], workers: int) -> list[dict[int, Any]]:
-    """What concerns each worker: slot s is in worker s mod `workers`."""
+    """Returns for each worker what concerns its slots: slot s is in worker s mod `workers`."""
     return [
         {slot: value for slot, value in by_slot.items() if slot % workers == worker}
         for worker in range(workers)
@@ -203,7 +224,7 @@ def _divided(by_slot: Mapping[int, Any], workers: int) -> list[dict[int, Any]]:
 
 
 def _observe(workers: Workers, slots: Sequence[int]) -> list[RawObservation]:
-    """What the policy sees in each of these slots, in their order."""
+    """Returns what the policy sees in each of these slots, in their order."""
     parts = [(list(part),) for part in _divided(dict.fromkeys(slots), workers.count)]
     seen = ChainMap(*workers.ask(Slots.observe, parts))
     return [seen[slot] for slot in slots]
@@ -212,7 +233,7 @@ def _observe(workers: Workers, slots: Sequence[int]) -> list[RawObservation]:
 def _execute(
     workers: Workers, running: Sequence[_Running], chunks: np.ndarray, steps: int
 ) -> dict[int, EpisodeResult]:
-    """The results of the episodes that end, by slot."""
+    """Returns the results of the episodes that end now, by slot."""
     by_slot = {one.slot: chunk for one, chunk in zip(running, chunks, strict=True)}
     parts = [(part, steps) for part in _divided(by_slot, workers.count)]
     return {
@@ -231,7 +252,7 @@ def _ask(
     execute_steps: int,
     opened: Opened,
 ) -> np.ndarray:
-    """One policy call of `rows` rows: float32[len(running), H, A]."""
+    """Makes one policy call of `rows` rows, and returns float32[len(running), H, A]."""
     seeds = [one.noise_seed() for one in running]
     missing = rows - len(running)
     padded = np.array(seeds + seeds[:1] * missing, np.uint32)

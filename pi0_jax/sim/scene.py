@@ -1,17 +1,19 @@
-"""The reach world's MuJoCo model, its two cameras and its geometry; no task, no episode.
+"""Holds the reach world's MuJoCo model, its two cameras and its geometry; no task, no episode.
 
 Axes in metres: x forward from the arm's base, y to its left, z up from the table.
 
              y
-             |      blocks lie here,           base camera: fixed, high in front, looking back at the arm
-        [arm]+--x   0.2 m to 0.4 m away,       wrist camera: on the last link, looking along it past the fingertip
-             |      within ±1 rad of x
+             |      blocks lie here,           base camera: fixed, high in front, looks back at the
+        [arm]+--x   0.2 m to 0.4 m away,                    arm
+             |      within ±1 rad of x         wrist camera: on the last link, looks along it past
+                                                            the fingertip
 
-One scene per robot and image size serves any number of environments: positions are in each environment's MjData, the
-model and the renderer are shared. Rendering belongs to the thread that does it first.
+One scene per robot and image size serves any number of environments. The positions are in each
+environment's MjData; the model and the renderer are shared. Only the thread that renders first may
+render.
 
-Importing this module loads an OpenGL library, so it is imported in processes without TensorFlow
-(gl.py): elsewhere in the package only inside functions that run in worker processes.
+Importing this module loads an OpenGL library, so only processes without TensorFlow import it
+(gl.py). Elsewhere in the package it is imported only inside functions that run in worker processes.
 """
 
 import weakref
@@ -32,7 +34,7 @@ PHYSICS_SECONDS = 0.005  # one step of the integrator
 
 _RGB = {"red": (0.9, 0.05, 0.05), "green": (0.05, 0.8, 0.1), "blue": (0.05, 0.15, 0.95)}
 _AXES = {"yaw": "0 0 1", "pitch": "0 1 0", "swing": "0 0 1"}
-# Costly, and no help to a policy.
+# These effects are costly and no help to a policy.
 _RENDERING_OFF = (
     mujoco.mjtRndFlag.mjRND_SHADOW,
     mujoco.mjtRndFlag.mjRND_REFLECTION,
@@ -42,7 +44,12 @@ _RENDERING_OFF = (
 
 
 def mjcf(arm: Arm, side: int) -> str:
-    """The MJCF model of one arm, three blocks and two cameras, rendered at side x side pixels."""
+    """Returns the MJCF model of one arm, three blocks and two cameras.
+
+    Args:
+        arm: the arm.
+        side: height and width in pixels of the rendered images.
+    """
     blocks = "".join(
         f"""
     <body name="{color}" mocap="true" pos="0.3 0 {BLOCK_SIDE / 2}">
@@ -80,7 +87,10 @@ def mjcf(arm: Arm, side: int) -> str:
 
 
 def _links(arm: Arm) -> str:
-    """The chain of bodies, one per joint, each inside the one before; gravity is compensated in all of them."""
+    """Returns the chain of bodies, one per joint, each inside the one before.
+
+    Gravity is compensated in all of them.
+    """
     text, position = "", f"0 0 {arm.base_height}"
     for i, joint in enumerate(arm.joints):
         text += f"""
@@ -107,7 +117,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 class ReachScene:
-    """One arm's model, its renderer (made when first needed) and its kinematics.
+    """Holds one arm's model, its renderer and its kinematics; the first image makes the renderer.
 
     Args:
         robot: a name of the table in arms.py.
@@ -124,39 +134,56 @@ class ReachScene:
 
     @property
     def joint_limits(self) -> np.ndarray:
-        """float64[n, 2], rad."""
+        """Returns the lowest and the highest angle of each joint, float64[n, 2], rad."""
         return self.model.jnt_range.copy()
 
     @property
     def home(self) -> np.ndarray:
-        """float64[n], rad."""
+        """Returns the joint angles of the home posture, float64[n], rad."""
         return np.array([joint.home for joint in self.arm.joints])
 
     def new_data(self) -> mujoco.MjData:
-        """The state of one world."""
+        """Returns a new state of one world."""
         return mujoco.MjData(self.model)
 
     def place(self, data: mujoco.MjData, joints: np.ndarray, blocks: np.ndarray) -> None:
-        """Puts the arm at rest at `joints` (rad), the blocks' centres at `blocks` (float[3, 3], m, as in COLORS)."""
+        """Puts the arm at rest and the blocks on the table.
+
+        Args:
+            data: the world's state, which changes.
+            joints: the joint angles, float[n], rad.
+            blocks: the blocks' centres, float[3, 3], m, in the order of COLORS.
+        """
         mujoco.mj_resetData(self.model, data)
         data.qpos[:] = data.ctrl[:] = joints
         data.mocap_pos[:] = blocks
         mujoco.mj_forward(self.model, data)
 
     def advance(self, data: mujoco.MjData, targets: np.ndarray, seconds: float) -> None:
-        """Runs the physics with the position actuators at `targets` (rad, clipped to the joints' limits)."""
+        """Runs the physics with the position actuators at their targets.
+
+        Args:
+            data: the world's state, which changes.
+            targets: float[n], rad; they are clipped to the joints' limits.
+            seconds: how long, rounded to whole steps of the integrator.
+        """
         data.ctrl[:] = targets
         mujoco.mj_step(self.model, data, nstep=round(seconds / PHYSICS_SECONDS))
-        # the step leaves positions in space one integrator step behind the joints
+        # The step leaves positions in space one integrator step behind the joints. These two calls
+        # compute the positions of bodies and cameras for the joints of now.
         mujoco.mj_kinematics(self.model, data)
         mujoco.mj_camlight(self.model, data)
 
     def fingertip(self, data: mujoco.MjData) -> np.ndarray:
-        """float64[3], m."""
+        """Returns where the fingertip is, float64[3], m."""
         return data.site_xpos[self._fingertip].copy()
 
     def fingertip_at(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Forward kinematics of `joints` (rad): the fingertip, float64[3] m, and its Jacobian, float64[3, n] m/rad."""
+        """Computes the forward kinematics of joint angles (float[n], rad).
+
+        Returns:
+            The fingertip, float64[3], m, and its Jacobian, float64[3, n], m/rad.
+        """
         jacobian = np.zeros((3, self.model.nv))
         self._scratch.qpos[:] = joints
         mujoco.mj_kinematics(self.model, self._scratch)
@@ -165,18 +192,29 @@ class ReachScene:
         return self._scratch.site_xpos[self._fingertip].copy(), jacobian
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Where `points` (float[..., 3], m) appear in the base camera: float64[..., 2], pixels, (column, row)."""
+        """Returns where points appear in the base camera (a pinhole camera).
+
+        Args:
+            points: float[..., 3], m.
+
+        Returns:
+            float64[..., 2], pixels: column, row.
+        """
         camera = self.model.camera("base")
         mujoco.mj_kinematics(self.model, self._scratch)
         mujoco.mj_camlight(self.model, self._scratch)
         rotation = self._scratch.cam_xmat[camera.id].reshape(3, 3)
         x, y, z = np.moveaxis((points - self._scratch.cam_xpos[camera.id]) @ rotation, -1, 0)
         focal = self.side / 2 / np.tan(np.deg2rad(self.model.cam_fovy[camera.id]) / 2)  # pixels
-        # a camera looks along its -z
+        # MuJoCo's camera looks along its -z, with y up, so z is negative for what it sees.
         return np.stack([self.side / 2 - focal * x / z, self.side / 2 + focal * y / z], -1)
 
     def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
-        """What the camera "base" or "wrist" sees: uint8[side, side, 3], RGB. InputError where there is no OpenGL."""
+        """Returns what the camera "base" or "wrist" sees, uint8[side, side, 3], RGB.
+
+        Raises:
+            InputError: OpenGL does not open.
+        """
         if self._renderer is None:
             self._renderer = self._open_renderer()
             # A scene that nobody closed is closed at exit, while OpenGL's modules are still there.
@@ -194,7 +232,10 @@ class ReachScene:
             raise gl.not_opened(error) from error
 
     def close(self) -> None:
-        """Frees the renderer now. One that is collected late can spoil another, whose context is then current."""
+        """Frees the renderer now.
+
+        A renderer that is collected late can spoil another, whose OpenGL context is then current.
+        """
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None

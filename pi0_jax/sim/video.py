@@ -1,4 +1,4 @@
-"""A recorded episode as a GIF: its pictures, the prompt above them, and at the end how it ended."""
+"""Draws a recorded episode as a GIF: its pictures, the prompt above them, and how it ended."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pi0_jax.files import replacing
 from pi0_jax.sim.worlds import Recording
 
-_MARGIN, _LINE = 6, 17  # pixels: beside the text, and from line to line
+_MARGIN, _LINE = 6, 17  # pixels: the margin beside the text, and the height of a line
 _LAST_FRAME_SECONDS = 1.0
 _INK, _PAPER, _GOOD, _BAD = (20, 20, 20), (250, 250, 250), (0, 130, 40), (190, 30, 30)
 
@@ -22,9 +22,16 @@ def save_gif(
     *,
     tick_seconds: float,
 ) -> None:
-    """Writes the episode as a GIF in real time; the file appears when it is whole. `pictures`: one for each snapshot."""
+    """Writes the episode as a GIF in real time; the file appears when it is whole.
+
+    Args:
+        path: the file.
+        recording: the episode.
+        pictures: one picture for each snapshot.
+        tick_seconds: the time of one control tick.
+    """
     frames = list(frame_by_frame(recording, pictures))
-    # ms
+    # PIL takes the durations in milliseconds.
     durations = [round(1000 * tick_seconds)] * (len(frames) - 1) + [
         round(1000 * _LAST_FRAME_SECONDS)
     ]
@@ -38,10 +45,14 @@ def save_gif(
 
 
 def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Iterator[np.ndarray]:
-    """uint8[height of a picture + a banner with the prompt, width, 3] for each picture."""
+    """Yields a frame for each picture: a banner with the prompt above it, the verdict on the last.
+
+    Yields:
+        uint8[height of the picture and the banner, width, 3].
+    """
     result, last, font = recording.result, len(recording.snapshots) - 1, ImageFont.load_default(14)
     verdict, ink = ("success", _GOOD) if result.success else ("no success", _BAD)
-    # what counts is not what the prompt says where prompts were shuffled
+    # Where prompts were shuffled, what counts is not what the prompt says.
     if result.group != result.prompt:
         verdict = f"{verdict}: {result.group}"
     for tick, picture in enumerate(pictures):
@@ -58,7 +69,7 @@ def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Ite
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """As many words on a line as are no wider than `width` pixels; at least one."""
+    """Breaks a text into lines no wider than `width` pixels; each has at least one word."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -1,4 +1,4 @@
-"""Worker processes in which environments run, while the policy runs in the process that asks them.
+"""Runs environments in worker processes, while the policy runs in the process that asks them.
 
     this process     act on B observations          act on B observations         ...
                        |              ^               |              ^
@@ -30,28 +30,30 @@ from pi0_jax.sim import gl
 from pi0_jax.sim.video import save_gif
 from pi0_jax.sim.worlds import Episode, EpisodeResult, Recording, Setting, World
 
-# Opens a setting in a worker. It is sent there, so it is a function of a module or a partial of one.
+# Opens a setting in a worker. It is sent there, so it is a function of a module or a partial of
+# one.
 OpenSetting: TypeAlias = Callable[[], AbstractContextManager[Setting]]
 Result = TypeVar("Result")
 
-_END_SECONDS = 10.0  # after which a worker that should end is killed
+# A worker that should end is killed after this time.
+_END_SECONDS = 10.0
 
 
 class Opened(NamedTuple):
-    """What is known of the worlds of a setting."""
+    """Holds what is known of the worlds of a setting: the robot and its action dimensions."""
 
     robot: str
     action_names: tuple[str, ...]
 
 
 class Workers:
-    """Processes that run the slots of rollouts. As a context manager it ends them."""
+    """Holds processes that run the slots of rollouts; as a context manager it ends them."""
 
     def __init__(self, count: int | None = None) -> None:
         """Starts the processes.
 
         Args:
-            count: How many; None starts one for each core that this process may use.
+            count: how many; None starts one for each core that this process may use.
 
         Raises:
             InputError: `count` is less than 1.
@@ -60,7 +62,7 @@ class Workers:
         if count < 1:
             raise InputError(f"worker processes: expected at least 1, found {count}")
         gl.prepare_workers()
-        # Fresh interpreters, without what this process's main module imports.
+        # The processes are fresh interpreters, without what this process's main module imports.
         context = loky.backend.get_context("loky")
         self._pipes: list[Connection] = []
         self._processes = []
@@ -82,7 +84,7 @@ class Workers:
         """Opens worlds of a kind in every worker, in place of those that it had.
 
         Raises:
-            InputError: Whatever is wrong with the setting; a worker has ended.
+            InputError: something is wrong with the setting, or a worker has ended.
         """
         return self.ask(Slots.open, [(setting,)] * self.count)[0]
 
@@ -92,18 +94,18 @@ class Workers:
         """Calls a method of every worker's Slots, at the same time.
 
         Args:
-            method: A method of Slots.
-            arguments: The arguments for each worker.
+            method: a method of Slots.
+            arguments: the arguments for each worker.
 
         Returns:
             What each worker answers.
 
         Raises:
-            InputError: What a worker has raised; a worker has ended.
+            InputError: a worker has raised it, or a worker has ended.
         """
         for worker, given in enumerate(arguments):
             try:
-                # By value where it is of the main module.
+                # cloudpickle sends functions of the main module by value: workers do not have it.
                 self._pipes[worker].send_bytes(cloudpickle.dumps((method, given)))
             except BrokenPipeError as error:
                 raise self._ended(worker) from error
@@ -116,7 +118,8 @@ class Workers:
     def close(self) -> None:
         """Ends the processes."""
         for pipe in self._pipes:
-            pipe.close()  # a worker that waits for its next task ends
+            # A worker that waits for its next task ends when its pipe is closed.
+            pipe.close()
         for process in self._processes:
             process.join(_END_SECONDS)
             if process.is_alive():
@@ -147,14 +150,13 @@ class Workers:
 
 
 class Slots:
-    """A worker's half: the episodes that run in its slots."""
+    """Is a worker's half: it runs the episodes in its slots."""
 
     def __init__(self) -> None:
         self._closing = contextlib.ExitStack()
         self._setting: Setting | None = None
-        self._spare: list[
-            World
-        ] = []  # the one that told what the setting is, until a slot takes it
+        # The world that told what the setting is, until a slot takes it.
+        self._spare: list[World] = []
         self._worlds: dict[int, World] = {}  # slot -> its world
         self._running: dict[int, _Running] = {}  # slot -> its episode
         self._recordings: list[Recording] = []
@@ -173,7 +175,7 @@ class Slots:
         self._closing.close()
 
     def prompts(self, seeds: Sequence[int]) -> list[str]:
-        """Returns the prompt of each of these episodes. None of the slots has begun one yet."""
+        """Returns the prompt of each of these episodes, before any slot has begun one."""
         found, (world,) = [], self._spare
         for seed in seeds:
             world.begin(seed)
@@ -228,7 +230,7 @@ class Slots:
 
 
 class _Running:
-    """An episode in its slot."""
+    """Runs an episode in its slot, and keeps what draws it."""
 
     def __init__(self, world: World, episode: Episode) -> None:
         self.episode = episode
@@ -271,7 +273,8 @@ class _Running:
 
 def _work(pipe: Connection) -> None:
     """Answers what is asked through the pipe, until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that asks
+    # Ctrl-C ends the process that asks, and then this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.closing(Slots()) as slots, contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             method, arguments = pickle.loads(pipe.recv_bytes())

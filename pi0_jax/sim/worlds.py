@@ -1,4 +1,4 @@
-"""What a rollout asks of an environment, and what it keeps of an episode."""
+"""Defines what a rollout asks of an environment, and what it keeps of an episode."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -11,21 +11,26 @@ from pi0_jax.observation import RawObservation
 
 
 class World(Protocol):
-    """One environment as a rollout drives it."""
+    """Is one environment, as a rollout drives it.
+
+    Attributes:
+        robot: the robot's name.
+        action_names: the names of the A action dimensions.
+    """
 
     robot: str
     action_names: tuple[str, ...]
 
     @property
     def prompt(self) -> str:
-        """Of the episode."""
+        """Returns the instruction of the episode."""
 
     @property
     def group(self) -> str:
-        """In which the episode is counted."""
+        """Returns the group of episodes in which this one is counted."""
 
     def begin(self, seed: int) -> None:
-        """Begins a new episode, which the seed decides."""
+        """Begins a new episode; the seed decides everything about it."""
 
     def observe(self) -> RawObservation:
         """Returns what the policy sees now.
@@ -45,40 +50,69 @@ class World(Protocol):
 
 
 class Episode(NamedTuple):
-    """An episode that is to be run."""
+    """Describes an episode that is to be run.
+
+    Attributes:
+        number: the episode's place in the rollout, from 0.
+        seed: decides the episode.
+        prompt: what the policy reads; None takes the episode's own prompt.
+        record: whether the episode is kept to be drawn.
+    """
 
     number: int
     seed: int
-    prompt: str | None = None  # what the policy reads; None: the episode's own prompt
+    prompt: str | None = None
     record: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeResult:
-    """The outcome of an episode."""
+    """Holds the outcome of an episode.
+
+    Attributes:
+        episode: the episode's place in the rollout.
+        robot: the robot's name.
+        seed: what decided the episode.
+        prompt: what the policy read.
+        group: the group of the episode itself. Success is measured for it, whatever the policy
+            read.
+        success: whether the episode succeeded.
+        ticks: how many control ticks it took.
+    """
 
     episode: int
     robot: str
     seed: int
-    prompt: str  # what the policy read
-    group: str  # of the episode itself, for which success is measured
+    prompt: str
+    group: str
     success: bool
     ticks: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What is needed to draw an episode."""
+    """Holds what is needed to draw an episode.
+
+    Attributes:
+        result: the episode's outcome.
+        snapshots: World.snapshot() before every tick, and at the end.
+        chunks: the chunks as the policy predicted them, float32[replans, H, A].
+        chunk_ticks: the tick at which each chunk was predicted.
+    """
 
     result: EpisodeResult
-    snapshots: tuple[Any, ...]  # World.snapshot() before every tick, and at the end
-    chunks: np.ndarray  # float32[replans, H, A]: as predicted
-    chunk_ticks: tuple[int, ...]  # when each chunk was predicted
+    snapshots: tuple[Any, ...]
+    chunks: np.ndarray
+    chunk_ticks: tuple[int, ...]
 
 
 class Setting(NamedTuple):
-    """A kind of World, and how its recordings are drawn."""
+    """Holds a kind of World, and how its recordings are drawn.
+
+    Attributes:
+        make_world: makes one world.
+        pictures: returns one picture for each snapshot, all of one size.
+    """
 
     make_world: Callable[[], World]
-    # One picture for each snapshot, all of one size.
     pictures: Callable[[Recording], Iterable[Image.Image]]
