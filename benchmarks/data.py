@@ -23,8 +23,8 @@ from benchmarks import tfdata
 from benchmarks.memory import PeakMemory
 from benchmarks.synthetic_index import synthetic_index
 from pi0_jax import preprocess
+from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import Mixture, Order, UniformOrder, mixing
 from pi0_jax.data.rows import row_from_mapping

@@ -34,8 +34,8 @@ from pi0_jax.data import storage
 from pi0_jax.data.build import build_index
 from pi0_jax.data.episodes import open_shards
 from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.data.index_parts import index_shard
 from pi0_jax.data.oxe.primitives import wrap_angle
-from pi0_jax.data.parts import index_shard
 from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.data.tfrecord import read_records
 from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, write_rlds

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from benchmarks.matmul import matmul_rate
-from pi0_jax.ahead.step import abstract_batch, traced_step
+from pi0_jax.aot.step import abstract_batch, traced_step
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import CAMERA_SLOTS, TrainBatch

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     c.skip_bad_episodes = 100
     # P, sec. V-A: 26 datasets, shares in proportion to frames^0.43; launch.index prints them.
     c.mixture = "pi0_open"
-    # Terabytes fit into no page cache, so whole records are read, in lanes (data/lanes.py).
+    # Terabytes fit into no page cache, so whole records are read, in lanes (data/block_order.py).
     c.order = "local"
     c.lanes = 64  # at most 64 hosts, with 32 GB of encoded images over all of them
     # Ours: public data have outliers of dozens of standard deviations (O: no clipping).

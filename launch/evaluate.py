@@ -22,7 +22,7 @@ from pi0_jax.serve import api_key
 from . import app
 
 with app.optional_imports():
-    from pi0_jax.contestants import opened, served
+    from pi0_jax.evaluated_policies import opened, served
     from pi0_jax.serve.client import Client
     from pi0_jax.sim.evaluation import CONDITIONS, Contestant, evaluate, save, table
     from pi0_jax.sim.gym_rollouts import TERMINATED, gym_setting

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.ahead.memory import table
+from pi0_jax.aot.memory import table
 from pi0_jax.train.config import from_mapping
 
 from . import app

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.ahead import page
+from pi0_jax.aot import page
 from pi0_jax.errors import InputError
 from pi0_jax.train.config import from_mapping
 

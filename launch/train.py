@@ -15,7 +15,7 @@ bytes, collectives, predicted time.
 
 from absl import flags
 
-from pi0_jax.ahead.report import compile_only
+from pi0_jax.aot.report import compile_only
 from pi0_jax.train import distributed
 from pi0_jax.train.config import RunConfig, explain, from_mapping
 from pi0_jax.train.loop import train

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from pi0_jax import preprocess
+from pi0_jax import deltas
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.finite import check_finite_actions
@@ -139,12 +139,12 @@ class Limits:
         """
         record = self._robot.embodiment
         check_finite_actions(actions, record.actions)
-        learnt = preprocess.to_delta(actions, states, record)
+        learnt = deltas.to_delta(actions, states, record)
         outside = self._told("action", learnt, self._actions, record.actions, hard=False)
         if self._choice == "clamp":
             inside = np.clip(learnt, *self._actions[:, None, None])
             # Only what is cut off moves: the others stay as they are, to the bit.
-            moved = preprocess.in_robot_turn(actions + (inside - learnt), record)
+            moved = deltas.in_robot_turn(actions + (inside - learnt), record)
             actions = np.where(inside == learnt, actions, moved)
         low, high = self._hard
         beyond = self._told("action", actions, self._hard, record.actions, hard=True)

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from pi0_jax import images, normalize, record_fit
-from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
-from pi0_jax.embodiments.readings import periods
+from pi0_jax.deltas import delta_offset, in_robot_turn, to_delta, turned
+from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.normalize import A
 from pi0_jax.observation import (
@@ -292,59 +292,10 @@ def device(
     return Observation(result, batch.image_masks, batch.tokens, batch.token_mask, batch.state)
 
 
-def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    """Subtracts the state before a chunk from its actions, in the dimensions declared as deltas.
-
-    The delta of an angle that turns is the short way: from 3.1 to -3.1 rad it is 0.08, not -6.2.
-
-    Args:
-        actions: float[..., H, A], in robot units. The result has the same shape.
-        states: float[..., n], in robot units, the state before each chunk.
-        embodiment: the robot's record.
-    """
-    deltas = actions - _delta_offset(states, embodiment)[..., None, :]
-    return _turned(deltas, embodiment.readings.deltas, 0.0)
-
-
-def _delta_offset(states: A, embodiment: Embodiment) -> A | np.ndarray:
-    """Returns float[..., A]: the state that each delta is taken from; 0 for other actions."""
-    places, taken = embodiment.readings.delta_places, embodiment.readings.delta_taken
-    if places is None or taken is None:
-        return np.zeros((*states.shape[:-1], len(embodiment.actions)), np.float32)
-    # Actions that are no deltas read state 0 and multiply it by 0.
-    return states[..., places] * taken
-
-
-def in_turn(x: A, dims: Sequence[StateDim | ActionDim | None], middle: np.ndarray | float) -> A:
-    """Puts the angles that turn into the turn about `middle`.
-
-    An angle that is there already stays as it is, to the bit.
-
-    Args:
-        x: float[..., n], of NumPy or JAX. The result has the same shape.
-        dims: n dimensions; None for one that is to be left alone.
-        middle: float[n], or one number for all. An angle comes to lie within half a turn of it.
-    """
-    return _turned(x, periods(dims), middle)
-
-
-def _turned(x: A, periods: np.ndarray | None, middle: np.ndarray | float) -> A:
-    """`in_turn`, of dimensions with these periods."""
-    if periods is None:
-        return x
-    turns = (x - (middle - periods / 2)) // np.where(periods, periods, np.float32(1))
-    return x - periods * turns
-
-
-def in_robot_turn(actions: A, embodiment: Embodiment) -> A:
-    """Puts the angles that turn, in float[..., A], into the turn in which the robot counts."""
-    return _turned(actions, embodiment.readings.actions, embodiment.readings.middle)
-
-
 def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
     """Converts a state float[..., n] in robot units to float32[..., n] in model units."""
     statistics = robot.statistics.state
-    near = _turned(state, robot.embodiment.readings.state, statistics.mean)
+    near = turned(state, robot.embodiment.readings.state, statistics.mean)
     return normalize.normalize(near, statistics, mode)
 
 
@@ -363,16 +314,8 @@ def actions_to_model(
     """
     statistics = robot.statistics.actions
     chunk = to_delta(actions, np.asarray(state, np.float32), robot.embodiment)
-    near = _turned(chunk, robot.embodiment.readings.targets, statistics.mean)
+    near = turned(chunk, robot.embodiment.readings.targets, statistics.mean)
     return normalize.normalize(near, statistics, mode)
-
-
-def action_error(predicted: np.ndarray, true: np.ndarray, embodiment: Embodiment) -> np.ndarray:
-    """Returns how far two actions float[..., A] lie apart, in robot units.
-
-    Angles that turn are compared by the short way.
-    """
-    return np.abs(_turned(predicted - true, embodiment.readings.actions, 0.0))
 
 
 def host_actions(samples: Sequence[Sample], robots: Sequence[Robot], layout: Layout) -> ActionBatch:
@@ -410,7 +353,7 @@ def to_robot(actions: A, state: A, robot: Robot, mode: normalize.Mode) -> A:
     # Inside a compiled function the state is an array of JAX already.
     if not isinstance(state, jax.Array):
         state = np.asarray(state, np.float32)
-    chunk = chunk + _delta_offset(state, robot.embodiment)[..., None, :]
+    chunk = chunk + delta_offset(state, robot.embodiment)[..., None, :]
     return in_robot_turn(chunk, robot.embodiment)
 
 

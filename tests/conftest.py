@@ -42,7 +42,7 @@ collect_ignore = [] if any("rendering" in argument for argument in sys.argv) els
 
 # The files that take longest, which begin first, so that the processes end together.
 LONGEST = (
-    "test_ahead", "test_resume", "test_readme", "test_distributed", "test_recipes", "test_train", "test_initial",
+    "test_aot", "test_resume", "test_readme", "test_distributed", "test_recipes", "test_train", "test_initial",
     "test_policy", "test_wheel", "test_convert", "test_pi0", "test_step",
 )  # fmt: skip
 

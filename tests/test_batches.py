@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pi0_jax import normalize
+from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.index import Index
-from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.mixture import Mixture, UniformOrder
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Layout, Robot

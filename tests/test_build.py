@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pi0_jax.data import build as build_module
-from pi0_jax.data import parts
+from pi0_jax.data import index_parts
 from pi0_jax.data.columns import ColumnWriters
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open, open_index
@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_is_named_and_the_next_build_goes_on(data_dir, t
 
 KILLED = """
 import os, signal, sys
-from pi0_jax.data import build, parts
+from pi0_jax.data import build, index_parts
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
 
@@ -158,9 +158,9 @@ def test_a_killed_build_goes_on_where_it_was(
     with pytest.raises(InputError, match="found none"):
         open_index(ROW, data_dir, tmp_path)
     read = []
-    index_shard = parts.index_shard
+    index_shard = index_parts.index_shard
     monkeypatch.setattr(
-        parts,
+        index_parts,
         "index_shard",
         lambda row, shard, **options: (
             read.append(shard.first // 2) or index_shard(row, shard, **options)
@@ -271,12 +271,12 @@ def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("moment", "module", "name"),
-    [("while it reads", parts, "index_shard"), ("while it merges", build_module, "load_part")],
+    [("while it reads", index_parts, "index_shard"), ("while it merges", build_module, "load_part")],
 )
 def test_a_build_that_another_overtakes_takes_its_index(
     data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name
 ):
-    function = {"index_shard": parts.index_shard, "load_part": build_module.load_part}[name]
+    function = {"index_shard": index_parts.index_shard, "load_part": build_module.load_part}[name]
 
     def overtaken(*arguments, **options):
         monkeypatch.undo()
@@ -383,7 +383,7 @@ def test_a_corrupted_length_cannot_be_left_out(tmp_path):
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     directory = write_reach(tmp_path, LENGTHS)
     shard = next(shard_files(directory))
-    index_episode = parts.index_episode
+    index_episode = index_parts.index_episode
 
     def change(*arguments, **options):
         os.truncate(shard, shard.stat().st_size)
@@ -392,7 +392,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
         monkeypatch.undo()
         return index_episode(*arguments, **options)
 
-    monkeypatch.setattr(parts, "index_episode", change)
+    monkeypatch.setattr(index_parts, "index_episode", change)
     with pytest.raises(
         InputError, match=f"dataset reach_arm3: {shard} changed while it was indexed"
     ):

@@ -6,7 +6,7 @@ The tests also check success and idle filters, views, instructions, and the way 
 import numpy as np
 import pytest
 
-from pi0_jax import preprocess
+from pi0_jax import deltas
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.report import card_facts
@@ -148,7 +148,7 @@ def test_three_action_spaces(data_dir, name):
 def test_joint_targets_are_learnt_from_the_current_joints_and_the_gripper_is_not(data_dir):
     index = build_or_open(ROWS["droid"], data_dir, progress=False)
     chunk, valid = index.chunk(19, 2)  # the last step, and past the end
-    delta = preprocess.to_delta(chunk, index.state[19], index.embodiment)
+    delta = deltas.to_delta(chunk, index.state[19], index.embodiment)
     np.testing.assert_allclose(delta, [[0.1, 0, 0, 0, 0, 0, 0.3, 0.875]] * 2, atol=1e-6)
     assert valid.tolist() == [True, False]
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax.contestants import opened, served
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
+from pi0_jax.evaluated_policies import opened, served
 from pi0_jax.serve.client import Client
 from pi0_jax.sim.evaluation import Case, Contestant, evaluate
 from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting, pictures

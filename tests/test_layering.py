@@ -47,9 +47,10 @@ MAY_IMPORT = {
     # Data are files; arithmetic that inference must repeat is preprocess.
     "data": "embodiments errors files observation progress",
     "record_fit": "embodiments errors normalize",
-    "preprocess": "embodiments errors images normalize observation record_fit tokenizer",
-    "limits": "embodiments errors finite normalize preprocess",
-    "statistics": "data embodiments errors normalize preprocess progress",
+    "deltas": "embodiments normalize",
+    "preprocess": "deltas embodiments errors images normalize observation record_fit tokenizer",
+    "limits": "deltas embodiments errors finite normalize preprocess",
+    "statistics": "data deltas embodiments errors normalize preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess trainable",
     "finite": "embodiments errors",
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "checkpoint_folder": "errors",
     "description": "embodiments errors normalize policy_config preprocess tokenizer",
     "checkpoints": "checkpoint_folder description errors manifest policy_config trainable",
-    "convert": "checkpoints data.faults data.storage embodiments errors files finite manifest models normalize"
+    "convert": "checkpoints data.remote_errors data.storage embodiments errors files finite manifest models normalize"
     " observation policy_config preprocess record_fit tokenizer trainable",
     # What runs.
     "export": "embodiments errors files normalize observation preprocess tokenizer",
@@ -68,14 +69,14 @@ MAY_IMPORT = {
     " preprocess tokenizer",
     "train": "checkpoint_folder checkpoints chips convert data errors fields files flow manifest models normalize observation"
     " patterns policy_config preprocess progress sharding statistics tokenizer trainable",
-    "ahead": "chips data.datasets errors models observation policy_config policy_program preprocess sharding train",
+    "aot": "chips data.datasets errors models observation policy_config policy_program preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution freed_memory observation observation_keys",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a
     # dataset.
     "sim": "data.write embodiments errors files observation observation_keys progress",
     # Policies in simulators.
-    "contestants": "convert.metadata embodiments errors policy serve.client sim.evaluation",
+    "evaluated_policies": "convert.metadata embodiments errors policy serve.client sim.evaluation",
     "report": "checkpoints data embodiments errors files normalize observation policy preprocess train.batches train.config train.metrics",
 }
 

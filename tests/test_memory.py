@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pi0_jax.ahead.memory import policy_bytes
+from pi0_jax.aot.memory import policy_bytes
 from pi0_jax.train.config import from_mapping
 from tests import policies
 from tests.test_config import load

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax import normalize, preprocess, record_fit
+from pi0_jax import deltas, normalize, preprocess, record_fit
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS, RawObservation, Sample
@@ -318,10 +318,8 @@ def test_deltas_are_taken_from_the_state_before_the_chunk():
     state = np.array([10.0, 20.0, 30.0], np.float32)
     actions = np.array([[11.0, 1.0], [12.0, 2.0], [14.0, 3.0]], np.float32)
     expected = [[1.0, 1.0], [2.0, 2.0], [4.0, 3.0]]
-    np.testing.assert_array_equal(preprocess.to_delta(actions, state, MIXED), expected)
-    np.testing.assert_array_equal(
-        preprocess.to_delta(actions[None], state[None], MIXED), [expected]
-    )
+    np.testing.assert_array_equal(deltas.to_delta(actions, state, MIXED), expected)
+    np.testing.assert_array_equal(deltas.to_delta(actions[None], state[None], MIXED), [expected])
 
 
 def test_targets_are_normalised_deltas_padded_with_zeros():
@@ -333,7 +331,7 @@ def test_targets_are_normalised_deltas_padded_with_zeros():
     np.testing.assert_array_equal(batch.valid, [[True, True, True, False]] * 3)
     np.testing.assert_array_equal(preprocess.dimension_masks(ROBOTS, 8), batch.dims)
     for row, one, known, dims in zip(batch.actions, ROBOTS, drawn, batch.dims, strict=True):
-        delta = preprocess.to_delta(known.actions, known.observation["state"], one.embodiment)
+        delta = deltas.to_delta(known.actions, known.observation["state"], one.embodiment)
         statistics = one.statistics.actions
         np.testing.assert_allclose(
             row[:, dims], (delta - statistics.mean) / (statistics.std + 1e-6), rtol=1e-5
@@ -417,7 +415,7 @@ def test_deltas_are_taken_by_name_and_the_short_way():
     actions = np.array([[0.1, 1.5, 3.0], [6.1, 0.5, -3.0]], np.float32)
     turn = 2 * np.pi
     np.testing.assert_allclose(
-        preprocess.to_delta(actions, state, TURNING),
+        deltas.to_delta(actions, state, TURNING),
         [[0.1 + turn - 6.2, 0.5, 3.0], [-0.1, -0.5, -3.0]],
         atol=1e-6,
     )
@@ -459,14 +457,14 @@ def test_what_a_robot_is_told_lies_in_its_own_turn():
 
 
 def test_an_error_of_an_angle_is_the_short_way():
-    found = preprocess.action_error(np.array([0.1, 3.0, 3.1]), np.array([6.2, -3.0, -3.1]), TURNING)
+    found = deltas.action_error(np.array([0.1, 3.0, 3.1]), np.array([6.2, -3.0, -3.1]), TURNING)
     np.testing.assert_allclose(found, [0.1 + 2 * np.pi - 6.2, 6.0, 2 * np.pi - 6.2], atol=1e-5)
 
 
 def test_angles_in_their_turn_keep_every_bit():
     rng = np.random.default_rng(0)
     x = rng.uniform(-3.14, 3.14, (1000, 3)).astype(np.float32)
-    np.testing.assert_array_equal(preprocess.in_turn(x, TURNING.actions, 0.0), x)
+    np.testing.assert_array_equal(deltas.in_turn(x, TURNING.actions, 0.0), x)
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ STORIES = {
             ),
             StandsIn(
                 "python -m launch.train --config=reach --compile_only --topology=v5e:2x2",
-                "tests/test_ahead_tpu.py::test_a_small_model_fits_one_chip",
+                "tests/test_aot_tpu.py::test_a_small_model_fits_one_chip",
                 LIBTPU,
             ),
         ),
@@ -520,7 +520,7 @@ STORIES = {
             ),
             StandsIn(
                 "python -m launch.train --config=FILE --compile_only --topology=v5p:1x1x1",
-                "tests/test_ahead_tpu.py::test_a_small_model_fits_one_chip",
+                "tests/test_aot_tpu.py::test_a_small_model_fits_one_chip",
                 LIBTPU,
             ),
         ),
@@ -530,12 +530,12 @@ STORIES = {
         (
             StandsIn(
                 "python -m launch.tpu_table ...",
-                "tests/test_ahead_tpu.py::test_the_full_size_step_on_sixteen_chips",
+                "tests/test_aot_tpu.py::test_the_full_size_step_on_sixteen_chips",
                 LIBTPU,
             ),
             StandsIn(
                 "compiles() { ...",
-                "tests/test_ahead_tpu.py::test_the_full_size_step_on_sixteen_chips",
+                "tests/test_aot_tpu.py::test_the_full_size_step_on_sixteen_chips",
                 LIBTPU,
             ),
         ),

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from pi0_jax.data import storage
-from pi0_jax.data.faults import diagnose, errors, without_secrets
+from pi0_jax.data.remote_errors import diagnose, errors, without_secrets
 from pi0_jax.data.storage import AnyPath, Location, RangeReader, RemotePath
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.files import new_path

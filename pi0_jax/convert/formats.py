@@ -17,7 +17,7 @@ import numpy as np
 from pi0_jax import normalize
 from pi0_jax.convert import lerobot, norm_stats, openpi, ours, paligemma, shards, tree
 from pi0_jax.convert.folder import Folder, check_absent, is_file, new_folder
-from pi0_jax.convert.fresh import with_fresh_leaves
+from pi0_jax.convert.initialised import with_fresh_leaves
 from pi0_jax.convert.lora import Merged, lora_names
 from pi0_jax.convert.metadata import (
     FILE,

@@ -19,6 +19,7 @@ import numpy as np
 from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards
 from pi0_jax.convert.folder import Folder, optional
+from pi0_jax.convert.huggingface_names import heads, is_published, pi0_rules
 from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
 from pi0_jax.convert.metadata import (
     PUBLISHED_VOCABULARY,
@@ -29,7 +30,6 @@ from pi0_jax.convert.metadata import (
     read_beside,
     with_beside,
 )
-from pi0_jax.convert.ports import heads, is_published, pi0_rules
 from pi0_jax.convert.rules import Rule
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
 from pi0_jax.convert.source import Leaf, Source, mapped

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pi0_jax import normalize
+from pi0_jax.convert.huggingface_names import PUBLISHED_PORT_VARIANTS
 from pi0_jax.convert.metadata import PUBLISHED_TOKENIZER, Metadata
-from pi0_jax.convert.ports import PUBLISHED_PORT_VARIANTS
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.models.pi0 import MAX_PERIOD, MIN_PERIOD, Pi0Config
 from pi0_jax.observation import CAMERA_SLOTS

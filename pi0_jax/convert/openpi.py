@@ -13,9 +13,14 @@ from typing import Any
 
 from pi0_jax.convert import norm_stats, orbax_arrays, safetensors_file, shards, tree
 from pi0_jax.convert.folder import Folder, is_file, optional
+from pi0_jax.convert.huggingface_names import (
+    PUBLISHED_PORT_VARIANTS,
+    heads,
+    is_published,
+    pi0_rules,
+)
 from pi0_jax.convert.metadata import Metadata, RobotRecord, differences, with_beside
 from pi0_jax.convert.orbax_arrays import OrbaxArrays
-from pi0_jax.convert.ports import PUBLISHED_PORT_VARIANTS, heads, is_published, pi0_rules
 from pi0_jax.convert.rules import Rule, rule
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
 from pi0_jax.convert.source import Source, Tensors, mapped

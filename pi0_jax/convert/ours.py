@@ -16,11 +16,11 @@ from etils import epath
 from pi0_jax import checkpoints, manifest
 from pi0_jax.checkpoints import Description
 from pi0_jax.convert import norm_stats
-from pi0_jax.convert.completed import Completed
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.orbax_arrays import OrbaxArrays, write_leaves
 from pi0_jax.convert.rules import rule
+from pi0_jax.convert.run_weights import Completed
 from pi0_jax.convert.source import Source, Tensors, mapped
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config

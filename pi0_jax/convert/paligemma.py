@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from pi0_jax.convert.folder import Folder, open_file, optional
+from pi0_jax.convert.huggingface_names import Prefixes, heads, paligemma_rules
 from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata
-from pi0_jax.convert.ports import Prefixes, heads, paligemma_rules
 from pi0_jax.convert.rules import Rule, match, rule
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
 from pi0_jax.convert.source import Leaf, Source, mapped

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0_jax.convert.formats import open_checkpoint
-from pi0_jax.convert.ports import is_published
+from pi0_jax.convert.huggingface_names import is_published
 from pi0_jax.convert.safetensors_file import SafetensorsFiles
 from pi0_jax.convert.shards import SINGLE
 from pi0_jax.convert.source import Source, bits

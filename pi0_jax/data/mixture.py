@@ -12,7 +12,7 @@ Which frame comes next is a pure function of (seed, position).
 There is no buffer and no state. A run that is resumed goes on at the next step. Datasets are
 interleaved evenly, and not drawn by lot: after any number of positions a dataset's count is within
 a few samples of its share. So even a dataset that makes up a hundred-thousandth of the mixture gets
-its part. lanes.py has the other order, for slow disks and remote storage.
+its part. block_order.py has the other order, for slow disks and remote storage.
 """
 
 import math

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import fsspec
 from fsspec.config import conf as user_options
 
-from pi0_jax.data.faults import (
+from pi0_jax.data.remote_errors import (
     HTTP,
     NoRangesError,
     WrongAnswerError,

@@ -20,7 +20,7 @@ from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from pi0_jax.data.parts import PartTask, make_part
+from pi0_jax.data.index_parts import PartTask, make_part
 from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
 

@@ -8,8 +8,9 @@ Each arm has six joints and a gripper. On wheels the action has the velocity of 
 
 import dataclasses
 
+from pi0_jax.embodiments.client_keys import ClientKeys
 from pi0_jax.embodiments.dims import gripper
-from pi0_jax.embodiments.record import ActionDim, ClientKeys, Embodiment, StateDim
+from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 
 _SIDES = ("left", "right")
 

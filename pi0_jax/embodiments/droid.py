@@ -4,8 +4,9 @@ A gripper of 1 is closed, in state and action. Velocities are commands in [-1, 1
 controller's largest step, in neither rad/s nor m/s.
 """
 
+from pi0_jax.embodiments.client_keys import ClientKeys
 from pi0_jax.embodiments.dims import COMMAND, EULER, POSITION, gripper, joints
-from pi0_jax.embodiments.record import ActionDim, ClientKeys, Embodiment, StateDim
+from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 
 _ROBOT = "Franka with Robotiq 2F-85 (DROID)"
 _CAMERAS = {"base_0_rgb": "exterior", "left_wrist_0_rgb": "wrist"}

@@ -1,7 +1,8 @@
 """Holds the record of LIBERO's simulated Panda, with operational-space commands at 20 Hz."""
 
+from pi0_jax.embodiments.client_keys import ClientKeys
 from pi0_jax.embodiments.dims import AXIS_ANGLE, CLOSING, COMMAND, POSITION
-from pi0_jax.embodiments.record import ClientKeys, Embodiment, StateDim
+from pi0_jax.embodiments.record import Embodiment, StateDim
 
 LIBERO = (
     Embodiment(

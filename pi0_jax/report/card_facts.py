@@ -19,8 +19,8 @@ from pi0_jax.data.findings import told_findings
 from pi0_jax.data.gripper_check import Finding, Trend, grippers
 from pi0_jax.data.index import Index
 from pi0_jax.data.validate import is_gripper
+from pi0_jax.deltas import to_delta
 from pi0_jax.embodiments import ActionDim, StateDim
-from pi0_jax.preprocess import to_delta
 
 # A histogram counts at most so many rows of state or actions.
 SAMPLED_ROWS = 1_000_000

@@ -100,7 +100,7 @@ class RunConfig(PolicyConfig):
     order: Literal["uniform", "local"] = field(
         "uniform",
         "uniform: frames in random order; local: whole records in random order, for slow disks and remote"
-        " storage. See data/lanes.py.",
+        " storage. See data/block_order.py.",
     )
     lanes: int = field(
         32,

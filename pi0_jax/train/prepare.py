@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 
 from pi0_jax import fields, normalize
 from pi0_jax.checkpoints import Description
+from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.findings import index_findings
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import (
     Mixture,

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
+from pi0_jax.deltas import action_error
 from pi0_jax.observation import Sample, TrainBatch
 from pi0_jax.preprocess import Robot
 from pi0_jax.train.batches import Batcher
@@ -83,9 +84,7 @@ def validate(
         embodiment = batcher.robots[dataset].embodiment
         error = np.concatenate(
             [
-                preprocess.action_error(chunks[i], samples[i].actions, embodiment)[
-                    samples[i].action_valid
-                ]
+                action_error(chunks[i], samples[i].actions, embodiment)[samples[i].action_valid]
                 for i in mine
             ]
         ).mean(axis=0)

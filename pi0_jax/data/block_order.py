@@ -45,7 +45,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.decks import Deck, deal
+from pi0_jax.data.block_schedule import Deck, deal
 from pi0_jax.data.mixture import PERIOD, Draw, Frames, Mixture, host_rows
 from pi0_jax.data.permutation import hashes, key
 from pi0_jax.errors import InputError

@@ -1,4 +1,4 @@
-"""Deals one dataset's episodes to the lanes of the local order (lanes.py).
+"""Deals one dataset's episodes to the lanes of the local order (block_order.py).
 
 It decides which lane has which episodes, and when each of them is due.
 

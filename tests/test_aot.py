@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.memory import PeakMemory
 from pi0_jax import checkpoints, sharding
-from pi0_jax.ahead import hlo, page, programs, step
+from pi0_jax.aot import hlo, page, programs, step
 from pi0_jax.chips import CHIPS, roofline
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
@@ -357,7 +357,7 @@ def test_restoring_reads_each_part_once(tmp_path):
         {},
     )
     saved.close()
-    program = f"from tests.test_ahead import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
+    program = f"from tests.test_aot import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -430,7 +430,7 @@ def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
     not LIBTPU.is_dir(), reason="libtpu is not there: make test puts it where it is to be had"
 )
 def test_for_tpu_slices():
-    """Runs tests/test_ahead_tpu.py in a process that can import libtpu.
+    """Runs tests/test_aot_tpu.py in a process that can import libtpu.
 
     It compiles the full-size step and sampler for v5e:4x4.
     """
@@ -442,7 +442,7 @@ def test_for_tpu_slices():
         "-q",
         "-p",
         "no:cacheprovider",
-        "tests/test_ahead_tpu.py",
+        "tests/test_aot_tpu.py",
     ]
     process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from pi0_jax.ahead import programs
-from pi0_jax.ahead.programs import Compiled, DoesNotFit
-from pi0_jax.ahead.report import GB, fits
+from pi0_jax.aot import programs
+from pi0_jax.aot.programs import Compiled, DoesNotFit
+from pi0_jax.aot.report import GB, fits
 from pi0_jax.errors import InputError
 from pi0_jax.train.config import MeshConfig, RunConfig
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import jax
 
-from pi0_jax.ahead import programs
-from pi0_jax.ahead.programs import Compiled, DoesNotFit
+from pi0_jax.aot import programs
+from pi0_jax.aot.programs import Compiled, DoesNotFit
 from pi0_jax.chips import CHIPS
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy_config import model_config

@@ -1,6 +1,6 @@
 """The real programs are compiled for TPU slices, on a machine without a TPU.
 
-This needs libtpu; tests/test_ahead.py runs this file where there is one.
+This needs libtpu; tests/test_aot.py runs this file where there is one.
 """
 
 import importlib.util
@@ -11,12 +11,12 @@ import optax
 import pytest
 
 from pi0_jax import sharding
-from pi0_jax.ahead import programs
-from pi0_jax.ahead.report import compile_only
+from pi0_jax.aot import programs
+from pi0_jax.aot.report import compile_only
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.train import placement
-from tests.test_ahead import FULL_SIZE, config
+from tests.test_aot import FULL_SIZE, config
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,

@@ -15,8 +15,8 @@ import numpy as np
 from jax.experimental import topologies
 
 from pi0_jax import preprocess
-from pi0_jax.ahead import hlo
-from pi0_jax.ahead.step import raw_batch, state_bytes, traced_step
+from pi0_jax.aot import hlo
+from pi0_jax.aot.step import raw_batch, state_bytes, traced_step
 from pi0_jax.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError

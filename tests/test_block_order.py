@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.lanes import LocalOrder
 from pi0_jax.data.mixture import Mixture, UniformOrder, mixing
 from pi0_jax.errors import InputError
 from tests.mixed_data import CountingIndex, Ledger, open_mixed, write_mixed
