@@ -1,4 +1,4 @@
-"""Tests see eight virtual CPU devices, so that meshes are real, and compile quickly rather than well.
+"""Tests see eight virtual CPU devices, so meshes are real, and compile quickly rather than well.
 
 Shapes and dtypes in the annotations of the model, the flow and the step are checked wherever a test
 calls or traces them.

@@ -346,7 +346,8 @@ def growth_while_restoring(workdir: str) -> int:
 def test_restoring_reads_each_part_once(tmp_path):
     """Restoring takes less than twice the state.
 
-    The process has not used its memory yet. If arrays were read whole for each device, it would take eight times the state.
+    The process has not used its memory yet. If arrays were read whole for each device, it would
+    take eight times the state.
     """
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))

@@ -64,7 +64,8 @@ def two_coloured(height: int, width: int, left: tuple[int, int, int]) -> np.ndar
 def step(episode: int, number: int) -> dict:
     """Returns a step of an episode whose gripper closes at step 8 and opens at step 14.
 
-    These are the commands, and the gripper follows two steps later. `front` is red, and `hand` is stored as BGR.
+    These are the commands, and the gripper follows two steps later. `front` is red, and `hand` is
+    stored as BGR.
     """
     command = 0.0 if 8 <= number < 14 else 1.0
     opening = 0.0 if 10 <= number < 16 else 1.0
@@ -81,7 +82,7 @@ def step(episode: int, number: int) -> dict:
 
 
 def recorded(columns: Columns) -> Standardised:
-    """Takes everything as it was recorded; failures are dropped.
+    """Everything as it was recorded; failures are dropped.
 
     The last step has no action.
     """

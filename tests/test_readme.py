@@ -69,7 +69,8 @@ class Found(NamedTuple):
 def found_in(text: str) -> Iterator[Found]:
     """Yields the Python blocks and commands of a page.
 
-    A directive of the site, such as ```{include}, is none; tests/test_notebooks.py runs {code-cell}.
+    A directive of the site, such as ```{include}, is not one of them. tests/test_notebooks.py runs
+    {code-cell}.
 
     Raises:
         ValueError: the page has a fenced block of another kind.
