@@ -18,7 +18,8 @@ def anonymous_bytes() -> int:
 class PeakMemory:
     """Watches by how many bytes RssAnon grows at most while a block runs.
 
-    with PeakMemory() as peak: ...
+    with PeakMemory() as peak:
+        ...
     peak.growth
     """
 

@@ -31,7 +31,7 @@ ROBOT = EMBODIMENTS["droid"]  # 8 dimensions, the first 7 learnt relative to the
 
 
 def random_parameters(config: Pi0Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """float32, by path."""
+    """Returns random float32 parameters by path."""
     rng = np.random.default_rng(seed)
     shapes = flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/")
     return {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}
@@ -68,7 +68,10 @@ def write_openpi(
     asset: str = "droid",
     dims: int = 8,
 ) -> Path:
-    """As openpi's JAX training writes it; with `value_level`, as it saves it in training."""
+    """Writes a checkpoint as openpi's JAX training does.
+
+    With `value_level` it is as training saves it.
+    """
     tree = nested({f"{path}/value": array for path, array in flat.items()} if value_level else flat)
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", {"params": tree})

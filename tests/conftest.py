@@ -1,4 +1,4 @@
-"""Tests see eight virtual CPU devices, so that meshes are real, and compile quickly rather than well.
+"""Tests see eight virtual CPU devices, so meshes are real, and compile quickly rather than well.
 
 Shapes and dtypes in the annotations of the model, the flow and the step are checked wherever a test
 calls or traces them.
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory) -> Iterator[None]:
-    """What commands keep in the user's cache folder does not outlive the tests."""
+    """Keeps what commands put into the user's cache folder from outliving the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -48,7 +48,7 @@ class FaultyServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def fail(self, name: str, *faults, method: str = "GET") -> None:
-        """The next requests for the file `name` go wrong like this, one fault each."""
+        """Makes the next requests for the file `name` go wrong like this, one fault each."""
         self._faults[method, name] = collections.deque(faults)
 
     def asked(self, method: str, name: str) -> list[Request]:

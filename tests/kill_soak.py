@@ -54,7 +54,10 @@ class Soak:
         self._to_the_end(self.alone)
 
     def run(self, kills: int) -> list[str]:
-        """Until so many kills have hit. Returns what differs from the run that was left alone."""
+        """Runs and kills until so many kills have hit.
+
+        Returns what differs from the run that was left alone.
+        """
         wrong: list[str] = []
         number = 0
         while self.killed < kills:

@@ -49,7 +49,7 @@ def open_mixed(data_dir: Path) -> list[Index]:
 
 
 class _Payload(bytes):
-    """A record that tells when it goes."""
+    """Is a record that tells when it goes."""
 
     ledger: "Ledger"
 
@@ -73,7 +73,7 @@ class Ledger:
 
 
 class CountingIndex(Index):
-    """A real index whose reads are counted."""
+    """Is a real index whose reads are counted."""
 
     def __init__(self, index: Index, directory: Path, ledger: Ledger) -> None:
         super().__init__(index.row, directory, index.path)

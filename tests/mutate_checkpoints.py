@@ -49,7 +49,7 @@ HANG_SECONDS = 60.0
 
 
 def state_at(step: int) -> Any:
-    """A TrainState of a policy's parameters."""
+    """Returns a TrainState of a policy's parameters."""
     params = policies.parameters(policies.run_config(), step)
     counters = dict(step=jnp.int32(step), skipped=jnp.int32(0))
     moments = {"mu": jax.tree.map(lambda leaf: leaf * 2, params)}
@@ -62,7 +62,7 @@ class State(SimpleNamespace):
 
 
 def write_run(workdir: Path) -> None:
-    """Two steps."""
+    """Writes a run of two steps."""
     saved = RunCheckpoints(workdir, keep=2)
     robots = {ROBOT: policies.robot(ROBOT)}
     for step in (BEFORE, DAMAGED):
@@ -146,7 +146,7 @@ def resume(workdir: Path, lines: list[str]) -> None:
 
 @contextmanager
 def stderr_to(path: Path) -> Iterator[None]:
-    """Everything, what libraries in C++ write too."""
+    """Sends all of stderr to a file, also what libraries in C++ write."""
     sys.stderr.flush()
     before = os.dup(2)
     with path.open("w") as file:
@@ -160,7 +160,7 @@ def stderr_to(path: Path) -> Iterator[None]:
 
 
 def run(count: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """How many of `count` mutations ended how, and what went wrong, a line each."""
+    """Returns how many of `count` mutations ended how, and a line for each that went wrong."""
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
     wrong: list[str] = []

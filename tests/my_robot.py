@@ -8,7 +8,7 @@ JOINTS = [f"joint_{i}" for i in range(6)]
 
 
 def without_homing(columns):
-    """The first second is the arm's way home; the gripper was recorded as 0 = open."""
+    """Drops the first second, which is the arm's way home; the gripper was recorded as 0 = open."""
     state, action = columns["steps/observation/state"], columns["steps/action"].copy()
     action[:, 6] = 1 - action[:, 6]  # in an index, 1 is open
     return Standardised(state, action, keep=np.arange(len(state)) >= 10, stop=len(state))

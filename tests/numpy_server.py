@@ -30,14 +30,14 @@ HORIZON, DIMS = 10, 8
 
 
 def observation(seed: int = 0, prompt: str = "pick up the cup") -> RawObservation:
-    """Of DROID, by the seed."""
+    """Returns an observation of DROID, by the seed."""
     rng = np.random.default_rng(seed)
     images = {camera: rng.integers(0, 256, (8, 8, 3), np.uint8) for camera in ("exterior", "wrist")}
     return {"images": images, "state": rng.integers(-8, 8, 8).astype(np.float32), "prompt": prompt}
 
 
 def message(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """What DROID's clients send for that observation."""
+    """Returns what DROID's clients send for that observation."""
     return to_message(observation(number), EMBODIMENTS["droid"].keys) | changes
 
 
@@ -116,7 +116,7 @@ def resident(pid: int) -> int:
 
 
 def wait_for(process: subprocess.Popen, state: str) -> str:
-    """The address that a server prints once it is in that state."""
+    """Waits until a server is in a state, and returns the address that it then prints."""
     for line in process.stdout:
         if line.startswith(f"{state} on ws://"):
             return line.strip().rpartition("ws://")[2]
@@ -124,7 +124,10 @@ def wait_for(process: subprocess.Popen, state: str) -> str:
 
 
 class serving:
-    """launch.serve in a process of its own, from when it says `state`, "listening" or "warm"."""
+    """Runs launch.serve in a process of its own, from when it says `state`.
+
+    The state is "listening" or "warm".
+    """
 
     def __init__(self, checkpoint: Path, *flags: str, state: str = "warm") -> None:
         command = [

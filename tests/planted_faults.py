@@ -50,7 +50,7 @@ Record = dict[str, Values]  # feature -> floats, int64 or bytes, of all steps on
 
 
 def recorded(columns: Columns) -> Standardised:
-    """As recorded, with a number that is stored compressed."""
+    """Takes the columns as recorded, with a number that is stored compressed."""
     state = columns[STATE].copy()
     state[:, PAD] = [np.frombuffer(zlib.decompress(b), "<f4").reshape(()) for b in columns[PACKED]]
     keep = np.full(len(state), bool(columns[SUCCESS]))
@@ -112,7 +112,7 @@ STEP = {
 
 
 def picture(seed: int, kind: str = "JPEG", mode: str = "RGB", size: int = SIZE) -> bytes:
-    """An encoded image of blurred noise."""
+    """Returns an encoded image of blurred noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((size, size)).convert(mode).save(file, kind, quality=95)
@@ -126,7 +126,10 @@ def flat(level: int, kind: str = "JPEG") -> bytes:
 
 
 def sound(episode: int) -> Record:
-    """An episode with nothing wrong: it moves, grips at step 4 and lets go at step 8."""
+    """Returns an episode with nothing wrong.
+
+    It moves, grips at step 4 and lets go at step 8.
+    """
     rng, steps = np.random.default_rng(episode), np.arange(LENGTH)
     command = np.where((steps >= 4) & (steps < 8), 0.0, 1.0)
     grip = np.concatenate([command[:1], command[:-1]])
@@ -157,7 +160,7 @@ def sound(episode: int) -> Record:
 
 
 def write_sound(data_dir: Path) -> Path:
-    """The dataset's folder, whole, as TFDS opens it."""
+    """Writes the dataset's folder, whole, as TFDS opens it."""
     blank = {"front": flat(0), "hand": flat(0), "state": np.zeros(9, np.float32)}
     step = {"observation": blank, "action": np.zeros(6, np.float32), "packed": "", "count": 0}
     step |= {"text": "", "is_first": True, "is_last": True, "is_terminal": True}
@@ -512,7 +515,7 @@ class _Bytes:
         self.change = change
 
     def __call__(self, folder: Path, records: list[Record]) -> None:
-        """Nothing before the records are written."""
+        """Does nothing before the records are written."""
 
 
 def _files() -> Iterator[Fault]:
@@ -730,7 +733,7 @@ def _answer(fault: Fault, data_dir: Path, usual: set[str]) -> Result:
 
 
 def printed_lines(row: Dataset, data_dir: Path) -> set[str]:
-    """What launch.index prints of findings, and training of its dimensions."""
+    """Returns the lines that launch.index prints of findings, and training of its dimensions."""
     from launch import index as launcher
 
     with warnings.catch_warnings():

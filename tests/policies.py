@@ -35,7 +35,7 @@ def run_config(**changes) -> RunConfig:
 
 
 def robot(name: str) -> Robot:
-    """A record with statistics of no particular size."""
+    """Returns a record with statistics of no particular size."""
     embodiment, rng = EMBODIMENTS[name], np.random.default_rng(len(name))
     return Robot(embodiment, normalize.Statistics(*(
         normalize.accumulate([rng.normal(rng.normal(size=len(dims)), rng.uniform(0.5, 2, len(dims)), (200, len(dims)))])
@@ -44,7 +44,7 @@ def robot(name: str) -> Robot:
 
 
 def parameters(run: RunConfig, seed: int = 0):
-    """None of them zero or one."""
+    """Returns random parameters, none of them zero or one."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(0, 0.15, leaf.shape), jnp.float32),
@@ -66,14 +66,17 @@ def policy(
 def description(
     run: RunConfig, robots: Mapping[str, Robot], position: int, **digests: str
 ) -> Description:
-    """What a checkpoint of this run says of itself. `digests`: of the datasets' indices."""
+    """Returns what a checkpoint of this run says of itself.
+
+    `digests` are those of the datasets' indices.
+    """
     return Description(
         policy_half(run), training_half(run), robots, TOKENIZER, position, digests=digests
     )
 
 
 def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
-    """The workdir of a run that ended after one step; its policy is `policy(*robots)`."""
+    """Writes the workdir of a run that ended after one step; its policy is `policy(*robots)`."""
     run = run_config(**changes)
     params = parameters(run)
     counters = dict(step=jnp.int32(1), opt_state={"count": jnp.int32(1)}, skipped=jnp.int32(0))
@@ -89,7 +92,7 @@ def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
 
 
 def picture(rng: np.random.Generator, size: tuple[int, int] = (48, 64)) -> np.ndarray:
-    """uint8[height, width, 3], smooth as a camera's."""
+    """Returns uint8[height, width, 3], smooth as a camera's image."""
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
     return np.asarray(coarse.resize(size[::-1], Image.Resampling.BILINEAR))
 

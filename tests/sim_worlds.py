@@ -16,7 +16,7 @@ HORIZON = 8
 
 
 class OpenWorld(ReachWorld):
-    """A reach world that shows, beside the images, what the expert would do for each colour."""
+    """Is a reach world that also shows what the expert would do for each colour."""
 
     def __init__(self, scene: ReachScene) -> None:
         super().__init__(scene)
@@ -41,7 +41,7 @@ def open_setting(robot: str) -> Iterator[Setting]:
 
 
 def demonstration(robot: str, seed: int) -> list[dict]:
-    """The steps of a demonstration as plain arrays."""
+    """Returns the steps of a demonstration as plain arrays."""
     env = ReachEnv(robot)
     steps = demonstrate(env, seed).steps
     env.close()

@@ -42,7 +42,7 @@ def load_spec(name: str) -> dict[str, Any]:
 
 
 def spec_fields(name: str) -> dict[str, dict[str, Any]]:
-    """path -> the description of a field: type, shape, dtype."""
+    """Returns path -> the description of a field: type, shape, dtype."""
     return dict(_leaves(load_spec(name)["features"], ""))
 
 
@@ -126,7 +126,7 @@ def _leaves(description: Mapping[str, Any], path: str) -> Iterator[tuple[str, di
 
 
 def _features(description: Mapping[str, Any], path: str, zlib: Collection[str]) -> Any:
-    """The description as nested dicts of TFDS features."""
+    """Returns the description as nested dicts of TFDS features."""
     if not _is_leaf(description):
         return {
             name: _features(child, f"{path}/{name}", zlib) for name, child in description.items()
@@ -154,7 +154,7 @@ def _numpy_type(dtype: str) -> Any:
 
 
 def _episode(description: Mapping[str, Any], given: Episode) -> dict[str, Any]:
-    """An episode as write_rlds takes it."""
+    """Returns an episode in the form that write_rlds takes."""
     lengths = {
         path: len(values)
         for path, values in given.items()
@@ -227,7 +227,7 @@ def _default(description: Mapping[str, Any], name: str, step: int, count: int) -
 
 
 def _default_part(kind: str, size: int) -> np.ndarray:
-    """A part of a vector, by the name that the description's layout gives it."""
+    """Returns a part of a vector, by the name that the description's layout gives it."""
     if kind == "quat":
         return np.array([0.0, 0.0, 0.0, 1.0])
     if kind == "mat":
@@ -239,7 +239,7 @@ def _default_part(kind: str, size: int) -> np.ndarray:
 def _encoded(
     colour: tuple[int, ...], shape: tuple[int, ...], dtype: str, encoding: str | None
 ) -> bytes | np.ndarray:
-    """An image file of one colour; of depth, which no row reads, an array of zeros."""
+    """Returns an image file of one colour; for depth, which no row reads, an array of zeros."""
     if (shape[2], dtype) != (3, "uint8"):
         return np.zeros(shape, dtype)
     pixels = np.broadcast_to(np.array(colour, np.uint8), shape)

@@ -1,4 +1,7 @@
-"""A batch and options for steps of the pico model, one camera, small enough to state by hand."""
+"""Makes a batch and options for steps of the pico model.
+
+There is one camera, and all is small enough to state by hand.
+"""
 
 import numpy as np
 

@@ -76,7 +76,7 @@ def test_parts_sum_to_the_batch(whole, accumulate, mesh):
 
 
 def test_every_device_cuts_its_own_rows():
-    """Nothing travels: the compiled cut has no collective."""
+    """The compiled cut has no collective: nothing travels."""
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=1, devices=jax.devices()[:4])
     rows = sharding.place_batch(np.arange(8, dtype=np.int32), mesh)
     cut = jax.jit(partial(in_parts, count=2, constrain=sharding.constrain_on(mesh)))

@@ -244,7 +244,7 @@ def test_flops_of_loops_gradients_and_rematerialisation():
 
 
 def test_a_roofline_by_hand():
-    """On v5e: 394 TFLOP take 2 s, 819 GB through HBM 1 s, 50 GB to the neighbours half a second."""
+    """A v5e takes 2 s for 394 TFLOP, 1 s for 819 GB of HBM, 0.5 s for 50 GB to the neighbours."""
     times = roofline(CHIPS["TPU v5 lite"], flops=394e12, hbm_traffic=819e9, ici_sent=50e9)
     assert times == (2.0, 1.0, 0.5)
     assert (times.fastest, times.slowest) == (2.0, 3.5)
@@ -297,7 +297,7 @@ def dimensions(collective: hlo.Collective) -> set[int]:
 
 @pytest.mark.slow
 def test_the_full_size_step_gathers_one_layer_at_a_time():
-    """CPUs multiply bfloat16 numbers as float32, so these are what travels here."""
+    """Float32 travels here, because CPUs multiply bfloat16 numbers as float32."""
     run = config(**FULL_SIZE, batch_size=8, mesh=dict(data=1, fsdp=8, tensor=1))
     compiled = step.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
     gathers = [c for c in hlo.collectives(hlo.parse(compiled.as_text())) if c.kind == "all-gather"]
@@ -310,7 +310,7 @@ def test_the_full_size_step_gathers_one_layer_at_a_time():
 
 
 def test_eight_devices_hold_an_eighth_of_the_state_each():
-    """What a full-size restore creates; how it is read is below."""
+    """A full-size restore creates an eighth on each device; the test below shows how it is read."""
     run = config(**FULL_SIZE, mesh=dict(data=1, fsdp=8, tensor=1))
     each = step.state_bytes(run, run_mesh(run, jax.devices()))
     state = 4 * 4 * 3_238_048_528
@@ -346,7 +346,8 @@ def growth_while_restoring(workdir: str) -> int:
 def test_restoring_reads_each_part_once(tmp_path):
     """Restoring takes less than twice the state.
 
-    The process has not used its memory yet. If arrays were read whole for each device, it would take eight times the state.
+    The process has not used its memory yet. If arrays were read whole for each device, it would
+    take eight times the state.
     """
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
@@ -400,7 +401,7 @@ def test_a_row_that_cannot_be_read(text):
 
 
 def test_an_unknown_slice_is_one_line():
-    """Also where libtpu is missing: then the line says so."""
+    """Where libtpu is missing, too, one line says so."""
     command = [
         sys.executable,
         "-m",

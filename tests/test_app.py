@@ -1,4 +1,4 @@
-"""How a launch script starts and ends."""
+"""A launch script starts and ends as it should."""
 
 import ast
 import os
@@ -61,7 +61,7 @@ def test_what_is_wrong_with_a_config_is_one_line(tmp_path: Path, body: str, flag
 
 
 def frozen_dtype(*flags: str, cwd: Path) -> subprocess.CompletedProcess:
-    """What a script that prints this field of its config prints."""
+    """Returns what a script prints that prints this field of its config."""
     program = READS_A_CONFIG.replace("mapping(config)", "mapping(config)['frozen_dtype']")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program, *flags]
@@ -143,7 +143,7 @@ def test_writing_a_dataset_without_its_packages(tmp_path, monkeypatch):
 
 
 def test_an_old_python_is_told_which_one_is_needed(monkeypatch, capsys):
-    """It can read launch/__init__.py, and goes no further."""
+    """An old Python can read launch/__init__.py, and goes no further."""
     source = (ROOT / "launch/__init__.py").read_text()
     ast.parse(source, feature_version=(3, 7))
     monkeypatch.setattr(sys, "version_info", (3, 10, 1))

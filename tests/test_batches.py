@@ -75,7 +75,7 @@ def batches(order, *, start=0, stop=20, threads=3, prefetch=2, rows=None):
 
 
 def identities(stream):
-    """[(row, dataset, episode, step), ...]."""
+    """Returns [(row, dataset, episode, step), ...]."""
     return [
         row
         for batch in stream
@@ -191,7 +191,7 @@ def test_wrong_rows_are_refused_at_the_first_batch(indices):
 
 
 def test_each_slot_has_a_canvas_of_its_own(indices):
-    """Base images of 16 x 24 pixels; in one dataset wrist images that need a larger canvas."""
+    """Base images have 16 x 24 pixels; wrist images of one dataset need a larger canvas."""
     other = copy.copy(indices[1])
     other.image_sizes = other.image_sizes | {
         "steps/observation/wrist": {"min": [16, 24], "max": [250, 330]}

@@ -1,4 +1,4 @@
-"""The round trip that `launch.benchmark convert` measures at full size, at toy size."""
+"""The round trip of `launch.benchmark convert` works at toy size."""
 
 from benchmarks.convert import benchmark_convert, table
 

@@ -51,7 +51,7 @@ def lane_rows(order, lane):
 
 
 def frames_of(order, start, stop, rows=None):
-    """[(dataset, frame), ...] of all rows of all steps."""
+    """Returns [(dataset, frame), ...] of all rows of all steps."""
     batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
     return [
         pair
@@ -62,7 +62,7 @@ def frames_of(order, start, stop, rows=None):
 
 @pytest.fixture
 def counted(indices, directories):
-    """The same indices, and a ledger of what is read from them."""
+    """Returns the same indices, and a ledger of what is read from them."""
     ledger = Ledger()
     return [
         CountingIndex(index, directory, ledger)
@@ -165,7 +165,7 @@ def test_samples_are_the_frames_that_the_order_names(indices):
 
 
 def draw_all(order, start, stop, rows):
-    """Draws, and keeps nothing."""
+    """Draws all rows and keeps nothing."""
     with contextlib.closing(order.draws(start, stop, rows)) as steps:
         for _ in steps:
             pass
@@ -201,7 +201,7 @@ def test_a_pool_smaller_than_an_episode_holds_two_episodes(indices, counted):
 
 
 def test_resuming_reads_at_most_one_block_again(indices, counted):
-    """One lane, in its first epoch, where no frame comes twice."""
+    """There is one lane in its first epoch, in which no frame comes twice."""
     counting, ledger = counted
     order = make(counting[:1], lanes=1, weights={"reach_arm3": 1.0})
     drawn = [int(indices[0].episode_of(np.int64(frame))) for _, frame in frames_of(order, 0, 55)]

@@ -115,7 +115,7 @@ def test_the_older_bridge_has_its_commands_in_a_dict(tmp_path):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """(index, the raw episodes as TensorFlow parses them)."""
+    """Returns (index, the raw episodes as TensorFlow parses them)."""
     if not REAL.is_dir():
         pytest.skip(f"needs the real Bridge V2 episodes in {REAL}")
     data_dir = tmp_path_factory.mktemp("data")

@@ -37,7 +37,7 @@ def contents(index):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Eight episodes in four shards."""
+    """Writes eight episodes in four shards."""
     folder = tmp_path_factory.mktemp("data")
     write_reach(folder, LENGTHS)
     return folder
@@ -207,7 +207,7 @@ def test_what_was_abandoned_long_ago_goes(data_dir, tmp_path):
 def test_parts_of_a_row_with_its_cameras_in_another_order_are_not_taken(
     data_dir, tmp_path, monkeypatch
 ):
-    """The columns of its images stand the other way round."""
+    """The columns of the row's images are in the other order."""
     monkeypatch.setattr(build_module, "_merge", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(data_dir, tmp_path)
@@ -294,7 +294,7 @@ def test_a_build_that_another_overtakes_takes_its_index(
 
 @pytest.fixture
 def bad_data(tmp_path):
-    """Episode 1 has a NaN, episode 4 a corrupted payload."""
+    """Writes a NaN into episode 1 and a corrupted payload into episode 4."""
     episodes = reach_episodes(LENGTHS)
     episodes[1]["steps"][2]["action"][0] = np.nan
     directory = write_reach(tmp_path / "bad", episodes=episodes)

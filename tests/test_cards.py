@@ -55,7 +55,7 @@ ROBOT = Embodiment(
 
 
 def two_coloured(height: int, width: int, left: tuple[int, int, int]) -> np.ndarray:
-    """uint8[height, width, 3]: `left` on the left half, grey on the right."""
+    """Returns uint8[height, width, 3]: `left` on the left half, grey on the right."""
     image = np.full((height, width, 3), 128, np.uint8)
     image[:, : width // 2] = left
     return image
@@ -64,7 +64,8 @@ def two_coloured(height: int, width: int, left: tuple[int, int, int]) -> np.ndar
 def step(episode: int, number: int) -> dict:
     """Returns a step of an episode whose gripper closes at step 8 and opens at step 14.
 
-    These are the commands, and the gripper follows two steps later. `front` is red, and `hand` is stored as BGR.
+    These are the commands, and the gripper follows two steps later. `front` is red, and `hand` is
+    stored as BGR.
     """
     command = 0.0 if 8 <= number < 14 else 1.0
     opening = 0.0 if 10 <= number < 16 else 1.0
@@ -98,25 +99,25 @@ def recorded(columns: Columns) -> Standardised:
 
 
 def inverted(columns: Columns) -> Standardised:
-    """As recorded, with a mistake: 1 - gripper."""
+    """Takes everything as recorded, with a mistake: 1 - gripper."""
     result = recorded(columns)
     return result._replace(action=result.action * [1, -1] + [0, 1])
 
 
 def state_upside_down(columns: Columns) -> Standardised:
-    """As recorded, by a robot whose gripper state is 1 where it is closed."""
+    """Takes everything as recorded, by a robot whose gripper state is 1 where it is closed."""
     result = recorded(columns)
     return result._replace(state=result.state * [1, -1, 1] + [0, 1, 0])
 
 
 def stuck(columns: Columns) -> Standardised:
-    """As recorded, with a gripper that is never told anything."""
+    """Takes everything as recorded, with a gripper that is never told anything."""
     result = recorded(columns)
     return result._replace(action=result.action * [1, 0] + [0, 1])
 
 
 def stateless(columns: Columns) -> Standardised:
-    """The recorded action, by a robot that does not say how it stands."""
+    """Takes the recorded action, by a robot that does not say how it stands."""
     result = recorded(columns)
     return result._replace(state=result.state[:, :0])
 
@@ -200,7 +201,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def cards(data_dir, tmp_path_factory):
-    """A right row and one with a mistake."""
+    """Writes the cards of a right row and of one with a mistake."""
     rows = (ROW, dataclasses.replace(ROW, name="mistaken", standardise=inverted))
     return write_cards(
         [card_of(row, data_dir, share) for row, share in zip(rows, (0.75, 0.25), strict=True)],

@@ -1,4 +1,4 @@
-"""The check of a running server: servers in processes of their own, and answers that are wrong."""
+"""A running server is checked, in a process of its own; wrong answers are found."""
 
 import re
 import socket
@@ -23,7 +23,7 @@ TIMING = {"policy_timing": {"infer_ms": 1.5}}
 
 
 def check(address, *flags):
-    """Status, facts by name, and the errors' text of the command."""
+    """Returns the status, the facts by name, and the errors' text of the command."""
     command = [sys.executable, "-m", "launch.check_server", f"--server={address}", "--calls=3"]
     done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
     facts = dict(re.split(r" +", line, maxsplit=1) for line in done.stdout.splitlines())
@@ -32,7 +32,7 @@ def check(address, *flags):
 
 @contextmanager
 def stub(metadata, reply):
-    """The address of a server that greets with this and answers whatever it is asked with that."""
+    """Gives the address of a server with one greeting and one answer to whatever it is asked."""
 
     def converse(connection):
         connection.send(wire.pack(metadata))

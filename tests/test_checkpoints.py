@@ -1,4 +1,4 @@
-"""Which checkpoints stay, where they lie, and what their reader refuses."""
+"""The right checkpoints stay in the right place, and their reader refuses damaged ones."""
 
 import json
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from tests import policies
 
 
 class State(NamedTuple):
-    """Of a model with two parameters."""
+    """Is the state of a model with two parameters."""
 
     step: jnp.ndarray
     params: dict

@@ -25,7 +25,7 @@ jax.jit(train_step)(jnp.ones((8, 8)))
 
 
 def run(*arguments: object, code: str = COMMAND, **environment: str) -> str:
-    """What the command says on standard error."""
+    """Runs the command, and returns what it says on standard error."""
     usual = {
         name: value
         for name, value in os.environ.items()
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_the_command_goes_on(tmp_pa
 
 
 def test_a_folder_that_cannot_be_written_is_still_read(tmp_path):
-    """As on a robot whose disk is read-only, with programs that its maker compiled."""
+    """A robot's disk may be read-only, with programs that its maker compiled."""
     run(tmp_path)
     # A superuser, as tests in containers are, could write in spite of the folder's mode.
     refuse = "from pi0_jax import compilation; compilation._fault = lambda _: 'Read-only'\n"

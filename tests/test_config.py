@@ -28,7 +28,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("[!_]*.py"))
 
 
 def modes(path: Path) -> tuple[str, ...]:
-    """What may follow the file's name and a colon; "" for nothing."""
+    """Returns what may follow the file's name and a colon; "" stands for nothing."""
     names = runpy.run_path(str(path))
     return names["MODES"] if "MODES" in names else ("",)
 
@@ -79,7 +79,7 @@ def test_a_recipe_states_only_what_differs_from_the_defaults(path, mode):
 
 @by_name
 def test_every_config_file_takes_another_mixture(path, mode):
-    """Where it has datasets of its own, they are to be taken away by hand."""
+    """A config file's own datasets, if there are any, are to be taken away by hand."""
     stated = load(path, mode)
     stated.mixture = "oxe_magic_soup"
     if stated.datasets:
@@ -133,7 +133,7 @@ def test_a_page_names_its_data_and_no_more():
 
 
 def test_every_field_can_be_set_by_a_flag(tmp_path):
-    """Those too that a recipe does not mention, and those without a default."""
+    """Fields that a recipe does not mention, and fields without a default, can be set too."""
     recipe = tmp_path / "mine.py"
     recipe.write_text("from pi0_jax.train import config\nget_config = config.defaults\n")
     stated = fields.defaults(RunConfig) | {"data_dir": "data", "datasets": ("a",), "steps": 2000}
@@ -153,7 +153,7 @@ def test_every_field_can_be_set_by_a_flag(tmp_path):
 
 
 def test_all_mistakes_are_named_together():
-    """Of types, ranges and names, nested ones too, and of fields that contradict each other."""
+    """Mistakes of types, ranges and names are named, also nested ones and contradictions."""
     page = config.defaults()
     page.data_dir, page.datasets, page.weights = "data", ("a", "b"), (1.0,)
     page.steps, page.b2, page.lerning_rate = "many", 2.0, 1e-3
@@ -282,7 +282,7 @@ def test_differing_fields_are_those_that_decide_numbers(values):
 
 
 def test_what_may_change_when_a_run_goes_on():
-    """And what may differ between the processes of a run."""
+    """Some of these fields may also differ between the processes of a run."""
     assert {
         "data_dir", "index_dir", "skip_bad_episodes", "mixture", "loader_threads", "prefetch_batches", "mesh", "accumulate",
         "log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "keep_best_metric",
@@ -301,7 +301,7 @@ def test_what_may_change_when_a_run_goes_on():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grown:
-    """A record to which `colour` and `size` came later."""
+    """Is a record to which `colour` and `size` came later."""
 
     name: str = fields.field(doc="Whose it is.", section="First")
     count: int = fields.field(3, "How many there are.", positive=True)

@@ -75,19 +75,19 @@ def beside(*columns: Any) -> np.ndarray:
 
 
 def nines(count: int) -> np.ndarray:
-    """What no rule may read."""
+    """Returns values that no rule may read."""
     return np.full((STEPS, count), 9.0)
 
 
 def quaternions(axis: int, angles: np.ndarray) -> np.ndarray:
-    """x y z w of turns about one axis."""
+    """Returns x y z w of turns about one axis."""
     return np.where(np.arange(4) == axis, np.sin(angles / 2)[:, None], 0) + np.where(
         np.arange(4) == 3, np.cos(angles / 2)[:, None], 0
     )
 
 
 def plain(action: np.ndarray, *differs: str, raw: dict[str, Any] | None = None) -> Case:
-    """The field steps/action holds just what the robot takes."""
+    """Returns a case in which the field steps/action holds just what the robot takes."""
     return Case({ACTION: action} | (raw or {}), action, differs)
 
 
@@ -96,7 +96,7 @@ def rtx(gripper: np.ndarray, *differs: str, raw: dict[str, Any]) -> Case:
 
 
 def droid(action: str, numbers: np.ndarray) -> Case:
-    """Twenty steps, in all of which something moves."""
+    """Returns twenty steps; something moves in all of them."""
     steps = 20
     many = np.resize(numbers, (steps, numbers.shape[1]))
     gripper = np.linspace(0, 1, steps)
@@ -200,13 +200,13 @@ CASES: dict[str, Case] = {
 
 
 def one_arm(columns):
-    """Both arms of ALOHA without the base."""
+    """Keeps both arms of ALOHA and drops the base."""
     state, action = columns[STATE], columns[ACTION][:, 0:14]
     return Standardised(state, action, np.ones(len(state), bool), stop=len(state))
 
 
 def aloha(name: str) -> Dataset:
-    """The records of ALOHA that no public row has."""
+    """Returns a row with a record of ALOHA that no public row has."""
     embodiment = EMBODIMENTS[name]
     cameras = {
         camera: CameraField(f"{OBSERVATION}/{camera}") for camera in embodiment.cameras.values()
@@ -291,7 +291,7 @@ FURTHER: dict[str, tuple[Dataset, Case]] = {
 
 
 def reach_case(name: str, folder: Path) -> tuple[Index, np.ndarray]:
-    """The reach world's arms, whose files the package writes itself."""
+    """Returns a case of the reach world's arms, whose files the package writes itself."""
     joints = len(EMBODIMENTS[name].state)
     steps = {
         "observation": REACH_STEPS["observation"] | {"state": ArrayFeature((joints,), np.float32)},
@@ -431,7 +431,7 @@ def test_every_row_and_every_record_has_its_case(results):
 
 @pytest.mark.parametrize("name", [*ROWS, *FURTHER])
 def test_what_is_served_is_what_was_recorded(results, name):
-    """In the robot's own units, to the rounding of float32."""
+    """Both agree in the robot's own units, to the rounding of float32."""
     robot = results[name].index.embodiment
     largest = max([1.0, *(abs(end) for dim in robot.actions for end in dim.ends or ())])
     assert results[name].error < 1e-5 * largest

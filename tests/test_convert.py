@@ -71,7 +71,7 @@ def pico(tmp_path_factory):
 
 
 def check_equal(source, flat):
-    """Names, shapes, dtypes and bits."""
+    """Checks that names, shapes, dtypes and bits are equal."""
     assert source.leaves.keys() == flat.keys()
     for path, array in flat.items():
         found = source.read(path)
@@ -145,7 +145,10 @@ def _dims(count):
     ],
 )
 def test_at_full_size_every_tensor_of_the_ports_is_there_and_no_other(table, file):
-    """778: the backbone's output head is the embedding once more, the expert's is zeros."""
+    """There are 778 tensors.
+
+    The backbone's output head is the embedding once more, and the expert's is zeros.
+    """
     config = VARIANTS["pi0"]
     shapes = {
         path: leaf.shape
@@ -347,7 +350,7 @@ def test_the_command_converts_verifies_and_says_what_it_assumed(tmp_path):
 
 
 def test_the_page_of_formats_is_up_to_date():
-    """But for the measured errors, which change with the machine."""
+    """The measured errors do not count, because they change with the machine."""
     made = page.page({}, "")
     before, _, after = made.partition("## Measured")
     _, _, rest = after.partition("## Our leaves")

@@ -1,4 +1,4 @@
-"""What wrong input gets: one line that names the culprit; and what is allowed to be odd."""
+"""Wrong input gets one line that names the culprit; some oddities are allowed."""
 
 import dataclasses
 import json
@@ -380,7 +380,7 @@ def test_a_place_that_cannot_be_written_or_is_full_is_named(tmp_path):
 
 
 def policy_directory(tmp_path, tensors, **changes):
-    """LeRobot's own files around the toy's weights, whose model has 8 dimensions."""
+    """Writes LeRobot's own files around the toy's weights, whose model has 8 dimensions."""
     shutil.copytree(GOLDEN / "lerobot_policy_directory", tmp_path / "policy")
     config = (
         json.loads((tmp_path / "policy" / "config.json").read_text())
@@ -512,7 +512,7 @@ def test_a_record_that_contradicts_the_checkpoints_own_is_refused(tmp_path):
 
 
 def test_statistics_that_are_not_of_the_record_are_refused_or_told(tmp_path):
-    """A gripper that counts from -1 to +1 is not DROID's; one that never moves may be."""
+    """A gripper from -1 to +1 is not DROID's; a gripper that never moves may be."""
     pico = dataclasses.replace(VARIANTS["pico"], action_dim=9)
     path = write_openpi(tmp_path / "a", random_parameters(pico))
     file = path / "assets" / "droid" / "norm_stats.json"
@@ -579,7 +579,7 @@ def test_a_record_of_another_make_is_named(tmp_path, change, message):
 
 
 def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path):
-    """LeRobot divides by std + 1e-6; a joint that never moves would be noise times a million."""
+    """LeRobot divides by std + 1e-6, so a joint that never moves would be noise times a million."""
     path = write_openpi(tmp_path / "a", random_parameters(UNEVEN))
     file = path / "assets" / "droid" / "norm_stats.json"
     record = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""openpi's norm_stats.json, written out by hand."""
+"""openpi's norm_stats.json is read right; here it is written out by hand."""
 
 import json
 

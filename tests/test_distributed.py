@@ -34,7 +34,7 @@ LONGER = dict(steps=20, save_every=10, validate_every=10, eps=1.0, learning_rate
 
 @pytest.fixture(scope="module")
 def alone(data_dir, tmp_path_factory) -> Path:
-    """The workdir of one process with one device."""
+    """Returns the workdir of one process with one device."""
     workdir = tmp_path_factory.mktemp("run") / "alone"
     finish(start(data_dir, workdir, **LONGER))
     return workdir
@@ -95,7 +95,7 @@ def test_two_processes_agree_with_one(data_dir, alone, tmp_path):
     ids=str,
 )
 def test_two_processes_of_four_devices_agree_with_one(data_dir, alone, tmp_path, mesh):
-    """In the last mesh both processes hold, and prepare, all rows."""
+    """In the last mesh both processes hold and prepare all rows."""
     workdir = tmp_path / "run"
     axes = {f"mesh.{axis}": size for axis, size in mesh.items()}
     finish(*start_two([data_dir, data_dir], workdir, devices=4, **LONGER, **axes))
@@ -129,7 +129,7 @@ def test_from_two_processes_to_one_and_back(data_dir, alone, tmp_path):
 
 
 def test_what_one_host_finds_wrong_ends_both(data_dir, tmp_path):
-    """Within seconds, not when a timeout comes, with the same line."""
+    """Both end within seconds with the same line, and not when a timeout comes."""
     empty = tmp_path / "empty"
     empty.mkdir()
     processes = start_two([data_dir, empty], tmp_path / "run", devices=1)

@@ -24,7 +24,7 @@ ACTIVE, IDLE = 0.01, 0.0005  # change of one joint's commanded velocity
 
 
 def episode(pattern: str, file: str = SUCCESS, **fields) -> dict:
-    """One step for each letter: "." active, "x" idle."""
+    """Returns an episode with one step for each letter: "." is active, "x" is idle."""
     velocity = np.zeros((len(pattern), 7))
     velocity[:, 3] = np.cumsum([IDLE if letter == "x" else ACTIVE for letter in pattern])
     return {f"{COMMAND}/joint_velocity": velocity.tolist(), FILE: file, **fields}
@@ -64,7 +64,7 @@ FILTERS = {
 
 @pytest.fixture(scope="module")
 def filtered(tmp_path_factory) -> Index:
-    """An episode for each of FILTERS."""
+    """Writes an episode for each of FILTERS."""
     return index_from_spec(
         ROWS["droid"],
         tmp_path_factory.mktemp("droid"),
@@ -81,7 +81,7 @@ def test_idle_steps_and_failures_are_not_drawn(filtered, name):
 
 
 def test_a_step_is_idle_only_if_every_joint_is():
-    """One joint of seven that speeds up by 0.001 or more is movement, in either direction."""
+    """If one joint of seven speeds up by 0.001 or more, in either direction, that is movement."""
     rule = ROWS["droid"].standardise
     columns = {path: np.zeros((40, *field.shape)) for path, field in ROWS["droid"].fields.items()}
     columns[FILE] = np.array(SUCCESS.encode(), object)

@@ -1,4 +1,4 @@
-"""Counting and tabulating what rollouts gave."""
+"""The results of rollouts are counted and tabulated."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Execution of chunks: which action comes at which tick."""
+"""Chunks are executed: the right action comes at every tick."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def run(strategy, chunks):
 
 
 def numbered(ticks, horizon):
-    """float32[ticks, horizon, 1]: action j of the chunk of tick t is 100 t + j."""
+    """Returns float32[ticks, horizon, 1]: action j of the chunk of tick t is 100 t + j."""
     return (100 * np.arange(ticks)[:, None] + np.arange(horizon)).astype(np.float32)[:, :, None]
 
 
@@ -56,7 +56,7 @@ def test_temporal_ensemble_refuses_a_tick_without_actions():
 
 
 def test_embodiments_say_how_much_of_a_chunk_is_executed():
-    """Appendix D: 16 of 50 actions at 20 Hz, 25 of 50 at 50 Hz."""
+    """The paper's appendix D has 16 of 50 actions at 20 Hz, and 25 of 50 at 50 Hz."""
     assert [
         (EMBODIMENTS[name].control_hz, EMBODIMENTS[name].execute_steps)
         for name in ("franka_osc", "mobile_aloha")
@@ -67,7 +67,7 @@ def test_embodiments_say_how_much_of_a_chunk_is_executed():
 
 
 def test_temporal_ensemble_weighs_the_oldest_most():
-    """Two chunks of two actions; at tick 1 the older says 0, the newer 1."""
+    """Of two chunks of two actions, the older says 0 at tick 1 and the newer says 1."""
     chunks = np.array([[[5.0], [0.0]], [[1.0], [7.0]]])
     actions, asked = run(TemporalEnsemble(decay=np.log(2)), chunks)
     assert asked == [0, 1]

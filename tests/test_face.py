@@ -1,4 +1,4 @@
-"""The public face: what `import pi0_jax` promises, as design and docs show it."""
+"""The public face is as design and docs show it: what `import pi0_jax` promises."""
 
 import dataclasses
 import json
@@ -175,7 +175,7 @@ def test_an_unknown_format_to_write_is_named(openpi, tmp_path):
 
 
 def own_dataset(name: str = "mine") -> pi0_jax.Dataset:
-    """The arm's data under a name, a robot and a record of one's own."""
+    """Writes the arm's data under a name, a robot and a record of one's own."""
     vector = pi0_jax.RawField(shape=(3,), dtype="float32")
     return dataclasses.replace(
         find_row("reach_arm3"),

@@ -21,7 +21,7 @@ from tests.tiny_data import write_reach
 
 @pytest.fixture
 def private(tmp_path) -> Iterator[Path]:
-    """A folder, in a process whose group may read what it writes, and nobody else."""
+    """Gives a folder in a process whose group may read what it writes, and nobody else."""
     before = os.umask(0o027)
     folder = tmp_path / "private"
     folder.mkdir()
@@ -30,7 +30,7 @@ def private(tmp_path) -> Iterator[Path]:
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """Of all files and folders in it that do not have the modes that the umask 027 leaves."""
+    """Returns the files and folders in it whose modes are not those of the umask 027."""
     expected = {True: 0o750, False: 0o640}
     found = {path: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
     assert found

@@ -83,7 +83,7 @@ def test_noise_is_zero_where_a_robot_has_no_dimension(arrays):
 
 @pytest.mark.parametrize("num_steps", [1, 3, 10, 37])
 def test_euler_steps_visit_the_right_times(num_steps):
-    """v = t integrates to sum(t_i) / N over t_i = 1, 1 - 1/N, ..., 1/N."""
+    """The velocity v = t integrates to sum(t_i) / N over t_i = 1, 1 - 1/N, ..., 1/N."""
     noise = jnp.ones((B, H, D))
     out = flow.integrate(
         lambda x, t: jnp.broadcast_to(t[:, :, None, None], x.shape), noise, num_steps

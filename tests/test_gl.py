@@ -1,4 +1,4 @@
-"""Which OpenGL library renders, and that none shares a process with TensorFlow."""
+"""The right OpenGL library renders, and none shares a process with TensorFlow."""
 
 import os
 import subprocess
@@ -84,7 +84,7 @@ env.observe()
 
 
 def test_a_library_that_is_missing_is_named():
-    """MuJoCo has no such way off Windows; a library that is not installed ends in the same line."""
+    """Outside Windows MuJoCo has no such way, so it ends in the same line as a missing library."""
     done = python(caught(RENDER), MUJOCO_GL="wgl")
     assert done.stdout.startswith("InputError: OpenGL does not open (MUJOCO_GL: wgl)"), done.stderr
 
@@ -116,7 +116,7 @@ def test_a_process_that_renders_refuses_tensorflow(tensorflow):
 
 
 def test_a_process_that_renders_may_ask_whether_tensorflow_is_installed():
-    """As the library does that opens a checkpoint's folder."""
+    """The library that opens a checkpoint's folder asks so."""
     asked = "\nimport importlib.util; print(importlib.util.find_spec('tensorflow') is not None)"
     done = python(RENDER + asked + asked.replace("tensorflow", "tensorflaw"))
     assert (done.returncode, done.stdout) == (0, "True\nFalse\n"), done.stderr

@@ -23,12 +23,12 @@ VECTOR, STATE = "steps/action", f"{OBSERVATION}/state"
 
 
 def presses(opening):
-    """What a button says: 1 at the step in which it is told to close, -1 to open, 0 otherwise."""
+    """Returns a button's value: 1 when it is told to close, -1 to open, 0 otherwise."""
     return -np.diff(opening, prepend=1.0)
 
 
 def signed(opening):
-    """-1 opens, +1 closes."""
+    """Returns -1 for open and +1 for closed."""
     return 1 - 2 * opening
 
 
@@ -115,7 +115,7 @@ CONVENTIONS = {
 
 
 def even_beat(rng, hertz):
-    """As tests make it: it opens and closes every few steps."""
+    """Returns openings that change every few steps, as tests make them."""
     beat = int(rng.integers(3, 7))
     steps = int(rng.integers(10, 25))
     return ((np.arange(steps) // beat) % 2 == 0).astype(float)
@@ -128,7 +128,7 @@ def every_second(rng, hertz):
 
 
 def pick_and_place(rng, hertz):
-    """Open, closed for some seconds, open."""
+    """Returns openings: open, closed for some seconds, and open."""
     parts = [int(rng.uniform(1.5, 6) * hertz) + 2 for _ in range(3)]
     return np.repeat([1.0, 0.0, 1.0], parts)
 
@@ -138,7 +138,7 @@ def after_steps(opening, hertz):
 
 
 def after_a_while(opening, hertz):
-    """0.8 s later, over half a second, and not quite to the end."""
+    """Follows 0.8 s later, over half a second, and not quite to the end."""
     delay, ramp = max(1, round(0.55 * hertz)), max(1, round(0.5 * hertz))
     late = np.concatenate([np.full(delay + ramp - 1, opening[0]), opening])[
         : len(opening) + ramp - 1
@@ -200,7 +200,7 @@ def raw_columns(row, command, state):
 
 
 def made_up(row, opening, answer, *, command=lambda o: o, turned=lambda a: a, episodes=12):
-    """What `trends` reads of an index, of made-up episodes that go through the row's rule."""
+    """Returns what `trends` reads of an index, for made-up episodes through the row's rule."""
     rng, hertz = np.random.default_rng(0), row.embodiment.control_hz
     results = []
     for _ in range(episodes):
@@ -255,7 +255,7 @@ def verdicts(index):
 
 @pytest.fixture(scope="module")
 def answers():
-    """(row, movement, swapped) -> what was found, of all rows that record a gripper's state."""
+    """Returns (row, movement, swapped) -> finding, for all rows that record a gripper's state."""
     found = {}
     for name in CONVENTIONS:
         row = ROWS[name]

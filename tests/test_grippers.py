@@ -175,7 +175,7 @@ def test_a_damaged_gripper_is_refused_with_its_episode(tmp_path):
 
 
 def test_steps_that_a_rule_drops_may_hold_anything(tmp_path):
-    """As for other dimensions: an episode of which nothing is drawn is not held to a range."""
+    """An episode of which nothing is drawn is not held to a range, as in other dimensions."""
 
     def nothing(columns):
         return as_recorded(columns)._replace(keep=np.zeros(3, bool))

@@ -92,7 +92,7 @@ slider = partial(
 
 
 def towards_the_goal(observations, seeds):
-    """Half a metre at once: more than the action space allows."""
+    """Goes half a metre at once, which is more than the action space allows."""
     ways = np.array([np.sign(o["state"][1] - o["state"][0]) for o in observations], np.float32)
     return np.broadcast_to(0.5 * ways[:, None, None], (len(observations), 4, 1))
 
@@ -102,7 +102,7 @@ def away(observations, seeds):
 
 
 class Dial(Slider):
-    """Turned by whole numbers, for 3 ticks; every picture is rendered into the same array."""
+    """Is turned by whole numbers for 3 ticks; every picture is rendered into the same array."""
 
     action_space = gymnasium.spaces.Box(-3, 3, (1,), np.int64)
 
@@ -234,7 +234,7 @@ def test_a_record_of_another_robot_is_refused(workers):
 
 
 def some_function_of_what_is_seen(observations, seeds):
-    """Every pixel counts."""
+    """Returns a function of every pixel."""
     seen = [
         [o["images"][c].astype(np.int64).sum() % 1000 / 1000 for c in ("base", "wrist")]
         + [len(o["prompt"]) / 50]
@@ -312,7 +312,7 @@ def test_no_server():
 
 @pytest.mark.slow
 def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
-    """A real server on a socket, batches of several rows, and the command itself."""
+    """A real server on a socket has batches of several rows, and the command itself is run."""
     checkpoint = policies.write_checkpoint(tmp_path / "run", ["reach_arm3"], sampling_steps=2)
     how = dict(episodes=3, seed=1, parallel=2, record=0, directory=tmp_path / "out")
     (local,) = opened(

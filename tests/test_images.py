@@ -1,4 +1,4 @@
-"""Resizing against PIL, augmentation against PIL and SciPy."""
+"""Resizing agrees with PIL, and augmentation with PIL and SciPy."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def smooth(side: int) -> np.ndarray:
-    """uint8[side, side, 3]: a few soft reddish blobs, which survive being interpolated twice."""
+    """Returns uint8[side, side, 3]: soft reddish blobs, which survive two interpolations."""
     pixels = ndimage.gaussian_filter(
         np.random.default_rng(1).normal(size=(side, side, 3)), (side / 10, side / 10, 0)
     )
@@ -28,7 +28,7 @@ def smooth(side: int) -> np.ndarray:
 
 
 def on_canvas(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """The image in the upper left corner of a canvas of garbage."""
+    """Returns the image in the upper left corner of a canvas of garbage."""
     pixels = noise(*canvas, seed=2)
     pixels[: image.shape[0], : image.shape[1]] = image
     return pixels
@@ -69,7 +69,7 @@ def pil_resize_with_pad(image: np.ndarray, side: int) -> np.ndarray:
     ],
 )
 def test_resizing_is_pils_antialiased_bilinear_with_centred_black_padding(size):
-    """PIL rounds to whole numbers after each of its two passes: at most one level of difference."""
+    """PIL rounds after each of its two passes, so one level of difference is allowed."""
     image = noise(*size)
     difference = np.abs(resized(image, (128, 128)) - pil_resize_with_pad(image, SIDE))
     assert difference.max() <= 1.01
@@ -186,7 +186,7 @@ def test_crop_shift_and_turn_are_one_affine_map():
     [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1), (0.7, -0.6, 0.9)],
 )
 def test_recolouring_is_pils_brightness_then_contrast_then_saturation(shares):
-    """PIL cuts fractions off after each of them: at most four levels of difference."""
+    """PIL cuts fractions off after each of them, so four levels of difference are allowed."""
     image = smooth(SIDE)
     expected = Image.fromarray(image)
     limits = (images.BRIGHTNESS, images.CONTRAST, images.SATURATION)

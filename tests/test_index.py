@@ -1,4 +1,4 @@
-"""The index of a dataset: what it holds, when it is stale. How it is built: test_build.py."""
+"""An index holds what it should, and is told to be stale; test_build.py builds it."""
 
 import dataclasses
 import shutil
@@ -74,7 +74,7 @@ def test_one_episode_in_three_is_held_out_by_hash(index):
 
 
 def test_rows_of_the_same_files_hold_out_the_same_episodes(index, tmp_path):
-    """As DROID's three action spaces: what one row trains on, no other validates on."""
+    """What one of DROID's three action spaces trains on, no other validates on."""
     other = build(
         index.path.parents[3], dataclasses.replace(ROW, name="reach_arm3_by_velocity"), tmp_path
     )
@@ -117,7 +117,7 @@ def test_chunks_repeat_the_last_absolute_action(index):
 def test_a_dataset_of_ones_own_with_relative_actions_bgr_images_and_a_validation_split(
     tmp_path, split
 ):
-    """A row and a rule in the user's own file: no change to the package."""
+    """The row and the rule are in the user's own file, without any change to the package."""
     steps = {
         **REACH_STEPS,
         "observation": {"front": ImageFeature(16, 24), "pose": ArrayFeature((2,), np.float64)},
@@ -180,7 +180,7 @@ def own_row(name, robot):
 
 
 def test_an_instruction_of_the_episode_as_code_points(tmp_path):
-    """Six numbers for an episode of three steps are one instruction, not three."""
+    """Six numbers for an episode of three steps are one instruction, and not three."""
     episode = {**reach_episodes((3,))[0], "words": np.array([*map(ord, "push"), 0, 0], np.int32)}
     features = {"words": ArrayFeature((6,), np.int32)}
     write_rlds(

@@ -23,7 +23,7 @@ MUTATIONS = int(os.environ.get("PI0_JAX_INDEX_MUTATIONS", "40"))
 
 
 def content(index):
-    """All that training reads of an index, to the bit."""
+    """Returns all that training reads of an index, to the bit."""
     frames = np.arange(index.steps)
     columns = [index.state, index.action, *index.episodes.values()]
     columns += [index.frames(split) for split in ("train", "val")]
@@ -99,7 +99,7 @@ def opened(data_dir, expected):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """(data_dir, the folder of its index, what that holds)."""
+    """Returns (data_dir, the folder of its index, what that holds)."""
     write_reach(tmp_path, (3, 5, 4, 6))
     index = build_or_open(ROW, tmp_path, progress=False)
     return tmp_path, index.path, content(index)

@@ -44,7 +44,7 @@ def refuses(tmp_path, message, row=ROW):
 
 
 def encoded(mode, format, *, size=(24, 16), orientation=1):
-    """An image file; a JPEG says in its EXIF data how it is to be turned."""
+    """Returns an image file; the EXIF data of a JPEG say how it is to be turned."""
     file = io.BytesIO()
     image = Image.new(mode, size)
     image.getexif()[0x0112] = orientation
@@ -53,7 +53,7 @@ def encoded(mode, format, *, size=(24, 16), orientation=1):
 
 
 def noise(format):
-    """An image file of random pixels."""
+    """Returns an image file of random pixels."""
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     Image.fromarray(pixels).save(file, format, quality=95)
@@ -61,7 +61,7 @@ def noise(format):
 
 
 def empty_png(height, width):
-    """A PNG that claims this size, and has no pixels."""
+    """Returns a PNG that claims this size and has no pixels."""
     data = encoded("RGB", "PNG")
     header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
@@ -113,12 +113,12 @@ def test_images_of_several_sizes_and_kinds(tmp_path):
 
 
 def broken(data):
-    """The image with a byte of its pixels changed, and its end in place."""
+    """Returns the image with a byte of its pixels changed, and its end in place."""
     return data[:-30] + b"\xff\xc0" + data[-28:]
 
 
 def test_an_image_without_its_end(tmp_path):
-    """Found wherever it is; one that decodes all the same is not refused."""
+    """It is found wherever it is; an image that decodes all the same is not refused."""
     for kind in ("JPEG", "PNG"):
         episodes = reach_episodes((3, 4))
         episodes[1]["steps"][2]["observation"]["base"] = encoded("RGB", kind)[:-20]
@@ -356,7 +356,7 @@ def test_a_state_that_is_not_plausible_in_one_frame(tmp_path, dim, right, wrong,
 
 
 def test_a_state_out_of_its_range(tmp_path):
-    """Refused where a step may be drawn; what a rule drops may be dropped for being so."""
+    """A state is refused if its step may be drawn; a rule may drop a step for such a state."""
     state = (
         StateDim("joint_0", "rad"),
         StateDim("joint_1", "rad", low=-1.0, high=1.0),

@@ -343,7 +343,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def first(data_dir, npz, tmp_path_factory) -> Run:
-    """A run of the real command that starts from a PaliGemma, which is gone when it is done."""
+    """Starts a run of the real command from a PaliGemma, which is gone when the run is done."""
     folder = tmp_path_factory.mktemp("runs")
     weights = shutil.copy(npz, folder / "pt.npz")
     flags = [f"--config.initial_rules={EXPERT_FRESH!r}"]
@@ -364,7 +364,7 @@ def test_the_command_starts_from_the_weights(first, parameters):
 
 
 def test_a_run_goes_on_without_its_starting_weights(data_dir, first, capsys):
-    """They are read by a new run only; but they stay part of what the run is."""
+    """Only a new run reads the weights, but they stay part of what the run is."""
     train(
         tiny_config(
             data_dir, initial_weights=str(first.weights), initial_rules=EXPERT_FRESH, **SHORT

@@ -47,7 +47,7 @@ def test_constants():
 
 
 def test_no_number_is_used_twice():
-    """Neither in one table, nor in two tables of a model."""
+    """No number is used twice in one table, nor in two tables of a model."""
     table = {"a": Param(SHARED, normal(1.0)), "b": Param((50,), normal(1.0))}
     table |= {"c": Param((500,), normal(1.0)), "d": Param(OWN, normal(1.0))}
     drawn = draw_table(jax.random.key(0), table)

@@ -40,7 +40,7 @@ print(seconds, anonymous_bytes() - before)
 
 
 def stretch(file, rows):
-    """The .npy `file` with `rows` rows of zeros that take no room on the disk."""
+    """Makes the .npy `file` hold `rows` rows of zeros that take no room on the disk."""
     column = np.load(file)
     with open(file, "wb") as target:
         header = {

@@ -32,7 +32,7 @@ done
 def launch(
     script: Path, *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """Without what a job or a user's shell may have set."""
+    """Runs a launcher without what a job or a user's shell may have set."""
     env = {"PATH": os.environ["PATH"], "HOME": "/home/me"} | (environment or {})
     return subprocess.run(
         ["bash", script, *arguments], env=env, capture_output=True, text=True, timeout=60

@@ -164,12 +164,12 @@ IMPORTS = [
 
 
 def part_of(module: str) -> str:
-    """pi0_jax.data.write -> data."""
+    """Returns the part of a module: data for pi0_jax.data.write."""
     return module.split(".")[1]
 
 
 def module_of(file: str) -> str:
-    """pi0_jax/data/write.py -> pi0_jax.data.write."""
+    """Returns the module of a file: pi0_jax.data.write for pi0_jax/data/write.py."""
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
@@ -193,7 +193,7 @@ def test_parts_import_only_what_the_plan_allows():
 
 
 def test_the_plan_has_no_circle():
-    """Taking away the parts that import nothing left, again and again, leaves none."""
+    """If parts that import nothing that is left are taken away again and again, none is left."""
     left = {
         part: {name.split(".")[0] for name in allowed.split()}
         for part, allowed in MAY_IMPORT.items()
@@ -204,7 +204,7 @@ def test_the_plan_has_no_circle():
 
 
 def test_the_plan_allows_nothing_that_is_not_used():
-    """So that it says what is, and a new import is a decision."""
+    """So the plan says what is, and a new import is a decision."""
     used = {(part_of(module_of(found.file)), found.module.removeprefix("pi0_jax."))
             for found in IMPORTS if found.file.startswith("pi0_jax/") and found.module.startswith("pi0_jax.")}  # fmt: skip
     idle = [
@@ -346,7 +346,7 @@ def test_errors_are_caught_by_their_kind():
 
 
 def test_no_global_state():
-    """No `global`, and no default that calls would share."""
+    """There is no `global`, and no default that calls would share."""
     wrong = []
     for file, tree in TREES.items():
         for node in ast.walk(tree):

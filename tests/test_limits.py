@@ -70,7 +70,7 @@ def test_an_angle_that_turns_has_no_range_in_the_data():
 
 @pytest.mark.parametrize("choice", ["tell", "clamp", "refuse"])
 def test_a_delta_is_held_against_deltas(choice):
-    """0.15 is the farthest; beside a state of 0.5 that is 0.65."""
+    """A delta of 0.15 is the farthest; beside a state of 0.5 that is 0.65."""
     actions, limits = chunk([0.6, 0.1], [0.7, 0.1], [0.8, 0.1]), Limits(ROBOT, choice)
     if choice == "refuse":
         with pytest.raises(InputError, match=r"observation 0 \(arm\): action 'joint': 0.3 is out"):

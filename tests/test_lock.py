@@ -1,4 +1,4 @@
-"""One run at a time in a workdir."""
+"""Only one run at a time has a workdir."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_a_dead_machine_is_waited_for_and_told(tmp_path, monkeypatch):
 
 
 def test_a_run_on_another_machine_is_heard(tmp_path, monkeypatch):
-    """And the one that had been silent ends, when it finds another in its place."""
+    """A run that had been silent ends when it finds another in its place."""
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.5)
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 20.0)
     workdir = epath.Path(tmp_path)
@@ -172,7 +172,7 @@ class _Done:
 
 
 class _Remote:
-    """As much of a path behind a URL as a lock needs."""
+    """Is as much of a path behind a URL as a lock needs."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -65,7 +65,7 @@ def params(run):
 
 @pytest.fixture(scope="module")
 def factors(params):
-    """Neither a nor b is zero."""
+    """Returns factors a and b, of which neither is zero."""
     return random_like(lora.init(jax.random.key(0), params, RULES), 1, 0.3)
 
 
@@ -107,7 +107,7 @@ def test_shapes_and_starting_values(params):
 
 
 def added(params, factors):
-    """The same by what exports use."""
+    """Returns the same by what exports use."""
     flat, pairs = flatten_dict(params, sep="/"), flatten_dict(factors, sep="/")
     for path in [path for path in flat if f"{path}/a" in pairs]:
         flat[path] = lora.add(

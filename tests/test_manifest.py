@@ -22,7 +22,7 @@ def written(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(written, tmp_path) -> Path:
-    """A copy to damage."""
+    """Gives a copy to damage."""
     return shutil.copytree(written, tmp_path / "run")
 
 
@@ -39,7 +39,7 @@ def flip(file: Path) -> None:
 
 
 def test_random_mutations():
-    """PI0_JAX_MUTATIONS=1000 pytest tests/test_manifest.py for more."""
+    """PI0_JAX_MUTATIONS=1000 pytest tests/test_manifest.py tries more."""
     count = int(os.environ.get("PI0_JAX_MUTATIONS", "30"))
     counts, wrong = mutate_checkpoints.run(count, seed=count)
     assert wrong == [] and sum(counts.values()) == count
@@ -79,7 +79,7 @@ def test_a_manifest_that_is_gone_is_missed(run):
 
 
 def test_a_copy_that_is_not_finished_is_not_taken_for_whole(run):
-    """Copied file by file, whichever comes first, every state before the last is refused."""
+    """It is copied file by file in any order, and every state before the last is refused."""
     step, copy = run / "checkpoints" / "1", run.parent / "copy"
     files = sorted(
         (file for part in ("ema", "description") for file in (step / part).rglob("*") if file.is_file()),

@@ -1,4 +1,4 @@
-"""Who attends to whom, as literal matrices."""
+"""The masks say who attends to whom; here they are literal matrices."""
 
 import jax.numpy as jnp
 import numpy as np

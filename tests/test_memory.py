@@ -1,4 +1,7 @@
-"""What the page on memory says is computed from shapes: here by hand, and as the page was made."""
+"""The page on memory is computed from shapes, and agrees with numbers by hand.
+
+It is also as its command makes it.
+"""
 
 import subprocess
 import sys

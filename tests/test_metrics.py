@@ -81,7 +81,7 @@ def test_tensorboard_is_told_to_drop_what_is_done_again(tmp_path):
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path):
-    """So that every line is JSON for every reader."""
+    """So every line is JSON for every reader."""
     writer = MetricsWriter(tmp_path, start=0)
     writer.write(1, {"loss": float("nan"), "gradient_norm": float("inf"), "skipped": 1.0})
     writer.close()
@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
 
 
 class Bucket(MemoryFileSystem):
-    """An object store as Google's: objects are written whole, none is appended to."""
+    """Is an object store as Google's: objects are written whole, and none is appended to."""
 
     protocol = ("gs", "gcs")
     store: ClassVar[dict] = {}

@@ -37,7 +37,7 @@ def mix(indices, weights=WEIGHTS, *, split="train", horizon=4, seed=0):
 
 
 def frames_of(order, start, stop, rows=None):
-    """[(dataset, frame), ...] of all rows of all steps."""
+    """Returns [(dataset, frame), ...] of all rows of all steps."""
     batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
     return [
         pair
@@ -47,7 +47,7 @@ def frames_of(order, start, stop, rows=None):
 
 
 def stand_ins(sizes):
-    """What the order of frames asks of an index, for datasets too large to write."""
+    """Returns what the order of frames asks of an index, for datasets too large to write."""
     return [
         SimpleNamespace(
             name=f"dataset_{i}",

@@ -45,7 +45,7 @@ def test_statistics_are_numpys_over_all_blocks(rows, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [1, 2, 101, 12_345])
 def test_percentiles_are_exact_whatever_the_values(dtype, count):
-    """Ties, both signs, tiny beside huge numbers: no histogram of the range would do."""
+    """With ties, both signs, and tiny beside huge numbers, no histogram of the range would do."""
     rng = np.random.default_rng(count)
     x = rng.choice([-1, 1], (count, 4)) * 10.0 ** rng.integers(-30, 30, (count, 4))
     x[:, 1] = rng.integers(-1, 2, count)
@@ -83,7 +83,7 @@ def test_statistics_of_nan_are_an_error(rows):
 
 
 def test_memory_does_not_grow_with_the_data():
-    """40 MB of rows, one megabyte at a time."""
+    """It reads 40 MB of rows, one megabyte at a time."""
 
     class Blocks:
         def __iter__(self):
@@ -162,7 +162,7 @@ def test_a_constant_dimension_is_centred_and_never_divided_by(mode, value):
 
 
 def test_a_dimension_whose_quantiles_coincide_is_not_divided_by_their_distance():
-    """A gripper that is open (1) but for a few frames: 1st and 99th percentile are both 1."""
+    """A gripper is open (1) but for a few frames, so its 1st and 99th percentiles are both 1."""
     x = np.ones((1000, 1))
     x[:5] = 0
     statistics = normalize.accumulate([x])

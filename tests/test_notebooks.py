@@ -15,7 +15,7 @@ _CELL = re.compile(r"^```\{code-cell\} python\n(.*?)^```$", re.DOTALL | re.MULTI
 
 
 def code(notebook: Path) -> str:
-    """The cells as one program; a cell's options are left out."""
+    """Returns the cells as one program; a cell's options are left out."""
     cells = _CELL.findall(notebook.read_text("utf-8"))
     return "\n".join(re.sub(r"\A(:.*\n)+", "", cell) for cell in cells)
 

@@ -33,7 +33,7 @@ every_format = pytest.mark.parametrize("number", FORMATS)
 
 @pytest.fixture
 def golden(number, tmp_path) -> Path:
-    """A copy that a test may write to."""
+    """Gives a copy that a test may write to."""
     return shutil.copytree(GOLDEN / f"format_{number}", tmp_path / "golden")
 
 
@@ -43,7 +43,7 @@ def expected(golden: Path) -> dict[str, np.ndarray]:
 
 
 def stored_config(golden: Path, data_dir: Path) -> config.RunConfig:
-    """The run's own config, for data that lie elsewhere now."""
+    """Returns the run's own config, for data that lie elsewhere now."""
     step = checkpoints.find(golden / "run")
     description = checkpoints.read_description(step)
     run = config.from_halves(description.policy, description.training, str(step))
@@ -119,7 +119,7 @@ def test_it_does_not_resume_on_data_that_changed(golden, tmp_path):
 
 @every_format
 def test_a_training_option_that_it_lacks_is_filled_in(golden):
-    """Which is what an option looks like that came after it was written."""
+    """An option that came after the checkpoint was written looks like this."""
     place = description_file(golden)
     record = json.loads(place.read_text())
     training = record["config" if record["format"] == 2 else "training"]

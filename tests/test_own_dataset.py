@@ -1,4 +1,4 @@
-"""A user's own robot and dataset. The README's example of one is run by test_readme.py."""
+"""A user's own robot and dataset work; test_readme.py runs the README's example of one."""
 
 import subprocess
 import sys
@@ -173,7 +173,7 @@ RULES = [with_globals, with_default, scaled(GAINS[0])]
     ("old", "new"), [("[1.0, 2.0]", "[1.5, 2.0]"), ("np.zeros(2)", "np.array([0, 0.5])")]
 )
 def test_what_a_rule_uses_is_part_of_its_hash(tmp_path, rule, old, new):
-    """Lists, dicts and arrays of its file; defaults; values that a surrounding function bound."""
+    """This is so of lists, dicts and arrays of its file, of defaults and of bound values."""
 
     def written(folder: str, text: str) -> str:
         (tmp_path / folder).mkdir()

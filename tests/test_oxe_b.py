@@ -253,7 +253,7 @@ def test_columns_colours_and_prompts(case, tmp_path):
 
 
 def chunk_after_the_end(name: str, tmp_path) -> np.ndarray:
-    """Robot units of the step after the last one of the case."""
+    """Returns the step after the last one of the case, in robot units."""
     case = next(case for case in CASES if case.name == name)
     index = index_from_spec(ROWS[name], tmp_path, [case.raw])
     return index.chunk(1, 2)[0][1]
@@ -274,7 +274,7 @@ def test_past_the_end_targets_stay_and_changes_and_velocities_stop(tmp_path):
 
 
 def test_quaternions_that_rules_or_states_rely_on_are_declared():
-    """So that the build refuses one that is not of unit length."""
+    """So the build refuses a quaternion that is not of unit length."""
     declared = {
         (name, path): field.quaternions
         for name, row in ROWS.items()

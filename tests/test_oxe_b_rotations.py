@@ -46,7 +46,7 @@ def test_both_functions_agree_with_scipy():
 @pytest.mark.parametrize("below_vertical", [0, 1e-9, 1e-5])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_looking_straight_up_or_down_is_the_same_rotation(sign, below_vertical):
-    """float32 quaternions near a pitch of 90 degrees, where roll and yaw alone say little."""
+    """Near a pitch of 90 degrees, roll and yaw of a float32 quaternion alone say little."""
     there = Rotation.from_euler("xyz", [0.3, sign * (np.pi / 2 - below_vertical), 0.5])
     back = Rotation.from_euler("xyz", quaternion_to_euler(there.as_quat().astype(np.float32)))
     assert (there * back.inv()).magnitude() < 1e-3

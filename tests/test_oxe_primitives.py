@@ -1,4 +1,4 @@
-"""The rules that datasets share, each against numbers written by hand."""
+"""The rules that datasets share give the numbers that were written by hand."""
 
 import zlib
 

@@ -34,7 +34,7 @@ def column(values):
 
 
 def numbered(dims):
-    """[4, dims]: 0, 0.001, 0.002, ... in the first step, 0.1, 0.101, ... in the next."""
+    """Returns [4, dims]: 0, 0.001, 0.002, ... in the first step, 0.1, 0.101, ... in the next."""
     return (np.arange(dims) + 100.0 * np.arange(4)[:, None]) / 1000
 
 

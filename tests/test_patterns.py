@@ -1,4 +1,4 @@
-"""Regular expressions that a checkpoint brings cannot hang who opens it."""
+"""Regular expressions that a checkpoint brings cannot make its reader hang."""
 
 import re
 import time

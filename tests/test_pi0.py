@@ -1,4 +1,4 @@
-"""The model: the published tree, and the properties that its masks and caches must have."""
+"""The model has the published tree, and the properties that its masks and caches need."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def model() -> Pi0:
 
 @pytest.fixture(scope="module")
 def params(model):
-    """Random everywhere, also where initialisers give zeros, so that nothing is invisible."""
+    """Returns random parameters, also where initialisers give zeros, so that all count."""
     params = jax.jit(lambda key: model.init(key, method=Pi0.declare))(jax.random.key(0))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -209,7 +209,7 @@ def test_visible_pixels_and_tokens_do_change_the_velocity(
 
 
 def test_prefix_does_not_depend_on_state_or_actions(model, params, observation, noisy_actions):
-    """Seen in one joint pass over prefix and suffix that reads every expert."""
+    """A joint pass over prefix and suffix that reads every expert shows it."""
 
     def prefix_output(self, observation, x_t, t):
         prefix, valid = self.embed_prefix(observation)

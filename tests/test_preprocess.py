@@ -1,4 +1,4 @@
-"""Both halves of preprocessing, and the way back, on mixed robots."""
+"""Both halves of preprocessing, and the way back, are checked on mixed robots."""
 
 import dataclasses
 from functools import partial
@@ -41,7 +41,7 @@ MIXED = Embodiment(
 
 
 def robot(embodiment: Embodiment, seed: int = 0) -> Robot:
-    """With statistics of no particular size, and a constant state dimension."""
+    """Returns a robot with statistics of no particular size and a constant state dimension."""
     rng = np.random.default_rng(seed)
     state, actions = (
         rng.normal(3, 2, (200, len(dims))) for dims in (embodiment.state, embodiment.actions)
@@ -141,7 +141,7 @@ def test_mixed_robots_fill_one_batch(observations):
 
 
 def test_an_observation_is_the_same_in_a_batch_as_alone(observations):
-    """Also on the smallest canvas that it needs: what the policy sees is what training saw."""
+    """What the policy sees is what training saw, also on the smallest canvas that it needs."""
     together = device(host(observations, ROBOTS))
     for i, (raw, one) in enumerate(zip(observations, ROBOTS, strict=True)):
         canvas = preprocess.canvas_for([image.shape[:2] for image in raw["images"].values()])
@@ -184,7 +184,7 @@ def test_an_image_larger_than_its_canvas_is_reduced_to_fit(size, reduced):
 
 
 def test_a_reduced_image_fills_a_side_of_any_canvas():
-    """225 / (225 / 224) is 223.99... in floating point."""
+    """In floating point, 225 / (225 / 224) is 223.99..."""
     for canvas in ((224, 224), (256, 480), (360, 640)):
         for longest in range(max(canvas) + 1, max(canvas) + 60):
             height, width, _ = preprocess.fit(
@@ -314,7 +314,7 @@ def test_to_robot_takes_a_batch_of_chunks():
 
 
 def test_deltas_are_taken_from_the_state_before_the_chunk():
-    """Every step of the chunk from the same state, and only the dimensions declared so."""
+    """Every step of the chunk is taken from the same state, in the declared dimensions only."""
     state = np.array([10.0, 20.0, 30.0], np.float32)
     actions = np.array([[11.0, 1.0], [12.0, 2.0], [14.0, 3.0]], np.float32)
     expected = [[1.0, 1.0], [2.0, 2.0], [4.0, 3.0]]
@@ -341,7 +341,7 @@ def test_targets_are_normalised_deltas_padded_with_zeros():
 
 @pytest.fixture(scope="module")
 def halves():
-    """One row per robot; every camera shows two colours side by side."""
+    """Returns one row per robot; every camera shows two colours side by side."""
     image = np.full((32, 32, 3), (200, 80, 60), np.uint8)
     image[:, 10:] = (60, 90, 180)
     raw = RawObservation(
@@ -539,7 +539,7 @@ def test_statistics_of_a_state_outside_its_declared_range_are_refused():
 
 
 def test_an_exported_policy_turns_angles_as_a_policy_does():
-    """The same functions, compiled: what export.py writes."""
+    """export.py writes the same functions, compiled."""
     rng = np.random.default_rng(0)
     state, actions = rng.uniform(-3, 3, (50, 2)), rng.uniform(-3, 3, (50, 3))
     one = Robot(TURNING, normalize.Statistics(*map(normalize.accumulate, ([state], [actions]))))

@@ -1,4 +1,4 @@
-"""Bars: often on a terminal, seldom in a log, and in both the last state."""
+"""Bars come often on a terminal and seldom in a log, and both show the last state."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ def test_in_a_log_only_the_first_and_the_last_state_of_a_short_loop(capsys):
 
 
 def test_in_a_log_ten_seconds_lie_between_two_states(capsys, monkeypatch):
-    """Ten seconds are a tenth of one here."""
+    """Here the ten seconds are a tenth of one."""
     assert progress._LOG_S == 10.0
     monkeypatch.setattr(progress, "_LOG_S", 0.1)
     run(progress_bar(total=200, desc="steps"), updates=200, seconds=0.5)

@@ -45,13 +45,16 @@ def data_dir(tmp_path_factory):
 
 
 def read(folder, split):
-    """A split as nested lists and dicts of NumPy values."""
+    """Returns a split as nested lists and dicts of NumPy values."""
     dataset = tfds.builder_from_directory(folder).as_dataset(split=split, shuffle_files=False)
     return [{**episode, "steps": list(episode["steps"])} for episode in tfds.as_numpy(dataset)]
 
 
 def in_another_process(name, *arguments):
-    """What a function of sim_worlds.py returns: it renders, and TensorFlow is loaded here."""
+    """Returns what a function of sim_worlds.py returns, from a process that renders.
+
+    TensorFlow is loaded in this one.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_of_sim_worlds, name, *arguments).result()
 

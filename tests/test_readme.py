@@ -56,7 +56,7 @@ def is_command(text: str) -> bool:
 
 
 def forms(command: str) -> list[str]:
-    """`benchmark data|index` is two commands."""
+    """Returns the forms of a command: `benchmark data|index` is two commands."""
     found = re.search(r" ((\w+\|)+\w+)", command)
     return [command.replace(found[1], one) for one in found[1].split("|")] if found else [command]
 
@@ -69,7 +69,8 @@ class Found(NamedTuple):
 def found_in(text: str) -> Iterator[Found]:
     """Yields the Python blocks and commands of a page.
 
-    A directive of the site, such as ```{include}, is none; tests/test_notebooks.py runs {code-cell}.
+    A directive of the site, such as ```{include}, is not one of them. tests/test_notebooks.py runs
+    {code-cell}.
 
     Raises:
         ValueError: the page has a fenced block of another kind.
@@ -104,7 +105,7 @@ def found_in(text: str) -> Iterator[Found]:
 
 
 def contents(page: str) -> dict[str, str]:
-    """What a page has, by name; a command that it has twice is there once."""
+    """Returns what a page has, by name; a command that it has twice is there once."""
     return dict(found_in((ROOT / page).read_text("utf-8")))
 
 
@@ -113,7 +114,7 @@ def contents(page: str) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A command or block that is run.
+    """Is a command or block that is run.
 
     Attributes:
         name: the command, or "python: <heading>, <number>". A name that ends with "..." stands for
@@ -146,7 +147,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class StandsIn:
-    """A command that is not run here, and why.
+    """Is a command that is not run here, and says why.
 
     Attributes:
         by: a test, as "tests/test_x.py::test_y", or a line of .ci/run.
@@ -180,13 +181,16 @@ def public_datasets(folder: Path) -> None:
 
 
 def write_dataset(data_dir: Path, name: str, spec: str, episode: Mapping[str, Any]) -> None:
-    """Two episodes, in files of the published structure."""
+    """Writes two episodes, in files of the published structure."""
     version = ROWS[name].versions[0]
     write_from_spec(data_dir, spec, [episode] * 2, tfds_name=name, version=version)
 
 
 def released(folder: Path) -> None:
-    """OPENPI, a folder as openpi writes it, tiny, of two robots; DATA, LIBERO-10."""
+    """Writes OPENPI and DATA into the folder.
+
+    OPENPI is a tiny folder as openpi writes it, of two robots. DATA holds LIBERO-10.
+    """
     sizes = dataclasses.replace(VARIANTS["pico"], action_dim=32)
     weights = {path: 0.1 * array for path, array in random_parameters(sizes).items()}
     write_openpi(folder / "OPENPI", weights, asset="reach_arm3", dims=3)
@@ -547,7 +551,7 @@ STORIES = {
 
 
 def matching(page: str, name: str) -> list[str]:
-    """What a page has of the name of a step."""
+    """Returns what a page has of the name of a step."""
     start, dots, _ = name.partition("...")
     return [
         found for found in contents(page) if (found.startswith(start) if dots else found == name)
@@ -641,7 +645,7 @@ class Shell:
 
 
 def cpu_seconds() -> float:
-    """Of all processes that were started from here and have ended."""
+    """Returns the processor seconds of all processes started from here that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -95,7 +95,7 @@ def shrunken(run: RunConfig, data_dir: Path, weights: Path) -> RunConfig:
 
 
 def starting_weights(run: RunConfig, small: RunConfig, folder: Path) -> str:
-    """A file of the kind that the recipe names, of the small model."""
+    """Writes a file of the kind that the recipe names, of the small model."""
     if not run.initial_weights:
         return ""
     flat = {path: 0.1 * array for path, array in random_parameters(model_config(small)).items()}
@@ -137,7 +137,10 @@ def test_a_recipe_runs(path, mode, data_dir, tmp_path, capsys):
 
 @by_name
 def test_a_recipe_keeps_its_values(path, mode):
-    """Whatever becomes a default. A field that came after the list was written is not in it."""
+    """Its values stay, whatever becomes a default.
+
+    A field that came after the list was written is not in it.
+    """
     known = json.loads((ROOT / "tests" / "golden" / "recipes.json").read_text())
     run = config.from_mapping(load(path, mode).to_dict())
     values = json.loads(json.dumps(config.to_json(run)))

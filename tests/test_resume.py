@@ -40,7 +40,7 @@ data_dir = training.data_dir
 
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory) -> Path:
-    """The workdir of an uninterrupted run."""
+    """Returns the workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run") / "finished"
     finish(start(data_dir, workdir))
     return workdir
@@ -73,7 +73,7 @@ def test_killed_while_compiling_saving_and_training(data_dir, finished, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills"), [("one", 3), ("four", 2), ("two", 1)])
 def test_killed_at_random_moments(tmp_path, kind, kills):
-    """python -m tests.kill_soak --kills=60 for more."""
+    """The command python -m tests.kill_soak --kills=60 kills more often."""
     assert kill_soak.soak(kills, seed=1, folder=tmp_path, kinds=[kind]) == []
 
 
@@ -156,7 +156,7 @@ def test_an_ignored_sighup_stays_ignored_and_a_second_signal_ends_at_once(data_d
 
 
 def test_a_second_run_is_refused_and_the_first_goes_on(data_dir, finished, tmp_path):
-    """Ten times two at once: one always finishes, as if it had been alone."""
+    """Two start at once, ten times: one always finishes, as if it had been alone."""
     for life in range(10 if os.environ.get("PI0_JAX_RACES") else 2):
         workdir = tmp_path / str(life)
         both = [start(data_dir, workdir, log=tmp_path / f"{life}.{i}.log") for i in range(2)]

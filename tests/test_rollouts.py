@@ -37,7 +37,7 @@ class Oracle:
 
 
 def setting_of(robot):
-    """Imported in a worker: sim_worlds loads OpenGL."""
+    """Opens a setting in a worker: sim_worlds loads OpenGL when it is imported."""
     from tests.sim_worlds import open_setting
 
     return open_setting(robot)
@@ -167,7 +167,7 @@ def killing_setting():
 
 
 def loaded(slots):
-    """What a worker has imported."""
+    """Returns what a worker has imported."""
     import sys
 
     return [name for name in ("jax", "tensorflow", "mujoco") if name in sys.modules]

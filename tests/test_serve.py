@@ -33,7 +33,7 @@ HANDSHAKE = (
 
 @contextmanager
 def conversation(address, **headers):
-    """A bare websocket after the greeting: what any client sees."""
+    """Opens a bare websocket after the greeting, as any client sees it."""
     with connect(
         f"ws://{address}", compression=None, additional_headers=headers, open_timeout=30
     ) as connection:
@@ -42,7 +42,7 @@ def conversation(address, **headers):
 
 
 def ask(connection, request, timeout=30):
-    """A reply: a map of arrays, or text."""
+    """Returns a reply: a map of arrays, or text."""
     connection.send(request if isinstance(request, bytes | str) else wire.pack(request))
     reply = connection.recv(timeout=timeout)
     return reply if isinstance(reply, str) else wire.unpack(reply)
@@ -198,7 +198,7 @@ def test_a_message_over_the_limit_closes_only_its_own_connection():
 
 
 def test_a_message_of_too_many_fragments_closes_only_its_own_connection(server):
-    """Empty ones are nothing to the limit in bytes, and yet each takes memory."""
+    """Empty fragments are nothing to the limit in bytes, and yet each takes memory."""
     with conversation(server) as other, conversation(server) as flooding:
         with suppress(ConnectionClosed):  # which may come while they are being sent
             flooding.send([b""] * 5000)
@@ -291,7 +291,7 @@ def test_a_client_too_many_is_told_and_takes_the_place_of_one_that_leaves():
 
 
 def dropped(connection) -> bool:
-    """Whether the server has ended the connection, within a second."""
+    """Returns whether the server has ended the connection within a second."""
     try:
         connection.recv(timeout=1)
     except TimeoutError:
@@ -325,7 +325,7 @@ def test_who_has_asked_nothing_makes_room_and_who_was_answered_never_does():
 
 @contextmanager
 def half_a_message(address, size, of):
-    """A client that has sent `size` bytes of a message of `of` bytes."""
+    """Opens a client that has sent `size` bytes of a message of `of` bytes."""
     with conversation(address) as connection:
         with suppress(OSError):  # dropped meanwhile
             connection.socket.sendall(b"\x82\xff" + of.to_bytes(8) + bytes(4) + bytes(size))
@@ -403,7 +403,7 @@ def test_what_is_no_websocket_puts_no_traceback_in_the_log():
 
 
 def test_two_servers_on_one_port(server):
-    """Which is told at once, not when the second one is warm."""
+    """The second one is told so at once, and not when it is warm."""
     given = f'{{"robot": "droid", "warm_seconds": 600, "batch_sizes": [1], "options": {{"port": {server.split(":")[1]}}}}}'
     command = [sys.executable, "-m", "tests.numpy_server", given]
     process = subprocess.run(
@@ -509,7 +509,7 @@ def test_a_server_that_is_not_warm_ends_at_once(signal_):
 
 
 def test_a_client_that_never_reads_is_dropped():
-    """It would keep its connection for ever, and the server from stopping."""
+    """It would keep its connection for ever, and keep the server from stopping."""
     request = wire.pack({"batch": [message()] * 128})  # a long answer
     frame = b"\x82\xff" + len(request).to_bytes(8, "big") + bytes(4) + request
     with (

@@ -139,7 +139,7 @@ def corpus(count: int) -> list[bytes | str]:
 
 
 class Soaked:
-    """What all clients saw."""
+    """Holds what all clients saw."""
 
     def __init__(self) -> None:
         self.right = self.refused = self.vanished = self.done = 0

@@ -273,7 +273,7 @@ def test_no_client_fills_the_log_with_names_of_its_own(caplog):
      np.array("heb den Würfel".encode()), "heb den Würfel".encode()],
 )  # fmt: skip
 def test_prompts_come_as_numpy_holds_them(prompt):
-    """As openpi-client packs them: an array of text is a map with its dtype, too."""
+    """openpi-client packs them so: an array of text is a map with its dtype, too."""
     assert to_observation(droid(prompt=prompt), EMBODIMENTS["droid"])["prompt"] == "heb den Würfel"
     packed = prompt
     if isinstance(prompt, np.ndarray):

@@ -1,4 +1,4 @@
-"""The published mixtures: their multipliers give the shares that were published."""
+"""The multipliers of the published mixtures give the shares that were published."""
 
 import pytest
 

@@ -43,7 +43,7 @@ ARM = Embodiment(
 
 
 def kept_where_asked(columns):
-    """The last step has no action; frames are kept as the recorded mask says."""
+    """Keeps frames as the recorded mask says; the last step has no action."""
     keep = columns["steps/keep"].astype(bool)
     return Standardised(
         columns["steps/observation/state"], columns["steps/action"], keep, stop=len(keep) - 1
@@ -62,7 +62,7 @@ ROW = dataclasses.replace(
 def make_index(
     data_dir: Path, states: Sequence, actions: Sequence, keep: Sequence, row: Dataset = ROW
 ) -> Index:
-    """An index of episodes with these float[T, 3] states and actions."""
+    """Makes an index of episodes with these float[T, 3] states and actions."""
     episodes = []
     for number, episode in enumerate(zip(states, actions, keep, strict=True)):
         steps = []
@@ -89,7 +89,10 @@ def index(tmp_path) -> Index:
 
 
 def test_states_are_of_the_frames_and_actions_of_their_whole_chunks(index):
-    """Three frames, three steps each; past the end the target repeats and the change is 0."""
+    """There are three frames of three steps.
+
+    Past the end the target repeats and the change is 0.
+    """
     found = compute(index, 3, progress=False)
     x = [[10 - 0, 20 - 0, 30 - 0], [20 - 1, 30 - 1, 30 - 1], [40 - 7, 40 - 7, 40 - 7]]
     dy = [[1, 2, 3], [2, 3, 0], [4, 0, 0]]
@@ -230,7 +233,7 @@ def test_damaged_statistics_are_refused_with_what_to_do(index, damage):
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Also for root, whom no permission stops: it is somebody else meanwhile."""
+    """Makes a folder read-only, also for root, which becomes another user meanwhile."""
     folder.chmod(0o555)
     user = os.geteuid()
     try:

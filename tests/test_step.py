@@ -141,7 +141,7 @@ def test_randomness_is_keyed_by_seed_step_and_row():
 
 @pytest.mark.parametrize("field", ["real_dims_only", "mask_past_end"])
 def test_switches_choose_what_counts(batch, one_device, field):
-    """What does not count does not move the loss, and does where it counts."""
+    """What counts moves the loss, and what does not count does not move it."""
     options = OPTIONS._replace(**{field: True})
     mask = (
         batch.targets.dims[:, None, :]

@@ -1,4 +1,4 @@
-"""TFRecord framing and tf.train.Example, against TensorFlow's own."""
+"""TFRecord framing and tf.train.Example agree with TensorFlow's own."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The prompt format, and the small model that ships."""
+"""The prompt has its format, and the small model that ships works."""
 
 import io
 import subprocess
@@ -23,7 +23,7 @@ def small() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def reference() -> sentencepiece.SentencePieceProcessor:
-    """SentencePiece itself on the same file."""
+    """Returns SentencePiece itself on the same file."""
     return sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.SMALL_MODEL))
 
 

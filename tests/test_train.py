@@ -42,7 +42,7 @@ data_dir = training.data_dir
 
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory) -> Path:
-    """The workdir of an uninterrupted run of the real command."""
+    """Returns the workdir of an uninterrupted run of the real command."""
     workdir = tmp_path_factory.mktemp("run")
     said = subprocess.run(
         command(data_dir, workdir),
@@ -131,7 +131,7 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
 
 
 def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_path):
-    """And the numbers are those of a run whose average forgets everything at once."""
+    """The numbers are those of a run whose average forgets everything at once."""
     for name, decay in (("none", 0.0), ("short", 1e-30)):
         train(
             tiny_config(data_dir, ema_decay=decay, steps=3, warmup_steps=1, validate_every=3),
@@ -361,7 +361,7 @@ def test_one_episode_is_trained_on_without_validation(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_out_of_memory_is_one_line_that_says_what_helps(data_dir, tmp_path):
-    """In a step: attention among a hundred thousand tokens takes terabytes."""
+    """The step's attention among a hundred thousand tokens takes terabytes."""
     found = r"out of memory: RESOURCE_EXHAUSTED: Out of memory allocating \d{12,} bytes"
     helps = (
         r"To need less for activations: config.accumulate above 1, remat 'full' \(is 'none'\),"

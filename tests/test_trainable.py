@@ -1,4 +1,4 @@
-"""What trains, what decays, in which dtypes: by expressions over parameter paths."""
+"""Expressions over parameter paths say what trains and what decays, and in which dtypes."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def paths(tree) -> set[str]:
 
 
 def test_one_tree_of_what_is_trained():
-    """head is trained, body frozen, layers/w adapted."""
+    """The head is trained, the body is frozen, and layers/w is adapted."""
     params = {
         "head": np.float32([1, 2]),
         "body": np.float32([3, 4]),
@@ -219,7 +219,7 @@ def at(tree, path: str):
 
 
 def test_the_footprint_counts_what_a_device_holds():
-    """Pico on fsdp 2, the expert alone trained: by hand from the shapes."""
+    """Pico's expert alone is trained on fsdp 2; the numbers are by hand from the shapes."""
     run = run_config(
         frozen=NOT_THE_EXPERT,
         frozen_dtype="bfloat16",

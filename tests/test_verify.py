@@ -1,4 +1,4 @@
-"""The known-answer vectors, and what a broken vectors file gets."""
+"""The known-answer vectors are reproduced, and a broken vectors file is refused."""
 
 import subprocess
 import sys

@@ -23,7 +23,7 @@ CI_PYTHON = "3.11"  # whose file has the packages of `make torch` too
 
 @pytest.fixture(scope="module")
 def package() -> dict:
-    """What setup.py tells setuptools."""
+    """Returns what setup.py tells setuptools."""
     with mock.patch("setuptools.setup") as setup:
         runpy.run_path(str(ROOT / "setup.py"))
     return setup.call_args.kwargs

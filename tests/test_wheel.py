@@ -66,7 +66,7 @@ def distribution(packages) -> Distribution:
 
 
 class Commands:
-    """The console scripts, run in an empty folder, on one device, with quick compilation."""
+    """Runs the console scripts in an empty folder, on one device, with quick compilation."""
 
     def __init__(self, packages: Path, folder: Path) -> None:
         self._bin, self._folder = packages.parents[2] / "bin", folder

@@ -1,4 +1,4 @@
-"""Tiny real RLDS datasets with contents that a test can state by hand."""
+"""Makes tiny real RLDS datasets with contents that a test can state by hand."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ REACH_STEPS = {
 
 
 def solid(colour: Sequence[int]) -> np.ndarray:
-    """uint8[16, 24, 3] of one colour, which JPEG keeps to a grey level or two."""
+    """Returns uint8[16, 24, 3] of one colour, which JPEG keeps to a grey level or two."""
     return np.broadcast_to(np.array(colour, np.uint8), (16, 24, 3)).copy()
 
 

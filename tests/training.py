@@ -29,7 +29,7 @@ TINY = dict(
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
-    """The dataset reach_arm3: eight episodes of six steps."""
+    """Writes the dataset reach_arm3: eight episodes of six steps."""
     path = tmp_path_factory.mktemp("data")
     write_reach(path, lengths=(6,) * 8)
     return path
@@ -110,7 +110,7 @@ def environment(devices: int, cached: bool = True) -> dict[str, str]:
 
 
 class Process:
-    """One process of a run, its output in workdir's sibling <name>.log."""
+    """Is one process of a run; its output is in workdir's sibling <name>.log."""
 
     def __init__(self, run: list[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -197,7 +197,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def validations(workdir: Path) -> list[dict[str, float]]:
-    """The lines of validations, without their times."""
+    """Returns the lines of validations, without their times."""
     lines = [line for line in read_metrics(workdir) if "validation/loss" in line]
     return [{name: line[name] for name in line if name != "time"} for line in lines]
 
@@ -209,7 +209,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def arrays(workdir: Path, step: int, item: str) -> dict[str, np.ndarray]:
-    """The "params" or "ema" of a checkpoint, by path, whatever devices it was written from."""
+    """Returns the "params" or "ema" of a checkpoint, by path, whatever devices wrote it."""
     folder = workdir / checkpoints.FOLDER / str(step)
     tree = checkpoints.read_params(folder, item, abstract(folder, item))
     return {
@@ -230,7 +230,7 @@ def abstract(folder: Path, item: str) -> Any:
 
 
 def assert_same(workdir: Path, other: Path, step: int) -> None:
-    """To the bit: losses, validations, parameters, EMA."""
+    """Checks that losses, validations, parameters and EMA are the same, to the bit."""
     assert losses(workdir) == losses(other)
     assert validations(workdir) == validations(other)
     for item in ("params", "ema"):

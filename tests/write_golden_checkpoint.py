@@ -48,12 +48,12 @@ CONFIG = dict(
 
 
 def act(checkpoint: Path) -> np.ndarray:
-    """float32[1, H, A] of the golden observation."""
+    """Returns the actions float32[1, H, A] of the golden observation."""
     return Policy.open(checkpoint).act([OBSERVATION], [5])
 
 
 def ema_norm(workdir: Path) -> float:
-    """After the last step."""
+    """Returns the norm of the moving average after the last step."""
     leaves = arrays(workdir, STEPS, "ema").values()
     return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in leaves)))
 

@@ -1,8 +1,8 @@
 """Offers the policy of a server as if it were in this process.
 with Client("ws://127.0.0.1:8000") as client:
-    client.act([observation])                           # float32[1, H, A], as Policy.act
-    controller = Controller(client)                     # executes chunks as the robot's record says
-    action = controller.action(lambda: observation)     # float32[A], one per control tick
+    client.act([observation])                         # float32[1, H, A], as Policy.act
+    controller = Controller(client)                   # executes chunks as the record says
+    action = controller.action(lambda: observation)   # float32[A], one per control tick
 """
 
 import contextlib

@@ -121,12 +121,11 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
 
         Args:
             seed: None goes on with the random numbers of the episode before.
-            options: a map with any of these keys.
-                prompt_color: the block that counts: "red", "green" or "blue". Without a prompt
-                    beside it, the prompt names this block in the phrasing that was drawn.
-                prompt: the text that observations carry. Without prompt_color beside it, the text
-                    must name one of the colours, and that block counts. Beside prompt_color its
-                    words do not matter, so it can name another block.
+            options: a map with "prompt_color", "prompt" or both. "prompt_color" is the block that
+                counts: "red", "green" or "blue". Alone, the prompt names this block in the phrasing
+                that was drawn. "prompt" is the text that observations carry. Alone, it must name
+                one of the colours, and that block counts. Beside "prompt_color" its words do not
+                matter, so it can name another block.
 
         Returns:
             Info, as in the class.

@@ -77,7 +77,7 @@ class Workers:
 
     @property
     def count(self) -> int:
-        """The number of processes."""
+        """Returns the number of processes."""
         return len(self._processes)
 
     def open(self, setting: OpenSetting) -> Opened:
