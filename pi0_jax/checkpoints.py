@@ -45,7 +45,7 @@ from pi0_jax.checkpoint_folder import DESCRIPTION, FOLDER, ITEMS, find, is_ours,
 from pi0_jax.description import FORMAT, MANIFEST, Description
 from pi0_jax.errors import InputError
 from pi0_jax.policy_config import trainable_part
-from pi0_jax.trainable import select
+from pi0_jax.trainable import trained_part
 
 __all__ = [
     "FOLDER",
@@ -183,7 +183,7 @@ class RunCheckpoints:
         """
         if description.position in (self._saving, self._whole):
             return
-        average = state.ema or select(
+        average = state.ema or trained_part(
             state.params, state.factors, trainable_part(description.policy)
         )
         with self._named_errors():

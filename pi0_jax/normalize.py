@@ -301,7 +301,7 @@ def constant(statistics: VectorStatistics, mode: Mode) -> np.ndarray:
     return still | (q99 - q01 < np.maximum(least, OUTLYING * statistics.std))
 
 
-def reach(vector: VectorStatistics) -> np.ndarray:
+def farthest_deviation(vector: VectorStatistics) -> np.ndarray:
     """Returns float64[n]: how many standard deviations the farthest value lies from the mean."""
     return np.maximum(vector.maximum - vector.mean, vector.mean - vector.minimum) / (
         vector.std + EPSILON

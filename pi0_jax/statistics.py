@@ -234,7 +234,7 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     for part, dims, vector in parts:
         ranges = vector.ranges
         still, narrow = normalize.constant(vector, mode), normalize.constant(vector, "quantile")
-        far = normalize.reach(vector) > normalize.FAR
+        far = normalize.farthest_deviation(vector) > normalize.FAR
         usual = ranges.q99 - ranges.q01
         beyond = np.maximum(ranges.maximum - ranges.q99, ranges.q01 - ranges.minimum)
         for i, dim in enumerate(dims):

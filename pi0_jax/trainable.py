@@ -52,7 +52,7 @@ class Trainable(NamedTuple):
 EVERYTHING = Trainable()
 
 
-def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
+def as_stored(params: Any, trainable: Trainable) -> dict[str, Any]:
     """Returns a published tree as a run keeps it: what is not trained is in `frozen_dtype`."""
     flat, dtype = flatten(params), jnp.dtype(trainable.frozen_dtype)
     return unflatten(
@@ -60,14 +60,14 @@ def kept(params: Any, trainable: Trainable) -> dict[str, Any]:
     )
 
 
-def select(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
+def trained_part(params: Any, factors: Any, trainable: Trainable) -> dict[str, Any]:
     """Returns the tree of what is trained, out of a published tree and LoRA's factors."""
     trained = {path: w for path, w in flatten(params).items() if trainable.trains(path)}
     return unflatten(trained | flatten(factors))
 
 
-def put(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Puts trained leaves back into a published tree; it inverts `select`.
+def with_trained(params: Any, trained: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Puts trained leaves back into a published tree; it inverts `trained_part`.
 
     Returns:
         The published tree with its trained leaves replaced, and LoRA's factors.

@@ -271,7 +271,10 @@ def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("moment", "module", "name"),
-    [("while it reads", index_parts, "index_shard"), ("while it merges", build_module, "load_part")],
+    [
+        ("while it reads", index_parts, "index_shard"),
+        ("while it merges", build_module, "load_part"),
+    ],
 )
 def test_a_build_that_another_overtakes_takes_its_index(
     data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name

@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "policy_program": "errors models observation preprocess",
     "policy": "averaged checkpoints convert embodiments errors export limits models observation policy_config policy_program"
     " preprocess tokenizer",
-    "train": "checkpoint_folder checkpoints chips convert data errors fields files flow manifest models normalize observation"
+    "train": "checkpoint_folder checkpoints chips convert data deltas errors fields files flow manifest models normalize observation"
     " patterns policy_config preprocess progress sharding statistics tokenizer trainable",
     "aot": "chips data.datasets errors models observation policy_config policy_program preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "sim": "data.write embodiments errors files observation observation_keys progress",
     # Policies in simulators.
     "evaluated_policies": "convert.metadata embodiments errors policy serve.client sim.evaluation",
-    "report": "checkpoints data embodiments errors files normalize observation policy preprocess train.batches train.config train.metrics",
+    "report": "checkpoints data deltas embodiments errors files normalize observation policy train.batches train.config train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.

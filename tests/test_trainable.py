@@ -56,20 +56,20 @@ def test_one_tree_of_what_is_trained():
     }
     factors = {"layers": {"w": {"a": np.float32([7]), "b": np.float32([8])}}}
     part = Trainable(("^body",), "bfloat16", (LoraRule("layers/", 1, 1.0),))
-    trained = trainable.select(params, factors, part)
+    trained = trainable.trained_part(params, factors, part)
     assert paths(trained) == {"head", "layers/w/a", "layers/w/b"}
-    assert jax.tree.map(lambda w: str(w.dtype), trainable.kept(params, part)) == {
+    assert jax.tree.map(lambda w: str(w.dtype), trainable.as_stored(params, part)) == {
         "head": "float32", "body": "bfloat16", "layers": {"w": "bfloat16"}
     }  # fmt: skip
     doubled = jax.tree.map(lambda w: 2 * w, trained)
-    weights, products = trainable.put(params, doubled)
+    weights, products = trainable.with_trained(params, doubled)
     assert (
         weights["head"].tolist(),
         weights["body"].tolist(),
         weights["layers"]["w"].tolist(),
     ) == ([2, 4], [3, 4], [5, 6])
     assert products == {"layers": {"w": {"a": [14], "b": [16]}}}
-    assert trainable.select(weights, products, part) == doubled
+    assert trainable.trained_part(weights, products, part) == doubled
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def _dimension_findings(
         normalize.constant(statistics, "zscore"),
         normalize.constant(statistics, "quantile"),
     )
-    reach, ranges = normalize.reach(statistics), statistics.ranges
+    reach, ranges = normalize.farthest_deviation(statistics), statistics.ranges
     found = []
     for i, dim in enumerate(dims):
         unit = "" if dim.unit == "1" else f" {dim.unit}"

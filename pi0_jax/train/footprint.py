@@ -15,7 +15,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.policy_config import trainable_part
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.placement import abstract_run_state
-from pi0_jax.trainable import select
+from pi0_jax.trainable import trained_part
 
 
 class Footprint(NamedTuple):
@@ -52,7 +52,7 @@ def footprint(run: RunConfig, mesh: Mesh) -> Footprint:
     state = abstract_run_state(run, mesh)
     weights, trained = (
         (state.params, state.factors),
-        select(state.params, state.factors, trainable_part(run)),
+        trained_part(state.params, state.factors, trainable_part(run)),
     )
     copies = 1 if run.accumulate == 1 else 2
     return Footprint(

@@ -20,7 +20,7 @@ from pi0_jax.preprocess import Layout
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
-from pi0_jax.trainable import EVERYTHING, Trainable, select
+from pi0_jax.trainable import EVERYTHING, Trainable, trained_part
 
 
 def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
@@ -82,7 +82,7 @@ def state_shardings(
     params, factors = (
         sharding.parameter_shardings(tree, mesh) for tree in (abstract.params, abstract.factors)
     )
-    trained, whole = select(params, factors, trainable), sharding.replicated(mesh)
+    trained, whole = trained_part(params, factors, trainable), sharding.replicated(mesh)
     moments = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, where: where,

@@ -20,7 +20,7 @@ from pi0_jax.models.layers import Constrain
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.models.sampling import apply, sample
 from pi0_jax.observation import Observation, TrainBatch
-from pi0_jax.trainable import EVERYTHING, Trainable, kept, put, select
+from pi0_jax.trainable import EVERYTHING, Trainable, as_stored, trained_part, with_trained
 
 # It stands in place of a step's number, so that randomness is the same in every validation.
 VALIDATION = 2**32 - 1
@@ -120,11 +120,11 @@ def state_from(
         trainable: which parameters are trained.
     """
     factors = lora.init(jax.random.fold_in(key, 1), params, trainable.lora)
-    trained = select(params, factors, trainable)
+    trained = trained_part(params, factors, trainable)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         zero,
-        kept(params, trainable),
+        as_stored(params, trainable),
         trained if trainable.averaged else {},
         optimizer.init(trained),
         zero,
@@ -138,7 +138,7 @@ def averaged(state: TrainState) -> Weights:
     Without an average it returns the present weights.
     """
     return (
-        Weights(*put(state.params, state.ema))
+        Weights(*with_trained(state.params, state.ema))
         if state.ema
         else Weights(state.params, state.factors)
     )
@@ -252,7 +252,7 @@ def train_step(
         float32[]. row_loss is float32[B]. dataset_loss is float32[datasets], NaN where the batch
         holds none of a dataset. skipped is int32[] and halted is bool[], both after the step.
     """
-    trained = select(state.params, state.factors, options.trainable)
+    trained = trained_part(state.params, state.factors, options.trainable)
     gradients = partial(
         batch_gradient, trained, params=state.params, step=state.step, model=model, options=options
     )
@@ -287,7 +287,7 @@ def train_step(
         "skipped": skipped,
         "halted": halted,
     }
-    params, factors = put(state.params, updated)
+    params, factors = with_trained(state.params, updated)
     return TrainState(state.step + ~halted, params, ema, opt_state, skipped, factors), metrics
 
 
@@ -316,7 +316,7 @@ def batch_gradient(
     )
 
     def mean_loss(trained: Any) -> tuple[Float32[Array, ""], Float32[Array, " B"]]:
-        weights = Weights(*put(params, trained))
+        weights = Weights(*with_trained(params, trained))
         losses = sample_losses(
             weights,
             batch,
