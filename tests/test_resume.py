@@ -114,7 +114,7 @@ def test_before_the_first_step_there_is_nothing_to_save(data_dir, tmp_path):
         process = start(data_dir, tmp_path / "run", cached=False, log=tmp_path / said)
         process.wait_for(lambda process=process, said=said: said in process.text)
         process.send(number)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0  # an import may hold it up
         name = signal.Signals(number).name
         assert process.last_line == (
             f"{name}: stopped before the first step; there was nothing to save"
