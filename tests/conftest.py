@@ -7,7 +7,6 @@ calls or traces them.
 import atexit
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,11 +35,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-# Where a shell has started the tests in the background, Ctrl-C is ignored, and so it would be by the
-# commands that tests start.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # They render, and run in processes of their own (test_rendering.py), unless one names that folder.
 collect_ignore = [] if any("rendering" in argument for argument in sys.argv) else ["rendering"]

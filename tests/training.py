@@ -109,6 +109,16 @@ def environment(devices: int, cached: bool = True) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1", **enabled}
 
 
+# Where a shell has started the tests in the background, or nohup has, some signals are ignored, and so
+# they would be by a run.
+HEARING = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Process:
     """Is one process of a run; its output is in workdir's sibling <name>.log."""
 
@@ -116,7 +126,11 @@ class Process:
         self.log = log
         with log.open("a") as file:
             self._process = subprocess.Popen(
-                run, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT
+                [sys.executable, "-c", HEARING, *run],
+                cwd=ROOT,
+                env=env,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
 
     def wait(self, timeout: float = 300) -> int:
