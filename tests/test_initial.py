@@ -318,7 +318,7 @@ def test_missing_weights_are_told_before_the_data_are_looked_for(tmp_path):
         ((("state_proj",),), "config.initial_rules[0] is ('state_proj',); expected 2 entries"),
         (
             (("(state", "fresh"),),
-            "config.initial_rules[0] is '(state'; expected a regular expression: ",
+            "config.initial_rules[0] is '(state'; expected a regular expression, found: ",
         ),
         (("state_proj", "fresh"), "config.initial_rules[0] is 'state_proj'; expected a tuple"),
     ],

@@ -271,6 +271,7 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
         if file.name == "metadata":
             record = json.loads(content)
             record["policy"]["variant"] = "nano"
+            del record["manifest"]  # as of a time before there was one: its digests are others now
             content = json.dumps(record)
         (description / file.name).write_text(content)
     with pytest.raises(

@@ -13,6 +13,7 @@ that for SILENCE_SECONDS.
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -75,9 +76,8 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise InputError(
-                f"workdir {folder}: expected a folder to write to, found: {' '.join(str(reason).split())[:300]}"
+                f"workdir {folder}: expected a folder to write to, found: {_reason(error)}"
             ) from error
         self._beating.start()
         return self
@@ -177,6 +177,15 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
                 continue  # The disk is full or the storage is away for a moment. Saving will tell.
             if self._lost:
                 return
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Returns in one line why the storage refused; TensorStore writes the number of an OSError."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(number[1]))
+    return " ".join(str(error).split())[:300]
 
 
 def this_process() -> dict[str, Any]:
