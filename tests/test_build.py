@@ -134,7 +134,7 @@ def dies(module, name, call):
     setattr(module, name, wrapped)
 
 module, name, call = sys.argv[3:]
-dies({"build": build, "parts": parts, "os": os}[module], name, int(call))
+dies({"build": build, "parts": index_parts, "os": os}[module], name, int(call))
 build_or_open(ROWS["reach_arm3"], sys.argv[1], sys.argv[2], progress=False)
 """
 

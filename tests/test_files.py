@@ -68,7 +68,7 @@ def test_an_index_its_statistics_and_its_page(private):
 
 
 def test_a_run_an_export_an_evaluation_and_conversions(private):
-    robot = "google_robot"
+    robot = "reach_arm3"
     run = policies.write_checkpoint(private / "run", [robot])
     metrics = MetricsWriter(run, start=0)
     metrics.write(1, {"loss": 1.0})

@@ -134,7 +134,11 @@ class Process:
             )
 
     def wait(self, timeout: float = 300) -> int:
-        return self._process.wait(timeout)
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # it would take a core for as long as the tests run
+            raise
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)

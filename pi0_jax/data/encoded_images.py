@@ -4,7 +4,7 @@ They are JPEG and PNG files of three channels, with 8 bits a channel.
 """
 
 import io
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from pi0_jax.data.example import ByteRanges, Payload
 
-ColourOrder = Literal["RGB", "BGR"]
+if TYPE_CHECKING:
+    from pi0_jax.data.rows import ColourOrder
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -253,7 +254,7 @@ def _exif_orientation(segment: bytes) -> int:
     return next((number(place + 8, 2) for place in places if number(place, 2) == _ORIENTATION), 0)
 
 
-def decode_image(data: Payload, order: ColourOrder) -> np.ndarray:
+def decode_image(data: Payload, order: "ColourOrder") -> np.ndarray:
     """Decodes an image.
 
     Args:

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import ColourOrder
 from pi0_jax.data.grippers import OPEN_IS_1, RecordedGripper
 from pi0_jax.data.rule_source import RecordedRule, source_hash
 from pi0_jax.embodiments import EMBODIMENTS, Embodiment
@@ -36,6 +35,9 @@ class RawField:
     shape: tuple[int, ...]
     dtype: str
     quaternions: tuple[int, ...] = ()
+
+
+ColourOrder = Literal["RGB", "BGR"]
 
 
 @dataclasses.dataclass(frozen=True)
