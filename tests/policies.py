@@ -14,12 +14,13 @@ from PIL import Image
 
 from pi0_jax import normalize
 from pi0_jax.checkpoints import Description, RunCheckpoints
-from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.embodiments import EMBODIMENTS, ActionDim, StateDim
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.observation import RawObservation
 from pi0_jax.policy import Policy
 from pi0_jax.policy_config import model_config
 from pi0_jax.preprocess import Robot
+from pi0_jax.record_fit import _declared_range
 from pi0_jax.tokenizer import Tokenizer
 from pi0_jax.train.config import RunConfig, from_mapping, policy_half, training_half
 
@@ -35,12 +36,18 @@ def run_config(**changes) -> RunConfig:
 
 
 def robot(name: str) -> Robot:
-    """Returns a record with statistics of no particular size."""
+    """Returns a record with statistics of no particular size, within the ranges that it declares."""
     embodiment, rng = EMBODIMENTS[name], np.random.default_rng(len(name))
-    return Robot(embodiment, normalize.Statistics(*(
-        normalize.accumulate([rng.normal(rng.normal(size=len(dims)), rng.uniform(0.5, 2, len(dims)), (200, len(dims)))])
-        for dims in (embodiment.state, embodiment.actions)
-    )))  # fmt: skip
+
+    def drawn(dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
+        means, deviations = rng.normal(size=len(dims)), rng.uniform(0.5, 2, len(dims))
+        low, high = np.transpose([_declared_range(dim) for dim in dims])
+        return rng.normal(means, deviations, (200, len(dims))).clip(low, high)
+
+    state, actions = (
+        normalize.accumulate([drawn(dims)]) for dims in (embodiment.state, embodiment.actions)
+    )
+    return Robot(embodiment, normalize.Statistics(state, actions))
 
 
 def parameters(run: RunConfig, seed: int = 0):

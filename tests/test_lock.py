@@ -134,13 +134,14 @@ def test_a_run_on_another_machine_is_heard(tmp_path, monkeypatch):
             WorkdirLock(workdir, said.append).__enter__()
         assert len(said) == 1
         store = ts.KvStore.open(f"file://{tmp_path}/").result()
-        store.write(lock.FILE, "{}").result()
+        other = json.dumps(this_process() | {"beat": 1})
+        store.write(lock.FILE, other).result()
         deadline = time.monotonic() + 20
         while not first._lost and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(InputError, match="another run has taken the workdir"):
             first.check()
-    assert (tmp_path / lock.FILE).read_text() == "{}"  # it is not ours to remove
+    assert (tmp_path / lock.FILE).read_text() == other  # it is not ours to remove
 
 
 def test_an_object_store_has_the_same_operations(monkeypatch):
