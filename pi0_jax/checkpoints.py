@@ -26,10 +26,8 @@ number; a reader of older checkpoints finds none and does without.
 
 import contextlib
 import json
-import logging
 import os
 import re
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +42,7 @@ from pi0_jax import manifest
 from pi0_jax.checkpoint_folder import DESCRIPTION, FOLDER, ITEMS, find, is_ours, latest_step, locate
 from pi0_jax.description import FORMAT, MANIFEST, Description
 from pi0_jax.errors import InputError
+from pi0_jax.orbax_log import STORAGE_ERROR, log_less
 from pi0_jax.policy_config import trainable_part
 from pi0_jax.trainable import trained_part
 
@@ -65,46 +64,6 @@ __all__ = [
 _LORA = "lora"
 # A failed save's other writes fail in this time, and TensorStore prints it. Our line comes last.
 _OTHERS_SECONDS = 1.0
-_NOT_NEEDED = ("Metadata file does not exist", "Failed to json parse Metadata file")
-_STORAGE_ERROR = re.compile(r"[A-Z]+(_[A-Z]+)*: ")  # how TensorStore's messages begin
-
-
-class _Needless(logging.Filter):
-    """Drops what Orbax, and asyncio for Orbax's other writes, log needlessly.
-
-    That is tracebacks of an error that is also raised; and complaints that an item, read by itself,
-    lacks a file of a step's folder, or that this file, of which nothing is used, is damaged.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Returns whether a record is kept."""
-        logged_by_orbax = "orbax" in record.pathname
-        if logged_by_orbax and str(record.msg).startswith(_NOT_NEEDED):
-            return False
-        error = record.exc_info[1] if record.exc_info else None
-        of_a_write = record.name == "asyncio" and (
-            isinstance(error, OSError) or _STORAGE_ERROR.match(str(error))
-        )
-        return not (error and (logged_by_orbax or of_a_write))
-
-
-_NEEDLESS = _Needless()
-
-
-def _show_unraisable(unraisable: Any) -> None:
-    """Shows unraisable errors as usual, but not TensorStore's after a failed save or restoration."""
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        sys.__unraisablehook__(unraisable)
-
-
-def _log_less(*, writes: bool = False) -> None:
-    """Installs the filter; with `writes` also for asyncio, where a server's trouble is logged."""
-    absl_logging.get_absl_logger().addFilter(_NEEDLESS)
-    if sys.unraisablehook is sys.__unraisablehook__:  # nobody else, such as pytest, has set one
-        sys.unraisablehook = _show_unraisable
-    if writes:
-        logging.getLogger("asyncio").addFilter(_NEEDLESS)
 
 
 class _Best:
@@ -145,7 +104,7 @@ class RunCheckpoints:
             keep_best: how many of those with the lowest `metric` stay.
             metric: names the metric.
         """
-        _log_less(writes=True)
+        log_less(writes=True)
         self._directory = locate(workdir) / FOLDER
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
@@ -259,7 +218,7 @@ class RunCheckpoints:
         try:
             yield
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and not _STORAGE_ERROR.match(str(error)):
+            if isinstance(error, ValueError) and not STORAGE_ERROR.match(str(error)):
                 raise
             time.sleep(_OTHERS_SECONDS)
             # Orbax gives up its other writes.
@@ -416,7 +375,7 @@ def check_leaves(
         raise InputError(
             f"{step_directory}: expected {item}, found {', '.join(sorted(path.name for path in step_directory.iterdir()))}"
         )
-    _log_less()
+    log_less()
     with _readable(step_directory / item), ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(step_directory / item).item_metadata
     if metadata is None:  # Orbax does not tell what it could not read.

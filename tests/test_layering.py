@@ -58,7 +58,8 @@ MAY_IMPORT = {
     "manifest": "",
     "checkpoint_folder": "errors",
     "description": "embodiments errors normalize policy_config preprocess tokenizer",
-    "checkpoints": "checkpoint_folder description errors manifest policy_config trainable",
+    "orbax_log": "",
+    "checkpoints": "checkpoint_folder description errors manifest orbax_log policy_config trainable",
     "convert": "checkpoints data.remote_errors data.storage embodiments errors files finite manifest models normalize"
     " observation policy_config preprocess record_fit tokenizer trainable",
     # What runs.
