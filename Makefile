@@ -47,7 +47,7 @@ FRESH := $(VENV)-fresh
 constraints: INSTALL = $(NEWEST)
 constraints:
 	rm -rf $(FRESH)
-	$(call environment,$(FRESH),--editable '.[dev$(TORCH:%=,torch)]' $(TORCH))
+	$(call environment,$(FRESH),--editable '.[dev,docs$(TORCH:%=,torch)]' $(TORCH))
 	echo "# make constraints$(TORCH:%= TORCH=%): Python $(VERSION), $$(uname -sm)" > $(CONSTRAINTS)
 	$(FRESH)/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' >> $(CONSTRAINTS)
 	rm -rf $(FRESH)

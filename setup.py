@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+?)"', FACE.read_text("utf-8"), re.MULTI
 
 # Lower bounds are the lowest versions that the tests were run with (make test LOWEST=1); there is an
 # upper bound only where a newer version is known to break. constraints/ has what the suite ran with:
-# the extra dev, and torch for CI's Python. What only remote, tpu and cuda install is not in it.
+# the extra dev, and docs and torch for CI's Python. What only remote, tpu and cuda install is not in it.
 
 DATA = [
     "tensorflow-datasets>=4.9.10",
