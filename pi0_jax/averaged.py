@@ -1,6 +1,5 @@
 """A policy runs the moving average of a run's checkpoint, as a published tree."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -32,10 +31,7 @@ def read(step: epath.Path, dtype: Dtype | None) -> tuple[Description, Any]:
         InputError: a file is missing or damaged; the weights are not finite; the arrays are not
             those of the variant that the description names.
     """
-    description = checkpoints.read_description(step)
-    if dtype is not None:
-        policy = dataclasses.replace(description.policy, dtype=dtype)
-        description = dataclasses.replace(description, policy=policy)
+    description = checkpoints.read_description(step).computing_in(dtype)
     return description, _averaged(step, description.policy)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pi0_jax import normalize, policy_config
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError, expecting
-from pi0_jax.policy_config import PolicyConfig
+from pi0_jax.policy_config import Dtype, PolicyConfig
 from pi0_jax.preprocess import Robot
 from pi0_jax.tokenizer import Tokenizer
 
@@ -61,6 +61,12 @@ class Description:
             "digests": dict(self.digests),
             MANIFEST: "crc32c",
         }
+
+    def computing_in(self, dtype: Dtype | None) -> "Description":
+        """Returns the description of a policy that computes in this dtype; None is the run's."""
+        if dtype is None:
+            return self
+        return dataclasses.replace(self, policy=dataclasses.replace(self.policy, dtype=dtype))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Description":

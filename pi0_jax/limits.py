@@ -207,7 +207,9 @@ def _range(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> np
     """Returns the data's range with its margin, float32[2, n]; infinite for angles that turn."""
     low, high = _data_range(vector)
     margin = np.maximum(MARGIN * (high - low), _LEAST_MARGIN * _sizes(dims))
-    return _without_turning(low - margin, high + margin, dims)
+    turns = [dim.periodic and not (isinstance(dim, ActionDim) and dim.delta) for dim in dims]
+    margin = np.where(turns, np.inf, margin)
+    return np.stack([low - margin, high + margin]).astype(np.float32)
 
 
 def _absurd(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
@@ -215,18 +217,3 @@ def _absurd(vector: VectorStatistics, dims: Sequence[StateDim | ActionDim]) -> n
     low, high = _data_range(vector)
     far = ABSURD * np.maximum(high - low, _sizes(dims))
     return np.stack([low - far, high + far]).astype(np.float32)
-
-
-def _without_turning(
-    low: np.ndarray, high: np.ndarray, dims: Sequence[StateDim | ActionDim]
-) -> np.ndarray:
-    """Returns both bounds as float32[2, n], infinite for angles that turn."""
-    turns = np.array([dim.periodic and not _is_delta(dim) for dim in dims], bool)
-    return np.stack([np.where(turns, -np.inf, low), np.where(turns, np.inf, high)]).astype(
-        np.float32
-    )
-
-
-def _is_delta(dim: StateDim | ActionDim) -> bool:
-    """Returns whether the model learns the dimension as a delta."""
-    return isinstance(dim, ActionDim) and dim.delta

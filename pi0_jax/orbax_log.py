@@ -41,7 +41,7 @@ _NEEDLESS = _Needless()
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """Shows unraisable errors as usual, but not TensorStore's after a failed save or restoration."""
+    """Shows unraisable errors as usual, but not TensorStore's after it could not save or restore."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)

@@ -63,7 +63,7 @@ def _ways(parts: Any) -> float:
 
 
 def _repeated(inner: float, least: int, most: int) -> float:
-    """Returns the ways to try from `least` to `most` repetitions of a body that has `inner` ways."""
+    """Returns the ways to try `least` to `most` repetitions of a body that has `inner` ways."""
     if inner == 1:
         return most - least + 1
     # Each repetition has as many ways as the body. Beyond the limit the number does not matter.

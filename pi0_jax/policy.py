@@ -207,8 +207,12 @@ class Policy:
         Raises:
             InputError: there is no robot of that name, or several and none is named.
         """
+        return self.robots[self._robot_name(name)]
+
+    def _robot_name(self, name: str | None) -> str:
+        """Returns the name that `robot` finds a robot by."""
         if name is None and len(self.robots) == 1:
-            return next(iter(self.robots.values()))
+            return next(iter(self.robots))
         if name is None:
             raise InputError(
                 f"no robot is named: the checkpoint has several, {', '.join(self.robots)}"
@@ -217,7 +221,7 @@ class Policy:
             raise InputError(
                 f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}"
             )
-        return self.robots[name]
+        return name
 
     def __call__(
         self,
@@ -421,8 +425,8 @@ class Policy:
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
     ) -> tuple[np.ndarray, list[list[Outside]]]:
         """Runs the device's half of `act`; also returns for each observation what is outside."""
-        record = self.robot(robot)
-        limits = self._limits[next(n for n, one in self.robots.items() if one is record)]
+        name = self._robot_name(robot)
+        record, limits = self.robots[name], self._limits[name]
         states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
         outside = limits.check_states(states)
         chunks = np.asarray(self.compute(prepared))

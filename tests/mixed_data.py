@@ -44,6 +44,16 @@ def write_mixed(data_dir: Path) -> list[Path]:
     return directories
 
 
+def frames_of(order, start, stop, rows=None):
+    """Returns [(dataset, frame), ...] of all rows of all steps."""
+    batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
+    return [
+        pair
+        for batch in batches
+        for pair in zip(*(column.tolist() for column in batch), strict=True)
+    ]
+
+
 def open_mixed(data_dir: Path) -> list[Index]:
     return [build_or_open(ROWS[name], data_dir, progress=False) for name in LENGTHS]
 

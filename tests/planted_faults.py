@@ -29,7 +29,7 @@ from absl import flags
 from PIL import Image
 
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
+from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Rule, Standardised
 from pi0_jax.data.tfrecord import masked_crc
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
@@ -459,26 +459,14 @@ def _episodes() -> Iterator[Fault]:
     yield Fault("the same episode twice", lambda folder, records: records[2].update(records[1]))
     yield Fault("all episodes failed", _set(SUCCESS, lambda v: v * 0, EVERY))
     yield Fault("one episode failed", _set(SUCCESS, lambda v: v * 0))
-    yield Fault(
-        "a rule that drops every step",
-        lambda folder, records: None,
-        dataclasses.replace(ROW, standardise=nothing),
-    )
-    yield Fault(
-        "a rule with states of another size",
-        lambda folder, records: None,
-        dataclasses.replace(ROW, standardise=narrow),
-    )
-    yield Fault(
-        "a rule with NaN",
-        lambda folder, records: None,
-        dataclasses.replace(ROW, standardise=not_finite),
-    )
-    yield Fault(
-        "a rule with large whole numbers",
-        lambda folder, records: None,
-        dataclasses.replace(ROW, standardise=large),
-    )
+    yield _ruled("a rule that drops every step", nothing)
+    yield _ruled("a rule with states of another size", narrow)
+    yield _ruled("a rule with NaN", not_finite)
+    yield _ruled("a rule with large whole numbers", large)
+
+
+def as_written(folder: Path, records: list[Record]) -> None:
+    """Leaves the files as they are: the fault is in the row."""
 
 
 def nothing(columns: Columns) -> Standardised:
@@ -614,6 +602,11 @@ def _lerobot(folder: Path) -> None:
     (folder.parent / "data" / "chunk-000").mkdir(parents=True)
 
 
+def _ruled(name: str, rule: Rule) -> Fault:
+    """Returns the fault that a row has this rule."""
+    return Fault(name, as_written, dataclasses.replace(ROW, standardise=rule))
+
+
 def _grippers() -> Iterator[Fault]:
     def swapped(path: str, place: int):
         def plant(folder: Path, records: list[Record]) -> None:
@@ -625,17 +618,13 @@ def _grippers() -> Iterator[Fault]:
 
     yield Fault("gripper action inverted", swapped(ACTION, OPEN))
     yield Fault("gripper state inverted", swapped(STATE, GRIPPER))
-    yield Fault(
-        "a rule that inverts the gripper",
-        lambda folder, records: None,
-        dataclasses.replace(ROW, standardise=turned_round),
-    )
+    yield _ruled("a rule that inverts the gripper", turned_round)
     closed = dataclasses.replace(
         ROBOT, state=(*ROBOT.state[:-1], StateDim("gripper", "1", one_means="closed"))
     )
     yield Fault(
         "gripper state declared the other way",
-        lambda folder, records: None,
+        as_written,
         dataclasses.replace(ROW, embodiment=closed),
     )
 
@@ -652,7 +641,7 @@ def _unknowable() -> Iterator[Fault]:
     )
     yield Fault(
         "red and blue swapped",
-        lambda folder, records: None,
+        as_written,
         swap,
         "either order is a picture; the card shows both",
     )

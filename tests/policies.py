@@ -36,7 +36,7 @@ def run_config(**changes) -> RunConfig:
 
 
 def robot(name: str) -> Robot:
-    """Returns a record with statistics of no particular size, within the ranges that it declares."""
+    """Returns a record with any statistics that lie within the ranges that it declares."""
     embodiment, rng = EMBODIMENTS[name], np.random.default_rng(len(name))
 
     def drawn(dims: Sequence[StateDim | ActionDim]) -> np.ndarray:

@@ -6,7 +6,6 @@ one on TPU slices (see below).
 
 import dataclasses
 import math
-import os
 import subprocess
 import sys
 from functools import partial
@@ -31,6 +30,7 @@ from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import run_mesh
 from tests import policies
+from tests.own_process import run_tests
 
 ROOT = Path(__file__).parents[1]
 # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import
@@ -435,16 +435,6 @@ def test_for_tpu_slices():
 
     It compiles the full-size step and sampler for v5e:4x4.
     """
-    env = os.environ | {"PYTHONPATH": str(LIBTPU)}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_aot_tpu.py",
-    ]
-    process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    process = run_tests("tests/test_aot_tpu.py", PYTHONPATH=str(LIBTPU))
     assert process.returncode == 0, process.stdout + process.stderr
     assert "skipped" not in process.stdout.splitlines()[-1]

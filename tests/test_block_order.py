@@ -14,7 +14,7 @@ from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
 from pi0_jax.data.mixture import Mixture, UniformOrder, mixing
 from pi0_jax.errors import InputError
-from tests.mixed_data import CountingIndex, Ledger, open_mixed, write_mixed
+from tests.mixed_data import CountingIndex, Ledger, frames_of, open_mixed, write_mixed
 from tests.tiny_data import shard_files, write_reach
 
 WEIGHTS = {"reach_arm3": 3.0, "reach_arm4": 1.0, "reach_arm5": 0.2}
@@ -48,16 +48,6 @@ def make(indices, *, lanes=LANES, pool_bytes=POOL, seed=0, weights=WEIGHTS):
 
 def lane_rows(order, lane):
     return order.rows(lane, order.lanes)
-
-
-def frames_of(order, start, stop, rows=None):
-    """Returns [(dataset, frame), ...] of all rows of all steps."""
-    batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
-    return [
-        pair
-        for batch in batches
-        for pair in zip(*(column.tolist() for column in batch), strict=True)
-    ]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pi0_jax.data.permutation import hashes, permute
 from pi0_jax.data.rows import CameraField, Language
 from pi0_jax.data.write import ImageFeature, TextFeature
 from pi0_jax.errors import InputError
-from tests.mixed_data import open_mixed, write_mixed
+from tests.mixed_data import frames_of, open_mixed, write_mixed
 from tests.tiny_data import REACH_STEPS, reach_episodes, solid, write_reach
 
 WEIGHTS = {"reach_arm3": 3.0, "reach_arm4": 1.0, "reach_arm5": 0.2}
@@ -34,16 +34,6 @@ def indices(tmp_path_factory):
 
 def mix(indices, weights=WEIGHTS, *, split="train", horizon=4, seed=0):
     return Mixture(indices, weights, split=split, horizon=horizon, seed=seed)
-
-
-def frames_of(order, start, stop, rows=None):
-    """Returns [(dataset, frame), ...] of all rows of all steps."""
-    batches = order.frames(start, stop, range(order.batch_size) if rows is None else rows)
-    return [
-        pair
-        for batch in batches
-        for pair in zip(*(column.tolist() for column in batch), strict=True)
-    ]
 
 
 def stand_ins(sizes):

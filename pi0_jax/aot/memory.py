@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 
-import flax
 import jax
 
+from pi0_jax.models.paths import flatten
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.models.sampling import storage_dtype
 from pi0_jax.policy_config import model_config
@@ -19,7 +19,7 @@ _PARTS = ("parameters", "gradients", "optimizer state", "moving average", "sum")
 
 def policy_bytes(run: RunConfig, dtype: str) -> int:
     """Returns the bytes of a policy's weights when it computes in a dtype."""
-    shapes = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
+    shapes = flatten(parameter_shapes(model_config(run)))
     return sum(
         math.prod(leaf.shape) * storage_dtype(path, dtype).itemsize for path, leaf in shapes.items()
     )

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-import flax
 import jax
 import numpy as np
 
 from pi0_jax.convert import tree
 from pi0_jax.convert.metadata import PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS
 from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.models.paths import flatten
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 
 _EXPERT = "EGA"  # the sizes that the backbone does not show
@@ -37,9 +37,7 @@ def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
 
     @jax.jit
     def initialise(key: jax.Array) -> Mapping[str, jax.Array]:
-        flat = flax.traverse_util.flatten_dict(
-            model.init(key, method=Pi0.declare)["params"], sep="/"
-        )
+        flat = flatten(model.init(key, method=Pi0.declare)["params"])
         return {path: flat[path] for path in missing}  # the compiler leaves out the rest
 
     held: list[Mapping[str, np.ndarray]] = []

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +24,7 @@ from pi0_jax.convert.source import Source, bits
 from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig
 from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import Pi0, Pi0Config
 from pi0_jax.models.sampling import sample
 from pi0_jax.models.siglip import SigLIP, VisionConfig
@@ -154,10 +154,8 @@ def _beside_an_expert(llm: Mapping[str, Any]) -> dict[str, Any]:
     shapes = jax.eval_shape(lambda: Gemma(_GEMMA).init(jax.random.key(0), method=Gemma.declare))[
         "params"
     ]
-    zeros = flax.traverse_util.flatten_dict(
-        jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    )
-    return flax.traverse_util.unflatten_dict(zeros | flax.traverse_util.flatten_dict(llm))
+    zeros = flatten(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes))
+    return unflatten(zeros | flatten(llm))
 
 
 # ---- LeRobot's π0, at full size
@@ -240,7 +238,7 @@ def _our_actions(
 ) -> np.ndarray:
     """Samples actions with our model."""
     flat = {path: jnp.asarray(source.read(path), jnp.float32) for path in source.leaves}
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    params = unflatten(flat)
     # It runs operation by operation. A compiled program would slice all layers' weights out of
     # their stacks at once.
     with jax.disable_jit(), jax.default_matmul_precision("highest"):

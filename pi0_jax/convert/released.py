@@ -1,10 +1,7 @@
 """A released π0 is opened as it is, for a policy: openpi's folder (JAX or PyTorch) or LeRobot's."""
 
-import dataclasses
 import os
 from typing import Any
-
-from flax.traverse_util import unflatten_dict
 
 from pi0_jax import checkpoints
 from pi0_jax.checkpoints import Description
@@ -12,6 +9,7 @@ from pi0_jax.convert import openpi, ours, shards
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.formats import Options, prepared
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import unflatten
 from pi0_jax.models.sampling import storage_dtype
 from pi0_jax.policy_config import Dtype
 
@@ -49,12 +47,9 @@ def read(
             f"{source.path}: a checkpoint of ours has its robots and tokenizer; expected none of"
             " robot, embodiment, tokenizer and sizes"
         )
-    description = ours.describe(source)
-    if dtype is not None:
-        policy = dataclasses.replace(description.policy, dtype=dtype)
-        description = dataclasses.replace(description, policy=policy)
+    description = ours.describe(source).computing_in(dtype)
     kept = {
         path: source.read(path).astype(storage_dtype(path, description.policy.dtype), copy=False)
         for path in source.leaves
     }
-    return description, unflatten_dict(kept, sep="/"), notes
+    return description, unflatten(kept), notes

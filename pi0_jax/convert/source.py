@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import flax
 import ml_dtypes
 import numpy as np
 
@@ -16,6 +15,7 @@ from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
 from pi0_jax.finite import check_finite
+from pi0_jax.models.paths import unflatten
 from pi0_jax.models.pi0 import Pi0Config
 
 # The dtypes that a parameter may have.
@@ -101,9 +101,7 @@ class Source:
 
     def tree(self) -> dict[str, Any]:
         """Reads all of it at once, as the published tree."""
-        return flax.traverse_util.unflatten_dict(
-            {path: self.read(path) for path in self.leaves}, sep="/"
-        )
+        return unflatten({path: self.read(path) for path in self.leaves})
 
 
 def is_stacked(path: str) -> bool:

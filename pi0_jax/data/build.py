@@ -21,7 +21,8 @@ the list of kept frames, and its share of its episode's 46 and of a new prompt's
 24 bytes for one camera and one language field. It is less than 64 bytes a frame and camera where
 episodes have three steps or more, and each has an instruction of 70 letters of its own.
 
-Shards are indexed one by one, by one process or by several, into parts (index_parts.py). The parts are
+Shards are indexed one by one, by one process or by several, into parts
+(index_parts.py). The parts are
 merged in the order of the shards, so the index does not depend on who made them. The directory
 appears whole, by one rename. Its name is that of its version. So processes that build at the same
 time make the same directory, and a job that reads an older version is not disturbed.

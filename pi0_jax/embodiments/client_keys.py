@@ -1,4 +1,7 @@
-"""How a robot's clients name the parts of an observation, and how records are read from plain data."""
+"""A robot's clients name the parts of an observation in their own way.
+
+The functions below read records from plain data.
+"""
 
 import dataclasses
 import difflib

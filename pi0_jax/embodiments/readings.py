@@ -1,4 +1,7 @@
-"""How a record's numbers are read, as arrays: made once for a record, since every sample asks."""
+"""A record says how its numbers are read; here that is in arrays.
+
+They are made once for each record, because every sample needs them.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,26 +13,33 @@ if TYPE_CHECKING:
 
 
 class Readings(NamedTuple):
-    """Of S state and A action dimensions: which are deltas, and how long a turn of each is, 0 where it does not turn.
+    """Says which of A actions are deltas, and how long a turn of each dimension is.
 
-    None stands for an array of which every entry would be 0.
+    The length of a turn is 0 for what does not turn. None stands for an array of zeros.
+
+    Attributes:
+        delta_places: int64[A], the state that a delta is taken from; 0 for other actions.
+        delta_taken: float32[A], 1 for a delta.
+        state: float32[S], the turns of the state.
+        deltas: float32[A], the turns of actions that are deltas.
+        targets: float32[A], the turns of the other actions.
+        actions: float32[A], the turns of all actions.
+        middle: float32[A], the middle of the turn in which the robot counts.
     """
 
-    delta_places: (
-        np.ndarray | None
-    )  # int64[A]: the state that a delta is taken from, 0 for the others
-    delta_taken: np.ndarray | None  # float32[A]: 1 for a delta
-    state: np.ndarray | None  # float32[S]
-    deltas: np.ndarray | None  # float32[A], of deltas alone
-    targets: np.ndarray | None  # float32[A], of the other actions alone
-    actions: np.ndarray | None  # float32[A]
-    middle: np.ndarray  # float32[A]: the middle of the turn in which the robot counts
+    delta_places: np.ndarray | None
+    delta_taken: np.ndarray | None
+    state: np.ndarray | None
+    deltas: np.ndarray | None
+    targets: np.ndarray | None
+    actions: np.ndarray | None
+    middle: np.ndarray
 
 
 def readings(
     state: Sequence["StateDim"], actions: Sequence["ActionDim"], places: Sequence[int | None]
 ) -> Readings:
-    """Makes them of a record's dimensions and its `delta_states`."""
+    """Makes the arrays from a record's dimensions and its `delta_states`."""
     deltas = any(place is not None for place in places)
     middle = [sum(dim.turn) - dim.turn[1] / 2 if dim.turn else 0.0 for dim in actions]
     return Readings(
@@ -44,6 +54,9 @@ def readings(
 
 
 def periods(dims: Sequence["StateDim | ActionDim | None"]) -> np.ndarray | None:
-    """float32[n]: how long the turn of each dimension is, 0 for None and for what does not turn; None where nothing turns."""
+    """Returns how long the turn of each dimension is, float32[n], or None if none turns.
+
+    It is 0 for None and for what does not turn.
+    """
     found = np.array([dim.turn[1] if dim and dim.turn else 0.0 for dim in dims], np.float32)
     return found if found.any() else None

@@ -5,10 +5,9 @@ A rule takes the fields' values and yields complaints. A complaint begins with a
 
 from collections.abc import Iterator
 
-from flax.traverse_util import flatten_dict
-
 from pi0_jax import fields, patterns, policy_config, trainable
 from pi0_jax.data.oxe.soups import SOUPS
+from pi0_jax.models.paths import flatten
 from pi0_jax.policy_config import Variant
 
 
@@ -77,7 +76,7 @@ def _check_no_decay(
 ) -> Iterator[str]:
     """Yields complaints about patterns that match no parameter."""
     if no_decay and (tree := policy_config.shapes(variant, action_dim)):
-        yield from trainable.unmatched("no_decay", no_decay, flatten_dict(tree, sep="/"))
+        yield from trainable.unmatched("no_decay", no_decay, flatten(tree))
 
 
 def _check_kept(

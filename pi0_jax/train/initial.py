@@ -21,9 +21,8 @@ dataset's row here need not share.) The report names what is left aside.
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +33,7 @@ from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import Leaf, Source
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ def check_start(run: RunConfig) -> None:
     if run.initial_weights:
         choose(
             open_checkpoint(run.initial_weights),
-            _flat(parameter_shapes(model_config(run))),
+            flatten(parameter_shapes(model_config(run))),
             run.initial_rules,
         )
     elif run.initial_rules:
@@ -105,7 +105,7 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
     """
     source = open_checkpoint(run.initial_weights)
     abstract = abstract_run_state(run, mesh)
-    leaves = _flat(abstract.params)
+    leaves = flatten(abstract.params)
     choice = choose(source, leaves, run.initial_rules)
     if jax.process_index() == 0:
         print(report(source, leaves, choice, run))
@@ -120,7 +120,7 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
     rest = _jit_rest(create, abstract, loaded)(jax.random.key(run.seed))
     params = {path: place(source, path, leaves[path]) for path in choice.load}
     return rest._replace(
-        params=_nested({**rest.params, **params}), ema=_nested({**rest.ema, **_copies(params, _flat(abstract.ema))})
+        params=unflatten({**rest.params, **params}), ema=unflatten({**rest.ema, **_copies(params, flatten(abstract.ema))})
     )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def _jit_rest(
 
     def without(state: TrainState) -> TrainState:
         params, ema = (
-            {path: leaf for path, leaf in _flat(part).items() if path not in loaded}
+            {path: leaf for path, leaf in flatten(part).items() if path not in loaded}
             for part in (state.params, state.ema)
         )
         return state._replace(params=params, ema=ema)
@@ -290,13 +290,3 @@ def _copies(params: Mapping[str, jax.Array], like: Leaves) -> Mapping[str, jax.A
         out_shardings=shardings,
     )
     return copy(held)
-
-
-def _flat(params: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by path."""
-    return flax.traverse_util.flatten_dict(params, sep="/")
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the tree of leaves that are given by path."""
-    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -158,7 +158,11 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
                 raise refused
 
     def _is_still_ours(self) -> bool:
-        """Whether what is there is no other run's: a write of ours that was said to have failed, or nothing that can be read."""
+        """Returns whether the file is still ours, although it is not what we wrote last.
+
+        A storage may have called a write of ours failed that took place. What cannot be read is
+        written again.
+        """
         found = self._store.read(FILE).result()
         holder = _parsed(found.value) if found.state == "value" else None
         if holder is None:

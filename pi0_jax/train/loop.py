@@ -232,7 +232,10 @@ def train(
 
 
 def _resumable(run: RunConfig, workdir: epath.Path, step: int) -> tuple[Description, RunConfig]:
-    """What a step says of itself, and its run's config. Raises InputError if `run` cannot go on from it."""
+    """Returns what a step says of itself, and its run's config.
+
+    It raises InputError if `run` cannot go on from it.
+    """
     stored = read_resumable(workdir, step)
     where = f"{workdir / FOLDER / str(step)}: config"
     before = config.from_halves(stored.policy, stored.training, where)

@@ -37,10 +37,12 @@ def choose_step(
         processes: the processes that train together.
         wanted: the step that the user names; None takes the newest that is whole.
         tell: is given a line for each step that is moved aside, in process 0.
-        accept: is given the step before anything is moved, and raises InputError if the run cannot go on from it.
+        accept: is given the step before anything is moved, and raises InputError if the run
+            cannot go on from it.
 
     Raises:
-        InputError: `wanted` is not there or damaged; or there are steps, and none is whole; or what `accept` raises.
+        InputError: `wanted` is not there or damaged; or there are steps, and none is whole; or
+            `accept` raises it.
     """
     everyone = steps(workdir) if processes.first else []
     known: list[int] = json.loads(processes.broadcast("steps", json.dumps(everyone)))
