@@ -28,11 +28,11 @@ from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import Mixture, Order, UniformOrder, mixing
 from pi0_jax.data.rows import row_from_mapping
+from pi0_jax.data.statistics import index_statistics
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
-from pi0_jax.freed_memory import keep_freed_memory
 from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.statistics import index_statistics
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess.tokenizer import Tokenizer
+from pi0_jax.serve.freed_memory import keep_freed_memory
 from pi0_jax.train import batches
 
 NAME = "benchmark_arm"

@@ -36,8 +36,8 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import CAMERA_SLOTS, RawBatch, RawObservation
 from pi0_jax.policy import Policy
+from pi0_jax.policy.program import Prepared
 from pi0_jax.policy_config import layout
-from pi0_jax.policy_program import Prepared
 from pi0_jax.train.flops import matmul_flops
 
 PERCENTILES = (50, 90, 99)

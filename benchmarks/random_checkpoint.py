@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import arm
-from pi0_jax import normalize
 from pi0_jax.convert import ours, tree
 from pi0_jax.convert.metadata import Metadata, RobotRecord
 from pi0_jax.convert.source import Leaf, Source, is_stacked
@@ -17,7 +16,8 @@ from pi0_jax.models import sampling
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.models.siglip import VisionConfig
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 # What can be measured: the variants that have a name, and one in between. A laptop's CPU runs that
 # one in about a second.

@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import arm, random_checkpoint
 from benchmarks.policy import PERCENTILES, Report
-from pi0_jax.observation_keys import to_message
+from pi0_jax.embodiments.keys import to_message
 from pi0_jax.policy import Policy
 from pi0_jax.serve import server, wire
 from pi0_jax.serve.client import Client

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from pi0_jax import compilation
 from pi0_jax.errors import InputError, optional_packages
-from pi0_jax.freed_memory import keep_freed_memory
+from pi0_jax.serve.freed_memory import keep_freed_memory
 
 T = TypeVar("T")
 

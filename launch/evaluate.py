@@ -15,8 +15,8 @@ from absl import flags
 
 from pi0_jax.checkpoints import find, read_description
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.embodiments.keys import check_prompt
 from pi0_jax.errors import InputError
-from pi0_jax.observation_keys import check_prompt
 from pi0_jax.serve import api_key
 
 from . import app

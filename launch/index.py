@@ -19,11 +19,11 @@ from pi0_jax.data.gripper_check import gripper_lines
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import shares_by_frames
+from pi0_jax.data.statistics import index_statistics
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards
-from pi0_jax.statistics import index_statistics
 from pi0_jax.train.config import from_mapping
 
 from . import app

@@ -9,7 +9,7 @@ import itertools
 import sentencepiece
 from absl import flags
 
-from pi0_jax.tokenizer import BOS_ID, EOS_ID, PAD_ID, SMALL_MODEL, UNK_ID
+from pi0_jax.preprocess.tokenizer import BOS_ID, EOS_ID, PAD_ID, SMALL_MODEL, UNK_ID
 
 from . import app
 

@@ -11,10 +11,10 @@ from functools import partial
 
 from absl import flags
 
+from pi0_jax.embodiments.keys import check_prompt
 from pi0_jax.errors import InputError
-from pi0_jax.limits import CHOICES
-from pi0_jax.observation_keys import check_prompt
 from pi0_jax.policy import Policy
+from pi0_jax.policy.limits import CHOICES
 from pi0_jax.preprocess import canvas_for
 from pi0_jax.serve import api_key
 

@@ -26,13 +26,13 @@ import jax.export
 import jax.numpy as jnp
 import safetensors.numpy
 
-from pi0_jax import normalize, preprocess
+from pi0_jax import preprocess
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.files import new_path
 from pi0_jax.observation import RawBatch
-from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.tokenizer import PAD_ID, Tokenizer
+from pi0_jax.preprocess import Layout, Robot, normalize
+from pi0_jax.preprocess.tokenizer import PAD_ID, Tokenizer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

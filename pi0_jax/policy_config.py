@@ -11,14 +11,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
-from pi0_jax import fields, trainable
+from pi0_jax import fields
 from pi0_jax.fields import field
+from pi0_jax.models import trainable
 from pi0_jax.models.gemma import GemmaConfig
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config, parameter_shapes
 from pi0_jax.models.siglip import VisionConfig
+from pi0_jax.models.trainable import Trainable
 from pi0_jax.preprocess import Layout
-from pi0_jax.trainable import Trainable
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: Mapping[str, Dtype] = {dtype: dtype for dtype in get_args(Dtype)}

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.embodiments.keys import to_message
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import to_message
 from pi0_jax.serve import server
 from pi0_jax.serve.service import Service
 

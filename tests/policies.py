@@ -12,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pi0_jax import normalize
 from pi0_jax.checkpoints import Description, RunCheckpoints
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, StateDim
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.observation import RawObservation
 from pi0_jax.policy import Policy
 from pi0_jax.policy_config import model_config
-from pi0_jax.preprocess import Robot
-from pi0_jax.record_fit import _declared_range
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import Robot, normalize
+from pi0_jax.preprocess.record_fit import _declared_range
+from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train.config import RunConfig, from_mapping, policy_half, training_half
 
 PROMPT = "pick up the red block"

@@ -21,11 +21,11 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.memory import PeakMemory
 from pi0_jax import checkpoints, sharding
 from pi0_jax.aot import hlo, page, programs, step
-from pi0_jax.chips import CHIPS, roofline
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.train import placement
+from pi0_jax.train.chips import CHIPS, roofline
 from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import run_mesh

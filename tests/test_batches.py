@@ -12,13 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from pi0_jax import normalize
 from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.index import Index
 from pi0_jax.data.mixture import Mixture, UniformOrder
 from pi0_jax.errors import InputError
-from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import Layout, Robot, normalize
+from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train.batches import Batcher, canvases, train_batches
 from tests.mixed_data import CountingIndex, Ledger, open_mixed, write_mixed
 

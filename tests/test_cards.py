@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax import normalize
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.gripper_check import Finding, grippers
 from pi0_jax.data.index import build_or_open
@@ -19,6 +18,7 @@ from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField,
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
+from pi0_jax.preprocess import normalize
 from pi0_jax.report import card_episodes, card_facts
 from pi0_jax.report.cards import Card, write_cards
 from tests.tiny_data import reach_episodes, shard_files, write_reach

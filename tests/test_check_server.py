@@ -12,7 +12,7 @@ import pytest
 from websockets.sync.server import serve
 
 from pi0_jax.embodiments import EMBODIMENTS
-from pi0_jax.observation_keys import to_message, to_observation
+from pi0_jax.embodiments.keys import to_message, to_observation
 from pi0_jax.serve import wire
 from pi0_jax.serve.check import random_observation
 from tests import policies

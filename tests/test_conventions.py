@@ -22,11 +22,11 @@ from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.grippers import RecordedGripper
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.rows import CameraField, Dataset, Standardised
+from pi0_jax.data.statistics import compute
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.observation import CAMERA_SLOTS, Sample
 from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.statistics import compute
 from tests.spec_data import index_from_spec
 from tests.test_oxe_rows import compressed, spec_of
 from tests.tiny_data import REACH_STEPS, solid, write_reach

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from pi0_jax import normalize
 from pi0_jax.convert import norm_stats
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
-from pi0_jax.preprocess import Layout, Robot, check_robot
+from pi0_jax.preprocess import Layout, Robot, check_robot, normalize
 
 STATE = {"mean": [0.5, -1.0], "std": [0.25, 2.0], "q01": [0.0, -4.0], "q99": [1.0, 4.0]}
 ACTIONS = {"mean": [3.0], "std": [0.5], "q01": None, "q99": None}

@@ -6,9 +6,9 @@ The tests also check success and idle filters, views, instructions, and the way 
 import numpy as np
 import pytest
 
-from pi0_jax import deltas
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import Index, build_or_open
+from pi0_jax.preprocess import deltas
 from pi0_jax.report import card_facts
 from tests.spec_data import index_from_spec, write_from_spec
 

@@ -9,11 +9,11 @@ import pytest
 from pi0_jax import convert
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.statistics import index_statistics
 from pi0_jax.files import new_path, replacing
 from pi0_jax.policy import Policy
 from pi0_jax.report.cards import Card, write_cards
 from pi0_jax.sim.evaluation import Case, Row, save
-from pi0_jax.statistics import index_statistics
 from pi0_jax.train.metrics import MetricsWriter
 from tests import policies
 from tests.tiny_data import write_reach

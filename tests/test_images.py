@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy import ndimage
 
-from pi0_jax import images
+from pi0_jax.preprocess import images
 
 SIDE = 64
 resize = jax.jit(images.resize_with_pad, static_argnames="side")

@@ -14,8 +14,8 @@ from pi0_jax.data import index as index_module
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.findings import index_findings
 from pi0_jax.data.index import build_or_open, open_index
+from pi0_jax.data.statistics import index_statistics
 from pi0_jax.errors import InputError
-from pi0_jax.statistics import index_statistics
 from tests.tiny_data import write_reach
 
 ROW = ROWS["reach_arm3"]

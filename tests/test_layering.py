@@ -29,56 +29,35 @@ MAY_IMPORT = {
     "progress": "",
     "compilation": "files progress",
     "fields": "errors",
-    "freed_memory": "",
     "observation": "",
     "flow": "",
-    "images": "",
     "embodiments": "errors observation",
-    "normalize": "errors files",
-    "tokenizer": "errors",
     "sharding": "errors",
-    "chips": "",
     "execution": "errors",
-    "observation_keys": "embodiments errors observation",
     # The model knows arrays only.
     "models": "flow observation",
     "verify": "errors flow models observation",
-    "trainable": "models patterns",
-    # Data are files; arithmetic that inference must repeat is preprocess.
-    "data": "embodiments errors files observation progress",
-    "record_fit": "embodiments errors normalize",
-    "deltas": "embodiments normalize",
-    "preprocess": "deltas embodiments errors images normalize observation record_fit tokenizer",
-    "limits": "deltas embodiments errors finite normalize preprocess",
-    "statistics": "data deltas embodiments errors normalize preprocess progress",
+    # Arithmetic that inference must repeat is preprocess; data are files, and their statistics.
+    "preprocess": "embodiments errors files observation",
+    "data": "embodiments errors files observation preprocess progress",
     # What a policy needs of its config; the training's half of it is in train.
-    "policy_config": "fields models preprocess trainable",
-    "finite": "embodiments errors",
-    "patterns": "",
-    "manifest": "",
-    "checkpoint_folder": "errors",
-    "description": "embodiments errors normalize policy_config preprocess tokenizer",
-    "orbax_log": "",
-    "checkpoints": "checkpoint_folder description errors manifest orbax_log policy_config trainable",
-    "convert": "checkpoints data.remote_errors data.storage embodiments errors files finite manifest models normalize"
-    " observation policy_config preprocess record_fit tokenizer trainable",
+    "policy_config": "fields models preprocess",
+    "checkpoints": "embodiments errors models policy_config preprocess",
+    "convert": "checkpoints data.remote_errors data.storage embodiments errors files models observation policy_config preprocess",
     # What runs.
-    "export": "embodiments errors files normalize observation preprocess tokenizer",
-    "averaged": "checkpoints finite models policy_config",
-    "policy_program": "errors models observation preprocess",
-    "policy": "averaged checkpoints convert embodiments errors export limits models observation policy_config policy_program"
-    " preprocess tokenizer",
-    "train": "checkpoint_folder checkpoints chips convert data deltas errors fields files flow manifest models normalize observation"
-    " patterns policy_config preprocess progress sharding statistics tokenizer trainable",
-    "aot": "chips data.datasets errors models observation policy_config policy_program preprocess sharding train",
+    "export": "embodiments errors files observation preprocess",
+    "policy": "checkpoints convert embodiments errors export models observation policy_config preprocess",
+    "train": "checkpoints convert data errors fields files flow models observation policy_config preprocess progress"
+    " sharding",
+    "aot": "data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
-    "serve": "embodiments errors execution freed_memory observation observation_keys",
+    "serve": "embodiments errors execution observation",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a
     # dataset.
-    "sim": "data.write embodiments errors files observation observation_keys progress",
+    "sim": "data.write embodiments errors files observation progress",
     # Policies in simulators.
     "evaluated_policies": "convert.metadata embodiments errors policy serve.client sim.evaluation",
-    "report": "checkpoints data deltas embodiments errors files normalize observation policy train.batches train.config train.metrics",
+    "report": "checkpoints data embodiments errors files observation policy preprocess train.batches train.config train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.
@@ -90,12 +69,12 @@ CONFINED = {
     "tensorstore": ("pi0_jax/convert/", "pi0_jax/train/lock.py"),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
-    "google_crc32c": ("pi0_jax/data/", "pi0_jax/manifest.py", "benchmarks/"),
+    "google_crc32c": ("pi0_jax/data/", "pi0_jax/checkpoints/manifest.py", "benchmarks/"),
     "loky": ("pi0_jax/data/", "benchmarks/", "pi0_jax/sim/"),
     "cloudpickle": ("pi0_jax/data/", "pi0_jax/sim/"),
     "fsspec": ("pi0_jax/data/", "pi0_jax/convert/"),
     "aiohttp": ("pi0_jax/data/",),
-    "orbax": ("pi0_jax/checkpoints.py", "pi0_jax/checkpoint_folder.py", "pi0_jax/convert/"),
+    "orbax": ("pi0_jax/checkpoints/", "pi0_jax/convert/"),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
     "matplotlib": ("pi0_jax/report/",),
     "msgpack": ("pi0_jax/serve/",),

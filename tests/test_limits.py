@@ -9,11 +9,10 @@ import logging
 import numpy as np
 import pytest
 
-from pi0_jax import normalize
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError, NotFiniteError
-from pi0_jax.limits import Limits
-from pi0_jax.preprocess import Robot
+from pi0_jax.policy.limits import Limits
+from pi0_jax.preprocess import Robot, normalize
 from tests import policies
 
 # In the data the joint and its action go from -1 to 1 rad, and lift from 0 to 0.2 m. The joint is

@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import print_saved_residuals
 from jax.sharding import PartitionSpec
 
-from pi0_jax import convert, policy_config, preprocess, sharding, trainable
+from pi0_jax import convert, policy_config, preprocess, sharding
 from pi0_jax.checkpoints import RunCheckpoints
-from pi0_jax.models import lora
+from pi0_jax.models import lora, trainable
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import Pi0

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pi0_jax import normalize
 from pi0_jax.errors import InputError
+from pi0_jax.preprocess import normalize
 
 MODES = ("zscore", "quantile")
 

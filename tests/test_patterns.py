@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pi0_jax.convert.tree import AXES
-from pi0_jax.patterns import mistakes
+from pi0_jax.models.patterns import mistakes
 
 USUAL = ["PaliGemma/img/", r"llm/layers/(attn|mlp)_1/", ".*attn.*einsum.*w$", r"(?i)bias|scale", r"_\d{1,2}/", "^(?!Pali)"]  # fmt: skip
 

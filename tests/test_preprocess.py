@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi0_jax import deltas, normalize, preprocess, record_fit
+from pi0_jax import preprocess
 from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS, RawObservation, Sample
-from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import Layout, Robot, deltas, normalize, record_fit
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 LAYOUT = Layout(
     CAMERA_SLOTS[:2],

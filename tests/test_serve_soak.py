@@ -21,8 +21,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.embodiments.keys import to_message
 from pi0_jax.errors import InputError
-from pi0_jax.observation_keys import to_message
 from pi0_jax.policy import Policy
 from pi0_jax.serve import wire
 from pi0_jax.serve.service import Service

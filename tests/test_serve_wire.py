@@ -8,9 +8,9 @@ import pytest
 from msgpack import ExtType
 
 from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.embodiments.keys import UnreadKeys, to_message, to_observation
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
-from pi0_jax.observation_keys import UnreadKeys, to_message, to_observation
 from pi0_jax.serve import wire
 
 ARRAY = {b"__ndarray__": True, b"data": bytes(8), b"dtype": "<f4", b"shape": [2]}

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pi0_jax import normalize, statistics
+from pi0_jax.data import statistics
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import Index, build_or_open
 from pi0_jax.data.rows import Dataset, RawField, Standardised
+from pi0_jax.data.statistics import compute, index_statistics, jumps, remarkable_dimensions
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
-from pi0_jax.preprocess import Robot
-from pi0_jax.statistics import compute, index_statistics, jumps, remarkable_dimensions
+from pi0_jax.preprocess import Robot, normalize
 from tests.tiny_data import REACH_STEPS, reach_step, write_reach
 
 # There is one dimension of every kind: a target learnt as a delta, a change, and an absolute

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from pi0_jax.chips import peak_flops
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
+from pi0_jax.train.chips import peak_flops
 from pi0_jax.train.step import init_state, train_step
 from tests import step_data
 from tests.step_data import CONFIG, B, make_batch

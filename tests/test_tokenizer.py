@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from pi0_jax import tokenizer
 from pi0_jax.errors import InputError
-from pi0_jax.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
+from pi0_jax.preprocess import tokenizer
+from pi0_jax.preprocess.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pi0_jax import policy_config, sharding, trainable
+from pi0_jax import policy_config, sharding
 from pi0_jax.errors import InputError
+from pi0_jax.models import trainable
 from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.trainable import Trainable
 from pi0_jax.train import config, placement
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.footprint import Footprint, bytes_per_device, footprint
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import averaged
-from pi0_jax.trainable import Trainable
 from tests.step_data import CONFIG, OPTIONS, make_batch
 
 IMAGES = "PaliGemma/img/"

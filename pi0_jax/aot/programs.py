@@ -17,14 +17,14 @@ from jax.experimental import topologies
 from pi0_jax import preprocess
 from pi0_jax.aot import hlo
 from pi0_jax.aot.step import raw_batch, state_bytes, traced_step
-from pi0_jax.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.data.datasets import find_row
 from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
+from pi0_jax.policy.program import sample
 from pi0_jax.policy_config import layout, model_config
-from pi0_jax.policy_program import sample
+from pi0_jax.train.chips import CHIPS, Chip, Roofline, roofline
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import run_mesh

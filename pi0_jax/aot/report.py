@@ -9,9 +9,9 @@ import jax
 
 from pi0_jax.aot import programs
 from pi0_jax.aot.programs import Compiled, DoesNotFit
-from pi0_jax.chips import CHIPS
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy_config import model_config
+from pi0_jax.train.chips import CHIPS
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.placement import run_mesh
 

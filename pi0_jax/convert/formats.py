@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax import normalize
 from pi0_jax.convert import lerobot, norm_stats, openpi, ours, paligemma, shards, tree
 from pi0_jax.convert.folder import Folder, check_absent, is_file, new_folder
 from pi0_jax.convert.initialised import with_fresh_leaves
@@ -34,7 +33,8 @@ from pi0_jax.data import storage
 from pi0_jax.data.storage import AnyPath
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 # Format -> the file or folder that is written last, without which nobody recognises the format; and
 # the things for which the format's own files have no room.

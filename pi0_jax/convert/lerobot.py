@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax import normalize
 from pi0_jax.convert import lerobot_files, safetensors_file, shards
 from pi0_jax.convert.folder import Folder, optional
 from pi0_jax.convert.huggingface_names import heads, is_published, pi0_rules
@@ -37,8 +36,9 @@ from pi0_jax.convert.torch_writer import torch_tensors
 from pi0_jax.convert.tree import Sizes
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError, expecting
-from pi0_jax.normalize import Mode, Statistics, VectorStatistics
 from pi0_jax.observation import CAMERA_SLOTS
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.normalize import Mode, Statistics, VectorStatistics
 
 NAME = "lerobot"
 _EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that LeRobot adds

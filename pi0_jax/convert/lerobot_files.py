@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pi0_jax import normalize
 from pi0_jax.convert.huggingface_names import PUBLISHED_PORT_VARIANTS
 from pi0_jax.convert.metadata import PUBLISHED_TOKENIZER, Metadata
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.models.pi0 import MAX_PERIOD, MIN_PERIOD, Pi0Config
 from pi0_jax.observation import CAMERA_SLOTS
+from pi0_jax.preprocess import normalize
 
 CONFIG = "config.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"

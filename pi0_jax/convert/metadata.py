@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax import normalize, policy_config
+from pi0_jax import policy_config
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.tree import LETTERS, NAMES, Sizes
 from pi0_jax.data import storage
 from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError, expecting
-from pi0_jax.normalize import Mode, Statistics
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.policy_config import PolicyConfig
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.normalize import Mode, Statistics
 
 FILE = "pi0_jax.json"
 _FORMAT = 2

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pi0_jax import normalize
 from pi0_jax.errors import InputError
-from pi0_jax.normalize import Statistics, VectorStatistics
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.normalize import Statistics, VectorStatistics
 
 _KEYS = ("mean", "std", "q01", "q99")
 _NEUTRAL = 1e-6  # how exactly padding is 0 or 1

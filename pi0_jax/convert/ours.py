@@ -13,8 +13,8 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from etils import epath
 
-from pi0_jax import checkpoints, manifest
-from pi0_jax.checkpoints import Description
+from pi0_jax import checkpoints
+from pi0_jax.checkpoints import Description, manifest
 from pi0_jax.convert import norm_stats
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata, RobotRecord
@@ -24,11 +24,11 @@ from pi0_jax.convert.run_weights import Completed
 from pi0_jax.convert.source import Source, Tensors, mapped
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.models.trainable import Trainable
 from pi0_jax.policy_config import PolicyConfig, Variant, layout, trainable_part
 from pi0_jax.preprocess import Robot, check_robot, used_slots
-from pi0_jax.record_fit import doubtful_dimensions
-from pi0_jax.tokenizer import Tokenizer
-from pi0_jax.trainable import Trainable
+from pi0_jax.preprocess.record_fit import doubtful_dimensions
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 NAME = "ours"
 RULES = [rule("{path}", "{path}")]

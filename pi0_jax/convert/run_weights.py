@@ -9,7 +9,7 @@ import numpy as np
 
 from pi0_jax.convert.source import Leaf, Tensors
 from pi0_jax.models import lora
-from pi0_jax.trainable import Trainable
+from pi0_jax.models.trainable import Trainable
 
 
 class Completed:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import ml_dtypes
 import numpy as np
 
+from pi0_jax.checkpoints.finite import check_finite
 from pi0_jax.convert import rules, tree
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.rules import SAME, Plan, parse_layout
 from pi0_jax.errors import InputError
-from pi0_jax.finite import check_finite
 from pi0_jax.models.paths import unflatten
 from pi0_jax.models.pi0 import Pi0Config
 

@@ -6,9 +6,8 @@ record.py says what a record holds. The other files are tables of records.
 from pi0_jax.embodiments.aloha import ALOHA
 from pi0_jax.embodiments.arms import ARMS
 from pi0_jax.embodiments.droid import DROID
-from pi0_jax.embodiments.franka import FRANKA
+from pi0_jax.embodiments.franka import FRANKA, LIBERO
 from pi0_jax.embodiments.google import GOOGLE
-from pi0_jax.embodiments.libero import LIBERO
 from pi0_jax.embodiments.reach import REACH
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim, by_name
 from pi0_jax.embodiments.rtx import RTX

@@ -1,11 +1,13 @@
-"""Holds the records of Franka arms of the public datasets.
+"""Holds the records of Franka arms of the public datasets, and of LIBERO's simulated one.
 
 Each has the state and the action space that its laboratory recorded. The number of steps executed
 per chunk is about 0.8 s of it, as on the paper's slower robots (appendix D). If a gripper's width
 is in metres, it is larger when the gripper is open.
 """
 
+from pi0_jax.embodiments.client_keys import ClientKeys
 from pi0_jax.embodiments.dims import (
+    AXIS_ANGLE,
     CLOSING,
     COMMAND,
     EULER,
@@ -86,5 +88,27 @@ FRANKA = (
         actions=(*COMMAND, gripper("open")),
         control_hz=10.0,
         execute_steps=8,
+    ),
+)
+
+# Commanded by operational-space control at 20 Hz.
+LIBERO = (
+    Embodiment(
+        name="libero",
+        robot="simulated Panda (LIBERO)",
+        cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
+        # The places of both fingers on one axis. They part in opposite directions, so that of the
+        # second one is negative.
+        state=(*POSITION, *AXIS_ANGLE, StateDim("finger_0", "m"), StateDim("finger_1", "m")),
+        actions=(*COMMAND, CLOSING),
+        control_hz=20.0,
+        execute_steps=5,
+        client_keys=ClientKeys(
+            cameras={"base": "observation/image", "wrist": "observation/wrist_image"},
+            state=(("observation/state", 8),),
+        ),
+        # The simulator's images are upside down. Those of the datasets and of released checkpoints
+        # were turned.
+        image_rotation=180,
     ),
 )

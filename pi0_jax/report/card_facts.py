@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax import normalize
 from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.findings import told_findings
 from pi0_jax.data.gripper_check import Finding, Trend, grippers
 from pi0_jax.data.index import Index
 from pi0_jax.data.validate import is_gripper
-from pi0_jax.deltas import to_delta
 from pi0_jax.embodiments import ActionDim, StateDim
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.deltas import to_delta
 
 # A histogram counts at most so many rows of state or actions.
 SAMPLED_ROWS = 1_000_000

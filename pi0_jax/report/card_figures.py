@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from pi0_jax.embodiments import ActionDim, StateDim
-from pi0_jax.normalize import CONSTANT, VectorStatistics
+from pi0_jax.preprocess.normalize import CONSTANT, VectorStatistics
 from pi0_jax.report.card_facts import is_gripper
 from pi0_jax.report.figures import STYLE
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.embodiments.keys import shortened, to_message
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import shortened, to_message
 from pi0_jax.serve.client import Client
 
 PROMPT = "pick up the red block"

@@ -18,11 +18,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
+from pi0_jax.embodiments.keys import shortened, to_message
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import shortened, to_message
 from pi0_jax.serve import wire
 from pi0_jax.serve.api_key import HEADER, header
 

@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.embodiments.keys import UnreadKeys, shortened, to_observation
 from pi0_jax.errors import InputError, NotFiniteError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import UnreadKeys, shortened, to_observation
 from pi0_jax.serve import wire
 
 # Takes n observations and uint32[n] seeds. Returns chunks of actions float32[n, H, A] in robot

@@ -15,8 +15,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from pi0_jax.embodiments.keys import shortened
 from pi0_jax.errors import InputError
-from pi0_jax.observation_keys import shortened
 
 # How many values a message may hold, keys included.
 MOST_VALUES = 10_000

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.embodiments.keys import PROMPT, UnreadKeys, to_observation
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.observation_keys import PROMPT, UnreadKeys, to_observation
 from pi0_jax.sim.worlds import Recording, Setting
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pi0_jax.data.index import Index
 from pi0_jax.data.mixture import Draw, Mixture, Order
 from pi0_jax.observation import FrameId, Sample, TrainBatch
 from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 _GROUP = 8  # the number of samples that one thread makes at a time
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import jax
 
-from pi0_jax.chips import peak_flops
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import TrainBatch
 from pi0_jax.preprocess import Layout
+from pi0_jax.train.chips import peak_flops
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.placement import jit_run_step

@@ -5,8 +5,9 @@ A rule takes the fields' values and yields complaints. A complaint begins with a
 
 from collections.abc import Iterator
 
-from pi0_jax import fields, patterns, policy_config, trainable
+from pi0_jax import fields, policy_config
 from pi0_jax.data.oxe.soups import SOUPS
+from pi0_jax.models import patterns, trainable
 from pi0_jax.models.paths import flatten
 from pi0_jax.policy_config import Variant
 

@@ -12,10 +12,10 @@ import jax
 from jax.sharding import Mesh
 
 from pi0_jax.errors import InputError
+from pi0_jax.models.trainable import trained_part
 from pi0_jax.policy_config import trainable_part
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.placement import abstract_run_state
-from pi0_jax.trainable import trained_part
 
 
 class Footprint(NamedTuple):

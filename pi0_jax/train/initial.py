@@ -36,7 +36,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy_config import model_config, trainable_part
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.placement import abstract_run_state, make_model

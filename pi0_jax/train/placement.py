@@ -15,12 +15,12 @@ from pi0_jax import sharding
 from pi0_jax.errors import InputError
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
+from pi0_jax.models.trainable import EVERYTHING, Trainable, trained_part
 from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
-from pi0_jax.trainable import EVERYTHING, Trainable, trained_part
 
 
 def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:

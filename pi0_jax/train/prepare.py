@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from pi0_jax import fields, normalize
+from pi0_jax import fields
 from pi0_jax.checkpoints import Description
 from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.columns import SPLITS
@@ -25,13 +25,13 @@ from pi0_jax.data.mixture import (
     shares_by_frames,
 )
 from pi0_jax.data.rows import Dataset
+from pi0_jax.data.statistics import index_statistics, jumps, remarkable_dimensions
 from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
 from pi0_jax.policy_config import layout, model_config
-from pi0_jax.preprocess import Robot, check_robot, used_slots
-from pi0_jax.statistics import index_statistics, jumps, remarkable_dimensions
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import Robot, check_robot, normalize, used_slots
+from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train import batches
 from pi0_jax.train.config import RunConfig, to_json
 from pi0_jax.train.distributed import Processes

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from etils import epath
 
-from pi0_jax import checkpoints, manifest
-from pi0_jax.checkpoint_folder import FOLDER, steps
+from pi0_jax import checkpoints
+from pi0_jax.checkpoints import manifest
+from pi0_jax.checkpoints.folder import FOLDER, steps
 from pi0_jax.errors import InputError
 from pi0_jax.train.distributed import Processes
 

@@ -19,8 +19,8 @@ from pi0_jax.models import lora
 from pi0_jax.models.layers import Constrain
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.models.sampling import apply, sample
+from pi0_jax.models.trainable import EVERYTHING, Trainable, as_stored, trained_part, with_trained
 from pi0_jax.observation import Observation, TrainBatch
-from pi0_jax.trainable import EVERYTHING, Trainable, as_stored, trained_part, with_trained
 
 # It stands in place of a step's number, so that randomness is the same in every validation.
 VALIDATION = 2**32 - 1

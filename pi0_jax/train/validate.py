@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pi0_jax import preprocess, sharding
-from pi0_jax.deltas import action_error
 from pi0_jax.observation import Sample, TrainBatch
 from pi0_jax.preprocess import Robot
+from pi0_jax.preprocess.deltas import action_error
 from pi0_jax.train.batches import Batcher
 from pi0_jax.train.step import Weights
 

@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pi0_jax import normalize, policy_config
+from pi0_jax import policy_config
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError, expecting
 from pi0_jax.policy_config import Dtype, PolicyConfig
-from pi0_jax.preprocess import Robot
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import Robot, normalize
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 FORMAT = 3
 MANIFEST = "manifest"  # the field that says that the step has one (manifest.py)

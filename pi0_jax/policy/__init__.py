@@ -21,19 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from pi0_jax import averaged, checkpoints, export, preprocess
-from pi0_jax import policy_program as program
+from pi0_jax import checkpoints, export, preprocess
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.limits import Choice, Limits, Outside
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import RawObservation, prompt_text
+from pi0_jax.policy import averaged
+from pi0_jax.policy import program as program
+from pi0_jax.policy.limits import Choice, Limits, Outside
+from pi0_jax.policy.program import PROMPT_LENGTHS, Prepared
 from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config
-from pi0_jax.policy_program import PROMPT_LENGTHS, Prepared
 from pi0_jax.preprocess import Layout, Robot
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 
 class Prediction(TypedDict):

@@ -7,10 +7,10 @@ given.
 import math
 from collections.abc import Sequence
 
-from pi0_jax import normalize
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
-from pi0_jax.normalize import Statistics, VectorStatistics
+from pi0_jax.preprocess import normalize
+from pi0_jax.preprocess.normalize import Statistics, VectorStatistics
 
 _OUTSIDE = 0.05  # how far percentiles may lie outside of a declared range, as a share of it
 # Where a gripper opens and closes, 98% of its commands cover at least this share of its range.

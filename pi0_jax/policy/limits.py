@@ -20,12 +20,11 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from pi0_jax import deltas
+from pi0_jax.checkpoints.finite import check_finite_actions
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
-from pi0_jax.finite import check_finite_actions
-from pi0_jax.normalize import VectorStatistics
-from pi0_jax.preprocess import Robot
+from pi0_jax.preprocess import Robot, deltas
+from pi0_jax.preprocess.normalize import VectorStatistics
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from pi0_jax.models import lora
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.paths import flatten, unflatten
-from pi0_jax.patterns import mistakes as mistakes_of
+from pi0_jax.models.patterns import mistakes as mistakes_of
 
 
 class Trainable(NamedTuple):

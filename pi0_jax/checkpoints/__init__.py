@@ -38,13 +38,21 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
-from pi0_jax import manifest
-from pi0_jax.checkpoint_folder import DESCRIPTION, FOLDER, ITEMS, find, is_ours, latest_step, locate
-from pi0_jax.description import FORMAT, MANIFEST, Description
+from pi0_jax.checkpoints import manifest
+from pi0_jax.checkpoints.description import FORMAT, MANIFEST, Description
+from pi0_jax.checkpoints.folder import (
+    DESCRIPTION,
+    FOLDER,
+    ITEMS,
+    find,
+    is_ours,
+    latest_step,
+    locate,
+)
+from pi0_jax.checkpoints.orbax_log import STORAGE_ERROR, log_less
 from pi0_jax.errors import InputError
-from pi0_jax.orbax_log import STORAGE_ERROR, log_less
+from pi0_jax.models.trainable import trained_part
 from pi0_jax.policy_config import trainable_part
-from pi0_jax.trainable import trained_part
 
 __all__ = [
     "FOLDER",

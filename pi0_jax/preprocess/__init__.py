@@ -20,11 +20,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from pi0_jax import images, normalize, record_fit
-from pi0_jax.deltas import delta_offset, in_robot_turn, to_delta, turned
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.normalize import A
 from pi0_jax.observation import (
     CAMERA_SLOTS,
     ActionBatch,
@@ -34,7 +31,10 @@ from pi0_jax.observation import (
     Sample,
     prompt_text,
 )
-from pi0_jax.tokenizer import Tokenizer
+from pi0_jax.preprocess import images, normalize, record_fit
+from pi0_jax.preprocess.deltas import delta_offset, in_robot_turn, to_delta, turned
+from pi0_jax.preprocess.normalize import A
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

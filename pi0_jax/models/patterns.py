@@ -43,7 +43,7 @@ def mistakes(patterns: Sequence[str]) -> list[str | None]:
     return found
 
 
-def _ways(parts: Any) -> float:
+def _ways(parts: Any) -> int | float:
     """Returns an upper bound of the ways to try a sequence of parsed parts at a path's place."""
     ways: float = 1
     wide = 0
@@ -62,7 +62,7 @@ def _ways(parts: Any) -> float:
     return ways * math.comb(_LONGEST + wide, wide)
 
 
-def _repeated(inner: float, least: int, most: int) -> float:
+def _repeated(inner: int | float, least: int, most: int) -> int | float:
     """Returns the ways to try `least` to `most` repetitions of a body that has `inner` ways."""
     if inner == 1:
         return most - least + 1
@@ -72,7 +72,7 @@ def _repeated(inner: float, least: int, most: int) -> float:
     return sum(inner**count for count in range(least, most + 1))
 
 
-def _ways_of(code: Any, value: Any) -> float:
+def _ways_of(code: Any, value: Any) -> int | float:
     """Returns an upper bound of the ways to try one parsed part that is no repeat."""
     if code is codes.BRANCH:
         return sum(_ways(branch) for branch in value[1])

@@ -12,7 +12,7 @@ import numpy as np
 
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.embodiments.readings import periods
-from pi0_jax.normalize import A
+from pi0_jax.preprocess.normalize import A
 
 
 def to_delta(actions: np.ndarray, states: np.ndarray, embodiment: Embodiment) -> np.ndarray:

@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax import normalize
 from pi0_jax.data.index import Index
-from pi0_jax.deltas import in_turn, to_delta
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.embodiments.record import TURN
 from pi0_jax.errors import FULL_DISK, InputError
-from pi0_jax.normalize import Counted, Mode, Statistics, VectorStatistics
-from pi0_jax.preprocess import Robot
+from pi0_jax.preprocess import Robot, normalize
+from pi0_jax.preprocess.deltas import in_turn, to_delta
+from pi0_jax.preprocess.normalize import Counted, Mode, Statistics, VectorStatistics
 from pi0_jax.progress import progress_bar
 
 # This number is raised when the same columns give other statistics, or when a file holds them in

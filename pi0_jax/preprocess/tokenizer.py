@@ -16,7 +16,7 @@ from pi0_jax.errors import InputError
 
 # These are PaliGemma's special ids. Our own small model has the same.
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
-SMALL_MODEL = Path(__file__).parent / "assets" / "small_tokenizer.model"
+SMALL_MODEL = Path(__file__).parents[1] / "assets" / "small_tokenizer.model"
 
 
 class Tokenizer:

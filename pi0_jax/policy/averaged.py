@@ -9,7 +9,7 @@ from etils import epath
 
 from pi0_jax import checkpoints
 from pi0_jax.checkpoints import Description
-from pi0_jax.finite import check_finite
+from pi0_jax.checkpoints.finite import check_finite
 from pi0_jax.models import lora, sampling
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import parameter_shapes
