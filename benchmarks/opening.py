@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--open", type=Path, help="opens this one, and prints the seconds")
     flags = parser.parse_args()
     if flags.open:
-        print(_open(flags.open, flags.dtype))
+        sys.stdout.write(json.dumps(_open(flags.open, flags.dtype)))
         return
     verified = flags.folder / "opening" / "verified"
     shutil.rmtree(verified.parent, ignore_errors=True)
@@ -41,14 +41,13 @@ def main() -> None:
     for round_ in range(1 + flags.rounds):
         for folder, times in seconds.items():
             times.append(_in_a_process(folder, flags.dtype))
-            print(
-                f"round {round_}, {folder.name}: {times[-1][0]:.2f} s, {times[-1][1]:.2f} CPU s",
-                file=sys.stderr,
-            )
+            wall, busy = times[-1]
+            sys.stderr.write(f"round {round_}, {folder.name}: {wall:.2f} s, {busy:.2f} CPU s\n")
     shutil.rmtree(verified.parent)
     for which, name in enumerate(["seconds", "CPU seconds"]):
         best = {folder.name: min(t[which] for t in times[1:]) for folder, times in seconds.items()}
-        print(name, json.dumps(best | {"ratio": best["verified"] / best["plain"]}))
+        result = json.dumps(best | {"ratio": best["verified"] / best["plain"]})
+        sys.stdout.write(f"{name} {result}\n")
 
 
 def _without_manifest(folder: Path) -> Path:

@@ -261,7 +261,7 @@ def test_wrong_input_is_named(policy):
         Policy.open("anywhere", dtype="float16")
     with pytest.raises(
         InputError,
-        match=r"expected a sequence of observations, found one by itself: policy\(observation\) takes that",
+        match=r"expected several observations, found one: policy\(observation\)",
     ):
         policy.act({"images": {}, "state": np.zeros(3), "prompt": "reach"})
 

@@ -8,6 +8,7 @@
 Axes: B observations, H action horizon, A the robot's action dimensions, D those of the model.
 """
 
+import copy
 import itertools
 import time
 import warnings
@@ -27,11 +28,10 @@ from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.observation import RawObservation, prompt_text
-from pi0_jax.policy import averaged
-from pi0_jax.policy import program as program
+from pi0_jax.observation import RawObservation
+from pi0_jax.policy import averaged, program
 from pi0_jax.policy.limits import Choice, Limits, Outside
-from pi0_jax.policy.program import PROMPT_LENGTHS, Prepared
+from pi0_jax.policy.program import Prepared
 from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.preprocess.tokenizer import Tokenizer
@@ -90,20 +90,16 @@ class Policy:
         """
         self.config = config
         self.robots = dict(robots)
-        self._choice, self._unroll_steps = limits, unroll_steps
+        self._choice = limits
         self._limits = {name: Limits(record, limits) for name, record in self.robots.items()}
         self.tokenizer = tokenizer
         self.num_steps = config.sampling_steps if num_steps is None else num_steps
         if self.num_steps < 1:
             raise InputError(f"num_steps: expected at least 1, found {self.num_steps}")
         scan_layers = jax.default_backend() == "cpu" if scan_layers is None else scan_layers
-        # The weights are packed on the host. So nothing is compiled for it, and the device holds
-        # them once.
-        self.weights = jax.device_put(
-            sampling.pack(jax.device_get(params), config.dtype, scan_layers=scan_layers)
-        )
         options = ComputeOptions(dtype=jnp.dtype(config.dtype), scan_layers=scan_layers)
         self.model = Pi0(model_config(config), options)
+        self.weights = self._packed(params)
         sampler = partial(
             sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps
         )
@@ -153,7 +149,6 @@ class Policy:
                 its arrays are not those of the variant that it names, or not finite; the robot,
                 record or tokenizer of a released π0 is missing.
         """
-        # The import stands here because most policies start without it.
         from pi0_jax.convert import DEFAULTS, Options, released
 
         if dtype is not None and dtype not in DTYPES:
@@ -177,6 +172,13 @@ class Policy:
             limits=limits,
         )
 
+    def _packed(self, params: Any) -> sampling.Packed:
+        """Packs weights on the host, so nothing is compiled for it, and the device holds them once."""
+        scan_layers = self.model.options.scan_layers
+        packed = sampling.pack(jax.device_get(params), self.config.dtype, scan_layers=scan_layers)
+        weights: sampling.Packed = jax.device_put(packed)
+        return weights
+
     @property
     def params(self) -> Any:
         """Returns the parameters as the published tree, made anew at each use."""
@@ -184,20 +186,11 @@ class Policy:
 
     def untrained(self, seed: int) -> "Policy":
         """Returns the same policy with freshly initialised parameters, as a control."""
-        model = Pi0(model_config(self.config))
-        params = jax.jit(lambda key: model.init(key, method=Pi0.declare)["params"])(
-            jax.random.key(seed)
-        )
-        return Policy(
-            self.config,
-            self.robots,
-            self.tokenizer,
-            params,
-            num_steps=self.num_steps,
-            scan_layers=self.model.options.scan_layers,
-            unroll_steps=self._unroll_steps,
-            limits=self._choice,
-        )
+        init = jax.jit(lambda key: self.model.init(key, method=Pi0.declare)["params"])
+        other = copy.copy(self)
+        other.weights = self._packed(init(jax.random.key(seed)))
+        other._limits = {name: Limits(record, self._choice) for name, record in self.robots.items()}
+        return other
 
     def robot(self, name: str | None) -> Robot:
         """Returns a robot's embodiment and statistics.
@@ -208,21 +201,7 @@ class Policy:
         Raises:
             InputError: there is no robot of that name, or several and none is named.
         """
-        return self.robots[self._robot_name(name)]
-
-    def _robot_name(self, name: str | None) -> str:
-        """Returns the name that `robot` finds a robot by."""
-        if name is None and len(self.robots) == 1:
-            return next(iter(self.robots))
-        if name is None:
-            raise InputError(
-                f"no robot is named: the checkpoint has several, {', '.join(self.robots)}"
-            )
-        if name not in self.robots:
-            raise InputError(
-                f"robot {name!r}: the checkpoint has statistics for {', '.join(self.robots)}"
-            )
-        return name
+        return self.robots[program.robot_name(self.robots, name)]
 
     def __call__(
         self,
@@ -242,8 +221,7 @@ class Policy:
             noise: float32[H, D] to start from instead.
 
         Returns:
-            `actions`, float32[H, number of action dimensions] in the robot's units, and
-            `policy_timing`, milliseconds of the host's half, of the device's and of both.
+            The actions, what they took, and what lies outside: see Prediction.
 
         Raises:
             InputError: the observation lacks something, or has something of another shape.
@@ -255,13 +233,12 @@ class Policy:
         host_done = time.perf_counter()
         actions, (outside,) = self._act([observation], prepared, robot)
         end = time.perf_counter()
-        timing = {
-            "host_ms": 1e3 * (host_done - start),
-            "device_ms": 1e3 * (end - host_done),
-            "infer_ms": 1e3 * (end - start),
+        seconds = {"host": host_done - start, "device": end - host_done, "infer": end - start}
+        return {
+            "actions": actions[0],
+            "policy_timing": {f"{name}_ms": 1e3 * took for name, took in seconds.items()},
+            "outside": [str(one) for one in outside],
         }
-        told = [str(one) for one in outside]
-        return {"actions": actions[0], "policy_timing": timing, "outside": told}
 
     def act(
         self,
@@ -272,26 +249,7 @@ class Policy:
         noise: np.ndarray | None = None,
         canvases: Sequence[tuple[int, int]] | None = None,
     ) -> np.ndarray:
-        """Predicts action chunks for several observations of one robot.
-
-        Args:
-            observations: B of them, see `__call__`.
-            seeds: uint32[B], one for each observation: keys its noise, so that the same call gives
-                the same actions. None is all zeros.
-            robot: the name of the robot's dataset; None where the checkpoint has one robot.
-            noise: float32[B, H, D] to start from instead.
-            canvases: heights and widths to bring images onto, see preprocess.host. With those of
-                `warm_up` nothing is compiled any more.
-
-        Returns:
-            float32[B, H, number of action dimensions], in the robot's units.
-
-        Raises:
-            InputError: an observation lacks something, or has something of another shape; a state
-                is absurd, or something is outside and was to be refused (limits.py).
-            NotFiniteError: weights or a state are so large that a number of the chunk is NaN or
-                infinite; a chunk is never returned then.
-        """
+        """Predicts action chunks for several observations of one robot; see `predict`."""
         return self.predict(observations, seeds, robot=robot, noise=noise, canvases=canvases)[0]
 
     def predict(
@@ -303,10 +261,26 @@ class Policy:
         noise: np.ndarray | None = None,
         canvases: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[np.ndarray, list[list[Outside]]]:
-        """Predicts like `act`, and also says what lies outside of the data or of hard limits.
+        """Predicts action chunks, and says what lies outside of the data or of hard limits.
+
+        Args:
+            observations: B of them, see `__call__`.
+            seeds: uint32[B], one for each observation: keys its noise, so that the same call gives
+                the same actions. None is all zeros.
+            robot: the name of the robot's dataset; None where the checkpoint has one robot.
+            noise: float32[B, H, D] to start from instead.
+            canvases: heights and widths to bring images onto, see preprocess.host. With those of
+                `warm_up` nothing is compiled any more.
 
         Returns:
-            What `act` returns, and for each observation a list of what is outside.
+            float32[B, H, number of action dimensions], in the robot's units, and for each
+            observation a list of what is outside.
+
+        Raises:
+            InputError: an observation lacks something, or has something of another shape; a state
+                is absurd, or something is outside and was to be refused (limits.py).
+            NotFiniteError: weights or a state are so large that a number of the chunk is NaN or
+                infinite; a chunk is never returned then.
         """
         prepared = self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases)
         return self._act(observations, prepared, robot)
@@ -327,11 +301,9 @@ class Policy:
         """
         embodiment, statistics = self.robot(robot)
         for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
-            images = {
-                camera: np.zeros((*size, 3), np.uint8) for camera in embodiment.cameras.values()
-            }
+            image = np.zeros((*size, 3), np.uint8)
             observation: RawObservation = {
-                "images": images,
+                "images": dict.fromkeys(embodiment.cameras.values(), image),
                 "state": statistics.state.mean.astype(np.float32),
                 "prompt": "",
             }
@@ -341,8 +313,7 @@ class Policy:
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
         """Returns the numbers of tokens to which prompts are padded."""
-        longest = self.config.max_tokens
-        return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
+        return program.prompt_lengths(self.config.max_tokens)
 
     def layout(self, record: Robot) -> Layout:
         """Returns the layout of a robot's observations.
@@ -389,30 +360,29 @@ class Policy:
         canvases: Sequence[tuple[int, int]] | None = None,
         tokens: int | None = None,
     ) -> Prepared:
-        """Runs the host's half of `act`, whose other arguments it takes too.
+        """Runs the host's half of `predict`, whose other arguments it takes too.
 
         Args:
             observations: B of them.
-            seeds, robot, noise, canvases: see `act`.
+            seeds, robot, noise, canvases: see `predict`.
             tokens: the length to which prompts are padded; None takes the first of `prompt_lengths`
                 that fits.
         """
         if isinstance(observations, Mapping):
             raise InputError(
-                "expected a sequence of observations, found one by itself: policy(observation) takes that"
+                "expected several observations, found one: policy(observation) takes it"
             )
         count, record = len(observations), self.robot(robot)
-        wanted = self.layout(record)
-        wanted = wanted._replace(
-            max_tokens=self._prompt_length(observations) if tokens is None else tokens
-        )
+        if tokens is None:
+            tokens = program.prompt_length(observations, self.tokenizer, self.prompt_lengths)
+        wanted = self.layout(record)._replace(max_tokens=tokens)
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
         shape = (count, self.config.horizon, wanted.action_dim)
         return Prepared(batch, dims, program.start(seeds, noise, shape), wanted)
 
     def compute(self, prepared: Prepared) -> Float32[Array, "B H D"]:
-        """Starts the device's half of `act`, and does not wait for it.
+        """Starts the device's half of `predict`, and does not wait for it.
 
         Returns:
             Actions in model units.
@@ -425,8 +395,8 @@ class Policy:
     def _act(
         self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
     ) -> tuple[np.ndarray, list[list[Outside]]]:
-        """Runs the device's half of `act`; also returns for each observation what is outside."""
-        name = self._robot_name(robot)
+        """Runs the device's half of `predict`; also returns for each observation what is outside."""
+        name = program.robot_name(self.robots, robot)
         record, limits = self.robots[name], self._limits[name]
         states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
         outside = limits.check_states(states)
@@ -434,14 +404,3 @@ class Policy:
         actions = preprocess.to_robot(chunks, states, record, prepared.layout.normalization)
         actions, beyond = limits.check_actions(actions, states)
         return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
-
-    def _prompt_length(self, observations: Sequence[RawObservation]) -> int:
-        """Returns the first of the lengths that holds all prompts.
-
-        It is the longest where none does, or where a prompt is missing or is no text.
-        """
-        prompts = [prompt_text(o["prompt"]) for o in observations if "prompt" in o]
-        needed = max((len(self.tokenizer.pieces(text)) for text in prompts if text), default=0)
-        return next(
-            (length for length in self.prompt_lengths if needed <= length), self.config.max_tokens
-        )

@@ -3,7 +3,7 @@
 Axes: B observations, H action horizon, D dimensions of the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float32, UInt32
 from pi0_jax import preprocess
 from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
-from pi0_jax.observation import RawBatch
+from pi0_jax.observation import RawBatch, RawObservation, prompt_text
 from pi0_jax.preprocess import Layout
+from pi0_jax.preprocess.tokenizer import Tokenizer
 
 # A prompt is padded to the first of these lengths that holds it, or to the run's max_tokens: few
 # shapes, so few compilations.
@@ -29,6 +30,38 @@ class Prepared(NamedTuple):
     dims: Bool[np.ndarray, "B D"]  # the dimensions that the robot has
     noise: Float32[Array | np.ndarray, "B H D"]
     layout: Layout  # static
+
+
+def robot_name(robots: Collection[str], name: str | None) -> str:
+    """Returns the name of a policy's robot; None stands for its only one.
+
+    Raises:
+        InputError: there is no robot of that name, or several and none is named.
+    """
+    if name is None and len(robots) == 1:
+        return next(iter(robots))
+    if name is None:
+        raise InputError(f"no robot is named: the checkpoint has several, {', '.join(robots)}")
+    if name not in robots:
+        raise InputError(f"robot {name!r}: the checkpoint has statistics for {', '.join(robots)}")
+    return name
+
+
+def prompt_lengths(longest: int) -> tuple[int, ...]:
+    """Returns the numbers of tokens to which prompts are padded, up to the longest."""
+    return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
+
+
+def prompt_length(
+    observations: Sequence[RawObservation], tokenizer: Tokenizer, lengths: Sequence[int]
+) -> int:
+    """Returns the first of the lengths that holds all prompts.
+
+    It is the longest where none does, or where a prompt is missing or is no text.
+    """
+    prompts = [prompt_text(o["prompt"]) for o in observations if "prompt" in o]
+    needed = max((len(tokenizer.pieces(text)) for text in prompts if text), default=0)
+    return next((length for length in lengths if needed <= length), lengths[-1])
 
 
 def start(
