@@ -29,9 +29,9 @@ from absl import flags
 from PIL import Image
 
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.records.tfrecord import masked_crc
 from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Rule, Standardised
 from pi0_jax.data.statistics import index_statistics, remarkable_dimensions
-from pi0_jax.data.tfrecord import masked_crc
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError

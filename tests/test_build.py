@@ -13,11 +13,10 @@ import sys
 import numpy as np
 import pytest
 
-from pi0_jax.data import build as build_module
-from pi0_jax.data import index_parts
-from pi0_jax.data.columns import ColumnWriters
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.index import build_or_open, open_index
+from pi0_jax.data.index import build as build_module
+from pi0_jax.data.index import build_or_open, open_index, shards
+from pi0_jax.data.index.columns import ColumnWriters
 from pi0_jax.errors import InputError
 from tests.small_disk import grow, small_disk
 from tests.tiny_data import reach_episodes, shard_files, write_reach
@@ -119,7 +118,7 @@ def test_a_worker_that_is_killed_is_named_and_the_next_build_goes_on(data_dir, t
 
 KILLED = """
 import os, signal, sys
-from pi0_jax.data import build, index_parts
+from pi0_jax.data.index import build, shards
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
 
@@ -134,7 +133,7 @@ def dies(module, name, call):
     setattr(module, name, wrapped)
 
 module, name, call = sys.argv[3:]
-dies({"build": build, "parts": index_parts, "os": os}[module], name, int(call))
+dies({"build": build, "shards": shards, "os": os}[module], name, int(call))
 build_or_open(ROWS["reach_arm3"], sys.argv[1], sys.argv[2], progress=False)
 """
 
@@ -142,10 +141,10 @@ build_or_open(ROWS["reach_arm3"], sys.argv[1], sys.argv[2], progress=False)
 @pytest.mark.parametrize(
     ("moment", "module", "name", "call", "left"),
     [
-        ("in the middle of the first shard", "parts", "index_episode", 2, [0, 1, 2, 3]),
-        ("in the middle of the third shard", "parts", "index_episode", 6, [2, 3]),
+        ("in the middle of the first shard", "shards", "index_episode", 2, [0, 1, 2, 3]),
+        ("in the middle of the third shard", "shards", "index_episode", 6, [2, 3]),
         ("before the second part has its name", "os", "replace", 2, [1, 2, 3]),
-        ("between two shards", "parts", "index_shard", 4, [3]),
+        ("between two shards", "shards", "index_shard", 4, [3]),
         ("in the middle of the merge", "build", "load_part", 3, []),
         ("before the index has its name", "build", "_publish", 1, []),
     ],
@@ -158,9 +157,9 @@ def test_a_killed_build_goes_on_where_it_was(
     with pytest.raises(InputError, match="found none"):
         open_index(ROW, data_dir, tmp_path)
     read = []
-    index_shard = index_parts.index_shard
+    index_shard = shards.index_shard
     monkeypatch.setattr(
-        index_parts,
+        shards,
         "index_shard",
         lambda row, shard, **options: (
             read.append(shard.first // 2) or index_shard(row, shard, **options)
@@ -272,14 +271,14 @@ def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("moment", "module", "name"),
     [
-        ("while it reads", index_parts, "index_shard"),
+        ("while it reads", shards, "index_shard"),
         ("while it merges", build_module, "load_part"),
     ],
 )
 def test_a_build_that_another_overtakes_takes_its_index(
     data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name
 ):
-    function = {"index_shard": index_parts.index_shard, "load_part": build_module.load_part}[name]
+    function = {"index_shard": shards.index_shard, "load_part": build_module.load_part}[name]
 
     def overtaken(*arguments, **options):
         monkeypatch.undo()
@@ -386,7 +385,7 @@ def test_a_corrupted_length_cannot_be_left_out(tmp_path):
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     directory = write_reach(tmp_path, LENGTHS)
     shard = next(shard_files(directory))
-    index_episode = index_parts.index_episode
+    index_episode = shards.index_episode
 
     def change(*arguments, **options):
         os.truncate(shard, shard.stat().st_size)
@@ -395,7 +394,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
         monkeypatch.undo()
         return index_episode(*arguments, **options)
 
-    monkeypatch.setattr(index_parts, "index_episode", change)
+    monkeypatch.setattr(shards, "index_episode", change)
     with pytest.raises(
         InputError, match=f"dataset reach_arm3: {shard} changed while it was indexed"
     ):

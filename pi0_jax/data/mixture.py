@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pi0_jax.data.findings import why_no_frames
 from pi0_jax.data.index import Index, Reader
+from pi0_jax.data.index.findings import why_no_frames
 from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, Sample

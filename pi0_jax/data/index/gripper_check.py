@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
-from pi0_jax.data.validate import is_gripper
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.validate import is_gripper
 from pi0_jax.embodiments import StateDim
 
 _EPISODES = 2_000  # read at most

@@ -5,9 +5,9 @@ It is counted while the files are read, and told whenever the index is opened.
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
-from pi0_jax.data.episodes import IS_FIRST, IS_LAST, RawEpisode
-from pi0_jax.data.example import ByteRanges
+from pi0_jax.data.records.episodes import IS_FIRST, IS_LAST, RawEpisode
+from pi0_jax.data.records.example import ByteRanges
+from pi0_jax.data.records.images import BadImageError, bad_image, decode_image
 from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.errors import InputError
 

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from pi0_jax.data.example import ByteRanges, Payload
+from pi0_jax.data.records.example import ByteRanges, Payload
 
 if TYPE_CHECKING:
     from pi0_jax.data.rows import ColourOrder

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
-from pi0_jax.data.gripper_check import Finding, gripper_lines
 from pi0_jax.data.index import Index
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.gripper_check import Finding, gripper_lines
 from pi0_jax.embodiments import ActionDim, StateDim
 
 _LISTED = 3

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import (
+from pi0_jax.data.index.oddities import Oddities
+from pi0_jax.data.records.episodes import IS_FIRST, RawEpisode
+from pi0_jax.data.records.images import (
     BadImageError,
     ImageHeader,
     SizeRange,
@@ -20,8 +22,6 @@ from pi0_jax.data.encoded_images import (
     read_sizes,
     without_end,
 )
-from pi0_jax.data.episodes import IS_FIRST, RawEpisode
-from pi0_jax.data.oddities import Oddities
 from pi0_jax.data.rows import STEPS, Dataset, Standardised
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError

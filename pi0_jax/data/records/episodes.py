@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.example import ByteRanges, Feature, Payload, parse_example
-from pi0_jax.data.metadata import Shard, list_shards, local_metadata, read_metadata
+from pi0_jax.data.records.example import ByteRanges, Feature, Payload, parse_example
+from pi0_jax.data.records.metadata import Shard, list_shards, local_metadata, read_metadata
+from pi0_jax.data.records.tfrecord import Record
 from pi0_jax.data.rows import STEPS, Dataset, RawField
 from pi0_jax.data.storage import Location
-from pi0_jax.data.tfrecord import Record
 from pi0_jax.errors import InputError
 
 IS_FIRST, IS_LAST = f"{STEPS}is_first", f"{STEPS}is_last"
@@ -174,9 +174,13 @@ def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
     """Returns the episode that a record of `shard` holds.
 
     Raises:
-        InputError: a field does not fit its declaration, or there is no step.
+        InputError: the record is damaged, a field does not fit its declaration, or there is no step.
     """
     number = shard.first + record.number
+    if record.damage:
+        raise InputError(
+            f"dataset {row.name}: split {shard.split} episode {number}: {shard.path}: {record.damage}"
+        )
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
     try:
         features = parse_example(

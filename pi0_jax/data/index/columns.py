@@ -6,8 +6,9 @@ A column is a .npy file. It grows while the index is built, and is mapped when t
 import contextlib
 import os
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import google_crc32c
 import numpy as np
@@ -182,3 +183,35 @@ def open_column(
             f"{path}: expected {dtype}{list(shape)}, found {column.dtype}{list(column.shape)}"
         )
     return column
+
+
+class Prompts(Sequence[str]):
+    """Holds prompts that are mapped, and decoded when they are asked for."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
+        self._text, self._ends = text, ends  # uint8[bytes], int64[p]
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Returns the columns of an index that hold the prompts."""
+        return {"prompt_text": self._text, "prompt_end": self._ends}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        # An IndexError past the last prompt ends a loop over the sequence.
+        end = self._ends[number]
+        start = self._ends[number - 1] if number else 0
+        return self._text[start:end].tobytes().decode()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
