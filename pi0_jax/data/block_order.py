@@ -235,10 +235,7 @@ class _Stream:
         return np.concatenate(parts, axis=1)
 
     def frames_before(self, now: int) -> int:
-        """Returns how many frames the episodes have that are due before `now`.
-
-        The number is within `longest` of `now`.
-        """
+        """Returns the frames of the episodes that are due before `now`: `now` within `longest`."""
         epoch, place = self._place(now)
         return epoch * self._frames + int(self._epoch(epoch)[1][place])
 
@@ -252,11 +249,7 @@ class _Stream:
         return epoch, place + (start + ((end - start) * self._fraction >> 32) < rest)
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the episodes in the order of this epoch, and the frames before each of them.
-
-        Returns:
-            int32[e]; int64[e + 1], at the end all frames.
-        """
+        """Returns an epoch's episodes, int32[e], and the frames before each and in all, int64[e + 1]."""
         random = hashes(key(self._key, epoch), self._episodes)
         order = self._episodes[np.argsort(random, kind="stable")]
         return order, np.concatenate([[0], np.cumsum(self._kept[order], dtype=np.int64)])

@@ -44,18 +44,7 @@ def by_name(*groups: Iterable[Dataset]) -> dict[str, Dataset]:
 _MOST_NAMES = 5  # in a message
 
 # A new file of rows is a new line here.
-ROWS = by_name(
-    REACH,
-    BRIDGE,
-    GOOGLE,
-    RTX,
-    ALOHA,
-    ARMS,
-    AUSTIN,
-    DROID,
-    FRANKA,
-    LIBERO,
-)
+ROWS = by_name(REACH, BRIDGE, GOOGLE, RTX, ALOHA, ARMS, AUSTIN, DROID, FRANKA, LIBERO)
 
 
 def datasets_in(data_dir: AnyPath) -> list[str]:
@@ -107,7 +96,6 @@ def find_row(
 
 
 def _row(name: str, own: Mapping[str, Any]) -> Dataset:
-    """Returns the row of this name, from `own` or from the package."""
     if name in own and name in ROWS:
         raise InputError(
             f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name"

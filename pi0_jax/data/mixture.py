@@ -41,19 +41,12 @@ class Frames(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Holds one row of a batch that is still to be read and decoded.
+    """Holds one row of a batch that is still to be read and decoded."""
 
-    Attributes:
-        dataset: the place of the dataset in the mixture.
-        frame: the number in the dataset's index.
-        choice: decides which view and which prompt, where there are several: Index.observation.
-        read: gives the encoded images. None means that the index reads them from the files.
-    """
-
-    dataset: int
-    frame: int
-    choice: int
-    read: Reader | None = None
+    dataset: int  # place in the mixture
+    frame: int  # number in the dataset's index
+    choice: int  # of view and prompt, where there are several: Index.observation
+    read: Reader | None = None  # gives the encoded images; None to read them from the files
 
 
 class Order(Protocol):
@@ -164,14 +157,9 @@ class Mixture:
         episode, step = np.zeros_like(frames.frame), np.zeros_like(frames.frame)
         for number in np.unique(frames.dataset):
             rows = frames.dataset == number
-            own = frames.frame[rows]
-            episode[rows], step[rows] = (
-                self.indices[number].episode_of(own),
-                self.indices[number].step_of(own),
-            )
-        return FrameId(
-            frames.dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32)
-        )
+            index, own = self.indices[number], frames.frame[rows]
+            episode[rows], step[rows] = index.episode_of(own), index.step_of(own)
+        return FrameId(*(ids.astype(np.int32) for ids in (frames.dataset, episode, step)))
 
 
 def shares_by_frames(
@@ -210,8 +198,7 @@ def shares_by_frames(
 class UniformOrder:
     """Is an `Order` in which every frame of a dataset is as likely to come next as any other.
 
-    It is for disks that read at random. There may be any number of hosts that divides the batch.
-    Each reads only the images of its rows.
+    It is for disks that read at random. Each host reads only the images of its rows.
     """
 
     def __init__(self, mixture: Mixture, batch_size: int) -> None:
@@ -241,16 +228,8 @@ class UniformOrder:
         """Yields the same rows, to be read. See `Order.draws`."""
         for step in range(start, stop):
             positions = step * self.batch_size + np.asarray(rows, np.int64)
-            dataset, frame = self._at(positions)
-            yield [
-                Draw(*row)
-                for row in zip(
-                    dataset.tolist(),
-                    frame.tolist(),
-                    self.mixture.choices(positions).tolist(),
-                    strict=True,
-                )
-            ]
+            columns = (*self._at(positions), self.mixture.choices(positions))
+            yield [Draw(*row) for row in np.stack(columns, axis=1).tolist()]
 
     def _at(self, positions: np.ndarray) -> Frames:
         """Returns the frames at int64[n] positions."""
@@ -266,25 +245,15 @@ class UniformOrder:
 
 
 class Mixing(NamedTuple):
-    """Says how well an order mixes, over some steps.
+    """Says how well an order mixes, over some steps."""
 
-    Attributes:
-        episodes: the mean number of distinct episodes in a batch.
-        datasets: the mean number of distinct datasets in a batch.
-        share_error: the largest relative deviation of a dataset's share of all samples from its
-            weight.
-    """
-
-    episodes: float
-    datasets: float
-    share_error: float
+    episodes: float  # the mean number of distinct ones in a batch
+    datasets: float  # the mean number of distinct ones in a batch
+    share_error: float  # the largest relative deviation of a dataset's samples from its share
 
 
 def mixing(order: Order, start: int, stop: int) -> Mixing:
-    """Measures how the global batches of steps start .. stop - 1 mix.
-
-    It reads no file of the datasets.
-    """
+    """Measures how the global batches of steps start .. stop - 1 mix. It reads no files."""
     mixture = order.mixture
     counts = np.zeros(len(mixture.indices), np.int64)
     episodes = datasets = 0
@@ -312,21 +281,12 @@ def host_rows(batch_size: int, host: int, hosts: int) -> range:
 
 
 def _shares(amounts: Mapping[str, float]) -> dict[str, float]:
-    """Divides the amounts by their sum."""
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}
 
 
 def check_frames(index: Index, split: str) -> None:
-    """Checks that a frame of a split may be drawn.
-
-    Args:
-        index: the dataset's index.
-        split: "train" or "val".
-
-    Raises:
-        InputError: none may be drawn. The message says why.
-    """
+    """Raises InputError, which says why, if no frame of a split may be drawn."""
     if not len(index.frames(split)):
         raise InputError(
             f"dataset {index.name}: expected frames to draw in split {split}, found none: {why_no_frames(index, split)}"
@@ -392,12 +352,7 @@ def _interleave(tree: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np
     At a node with weights a and b below, floor(p a / (a + b)) of the first p positions go left, and
     the others go right.
 
-    Args:
-        tree: what `_tree` gives.
-        positions: int64[n].
-
-    Returns:
-        int64[n] and int64[n].
+    Both are int64[n].
     """
     leaves = len(tree) // 2
     rounds, place = np.divmod(positions, PERIOD)

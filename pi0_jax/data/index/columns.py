@@ -44,7 +44,6 @@ Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def step_columns(row: Dataset) -> Layout:
-    """Returns the columns that have one entry a step."""
     return {
         "state": ("float32", (len(row.embodiment.state),)),
         "action": ("float32", (len(row.embodiment.actions),)),
@@ -62,11 +61,7 @@ def index_columns(row: Dataset) -> Layout:
 
 
 class ColumnWriter:
-    """Writes one .npy file of unknown length, row by row, without holding it.
-
-    NumPy leaves room in a header for the first axis to grow. So the header is written again, in
-    place, at the end.
-    """
+    """Writes one .npy file of unknown length, row by row, without holding it."""
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
         self._dtype, self._shape = np.dtype(dtype), shape
@@ -76,7 +71,6 @@ class ColumnWriter:
         self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
-        """Appends rows, an array [n, *shape]."""
         assert rows.shape[1:] == self._shape, (rows.shape, self._shape)
         rows = np.ascontiguousarray(rows, self._dtype)
         self._file.write(rows.data)
@@ -85,11 +79,11 @@ class ColumnWriter:
 
     @property
     def checksum(self) -> list[int]:
-        """Returns the number of rows, and the CRC-32C of their bytes."""
         return [self._rows, self._crc]
 
     def close(self) -> None:
         """Completes the file and waits until the disk has it."""
+        # NumPy leaves room in a header for the first axis to grow. So it is written again.
         end = self._file.tell()
         self._file.seek(0)
         self._write_header()
@@ -146,13 +140,11 @@ class ColumnWriters:
         return {name: writer.checksum for name, writer in self._writers.items()}
 
     def append(self, **rows: np.ndarray) -> None:
-        """Appends rows to the columns of these names."""
         for name, values in rows.items():
             self._writers[name].append(values)
 
 
 def column_path(directory: Path, name: str) -> Path:
-    """Returns the file of a column."""
     return directory / f"{name}.npy"
 
 

@@ -163,7 +163,6 @@ class Validator:
 def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
     """Returns the ranges of the dimensions, widened for rounding."""
     low, high = np.array([_range(dim) for dim in dims], np.float64).reshape(-1, 2).T
-    # The allowance is a share of the range or, if that is less, of max(|bound|, 1).
     widened = (
         low - ROUNDING * np.fmin(high - low, np.fmax(abs(low), 1)),
         high + ROUNDING * np.fmin(high - low, np.fmax(abs(high), 1)),
@@ -172,20 +171,14 @@ def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
 
 
 def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
-    """Returns where values lie.
-
-    That is as declared, or otherwise as is plausible. A gripper action that says what 1 means lies
-    in [0, 1].
-    """
-    most = _plausible(dim)
-    least, most = (
-        (0.0, 1.0) if isinstance(dim, ActionDim) and dim.ends is not None else (-most, most)
-    )
+    """Returns where values lie: as declared, or otherwise as is plausible."""
+    least, most = -_plausible(dim), _plausible(dim)
+    if isinstance(dim, ActionDim) and dim.ends is not None:
+        least, most = 0.0, 1.0  # a gripper's opening
     return least if dim.low is None else dim.low, most if dim.high is None else dim.high
 
 
 def _plausible(dim: StateDim | ActionDim) -> float:
-    """Returns the largest plausible magnitude of a dimension."""
     kind = dim.kind if isinstance(dim, ActionDim) else "absolute"
     if (dim.unit, kind) == ("m", "absolute") and is_gripper(dim):
         return PLAUSIBLE_GRIPPER_M
@@ -218,7 +211,6 @@ def _check_one_episode(raw: RawEpisode) -> None:
 
 
 def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: bool) -> None:
-    """Checks that all numbers are finite."""
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return
     place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
@@ -228,10 +220,7 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
 
 
 def _check_quaternion(column: np.ndarray, start: int, where: str) -> None:
-    """Checks the length of the quaternion that begins at a column.
-
-    `where` names the column; "{step}" in it is where the step goes.
-    """
+    """Checks the length of the quaternion at a column. "{step}" in `where` is for the step."""
     # [T, 4], or [1, 4] for a field of the episode
     quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)
     lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
@@ -270,7 +259,6 @@ def _check_values(
 
 
 def _expected(dim: StateDim | ActionDim, found: float) -> str:
-    """Returns what was expected of a value that is outside its range, in words."""
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
     if (dim.low is None and dim.high is None and not dim.larger_is) or abs(found) > ABSURD:

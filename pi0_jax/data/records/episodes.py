@@ -86,13 +86,7 @@ def open_shards(row: Dataset, directory: Location) -> list[Shard]:
     try:
         info = tfds.builder_from_directory(local_metadata(directory, metadata)).info
         declared = _declared_fields(tfds, info.features)
-    except (
-        ParseError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except (ParseError, ValueError, KeyError, TypeError, AttributeError) as error:
         # TFDS raises these for metadata that it cannot use.
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -107,10 +101,7 @@ def open_shards(row: Dataset, directory: Location) -> list[Shard]:
 
 
 def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Declared]:
-    """Returns every leaf of the feature structure below `path`, by path.
-
-    Sequences other than the steps are leaves.
-    """
+    """Returns every leaf of the feature structure; sequences other than the steps are leaves."""
     if isinstance(feature, tfds.features.FeaturesDict):
         leaves: dict[str, _Declared] = {}
         for name, child in feature.items():
@@ -133,41 +124,31 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
 def _check_fields(row: Dataset, declared: Mapping[str, _Declared]) -> None:
     """Checks that the dataset declares every field of the row as the row has it."""
     text = RawField((), "string")
-    needed = {
-        **(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}),
-        **row.fields,
-    }
+    coded = row.language.encoding == "code points"
+    needed = {**({} if coded else dict.fromkeys(row.language.paths, text)), **row.fields}
     for path in (*needed, *row.language.paths, *row.views):
         if path not in declared:
             raise InputError(
                 f"dataset {row.name}: expected field {path}, found {', '.join(sorted(declared))}"
             )
+
+    def check(path: str, expected: str, fits: bool) -> None:
+        if not fits:
+            raise InputError(
+                f"dataset {row.name}: field {path}: expected {expected}, found {declared[path]}"
+            )
+
     for path, field in needed.items():
-        found = declared[path]
-        if found.kind == "Image" or (found.shape, found.dtype) != (field.shape, field.dtype):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}"
-            )
-    for path in row.language.paths:
-        found = declared[path]
-        if row.language.encoding == "code points" and (len(found.shape), found.dtype) != (
-            1,
-            "int32",
-        ):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected int32[n] code points, found {found}"
-            )
+        kind, *found = declared[path]
+        fits = kind != "Image" and found == [field.shape, field.dtype]
+        check(path, f"{field.dtype}{list(field.shape)}", fits)
+    for path in row.language.paths if coded else ():
+        _, shape, dtype = declared[path]
+        check(path, "int32[n] code points", (len(shape), dtype) == (1, "int32"))
     for path in row.views:
-        found = declared[path]
-        if (
-            found.kind != "Image"
-            or found.dtype != "uint8"
-            or len(found.shape) != 3
-            or found.shape[2] not in (3, None)
-        ):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}"
-            )
+        kind, shape, dtype = declared[path]
+        fits = (kind, dtype, len(shape)) == ("Image", "uint8", 3) and shape[2] in (3, None)
+        check(path, "a uint8 RGB image", fits)
 
 
 def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
@@ -216,7 +197,6 @@ def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
 
 
 def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
-    """Returns one of RLDS's marks as bool[T]."""
     if not isinstance(value, np.ndarray) or value.size != steps or not np.isin(value, (0, 1)).all():
         found = f"{value.size} numbers" if isinstance(value, np.ndarray) else "none"
         raise InputError(f"{where}: field {path}: expected {steps} times 0 or 1, found {found}")
@@ -224,7 +204,6 @@ def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
 
 
 def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
-    """Returns the value of a field that the record must have."""
     if path not in features:
         raise InputError(f"{where}: expected field {path}, found none in the record")
     return features[path]
@@ -240,6 +219,12 @@ def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRange
     return value
 
 
+def _copies(ranges: ByteRanges, payload: Payload, count: int | None = None) -> list[bytes]:
+    """Returns copies of the first `count` values."""
+    places = zip(ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True)
+    return [bytes(payload[offset : offset + length]) for offset, length in places]
+
+
 def _column(
     features: Mapping[str, Feature], payload: Payload, path: str, field: RawField, where: str
 ) -> np.ndarray:
@@ -249,13 +234,7 @@ def _column(
     """
     if field.dtype == "string":
         ranges = _ranges(features, path, where)
-        flat: np.ndarray = np.array(
-            [
-                bytes(payload[o : o + n])
-                for o, n in zip(ranges.offsets, ranges.lengths, strict=True)
-            ],
-            object,
-        )
+        flat: np.ndarray = np.array(_copies(ranges, payload), object)
     else:
         value = _value(features, path, where)
         if isinstance(value, ByteRanges):
@@ -296,7 +275,6 @@ def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
 
 
 def _common_length(lengths: Mapping[str, int], where: str) -> int:
-    """Returns the number of steps that all fields have."""
     reference, steps = next(iter(lengths.items()))
     for path, found in lengths.items():
         if found != steps:
@@ -334,13 +312,7 @@ def _prompts(
             f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(ranges.offsets)}"
         )
     # Where all values are known to be equal, only the first is copied.
-    count = 1 if ranges.equal else None
-    values = [
-        bytes(payload[o : o + n])
-        for o, n in zip(
-            ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True
-        )
-    ]
+    values = _copies(ranges, payload, 1 if ranges.equal else None)
     texts = values[:1] if values.count(values[0]) == len(values) else values
     try:
         return [text.decode("utf-8").strip() for text in texts]

@@ -26,19 +26,12 @@ FRAMING_BYTES = _HEADER.size + CHECKSUM_BYTES
 
 
 class Record(NamedTuple):
-    """Holds one record of a file.
+    """Holds one record of a file."""
 
-    Attributes:
-        number: its number within the file, from 0.
-        offset: where the payload begins within the file, in bytes.
-        payload: the bytes of the payload.
-        damage: "" if the payload has its checksum; otherwise the expected one and the found one.
-    """
-
-    number: int
-    offset: int
+    number: int  # within the file, from 0
+    offset: int  # where the payload begins within the file, in bytes
     payload: bytes | memoryview
-    damage: str
+    damage: str  # "" if the payload has its checksum; else the expected one and the found one
 
 
 def masked_crc(data: bytes | memoryview) -> int:
@@ -122,14 +115,10 @@ def _read_payload(file: BufferedReader, place: memoryview, where: str) -> bytes:
 
 
 def payload_damage(payload: bytes | memoryview, footer: bytes) -> str:
-    """Returns "" if the payload has the checksum that follows it in the file.
-
-    Otherwise it returns which checksum was expected and which was found.
-    """
+    """Returns "" if the payload has its checksum, or which was expected and which was found."""
     (stored,), found = _FOOTER.unpack(footer), masked_crc(payload)
     return "" if found == stored else _mismatch("payload", stored, found)
 
 
 def _mismatch(part: str, stored: int, found: int) -> str:
-    """Returns which checksum was expected and which was found, in words."""
     return f"corrupted {part}: expected checksum {stored:#010x}, found {found:#010x}"
