@@ -209,7 +209,7 @@ def _measure(kind: Kind, folder: Path, repeats: int) -> Result:
             index_shard(row, shard, decode_all=False, skip=0, on_read=lambda read: None)
             for shard in shards
         ]
-        return sum(len(part.steps["state"]) for part in parts)
+        return sum(len(part.columns["step_state"]) for part in parts)
 
     def build() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as root:
