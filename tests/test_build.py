@@ -19,11 +19,12 @@ from pi0_jax.data.index import build_or_open, open_index, shards
 from pi0_jax.data.index.columns import ColumnWriters
 from pi0_jax.errors import InputError
 from tests.small_disk import grow, small_disk
-from tests.tiny_data import reach_episodes, shard_files, write_reach
+from tests.tiny_data import assert_in_order, reach_episodes, shard_files, write_reach
 
 ROW = ROWS["reach_arm3"]
 SHARDS = 4  # of two episodes each
 LENGTHS = (3, 5, 4, 6, 2, 7, 3, 4)
+COMMAND = (sys.executable, "-m", "launch.index", "--datasets=reach_arm3")
 
 
 def build(data_dir, index_dir=None, row=ROW, **options):
@@ -83,9 +84,8 @@ def deadly_rule(columns):
 def test_workers_build_the_index_that_one_process_builds(data_dir, undisturbed, tmp_path):
     assert contents(build(data_dir, tmp_path, workers=2)) == undisturbed
     # no parts are left
-    assert [folder.name for folder in root(tmp_path).iterdir()] == [
-        build(data_dir, tmp_path).path.name
-    ]
+    (path,) = root(tmp_path).iterdir()
+    assert path == build(data_dir, tmp_path).path
 
 
 def users_row(tmp_path, rule):
@@ -189,10 +189,7 @@ def test_a_build_whose_workers_outlive_it_goes_on(data_dir, tmp_path):
 
 def test_what_was_abandoned_long_ago_goes(data_dir, tmp_path):
     folder = root(tmp_path)
-    old, recent = (
-        [folder / ".parts-1", folder / ".building-1"],
-        [folder / ".parts-2", folder / ".building-2"],
-    )
+    old, recent = ([folder / f".parts-{i}", folder / f".building-{i}"] for i in (1, 2))
     for path in (*old, *recent):
         path.mkdir(parents=True)
         (path / "00000.npz").write_text("something")
@@ -233,8 +230,7 @@ def test_a_damaged_part_is_refused(data_dir, tmp_path, monkeypatch):
     for damaged in (whole[:-100], bytes(flipped)):
         part.write_bytes(damaged)
         with pytest.raises(
-            InputError,
-            match=f"{part}: expected a part of an index, found: .*; delete it and build again",
+            InputError, match=f"{part}: expected a part of an index, found: .*delete"
         ):
             build(data_dir, tmp_path)
 
@@ -243,14 +239,7 @@ def test_a_damaged_part_is_refused(data_dir, tmp_path, monkeypatch):
 
 
 def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "launch.index",
-        f"--data_dir={data_dir}",
-        f"--index_dir={tmp_path}",
-        "--datasets=reach_arm3",
-    ]
+    command = [*COMMAND, f"--data_dir={data_dir}", f"--index_dir={tmp_path}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     builders = [
         subprocess.Popen([*command, f"--workers={workers}"], **pipes) for workers in (1, 1, 2)
@@ -262,10 +251,8 @@ def test_processes_may_build_at_once(data_dir, undisturbed, tmp_path):
         # the last may find the index there
         assert "index reach_arm3: " in bars or "index reach_arm3" not in bars
     (path,) = root(tmp_path).iterdir()
-    assert (
-        contents(open_index(ROW, data_dir, tmp_path)) == undisturbed
-        and path.name == open_index(ROW, data_dir, tmp_path).path.name
-    )
+    index = open_index(ROW, data_dir, tmp_path)
+    assert contents(index) == undisturbed and index.path == path
 
 
 @pytest.mark.parametrize(
@@ -331,17 +318,9 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
     assert open_index(ROW, bad_data, tmp_path).skipped == [first, second]
 
     # and every one is where it was: its record, and on its side of the split
-    left = [
-        0,
-        2,
-        3,
-        5,
-        6,
-        7,
-    ]
-    assert index.steps == sum(LENGTHS[i] for i in left) and index.episodes["length"].tolist() == [
-        LENGTHS[i] for i in left
-    ]
+    left = [0, 2, 3, 5, 6, 7]
+    assert index.steps == sum(LENGTHS[i] for i in left)
+    assert index.episodes["length"].tolist() == [LENGTHS[i] for i in left]
     for name in ("shard", "record", "offset", "bytes", "split"):
         np.testing.assert_array_equal(index.episodes[name], whole.episodes[name][left])
     assert index.state[index.episodes["start"], 0].tolist() == left
@@ -349,24 +328,12 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
 
 
 def test_the_command_lists_what_it_leaves_out(bad_data):
-    command = [
-        sys.executable,
-        "-m",
-        "launch.index",
-        f"--data_dir={bad_data}",
-        "--datasets=reach_arm3",
-        "--skip_bad_episodes=2",
-    ]
-    lines = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=100
-    ).stdout.splitlines()
-    assert [
-        line.partition("episode ")[0] + line.partition("episode ")[2][0] for line in lines[:2]
-    ] == [
-        "left out: dataset reach_arm3: split train 1",
-        "left out: dataset reach_arm3: split train 4",
-    ]
-    assert lines[2].startswith("reach_arm3: 6 episodes, 27 steps")
+    command = [*COMMAND, f"--data_dir={bad_data}", "--skip_bad_episodes=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    first, second, counts, *_ = done.stdout.splitlines()
+    assert_in_order(first, "left out", "reach_arm3", "split train", "episode 1")
+    assert_in_order(second, "left out", "reach_arm3", "split train", "episode 4")
+    assert counts.startswith("reach_arm3: 6 episodes, 27 steps")
 
 
 def test_a_corrupted_length_cannot_be_left_out(tmp_path):
@@ -375,10 +342,7 @@ def test_a_corrupted_length_cannot_be_left_out(tmp_path):
     damaged = bytearray(shard.read_bytes())
     damaged[3] ^= 1
     shard.write_bytes(damaged)
-    with pytest.raises(
-        InputError,
-        match=f"{shard}: record 0 at byte 0: corrupted length: .*; no record after it can be found",
-    ):
+    with pytest.raises(InputError, match=f"{shard}: record 0 at byte 0: corrupted length: "):
         build(tmp_path, skip_bad_episodes=8)
 
 
@@ -418,13 +382,8 @@ def test_an_index_is_small(tmp_path):
     write_reach(tmp_path, episodes=episodes)
     index = build(tmp_path)
     headers = 128 * len(list(index.path.glob("*.npy")))
-    beside = (
-        index.size_bytes
-        - index.state.nbytes
-        - index.action.nbytes
-        - headers
-        - (index.path / "index.json").stat().st_size
-    )
+    columns = index.state.nbytes + index.action.nbytes
+    beside = index.size_bytes - columns - headers - (index.path / "index.json").stat().st_size
     assert beside / index.steps / len(index.views) <= 64
 
 

@@ -21,7 +21,7 @@ from pi0_jax.data.rows import CameraField, Language, RawField, as_recorded
 from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
-from tests.tiny_data import REACH_STEPS, reach_episodes, shard_files, write_reach
+from tests.tiny_data import REACH_STEPS, assert_in_order, reach_episodes, shard_files, write_reach
 
 ROW = ROWS["reach_arm3"]
 ROBOT = ROW.embodiment
@@ -36,11 +36,8 @@ def says(call: Callable, *parts: str) -> None:
     """Checks that a call raises one line of InputError that has these parts, in this order."""
     with pytest.raises(InputError) as caught:
         call()
-    text = rest = str(caught.value)
-    for part in parts:
-        assert part in rest, text
-        rest = rest.partition(part)[2]
-    assert "\n" not in text
+    assert_in_order(str(caught.value), *parts)
+    assert "\n" not in str(caught.value)
 
 
 def refuses(data_dir, *parts, row=ROW):

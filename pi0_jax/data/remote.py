@@ -232,7 +232,7 @@ def _http_options(protocol: str) -> dict[str, Any]:
     import aiohttp
 
     # Bytes come as they are, a long silence ends a request, and ranges are checked.
-    client = {"headers": {"Accept-Encoding": "identity"}}
+    client: dict[str, Any] = {"headers": {"Accept-Encoding": "identity"}}
     client |= user_options.get(protocol, {}).get("client_kwargs", {})
     client |= {
         "timeout": aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=30),

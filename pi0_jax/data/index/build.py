@@ -16,13 +16,11 @@ Every record is verified, and every episode is validated.
         prompt_text, prompt_end       uint8[bytes], int64[p]         the distinct prompts, one
                                                                      after the other
 
-Beside the columns of states and actions a frame takes 12 bytes a view, 4 a language field, 8 in
-the list of kept frames, and its share of its episode's 46 and of a new prompt's text. That is
-24 bytes for one camera and one language field. It is less than 64 bytes a frame and camera where
-episodes have three steps or more, and each has an instruction of 70 letters of its own.
+Beside the columns of states and actions a frame takes 24 bytes for one camera and one language
+field: 12 a view, 4 a language field, 8 in the list of kept frames. To this comes its share of its
+episode's 46 bytes and of a new prompt's text.
 
-Shards are indexed one by one, by one process or by several, into parts
-(shards.py). The parts are
+Shards are indexed one by one, by one process or by several, into parts (shards.py). The parts are
 merged in the order of the shards, so the index does not depend on who made them. The directory
 appears whole, by one rename. Its name is that of its version. So processes that build at the same
 time make the same directory, and a job that reads an older version is not disturbed.

@@ -15,8 +15,8 @@ from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.errors import InputError
 
 # The errors that a mistake in a rule raises.
-_MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
-_MISTAKES += (TypeError, ValueError, zlib.error)
+_MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError,
+             ValueError, zlib.error)  # fmt: skip
 _DECODE_EVERY = 64  # One step of each such episode has its images decoded.
 
 

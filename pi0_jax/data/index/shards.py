@@ -221,7 +221,8 @@ def _save_part(part: Part, path: Path) -> None:
         {name: value for name, value in part._asdict().items() if name != "columns"}
     )
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, summary=np.frombuffer(summary.encode(), np.uint8), **part.columns)
+        columns: dict[str, Any] = part.columns
+        np.savez(file, summary=np.frombuffer(summary.encode(), np.uint8), **columns)
         file.flush()
         os.fsync(file.fileno())
 
