@@ -69,13 +69,7 @@ class LocalOrder:
     """Is an `Order` (mixture.py) that reads whole records, each once for all of its frames."""
 
     def __init__(self, mixture: Mixture, batch_size: int, *, lanes: int, pool_bytes: int) -> None:
-        """Deals the mixture's episodes to lanes.
-
-        Args:
-            mixture: the datasets and their shares.
-            batch_size: rows of the global batch.
-            lanes: the number of lanes, which divides the batch.
-            pool_bytes: how many encoded bytes each lane may hold.
+        """Deals the mixture's episodes to lanes, each of which holds at most `pool_bytes`.
 
         Raises:
             InputError: `lanes` does not divide the batch, or `pool_bytes` is not positive.

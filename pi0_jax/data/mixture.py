@@ -82,12 +82,8 @@ class Mixture:
     """Holds one split of several datasets with weights. All methods are thread safe.
 
     Attributes:
-        indices: one for each dataset.
         shares: dataset name -> its share of the samples.
         weights: int64[datasets], the shares as whole numbers of the sum PERIOD.
-        split: "train" or "val".
-        horizon: steps of an action chunk.
-        seed: decides the order of the frames.
     """
 
     def __init__(
@@ -294,7 +290,6 @@ def check_frames(index: Index, split: str) -> None:
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
-    """Checks that every dataset has a positive weight, and that every weight has a dataset."""
     if not names:
         raise InputError("mixture: expected at least one dataset, found none")
     for name in names:

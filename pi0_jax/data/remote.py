@@ -104,12 +104,6 @@ def read_range(path: RemotePath, offset: int, length: int, patience: Patience = 
 
     Any number of threads may read at once: fsspec's requests run in one event loop of its own.
 
-    Args:
-        path: the file.
-        offset: where to begin, in bytes.
-        length: how many bytes to read.
-        patience: how long to try.
-
     Raises:
         MissingFileError: there is no such file.
         InputError: the access is refused, the server ignores ranges, the file is shorter, or faults

@@ -67,13 +67,9 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
 
 
 def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) -> Statistics:
-    """Computes the statistics of an index's training frames. It reads and writes no file of them.
+    """Computes what `index_statistics` returns. It reads and writes no file of it.
 
-    Args:
-        index: the dataset's index.
-        horizon: steps of a chunk, H.
-        progress: whether to show a bar for each pass that takes longer than two seconds.
-        block: how many values of each dimension are held at a time.
+    `block` says how many values of each dimension are held at a time.
 
     Raises:
         InputError: there are no training frames, or float32 does not hold a delta.
@@ -104,19 +100,12 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """Reads frames block by block. It may be run through any number of times.
+    """Reads frames block by block. It may be run through any number of times."""
 
-    Attributes:
-        frames: int64[n], ascending.
-        size: frames of a block.
-        read: returns what a block's frames hold.
-        bar: the title of the progress bar; None for no bar.
-    """
-
-    frames: np.ndarray
-    size: int
-    read: Callable[[np.ndarray], np.ndarray | Counted]
-    bar: str | None
+    frames: np.ndarray  # int64[n], ascending
+    size: int  # frames of a block
+    read: Callable[[np.ndarray], np.ndarray | Counted]  # returns what a block's frames hold
+    bar: str | None  # the title of the progress bar; None for no bar
 
     def __iter__(self) -> Iterator[np.ndarray | Counted]:
         starts = range(0, len(self.frames), self.size)

@@ -71,16 +71,8 @@ def build_index(
 ) -> Path:
     """Builds the index of the dataset in `directory`, below `root`.
 
-    A build that was killed or refused goes on from the shards that it had finished.
-
-    Args:
-        row: the dataset's record.
-        directory: the folder of the dataset's version.
-        root: the folder of the dataset's indices.
-        progress: whether to show how far the build is.
-        workers: processes that build; 1 builds in this one.
-        decode_all: whether every image is decoded once.
-        skip_bad_episodes: how many episodes may be left out because something is wrong with them.
+    A build that was killed or refused goes on from the shards that it had finished. For the
+    arguments see `build_or_open`.
 
     Returns:
         The folder of the index. If another process made the same index first, it is that one.

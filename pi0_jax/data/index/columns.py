@@ -119,7 +119,7 @@ def _extend(crc: int, rows: np.ndarray) -> int:
 
 
 class ColumnWriters:
-    """Writes the columns of one directory. As a context manager it closes them all."""
+    """Writes the columns of one directory, as a context manager."""
 
     def __init__(self, directory: Path, columns: Layout) -> None:
         self._writers = {
@@ -153,14 +153,9 @@ def open_column(
 ) -> np.ndarray:
     """Maps a column for reading.
 
-    Args:
-        directory: the folder of the index.
-        name: the column's name.
-        dtype: the expected dtype.
-        shape: the expected shape; None is an axis of any length.
-
     Raises:
-        InputError: the file is missing or damaged, or has another dtype or shape.
+        InputError: the file is missing or damaged, or has another dtype or shape, where None is an
+            axis of any length.
     """
     path = column_path(directory, name)
     try:

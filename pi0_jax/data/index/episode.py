@@ -25,12 +25,6 @@ def index_episode(
 ) -> tuple[Standardised, tuple[SizeRange, ...]]:
     """Standardises and validates an episode.
 
-    Args:
-        row: the dataset's record.
-        raw: the episode as it was recorded.
-        validator: checks the episodes of this dataset.
-        decode_all: whether all images are decoded.
-
     Returns:
         The episode, of which no array lies in the record's memory, and for each view the range of
         its images' sizes.

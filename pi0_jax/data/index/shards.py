@@ -81,14 +81,9 @@ class PartTask:
 
 
 def make_part(task: PartTask, on_read: Callable[[int], object]) -> list[str]:
-    """Makes the part, unless it is there.
+    """Makes the part, unless it is there, and returns why each episode was left out.
 
-    Args:
-        task: what to make.
-        on_read: is called with the number of bytes read so far, and at last with all.
-
-    Returns:
-        For each episode that was left out, why.
+    `on_read` is called with the number of bytes read so far, and at last with all.
 
     Raises:
         InputError: as for `index_shard`, or the file changed.
@@ -113,12 +108,7 @@ def index_shard(
 ) -> Part:
     """Reads a shard from start to end. It holds the shard's columns and one record.
 
-    Args:
-        row: the dataset's record.
-        shard: the shard file.
-        decode_all: whether all images are decoded.
-        skip: how many bad episodes may be left out.
-        on_read: is called with the number of bytes read so far.
+    `on_read` is called with the number of bytes read so far.
 
     Raises:
         InputError: the file cannot be read to its end, the number of records is not the declared

@@ -58,11 +58,7 @@ class Limits(NamedTuple):
 
 
 class Validator:
-    """Checks the episodes of one dataset.
-
-    It is faster because of what it remembers of earlier episodes. What it decides does not depend
-    on them.
-    """
+    """Checks the episodes of one dataset, each by itself, though it remembers headers of images."""
 
     def __init__(self, row: Dataset) -> None:
         self._row = row
@@ -98,6 +94,7 @@ class Validator:
                 is outside its range, or the record holds two episodes.
         """
         robot, steps = self._row.embodiment, raw.steps
+        rule = f"{raw.where}: the rule of row {self._row.name}"
         for name, values, dims in (
             ("state", result.state, robot.state),
             ("action", result.action, robot.actions),
@@ -109,13 +106,11 @@ class Validator:
                 )
         if result.keep.dtype != bool or result.keep.shape != (steps,):
             raise InputError(
-                f"{raw.where}: the rule of row {self._row.name}: expected keep as bool[{steps}],"
-                f" found {result.keep.dtype}{list(result.keep.shape)}"
+                f"{rule}: expected keep as bool[{steps}], found {result.keep.dtype}{list(result.keep.shape)}"
             )
         if not 0 <= result.stop <= steps or result.keep[result.stop :].any():
             raise InputError(
-                f"{raw.where}: the rule of row {self._row.name}: expected kept steps below {result.stop} of {steps},"
-                f" found {np.flatnonzero(result.keep).tolist()}"
+                f"{rule}: expected kept steps below {result.stop} of {steps}, found {np.flatnonzero(result.keep).tolist()}"
             )
         _check_values(result.state, "state", raw, robot.state, self._state, result.keep, steps)
         _check_values(
@@ -142,7 +137,6 @@ class Validator:
         return tuple(self._check_view(raw, view, decode) for view in raw.images)
 
     def _check_view(self, raw: RawEpisode, view: str, decode: Iterable[int]) -> SizeRange:
-        """Checks the images of one view."""
         ranges, step = raw.images[view], 0
         try:
             sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])

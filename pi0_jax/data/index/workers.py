@@ -40,12 +40,9 @@ def default_workers() -> int:
 def make_parts(
     tasks: Sequence[PartTask], workers: int, bar: tqdm
 ) -> Generator[list[str], None, None]:
-    """Makes every task's part and yields what it skipped, in any order.
+    """Makes every task's part and yields what it skipped, in any order. The bar counts bytes.
 
-    Args:
-        tasks: the parts to make.
-        workers: the number of processes. With one worker or one task all happens in this process.
-        bar: counts bytes.
+    With one worker or one task all happens in this process.
 
     Raises:
         InputError: as for `make_part`, or a worker was killed.

@@ -22,32 +22,18 @@ _MARKS = (IS_FIRST, IS_LAST, f"{STEPS}is_terminal")
 
 
 class RawEpisode(NamedTuple):
-    """Holds one record. T is its number of steps, the same in every column and camera.
+    """Holds one record. T is its number of steps, the same in every column and camera."""
 
-    Attributes:
-        where: split, number, file and record, for messages.
-        number: the episode's number within the split.
-        record: the record's number within the shard.
-        steps: T.
-        columns: path -> [T, *shape], or [*shape] for a field of the episode.
-        images: path of a view -> T ranges of encoded bytes within the payload.
-        prompts: for each of the row's language fields one text for every step, or one for the
-            episode.
-        marks: path -> bool[T], for those of RLDS's marks that the record has.
-        payload: the record's bytes. They are valid until the next record is read.
-        offset: where the payload begins within the file, in bytes.
-    """
-
-    where: str
-    number: int
-    record: int
-    steps: int
-    columns: Mapping[str, np.ndarray]
-    images: Mapping[str, ByteRanges]
-    prompts: list[list[str]]
-    marks: Mapping[str, np.ndarray]
-    payload: Payload
-    offset: int
+    where: str  # split, number, file and record, for messages
+    number: int  # the episode's number within the split
+    record: int  # the record's number within the shard
+    steps: int  # T
+    columns: Mapping[str, np.ndarray]  # path -> [T, *shape]; [*shape] for a field of the episode
+    images: Mapping[str, ByteRanges]  # path of a view -> T ranges of bytes within the payload
+    prompts: list[list[str]]  # for each language field T texts, or one for the episode
+    marks: Mapping[str, np.ndarray]  # path -> bool[T], for those of RLDS's marks that it has
+    payload: Payload  # the record's bytes, which are valid until the next record is read
+    offset: int  # where the payload begins within the file, in bytes
 
 
 class _Declared(NamedTuple):
@@ -64,11 +50,7 @@ class _Declared(NamedTuple):
 def open_shards(row: Dataset, directory: Location) -> list[Shard]:
     """Returns the shard files in the dataset's order, after checking the fields that the row needs.
 
-    The function does not check that the files are there. `version.index_version` does that.
-
-    Args:
-        row: the dataset's record.
-        directory: the folder of the dataset's version.
+    Whether the files are there, `version.index_version` checks.
 
     Raises:
         InputError: the metadata are missing or unreadable, the files have another format, or a
@@ -182,18 +164,8 @@ def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
         for path in row.language.paths
     ]
     marks = {path: _mark(features[path], path, steps, where) for path in _MARKS if path in features}
-    return RawEpisode(
-        where,
-        number,
-        record.number,
-        steps,
-        columns,
-        images,
-        prompts,
-        marks,
-        record.payload,
-        record.offset,
-    )
+    held = (columns, images, prompts, marks)
+    return RawEpisode(where, number, record.number, steps, *held, record.payload, record.offset)
 
 
 def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
@@ -252,7 +224,7 @@ def _column(
 
 
 def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
-    """Returns values in the declared dtype. A record holds them as float32[n] or int64[n].
+    """Returns values, which a record holds as float32[n] or int64[n], in the declared dtype.
 
     Raises:
         InputError: a value would change, or it is a whole number and not a float, or the reverse.

@@ -78,10 +78,7 @@ def read_sizes(
     Args:
         payload: the bytes that hold the images.
         ranges: where n > 0 images lie in the payload.
-        known: a header of an earlier call, or None.
-
-    Returns:
-        The range of sizes, and the last header that was parsed.
+        known: the last header that an earlier call parsed, which is also returned; or None.
 
     Raises:
         BadImageError: an image is not an 8-bit RGB JPEG or PNG. It names the first one.
@@ -102,12 +99,7 @@ def read_sizes(
 def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
     """Finds the images that do not end as a JPEG or PNG does: cut off, or followed by other bytes.
 
-    Args:
-        payload: the bytes that hold the images.
-        ranges: where n > 0 images lie in the payload, each of two bytes or more.
-
-    Returns:
-        int64[m], the numbers of these images.
+    There are images, each of two bytes or more. Returns their numbers, int64[m].
     """
     ends = ranges.offsets + ranges.lengths
     # A stride of one byte makes a number of every two neighbouring bytes of the payload, without a
