@@ -178,11 +178,6 @@ class Prompts(Sequence[str]):
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
         self._text, self._ends = text, ends  # uint8[bytes], int64[p]
 
-    @property
-    def columns(self) -> dict[str, np.ndarray]:
-        """Returns the columns of an index that hold the prompts."""
-        return {"prompt_text": self._text, "prompt_end": self._ends}
-
     def __len__(self) -> int:
         return len(self._ends)
 

@@ -20,7 +20,9 @@ from pi0_jax.data.index.columns import (
     Prompts,
     column_checksum,
     column_path,
+    index_columns,
     open_column,
+    step_columns,
 )
 from pi0_jax.data.index.oddities import Told
 from pi0_jax.data.index.version import INDEX_FILE, read_record, version_digest
@@ -74,11 +76,11 @@ class Index:
     def __init__(self, row: Dataset, directory: Location, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`, or raises InputError."""
         record = read_record(path / INDEX_FILE)
-        steps, episodes, views = record["steps"], record["episodes"], record["views"]
+        steps, episodes = record["steps"], record["episodes"]
         self.row = row
         self.path = path
         self.digest = version_digest(record["version"])
-        self.views: tuple[str, ...] = tuple(views)
+        self.views: tuple[str, ...] = tuple(record["views"])
         self.skipped: list[str] = record["skipped"]
         self.decoded_all: bool = record["decode_all"]
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
@@ -89,22 +91,15 @@ class Index:
         self.may_leave_out = 0
         # Episode -> what is wrong with it, for those that were left out since the index was opened.
         self._left_out: dict[int, str] = {}
-        self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
-        self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
-        self.episodes = {
-            name: open_column(path, f"episode_{name}", dtype, (episodes,))
-            for name, dtype in EPISODE_COLUMNS.items()
+        counts = dict.fromkeys(step_columns(row), steps) | {"prompt_end": record["prompts"]}
+        counts |= {f"episode_{name}": episodes for name in EPISODE_COLUMNS}
+        self._columns = columns = {
+            name: open_column(path, name, dtype, (counts.get(name), *shape))
+            for name, (dtype, shape) in index_columns(row).items()
         }
-        self._frames = {
-            split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS
-        }
-        self._image_offset = open_column(path, "image_offset", "int64", (steps, len(views)))
-        self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
-        self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
-        self.prompts = Prompts(
-            open_column(path, "prompt_text", "uint8", (None,)),
-            open_column(path, "prompt_end", "int64", (record["prompts"],)),
-        )
+        self.state, self.action = columns["state"], columns["action"]
+        self.episodes = {name: columns[f"episode_{name}"] for name in EPISODE_COLUMNS}
+        self.prompts = Prompts(columns["prompt_text"], columns["prompt_end"])
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
         # bool[A]: which action dimensions are relative.
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])
@@ -131,16 +126,7 @@ class Index:
         Raises:
             InputError: a column is not what was written.
         """
-        columns = {
-            "state": self.state,
-            "action": self.action,
-            "image_offset": self._image_offset,
-            "image_length": self._image_length,
-            "prompt": self._prompt_number,
-            **{f"episode_{name}": column for name, column in self.episodes.items()},
-            **{f"frames_{split}": column for split, column in self._frames.items()},
-            **self.prompts.columns,
-        }
+        columns = self._columns
         if not everything and sum(column.nbytes for column in columns.values()) > _VERIFIED_BYTES:
             return
         for name, expected in self._checksums.items():
@@ -157,11 +143,11 @@ class Index:
 
     def frames(self, split: str) -> np.ndarray:
         """Returns the frames of "train" or "val" that may be drawn: int64[kept], ascending."""
-        if split not in self._frames:
+        if split not in SPLITS:
             raise InputError(
                 f"dataset {self.name}: expected split {' or '.join(SPLITS)}, found {split!r}"
             )
-        return self._frames[split]
+        return self._columns[f"frames_{split}"]
 
     def episode_of(self, frames: int | np.integer | np.ndarray) -> Any:
         """Returns the number of each frame's episode: int64, in the shape of `frames`."""
@@ -277,7 +263,7 @@ class Index:
         return [self.prompts[number] for number in self._said(frame)]
 
     def _said(self, frame: int) -> list[int]:
-        return [number for number in self._prompt_number[frame].tolist() if number >= 0]
+        return [number for number in self._columns["prompt"][frame].tolist() if number >= 0]
 
     def view(self, camera: str, choice: int = 0) -> str:
         """Returns one of the camera's views: the path of its image field."""
@@ -301,8 +287,8 @@ class Index:
 
     def image_range(self, frame: int, view: str) -> tuple[int, int]:
         """Returns the image's offset within the shard and its length, in bytes."""
-        column = self.views.index(view)
-        return int(self._image_offset[frame, column]), int(self._image_length[frame, column])
+        place = frame, self.views.index(view)
+        return int(self._columns["image_offset"][place]), int(self._columns["image_length"][place])
 
     def read_record(self, episode: int) -> bytes:
         """Returns the payload of an episode's record, which begins at episodes["offset"][episode].
