@@ -35,8 +35,8 @@ Everything is a pure function of (seed, step). To compute a step, no earlier ste
 
 Memory: a lane holds two blocks of records, so at most its pool, or twice the largest record where
 that is more (`bound_bytes`). Beside them there are the encoded images of the batches in the making,
-and 24 bytes for each episode of this host's lanes. A run that is resumed reads again the block in
-which the step lies.
+and 24 bytes for each episode of this host's lanes. A run that is resumed reads again the records
+that are left of the block in which the step lies.
 
 Mixing: a batch is drawn from one block of every lane. `mixture.mixing` measures it. With 35
 datasets of the sizes of the public ones, 256 rows, 32 lanes and 512 MB a lane, a batch has 183
