@@ -151,8 +151,10 @@ class RangeReader:
         """
         if isinstance(self._path, RemotePath):
             return remote.read_range(self._path, offset, length)
-        with _readable(self._path):
+        try:  # and not _readable, which takes as long as reading a small image
             data = os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
         if len(data) != length:
             found = f"found {len(data)}: the file has changed since it was indexed"
             raise InputError(f"{self._path}: expected {length} bytes at byte {offset}, {found}")
@@ -165,6 +167,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        kind = MissingFileError if missing else InputError
-        raise kind(f"{path}: expected a readable file, found: {error.strerror}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    kind = MissingFileError if missing else InputError
+    return kind(f"{path}: expected a readable file, found: {error.strerror}")

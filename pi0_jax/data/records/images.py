@@ -189,8 +189,10 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
         else:
             start = position + 4
             position = start - 2 + int.from_bytes(payload[start - 2 : start], "big")
-            segment = bytes(payload[start : min(position, end)]) if marker == _JPEG_APP1 else b""
-            if (turn := _exif_orientation(segment)) not in _UPRIGHT:
+            if marker != _JPEG_APP1:
+                continue
+            turn = _exif_orientation(bytes(payload[start : min(position, end)]))
+            if turn not in _UPRIGHT:
                 # No decoder here turns images, and the images of a robot's camera are upright.
                 found = f"a JPEG that is to be turned when it is shown (EXIF orientation {turn})"
                 raise BadImageError(number, found)
