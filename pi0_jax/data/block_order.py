@@ -11,6 +11,10 @@ Whole records are read, in blocks of episodes, into a bounded pool.
                                                                   shuffled
     its pool               | this block | the next, read ahead |
 
+    episodes of c in it    | c7  | c2 | c5    | c5    | c7  | c2 | ...      shuffled in each epoch
+    their kept frames      0     6    10      18      26    32   36         end to end
+    each is due at           x     x     x      x       x     x             a third of its frames
+
 Everything is a pure function of (seed, step). To compute a step, no earlier step is needed:
 
 - The episodes of a dataset are dealt to lanes, in groups of equally many frames. The groups are
@@ -20,15 +24,9 @@ Everything is a pure function of (seed, step). To compute a step, no earlier ste
   record is read once, and every kept frame is drawn once.
 - Datasets are interleaved by whole episodes. A lane's clock runs in samples. At time t, w t frames
   are due of a dataset whose share is w. An episode is due when this even flow reaches a fixed
-  fraction of it: one fraction in one lane, another in the next. Here it is a third:
-
-      c in the lane, shuffled in each epoch     | c7  | c2 | c5    | c5    | c7  | c2 | ...
-      their kept frames, end to end             0     6    10      18      26    32   36
-      due when so many frames of c are due        x     x     x      x       x     x
-
-  In a lane, a dataset is at most its longest episode away from its share (and what the shuffle of a
-  block moves). Over all lanes it is a few episodes away, because rare datasets come up in one lane
-  after the other.
+  fraction of it: one fraction in one lane, another in the next. In a lane, a dataset is at most its
+  longest episode away from its share (and what the shuffle of a block moves). Over all lanes it is
+  a few episodes away, because rare datasets come up in one lane after the other.
 - The clock is cut into stretches of a fixed number of samples, each of which is known from its
   number alone. A stretch is cut into blocks of at most half the pool's bytes. An episode that is
   larger makes a block of its own. Lanes begin their stretches at different times.

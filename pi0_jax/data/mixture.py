@@ -41,12 +41,19 @@ class Frames(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Holds one row of a batch that is still to be read and decoded."""
+    """Holds one row of a batch that is still to be read and decoded.
 
-    dataset: int  # place in the mixture
-    frame: int  # number in the dataset's index
-    choice: int  # of view and prompt, where there are several: Index.observation
-    read: Reader | None = None  # gives the encoded images; None to read them from the files
+    Attributes:
+        dataset: the place of the dataset in the mixture.
+        frame: the number in the dataset's index.
+        choice: decides which view and which prompt, where there are several: Index.observation.
+        read: gives the encoded images. None means that the index reads them from the files.
+    """
+
+    dataset: int
+    frame: int
+    choice: int
+    read: Reader | None = None
 
 
 class Order(Protocol):
@@ -241,11 +248,18 @@ class UniformOrder:
 
 
 class Mixing(NamedTuple):
-    """Says how well an order mixes, over some steps."""
+    """Says how well an order mixes, over some steps.
 
-    episodes: float  # the mean number of distinct ones in a batch
-    datasets: float  # the mean number of distinct ones in a batch
-    share_error: float  # the largest relative deviation of a dataset's samples from its share
+    Attributes:
+        episodes: the mean number of distinct episodes in a batch.
+        datasets: the mean number of distinct datasets in a batch.
+        share_error: the largest relative deviation of a dataset's part in all samples from its
+            share.
+    """
+
+    episodes: float
+    datasets: float
+    share_error: float
 
 
 def mixing(order: Order, start: int, stop: int) -> Mixing:

@@ -26,12 +26,19 @@ FRAMING_BYTES = _HEADER.size + CHECKSUM_BYTES
 
 
 class Record(NamedTuple):
-    """Holds one record of a file."""
+    """Holds one record of a file.
 
-    number: int  # within the file, from 0
-    offset: int  # where the payload begins within the file, in bytes
+    Attributes:
+        number: its number within the file, from 0.
+        offset: where the payload begins within the file, in bytes.
+        payload: the bytes of the payload.
+        damage: "" if the payload has its checksum; otherwise the expected one and the found one.
+    """
+
+    number: int
+    offset: int
     payload: bytes | memoryview
-    damage: str  # "" if the payload has its checksum; else the expected one and the found one
+    damage: str
 
 
 def masked_crc(data: bytes | memoryview) -> int:
