@@ -25,8 +25,8 @@ from benchmarks.synthetic_index import synthetic_index
 from pi0_jax import preprocess
 from pi0_jax.data.block_order import LocalOrder
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.metadata import dataset_directory
 from pi0_jax.data.mixture import Mixture, Order, UniformOrder, mixing
+from pi0_jax.data.records.metadata import dataset_directory
 from pi0_jax.data.rows import row_from_mapping
 from pi0_jax.data.statistics import index_statistics
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds

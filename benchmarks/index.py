@@ -31,13 +31,13 @@ from PIL import Image
 from benchmarks.memory import anonymous_bytes
 from benchmarks.synthetic_index import synthetic_index
 from pi0_jax.data import storage
-from pi0_jax.data.build import build_index
-from pi0_jax.data.episodes import open_shards
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.index_parts import index_shard
+from pi0_jax.data.index.build import build_index
+from pi0_jax.data.index.shards import index_shard
 from pi0_jax.data.oxe.primitives import wrap_angle
+from pi0_jax.data.records.episodes import open_shards
+from pi0_jax.data.records.tfrecord import read_records
 from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
-from pi0_jax.data.tfrecord import read_records
 from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 
@@ -209,7 +209,7 @@ def _measure(kind: Kind, folder: Path, repeats: int) -> Result:
             index_shard(row, shard, decode_all=False, skip=0, on_read=lambda read: None)
             for shard in shards
         ]
-        return sum(len(part.steps["state"]) for part in parts)
+        return sum(len(part.columns["step_state"]) for part in parts)
 
     def build() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as root:

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pi0_jax.data.build import INDEX_FILE
-from pi0_jax.data.columns import EPISODE_COLUMNS, SPLITS, ColumnWriter, column_path, step_columns
-from pi0_jax.data.description import SEALED
 from pi0_jax.data.index import Index
+from pi0_jax.data.index.columns import (
+    EPISODE_COLUMNS,
+    SPLITS,
+    ColumnWriter,
+    column_path,
+    step_columns,
+)
+from pi0_jax.data.index.version import INDEX_FILE, SEALED
 
 _FRAMES_AT_ONCE = 1 << 20
 

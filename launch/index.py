@@ -14,13 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from pi0_jax.data.datasets import datasets_in, find_row
-from pi0_jax.data.findings import still_findings
-from pi0_jax.data.gripper_check import gripper_lines
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.metadata import dataset_directory
+from pi0_jax.data.index.findings import still_findings
+from pi0_jax.data.index.gripper_check import gripper_lines
+from pi0_jax.data.index.workers import default_workers
 from pi0_jax.data.mixture import shares_by_frames
+from pi0_jax.data.records.metadata import dataset_directory
 from pi0_jax.data.statistics import index_statistics
-from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.report import card_facts
 from pi0_jax.report.cards import Card, write_cards

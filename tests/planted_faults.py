@@ -29,9 +29,9 @@ from absl import flags
 from PIL import Image
 
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.records.tfrecord import masked_crc
 from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Rule, Standardised
 from pi0_jax.data.statistics import index_statistics, remarkable_dimensions
-from pi0_jax.data.tfrecord import masked_crc
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
@@ -45,6 +45,7 @@ SUCCESS = "success"
 X, ROLL, QX, JOINT, PAD, GRIPPER = 0, 1, 2, 6, 7, 8  # of the state
 DX, DROLL, TARGET, SPEED, TURN, OPEN = range(6)  # of the action
 
+EVERY, FEW, ONE = slice(None), slice(3, 6), slice(2, 3)
 Values = np.ndarray | list[bytes] | None
 Record = dict[str, Values]  # feature -> floats, int64 or bytes, of all steps one after the other
 
@@ -198,15 +199,8 @@ def example(record: Record) -> bytes:
 
 
 def framed(payload: bytes) -> bytes:
-    length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (
-            length,
-            struct.pack("<I", masked_crc(length)),
-            payload,
-            struct.pack("<I", masked_crc(payload)),
-        )
-    )
+    parts = (struct.pack("<Q", len(payload)), payload)
+    return b"".join(part + struct.pack("<I", masked_crc(part)) for part in parts)
 
 
 def write_records(shard: Path, records: list[Record]) -> None:
@@ -215,44 +209,38 @@ def write_records(shard: Path, records: list[Record]) -> None:
 
 class Fault(NamedTuple):
     name: str
-    plant: Callable[
-        [Path, list[Record]], None
-    ]  # changes the folder's files, or the records to be written
+    # changes the folder's files, or the records to be written
+    plant: Callable[[Path, list[Record]], None]
     row: Dataset = ROW
     unknowable: str = ""  # why the files cannot show it
 
 
 def all_faults() -> list[Fault]:
-    return [
-        *_numbers(),
-        *_fields(),
-        *_images(),
-        *_texts(),
-        *_episodes(),
-        *_files(),
-        *_grippers(),
-        *_unknowable(),
-    ]
+    kinds = (_numbers, _fields, _images, _texts, _episodes, _files, _grippers, _unknowable)
+    return [fault for kind in kinds for fault in kind()]
 
 
-def _at(
-    path: str, place: int, value: float, steps: slice = slice(5, 6), episodes: slice = slice(1, 2)
+def _changed(
+    change: Callable[[Any], Any],
+    path: str,
+    place: int | slice,
+    steps: slice = slice(5, 6),
+    episodes: slice = slice(1, 2),
 ):
     def plant(folder: Path, records: list[Record]) -> None:
         for record in records[episodes]:
-            record[path].reshape(LENGTH, -1)[steps, place] = value
+            values = record[path].reshape(LENGTH, -1)
+            values[steps, place] = change(values[steps, place])
 
     return plant
 
 
-def _scaled(
-    path: str, place: int, factor: float, steps: slice = slice(None), episodes: slice = slice(None)
-):
-    def plant(folder: Path, records: list[Record]) -> None:
-        for record in records[episodes]:
-            record[path].reshape(LENGTH, -1)[steps, place] *= factor
+def _at(path: str, place: int | slice, value: float, *where: slice):
+    return _changed(lambda values: value, path, place, *where)
 
-    return plant
+
+def _scaled(path: str, place: int, factor: float, steps: slice = EVERY, episodes: slice = EVERY):
+    return _changed(lambda values: values * factor, path, place, steps, episodes)
 
 
 def _set(path: str, make: Callable[[Any], Any], episodes: slice = slice(1, 2)):
@@ -263,35 +251,31 @@ def _set(path: str, make: Callable[[Any], Any], episodes: slice = slice(1, 2)):
     return plant
 
 
-EVERY = slice(None)
-
-
 def _numbers() -> Iterator[Fault]:
-    degrees, few = 180 / np.pi, slice(3, 6)
-    for what, path, place in (("state", STATE, X), ("action", ACTION, DX)):
+    degrees = 180 / np.pi
+
+    def padded(value: float):
+        return _set(PACKED, lambda v: [_packed(value), *v[1:]])
+
+    for what, path, place, factor in (("state", STATE, X, 1000), ("action", ACTION, DX, 3000)):
         yield Fault(f"{what} NaN", _at(path, place, np.nan))
         yield Fault(f"{what} infinity", _at(path, place, -np.inf))
         yield Fault(f"{what} a single 1e38", _at(path, place, 1e38))
-        factor = 1000 if what == "state" else 3000
         yield Fault(f"{what} mm for m", _scaled(path, place, factor))
-        yield Fault(
-            f"{what} mm for m in a few frames", _scaled(path, place, factor, few, slice(2, 3))
-        )
-    yield Fault("state joint in degrees", _scaled(STATE, JOINT, degrees))
-    yield Fault(
-        "state joint in degrees in a few frames", _scaled(STATE, JOINT, degrees, few, slice(2, 3))
-    )
+        yield Fault(f"{what} mm for m in a few frames", _scaled(path, place, factor, FEW, ONE))
+    joint = "state joint in degrees"
+    yield Fault(joint, _scaled(STATE, JOINT, degrees))
+    yield Fault(f"{joint} in a few frames", _scaled(STATE, JOINT, degrees, FEW, ONE))
     yield Fault("state roll in degrees", _scaled(STATE, ROLL, degrees))
-    yield Fault("action joint in degrees", _scaled(ACTION, TARGET, degrees))
-    yield Fault(
-        "action joint in degrees in one frame", _scaled(ACTION, TARGET, degrees, slice(4, 5))
-    )
+    joint = "action joint in degrees"
+    yield Fault(joint, _scaled(ACTION, TARGET, degrees))
+    yield Fault(f"{joint} in one frame", _scaled(ACTION, TARGET, degrees, slice(4, 5)))
     yield Fault("action turn in degrees", _at(ACTION, DROLL, 5.0))
     yield Fault("action velocity in mm/s", _scaled(ACTION, SPEED, 1000))
     yield Fault("action turning speed in degrees/s", _at(ACTION, TURN, 30.0))
-    yield Fault("state without unit 1e38", _set(PACKED, lambda v: [_packed(1e38), *v[1:]]))
-    yield Fault("state without unit 1e6 once", _set(PACKED, lambda v: [_packed(1e6), *v[1:]]))
-    yield Fault("state without unit infinite", _set(PACKED, lambda v: [_packed(np.inf), *v[1:]]))
+    yield Fault("state without unit 1e38", padded(1e38))
+    yield Fault("state without unit 1e6 once", padded(1e6))
+    yield Fault("state without unit infinite", padded(np.inf))
     yield Fault("gripper state above 1", _at(STATE, GRIPPER, 1.5))
     yield Fault("gripper state in percent", _scaled(STATE, GRIPPER, 100))
     yield Fault("gripper action of -1", _at(ACTION, OPEN, -1.0))
@@ -299,26 +283,22 @@ def _numbers() -> Iterator[Fault]:
     yield Fault("quaternion of length 0", _at(STATE, QX + 3, 0.0, slice(0, 1), slice(0, 1)))
     yield Fault("quaternion not normalised", _scaled(STATE, QX + 3, 1.1))
     yield Fault("quaternion of zeros in one frame", _at(STATE, slice(QX, QX + 4), 0.0))
-    metres = dataclasses.replace(
-        ROBOT, state=(*ROBOT.state[:-1], StateDim("gripper_width", "m", one_means="open"))
-    )
-    yield Fault(
-        "gripper width in cm",
-        _scaled(STATE, GRIPPER, 8),
-        dataclasses.replace(ROW, embodiment=metres),
-    )
-    yield Fault(
-        "state that never changes",
-        _set(STATE, lambda v: np.tile(v.reshape(LENGTH, -1)[0], LENGTH), EVERY),
-    )
+    width = _gripper_row(StateDim("gripper_width", "m", one_means="open"))
+    yield Fault("gripper width in cm", _scaled(STATE, GRIPPER, 8), width)
+    still = _set(STATE, lambda v: np.tile(v.reshape(LENGTH, -1)[0], LENGTH), EVERY)
+    yield Fault("state that never changes", still)
     yield Fault("gripper stuck", _at(STATE, GRIPPER, 1.0, EVERY, EVERY))
     yield Fault("gripper never commanded", _at(ACTION, OPEN, 1.0, EVERY, EVERY))
     yield Fault("state dimension constant", _at(STATE, JOINT, 0.5, EVERY, EVERY))
     yield Fault("action dimension constant", _at(ACTION, SPEED, 0.5, EVERY, EVERY))
-    yield Fault(
-        "int64 beyond float32 for the action",
-        _set(ACTION, lambda v: v.astype(np.int64) + (1 << 24) + 1),
-    )
+    large = _set(ACTION, lambda v: v.astype(np.int64) + (1 << 24) + 1)
+    yield Fault("int64 beyond float32 for the action", large)
+
+
+def _gripper_row(dim: StateDim) -> Dataset:
+    """Returns the row of a robot whose gripper's state is this dimension."""
+    robot = dataclasses.replace(ROBOT, state=(*ROBOT.state[:-1], dim))
+    return dataclasses.replace(ROW, embodiment=robot)
 
 
 def _packed(value: float) -> bytes:
@@ -347,10 +327,8 @@ def _fields() -> Iterator[Fault]:
     yield Fault("compressed field cut", _set(PACKED, lambda v: [*v[:4], v[4][:-3], *v[5:]]))
     yield Fault("compressed field with a flipped bit", _set(PACKED, lambda v: [*v[:-1], bytes([*v[-1][:-1], v[-1][-1] ^ 1])]))  # fmt: skip
     yield Fault("compressed field empty", _set(PACKED, lambda v: [b"", *v[1:]]))
-    yield Fault(
-        "compressed field of two numbers",
-        _set(PACKED, lambda v: [*v[:-1], zlib.compress(bytes(8))]),
-    )
+    two = _set(PACKED, lambda v: [*v[:-1], zlib.compress(bytes(8))])
+    yield Fault("compressed field of two numbers", two)
 
 
 def _images() -> Iterator[Fault]:
@@ -373,19 +351,16 @@ def _images() -> Iterator[Fault]:
     yield Fault("GIF", one(lambda image: picture(1, "GIF")))
     yield Fault("WebP", one(lambda image: picture(1, "WEBP")))
     yield Fault("one image of another size", one(lambda image: picture(1, size=48)))
-    yield Fault(
-        "all images of another size than declared",
-        _set(FRONT, lambda v: [picture(i, size=48) for i in range(LENGTH)], EVERY),
-    )
+    larger = _set(FRONT, lambda v: [picture(i, size=48) for i in range(LENGTH)], EVERY)
+    yield Fault("all images of another size than declared", larger)
     yield Fault("black image once", one(lambda image: flat(0)))
     yield Fault("black camera", _set(HAND, lambda v: [flat(0)] * LENGTH, EVERY))
     yield Fault("black camera in one episode", _set(HAND, lambda v: [flat(0)] * LENGTH))
     yield Fault("black camera, PNG", _set(HAND, lambda v: [flat(0, "PNG")] * LENGTH))
     yield Fault("white camera", _set(FRONT, lambda v: [flat(255)] * LENGTH))
     yield Fault("frozen camera", _set(FRONT, lambda v: [v[0]] * LENGTH))
-    yield Fault(
-        "camera frozen for a while", _set(FRONT, lambda v: [*v[:6], *[v[5]] * (LENGTH - 6)])
-    )
+    frozen = _set(FRONT, lambda v: [*v[:6], *[v[5]] * (LENGTH - 6)])
+    yield Fault("camera frozen for a while", frozen)
     yield Fault("image repeated once", _set(HAND, lambda v: [*v[:4], v[3], *v[5:]]))
     yield Fault("JPEG to be turned (EXIF)", one(lambda image: _turned()))
 
@@ -415,34 +390,22 @@ def _texts() -> Iterator[Fault]:
 
 
 def _episodes() -> Iterator[Fault]:
-    def two_in_one(folder: Path, records: list[Record]) -> None:
-        for name, values in records[1].items():
-            if name != SUCCESS:
-                other = records[2][name]
-                records[1][name] = (
-                    values + other if isinstance(values, list) else np.concatenate([values, other])
-                )
+    def every_field(change: Callable[..., Any]):
+        """Changes all fields of the steps of one episode; the next one's come with them."""
 
-    def marks(path: str, steps: slice, value: int):
         def plant(folder: Path, records: list[Record]) -> None:
-            records[1][path][steps] = value
+            mine, other = records[1], records[2]
+            mine |= {name: change(mine[name], other[name]) for name in mine if name != SUCCESS}
 
         return plant
 
-    def cut(folder: Path, records: list[Record]) -> None:
-        for name, values in records[1].items():
-            if name != SUCCESS:
-                records[1][name] = values[: len(values) // 2]
+    def joined(mine: Any, other: Any) -> Any:
+        return mine + other if isinstance(mine, list) else np.concatenate([mine, other])
 
-    def begun_late(folder: Path, records: list[Record]) -> None:
-        for name, values in records[1].items():
-            if name != SUCCESS:
-                records[1][name] = values[len(values) // 2 :]
+    def marks(path: str, steps: slice, value: int):
+        return _changed(lambda values: value, path, 0, steps)
 
-    def no_steps(folder: Path, records: list[Record]) -> None:
-        records[1] |= {name: v[:0] for name, v in records[1].items() if name != SUCCESS}
-
-    yield Fault("two episodes in a record", two_in_one)
+    yield Fault("two episodes in a record", every_field(joined))
     yield Fault("is_first in the middle", marks(FIRST, slice(6, 7), 1))
     yield Fault("is_last in the middle", marks(LAST, slice(6, 7), 1))
     yield Fault("is_terminal in the middle", marks(TERMINAL, slice(6, 7), 1))
@@ -453,9 +416,9 @@ def _episodes() -> Iterator[Fault]:
     yield Fault("is_last at every step", marks(LAST, EVERY, 1))
     yield Fault("is_first of 2", marks(FIRST, slice(3, 4), 2))
     yield Fault("is_first of one step less", _set(FIRST, lambda v: v[:-1]))
-    yield Fault("an episode without its end", cut)
-    yield Fault("an episode without its begin", begun_late)
-    yield Fault("an episode without steps", no_steps)
+    yield Fault("an episode without its end", every_field(lambda v, _: v[: len(v) // 2]))
+    yield Fault("an episode without its begin", every_field(lambda v, _: v[len(v) // 2 :]))
+    yield Fault("an episode without steps", every_field(lambda v, _: v[:0]))
     yield Fault("the same episode twice", lambda folder, records: records[2].update(records[1]))
     yield Fault("all episodes failed", _set(SUCCESS, lambda v: v * 0, EVERY))
     yield Fault("one episode failed", _set(SUCCESS, lambda v: v * 0))
@@ -522,14 +485,11 @@ def _files() -> Iterator[Fault]:
     yield Fault("a shard cut in a header", _Bytes(lambda data: data + b"12345"))
     yield Fault("a shard of no bytes", _Bytes(lambda data: b""))
     yield Fault("zeros at the end of a shard", _Bytes(lambda data: data + bytes(4096)))
-    yield Fault(
-        "a shard with a hole of zeros", _Bytes(lambda data: data[:3000] + bytes(2000) + data[5000:])
-    )
+    hole = _Bytes(lambda data: data[:3000] + bytes(2000) + data[5000:])
+    yield Fault("a shard with a hole of zeros", hole)
     yield Fault("a shard that is a web page", _Bytes(lambda data: b"<html>not found</html>" * 20))
-    yield Fault(
-        "a record that is no Example",
-        _Bytes(lambda data: framed(b"\x01\x02\x03\x04" * 20) * EPISODES),
-    )
+    no_example = _Bytes(lambda data: framed(b"\x01\x02\x03\x04" * 20) * EPISODES)
+    yield Fault("a record that is no Example", no_example)
     yield Fault("a record less", lambda folder, records: records.pop())
     yield Fault("a record more", lambda folder, records: records.append(records[0]))
     yield Fault("a shard missing", _Bytes(lambda data: None))
@@ -549,9 +509,8 @@ def _files() -> Iterator[Fault]:
         return plant
 
     def steps_of(record: dict) -> dict:
-        return record["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"][
-            "features"
-        ]
+        steps = record["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+        return steps["featuresDict"]["features"]
 
     for name in ("dataset_info.json", "features.json"):
         yield Fault(f"{name} missing", text(name, None))
@@ -560,26 +519,17 @@ def _files() -> Iterator[Fault]:
         yield Fault(f"{name} a list", text(name, "[]"))
     yield Fault("dataset_info.json without splits", info(lambda r: r.pop("splits")))
     yield Fault("another file format", info(lambda r: r.update(fileFormat="riegeli")))
-    yield Fault(
-        "the action declared of another size",
-        info(
-            lambda r: steps_of(r)["action"]["tensor"]["shape"].update(dimensions=["7"]),
-            "features.json",
-        ),
-    )
-    yield Fault(
-        "the action declared of another dtype",
-        info(lambda r: steps_of(r)["action"]["tensor"].update(dtype="float64"), "features.json"),
-    )
-    yield Fault(
-        "images declared of another size",
-        info(
-            lambda r: steps_of(r)["observation"]["featuresDict"]["features"]["front"]["image"][
-                "shape"
-            ].update(dimensions=["64", "64", "3"]),
-            "features.json",
-        ),
-    )
+
+    def action(**changes: Any):
+        return info(lambda r: steps_of(r)["action"]["tensor"].update(changes), "features.json")
+
+    def images(record: dict) -> None:
+        observed = steps_of(record)["observation"]["featuresDict"]["features"]
+        observed["front"]["image"]["shape"].update(dimensions=["64", "64", "3"])
+
+    yield Fault("the action declared of another size", action(shape={"dimensions": ["7"]}))
+    yield Fault("the action declared of another dtype", action(dtype="float64"))
+    yield Fault("images declared of another size", info(images, "features.json"))
     yield Fault("a field not declared", info(lambda r: steps_of(r).pop("text"), "features.json"))
     yield Fault(
         "a shard that no metadata names",
@@ -608,74 +558,41 @@ def _ruled(name: str, rule: Rule) -> Fault:
 
 
 def _grippers() -> Iterator[Fault]:
-    def swapped(path: str, place: int):
-        def plant(folder: Path, records: list[Record]) -> None:
-            for record in records:
-                values = record[path].reshape(LENGTH, -1)
-                values[:, place] = 1 - values[:, place]
+    def other(values: np.ndarray) -> np.ndarray:
+        return 1 - values
 
-        return plant
-
-    yield Fault("gripper action inverted", swapped(ACTION, OPEN))
-    yield Fault("gripper state inverted", swapped(STATE, GRIPPER))
+    yield Fault("gripper action inverted", _changed(other, ACTION, OPEN, EVERY, EVERY))
+    yield Fault("gripper state inverted", _changed(other, STATE, GRIPPER, EVERY, EVERY))
     yield _ruled("a rule that inverts the gripper", turned_round)
-    closed = dataclasses.replace(
-        ROBOT, state=(*ROBOT.state[:-1], StateDim("gripper", "1", one_means="closed"))
-    )
-    yield Fault(
-        "gripper state declared the other way",
-        as_written,
-        dataclasses.replace(ROW, embodiment=closed),
-    )
+    closed = _gripper_row(StateDim("gripper", "1", one_means="closed"))
+    yield Fault("gripper state declared the other way", as_written, closed)
 
 
 def _unknowable() -> Iterator[Fault]:
     def both(folder: Path, records: list[Record]) -> None:
-        for record in records:
-            for path, place in ((ACTION, OPEN), (STATE, GRIPPER)):
-                values = record[path].reshape(LENGTH, -1)
-                values[:, place] = 1 - values[:, place]
+        for path, place in ((ACTION, OPEN), (STATE, GRIPPER)):
+            _changed(lambda values: 1 - values, path, place, EVERY, EVERY)(folder, records)
 
-    swap = dataclasses.replace(
-        ROW, cameras={"front": CameraField(FRONT, "BGR"), "hand": CameraField(HAND)}
-    )
-    yield Fault(
-        "red and blue swapped",
-        as_written,
-        swap,
-        "either order is a picture; the card shows both",
-    )
-    yield Fault(
-        "gripper inverted in state and action",
-        both,
-        ROW,
-        "they agree with each other; only frames show it",
-    )
-    yield Fault(
-        "another episode's instruction",
-        _set(TEXT, lambda v: [b"pick up block 3"] * LENGTH),
-        ROW,
-        "any instruction may be true",
-    )
-    yield Fault(
-        "images of another episode",
-        lambda folder, records: records[1].update({FRONT: records[2][FRONT]}),
-        ROW,
-        "any picture may go with any state",
-    )
-    yield Fault("state 5% too large", _scaled(STATE, X, 1.05), ROW, "as plausible as the right one")
-    yield Fault(
-        "two cameras exchanged",
-        lambda folder, records: [r.update({FRONT: r[HAND], HAND: r[FRONT]}) for r in records],
-        ROW,
-        "either is a picture",
-    )
-    yield Fault(
-        "actions shifted by a step",
-        _set(ACTION, lambda v: np.roll(v, 6), EVERY),
-        ROW,
-        "a slower robot looks the same",
-    )
+    def exchanged(folder: Path, records: list[Record]) -> None:
+        for record in records:
+            record[FRONT], record[HAND] = record[HAND], record[FRONT]
+
+    def images_of_another(folder: Path, records: list[Record]) -> None:
+        records[1][FRONT] = records[2][FRONT]
+
+    swap = dataclasses.replace(ROW, cameras={**ROW.cameras, "front": CameraField(FRONT, "BGR")})
+    another = _set(TEXT, lambda v: [b"pick up block 3"] * LENGTH)
+    late = _set(ACTION, lambda v: np.roll(v, 6), EVERY)
+    for name, plant, why in (
+        ("red and blue swapped", as_written, "either order is a picture; the card shows both"),
+        ("gripper inverted in state and action", both, "they agree; only frames show it"),
+        ("another episode's instruction", another, "any instruction may be true"),
+        ("images of another episode", images_of_another, "any picture may go with any state"),
+        ("state 5% too large", _scaled(STATE, X, 1.05), "as plausible as the right one"),
+        ("two cameras exchanged", exchanged, "either is a picture"),
+        ("actions shifted by a step", late, "a slower robot looks the same"),
+    ):
+        yield Fault(name, plant, swap if name == "red and blue swapped" else ROW, why)
 
 
 class Result(NamedTuple):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.gripper_check import Finding, grippers
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.index.gripper_check import Finding, grippers
 from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.gripper_check import declared_way, follow, gripper_lines, grippers, trends
 from pi0_jax.data.grippers import to_openings
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.validate import is_gripper
+from pi0_jax.data.index.gripper_check import declared_way, follow, gripper_lines, grippers, trends
+from pi0_jax.data.index.validate import is_gripper
 from tests.test_bridge import REAL
 
 POSE = "base_pose_tool_reached"

@@ -8,9 +8,9 @@ import pytest
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.grippers import CLOSED_IS_1, RecordedGripper, from_openings, to_openings
+from pi0_jax.data.index.version import describe_difference
 from pi0_jax.data.rows import as_recorded, row_from_mapping, row_version
 from pi0_jax.data.rule_source import record_rule
-from pi0_jax.data.version import describe_difference
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from tests.my_robot import MY_ROBOT

@@ -10,10 +10,9 @@ import shutil
 import numpy as np
 import pytest
 
-from pi0_jax.data import index as index_module
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.findings import index_findings
-from pi0_jax.data.index import build_or_open, open_index
+from pi0_jax.data.index import build_or_open, open_index, read
+from pi0_jax.data.index.findings import index_findings
 from pi0_jax.data.statistics import index_statistics
 from pi0_jax.errors import InputError
 from tests.tiny_data import write_reach
@@ -139,7 +138,7 @@ def test_large_columns_are_verified_when_that_is_asked_for(dataset, monkeypatch)
     column = bytearray((folder / "action.npy").read_bytes())
     column[-1] ^= 1
     (folder / "action.npy").write_bytes(column)
-    monkeypatch.setattr(index_module, "_VERIFIED_BYTES", 100)
+    monkeypatch.setattr(read, "_VERIFIED_BYTES", 100)
     assert open_index(ROW, data_dir).steps == 18
     with pytest.raises(InputError, match=r"action\.npy: expected rows and checksum"):
         build_or_open(ROW, data_dir, progress=False, check=True)

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.description import sealed
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.index.version import sealed
 from tests.tiny_data import write_reach
 
 FRAMES, LENGTH = 100_000_000, 100
@@ -20,7 +20,7 @@ import re, sys, time
 from pathlib import Path
 import numpy as np
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.description import sealed
+from pi0_jax.data.index.version import sealed
 from pi0_jax.data.index import Index
 
 def anonymous_bytes():

@@ -11,7 +11,7 @@ from etils.epath import gpath
 from fsspec.implementations.memory import MemoryFileSystem
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from pi0_jax.data.tfrecord import read_records
+from pi0_jax.data.records.tfrecord import read_records
 from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.tfrecord import read_records
+from pi0_jax.data.records.tfrecord import read_records
 from pi0_jax.errors import InputError
 from tests.planted_faults import framed
 from tests.spec_data import index_from_spec, write_from_spec

@@ -7,8 +7,8 @@ import dataclasses
 
 import pytest
 
-from pi0_jax.data.findings import index_findings
 from pi0_jax.data.index import build_or_open
+from pi0_jax.data.index.findings import index_findings
 from tests.planted_faults import ROW, all_faults, printed_lines, run, turned_round, write_sound
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from pi0_jax.data.datasets import ROWS
-from pi0_jax.data.episodes import open_shards
 from pi0_jax.data.index import build_or_open, open_index
-from pi0_jax.data.metadata import dataset_directory, list_shards, read_metadata
-from pi0_jax.data.version import index_version
+from pi0_jax.data.index.version import index_version
+from pi0_jax.data.records.episodes import open_shards
+from pi0_jax.data.records.metadata import dataset_directory, list_shards, read_metadata
 from pi0_jax.errors import InputError
 from pi0_jax.files import cache_folder
 from tests.faulty_server import DROP, SHORT, serving

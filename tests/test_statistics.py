@@ -23,7 +23,7 @@ from pi0_jax.data.write import ArrayFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Robot, normalize
-from tests.tiny_data import REACH_STEPS, reach_step, write_reach
+from tests.tiny_data import REACH_STEPS, assert_in_order, reach_step, write_reach
 
 # There is one dimension of every kind: a target learnt as a delta, a change, and an absolute
 # gripper that the robot counts the other way.
@@ -139,18 +139,12 @@ def test_statistics_are_numpys_on_the_raw_arrays(many, horizon, block):
                 x, dy, gripper = action[min(step, len(action) - 2)]
                 chunks.append([x - state[t, 0], dy if step <= len(action) - 2 else 0, 1 - gripper])
     found = compute(index, horizon, progress=False, block=block)
-    for vector, rows in (
-        (found.actions, np.array(chunks, np.float64)),
-        (found.state, np.array(observed, np.float64)),
-    ):
-        np.testing.assert_allclose(vector.mean, rows.mean(axis=0), rtol=1e-6)
-        np.testing.assert_allclose(vector.std, rows.std(axis=0), rtol=1e-6)
-        np.testing.assert_allclose(
-            [vector.q01, vector.q99], np.quantile(rows, [0.01, 0.99], axis=0), rtol=1e-6
-        )
-        np.testing.assert_array_equal(
-            [vector.minimum, vector.maximum], [rows.min(axis=0), rows.max(axis=0)]
-        )
+    for vector, rows in ((found.actions, chunks), (found.state, observed)):
+        rows = np.array(rows, np.float64)
+        expected = [rows.mean(axis=0), rows.std(axis=0), *np.quantile(rows, [0.01, 0.99], axis=0)]
+        np.testing.assert_allclose(np.stack(vector[:4]), expected, rtol=1e-6)
+        extremes = [rows.min(axis=0), rows.max(axis=0)]
+        np.testing.assert_array_equal([vector.minimum, vector.maximum], extremes)
 
 
 def test_memory_does_not_grow_with_the_chunks(many):
@@ -194,17 +188,10 @@ def test_another_horizon_or_reading_of_the_actions_has_statistics_of_its_own(ind
         row = dataclasses.replace(ROW, embodiment=dataclasses.replace(ARM, actions=tuple(actions)))
         return Index(row, index.path.parents[1], index.path)
 
+    x, dy, gripper = 10 + 20 + 19 + 29 + 33 + 33, 1 + 2 + 2 + 3 + 4 + 0, 0 + 0 + 0 + 1 + 1 + 1
     by_hand = [
         (index, 1, [(10 + 19 + 33) / 3, 7 / 3, 1 / 3]),
-        (
-            index,
-            2,
-            [
-                (10 + 20 + 19 + 29 + 33 + 33) / 6,
-                (1 + 2 + 2 + 3 + 4 + 0) / 6,
-                (0 + 0 + 0 + 1 + 1 + 1) / 6,
-            ],
-        ),
+        (index, 2, [x / 6, dy / 6, gripper / 6]),
         (read_as(0, delta=False), 1, [(10 + 20 + 40) / 3, 7 / 3, 1 / 3]),
         (read_as(2, one_means="open"), 1, [(10 + 19 + 33) / 3, 7 / 3, 2 / 3]),
     ]
@@ -223,9 +210,7 @@ def test_damaged_statistics_are_refused_with_what_to_do(index, damage):
     index_statistics(index, 3, progress=False)
     (file,) = kept_files(index)
     file.write_text(damage(file.read_text()))
-    with pytest.raises(
-        InputError, match=rf"^{file}: .*; delete the file, and its statistics are computed again$"
-    ):
+    with pytest.raises(InputError, match=rf"^{file}: .*; delete the file"):
         index_statistics(index, 3, progress=False)
     file.unlink()
     index_statistics(index, 3, progress=False)
@@ -261,62 +246,45 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_statistics(recwarn, capfd):
 
 def test_no_training_frames_is_an_error(tmp_path):
     index = make_index(tmp_path, STATES, ACTIONS, [[0] * 4, [0] * 2])
-    with pytest.raises(
-        InputError,
-        match="^dataset reach_arm3: expected training frames to take statistics of, found none$",
-    ):
+    with pytest.raises(InputError, match="reach_arm3: expected training frames .*, found none"):
         index_statistics(index, 3)
 
 
+def robot_of(state: np.ndarray, actions: np.ndarray) -> Robot:
+    vectors = (normalize.accumulate([rows]) for rows in (state, actions))
+    return Robot(ARM, normalize.Statistics(*vectors))
+
+
 def test_dimensions_that_hardly_vary_are_reported_with_their_value():
-    state = np.stack(
-        [np.linspace(0, 1, 1000), np.full(1000, 0.25), np.linspace(0, 1, 1000)], axis=1
-    )
-    actions = np.stack(
-        [np.linspace(-1, 1, 1000), np.linspace(0, 3, 1000), np.r_[np.zeros(5), np.ones(995)]],
-        axis=1,
-    )
-    robot = Robot(
-        ARM, normalize.Statistics(normalize.accumulate([state]), normalize.accumulate([actions]))
-    )
-    still = "state y hardly varies (mean 0.25 mm, standard deviation 0"
-    assert remarkable_dimensions("my_arm", robot, "zscore") == [
-        f"my_arm: {still}); it is centred, not scaled"
-    ]
-    assert remarkable_dimensions("my_arm", robot, "quantile") == [
-        f"my_arm: {still}, 98% within 0.25 to 0.25); it is centred, not scaled",
-        "my_arm: actions gripper hardly varies (mean 0.995, standard deviation 0.07, 98% within 1 to 1); it is centred, not scaled",
-    ]
+    ramp = np.linspace(0, 1, 1000)
+    state = np.stack([ramp, np.full(1000, 0.25), ramp], axis=1)
+    actions = np.stack([2 * ramp - 1, 3 * ramp, np.r_[np.zeros(5), np.ones(995)]], axis=1)
+    robot = robot_of(state, actions)
+    still = ("my_arm: state y", "mean 0.25 mm, standard deviation 0")
+    (line,) = remarkable_dimensions("my_arm", robot, "zscore")
+    assert_in_order(line, *still)
+    state, gripper = remarkable_dimensions("my_arm", robot, "quantile")
+    assert_in_order(state, *still, "98% within 0.25 to 0.25")
+    place = ("my_arm: actions gripper", "mean 0.995, standard deviation 0.07")
+    assert_in_order(gripper, *place, "98% within 1 to 1")
 
 
 def test_one_wild_value_that_makes_the_spread_is_reported():
-    state = np.stack(
-        [np.linspace(0, 1, 1000), np.linspace(0, 1, 1000), np.r_[np.linspace(0, 1, 999), 1e6]],
-        axis=1,
-    )
-    robot = Robot(
-        ARM,
-        normalize.Statistics(
-            normalize.accumulate([state]),
-            normalize.accumulate([np.random.default_rng(0).normal(size=(99, 3))]),
-        ),
-    )
+    ramp = np.linspace(0, 1, 1000)
+    state = np.stack([ramp, ramp, np.r_[np.linspace(0, 1, 999), 1e6]], axis=1)
+    robot = robot_of(state, np.random.default_rng(0).normal(size=(99, 3)))
     (line,) = remarkable_dimensions("my_arm", robot, "zscore")
-    assert line.startswith("my_arm: state opening varies by a few far values (mean 1000.5")
-    assert line.endswith(
-        "98% within 0.01001 to 0.990992, all within 0 to 1e+06): in model units the others hardly do"
-    )
+    ranges = ("98% within 0.01001 to 0.990992", "all within 0 to 1e+06")
+    assert_in_order(line, "my_arm: state opening", "mean 1000.5", *ranges)
 
 
 @pytest.mark.parametrize("mode", ["zscore", "quantile"])
 def test_a_value_far_beyond_the_others_is_reported(mode):
     state = np.tile(np.linspace(0, 1, 100_000)[:, None], 3)
     state[7, 0] = 150
-    usual = normalize.accumulate([state[100:]])
-    robot = Robot(ARM, normalize.Statistics(normalize.accumulate([state]), usual))
-    assert remarkable_dimensions("my_arm", robot, mode) == [
-        "my_arm: state x lies within 0.01001 to 0.99001 mm in 98% and reaches from 0 to 150 mm"
-    ]
+    robot = robot_of(state, state[100:])
+    (line,) = remarkable_dimensions("my_arm", robot, mode)
+    assert_in_order(line, "my_arm: state x", "0.01001 to 0.99001 mm in 98%", "0 to 150 mm")
 
 
 def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
@@ -334,9 +302,10 @@ def test_a_difference_that_float32_does_not_hold_is_named(tmp_path):
     first = int(index.episodes["start"][1])
     index.state, index.action = np.array(index.state), np.array(index.action)
     index.state[first, 0], index.action[first, 0] = -3e38, 3e38
-    message = "^dataset reach_arm3: episode 1 of its index, step 0: action x minus the state: expected a float32, found a larger number$"
-    with np.errstate(over="ignore"), pytest.raises(InputError, match=message):
+    with np.errstate(over="ignore"), pytest.raises(InputError) as caught:
         index_statistics(index, 1)
+    place = ("reach_arm3", "episode 1", "step 0", "action x")
+    assert_in_order(str(caught.value), *place, "expected a float32", "found a larger")
 
 
 # There is a heading that turns and is told as a target; a wrist, learnt as a delta and named in
@@ -388,13 +357,16 @@ def test_angles_that_jump_and_are_not_said_to_turn_are_told_with_their_place(tmp
     actions = [[[0.0, 0, 0]] * 4, *TURNS_ACTION]
     row = dataclasses.replace(TURNING_ROW, embodiment=plain)
     index = make_index(tmp_path, states, actions, [[1, 1, 1, 0]] * 2, row)
-    rest = "more than half a turn; an angle that turns is declared periodic in the robot's record"
-    assert jumps(index, 1, compute(index, 1, progress=False)) == [
-        f"reach_arm3: action wrist is -6.2 rad from the state before it in episode 1 of its index, step 1: {rest}",
-        f"reach_arm3: state wrist is -6.2 rad from the step before in episode 1 of its index, step 2: {rest}",
-        f"reach_arm3: state heading is -6.2 rad from the step before in episode 1 of its index, step 1: {rest}",
-        f"reach_arm3: action heading is +6.1 rad from the step before in episode 1 of its index, step 1: {rest}",
-    ]
+    lines = jumps(index, 1, compute(index, 1, progress=False))
+    for line, angle, change, step in zip(
+        lines,
+        ("action wrist", "state wrist", "state heading", "action heading"),
+        ("-6.2 rad from the state", *["-6.2 rad from the step"] * 2, "+6.1 rad from the step"),
+        (1, 2, 1, 1),
+        strict=True,
+    ):
+        place = f"episode 1 of its index, step {step}"
+        assert_in_order(line, "reach_arm3", angle, change, place, "half a turn", "periodic")
 
 
 def test_nothing_moves_from_one_episode_to_the_next(tmp_path):

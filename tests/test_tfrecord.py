@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pi0_jax.data.example import ByteRanges, decode_varints, parse_example
-from pi0_jax.data.tfrecord import read_records, scan_records
+from pi0_jax.data.records.example import ByteRanges, decode_varints, parse_example
+from pi0_jax.data.records.tfrecord import read_records, scan_records
 from pi0_jax.errors import InputError
 
 PAYLOADS = [b"first", b"", b"x" * 3_000_000]

@@ -75,5 +75,13 @@ def write_reach(
     )
 
 
+def assert_in_order(text: str, *parts: str) -> None:
+    """Checks that a message has these parts, in this order, whatever stands between them."""
+    rest = text
+    for part in parts:
+        assert part in rest, text
+        rest = rest.partition(part)[2]
+
+
 def shard_files(directory: Path) -> Iterator[Path]:
     return iter(sorted(directory.glob("*.tfrecord-*")))

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from pi0_jax.data import storage
-from pi0_jax.data.metadata import foreign_format
 from pi0_jax.data.oxe.aloha import ALOHA
 from pi0_jax.data.oxe.arms import ARMS
 from pi0_jax.data.oxe.austin import AUSTIN
@@ -20,6 +19,7 @@ from pi0_jax.data.oxe.google import GOOGLE
 from pi0_jax.data.oxe.libero import LIBERO
 from pi0_jax.data.oxe.rtx import RTX
 from pi0_jax.data.reach import REACH
+from pi0_jax.data.records.metadata import foreign_format
 from pi0_jax.data.rows import Dataset, row_from_mapping
 from pi0_jax.data.storage import AnyPath
 from pi0_jax.errors import InputError
@@ -44,18 +44,7 @@ def by_name(*groups: Iterable[Dataset]) -> dict[str, Dataset]:
 _MOST_NAMES = 5  # in a message
 
 # A new file of rows is a new line here.
-ROWS = by_name(
-    REACH,
-    BRIDGE,
-    GOOGLE,
-    RTX,
-    ALOHA,
-    ARMS,
-    AUSTIN,
-    DROID,
-    FRANKA,
-    LIBERO,
-)
+ROWS = by_name(REACH, BRIDGE, GOOGLE, RTX, ALOHA, ARMS, AUSTIN, DROID, FRANKA, LIBERO)
 
 
 def datasets_in(data_dir: AnyPath) -> list[str]:
@@ -107,7 +96,6 @@ def find_row(
 
 
 def _row(name: str, own: Mapping[str, Any]) -> Dataset:
-    """Returns the row of this name, from `own` or from the package."""
     if name in own and name in ROWS:
         raise InputError(
             f"dataset {name}: the config's own_datasets holds one, and the package another; give yours another name"

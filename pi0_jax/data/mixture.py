@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pi0_jax.data.findings import why_no_frames
 from pi0_jax.data.index import Index, Reader
+from pi0_jax.data.index.findings import why_no_frames
 from pi0_jax.data.permutation import hashes, key, permute
 from pi0_jax.errors import InputError
 from pi0_jax.observation import FrameId, Sample
@@ -89,12 +89,8 @@ class Mixture:
     """Holds one split of several datasets with weights. All methods are thread safe.
 
     Attributes:
-        indices: one for each dataset.
         shares: dataset name -> its share of the samples.
         weights: int64[datasets], the shares as whole numbers of the sum PERIOD.
-        split: "train" or "val".
-        horizon: steps of an action chunk.
-        seed: decides the order of the frames.
     """
 
     def __init__(
@@ -164,14 +160,9 @@ class Mixture:
         episode, step = np.zeros_like(frames.frame), np.zeros_like(frames.frame)
         for number in np.unique(frames.dataset):
             rows = frames.dataset == number
-            own = frames.frame[rows]
-            episode[rows], step[rows] = (
-                self.indices[number].episode_of(own),
-                self.indices[number].step_of(own),
-            )
-        return FrameId(
-            frames.dataset.astype(np.int32), episode.astype(np.int32), step.astype(np.int32)
-        )
+            index, own = self.indices[number], frames.frame[rows]
+            episode[rows], step[rows] = index.episode_of(own), index.step_of(own)
+        return FrameId(*(ids.astype(np.int32) for ids in (frames.dataset, episode, step)))
 
 
 def shares_by_frames(
@@ -210,8 +201,7 @@ def shares_by_frames(
 class UniformOrder:
     """Is an `Order` in which every frame of a dataset is as likely to come next as any other.
 
-    It is for disks that read at random. There may be any number of hosts that divides the batch.
-    Each reads only the images of its rows.
+    It is for disks that read at random. Each host reads only the images of its rows.
     """
 
     def __init__(self, mixture: Mixture, batch_size: int) -> None:
@@ -241,16 +231,8 @@ class UniformOrder:
         """Yields the same rows, to be read. See `Order.draws`."""
         for step in range(start, stop):
             positions = step * self.batch_size + np.asarray(rows, np.int64)
-            dataset, frame = self._at(positions)
-            yield [
-                Draw(*row)
-                for row in zip(
-                    dataset.tolist(),
-                    frame.tolist(),
-                    self.mixture.choices(positions).tolist(),
-                    strict=True,
-                )
-            ]
+            columns = (*self._at(positions), self.mixture.choices(positions))
+            yield [Draw(*row) for row in np.stack(columns, axis=1).tolist()]
 
     def _at(self, positions: np.ndarray) -> Frames:
         """Returns the frames at int64[n] positions."""
@@ -271,8 +253,8 @@ class Mixing(NamedTuple):
     Attributes:
         episodes: the mean number of distinct episodes in a batch.
         datasets: the mean number of distinct datasets in a batch.
-        share_error: the largest relative deviation of a dataset's share of all samples from its
-            weight.
+        share_error: the largest relative deviation of a dataset's part in all samples from its
+            share.
     """
 
     episodes: float
@@ -281,10 +263,7 @@ class Mixing(NamedTuple):
 
 
 def mixing(order: Order, start: int, stop: int) -> Mixing:
-    """Measures how the global batches of steps start .. stop - 1 mix.
-
-    It reads no file of the datasets.
-    """
+    """Measures how the global batches of steps start .. stop - 1 mix. It reads no files."""
     mixture = order.mixture
     counts = np.zeros(len(mixture.indices), np.int64)
     episodes = datasets = 0
@@ -312,21 +291,12 @@ def host_rows(batch_size: int, host: int, hosts: int) -> range:
 
 
 def _shares(amounts: Mapping[str, float]) -> dict[str, float]:
-    """Divides the amounts by their sum."""
     total = math.fsum(amounts.values())
     return {name: amount / total for name, amount in amounts.items()}
 
 
 def check_frames(index: Index, split: str) -> None:
-    """Checks that a frame of a split may be drawn.
-
-    Args:
-        index: the dataset's index.
-        split: "train" or "val".
-
-    Raises:
-        InputError: none may be drawn. The message says why.
-    """
+    """Raises InputError, which says why, if no frame of a split may be drawn."""
     if not len(index.frames(split)):
         raise InputError(
             f"dataset {index.name}: expected frames to draw in split {split}, found none: {why_no_frames(index, split)}"
@@ -334,7 +304,6 @@ def check_frames(index: Index, split: str) -> None:
 
 
 def _check_weights(names: Sequence[str], weights: Mapping[str, float]) -> None:
-    """Checks that every dataset has a positive weight, and that every weight has a dataset."""
     if not names:
         raise InputError("mixture: expected at least one dataset, found none")
     for name in names:
@@ -392,12 +361,7 @@ def _interleave(tree: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np
     At a node with weights a and b below, floor(p a / (a + b)) of the first p positions go left, and
     the others go right.
 
-    Args:
-        tree: what `_tree` gives.
-        positions: int64[n].
-
-    Returns:
-        int64[n] and int64[n].
+    Both are int64[n].
     """
     leaves = len(tree) // 2
     rounds, place = np.divmod(positions, PERIOD)

@@ -46,10 +46,7 @@ class RemotePath:
     url: str
 
     def __truediv__(self, name: str) -> "RemotePath":
-        """Returns the file or folder `name` in this folder.
-
-        A query (a signature, a token) stays at the end.
-        """
+        """Returns the file or folder `name` in this folder; a query stays at the end."""
         folder, mark, query = self.url.partition("?")
         return RemotePath(f"{folder if folder.endswith('/') else folder + '/'}{name}{mark}{query}")
 
@@ -75,21 +72,12 @@ class MissingFileError(InputError):
 
 
 class Patience(NamedTuple):
-    """Says how long a request is tried.
-
-    Waits double from `first_wait_s` on. Each is shortened by up to a half at random.
-
-    Attributes:
-        tries: the largest number of tries.
-        first_wait_s: the first wait, in seconds.
-        try_s: the longest time of one try, in seconds.
-        total_s: the longest time of all tries together, in seconds.
-    """
+    """Says how long a request is tried."""
 
     tries: int = 8
-    first_wait_s: float = 0.25
-    try_s: float = 60.0
-    total_s: float = 120.0
+    first_wait_s: float = 0.25  # waits double; each is shortened by up to a half at random
+    try_s: float = 60.0  # the longest time of one try
+    total_s: float = 120.0  # the longest time of all tries together
 
 
 PATIENCE = Patience()
@@ -115,12 +103,6 @@ def read_range(path: RemotePath, offset: int, length: int, patience: Patience = 
     """Returns the bytes [offset, offset + length) of a file.
 
     Any number of threads may read at once: fsspec's requests run in one event loop of its own.
-
-    Args:
-        path: the file.
-        offset: where to begin, in bytes.
-        length: how many bytes to read.
-        patience: how long to try.
 
     Raises:
         MissingFileError: there is no such file.
@@ -175,7 +157,6 @@ class _BlockStream(io.RawIOBase):
         self._ask(_BLOCKS_AHEAD)
 
     def _ask(self, blocks: int) -> None:
-        """Starts to fetch so many further blocks."""
         self._coming.extend(
             self._pool.submit(read_range, *wanted)
             for wanted in itertools.islice(self._ranges, blocks)
@@ -199,10 +180,7 @@ class _BlockStream(io.RawIOBase):
 
 
 def _persist(path: RemotePath, wanted: str, attempt: Callable[..., T], patience: Patience) -> T:
-    """Returns what `attempt` gives for the file system and the file's name there.
-
-    It tries again as long as that may help.
-    """
+    """Calls `attempt` with file system and the file's name there, as often as that may help."""
     files, name = _file_system(path)
     start, tries = time.monotonic(), 0
     while True:
@@ -228,10 +206,8 @@ def _persist(path: RemotePath, wanted: str, attempt: Callable[..., T], patience:
 
 
 def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns fsspec's instance for the URL, and the file's name there.
-
-    fsspec keeps one instance for each process, so it is asked each time.
-    """
+    """Returns fsspec's instance for the URL, and the file's name there."""
+    # fsspec keeps one instance for each process, so it is asked each time.
     try:
         options = _http_options(path.protocol) if path.protocol in HTTP else {}
         return fsspec.core.url_to_fs(path.url, use_listings_cache=False, **options)
@@ -246,17 +222,12 @@ def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _http_options(protocol: str) -> dict[str, Any]:
-    """Returns the user's own client options, from fsspec's configuration, and ours.
-
-    With ours, bytes come as they are, a long silence ends a request, and ranges are checked.
-    """
+    """Returns the user's own client options, from fsspec's configuration, and ours."""
     import aiohttp
 
-    options = user_options[protocol] if protocol in user_options else {}
-    client = {
-        "headers": {"Accept-Encoding": "identity"},
-        **(options["client_kwargs"] if "client_kwargs" in options else {}),
-    }
+    # Bytes come as they are, a long silence ends a request, and ranges are checked.
+    client: dict[str, Any] = {"headers": {"Accept-Encoding": "identity"}}
+    client |= user_options.get(protocol, {}).get("client_kwargs", {})
     client |= {
         "timeout": aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=30),
         "raise_for_status": _refuse_other_bytes,
@@ -265,10 +236,7 @@ def _http_options(protocol: str) -> dict[str, Any]:
 
 
 async def _refuse_other_bytes(response: Any) -> None:
-    """Checks the head of an answer before its body is read.
-
-    So a server that ignores ranges does not send whole files into memory.
-    """
+    """Checks an answer's head, so that a server without ranges sends no whole files to memory."""
     # A request for "bytes=100-199" is answered with "bytes 100-199/5000".
     wanted = response.request_info.headers.get("Range")
     if wanted is None or response.status >= 400:

@@ -1,7 +1,4 @@
-"""Says what a failed request for a remote file means.
-
-It decides whether to ask again, and what to tell the user.
-"""
+"""Says what a failed request for a remote file means: whether to ask again, and what to tell."""
 
 import errno
 import re
@@ -24,17 +21,11 @@ class NoRangesError(OSError):
 
 
 class Problem(NamedTuple):
-    """Says what is wrong with a request.
+    """Says what is wrong with a request."""
 
-    Attributes:
-        found: what was found, in words, without secrets.
-        repeatable: whether asking again may help.
-        missing: whether there is no such file.
-    """
-
-    found: str
-    repeatable: bool
-    missing: bool = False
+    found: str  # in words, without secrets
+    repeatable: bool  # asking again may help
+    missing: bool = False  # there is no such file
 
 
 def errors(protocol: str) -> tuple[type[Exception], ...]:
@@ -89,7 +80,6 @@ def diagnose(error: Exception, protocol: str) -> Problem:
 
 
 def _status(error: Exception, protocol: str) -> int | None:
-    """Returns the HTTP status that a library's error carries, or None."""
     if protocol in (*HTTP, *GOOGLE):
         from aiohttp import ClientResponseError
 
@@ -104,10 +94,7 @@ def _status(error: Exception, protocol: str) -> int | None:
 
 
 def _is_on_the_way(error: Exception, protocol: str) -> bool:
-    """Returns True for a fault of the connection, and False for a fault of the request.
-
-    Missing credentials and a wrong address are faults of the request.
-    """
+    """Returns whether it is a fault of the connection, and not of credentials or address."""
     from aiohttp import ClientError, InvalidURL
 
     if protocol in AMAZON:

@@ -175,7 +175,6 @@ class Dataset:
         }
 
     def _recorded(self, name: str, ends: tuple[float, float]) -> RecordedGripper:
-        """Returns how the numbers of the gripper `name` were recorded."""
         if name in self.grippers:
             return self.grippers[name]
         return RecordedGripper(*ends) if self.standardise is as_recorded else OPEN_IS_1
@@ -200,7 +199,6 @@ class Dataset:
             raise InputError(f"dataset row {self.name}: {problem}")
 
     def _problems(self) -> Iterator[str]:
-        """Yields what is wrong with the record."""
         declared, given = set(self.embodiment.cameras.values()), set(self.cameras)
         if declared != given:
             yield f"expected cameras {sorted(declared)} as embodiment {self.embodiment.name} declares, found {sorted(given)}"
@@ -294,17 +292,13 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> Dataset:
 
 
 def _recorded_rule(rule: Mapping[str, str], where: str) -> Rule:
-    """Returns what a checkpoint recorded of a rule.
-
-    What it recorded of having no rule is no rule again, since it decides how grippers were
-    recorded.
-    """
+    """Returns what a checkpoint recorded of a rule."""
+    # No rule is no rule again, since that decides how grippers were recorded.
     unruled = rule["sha256"] == source_hash(as_recorded, where)
     return as_recorded if unruled else RecordedRule(rule["rule"], rule["sha256"])
 
 
 def _fields(records: Any) -> dict[str, RawField]:
-    """Returns the raw fields by path."""
     if isinstance(records, Mapping):
         raise TypeError(
             "fields: expected a sequence of records, each with its path, found a mapping, of which a config sorts the keys"
@@ -317,15 +311,12 @@ def _fields(records: Any) -> dict[str, RawField]:
 
 
 def _tupled(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Returns the record with tuples in those of the named fields that it has."""
     return {name: _several(value) if name in names else value for name, value in record.items()}
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    """Returns several values as a tuple, and refuses a text.
-
-    If the comma in ("1.0.0",) is missing, a string is left, which is a sequence of letters too.
-    """
+    """Returns several values as a tuple, and refuses a text."""
+    # If the comma in ("1.0.0",) is missing, a string is left, which is a sequence of letters too.
     if isinstance(value, str):
         raise TypeError(
             f"expected several values, found the text {value!r}; of one value a tuple is (value,)"
@@ -334,7 +325,6 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _embodiment(name: str, record: Mapping[str, Any] | str) -> Embodiment:
-    """Returns the embodiment that a row names or holds."""
     if isinstance(record, str):
         if record not in EMBODIMENTS:
             raise InputError(

@@ -63,7 +63,6 @@ def source_hash(rule: Any, where: str) -> str:
 
 
 def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
-    """Returns the source of a function, of the functions that it names, and their data as text."""
     seen.append(function)
     parts = [inspect.getsource(function)]
     for name, value in _values(function):
@@ -72,10 +71,7 @@ def _sources(function: FunctionType, seen: list[FunctionType]) -> list[str]:
 
 
 def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
-    """Returns what of a value decides a rule's result.
-
-    For a function that is its sources, for plain data their text, and for anything else nothing.
-    """
+    """Returns the sources of a function, the text of plain data, and nothing of anything else."""
     match value:
         case FunctionType():
             return [] if value in seen else _sources(value, seen)
@@ -84,25 +80,18 @@ def _described(name: str, value: Any, seen: list[FunctionType]) -> list[str]:
         case np.ndarray() | np.generic():
             return [f"{name} = {value.dtype}{list(value.shape)} {np.asarray(value).tolist()!r}"]
         case Mapping():
-            return [
-                part
-                for key, item in value.items()
-                for part in _described(f"{name}[{key!r}]", item, seen)
-            ]
+            items = [(f"{name}[{key!r}]", item) for key, item in value.items()]
         case set() | frozenset():
             return [f"{name} = {sorted(map(repr, value))}"]
         case tuple() | list():
-            return [
-                part
-                for i, item in enumerate(value)
-                for part in _described(f"{name}[{i}]", item, seen)
-            ]
+            items = [(f"{name}[{i}]", item) for i, item in enumerate(value)]
         case _:
             return []
+    return [part for item in items for part in _described(*item, seen)]
 
 
 def _values(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yields globals, values bound by a surrounding function and default arguments, with names."""
+    """Yields globals, values bound by a surrounding function and default arguments, by name."""
     for name in sorted(_names(function.__code__)):
         if name in function.__globals__:
             yield name, function.__globals__[name]
@@ -113,11 +102,8 @@ def _values(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """Returns the global names in a function and in its inner functions.
-
-    Inner functions are taken because Python versions differ in whether comprehensions are
-    functions.
-    """
+    """Returns the global names in a function and in its inner functions."""
+    # Python versions differ in whether comprehensions are functions.
     return set(code.co_names).union(
         *(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType))
     )

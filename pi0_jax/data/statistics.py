@@ -67,13 +67,9 @@ def index_statistics(index: Index, horizon: int, *, progress: bool = True) -> St
 
 
 def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) -> Statistics:
-    """Computes the statistics of an index's training frames. It reads and writes no file of them.
+    """Computes what `index_statistics` returns. It reads and writes no file of it.
 
-    Args:
-        index: the dataset's index.
-        horizon: steps of a chunk, H.
-        progress: whether to show a bar for each pass that takes longer than two seconds.
-        block: how many values of each dimension are held at a time.
+    `block` says how many values of each dimension are held at a time.
 
     Raises:
         InputError: there are no training frames, or float32 does not hold a delta.
@@ -104,19 +100,12 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """Reads frames block by block. It may be run through any number of times.
+    """Reads frames block by block. It may be run through any number of times."""
 
-    Attributes:
-        frames: int64[n], ascending.
-        size: frames of a block.
-        read: returns what a block's frames hold.
-        bar: the title of the progress bar; None for no bar.
-    """
-
-    frames: np.ndarray
-    size: int
-    read: Callable[[np.ndarray], np.ndarray | Counted]
-    bar: str | None
+    frames: np.ndarray  # int64[n], ascending
+    size: int  # frames of a block
+    read: Callable[[np.ndarray], np.ndarray | Counted]  # returns what a block's frames hold
+    bar: str | None  # the title of the progress bar; None for no bar
 
     def __iter__(self) -> Iterator[np.ndarray | Counted]:
         starts = range(0, len(self.frames), self.size)
@@ -125,12 +114,10 @@ class _Blocks:
 
 
 def _about_their_middle(blocks: _Blocks, dims: Sequence[StateDim | ActionDim]) -> _Blocks:
-    """Puts the angles that turn, in all blocks, into the turn about their circular mean.
+    """Puts the angles that turn into the turn about their circular mean, far from the turn's ends.
 
-    Few of the angles then lie near the turn's ends.
-
-        recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
-        here        3.1   3.18  3.0     mean 3.09
+    recorded    3.1  -3.1   3.0     mean 1.0, though all point the same way
+    here        3.1   3.18  3.0     mean 3.09
     """
     periods = {i: dim.turn[1] for i, dim in enumerate(dims) if dim.turn}
     if not periods:
@@ -220,10 +207,9 @@ def _counted(index: Index, horizon: int, dims: np.ndarray, frames: np.ndarray) -
 def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
     """Returns one line for each dimension whose statistics a person should look at.
 
-    A line has the dataset's name, the dimension's value and its unit. There is one for each
-    dimension that hardly varies (see normalize.constant), and one for each that has a value a
-    hundred times its usual range away. In zscore mode there is also one for each dimension whose
-    standard deviation comes from a few far values, so that the others are scaled to almost nothing.
+    Such a dimension hardly varies (see normalize.constant), or has a value a hundred times its
+    usual range away. In zscore mode it may also be one whose standard deviation comes from a few
+    far values, so that the others are scaled to almost nothing.
     """
     lines = []
     parts: tuple[tuple[str, Sequence[StateDim | ActionDim], VectorStatistics], ...] = (
@@ -239,25 +225,19 @@ def remarkable_dimensions(name: str, robot: Robot, mode: Mode) -> list[str]:
         for i, dim in enumerate(dims):
             unit = "" if dim.unit == "1" else f" {dim.unit}"
             value = f"mean {vector.mean[i]:g}{unit}, standard deviation {vector.std[i]:.1g}"
+            most = f"within {ranges.q01[i]:g} to {ranges.q99[i]:g}"
+            low, high = f"{ranges.minimum[i]:g}", f"{ranges.maximum[i]:g}{unit}"
             if still[i]:
-                middle = (
-                    f", 98% within {ranges.q01[i]:g} to {ranges.q99[i]:g}"
-                    if mode == "quantile"
-                    else ""
-                )
-                lines.append(
-                    f"{name}: {part} {dim.name} hardly varies ({value}{middle}); it is centred, not scaled"
-                )
+                middle = f", 98% {most}" if mode == "quantile" else ""
+                found = f"hardly varies ({value}{middle}); it is centred, not scaled"
             elif narrow[i] and far[i]:
-                ends = f"98% within {ranges.q01[i]:g} to {ranges.q99[i]:g}, all within {ranges.minimum[i]:g} to {ranges.maximum[i]:g}"
-                lines.append(
-                    f"{name}: {part} {dim.name} varies by a few far values ({value}; {ends}): in model units the others hardly do"
-                )
+                ends = f"98% {most}, all within {low} to {ranges.maximum[i]:g}"
+                found = f"varies by a few far values ({value}; {ends}): in model units the others hardly do"
             elif not narrow[i] and beyond[i] > _SPIKE * usual[i]:
-                lines.append(
-                    f"{name}: {part} {dim.name} lies within {ranges.q01[i]:g} to {ranges.q99[i]:g}{unit} in 98% and reaches from"
-                    f" {ranges.minimum[i]:g} to {ranges.maximum[i]:g}{unit}"
-                )
+                found = f"lies {most}{unit} in 98% and reaches from {low} to {high}"
+            else:
+                continue
+            lines.append(f"{name}: {part} {dim.name} {found}")
     return lines
 
 
@@ -284,30 +264,20 @@ def _first_far_delta(index: Index, horizon: int, i: int, statistics: Statistics)
     every, size = index.frames("train"), max(1, _BLOCK // horizon)
     for start in range(0, len(every), size):
         frames = every[start : start + size]
-        deltas = to_delta(index.chunks(frames, horizon)[0], index.state[frames], index.embodiment)[
-            ..., i
-        ]
+        chunks, _ = index.chunks(frames, horizon)
+        deltas = to_delta(chunks, index.state[frames], index.embodiment)[..., i]
         far = np.abs(deltas).max(axis=1)
         if (far > half).any():
             row = int((far > half).argmax())
-            largest = deltas[row, np.abs(deltas[row]).argmax()]
-            return _jump(
-                index, int(frames[row]), f"action {dim.name}", dim, largest, "the state before it"
-            )
+            largest, what = deltas[row, np.abs(deltas[row]).argmax()], f"action {dim.name}"
+            return _jump(index, int(frames[row]), what, dim, largest, "the state before it")
     return None
 
 
 def _first_far_steps(
     index: Index, part: str, dims: Sequence[StateDim | ActionDim | None], columns: np.ndarray
 ) -> list[str]:
-    """Returns a line for each column that changes by more than half a turn between two steps.
-
-    Args:
-        index: the dataset's index.
-        part: "state" or "action".
-        dims: n dimensions; None is one to pass over.
-        columns: float32[N, n].
-    """
+    """Returns a line for each column, but where the dimension is None, that jumps between steps."""
     # No change is larger than infinity, so that is the bound of what is passed over. It is also
     # the bound of a column whose first jump has been found.
     halves = np.array([(dim and _half_turn(dim)) or np.inf for dim in dims])
@@ -380,10 +350,8 @@ def _load(file: Path, index: Index) -> Statistics:
         if not isinstance(found, dict) or found != _sealed(found.get("statistics", {})):
             raise InputError(f"{file}: expected statistics with their checksum, found others")
         statistics = normalize.from_json(found["statistics"], str(file))
-        expected, found = (
-            (len(index.embodiment.state), len(index.embodiment.actions)),
-            tuple(len(vector.mean) for vector in statistics),
-        )
+        expected = (len(index.embodiment.state), len(index.embodiment.actions))
+        found = tuple(len(vector.mean) for vector in statistics)
         if expected != found:
             raise InputError(
                 f"{file}: expected {expected} dimensions of state and actions, found {found}"

@@ -4,12 +4,13 @@ A local file is opened by its path as any other. For a URL (http://, gs://, s3:/
 fsspec knows) see remote.py.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -53,10 +54,8 @@ def open_stream(path: AnyPath) -> io.BufferedReader:
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.open_stream(place)
-    try:
+    with _readable(place):
         return io.BufferedReader(io.FileIO(place), _BUFFER_BYTES)
-    except OSError as error:
-        raise _unreadable(place, error) from error
 
 
 def read_all(path: AnyPath) -> bytes:
@@ -68,10 +67,8 @@ def read_all(path: AnyPath) -> bytes:
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.read_all(place)
-    try:
+    with _readable(place):
         return place.read_bytes()
-    except OSError as error:
-        raise _unreadable(place, error) from error
 
 
 def size(path: AnyPath) -> int:
@@ -84,10 +81,8 @@ def size(path: AnyPath) -> int:
     place = locate(path)
     if isinstance(place, RemotePath):
         return remote.file_info(place)["size"]
-    try:
+    with _readable(place):
         return os.path.getsize(place)
-    except OSError as error:
-        raise _unreadable(place, error) from error
 
 
 def exists(path: AnyPath) -> bool:
@@ -127,10 +122,7 @@ def identity(path: AnyPath) -> tuple[int, str]:
 
 
 def concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Returns `function` of each item, in order. It calls many at a time.
-
-    It is for thousands of small requests. The first error ends it.
-    """
+    """Returns `function` of each of thousands of items, in order. The first error ends it."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(function, items))
 
@@ -145,10 +137,8 @@ class RangeReader:
         self._path = locate(path)
         if isinstance(self._path, RemotePath):
             return
-        try:
+        with _readable(self._path):
             self._descriptor = os.open(self._path, os.O_RDONLY)
-        except OSError as error:
-            raise _unreadable(self._path, error) from error
         # A method __del__ may run when the interpreter has already removed `os`, so there is none.
         # At exit the system closes the file.
         weakref.finalize(self, os.close, self._descriptor).atexit = False
@@ -161,7 +151,7 @@ class RangeReader:
         """
         if isinstance(self._path, RemotePath):
             return remote.read_range(self._path, offset, length)
-        try:
+        try:  # and not _readable, which takes as long as reading a small image
             data = os.pread(self._descriptor, length, offset)
         except OSError as error:
             raise _unreadable(self._path, error) from error
@@ -171,11 +161,16 @@ class RangeReader:
         return data
 
 
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns an error of the system about a local file into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _unreadable(path: Path, error: OSError) -> InputError:
-    """Returns the error for a local file that cannot be read."""
-    kind = (
-        MissingFileError
-        if isinstance(error, FileNotFoundError | NotADirectoryError)
-        else InputError
-    )
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    kind = MissingFileError if missing else InputError
     return kind(f"{path}: expected a readable file, found: {error.strerror}")

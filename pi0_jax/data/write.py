@@ -128,10 +128,7 @@ def write_rlds(
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Returns the settings of the dataset in `folder` (data_dir/name/version).
-
-    It returns None where nothing is there, and {} where the dataset has no settings.
-    """
+    """Returns the settings of the dataset in `folder`, or None where nothing is there."""
     if not folder.exists():
         return None
     file = folder / "metadata.json"
@@ -139,7 +136,6 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _episode_features(steps: Features, metadata: Features, episode: Features) -> Any:
-    """Returns the features of an episode, as TFDS declares them."""
     import tensorflow_datasets as tfds
 
     features = {**_tfds_features(episode), "steps": tfds.features.Dataset(_tfds_features(steps))}
@@ -181,10 +177,7 @@ def _encoded(
 
 
 def _with_jpegs(feature: Any, value: Any) -> Any:
-    """Returns `value` with the arrays of image features encoded.
-
-    So every image is compressed by one function.
-    """
+    """Returns `value` with the arrays of image features encoded."""
     if isinstance(feature, ImageFeature) and isinstance(value, np.ndarray):
         if value.shape[:2] != (feature.height, feature.width):
             raise InputError(
@@ -221,12 +214,11 @@ def _write_shards(
 ) -> tuple[Sequence[tuple[Path, int]], int]:
     """Writes files of at most `per_shard` records.
 
-    The number of shards is a part of their names and is known only at the end. So these names are
-    not the last ones.
-
     Returns:
         (file, number of records) for each shard, and the bytes of all records together.
     """
+    # The number of shards is a part of their names and is known only at the end. So these names
+    # are not the last ones.
     import tensorflow as tf
 
     shards: list[tuple[Path, int]] = []

@@ -33,6 +33,7 @@ RESOLUTION = float(np.finfo(np.float32).eps)
 # A share of the standard deviation. If 98% of the values lie closer together than this, a few
 # other values make the spread.
 OUTLYING = 0.1
+_DIGIT_BITS = 16  # of the radix selection of percentiles
 FAR = 20.0  # a value so many standard deviations from the mean is worth a look
 
 
@@ -82,14 +83,10 @@ class Statistics(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """Holds rows of which some occur many times.
-
-    `counts` says how often each value occurs. It is 0 for a value that does not occur in this
-    dimension, but each dimension has some that do.
-    """
+    """Holds rows of which some occur many times, and others in some dimensions only."""
 
     values: np.ndarray  # float32 or float64[n, dims]
-    counts: np.ndarray  # int64[n, dims]
+    counts: np.ndarray  # int64[n, dims]: how often each occurs; in each dimension some do
 
 
 Blocks = Iterable[np.ndarray | Counted]  # float32 or float64[n, dims], all of one dtype
@@ -116,9 +113,7 @@ def accumulate(blocks: Blocks) -> VectorStatistics:
     Raises:
         InputError: there are no rows, or a value is not finite.
     """
-    assert iter(blocks) is not blocks, (
-        "blocks must be a list, or an object whose iterator begins anew"
-    )
+    assert iter(blocks) is not blocks, "expected a list, or an object whose iterator begins anew"
     moments: dict[int, _Moments] = {}
     dtypes = set()
     for dimension, values, counts in _columns(blocks):
@@ -161,11 +156,9 @@ def _moments(values: np.ndarray, counts: np.ndarray | None) -> _Moments:
     x = values.astype(np.float64)
     count = len(x) if counts is None else int(counts.sum())
     mean = np.average(x, weights=counts)
-    # Squares are taken about the mean and not about zero. So a mean that is much larger than the
-    # spread costs no digits.
-    return _Moments(
-        count, mean, count * np.average((x - mean) ** 2, weights=counts), x.min(), x.max()
-    )
+    # Squares are taken about the mean, so that one much larger than the spread costs no digits.
+    squares = count * np.average((x - mean) ** 2, weights=counts)
+    return _Moments(count, mean, squares, x.min(), x.max())
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
@@ -185,100 +178,62 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     )
 
 
-# Percentiles are found by radix selection. Floats are mapped to integers of the same order, and
-# the integer of the wanted rank is found 16 bits at a time.
-#
-#   pass 1   counts the values that begin with each 16 bits
-#            -> the first 16 bits of the value of rank r, and its rank among those that begin so
-#   pass 2   counts, of those, the values that go on with each 16 bits
-#            -> the next 16 bits; float32 is done, float64 goes on
-
-_DIGIT_BITS = 16
-_DIGITS = 1 << _DIGIT_BITS
-
-
-class _Wanted(NamedTuple):
-    """Holds what is known so far of a value that is looked for."""
-
-    prefix: int  # its key's digits so far
-    rank: int  # its place among the values that have this prefix, from 0
-
-
 def _quantiles(
     blocks: Blocks, levels: tuple[float, ...], count: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
-    """Returns the quantiles float64[levels, dims] of `count` (int64[dims]) values."""
+    """Returns the quantiles float64[levels, dims] of `count` (int64[dims]) values.
+
+    They are found by radix selection: as integers of the same order, 16 bits at a time.
+
+        pass 1   counts the values that begin with each 16 bits
+                 -> the first 16 bits of the value of rank r, and its rank among those
+        pass 2   counts, of those, the values that go on with each 16 bits
+                 -> the next 16 bits; float32 is done, float64 goes on
+    """
     # float64[levels, dims]: a quantile's rank from 0. It may lie between two whole ranks.
     positions = np.array(levels)[:, None] * (count - 1)
-    # int64[2, levels, dims]: the whole ranks below and above. Both values are looked for.
-    neighbours = np.stack([np.floor(positions), np.ceil(positions)]).astype(np.int64)
-    wanted = [
-        [_Wanted(0, rank) for rank in ranks]
-        for ranks in neighbours.reshape(-1, len(count)).T.tolist()
-    ]
+    # int64[2 levels, dims]: the whole ranks below and above. Both values are looked for.
+    ranks = np.concatenate([np.floor(positions), np.ceil(positions)]).astype(np.int64)
+    keys = np.zeros(ranks.shape, f"uint{8 * dtype.itemsize}")  # the digits of each so far
     for shift in range(8 * dtype.itemsize - _DIGIT_BITS, -1, -_DIGIT_BITS):
-        wanted = _descend(blocks, wanted, shift)
-    found = np.stack(
-        [_values_of_keys([one.prefix for one in row], dtype) for row in wanted], axis=1
-    )
-    low, high = found.reshape(neighbours.shape)
-    return low + (high - low) * (positions - neighbours[0])
-
-
-def _descend(blocks: Blocks, wanted: list[list[_Wanted]], shift: int) -> list[list[_Wanted]]:
-    """Finds the next digit of each dimension's wanted values: the one that ends at bit `shift`."""
-    tables = [{one.prefix: np.zeros(_DIGITS, np.int64) for one in row} for row in wanted]
-    for dimension, values, counts in _columns(blocks):
-        keys = _ordered_keys(values) >> shift
-        for prefix, table in tables[dimension].items():
-            chosen = keys >> _DIGIT_BITS == prefix
-            _tally(table, keys[chosen] & (_DIGITS - 1), None if counts is None else counts[chosen])
-    return [
-        [_next_digit(one, table[one.prefix]) for one in row]
-        for row, table in zip(wanted, tables, strict=True)
-    ]
-
-
-def _next_digit(wanted: _Wanted, histogram: np.ndarray) -> _Wanted:
-    """Adds a digit to a wanted value. The histogram int64[65536] says how often each follows."""
-    below = np.cumsum(histogram)
-    digit = int(np.searchsorted(below, wanted.rank, side="right"))
-    return _Wanted(
-        (wanted.prefix << _DIGIT_BITS) + digit, wanted.rank - int(below[digit] - histogram[digit])
-    )
-
-
-def _tally(histogram: np.ndarray, digits: np.ndarray, counts: np.ndarray | None) -> None:
-    """Adds to the histogram how often each digit occurs."""
-    if len(digits):
-        # NumPy's weighted counts are float64, which is exact below 2^53.
-        histogram += np.bincount(digits.astype(np.intp), weights=counts, minlength=_DIGITS).astype(
-            np.int64, copy=False
-        )
+        tables = [
+            {prefix: np.zeros(1 << _DIGIT_BITS, np.int64) for prefix in column}
+            for column in keys.T.tolist()
+        ]
+        for dimension, values, counts in _columns(blocks):
+            digits = _ordered_keys(values) >> shift
+            for prefix, table in tables[dimension].items():
+                chosen = digits >> _DIGIT_BITS == prefix
+                last = (digits[chosen] & (len(table) - 1)).astype(np.intp)
+                weights = None if counts is None else counts[chosen]
+                # NumPy's weighted counts are float64, which is exact below 2^53.
+                table += np.bincount(last, weights, len(table)).astype(np.int64, copy=False)
+        for i, dimension in np.ndindex(ranks.shape):
+            table = tables[dimension][int(keys[i, dimension])]
+            below = np.cumsum(table)
+            digit = np.searchsorted(below, ranks[i, dimension], side="right")
+            ranks[i, dimension] -= below[digit] - table[digit]
+            keys[i, dimension] = (int(keys[i, dimension]) << _DIGIT_BITS) + int(digit)
+    low, high = np.split(_values_of_keys(keys, dtype), 2)
+    return low + (high - low) * (positions - np.floor(positions))
 
 
 def _ordered_keys(values: np.ndarray) -> np.ndarray:
-    """Maps floats to unsigned integers of the same shape and order: uint32 or uint64.
-
-    If the bits of IEEE 754 numbers are read as integers, positive numbers are in order, and
-    negative numbers are in the opposite order. So the sign bit of the positive ones and all bits of
-    the negative ones are inverted.
-    """
-    assert values.dtype in (np.float32, np.float64), (
-        f"expected float32 or float64 blocks, got {values.dtype}"
-    )
+    """Maps floats to unsigned integers of the same shape, size and order."""
+    # The bits of positive numbers (IEEE 754), read as integers, are in order, and those of negative
+    # numbers in the opposite order. So the sign bit of the positive ones and all bits of the
+    # negative ones are inverted.
+    assert values.dtype in (np.float32, np.float64), values.dtype
     bits = 8 * values.dtype.itemsize
     unsigned, signed = (np.dtype(f"{kind}{bits}") for kind in ("uint", "int"))
     negative = (values.view(signed) >> (bits - 1)).view(unsigned)  # all ones, or zero
     return values.view(unsigned) ^ (negative | unsigned.type(1 << (bits - 1)))
 
 
-def _values_of_keys(keys: list[int], dtype: np.dtype) -> np.ndarray:
+def _values_of_keys(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Inverts `_ordered_keys` and returns float64."""
-    unsigned = np.dtype(np.uint32 if dtype == np.float32 else np.uint64)
-    sign = 1 << (8 * dtype.itemsize - 1)
-    restored = [key ^ sign if key & sign else ~key & (2 * sign - 1) for key in keys]
-    return np.array(restored, unsigned).view(dtype).astype(np.float64)
+    sign = keys.dtype.type(1 << (8 * dtype.itemsize - 1))
+    return np.where(keys & sign, keys ^ sign, ~keys).view(dtype).astype(np.float64)
 
 
 # ---- apply, invert
@@ -346,20 +301,19 @@ def denormalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
 
 # ---- save, load
 
-FIELDS = {
-    "mean": "mean",
-    "std": "std",
-    "q01": "q01",
-    "q99": "q99",
-    "min": "minimum",
-    "max": "maximum",
-}
+FIELDS = ("mean", "std", "q01", "q99", "min", "max")  # of VectorStatistics, in its order
 _REQUIRED = ("mean", "std")
 
 
 def to_json(statistics: Statistics) -> dict[str, Any]:
     """Returns the statistics as plain data that keep every bit. A missing field is None."""
-    return {part: _vector_to_json(vector) for part, vector in statistics._asdict().items()}
+    return {
+        part: {
+            key: None if values is None else values.tolist()
+            for key, values in zip(FIELDS, vector, strict=True)
+        }
+        for part, vector in statistics._asdict().items()
+    }
 
 
 def from_json(record: Mapping[str, Any], source: str) -> Statistics:
@@ -405,23 +359,14 @@ def check(vector: VectorStatistics, source: str, part: str) -> VectorStatistics:
     # With a row of zeros, std >= 0 is checked as the other pairs are.
     given["zero"] = np.zeros(len(vector.mean))
     for low, high in (("zero", "std"), ("q01", "q99"), ("min", "max")):
-        if (
-            low in given
-            and high in given
-            and (below := given[high] < given[low] - RESOLUTION * np.abs(given[low])).any()
-        ):
+        if low not in given or high not in given:
+            continue
+        if (below := given[high] < given[low] - RESOLUTION * np.abs(given[low])).any():
             i = int(below.argmax())
             raise InputError(
                 f"{source}: {part}.{high}[{i}]: expected at least {low} ({given[low][i]:g}), found {given[high][i]:g}"
             )
     return vector
-
-
-def _vector_to_json(vector: VectorStatistics) -> dict[str, Any]:
-    return {
-        key: None if values is None else values.tolist()
-        for key, values in zip(FIELDS, vector, strict=True)
-    }
 
 
 def _numbers(value: Any, where: str) -> np.ndarray | None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
-from pi0_jax.data.gripper_check import Gripper, grippers
 from pi0_jax.data.index import Index
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.gripper_check import Gripper, grippers
 from pi0_jax.embodiments import StateDim
 from pi0_jax.report.card_facts import evenly
 from pi0_jax.report.card_figures import Curve, Strip

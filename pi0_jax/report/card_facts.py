@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
-from pi0_jax.data.findings import told_findings
-from pi0_jax.data.gripper_check import Finding, Trend, grippers
 from pi0_jax.data.index import Index
-from pi0_jax.data.validate import is_gripper
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.findings import told_findings
+from pi0_jax.data.index.gripper_check import Finding, Trend, grippers
+from pi0_jax.data.index.validate import is_gripper
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.deltas import to_delta

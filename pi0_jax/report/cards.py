@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
-from pi0_jax.data.gripper_check import Finding, Trend, grippers, trends
 from pi0_jax.data.index import Index
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.gripper_check import Finding, Trend, grippers, trends
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import normalize
 from pi0_jax.report import card_episodes, card_facts, card_figures

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from pi0_jax import fields
 from pi0_jax.checkpoints import Description
 from pi0_jax.data.block_order import LocalOrder
-from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.datasets import find_row
-from pi0_jax.data.findings import index_findings
 from pi0_jax.data.index import Index, build_or_open
-from pi0_jax.data.metadata import dataset_directory
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.findings import index_findings
+from pi0_jax.data.index.workers import default_workers
 from pi0_jax.data.mixture import (
     Mixture,
     Order,
@@ -24,9 +24,9 @@ from pi0_jax.data.mixture import (
     check_frames,
     shares_by_frames,
 )
+from pi0_jax.data.records.metadata import dataset_directory
 from pi0_jax.data.rows import Dataset
 from pi0_jax.data.statistics import index_statistics, jumps, remarkable_dimensions
-from pi0_jax.data.workers import default_workers
 from pi0_jax.errors import InputError
 from pi0_jax.observation import Sample
 from pi0_jax.policy_config import layout, model_config

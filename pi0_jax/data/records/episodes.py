@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.example import ByteRanges, Feature, Payload, parse_example
-from pi0_jax.data.metadata import Shard, list_shards, local_metadata, read_metadata
+from pi0_jax.data.records.example import ByteRanges, Feature, Payload, parse_example
+from pi0_jax.data.records.metadata import Shard, list_shards, local_metadata, read_metadata
+from pi0_jax.data.records.tfrecord import Record
 from pi0_jax.data.rows import STEPS, Dataset, RawField
 from pi0_jax.data.storage import Location
-from pi0_jax.data.tfrecord import Record
 from pi0_jax.errors import InputError
 
 IS_FIRST, IS_LAST = f"{STEPS}is_first", f"{STEPS}is_last"
@@ -22,32 +22,18 @@ _MARKS = (IS_FIRST, IS_LAST, f"{STEPS}is_terminal")
 
 
 class RawEpisode(NamedTuple):
-    """Holds one record. T is its number of steps, the same in every column and camera.
+    """Holds one record. T is its number of steps, the same in every column and camera."""
 
-    Attributes:
-        where: split, number, file and record, for messages.
-        number: the episode's number within the split.
-        record: the record's number within the shard.
-        steps: T.
-        columns: path -> [T, *shape], or [*shape] for a field of the episode.
-        images: path of a view -> T ranges of encoded bytes within the payload.
-        prompts: for each of the row's language fields one text for every step, or one for the
-            episode.
-        marks: path -> bool[T], for those of RLDS's marks that the record has.
-        payload: the record's bytes. They are valid until the next record is read.
-        offset: where the payload begins within the file, in bytes.
-    """
-
-    where: str
-    number: int
-    record: int
-    steps: int
-    columns: Mapping[str, np.ndarray]
-    images: Mapping[str, ByteRanges]
-    prompts: list[list[str]]
-    marks: Mapping[str, np.ndarray]
-    payload: Payload
-    offset: int
+    where: str  # split, number, file and record, for messages
+    number: int  # the episode's number within the split
+    record: int  # the record's number within the shard
+    steps: int  # T
+    columns: Mapping[str, np.ndarray]  # path -> [T, *shape]; [*shape] for a field of the episode
+    images: Mapping[str, ByteRanges]  # path of a view -> T ranges of bytes within the payload
+    prompts: list[list[str]]  # for each language field T texts, or one for the episode
+    marks: Mapping[str, np.ndarray]  # path -> bool[T], for those of RLDS's marks that it has
+    payload: Payload  # the record's bytes, which are valid until the next record is read
+    offset: int  # where the payload begins within the file, in bytes
 
 
 class _Declared(NamedTuple):
@@ -64,11 +50,7 @@ class _Declared(NamedTuple):
 def open_shards(row: Dataset, directory: Location) -> list[Shard]:
     """Returns the shard files in the dataset's order, after checking the fields that the row needs.
 
-    The function does not check that the files are there. `version.index_version` does that.
-
-    Args:
-        row: the dataset's record.
-        directory: the folder of the dataset's version.
+    Whether the files are there, `version.index_version` checks.
 
     Raises:
         InputError: the metadata are missing or unreadable, the files have another format, or a
@@ -86,13 +68,7 @@ def open_shards(row: Dataset, directory: Location) -> list[Shard]:
     try:
         info = tfds.builder_from_directory(local_metadata(directory, metadata)).info
         declared = _declared_fields(tfds, info.features)
-    except (
-        ParseError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except (ParseError, ValueError, KeyError, TypeError, AttributeError) as error:
         # TFDS raises these for metadata that it cannot use.
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -107,10 +83,7 @@ def open_shards(row: Dataset, directory: Location) -> list[Shard]:
 
 
 def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Declared]:
-    """Returns every leaf of the feature structure below `path`, by path.
-
-    Sequences other than the steps are leaves.
-    """
+    """Returns every leaf of the feature structure; sequences other than the steps are leaves."""
     if isinstance(feature, tfds.features.FeaturesDict):
         leaves: dict[str, _Declared] = {}
         for name, child in feature.items():
@@ -133,50 +106,44 @@ def _declared_fields(tfds: Any, feature: Any, path: str = "") -> dict[str, _Decl
 def _check_fields(row: Dataset, declared: Mapping[str, _Declared]) -> None:
     """Checks that the dataset declares every field of the row as the row has it."""
     text = RawField((), "string")
-    needed = {
-        **(dict.fromkeys(row.language.paths, text) if row.language.encoding == "utf-8" else {}),
-        **row.fields,
-    }
+    coded = row.language.encoding == "code points"
+    needed = {**({} if coded else dict.fromkeys(row.language.paths, text)), **row.fields}
     for path in (*needed, *row.language.paths, *row.views):
         if path not in declared:
             raise InputError(
                 f"dataset {row.name}: expected field {path}, found {', '.join(sorted(declared))}"
             )
+
+    def check(path: str, expected: str, fits: bool) -> None:
+        if not fits:
+            raise InputError(
+                f"dataset {row.name}: field {path}: expected {expected}, found {declared[path]}"
+            )
+
     for path, field in needed.items():
-        found = declared[path]
-        if found.kind == "Image" or (found.shape, found.dtype) != (field.shape, field.dtype):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected {field.dtype}{list(field.shape)}, found {found}"
-            )
-    for path in row.language.paths:
-        found = declared[path]
-        if row.language.encoding == "code points" and (len(found.shape), found.dtype) != (
-            1,
-            "int32",
-        ):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected int32[n] code points, found {found}"
-            )
+        kind, *found = declared[path]
+        fits = kind != "Image" and found == [field.shape, field.dtype]
+        check(path, f"{field.dtype}{list(field.shape)}", fits)
+    for path in row.language.paths if coded else ():
+        _, shape, dtype = declared[path]
+        check(path, "int32[n] code points", (len(shape), dtype) == (1, "int32"))
     for path in row.views:
-        found = declared[path]
-        if (
-            found.kind != "Image"
-            or found.dtype != "uint8"
-            or len(found.shape) != 3
-            or found.shape[2] not in (3, None)
-        ):
-            raise InputError(
-                f"dataset {row.name}: field {path}: expected a uint8 RGB image, found {found}"
-            )
+        kind, shape, dtype = declared[path]
+        fits = (kind, dtype, len(shape)) == ("Image", "uint8", 3) and shape[2] in (3, None)
+        check(path, "a uint8 RGB image", fits)
 
 
 def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
     """Returns the episode that a record of `shard` holds.
 
     Raises:
-        InputError: a field does not fit its declaration, or there is no step.
+        InputError: the record is damaged, a field does not fit its declaration, or there is no step.
     """
     number = shard.first + record.number
+    if record.damage:
+        raise InputError(
+            f"dataset {row.name}: split {shard.split} episode {number}: {shard.path}: {record.damage}"
+        )
     where = f"dataset {row.name}: split {shard.split} episode {number} ({shard.path.name} record {record.number})"
     try:
         features = parse_example(
@@ -197,22 +164,11 @@ def raw_episode(row: Dataset, shard: Shard, record: Record) -> RawEpisode:
         for path in row.language.paths
     ]
     marks = {path: _mark(features[path], path, steps, where) for path in _MARKS if path in features}
-    return RawEpisode(
-        where,
-        number,
-        record.number,
-        steps,
-        columns,
-        images,
-        prompts,
-        marks,
-        record.payload,
-        record.offset,
-    )
+    held = (columns, images, prompts, marks)
+    return RawEpisode(where, number, record.number, steps, *held, record.payload, record.offset)
 
 
 def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
-    """Returns one of RLDS's marks as bool[T]."""
     if not isinstance(value, np.ndarray) or value.size != steps or not np.isin(value, (0, 1)).all():
         found = f"{value.size} numbers" if isinstance(value, np.ndarray) else "none"
         raise InputError(f"{where}: field {path}: expected {steps} times 0 or 1, found {found}")
@@ -220,7 +176,6 @@ def _mark(value: Feature, path: str, steps: int, where: str) -> np.ndarray:
 
 
 def _value(features: Mapping[str, Feature], path: str, where: str) -> Feature:
-    """Returns the value of a field that the record must have."""
     if path not in features:
         raise InputError(f"{where}: expected field {path}, found none in the record")
     return features[path]
@@ -236,6 +191,12 @@ def _ranges(features: Mapping[str, Feature], path: str, where: str) -> ByteRange
     return value
 
 
+def _copies(ranges: ByteRanges, payload: Payload, count: int | None = None) -> list[bytes]:
+    """Returns copies of the first `count` values."""
+    places = zip(ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True)
+    return [bytes(payload[offset : offset + length]) for offset, length in places]
+
+
 def _column(
     features: Mapping[str, Feature], payload: Payload, path: str, field: RawField, where: str
 ) -> np.ndarray:
@@ -245,13 +206,7 @@ def _column(
     """
     if field.dtype == "string":
         ranges = _ranges(features, path, where)
-        flat: np.ndarray = np.array(
-            [
-                bytes(payload[o : o + n])
-                for o, n in zip(ranges.offsets, ranges.lengths, strict=True)
-            ],
-            object,
-        )
+        flat: np.ndarray = np.array(_copies(ranges, payload), object)
     else:
         value = _value(features, path, where)
         if isinstance(value, ByteRanges):
@@ -269,7 +224,7 @@ def _column(
 
 
 def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
-    """Returns values in the declared dtype. A record holds them as float32[n] or int64[n].
+    """Returns values, which a record holds as float32[n] or int64[n], in the declared dtype.
 
     Raises:
         InputError: a value would change, or it is a whole number and not a float, or the reverse.
@@ -292,7 +247,6 @@ def _exactly(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
 
 
 def _common_length(lengths: Mapping[str, int], where: str) -> int:
-    """Returns the number of steps that all fields have."""
     reference, steps = next(iter(lengths.items()))
     for path, found in lengths.items():
         if found != steps:
@@ -330,13 +284,7 @@ def _prompts(
             f"{where}: field {path}: expected an instruction for each of {steps} steps, found {len(ranges.offsets)}"
         )
     # Where all values are known to be equal, only the first is copied.
-    count = 1 if ranges.equal else None
-    values = [
-        bytes(payload[o : o + n])
-        for o, n in zip(
-            ranges.offsets[:count].tolist(), ranges.lengths[:count].tolist(), strict=True
-        )
-    ]
+    values = _copies(ranges, payload, 1 if ranges.equal else None)
     texts = values[:1] if values.count(values[0]) == len(values) else values
     try:
         return [text.decode("utf-8").strip() for text in texts]

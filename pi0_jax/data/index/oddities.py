@@ -1,13 +1,10 @@
-"""Counts what is odd about a dataset's episodes and may yet be right.
-
-It is counted while the files are read, and told whenever the index is opened.
-"""
+"""Counts what is odd about a dataset's episodes and may yet be right, to tell it with the index."""
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
-from pi0_jax.data.episodes import IS_FIRST, IS_LAST, RawEpisode
-from pi0_jax.data.example import ByteRanges
+from pi0_jax.data.records.episodes import IS_FIRST, IS_LAST, RawEpisode
+from pi0_jax.data.records.example import ByteRanges
+from pi0_jax.data.records.images import BadImageError, bad_image, decode_image
 from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.errors import InputError
 
@@ -53,30 +50,27 @@ class Oddities:
         if not result.keep.any():
             return
         self._count_marks(raw)
-        moves = bool((result.state[0] != result.state[-1]).any()) or bool(
-            (result.state[1:] != result.state[:-1]).any()
-        )
+        moves = bool((result.state[1:] != result.state[:-1]).any())
         if raw.steps > 2 and result.state.shape[1] and not moves:
             self.tell(raw, "the state never changes")
         for view, ranges in raw.images.items():
             self._count_repeats(raw, view, ranges, moves)
-            self._count_one_colour(raw, view, ranges, pixels[view])
+            self._count_colours(raw, view, ranges, pixels[view])
 
     def _count_marks(self, raw: RawEpisode) -> None:
         """Counts marks of RLDS that cannot be those of one episode."""
         for path, marks in raw.marks.items():
             if raw.steps > 1 and marks.all():
-                self.tell(raw, f"{path} is true at every step, and is not read")
+                odd = "is true at every step, and is not read"
             elif path == IS_FIRST and not marks[0]:
-                self.tell(
-                    raw, f"{path} is not true at the first step: an episode without its begin?"
-                )
+                odd = "is not true at the first step: an episode without its begin?"
             elif path == IS_LAST and not marks[-1]:
-                self.tell(raw, f"{path} is not true at the last step: an episode without its end?")
+                odd = "is not true at the last step: an episode without its end?"
             elif path == IS_LAST and marks[:-1].any():
-                self.tell(
-                    raw, f"{path} is true at several steps: what follows the first is padding?"
-                )
+                odd = "is true at several steps: what follows the first is padding?"
+            else:
+                continue
+            self.tell(raw, f"{path} {odd}")
 
     def _count_repeats(self, raw: RawEpisode, view: str, ranges: ByteRanges, moves: bool) -> None:
         """Counts images that are the same as the one before, though the state changes."""
@@ -92,9 +86,7 @@ class Oddities:
         elif repeats:
             self.tell(raw, f"images of {view} repeat the one before while the state changes")
 
-    def _count_one_colour(
-        self, raw: RawEpisode, view: str, ranges: ByteRanges, pixels: int
-    ) -> None:
+    def _count_colours(self, raw: RawEpisode, view: str, ranges: ByteRanges, pixels: int) -> None:
         """Counts images of one colour. Only images of few bytes are decoded."""
         most = _TABLE_BYTES + pixels // _PIXELS_A_BYTE
         if ranges.lengths.min() > most:
@@ -113,9 +105,8 @@ class Oddities:
             try:
                 image = decode_image(encoded, self._order[view])
             except BadImageError as error:
-                raise InputError(
-                    bad_image(f"{raw.where}: step {step}: field {view}", error)
-                ) from error
+                where = f"{raw.where}: step {step}: field {view}"
+                raise InputError(bad_image(where, error)) from error
             self._one_colour[encoded] = bool(np.ptp(image) < _ONE_COLOUR)
         return self._one_colour[encoded]
 
@@ -125,6 +116,5 @@ class Oddities:
 
 
 def _encoded(raw: RawEpisode, ranges: ByteRanges, step: int) -> bytes:
-    """Returns the encoded bytes of the image at a step."""
     offset = int(ranges.offsets[step])
     return bytes(raw.payload[offset : offset + int(ranges.lengths[step])])

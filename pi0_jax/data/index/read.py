@@ -1,4 +1,4 @@
-"""Opens the index of one dataset: its frames with their states, actions, prompts and images.
+"""Reads an open index: the states, actions, prompts and images of its frames.
 
 Nothing is loaded. Columns are mapped, and images are read from the dataset's files by byte range
 when their frame is drawn. Reading needs no TFDS.
@@ -9,26 +9,27 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy as np
 
-from pi0_jax.data import tfrecord
-from pi0_jax.data.build import INDEX_FILE, build_index
-from pi0_jax.data.columns import (
+from pi0_jax.data.grippers import from_openings
+from pi0_jax.data.index.columns import (
     EPISODE_COLUMNS,
     SPLITS,
+    Prompts,
     column_checksum,
     column_path,
+    index_columns,
     open_column,
+    step_columns,
 )
-from pi0_jax.data.description import Prompts, read_record
-from pi0_jax.data.encoded_images import BadImageError, bad_image, decode_image
-from pi0_jax.data.grippers import from_openings
-from pi0_jax.data.oddities import Told
+from pi0_jax.data.index.oddities import Told
+from pi0_jax.data.index.version import INDEX_FILE, read_record, version_digest
+from pi0_jax.data.records import tfrecord
+from pi0_jax.data.records.images import BadImageError, bad_image, decode_image
 from pi0_jax.data.rows import Dataset
-from pi0_jax.data.storage import AnyPath, Location, RangeReader
-from pi0_jax.data.version import describe_difference, located, version_digest
+from pi0_jax.data.storage import Location, RangeReader
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
@@ -43,100 +44,6 @@ _OPEN_FILES = 8
 # Columns of at most so many bytes together are compared with their checksums whenever an index is
 # opened.
 _VERIFIED_BYTES = 1 << 30
-
-
-def build_or_open(
-    row: Dataset,
-    data_dir: AnyPath,
-    index_dir: AnyPath | None = None,
-    *,
-    progress: bool = True,
-    workers: int = 1,
-    decode_all: bool = False,
-    skip_bad_episodes: int = 0,
-    check: bool = False,
-) -> "Index":
-    """Opens the index of data_dir/<tfds_name>/<version>, and builds it first if there is none.
-
-    It must be of these files and this row. It lies in index_dir/<row name>/<version>. Without
-    index_dir it lies in pi0_index/ in the dataset's directory, or for a remote dataset in the cache
-    (files.cache_folder). Any number of processes may call this at once.
-
-    Args:
-        data_dir: the folder of datasets, which may be a URL.
-        index_dir: a local folder for indices, or None.
-        progress: whether to show how far a build is.
-        workers: processes that build; 1 builds in this one.
-        decode_all: whether every image is decoded once. Otherwise every header is read, and one
-            step of each 64th episode is decoded.
-        skip_bad_episodes: how many episodes may be left out because something is wrong with them.
-        check: whether the checksums of all columns of an existing index are verified. Otherwise
-            only those of columns of at most 1 GB are.
-
-    Raises:
-        InputError: something is wrong with the dataset, an index cannot be written, or the existing
-            index leaves out more, or has seen less decoded, than is asked for.
-    """
-    directory, root, version = located(row, data_dir, index_dir)
-    path = root / version_digest(version)
-    is_new = not (path / INDEX_FILE).is_file()
-    if is_new:
-        path = build_index(
-            row,
-            directory,
-            root,
-            progress=progress,
-            workers=workers,
-            decode_all=decode_all,
-            skip_bad_episodes=skip_bad_episodes,
-        )
-    index = _opened(row, directory, path)
-    if not is_new:
-        index.verify(everything=check)
-    if len(index.skipped) > skip_bad_episodes:
-        raise InputError(
-            f"dataset {row.name}: expected an index that leaves out at most {skip_bad_episodes} bad episodes, found {len(index.skipped)}"
-            f" left out in {path}; allow as many with skip_bad_episodes, or delete the index and mend the files"
-        )
-    if decode_all and not index.decoded_all:
-        raise InputError(
-            f"dataset {row.name}: expected an index for which all images were decoded, found {path}; delete it to build one"
-        )
-    index.may_leave_out = skip_bad_episodes - len(index.skipped)
-    return index
-
-
-def open_index(row: Dataset, data_dir: AnyPath, index_dir: AnyPath | None = None) -> "Index":
-    """Opens an existing index. The arguments are those of `build_or_open`.
-
-    Raises:
-        InputError: there is none, or only one of other files or another row.
-    """
-    directory, root, version = located(row, data_dir, index_dir)
-    path = root / version_digest(version)
-    if not (path / INDEX_FILE).is_file():
-        stale = sorted(root.glob(f"[!.]*/{INDEX_FILE}"), key=lambda file: file.stat().st_mtime)
-        found = (
-            f"a stale one: {describe_difference(version, read_record(stale[-1])['version'])}"
-            if stale
-            else "none"
-        )
-        raise InputError(
-            f"dataset {row.name}: expected an index of {directory} in {root}, found {found}; build it with launch.index"
-        )
-    index = _opened(row, directory, path)
-    index.verify(everything=False)
-    return index
-
-
-def _opened(row: Dataset, directory: Location, path: Path) -> "Index":
-    """Opens the index at `path` and checks that it is of the version that names its folder."""
-    index = Index(row, directory, path)
-    if index.digest != path.name:
-        raise InputError(
-            f"{path}: expected the index of the version that names its folder, found that of {index.digest}; delete it and build it again"
-        )
-    return index
 
 
 class BadFrameError(InputError):
@@ -169,11 +76,11 @@ class Index:
     def __init__(self, row: Dataset, directory: Location, path: Path) -> None:
         """Opens the index at `path` of the dataset in `directory`, or raises InputError."""
         record = read_record(path / INDEX_FILE)
-        steps, episodes, views = record["steps"], record["episodes"], record["views"]
+        steps, episodes = record["steps"], record["episodes"]
         self.row = row
         self.path = path
         self.digest = version_digest(record["version"])
-        self.views: tuple[str, ...] = tuple(views)
+        self.views: tuple[str, ...] = tuple(record["views"])
         self.skipped: list[str] = record["skipped"]
         self.decoded_all: bool = record["decode_all"]
         self.image_sizes: dict[str, dict[str, list[int]]] = record["image_sizes"]
@@ -184,22 +91,15 @@ class Index:
         self.may_leave_out = 0
         # Episode -> what is wrong with it, for those that were left out since the index was opened.
         self._left_out: dict[int, str] = {}
-        self.state = open_column(path, "state", "float32", (steps, len(row.embodiment.state)))
-        self.action = open_column(path, "action", "float32", (steps, len(row.embodiment.actions)))
-        self.episodes = {
-            name: open_column(path, f"episode_{name}", dtype, (episodes,))
-            for name, dtype in EPISODE_COLUMNS.items()
+        counts = dict.fromkeys(step_columns(row), steps) | {"prompt_end": record["prompts"]}
+        counts |= {f"episode_{name}": episodes for name in EPISODE_COLUMNS}
+        self._columns = columns = {
+            name: open_column(path, name, dtype, (counts.get(name), *shape))
+            for name, (dtype, shape) in index_columns(row).items()
         }
-        self._frames = {
-            split: open_column(path, f"frames_{split}", "int64", (None,)) for split in SPLITS
-        }
-        self._image_offset = open_column(path, "image_offset", "int64", (steps, len(views)))
-        self._image_length = open_column(path, "image_length", "uint32", (steps, len(views)))
-        self._prompt_number = open_column(path, "prompt", "int32", (steps, len(row.language.paths)))
-        self.prompts = Prompts(
-            open_column(path, "prompt_text", "uint8", (None,)),
-            open_column(path, "prompt_end", "int64", (record["prompts"],)),
-        )
+        self.state, self.action = columns["state"], columns["action"]
+        self.episodes = {name: columns[f"episode_{name}"] for name in EPISODE_COLUMNS}
+        self.prompts = Prompts(columns["prompt_text"], columns["prompt_end"])
         self.shards: tuple[Location, ...] = tuple(directory / name for name in record["shards"])
         # bool[A]: which action dimensions are relative.
         self._relative = np.array([dim.kind == "relative" for dim in row.embodiment.actions])
@@ -226,16 +126,7 @@ class Index:
         Raises:
             InputError: a column is not what was written.
         """
-        columns = {
-            "state": self.state,
-            "action": self.action,
-            "image_offset": self._image_offset,
-            "image_length": self._image_length,
-            "prompt": self._prompt_number,
-            **{f"episode_{name}": column for name, column in self.episodes.items()},
-            **{f"frames_{split}": column for split, column in self._frames.items()},
-            **self.prompts.columns,
-        }
+        columns = self._columns
         if not everything and sum(column.nbytes for column in columns.values()) > _VERIFIED_BYTES:
             return
         for name, expected in self._checksums.items():
@@ -252,29 +143,17 @@ class Index:
 
     def frames(self, split: str) -> np.ndarray:
         """Returns the frames of "train" or "val" that may be drawn: int64[kept], ascending."""
-        if split not in self._frames:
+        if split not in SPLITS:
             raise InputError(
                 f"dataset {self.name}: expected split {' or '.join(SPLITS)}, found {split!r}"
             )
-        return self._frames[split]
+        return self._columns[f"frames_{split}"]
 
-    @overload
-    def episode_of(self, frames: int | np.integer) -> np.int64: ...
-
-    @overload
-    def episode_of(self, frames: np.ndarray) -> np.ndarray: ...
-
-    def episode_of(self, frames: int | np.integer | np.ndarray) -> np.int64 | np.ndarray:
+    def episode_of(self, frames: int | np.integer | np.ndarray) -> Any:
         """Returns the number of each frame's episode: int64, in the shape of `frames`."""
         return np.searchsorted(self.episodes["start"], frames, side="right") - 1
 
-    @overload
-    def step_of(self, frames: int | np.integer) -> np.int64: ...
-
-    @overload
-    def step_of(self, frames: np.ndarray) -> np.ndarray: ...
-
-    def step_of(self, frames: int | np.integer | np.ndarray) -> np.int64 | np.ndarray:
+    def step_of(self, frames: int | np.integer | np.ndarray) -> Any:
         """Returns the step of each frame within its episode: int64, in the shape of `frames`."""
         return frames - self.episodes["start"][self.episode_of(frames)]
 
@@ -338,23 +217,19 @@ class Index:
             InputError: the file has changed, or more than `may_leave_out` episodes have a bad
                 image.
         """
-        try:
-            return frame, self.observation(frame, choice, read=read)
-        except BadFrameError as error:
-            problem = error
-        for _ in range(self.may_leave_out):
-            self._leave_out(frame, problem)
-            frame = self._next_episodes(frame)
+        for _ in range(self.may_leave_out + 1):
             try:
-                return frame, self.observation(frame, choice)
+                return frame, self.observation(frame, choice, read=read)
             except BadFrameError as error:
                 problem = error
-        self._leave_out(frame, problem)
+            self._leave_out(frame, problem)
+            # The caller's reader knows this frame's images, and not those of the next episode.
+            frame, read = self._next_episodes(frame), None
         raise problem
 
     def _leave_out(self, frame: int, problem: BadFrameError) -> None:
         """Counts the frame's episode as a bad one, and raises if there are too many of them."""
-        episode = int(self.episode_of(np.int64(frame)))
+        episode = int(self.episode_of(frame))
         is_new = episode not in self._left_out
         self._left_out[episode] = str(problem)
         if (count := len(self._left_out)) > self.may_leave_out:
@@ -367,7 +242,7 @@ class Index:
     def _next_episodes(self, frame: int) -> int:
         """Returns the kept frame that is as far into the next episode of the same split."""
         episodes = self.episodes
-        episode = int(self.episode_of(np.int64(frame)))
+        episode = int(self.episode_of(frame))
         frames = self.frames(SPLITS[episodes["split"][episode]])
         start = episodes["start"][episode]
         # Places in the list of kept frames: this frame's, its episode's first, after its last.
@@ -388,7 +263,7 @@ class Index:
         return [self.prompts[number] for number in self._said(frame)]
 
     def _said(self, frame: int) -> list[int]:
-        return [number for number in self._prompt_number[frame].tolist() if number >= 0]
+        return [number for number in self._columns["prompt"][frame].tolist() if number >= 0]
 
     def view(self, camera: str, choice: int = 0) -> str:
         """Returns one of the camera's views: the path of its image field."""
@@ -408,12 +283,12 @@ class Index:
             InputError: the shard is gone or shorter.
         """
         offset, length = self.image_range(frame, view)
-        return self._shard(int(self.episode_of(np.array(frame)))).read(offset, length)
+        return self._shard(int(self.episode_of(frame))).read(offset, length)
 
     def image_range(self, frame: int, view: str) -> tuple[int, int]:
         """Returns the image's offset within the shard and its length, in bytes."""
-        column = self.views.index(view)
-        return int(self._image_offset[frame, column]), int(self._image_length[frame, column])
+        place = frame, self.views.index(view)
+        return int(self._columns["image_offset"][place]), int(self._columns["image_length"][place])
 
     def read_record(self, episode: int) -> bytes:
         """Returns the payload of an episode's record, which begins at episodes["offset"][episode].
@@ -425,14 +300,18 @@ class Index:
         data = self._shard(episode).read(offset, length + tfrecord.CHECKSUM_BYTES)
         payload = data[:length]
         if damage := tfrecord.payload_damage(payload, data[length:]):
-            where = f"{self.shards[self.episodes['shard'][episode]]} record {self.episodes['record'][episode]}"
             raise InputError(
-                f"dataset {self.name}: {where}: {damage}: the file has changed since it was indexed"
+                f"{self._record(episode)}: {damage}: the file has changed since it was indexed"
             )
         return payload
 
     def _shard(self, episode: int) -> RangeReader:
         return self._open(self.shards[self.episodes["shard"][episode]])
+
+    def _record(self, episode: int) -> str:
+        """Returns where an episode's record is, for messages."""
+        shard, record = (self.episodes[name][episode] for name in ("shard", "record"))
+        return f"dataset {self.name}: {self.shards[shard]} record {record}"
 
     def _image(self, frame: int, camera: str, choice: int, read: Reader) -> np.ndarray:
         """Returns one image of a camera as uint8[height, width, 3], RGB."""
@@ -440,10 +319,7 @@ class Index:
         try:
             return decode_image(read(frame, view), self.row.cameras[camera].order)
         except BadImageError as error:
-            episode = int(self.episode_of(np.array(frame)))
-            path, record = (
-                self.shards[self.episodes["shard"][episode]],
-                int(self.episodes["record"][episode]),
+            where = (
+                f"{self._record(self.episode_of(frame))}: step {self.step_of(frame)}: field {view}"
             )
-            where = f"{path} record {record}: step {frame - int(self.episodes['start'][episode])}: field {view}"
-            raise BadFrameError(bad_image(f"dataset {self.name}: {where}", error)) from error
+            raise BadFrameError(bad_image(where, error)) from error

@@ -6,8 +6,9 @@ A column is a .npy file. It grows while the index is built, and is mapped when t
 import contextlib
 import os
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import google_crc32c
 import numpy as np
@@ -43,7 +44,6 @@ Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def step_columns(row: Dataset) -> Layout:
-    """Returns the columns that have one entry a step."""
     return {
         "state": ("float32", (len(row.embodiment.state),)),
         "action": ("float32", (len(row.embodiment.actions),)),
@@ -61,11 +61,7 @@ def index_columns(row: Dataset) -> Layout:
 
 
 class ColumnWriter:
-    """Writes one .npy file of unknown length, row by row, without holding it.
-
-    NumPy leaves room in a header for the first axis to grow. So the header is written again, in
-    place, at the end.
-    """
+    """Writes one .npy file of unknown length, row by row, without holding it."""
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
         self._dtype, self._shape = np.dtype(dtype), shape
@@ -75,7 +71,6 @@ class ColumnWriter:
         self._write_header()
 
     def append(self, rows: np.ndarray) -> None:
-        """Appends rows, an array [n, *shape]."""
         assert rows.shape[1:] == self._shape, (rows.shape, self._shape)
         rows = np.ascontiguousarray(rows, self._dtype)
         self._file.write(rows.data)
@@ -84,11 +79,11 @@ class ColumnWriter:
 
     @property
     def checksum(self) -> list[int]:
-        """Returns the number of rows, and the CRC-32C of their bytes."""
         return [self._rows, self._crc]
 
     def close(self) -> None:
         """Completes the file and waits until the disk has it."""
+        # NumPy leaves room in a header for the first axis to grow. So it is written again.
         end = self._file.tell()
         self._file.seek(0)
         self._write_header()
@@ -124,7 +119,7 @@ def _extend(crc: int, rows: np.ndarray) -> int:
 
 
 class ColumnWriters:
-    """Writes the columns of one directory. As a context manager it closes them all."""
+    """Writes the columns of one directory, as a context manager."""
 
     def __init__(self, directory: Path, columns: Layout) -> None:
         self._writers = {
@@ -145,13 +140,11 @@ class ColumnWriters:
         return {name: writer.checksum for name, writer in self._writers.items()}
 
     def append(self, **rows: np.ndarray) -> None:
-        """Appends rows to the columns of these names."""
         for name, values in rows.items():
             self._writers[name].append(values)
 
 
 def column_path(directory: Path, name: str) -> Path:
-    """Returns the file of a column."""
     return directory / f"{name}.npy"
 
 
@@ -160,14 +153,9 @@ def open_column(
 ) -> np.ndarray:
     """Maps a column for reading.
 
-    Args:
-        directory: the folder of the index.
-        name: the column's name.
-        dtype: the expected dtype.
-        shape: the expected shape; None is an axis of any length.
-
     Raises:
-        InputError: the file is missing or damaged, or has another dtype or shape.
+        InputError: the file is missing or damaged, or has another dtype or shape, where None is an
+            axis of any length.
     """
     path = column_path(directory, name)
     try:
@@ -182,3 +170,30 @@ def open_column(
             f"{path}: expected {dtype}{list(shape)}, found {column.dtype}{list(column.shape)}"
         )
     return column
+
+
+class Prompts(Sequence[str]):
+    """Holds prompts that are mapped, and decoded when they are asked for."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
+        self._text, self._ends = text, ends  # uint8[bytes], int64[p]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        # An IndexError past the last prompt ends a loop over the sequence.
+        end = self._ends[number]
+        start = self._ends[number - 1] if number else 0
+        return self._text[start:end].tobytes().decode()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)

@@ -1,16 +1,13 @@
-"""Finds what a person should know of an index before training on it.
-
-These are its oddities, its instructions, its images, and why it has no frames.
-"""
+"""Finds what a person should know of an index before training on it."""
 
 import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
-from pi0_jax.data.gripper_check import Finding, gripper_lines
 from pi0_jax.data.index import Index
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.gripper_check import Finding, gripper_lines
 from pi0_jax.embodiments import ActionDim, StateDim
 
 _LISTED = 3
@@ -24,41 +21,39 @@ _REPRESENTED = re.compile(r"""^b?(['"]).*\1$|^b['"]|^\[.*\]$|^<.*>$""", re.DOTAL
 
 
 def index_findings(index: Index) -> list[Finding]:
-    """Returns what is to be printed before training.
-
-    That is which way the grippers count, what never moves, and `told_findings`.
-    """
+    """Returns what is to be printed before training."""
     return [*gripper_lines(index), *still_findings(index), *told_findings(index)]
 
 
 def still_findings(index: Index) -> list[Finding]:
     """Returns the dimensions that have one value at every frame that may be drawn."""
     chosen = _chosen(index)
-    return [
-        Finding("look", f"{part} {', '.join(names)}: the same number at every frame")
-        for part, dims, values in _columns(index, chosen)
-        if len(chosen) > 1
-        and (
-            names := [
-                dim.name
-                for dim, moves in zip(dims, np.ptp(values, axis=0), strict=True)
-                if not moves
-            ]
-        )
-    ]
+    found = []
+    for part, dims, values in _columns(index, chosen) if len(chosen) > 1 else ():
+        moves = np.ptp(values, axis=0)
+        if names := [dim.name for dim, moved in zip(dims, moves, strict=True) if not moved]:
+            text = f"{part} {', '.join(names)}: the same number at every frame"
+            found.append(Finding("look", text))
+    return found
 
 
 def told_findings(index: Index) -> list[Finding]:
     """Returns what is odd about the episodes, their instructions, images and numbers."""
     return [
-        *(Finding("look", text) for text in _old(index)),
-        *(
-            Finding("look", f"{count:,} episodes: {text}; the first is {where}")
-            for text, (count, where) in index.told.items()
-        ),
-        *(Finding("look", text) for text in (*odd_prompts(index), *_sizes(index))),
-        *(Finding("look", text) for text in _spikes(index)),
+        Finding("look", text)
+        for text in (
+            *_old(index),
+            *_told(index),
+            *odd_prompts(index),
+            *_sizes(index),
+            *_spikes(index),
+        )
     ]
+
+
+def _told(index: Index) -> Iterator[str]:
+    for text, (count, where) in index.told.items():
+        yield f"{count:,} episodes: {text}; the first is {where}"
 
 
 def odd_prompts(index: Index) -> Iterator[str]:
@@ -105,7 +100,6 @@ def why_no_frames(index: Index, split: str) -> str:
 
 
 def _prompt_kinds(prompt: str) -> Iterator[str]:
-    """Yields what is odd about one instruction."""
     if prompt.lower() in _NO_WORDS:
         yield "stand for nothing"
     elif not any(letter.isalpha() for letter in prompt):
@@ -123,12 +117,10 @@ def _prompt_kinds(prompt: str) -> Iterator[str]:
 
 
 def _short(prompt: str) -> str:
-    """Returns an instruction in quotation marks, cut to _SHOWN characters."""
     return repr(prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}...")
 
 
 def _old(index: Index) -> Iterator[str]:
-    """Yields a line if an older version built the index."""
     if not index.has_checksums:
         yield (
             "its index has no checksums and tells no oddities, since an older version built it;"
@@ -175,10 +167,7 @@ def _spikes(index: Index) -> Iterator[str]:
             beyond = np.maximum(values[:, number] - high, low - values[:, number])
             worst = int(beyond.argmax())
             if high > low and beyond[worst] > _SPIKE * (high - low):
-                episode, step = (
-                    int(index.episode_of(chosen[worst])),
-                    int(index.step_of(chosen[worst])),
-                )
+                episode, step = index.episode_of(chosen[worst]), index.step_of(chosen[worst])
                 yield (
                     f"episode {episode} of the index, step {step}: {part} {dim.name} is {values[worst, number]:.4g},"
                     f" where 90% lie within {low:.4g} to {high:.4g}"

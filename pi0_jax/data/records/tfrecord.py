@@ -122,14 +122,10 @@ def _read_payload(file: BufferedReader, place: memoryview, where: str) -> bytes:
 
 
 def payload_damage(payload: bytes | memoryview, footer: bytes) -> str:
-    """Returns "" if the payload has the checksum that follows it in the file.
-
-    Otherwise it returns which checksum was expected and which was found.
-    """
+    """Returns "" if the payload has its checksum, or which was expected and which was found."""
     (stored,), found = _FOOTER.unpack(footer), masked_crc(payload)
     return "" if found == stored else _mismatch("payload", stored, found)
 
 
 def _mismatch(part: str, stored: int, found: int) -> str:
-    """Returns which checksum was expected and which was found, in words."""
     return f"corrupted {part}: expected checksum {stored:#010x}, found {found:#010x}"

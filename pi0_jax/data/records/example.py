@@ -22,17 +22,11 @@ Payload = bytes | memoryview
 
 
 class ByteRanges(NamedTuple):
-    """Holds the values of a bytes_list as places within the payload.
+    """Holds the values of a bytes_list as places within the payload."""
 
-    Attributes:
-        offsets: int64[n], in bytes.
-        lengths: int64[n], in bytes.
-        equal: True where all values are known to be the same bytes.
-    """
-
-    offsets: np.ndarray
-    lengths: np.ndarray
-    equal: bool = False
+    offsets: np.ndarray  # int64[n], in bytes
+    lengths: np.ndarray  # int64[n], in bytes
+    equal: bool = False  # True where all values are known to be the same bytes
 
 
 # A feature's value is float32[n] (a view into the payload where that is possible), int64[n],
@@ -73,11 +67,7 @@ def _varint(buffer: Payload, position: int) -> tuple[int, int]:
 
 
 def _fields(buffer: Payload, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yields each field of the message in buffer[position:end].
-
-    Yields:
-        (field number, wire type, start, end).
-    """
+    """Yields (number, wire type, start, end) of each field of a message."""
     while position < end:
         # Most varints are one byte long. Only longer ones cost a call.
         tag, position = buffer[position], position + 1
@@ -103,10 +93,7 @@ def _fields(buffer: Payload, position: int, end: int) -> Iterator[tuple[int, int
 
 
 def _entries(buffer: Payload, position: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """Yields the name of each feature of a Features message, and the place of its Feature message.
-
-    It is `_fields`, unrolled for two levels.
-    """
+    """Yields the name of each feature and the place of its Feature: `_fields`, unrolled."""
     while position < end:
         if buffer[position] != _FIRST:
             raise ValueError(f"a map of features holds tag {buffer[position]} at byte {position}")
@@ -148,7 +135,6 @@ def _map_entry(buffer: Payload, position: int, end: int) -> tuple[str, int, int]
 
 
 def _feature(buffer: Payload, position: int, end: int) -> Feature:
-    """Returns the value of a Feature message."""
     value: Feature = None
     for number, _, start, stop in _fields(buffer, position, end):
         if number == _BYTES_LIST:
@@ -161,7 +147,6 @@ def _feature(buffer: Payload, position: int, end: int) -> Feature:
 
 
 def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
-    """Returns the values of a bytes_list."""
     if position == end:
         return ByteRanges(np.empty(0, np.int64), np.empty(0, np.int64), equal=True)
     length, start = _varint(buffer, position + 1)
@@ -181,10 +166,7 @@ def _byte_ranges(buffer: Payload, position: int, end: int) -> ByteRanges:
 
 
 def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
-    """Reads a bytes_list in one pass.
-
-    It is `_fields`, unrolled, because it runs once for every image of a dataset.
-    """
+    """Reads a bytes_list in one pass: `_fields`, unrolled, since it runs once for every image."""
     offsets, lengths = array("q"), array("q")
     while position < end:
         if buffer[position] != _FIRST:
@@ -208,21 +190,14 @@ def _walk(buffer: Payload, position: int, end: int) -> ByteRanges:
 
 
 def _floats(buffer: Payload, position: int, end: int) -> np.ndarray:
-    """Returns a float_list as float32[n].
-
-    Writers pack a list into one field. The format also allows one field for each value.
-    """
-    parts = [
-        _float_part(buffer, start, stop) for _, _, start, stop in _fields(buffer, position, end)
-    ]
+    """Returns a float_list as float32[n], where possible as a view into the payload."""
+    parts = []
+    # Writers pack a list into one field. The format also allows one field for each value.
+    for _, _, start, stop in _fields(buffer, position, end):
+        if (stop - start) % 4:
+            raise ValueError(f"a float_list of {stop - start} bytes at byte {start}")
+        parts.append(np.frombuffer(buffer, "<f4", (stop - start) // 4, start))
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
-
-
-def _float_part(buffer: Payload, start: int, stop: int) -> np.ndarray:
-    """Returns one field of a float_list as float32[n], a view into the payload."""
-    if (stop - start) % 4:
-        raise ValueError(f"a float_list of {stop - start} bytes at byte {start}")
-    return np.frombuffer(buffer, "<f4", (stop - start) // 4, start)
 
 
 def _integers(buffer: Payload, position: int, end: int) -> np.ndarray:
@@ -235,12 +210,7 @@ def _integers(buffer: Payload, position: int, end: int) -> np.ndarray:
 
 
 def decode_varints(data: np.ndarray) -> np.ndarray:
-    """Decodes the varints that fill uint8[bytes] `data`, all together.
-
-    It takes the first byte of every number, then the second byte of every number, and so on.
-
-    Returns:
-        int64[n].
+    """Decodes the varints that fill uint8[bytes] `data`, all together, as int64[n].
 
     Raises:
         ValueError: the last number is cut off, or a number is longer than 10 bytes.
@@ -257,6 +227,7 @@ def decode_varints(data: np.ndarray) -> np.ndarray:
     if longest > 10:
         raise ValueError(f"an int64_list holds a number of {longest} bytes")
     values = np.zeros(len(ends), np.uint64)
+    # The first byte of every number is taken, then the second byte of every number, and so on.
     for k in range(longest):
         has = sizes > k
         values[has] |= (data[starts[has] + k] & np.uint64(0x7F)) << np.uint64(7 * k)

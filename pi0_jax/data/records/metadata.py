@@ -6,6 +6,7 @@ server does not list. Reading them needs no TFDS.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -23,23 +24,18 @@ _INFO, _FEATURES = "dataset_info.json", "features.json"
 METADATA_FILES = (_INFO, _FEATURES)
 # TFDS's template for the names of shards, where a dataset says no other.
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_FOREIGN = {"*.hdf5": "HDF5", "*.h5": "HDF5", "*.zarr*": "Zarr", "*.parquet": "Parquet"}
+_FOREIGN |= {"*.bag": "ROS bag"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Holds one shard file of a dataset.
+    """Holds one shard file of a dataset."""
 
-    Attributes:
-        split: the dataset's own name for the split.
-        path: where the file is.
-        episodes: the number of its episodes.
-        first: the number, within the split, of its first episode.
-    """
-
-    split: str
+    split: str  # the dataset's own name
     path: Location
     episodes: int
-    first: int
+    first: int  # the number, within the split, of its first episode
 
 
 def dataset_directory(row: Dataset, data_dir: AnyPath) -> Location:
@@ -75,10 +71,7 @@ def dataset_directory(row: Dataset, data_dir: AnyPath) -> Location:
 
 
 def foreign_format(folder: Path) -> str:
-    """Returns what a folder holds that is no folder of RLDS datasets, and what to do.
-
-    It is "" if that is not known.
-    """
+    """Returns what a folder holds that is no folder of RLDS datasets, and what to do, or ""."""
     if (folder / "meta" / "info.json").is_file():
         return (
             f"{folder} is a LeRobot dataset (meta/info.json), which is not read here: expected RLDS, <name>/<version>/dataset_info.json"
@@ -89,13 +82,7 @@ def foreign_format(folder: Path) -> str:
             f"{folder} is one version of an RLDS dataset ({_INFO}): expected the folder two levels up, data_dir, of"
             " data_dir/<name>/<version>"
         )
-    for pattern, kind in (
-        ("*.hdf5", "HDF5"),
-        ("*.h5", "HDF5"),
-        ("*.zarr*", "Zarr"),
-        ("*.parquet", "Parquet"),
-        ("*.bag", "ROS bag"),
-    ):
+    for pattern, kind in _FOREIGN.items():
         if example := next(iter(sorted(folder.glob(pattern))), None):
             return f"{folder} holds {kind} files ({example.name}): expected RLDS, <name>/<version>/dataset_info.json and TFRecords"
     return ""
@@ -133,12 +120,7 @@ def declared_image_sizes(row: Dataset, directory: Location) -> dict[str, list[in
 
 
 def _declared_size(feature: Any, path: list[str]) -> list[int | None]:
-    """Returns height and width of an image's feature.
-
-    Args:
-        feature: a feature as TFDS writes it.
-        path: the names that lead from it to the image.
-    """
+    """Returns height and width of the image that the names in `path` lead to."""
     match feature:
         case {"sequence": {"feature": inner}}:
             return _declared_size(inner, path)
@@ -157,9 +139,8 @@ def list_shards(row: Dataset, directory: Location, metadata: Mapping[str, bytes]
     """
     info = json.loads(metadata[_INFO])
     try:
-        shards = [
-            shard for split in info["splits"] for shard in _split_shards(directory, info, split)
-        ]
+        splits = [_split_shards(directory, info, split) for split in info["splits"]]
+        shards = list(itertools.chain.from_iterable(splits))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"none of {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(

@@ -1,71 +1,33 @@
-"""Makes the index entries of one episode: it is standardised, validated, and its images located."""
+"""Makes the index entries of one episode: it is standardised and validated."""
 
 import functools
-import operator
 import statistics
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import SizeRange
-from pi0_jax.data.episodes import RawEpisode
 from pi0_jax.data.grippers import to_openings
+from pi0_jax.data.index.validate import Validator
+from pi0_jax.data.records.episodes import RawEpisode
+from pi0_jax.data.records.images import SizeRange
 from pi0_jax.data.rows import Dataset, Standardised
-from pi0_jax.data.validate import Validator
 from pi0_jax.errors import InputError
 
 # The errors that a mistake in a rule raises.
-_MISTAKES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NameError,
-    TypeError,
-    ValueError,
-)
+_MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError,
+             ValueError, zlib.error)  # fmt: skip
 _DECODE_EVERY = 64  # One step of each such episode has its images decoded.
-
-
-class IndexedEpisode(NamedTuple):
-    """Holds what the index keeps of an episode of T steps.
-
-    V is the number of views, and S and A are the numbers of state and action dimensions.
-
-    Attributes:
-        state: float32[T, S].
-        action: float32[T, A].
-        keep: bool[T], which steps may be drawn.
-        stop: steps [0, stop) have an action.
-        success: 1 or 0; -1 where the dataset does not say.
-        image_offsets: V times int64[T], in bytes, within the shard file.
-        image_lengths: V times int64[T], in bytes.
-        image_sizes: one for each of the V views.
-    """
-
-    state: np.ndarray
-    action: np.ndarray
-    keep: np.ndarray
-    stop: int
-    success: int
-    image_offsets: list[np.ndarray]
-    image_lengths: list[np.ndarray]
-    image_sizes: tuple[SizeRange, ...]
 
 
 def index_episode(
     row: Dataset, raw: RawEpisode, validator: Validator, *, decode_all: bool
-) -> IndexedEpisode:
+) -> tuple[Standardised, tuple[SizeRange, ...]]:
     """Standardises and validates an episode.
 
-    No array of the result lies in the record's memory.
-
-    Args:
-        row: the dataset's record.
-        raw: the episode as it was recorded.
-        validator: checks the episodes of this dataset.
-        decode_all: whether all images are decoded.
+    Returns:
+        The episode, of which no array lies in the record's memory, and for each view the range of
+        its images' sizes.
 
     Raises:
         InputError: the episode is not as validate.py wants it, or a rule of the package cannot read
@@ -74,13 +36,10 @@ def index_episode(
     validator.check_raw(raw)
     try:
         result = row.standardise(raw.columns)
-    except (*_MISTAKES, zlib.error) as error:
+    except _MISTAKES as error:
         damage = _damaged_bytes(raw)
-        if (
-            damage
-            or isinstance(error, zlib.error)
-            or row.standardise.__module__.startswith("pi0_jax.")
-        ):
+        ours = row.standardise.__module__.startswith("pi0_jax.")
+        if damage or ours or isinstance(error, zlib.error):
             raise InputError(
                 f"{damage or raw.where}: the rule of row {row.name} cannot read it: {type(error).__name__}: {error}"
             ) from error
@@ -96,16 +55,7 @@ def index_episode(
         result = result._replace(keep=result.keep & _has_prompt(raw))
     largest = [height * width for height, width in (size.high for size in sizes)]
     validator.oddities.count(raw, result, dict(zip(raw.images, largest, strict=True)))
-    return IndexedEpisode(
-        result.state,
-        result.action,
-        result.keep,
-        result.stop,
-        -1 if result.success is None else int(result.success),
-        [ranges.offsets + raw.offset for ranges in raw.images.values()],
-        [ranges.lengths for ranges in raw.images.values()],
-        sizes,
-    )
+    return result, sizes
 
 
 def _as_arrays(result: Any, where: str) -> Standardised:
@@ -131,13 +81,10 @@ def _as_arrays(result: Any, where: str) -> Standardised:
 
 
 def _with_openings(row: Dataset, raw: RawEpisode, result: Standardised) -> Standardised:
-    """Returns the result with grippers that count 1 as open.
-
-    A result of another shape is left to the validator.
-    """
+    """Returns the result with grippers that count 1 as open."""
     dims = row.embodiment.actions
     if result.action.ndim != 2 or result.action.shape[1] != len(dims):
-        return result
+        return result  # the validator refuses it
     action = to_openings(
         result.action,
         row.recorded_grippers,
@@ -164,10 +111,7 @@ def _float32(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _damaged_bytes(raw: RawEpisode) -> str:
-    """Returns where a value of a field of compressed numbers is damaged; "" if all are right.
-
-    A value is damaged if it does not unpack, or not to the length that the field's others have.
-    """
+    """Returns where a value of a field of compressed numbers does not unpack as the others do."""
     for path, column in raw.columns.items():
         if column.dtype != object:
             continue
@@ -184,7 +128,6 @@ def _damaged_bytes(raw: RawEpisode) -> str:
 
 
 def _unpacked_length(value: bytes) -> int | None:
-    """Returns the length of the unpacked bytes, or None if they do not unpack."""
     try:
         return len(zlib.decompress(value))
     except zlib.error:
@@ -199,10 +142,7 @@ def _steps_to_decode(raw: RawEpisode, *, decode_all: bool) -> range:
     return range(step, step + 1) if raw.number % _DECODE_EVERY == 0 else range(0)
 
 
-def _has_prompt(raw: RawEpisode) -> np.ndarray | bool:
-    """Returns whether any language field holds an instruction: bool[T], or a bool for all steps."""
-    said = [
-        bool(texts[0]) if len(texts) == 1 else np.array([bool(text) for text in texts])
-        for texts in raw.prompts
-    ]
-    return functools.reduce(operator.or_, said, False)
+def _has_prompt(raw: RawEpisode) -> np.ndarray:
+    """Returns whether any language field holds an instruction: bool[T], or bool[1] for all steps."""
+    said = [np.array([bool(text) for text in texts]) for texts in raw.prompts]
+    return functools.reduce(np.logical_or, said)

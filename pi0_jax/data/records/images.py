@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from pi0_jax.data.example import ByteRanges, Payload
+from pi0_jax.data.records.example import ByteRanges, Payload
 
 if TYPE_CHECKING:
     from pi0_jax.data.rows import ColourOrder
@@ -18,16 +18,10 @@ if TYPE_CHECKING:
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_HEADER_BYTES = 26  # signature, length and name of IHDR, width, height, bit depth, colour type
-_PNG_COLOURS = {
-    0: "greyscale",
-    2: "RGB",
-    3: "palette",
-    4: "greyscale with alpha",
-    6: "RGB with alpha",
-}
+_PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha"}
+_PNG_COLOURS |= {6: "RGB with alpha"}
 _JPEG = b"\xff\xd8\xff"
 _JPEG_END = 0xD9FF  # the bytes FF D9, read as a little-endian number
-_NONE = np.empty(0, int)
 _JPEG_FRAME_MARKERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what decoders read
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC, *_JPEG_FRAME_MARKERS}
 _JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
@@ -68,15 +62,10 @@ class SizeRange(NamedTuple):
 
 
 class ImageHeader(NamedTuple):
-    """Holds what was read of an image's header.
+    """Holds what was read of an image's header."""
 
-    Attributes:
-        size: the image's own size, as a range.
-        start: the bytes at the image's start that decide its height, width and kind.
-    """
-
-    size: SizeRange
-    start: bytes
+    size: SizeRange  # the image's own size
+    start: bytes  # the bytes at the image's start that decide its height, width and kind
 
 
 def read_sizes(
@@ -84,16 +73,12 @@ def read_sizes(
 ) -> tuple[SizeRange, ImageHeader]:
     """Reads the header of every image and returns the range of their sizes.
 
-    Images of one camera start alike. So an image that starts as the `known` header, or as one that
-    was parsed here, needs no parsing of its own.
+    Images of one camera start alike, so only those with another start are parsed.
 
     Args:
         payload: the bytes that hold the images.
         ranges: where n > 0 images lie in the payload.
-        known: a header of an earlier call, or None.
-
-    Returns:
-        The range of sizes, and the last header that was parsed.
+        known: the last header that an earlier call parsed, which is also returned; or None.
 
     Raises:
         BadImageError: an image is not an 8-bit RGB JPEG or PNG. It names the first one.
@@ -114,28 +99,22 @@ def read_sizes(
 def without_end(payload: Payload, ranges: ByteRanges) -> np.ndarray:
     """Finds the images that do not end as a JPEG or PNG does: cut off, or followed by other bytes.
 
-    Args:
-        payload: the bytes that hold the images.
-        ranges: where n > 0 images lie in the payload, each of two bytes or more.
-
-    Returns:
-        int64[m], the numbers of these images.
+    There are images, each of two bytes or more. Returns their numbers, int64[m].
     """
     ends = ranges.offsets + ranges.lengths
     # A stride of one byte makes a number of every two neighbouring bytes of the payload, without a
     # copy. So the ends of all images are compared at once.
     pairs = np.ndarray((len(payload) - 1,), "<u2", payload, strides=(1,))
     wrong = pairs[ends - 2] != _JPEG_END
-    return (
-        np.array([i for i in np.flatnonzero(wrong) if not _is_png_end(payload, int(ends[i]))], int)
-        if wrong.any()
-        else _NONE
+    size = len(_PNG_END)
+    return np.array(
+        [
+            number
+            for number in np.flatnonzero(wrong)
+            if bytes(payload[ends[number] - size : ends[number]]) != _PNG_END
+        ],
+        int,
     )
-
-
-def _is_png_end(payload: Payload, end: int) -> bool:
-    """Returns whether a PNG's last chunk ends at byte `end`."""
-    return bytes(payload[end - len(_PNG_END) : end]) == _PNG_END
 
 
 def _start_with(
@@ -154,7 +133,6 @@ def _start_with(
 
 
 def _parse(payload: Payload, ranges: ByteRanges, number: int) -> ImageHeader:
-    """Parses the header of one image."""
     offset, length = int(ranges.offsets[number]), int(ranges.lengths[number])
     height, width, end = _header(payload, offset, length, number)
     return ImageHeader(
@@ -177,26 +155,19 @@ def _header(payload: Payload, offset: int, length: int, number: int) -> tuple[in
 
 
 def _png_header(data: bytes, number: int) -> tuple[int, int, int]:
-    """Reads the header of a PNG. It returns what `_header` returns."""
     if len(data) < _PNG_HEADER_BYTES:
         raise BadImageError(number, f"a PNG cut off after {len(data)} bytes")
     bits, colour = data[24], data[25]
     if (bits, colour) != (8, 2):
         kind = _PNG_COLOURS[colour] if colour in _PNG_COLOURS else f"colour type {colour}"
         raise BadImageError(number, f"a PNG with {bits} bits a channel, {kind}")
-    return (
-        int.from_bytes(data[20:24], "big"),
-        int.from_bytes(data[16:20], "big"),
-        _PNG_HEADER_BYTES,
-    )
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    return height, width, _PNG_HEADER_BYTES
 
 
 def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[int, int, int]:
-    """Reads the header of a JPEG. It returns what `_header` returns.
-
-    It walks over the segments (0xFF, marker, length) to the frame header, which has precision,
-    height, width and channels.
-    """
+    # The segments (0xFF, marker, length) are walked to the frame header, which has precision,
+    # height, width and channels.
     position = offset + 2
     while position + 10 <= end and payload[position] == 0xFF:
         marker = payload[position + 1]
@@ -206,32 +177,25 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
         elif marker in _JPEG_FRAME_MARKERS:
             bits, channels = payload[position + 4], payload[position + 9]
             if (bits, channels) != (8, 3):
-                raise BadImageError(
-                    number, f"a JPEG with {bits} bits a channel, {channels} channels"
-                )
+                found = f"a JPEG with {bits} bits a channel, {channels} channels"
+                raise BadImageError(number, found)
             height, width = (
                 int.from_bytes(payload[position + k : position + k + 2], "big") for k in (5, 7)
             )
             return height, width, position + 10 - offset
         elif marker in _JPEG_OTHER_FRAMES:
-            raise BadImageError(
-                number, f"a JPEG of an unusual coding process (marker {marker:#04x})"
-            )
+            found = f"a JPEG of an unusual coding process (marker {marker:#04x})"
+            raise BadImageError(number, found)
         else:
-            start, position = (
-                position + 4,
-                position + 2 + int.from_bytes(payload[position + 2 : position + 4], "big"),
-            )
-            if (
-                marker == _JPEG_APP1
-                and (orientation := _exif_orientation(bytes(payload[start : min(position, end)])))
-                not in _UPRIGHT
-            ):
+            start = position + 4
+            position = start - 2 + int.from_bytes(payload[start - 2 : start], "big")
+            if marker != _JPEG_APP1:
+                continue
+            turn = _exif_orientation(bytes(payload[start : min(position, end)]))
+            if turn not in _UPRIGHT:
                 # No decoder here turns images, and the images of a robot's camera are upright.
-                raise BadImageError(
-                    number,
-                    f"a JPEG that is to be turned when it is shown (EXIF orientation {orientation})",
-                )
+                found = f"a JPEG that is to be turned when it is shown (EXIF orientation {turn})"
+                raise BadImageError(number, found)
     raise BadImageError(number, "a JPEG without a frame header")
 
 
@@ -278,12 +242,7 @@ def decode_image(data: Payload, order: "ColourOrder") -> np.ndarray:
     except UnidentifiedImageError as error:
         # Its own message holds only an object's address.
         raise BadImageError(0, f"{len(data)} bytes that do not decode: a broken header") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # The image is truncated, broken, or much too large.
         raise BadImageError(0, f"{len(data)} bytes that do not decode: {error}") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:

@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS
 from pi0_jax.data.index import Index
-from pi0_jax.data.validate import is_gripper
+from pi0_jax.data.index.columns import SPLITS
+from pi0_jax.data.index.validate import is_gripper
 from pi0_jax.embodiments import StateDim
 
 _EPISODES = 2_000  # read at most
@@ -37,14 +37,9 @@ _AS_GOOD = 0.95  # of two delays that explain nearly the same, the shorter one h
 
 
 class Finding(NamedTuple):
-    """Holds something that a person should see.
+    """Holds something that a person should see."""
 
-    Attributes:
-        level: "wrong"; "look" for what is worth a look, and is often as it should be; or "fine".
-        text: what was found.
-    """
-
-    level: Literal["wrong", "look", "fine"]
+    level: Literal["wrong", "look", "fine"]  # "look": it is worth a look, and often as it should be
     text: str
 
 
@@ -57,35 +52,21 @@ class Gripper(NamedTuple):
 
 
 class Trend(NamedTuple):
-    """Says how one state dimension of a gripper moves with the gripper's action.
-
-    Attributes:
-        gripper: the gripper's name.
-        state: the state dimension's name.
-        declared: which way the state counts, as the embodiment says: "open", "closed" or "".
-        finding: what a person should see.
-    """
+    """Says how one state dimension of a gripper moves with the gripper's action."""
 
     gripper: str
     state: str
-    declared: str
+    declared: str  # which way the state counts, as the embodiment says: "open", "closed" or ""
     finding: Finding
 
 
 class Following(NamedTuple):
-    """Says how a gripper's state moves with its commands, where 1 = open.
+    """Says how a gripper's state moves with its commands, where 1 = open."""
 
-    Attributes:
-        way: 1 if it rises as the command opens, -1 if it falls, 0 if that cannot be told.
-        correlation: the strongest one.
-        lag: steps between command and state at that correlation.
-        movements: the number of episodes of which the first movements could be matched.
-    """
-
-    way: int
-    correlation: float
-    lag: int
-    movements: int
+    way: int  # 1 if it rises as the command opens, -1 if it falls, 0 if that cannot be told
+    correlation: float  # the strongest one
+    lag: int  # steps between command and state at that correlation
+    movements: int  # episodes of which the first movements could be matched
 
 
 def grippers(index: Index) -> list[Gripper]:
@@ -105,57 +86,39 @@ def grippers(index: Index) -> list[Gripper]:
 
 def trends(index: Index) -> list[Trend]:
     """Checks for every gripper with an action and a state whether the state follows as declared."""
-    spans = _spans(index)
-    found = []
+    spans, found, hertz = _spans(index), [], index.embodiment.control_hz
     for gripper in grippers(index):
         for state in gripper.states if gripper.action is not None else ():
-            dim, way = index.embodiment.state[state], declared_way(index.embodiment.state[state])
-            episodes = [
-                (
-                    index.action[first:stop, gripper.action],
-                    opening(dim, index.state[first:end, state]),
-                )
-                for first, stop, end in spans
-            ]
-            followed = follow(episodes, index.embodiment.control_hz)
-            found.append(_trend(gripper.name, dim, way, followed, index.embodiment.control_hz))
+            dim = index.embodiment.state[state]
+            commands = [index.action[first:stop, gripper.action] for first, stop, _ in spans]
+            states = [opening(dim, index.state[first:end, state]) for first, _, end in spans]
+            followed = follow(list(zip(commands, states, strict=True)), hertz)
+            found.append(_trend(gripper.name, dim, declared_way(dim), followed, hertz))
     return found
 
 
 def gripper_lines(index: Index) -> list[Finding]:
-    """Returns for every gripper what `trends` finds, in one line each.
-
-    If no state of a gripper is recorded, a line says so.
-    """
+    """Returns for every gripper what `trends` finds, or that no state of it is recorded."""
     known = trends(index)
     shown = {trend.gripper for trend in known}
     return [
-        *(
-            Finding(trend.finding.level, f"{trend.gripper} ({trend.state}): {trend.finding.text}")
-            for trend in known
-        ),
-        *(
-            Finding("look", f"{gripper.name}: no state shows it, so the polarity can't be checked")
-            for gripper in grippers(index)
-            if gripper.action is not None and gripper.name not in shown
-        ),
+        Finding(trend.finding.level, f"{trend.gripper} ({trend.state}): {trend.finding.text}")
+        for trend in known
+    ] + [
+        Finding("look", f"{gripper.name}: no state shows it, so the polarity can't be checked")
+        for gripper in grippers(index)
+        if gripper.action is not None and gripper.name not in shown
     ]
 
 
 def declared_way(dim: StateDim) -> str:
-    """Returns which way a gripper's state counts, as it is declared.
-
-    A distance in metres for which nothing is declared counts as "open".
-    """
+    """Returns which way a gripper's state is declared to count; a distance in metres is "open"."""
     return dim.larger_is or ("open" if dim.unit == "m" else "")
 
 
 def opening(dim: StateDim, values: np.ndarray) -> np.ndarray:
-    """Returns a gripper's state as it counts.
-
-    For a distance without a declared way that is its size, since a finger may move in the negative
-    direction.
-    """
+    """Returns a gripper's state as it counts."""
+    # A finger may move in the negative direction.
     return np.abs(values) if dim.unit == "m" and not dim.larger_is else values
 
 
@@ -189,13 +152,7 @@ def follow(episodes: list[tuple[np.ndarray, np.ndarray]], hertz: float) -> Follo
 
 
 def _way(votes: list[int], correlations: np.ndarray, best: float) -> int:
-    """Decides which way the state goes: 1, -1, or 0 if that cannot be told.
-
-    Args:
-        votes: what `_votes` gives.
-        correlations: float64[lags].
-        best: the strongest correlation.
-    """
+    """Decides which way the state goes: 1, -1, or 0 if that cannot be told."""
     if not votes:
         side = int(np.sign(best))
         rival = (-side * correlations).max()
@@ -209,12 +166,7 @@ def _way(votes: list[int], correlations: np.ndarray, best: float) -> int:
 def _votes(
     episodes: list[tuple[np.ndarray, np.ndarray]], middle: float, state_middle: float, latest: int
 ) -> list[int]:
-    """Compares the first movements of command and state in each episode.
-
-    Returns:
-        For each episode whose first command is answered in time: 1 if the state moves the same way,
-        otherwise -1.
-    """
+    """Returns for each episode whose first command is answered in time: 1 if the same way, or -1."""
     votes = []
     for command, state in episodes:
         told, moved = _first_movement(command > middle), _first_movement(state > state_middle)
@@ -225,16 +177,13 @@ def _votes(
 
 
 def _first_movement(above: np.ndarray) -> tuple[int, int] | None:
-    """Returns step and direction of the first change in bool[t], or None if there is none."""
+    """Returns step and direction of the first change in bool[t]."""
     changes = np.flatnonzero(above[1:] != above[:-1])
     return (int(changes[0]) + 1, 1 if above[changes[0] + 1] else -1) if len(changes) else None
 
 
 def _correlations(episodes: list[tuple[np.ndarray, np.ndarray]], latest: int) -> np.ndarray:
-    """Returns float64[latest + 1]: the correlation of commands with states 0 .. latest steps later.
-
-    Command and state are of the same episode.
-    """
+    """Returns the correlation of commands with states 0 .. latest steps later in the episode."""
     found = np.zeros(latest + 1)
     for lag in range(latest + 1):
         pairs = [
@@ -256,10 +205,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _spans(index: Index) -> list[tuple[int, int, int]]:
-    """Returns the first kept frame, the end of the actions and the end of the states of episodes.
-
-    The episodes are evenly spaced among those with kept frames.
-    """
+    """Returns first kept frame, end of actions and end of states of evenly spaced episodes."""
     episodes = index.episodes
     kept = np.flatnonzero(episodes["kept"])
     if not len(kept):
@@ -269,37 +215,29 @@ def _spans(index: Index) -> list[tuple[int, int, int]]:
     spans: list[tuple[int, int, int]] = []
     for split, name in enumerate(SPLITS):
         mine = chosen[episodes["split"][chosen] == split]
-        frames = index.frames(name)
-        start = episodes["start"][mine]
+        start, frames = episodes["start"][mine], index.frames(name)
+        ends = (start + episodes[column][mine] for column in ("stop", "length"))
         first = frames[np.searchsorted(frames, start)]
-        spans += zip(
-            first.tolist(),
-            (start + episodes["stop"][mine]).tolist(),
-            (start + episodes["length"][mine]).tolist(),
-            strict=True,
-        )
+        spans += map(tuple, np.stack([first, *ends], axis=1).tolist())
     return spans
 
 
 def _trend(gripper: str, state: StateDim, declared: str, found: Following, hertz: float) -> Trend:
     """Puts what was found into words."""
-    moves, counts = ("rises", "open") if found.correlation > 0 else ("falls", "closed")
-    if found.way:
-        moves, counts = ("rises", "open") if found.way > 0 else ("falls", "closed")
+    moves, counts = ("rises", "open") if found.way > 0 else ("falls", "closed")
     delay = f"{found.lag / hertz:.2g} s" if hertz else f"{found.lag} steps"
-    measured = f"the state {moves} as the action opens (correlation {found.correlation:+.2f}, {delay} later)"
+    correlation = f"correlation {found.correlation:+.2f}"
+    measured = f"the state {moves} as the action opens ({correlation}, {delay} later)"
     other = ": the state counts the other way" if counts == "closed" else ""
     if not found.way and abs(found.correlation) < _FOLLOWS:
-        finding = Finding(
-            "look",
-            f"state and action hardly move together (correlation {found.correlation:+.2f}), so the polarity can't be checked",
-        )
+        text = f"state and action hardly move together ({correlation}), so the polarity can't be checked"
+        finding = Finding("look", text)
     elif not found.way:
-        finding = Finding(
-            "look",
-            f"state and action move together now one way and now the other (correlation {found.correlation:+.2f}, {delay} later;"
-            f" {found.movements} episodes compared), so the polarity can't be told",
+        text = (
+            f"state and action move together now one way and now the other ({correlation}, {delay} later;"
+            f" {found.movements} episodes compared), so the polarity can't be told"
         )
+        finding = Finding("look", text)
     elif not declared:
         finding = Finding("look", f"{measured}{other}; the embodiment does not declare which way")
     elif declared != counts:

@@ -20,7 +20,7 @@ from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from pi0_jax.data.index_parts import PartTask, make_part
+from pi0_jax.data.index.shards import PartTask, make_part
 from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
 
@@ -40,23 +40,16 @@ def default_workers() -> int:
 def make_parts(
     tasks: Sequence[PartTask], workers: int, bar: tqdm
 ) -> Generator[list[str], None, None]:
-    """Makes every task's part and yields what it skipped, in any order.
+    """Makes every task's part and yields what it skipped, in any order. The bar counts bytes.
 
-    Args:
-        tasks: the parts to make.
-        workers: the number of processes. With one worker or one task all happens in this process.
-        bar: counts bytes.
+    With one worker or one task all happens in this process.
 
     Raises:
         InputError: as for `make_part`, or a worker was killed.
     """
-    if workers == 1 or len(tasks) < 2:
-        return _make_here(tasks, bar)
-    return _make_in_processes(tasks, min(workers, len(tasks)), bar)
-
-
-def _make_here(tasks: Sequence[PartTask], bar: tqdm) -> Generator[list[str], None, None]:
-    """Makes the parts in this process."""
+    if workers > 1 and len(tasks) > 1:
+        yield from _make_in_processes(tasks, min(workers, len(tasks)), bar)
+        return
     for task in tasks:
         yield make_part(task, partial(_advance, bar, bar.n))
 
@@ -69,17 +62,19 @@ def _advance(bar: tqdm, before: int, read: int) -> None:
 def _make_in_processes(
     tasks: Sequence[PartTask], workers: int, bar: tqdm
 ) -> Generator[list[str], None, None]:
-    """Makes the parts in worker processes."""
     row, before = tasks[0].row, bar.n
-    progress = tasks[0].folder / _PROGRESS_FILE
-    _clear_progress(progress, tasks)
+    progress, numbers = tasks[0].folder / _PROGRESS_FILE, [task.number for task in tasks]
+    # Nothing is read yet. Another process that builds the same index may share the file.
+    progress.touch()
+    for number in numbers:
+        _write_progress(progress, number, 0)
     executor = ProcessPoolExecutor(workers, timeout=_IDLE_S)
     try:
         with _by_value(row):
             pending = {executor.submit(_run, cloudpickle.dumps(task)) for task in tasks}
         while pending:
             finished, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            bar.update(before + _bytes_read(progress, tasks) - bar.n)
+            bar.update(before + int(np.fromfile(progress, np.uint64)[numbers].sum()) - bar.n)
             yield from [future.result() for future in finished]
     except TerminatedWorkerError as error:
         raise InputError(
@@ -93,27 +88,12 @@ def _make_in_processes(
 def _run(pickled: bytes) -> list[str]:
     """Makes one part in a worker, and writes how far it is to the file of progress."""
     task: PartTask = pickle.loads(pickled)
-    with open(task.folder / _PROGRESS_FILE, "r+b", buffering=0) as file:
-        return make_part(
-            task,
-            lambda read: os.pwrite(file.fileno(), read.to_bytes(8, sys.byteorder), 8 * task.number),
-        )
+    return make_part(task, partial(_write_progress, task.folder / _PROGRESS_FILE, task.number))
 
 
-def _clear_progress(path: Path, tasks: Sequence[PartTask]) -> None:
-    """Writes that nothing is read of the tasks' shards yet.
-
-    Another process that builds the same index may share the file.
-    """
-    path.touch()
-    with open(path, "r+b", buffering=0) as file:
-        for task in tasks:
-            os.pwrite(file.fileno(), bytes(8), 8 * task.number)
-
-
-def _bytes_read(path: Path, tasks: Sequence[PartTask]) -> int:
-    """Returns how many bytes of the tasks' shards are read."""
-    return int(np.fromfile(path, np.uint64)[[task.number for task in tasks]].sum())
+def _write_progress(file: Path, number: int, read: int) -> None:
+    with open(file, "r+b", buffering=0) as stream:
+        os.pwrite(stream.fileno(), read.to_bytes(8, sys.byteorder), 8 * number)
 
 
 @contextlib.contextmanager

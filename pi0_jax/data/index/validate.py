@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.encoded_images import (
+from pi0_jax.data.index.oddities import Oddities
+from pi0_jax.data.records.episodes import IS_FIRST, RawEpisode
+from pi0_jax.data.records.images import (
     BadImageError,
     ImageHeader,
     SizeRange,
@@ -20,8 +22,6 @@ from pi0_jax.data.encoded_images import (
     read_sizes,
     without_end,
 )
-from pi0_jax.data.episodes import IS_FIRST, RawEpisode
-from pi0_jax.data.oddities import Oddities
 from pi0_jax.data.rows import STEPS, Dataset, Standardised
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
@@ -58,11 +58,7 @@ class Limits(NamedTuple):
 
 
 class Validator:
-    """Checks the episodes of one dataset.
-
-    It is faster because of what it remembers of earlier episodes. What it decides does not depend
-    on them.
-    """
+    """Checks the episodes of one dataset, each by itself, though it remembers headers of images."""
 
     def __init__(self, row: Dataset) -> None:
         self._row = row
@@ -98,6 +94,7 @@ class Validator:
                 is outside its range, or the record holds two episodes.
         """
         robot, steps = self._row.embodiment, raw.steps
+        rule = f"{raw.where}: the rule of row {self._row.name}"
         for name, values, dims in (
             ("state", result.state, robot.state),
             ("action", result.action, robot.actions),
@@ -109,13 +106,11 @@ class Validator:
                 )
         if result.keep.dtype != bool or result.keep.shape != (steps,):
             raise InputError(
-                f"{raw.where}: the rule of row {self._row.name}: expected keep as bool[{steps}],"
-                f" found {result.keep.dtype}{list(result.keep.shape)}"
+                f"{rule}: expected keep as bool[{steps}], found {result.keep.dtype}{list(result.keep.shape)}"
             )
         if not 0 <= result.stop <= steps or result.keep[result.stop :].any():
             raise InputError(
-                f"{raw.where}: the rule of row {self._row.name}: expected kept steps below {result.stop} of {steps},"
-                f" found {np.flatnonzero(result.keep).tolist()}"
+                f"{rule}: expected kept steps below {result.stop} of {steps}, found {np.flatnonzero(result.keep).tolist()}"
             )
         _check_values(result.state, "state", raw, robot.state, self._state, result.keep, steps)
         _check_values(
@@ -142,7 +137,6 @@ class Validator:
         return tuple(self._check_view(raw, view, decode) for view in raw.images)
 
     def _check_view(self, raw: RawEpisode, view: str, decode: Iterable[int]) -> SizeRange:
-        """Checks the images of one view."""
         ranges, step = raw.images[view], 0
         try:
             sizes, self._headers[view] = read_sizes(raw.payload, ranges, self._headers[view])
@@ -163,7 +157,6 @@ class Validator:
 def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
     """Returns the ranges of the dimensions, widened for rounding."""
     low, high = np.array([_range(dim) for dim in dims], np.float64).reshape(-1, 2).T
-    # The allowance is a share of the range or, if that is less, of max(|bound|, 1).
     widened = (
         low - ROUNDING * np.fmin(high - low, np.fmax(abs(low), 1)),
         high + ROUNDING * np.fmin(high - low, np.fmax(abs(high), 1)),
@@ -172,20 +165,14 @@ def _limits(dims: Sequence[StateDim | ActionDim]) -> Limits:
 
 
 def _range(dim: StateDim | ActionDim) -> tuple[float, float]:
-    """Returns where values lie.
-
-    That is as declared, or otherwise as is plausible. A gripper action that says what 1 means lies
-    in [0, 1].
-    """
-    most = _plausible(dim)
-    least, most = (
-        (0.0, 1.0) if isinstance(dim, ActionDim) and dim.ends is not None else (-most, most)
-    )
+    """Returns where values lie: as declared, or otherwise as is plausible."""
+    least, most = -_plausible(dim), _plausible(dim)
+    if isinstance(dim, ActionDim) and dim.ends is not None:
+        least, most = 0.0, 1.0  # a gripper's opening
     return least if dim.low is None else dim.low, most if dim.high is None else dim.high
 
 
 def _plausible(dim: StateDim | ActionDim) -> float:
-    """Returns the largest plausible magnitude of a dimension."""
     kind = dim.kind if isinstance(dim, ActionDim) else "absolute"
     if (dim.unit, kind) == ("m", "absolute") and is_gripper(dim):
         return PLAUSIBLE_GRIPPER_M
@@ -218,7 +205,6 @@ def _check_one_episode(raw: RawEpisode) -> None:
 
 
 def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: bool) -> None:
-    """Checks that all numbers are finite."""
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return
     place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
@@ -228,10 +214,7 @@ def _check_finite(values: np.ndarray, raw: RawEpisode, name: str, *, per_step: b
 
 
 def _check_quaternion(column: np.ndarray, start: int, where: str) -> None:
-    """Checks the length of the quaternion that begins at a column.
-
-    `where` names the column; "{step}" in it is where the step goes.
-    """
+    """Checks the length of the quaternion at a column. "{step}" in `where` is for the step."""
     # [T, 4], or [1, 4] for a field of the episode
     quaternions = np.atleast_2d(column)[:, start : start + 4].astype(np.float64)
     lengths = np.sqrt(np.einsum("td,td->t", quaternions, quaternions))
@@ -270,7 +253,6 @@ def _check_values(
 
 
 def _expected(dim: StateDim | ActionDim, found: float) -> str:
-    """Returns what was expected of a value that is outside its range, in words."""
     low, high = _range(dim)
     unit = "" if dim.unit == "1" else f" {dim.unit}"
     if (dim.low is None and dim.high is None and not dim.larger_is) or abs(found) > ABSURD:

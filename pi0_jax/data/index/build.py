@@ -16,21 +16,17 @@ Every record is verified, and every episode is validated.
         prompt_text, prompt_end       uint8[bytes], int64[p]         the distinct prompts, one
                                                                      after the other
 
-Beside the columns of states and actions a frame takes 12 bytes a view, 4 a language field, 8 in
-the list of kept frames, and its share of its episode's 46 and of a new prompt's text. That is
-24 bytes for one camera and one language field. It is less than 64 bytes a frame and camera where
-episodes have three steps or more, and each has an instruction of 70 letters of its own.
+Beside the columns of states and actions a frame takes 24 bytes for one camera and one language
+field: 12 a view, 4 a language field, 8 in the list of kept frames. To this comes its share of its
+episode's 46 bytes and of a new prompt's text.
 
-Shards are indexed one by one, by one process or by several, into parts
-(index_parts.py). The parts are
+Shards are indexed one by one, by one process or by several, into parts (shards.py). The parts are
 merged in the order of the shards, so the index does not depend on who made them. The directory
 appears whole, by one rename. Its name is that of its version. So processes that build at the same
 time make the same directory, and a job that reads an older version is not disturbed.
 """
 
 import errno
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -41,32 +37,23 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.columns import SPLITS, ColumnWriters, index_columns
-from pi0_jax.data.description import sealed
-from pi0_jax.data.encoded_images import SizeRange
-from pi0_jax.data.episodes import Shard, open_shards
-from pi0_jax.data.index_parts import Part, PartTask, check_skipped, load_part, load_skipped
-from pi0_jax.data.metadata import declared_image_sizes
-from pi0_jax.data.oddities import Told, merge_told
+from pi0_jax.data.index.columns import SPLITS, ColumnWriters, index_columns
+from pi0_jax.data.index.oddities import Told, merge_told
+from pi0_jax.data.index.shards import Part, PartTask, check_skipped, load_part, load_skipped
+from pi0_jax.data.index.version import INDEX_FILE, index_version, version_digest, write_record
+from pi0_jax.data.index.workers import make_parts
+from pi0_jax.data.permutation import key
+from pi0_jax.data.records.episodes import Shard, open_shards
+from pi0_jax.data.records.images import SizeRange
+from pi0_jax.data.records.metadata import declared_image_sizes
 from pi0_jax.data.rows import Dataset
 from pi0_jax.data.storage import Location
-from pi0_jax.data.version import index_version, version_digest
-from pi0_jax.data.workers import make_parts
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.files import new_path
 from pi0_jax.progress import progress_bar
 
 # The names that datasets give to splits which are not trained on.
-VALIDATION_SPLITS = (
-    "val",
-    "valid",
-    "validation",
-    "dev",
-    "eval",
-    "evaluation",
-    "test",
-)
-INDEX_FILE = "index.json"
+VALIDATION_SPLITS = ("val", "valid", "validation", "dev", "eval", "evaluation", "test")
 _BUILDING = ".building-"
 _PARTS = ".parts-"
 _ABANDONED_AFTER_S = 24 * 3600
@@ -84,16 +71,8 @@ def build_index(
 ) -> Path:
     """Builds the index of the dataset in `directory`, below `root`.
 
-    A build that was killed or refused goes on from the shards that it had finished.
-
-    Args:
-        row: the dataset's record.
-        directory: the folder of the dataset's version.
-        root: the folder of the dataset's indices.
-        progress: whether to show how far the build is.
-        workers: processes that build; 1 builds in this one.
-        decode_all: whether every image is decoded once.
-        skip_bad_episodes: how many episodes may be left out because something is wrong with them.
+    A build that was killed or refused goes on from the shards that it had finished. For the
+    arguments see `build_or_open`.
 
     Returns:
         The folder of the index. If another process made the same index first, it is that one.
@@ -105,17 +84,15 @@ def build_index(
     version = index_version(row, directory)
     target = root / version_digest(version)
     parts = root / f"{_PARTS}{target.name}{'-decoded' if decode_all else ''}"
-    tasks = _tasks(
-        row,
-        open_shards(row, directory),
-        version,
-        parts,
-        decode_all=decode_all,
-        skip=skip_bad_episodes,
-    )
+    tasks = [
+        PartTask(
+            row, shard, i, version["files"][shard.path.name], parts, decode_all, skip_bad_episodes
+        )
+        for i, shard in enumerate(open_shards(row, directory))
+    ]
     with _temporary_sibling(row, root, parts) as building:
         try:
-            _make_all(row, tasks, workers, skip_bad_episodes, progress=progress)
+            _make_all(tasks, workers, progress=progress)
             counts = _merge(row, tasks, building)
         except FileNotFoundError:
             # Another process made the same index first and removed the parts.
@@ -138,46 +115,23 @@ def build_index(
                 "decode_all": decode_all,
                 "declared_sizes": declared_image_sizes(row, directory),
             }
-            _write_json(building / INDEX_FILE, sealed(about | counts))
+            write_record(building / INDEX_FILE, about | counts)
             _publish(building, target)
     shutil.rmtree(parts, ignore_errors=True)
     return target
 
 
-def _tasks(
-    row: Dataset,
-    shards: list[Shard],
-    version: dict[str, Any],
-    parts: Path,
-    *,
-    decode_all: bool,
-    skip: int,
-) -> list[PartTask]:
-    """Returns one task for each shard."""
-    return [
-        PartTask(row, shard, number, version["files"][shard.path.name], parts, decode_all, skip)
-        for number, shard in enumerate(shards)
-    ]
-
-
-def _make_all(
-    row: Dataset, tasks: list[PartTask], workers: int, skip: int, *, progress: bool
-) -> None:
-    """Makes the parts that are missing.
-
-    The bar counts bytes, since these take the time. What an earlier build has done does not count
-    for the speed.
-    """
-    made: list[PartTask] = []
-    missing: list[PartTask] = []
-    for task in tasks:
-        (made if task.path.exists() else missing).append(task)
-    skipped = [problem for task in made for problem in load_skipped(task.path)]
+def _make_all(tasks: list[PartTask], workers: int, *, progress: bool) -> None:
+    """Makes the parts that are missing. The bar counts bytes, since these take the time."""
+    row, skip = tasks[0].row, tasks[0].skip
+    made = {task.number: task for task in tasks if task.path.exists()}
+    missing = [task for task in tasks if task.number not in made]
+    skipped = [problem for task in made.values() for problem in load_skipped(task.path)]
     check_skipped(skipped, skip)
-    total, done = (sum(task.size for task in some) for some in (tasks, made))
     bar = progress_bar(
-        total=total,
-        initial=done,
+        total=sum(task.size for task in tasks),
+        # What an earlier build has done does not count for the speed.
+        initial=sum(task.size for task in made.values()),
         desc=f"index {row.name}",
         unit="B",
         unit_scale=True,
@@ -196,7 +150,7 @@ def _merge(row: Dataset, tasks: list[PartTask], directory: Path) -> dict[str, An
     sizes: list[SizeRange | None] = [None] * len(row.views)
     skipped: list[str] = []
     told: Told = {}
-    steps, episodes = 0, 0
+    steps = 0
     with ColumnWriters(directory, index_columns(row)) as columns:
         for task in tasks:
             part = load_part(task.path)
@@ -207,21 +161,21 @@ def _merge(row: Dataset, tasks: list[PartTask], directory: Path) -> dict[str, An
             ]
             skipped += part.skipped
             merge_told(told, part.told)
-            steps, episodes = (
-                steps + len(part.steps["state"]),
-                episodes + len(part.episodes["start"]),
-            )
+            steps += len(part.columns["step_state"])
         columns.append(**_prompt_columns(list(prompts)))
-    counts = {"steps": steps, "episodes": episodes, "prompts": len(prompts), "skipped": skipped}
-    counts |= {"told": told, "checksums": columns.checksums}
-    image_sizes = {
-        view: size and {"min": size.low, "max": size.high}
-        for view, size in zip(row.views, sizes, strict=True)
-    }
-    return counts | {
+    return {
+        "steps": steps,
+        "episodes": columns.checksums["episode_start"][0],
+        "prompts": len(prompts),
+        "skipped": skipped,
+        "told": told,
+        "checksums": columns.checksums,
         "views": list(row.views),
         "shards": [task.shard.path.name for task in tasks],
-        "image_sizes": image_sizes,
+        "image_sizes": {
+            view: size and {"min": size.low, "max": size.high}
+            for view, size in zip(row.views, sizes, strict=True)
+        },
     }
 
 
@@ -232,26 +186,18 @@ def _placed(
 
     What is new is added to `prompts`. The argument `held_out` is bool[episodes of the shard].
     """
+    columns = {name.removeprefix("step_"): column for name, column in part.columns.items()}
     # A part's number of a prompt -> the index's number. The last entry, which -1 takes, is -1.
-    known = np.array(
-        [*(prompts.setdefault(text, len(prompts)) for text in part.prompts), -1], np.int32
-    )
-    split = held_out[part.episodes["record"]].astype(np.uint8)
-    split_of_step = np.repeat(split, part.episodes["length"])
-    frames = {
-        f"frames_{name}": start + part.frames[split_of_step[part.frames] == i]
-        for i, name in enumerate(SPLITS)
-    }
-    table = part.episodes | {
-        "start": start + part.episodes["start"],
-        "split": split,
-        "shard": np.full(len(split), shard),
-    }
-    return {
-        **part.steps,
-        "prompt": known[part.steps["prompt"]],
-        **frames,
-        **{f"episode_{name}": column for name, column in table.items()},
+    known = [*(prompts.setdefault(text, len(prompts)) for text in part.prompts), -1]
+    split = held_out[columns["episode_record"]].astype(np.uint8)
+    frames = columns.pop("frames")
+    split_of_frame = np.repeat(split, columns["episode_length"])[frames]
+    return columns | {
+        "prompt": np.array(known, np.int32)[columns["prompt"]],
+        "episode_start": start + columns["episode_start"],
+        "episode_split": split,
+        "episode_shard": np.full(len(split), shard),
+        **{f"frames_{name}": start + frames[split_of_frame == i] for i, name in enumerate(SPLITS)},
     }
 
 
@@ -274,7 +220,7 @@ def _held_out(row: Dataset, shards: list[Shard]) -> list[np.ndarray]:
     # The hash takes the name of the files. So rows of the same files hold out the same episodes,
     # and none trains on what another validates on.
     hashes = [
-        _hash(row.tfds_name, shard.split, shard.first + i)
+        key(row.tfds_name, shard.split, shard.first + i)
         for shard in shards
         for i in range(shard.episodes)
     ]
@@ -282,13 +228,6 @@ def _held_out(row: Dataset, shards: list[Shard]) -> list[np.ndarray]:
     chosen = np.zeros(len(hashes), bool)
     chosen[np.argsort(np.array(hashes, np.uint64), kind="stable")[:count]] = True
     return np.split(chosen, np.cumsum([shard.episodes for shard in shards])[:-1])
-
-
-def _hash(name: str, split: str, episode: int) -> int:
-    """Returns a number below 2^64 for an episode."""
-    return int.from_bytes(
-        hashlib.blake2b(f"{name}/{split}/{episode}".encode(), digest_size=8).digest(), "big"
-    )
 
 
 @contextmanager
@@ -334,11 +273,3 @@ def _publish(building: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         # Another process made the same index first. This one's copy is removed.
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file and waits until the disk has it."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())

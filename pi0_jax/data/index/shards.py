@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pi0_jax.data import storage
-from pi0_jax.data.columns import EPISODE_COLUMNS, step_columns
-from pi0_jax.data.encoded_images import SizeRange
-from pi0_jax.data.episode_index import IndexedEpisode, index_episode
-from pi0_jax.data.episodes import RawEpisode, Shard, raw_episode
-from pi0_jax.data.oddities import Told
-from pi0_jax.data.rows import Dataset
-from pi0_jax.data.tfrecord import Record, scan_records
-from pi0_jax.data.validate import Validator
+from pi0_jax.data.index.columns import EPISODE_COLUMNS, step_columns
+from pi0_jax.data.index.episode import index_episode
+from pi0_jax.data.index.oddities import Told
+from pi0_jax.data.index.validate import Validator
+from pi0_jax.data.records.episodes import RawEpisode, Shard, raw_episode
+from pi0_jax.data.records.images import SizeRange
+from pi0_jax.data.records.tfrecord import scan_records
+from pi0_jax.data.rows import Dataset, Standardised
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 
@@ -41,19 +41,16 @@ class Part(NamedTuple):
     """Holds what one shard gives to an index: T steps and E episodes.
 
     Attributes:
-        steps: columns of the steps, [T, ...]. Prompts are given by their number in `prompts`, -1
-            for none.
-        frames: int64[kept], ascending.
-        episodes: EPISODE_COLUMNS but for split and shard, [E].
+        columns: "frames", int64[kept], ascending; "step_" and the name of each column of the steps,
+            [T, ...], where prompts are given by their number in `prompts`, -1 for none; and
+            "episode_" and the name of each of EPISODE_COLUMNS but split and shard, [E].
         prompts: the distinct prompts, in order of first appearance.
         image_sizes: one for each view; None if the part has no episode.
         skipped: for each episode that was left out, why.
         told: what is odd about the others.
     """
 
-    steps: dict[str, np.ndarray]
-    frames: np.ndarray
-    episodes: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
     prompts: list[str]
     image_sizes: list[SizeRange | None]
     skipped: list[str]
@@ -62,26 +59,15 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PartTask:
-    """Holds all that a process needs to make one part.
-
-    Attributes:
-        row: the dataset's record.
-        shard: the shard file.
-        number: the shard's number.
-        fingerprint: of the shard's file, as the index's version says it: the size in bytes comes
-            first.
-        folder: the folder of the parts.
-        decode_all: whether all images are decoded.
-        skip: how many bad episodes may be left out.
-    """
+    """Holds all that a process needs to make one part."""
 
     row: Dataset
     shard: Shard
-    number: int
-    fingerprint: list[Any]
-    folder: Path
+    number: int  # the shard's
+    fingerprint: list[Any]  # of the shard's file, as the index's version says it
+    folder: Path  # of the parts
     decode_all: bool
-    skip: int
+    skip: int  # how many bad episodes may be left out
 
     @property
     def size(self) -> int:
@@ -95,14 +81,9 @@ class PartTask:
 
 
 def make_part(task: PartTask, on_read: Callable[[int], object]) -> list[str]:
-    """Makes the part, unless it is there.
+    """Makes the part, unless it is there, and returns why each episode was left out.
 
-    Args:
-        task: what to make.
-        on_read: is called with the number of bytes read so far, and at last with all.
-
-    Returns:
-        For each episode that was left out, why.
+    `on_read` is called with the number of bytes read so far, and at last with all.
 
     Raises:
         InputError: as for `index_shard`, or the file changed.
@@ -127,12 +108,7 @@ def index_shard(
 ) -> Part:
     """Reads a shard from start to end. It holds the shard's columns and one record.
 
-    Args:
-        row: the dataset's record.
-        shard: the shard file.
-        decode_all: whether all images are decoded.
-        skip: how many bad episodes may be left out.
-        on_read: is called with the number of bytes read so far.
+    `on_read` is called with the number of bytes read so far.
 
     Raises:
         InputError: the file cannot be read to its end, the number of records is not the declared
@@ -145,7 +121,9 @@ def index_shard(
         records += 1
         if records <= shard.episodes:
             try:
-                collected.append(*_episode(row, shard, record, validator, decode_all=decode_all))
+                raw = raw_episode(row, shard, record)
+                episode = index_episode(row, raw, validator, decode_all=decode_all)
+                collected.append(raw, *episode)
             except InputError as error:
                 collected.skipped.append(str(error))
                 check_skipped(collected.skipped, skip)
@@ -160,27 +138,8 @@ def index_shard(
 def check_skipped(skipped: list[str], allowed: int) -> None:
     """Raises InputError, with the last bad episode's message, if more are bad than are allowed."""
     if len(skipped) > allowed:
-        raise InputError(
-            skipped[-1]
-            + (
-                f" (and {len(skipped) - 1} more bad episodes; {allowed} may be left out)"
-                if allowed
-                else ""
-            )
-        )
-
-
-def _episode(
-    row: Dataset, shard: Shard, record: Record, validator: Validator, *, decode_all: bool
-) -> tuple[RawEpisode, IndexedEpisode]:
-    """Reads and indexes the episode of one record."""
-    if record.damage:
-        number = shard.first + record.number
-        raise InputError(
-            f"dataset {row.name}: split {shard.split} episode {number}: {shard.path}: {record.damage}"
-        )
-    raw = raw_episode(row, shard, record)
-    return raw, index_episode(row, raw, validator, decode_all=decode_all)
+        more = f" (and {len(skipped) - 1} more bad episodes; {allowed} may be left out)"
+        raise InputError(skipped[-1] + (more if allowed else ""))
 
 
 class _Columns:
@@ -188,66 +147,48 @@ class _Columns:
 
     def __init__(self, row: Dataset) -> None:
         self.skipped: list[str] = []
+        self._steps = 0
         self._layout = step_columns(row)
-        self._chunks: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("state", "action", "prompt")
-        }
+        self._columns: dict[str, list[np.ndarray]] = {name: [] for name in self._layout}
         self._frames: list[np.ndarray] = []
-        self._offsets: list[list[np.ndarray]] = [[] for _ in row.views]
-        self._lengths: list[list[np.ndarray]] = [[] for _ in row.views]
         self._episodes: list[tuple[int, ...]] = []
         self._prompts: dict[str, int] = {}
         self._sizes: list[SizeRange | None] = [None] * len(row.views)
-        self._steps = 0
 
-    def append(self, raw: RawEpisode, episode: IndexedEpisode) -> None:
+    def append(self, raw: RawEpisode, episode: Standardised, sizes: tuple[SizeRange, ...]) -> None:
         """Appends one episode."""
+        # int64[V, 2, T]
+        images = np.array([[view.offsets, view.lengths] for view in raw.images.values()])
+        columns = {
+            "state": episode.state,
+            "action": episode.action,
+            "image_offset": images[:, 0].T + raw.offset,
+            "image_length": images[:, 1].T,
+            "prompt": self._number_prompts(raw),
+        }
+        for name, column in columns.items():
+            self._columns[name].append(column)
         kept = np.flatnonzero(episode.keep)
-        self._chunks["state"].append(episode.state)
-        self._chunks["action"].append(episode.action)
-        self._chunks["prompt"].append(self._number_prompts(raw))
         self._frames.append(kept + self._steps)
-        for view, sizes in enumerate(episode.image_sizes):
-            self._offsets[view].append(episode.image_offsets[view])
-            self._lengths[view].append(episode.image_lengths[view])
-            self._sizes[view] = sizes.union(self._sizes[view])
-        self._episodes.append(
-            (
-                self._steps,
-                raw.steps,
-                episode.stop,
-                raw.record,
-                raw.offset,
-                len(raw.payload),
-                episode.success,
-                len(kept),
-            )
+        success = -1 if episode.success is None else int(episode.success)
+        place = (raw.record, raw.offset, len(raw.payload))
+        self._episodes.append(  # in the order of _OWN_COLUMNS
+            (self._steps, raw.steps, episode.stop, *place, success, len(kept))
         )
+        self._sizes = [found.union(known) for found, known in zip(sizes, self._sizes, strict=True)]
         self._steps += raw.steps
 
     def part(self, told: Told) -> Part:
         """Returns all episodes as a part."""
-        chunks = self._chunks | {
-            "image_offset": _columns_to_rows(self._offsets),
-            "image_length": _columns_to_rows(self._lengths),
-        }
-        steps = {
-            name: _concatenated(chunks[name], dtype, shape)
+        columns = {
+            f"step_{name}": _concatenated(self._columns[name], dtype, shape)
             for name, (dtype, shape) in self._layout.items()
         }
         table = np.array(self._episodes, np.int64).reshape(-1, len(_OWN_COLUMNS))
-        episodes = {
-            name: table[:, i].astype(dtype) for i, (name, dtype) in enumerate(_OWN_COLUMNS.items())
-        }
-        return Part(
-            steps,
-            _concatenated(self._frames, "int64", ()),
-            episodes,
-            list(self._prompts),
-            self._sizes,
-            self.skipped,
-            told,
-        )
+        for i, (name, dtype) in enumerate(_OWN_COLUMNS.items()):
+            columns[f"episode_{name}"] = table[:, i].astype(dtype)
+        columns["frames"] = _concatenated(self._frames, "int64", ())
+        return Part(columns, list(self._prompts), self._sizes, self.skipped, told)
 
     def _number_prompts(self, raw: RawEpisode) -> np.ndarray:
         """Returns the numbers of an episode's prompts, int32[T, P]. New prompts get new numbers."""
@@ -259,13 +200,6 @@ class _Columns:
         return numbers
 
 
-def _columns_to_rows(views: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Makes each view's arrays a column of one array [T, V]. Without episodes there is no array."""
-    return (
-        [np.stack([np.concatenate(view) for view in views], axis=1)] if views and views[0] else []
-    )
-
-
 def _concatenated(chunks: list[np.ndarray], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Returns arrays one after the other, also if there are none."""
     return np.concatenate([np.empty((0, *shape), dtype), *chunks]).astype(dtype, copy=False)
@@ -274,21 +208,11 @@ def _concatenated(chunks: list[np.ndarray], dtype: str, shape: tuple[int, ...]) 
 def _save_part(part: Part, path: Path) -> None:
     """Writes a part. The file appears whole, by one rename."""
     summary = json.dumps(
-        {
-            "prompts": part.prompts,
-            "image_sizes": part.image_sizes,
-            "skipped": part.skipped,
-            "told": part.told,
-        }
+        {name: value for name, value in part._asdict().items() if name != "columns"}
     )
-    columns: dict[str, Any] = {
-        "summary": np.frombuffer(summary.encode(), np.uint8),
-        "frames": part.frames,
-        **{f"step_{name}": column for name, column in part.steps.items()},
-        **{f"episode_{name}": column for name, column in part.episodes.items()},
-    }
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **columns)
+        columns: dict[str, Any] = part.columns
+        np.savez(file, summary=np.frombuffer(summary.encode(), np.uint8), **columns)
         file.flush()
         os.fsync(file.fileno())
 
@@ -301,25 +225,16 @@ def load_part(path: Path) -> Part:
         FileNotFoundError: the file is gone.
     """
     columns = _read_part(path)
-    summary = _summary(columns)
-    return Part(
-        steps=_below(columns, "step_"),
-        frames=columns["frames"],
-        episodes=_below(columns, "episode_"),
-        prompts=summary["prompts"],
-        image_sizes=[
-            None if sizes is None else SizeRange(*map(tuple, sizes))
-            for sizes in summary["image_sizes"]
-        ],
-        skipped=summary["skipped"],
-        # A build that an older version began has none.
-        told={text: tuple(value) for text, value in summary.get("told", {}).items()},
-    )
+    summary = json.loads(columns.pop("summary").tobytes())
+    sizes = [sizes and SizeRange(*map(tuple, sizes)) for sizes in summary["image_sizes"]]
+    # A build that an older version began has told nothing.
+    told = {text: tuple(value) for text, value in summary.get("told", {}).items()}
+    return Part(columns, summary["prompts"], sizes, summary["skipped"], told)
 
 
 def load_skipped(path: Path) -> list[str]:
     """Reads `Part.skipped` alone."""
-    return _summary(_read_part(path, "summary"))["skipped"]
+    return json.loads(_read_part(path, "summary")["summary"].tobytes())["skipped"]
 
 
 def _read_part(path: Path, *names: str) -> dict[str, np.ndarray]:
@@ -331,17 +246,3 @@ def _read_part(path: Path, *names: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: expected a part of an index, found: {error}; delete it and build again"
         ) from error
-
-
-def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns what a part holds beside arrays."""
-    return json.loads(columns["summary"].tobytes())
-
-
-def _below(columns: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Returns the columns whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): column
-        for name, column in columns.items()
-        if name.startswith(prefix)
-    }
