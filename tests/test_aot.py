@@ -20,15 +20,19 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.memory import PeakMemory
 from pi0_jax import checkpoints, sharding
-from pi0_jax.aot import hlo, page, programs, step
+from pi0_jax.aot import hlo, programs, report
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import CAMERA_SLOTS
-from pi0_jax.train import placement
-from pi0_jax.train.chips import CHIPS, roofline
+from pi0_jax.train.chips import CHIPS, matmul_flops, roofline
 from pi0_jax.train.config import RunConfig, from_mapping
-from pi0_jax.train.flops import matmul_flops
-from pi0_jax.train.placement import run_mesh
+from pi0_jax.train.state import (
+    abstract_run_state,
+    abstract_state,
+    bytes_per_device,
+    jit_init,
+    run_mesh,
+)
 from tests import policies
 from tests.own_process import run_tests
 
@@ -262,7 +266,9 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
     run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
     compiled = (
-        step.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices())).lower().compile()
+        programs.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices()))
+        .lower()
+        .compile()
     )
     return hlo.collectives(hlo.parse(compiled.as_text()))
 
@@ -299,7 +305,9 @@ def dimensions(collective: hlo.Collective) -> set[int]:
 def test_the_full_size_step_gathers_one_layer_at_a_time():
     """Float32 travels here, because CPUs multiply bfloat16 numbers as float32."""
     run = config(**FULL_SIZE, batch_size=8, mesh=dict(data=1, fsdp=8, tensor=1))
-    compiled = step.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
+    compiled = (
+        programs.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
+    )
     gathers = [c for c in hlo.collectives(hlo.parse(compiled.as_text())) if c.kind == "all-gather"]
     layer = 2 * 2048 * 16_384 * 4  # gate and up projections of one layer of the language model
     assert max(c.bytes for c in gathers) == layer
@@ -312,7 +320,7 @@ def test_the_full_size_step_gathers_one_layer_at_a_time():
 def test_eight_devices_hold_an_eighth_of_the_state_each():
     """A full-size restore creates an eighth on each device; the test below shows how it is read."""
     run = config(**FULL_SIZE, mesh=dict(data=1, fsdp=8, tensor=1))
-    each = step.state_bytes(run, run_mesh(run, jax.devices()))
+    each = bytes_per_device(abstract_run_state(run, run_mesh(run, jax.devices())))
     state = 4 * 4 * 3_238_048_528
     assert state / 8 < each < 1.01 * state / 8
 
@@ -325,9 +333,7 @@ def large_embedding_state():
     pico = VARIANTS["pico"]
     model = Pi0(dataclasses.replace(pico, gemma=dataclasses.replace(pico.gemma, vocab_size=2**18)))
     mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), optax.adamw(1e-4)
-    return placement.abstract_state(model, optimizer, mesh), placement.jit_init(
-        model, optimizer, mesh
-    )
+    return abstract_state(model, optimizer, mesh), jit_init(model, optimizer, mesh)
 
 
 def growth_while_restoring(workdir: str) -> int:
@@ -372,20 +378,20 @@ def test_restoring_reads_each_part_once(tmp_path):
 
 
 def test_a_page_keeps_its_rows_and_refuses_those_of_another_compiler():
-    row = page.Row.parse("v5e:4x4/64/2x8x1")
+    row = report.Row.parse("v5e:4x4/64/2x8x1")
     line = f"| v5e:4x4 | 16 | 64 | 2 x 8 x 1 | 6.7 + 4.6 | `{row.flags}` |"
     made = dict(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
-    text = page.markdown([line], page.head(**made))
+    text = f"{report.page_head(**made)}{line}\n"
     assert (
         row.flags
         == "--topology=v5e:4x4 --config.batch_size=64 --config.mesh.data=2 --config.mesh.fsdp=8 --config.mesh.tensor=1"
     )
-    assert page.kept_lines(text, page.head(**made | {"command": "another"}), "tpu.md") == {
+    assert report.kept_rows(text, report.page_head(**made | {"command": "another"}), "tpu.md") == {
         row.flags: line
     }
     for other in ({"jax": "0.11"}, {"libtpu": "0.2"}, {"run_flags": "--config=b.py"}):
         with pytest.raises(InputError, match="tpu.md: its rows are of another run or compiler"):
-            page.kept_lines(text, page.head(**made | other), "tpu.md")
+            report.kept_rows(text, report.page_head(**made | other), "tpu.md")
 
 
 @pytest.mark.parametrize("text", ["v5e:4x4", "v5e:4x4/64", "v5e:4x4/64/2x8", "v5e:4x4/64/2x8xa"])
@@ -394,7 +400,7 @@ def test_a_row_that_cannot_be_read(text):
         InputError,
         match=f"row '{text}': expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler",
     ):
-        page.Row.parse(text)
+        report.Row.parse(text)
 
 
 # Without a TPU, for a TPU.

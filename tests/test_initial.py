@@ -23,10 +23,10 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.policy_config import model_config
 from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
-from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.loop import train
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, jit_init, make_model, run_mesh
+from pi0_jax.train.state import abstract_state, jit_init, make_model, run_mesh
+from pi0_jax.train.weights import state_from_weights
 from tests import training
 from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.test_config import load

@@ -18,7 +18,7 @@ import pytest
 from pi0_jax.checkpoints import locate
 from pi0_jax.errors import InputError
 from pi0_jax.train.distributed import Processes
-from pi0_jax.train.resumption import choose_step
+from pi0_jax.train.workdir import choose_step
 from tests import kill_soak, training
 from tests.small_disk import grow, small_disk
 from tests.training import (

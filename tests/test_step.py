@@ -16,7 +16,7 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
-from pi0_jax.train.placement import state_shardings
+from pi0_jax.train.state import state_shardings
 from pi0_jax.train.step import StepOptions, init_state, row_keys, train_step
 
 CONFIG = VARIANTS["pico"]

@@ -23,9 +23,9 @@ from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report.page import write_report
 from pi0_jax.train.config import RunConfig, from_mapping
-from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
+from pi0_jax.train.state import named_out_of_memory
 from tests import training
 from tests.tiny_data import write_reach
 from tests.training import TINY, arrays, command, losses, validations
@@ -354,9 +354,7 @@ def test_one_episode_is_trained_on_without_validation(tmp_path, capsys):
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert not any(name.startswith("validation") for line in lines for name in line)
-    with pytest.raises(
-        InputError, match="keep_best_metric .* expected one of none, since no frame is held out"
-    ):
+    with pytest.raises(InputError, match="keep_best_metric .* held-out frames, found none"):
         train(dataclasses.replace(run, keep_best=1, save_every=1), tmp_path / "best")
 
 
