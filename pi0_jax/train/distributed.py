@@ -22,7 +22,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import jax
@@ -61,8 +60,8 @@ def initialize(
 
     Args:
         coordinator_address: host:port of process 0.
-        num_processes: the number of processes; with 1 the process is alone and does not look.
-        process_id: this process's number, from 0.
+        num_processes: with 1 the process is alone and does not look.
+        process_id: from 0.
         silence_seconds: see Processes.
 
     Raises:
@@ -147,12 +146,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             self._watching.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self.count == 1:
             return
         if error is not None:
@@ -329,12 +323,7 @@ class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
         self._listening.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
             # A process that is asked to stop still needs the others' answers.
             self._processes.gather("stop listening", "")

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import jax
@@ -251,12 +250,7 @@ class Tracer(contextlib.AbstractContextManager["Tracer"]):
             jax.block_until_ready(result)
             self._stop(self._local)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._local is not None:
             self._stop(self._local)
 
