@@ -69,42 +69,33 @@ def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
 # ---- the state
 
 
-def state_shardings(
-    abstract: TrainState,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    trainable: Trainable = EVERYTHING,
-) -> TrainState:
-    """Returns the shardings of a state.
-
-    Parameters, LoRA's factors, EMA and optimizer moments are placed by the parameter rules.
-    Counters are whole on every device.
-    """
-    whole = sharding.replicated(mesh)
-    params = sharding.parameter_shardings(abstract.params, mesh)
-    factors = sharding.parameter_shardings(abstract.factors, mesh)
-    trained = trained_part(params, factors, trainable)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, place: place,
-        abstract.opt_state,
-        trained,
-        transform_non_params=lambda _: whole,
-    )
-    ema = trained if trainable.averaged else {}
-    return TrainState(whole, params, ema, moments, skipped=whole, factors=factors)
-
-
 def abstract_state(
     model: Pi0,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
-    """Returns the state as ShapeDtypeStructs that carry their shardings; it allocates nothing."""
+    """Returns the state as ShapeDtypeStructs that carry their shardings; it allocates nothing.
+
+    Parameters, LoRA's factors, EMA and optimizer moments are placed by the parameter rules.
+    Counters are whole on every device.
+    """
     create = partial(init_state, model=model, optimizer=optimizer, trainable=trainable)
     shapes = jax.eval_shape(create, jax.random.key(0))
-    return sharding.placed(shapes, state_shardings(shapes, optimizer, mesh, trainable))
+    whole = sharding.replicated(mesh)
+    params = sharding.parameter_shardings(shapes.params, mesh)
+    factors = sharding.parameter_shardings(shapes.factors, mesh)
+    trained = trained_part(params, factors, trainable)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        shapes.opt_state,
+        trained,
+        transform_non_params=lambda _: whole,
+    )
+    ema = trained if trainable.averaged else {}
+    shardings = TrainState(whole, params, ema, moments, skipped=whole, factors=factors)
+    return sharding.placed(shapes, shardings)
 
 
 def abstract_run_state(run: RunConfig, mesh: Mesh) -> TrainState:
