@@ -33,7 +33,7 @@ from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rl
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.serve.freed_memory import keep_freed_memory
-from pi0_jax.train import batches
+from pi0_jax.train.data import Batcher, canvases, train_batches
 
 NAME = "benchmark_arm"
 CAMERAS = {
@@ -230,8 +230,8 @@ def _stream(order: Order, real: Index) -> Iterator[Any]:
         normalization_clip=0.0,
     )
     robot = Robot(real.embodiment, index_statistics(real, HORIZON))
-    batcher = batches.Batcher([robot], layout, Tokenizer.open("small"), batches.canvases([real]))
-    return batches.train_batches(
+    batcher = Batcher([robot], layout, Tokenizer.open("small"), canvases([real]))
+    return train_batches(
         order, batcher, rows=range(BATCH), start=0, stop=1 << 40, threads=THREADS, prefetch=4
     )
 

@@ -38,7 +38,7 @@ from pi0_jax.observation import CAMERA_SLOTS, RawBatch, RawObservation
 from pi0_jax.policy import Policy
 from pi0_jax.policy.program import Prepared
 from pi0_jax.policy_config import layout
-from pi0_jax.train.flops import matmul_flops
+from pi0_jax.train.chips import matmul_flops
 
 PERCENTILES = (50, 90, 99)
 

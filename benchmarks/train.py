@@ -17,15 +17,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from benchmarks.matmul import matmul_rate
-from pi0_jax.aot.step import abstract_batch, traced_step
+from pi0_jax.aot.programs import abstract_batch, traced_step
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import CAMERA_SLOTS, TrainBatch
 from pi0_jax.policy_config import model_config, trainable_part
-from pi0_jax.train import placement
+from pi0_jax.train.chips import matmul_flops
 from pi0_jax.train.config import RunConfig, from_mapping
-from pi0_jax.train.flops import matmul_flops
 from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.state import jit_init, make_model, run_mesh
 
 WARM_UP = 3  # steps that are not timed
 
@@ -146,15 +146,15 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
         InputError: the devices do not divide the mesh or the batch.
     """
     devices, slots = jax.devices(), CAMERA_SLOTS[:cameras]
-    mesh = placement.run_mesh(run, devices)
+    mesh = run_mesh(run, devices)
     before = matmul_rate(run.dtype)
     traced = traced_step(run, slots, mesh)
     start = time.perf_counter()
     step = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
-    state = placement.jit_init(
-        placement.make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run)
-    )(jax.random.key(run.seed))
+    state = jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(
+        jax.random.key(run.seed)
+    )
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     times = _time_steps(step, state, synthetic_batch(run, slots, mesh), steps)
     stats = devices[0].memory_stats()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.aot.memory import table
+from pi0_jax.aot.report import memory_table
 from pi0_jax.train.config import from_mapping
 
 from . import app
@@ -53,7 +53,7 @@ allocates nothing.
 @app.command
 def main() -> None:
     runs = {name: from_mapping(config_mapping(flag)) for name, flag in _RUNS.items()}
-    text = table(runs["all parameters"], runs)
+    text = memory_table(runs["all parameters"], runs)
     print(text, end="")
     if _OUTPUT.value is not None:
         Path(_OUTPUT.value).write_text(_PAGE.format(table=text), encoding="utf-8")

@@ -6,7 +6,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from pi0_jax.errors import InputError
-from pi0_jax.train import recipes
+from pi0_jax.train import find_recipe
 
 # --help then lists the flag as one of the script that asks for it.
 flags.disclaim_key_flags()
@@ -59,4 +59,4 @@ class _ByName(flags.ArgumentParser):
         self._of_files = of_files
 
     def parse(self, argument: str) -> Any:
-        return self._of_files.parse(recipes.find(argument))
+        return self._of_files.parse(find_recipe(argument))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.aot import page
+from pi0_jax.aot import report
 from pi0_jax.errors import InputError
 from pi0_jax.train.config import from_mapping
 
@@ -34,12 +34,12 @@ flags.mark_flags_as_required(["config", "rows", "output"])
 @app.command
 def main() -> None:
     run, path = from_mapping(config_mapping(_CONFIG)), app.needed(_OUTPUT)
-    rows = [page.Row.parse(text) for text in app.needed(_ROWS)]
+    rows = [report.Row.parse(text) for text in app.needed(_ROWS)]
     try:
         libtpu = version("libtpu")
     except PackageNotFoundError as error:
         raise InputError("libtpu is not installed: pip install pi0_jax[tpu]") from error
-    about = page.head(
+    about = report.page_head(
         command="python -m launch.tpu_table " + shlex.join(sys.argv[1:]),
         run_flags=shlex.join(
             argument for argument in sys.argv[1:] if argument.startswith("--config")
@@ -48,7 +48,7 @@ def main() -> None:
         libtpu=libtpu,
     )
     output = Path(path)
-    kept = page.kept_lines(output.read_text("utf-8"), about, path) if output.exists() else {}
+    kept = report.kept_rows(output.read_text("utf-8"), about, path) if output.exists() else {}
     for row in rows:
         if row.flags not in kept:
             kept[row.flags] = row.line(run)
@@ -56,7 +56,7 @@ def main() -> None:
         # The rows come in the order asked for, and older rows after them.
         lines = {row.flags: kept[row.flags] for row in rows if row.flags in kept} | kept
         output.with_suffix(".partial").write_text(
-            page.markdown([*lines.values()], about), encoding="utf-8"
+            about + "\n".join(lines.values()) + "\n", encoding="utf-8"
         )
         output.with_suffix(".partial").replace(output)
 

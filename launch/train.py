@@ -19,7 +19,7 @@ from pi0_jax.aot.report import compile_only
 from pi0_jax.train import distributed
 from pi0_jax.train.config import RunConfig, explain, from_mapping
 from pi0_jax.train.loop import train
-from pi0_jax.train.profile import Profile
+from pi0_jax.train.metrics import Profile
 
 from . import app
 from .recipes import config_flag, config_mapping

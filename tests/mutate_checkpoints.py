@@ -38,7 +38,7 @@ from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.train.distributed import Processes
-from pi0_jax.train.resumption import choose_step
+from pi0_jax.train.workdir import choose_step
 from tests import policies
 
 ROBOT = "reach_arm3"

@@ -13,9 +13,8 @@ from pi0_jax import sharding
 from pi0_jax.errors import InputError
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.train import placement
 from pi0_jax.train.config import from_mapping
-from pi0_jax.train.placement import run_mesh
+from pi0_jax.train.state import jit_init, jit_train_step, run_mesh
 from pi0_jax.train.step import in_parts
 from tests.step_data import CONFIG, OPTIONS, make_batch
 
@@ -32,8 +31,8 @@ def step(accumulate: int, *, devices: int, fsdp: int, remat: str):
         gather=sharding.gather_on(mesh),
     )
     model = Pi0(CONFIG, options)
-    state = placement.jit_init(model, DESCENT, mesh)(jax.random.key(0))
-    run = placement.jit_train_step(
+    state = jit_init(model, DESCENT, mesh)(jax.random.key(0))
+    run = jit_train_step(
         model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), state
     )
     return run(state, sharding.place_batch(make_batch(1, rows=ROWS), mesh))

@@ -20,19 +20,23 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.memory import PeakMemory
 from pi0_jax import checkpoints, sharding
-from pi0_jax.aot import hlo, page, programs, step
+from pi0_jax.aot import hlo, programs, report
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import CAMERA_SLOTS
-from pi0_jax.train import placement
-from pi0_jax.train.chips import CHIPS, roofline
+from pi0_jax.train.chips import CHIPS, matmul_flops, roofline
 from pi0_jax.train.config import RunConfig, from_mapping
-from pi0_jax.train.flops import matmul_flops
-from pi0_jax.train.placement import run_mesh
+from pi0_jax.train.state import (
+    abstract_run_state,
+    abstract_state,
+    bytes_per_device,
+    jit_init,
+    run_mesh,
+)
 from tests import policies
 from tests.own_process import run_tests
+from tests.training import ROOT
 
-ROOT = Path(__file__).parents[1]
 # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import
 # it
 LIBTPU = Path(sys.prefix, "libtpu")
@@ -81,9 +85,7 @@ def test_collectives_inside_a_loop_count_as_often_as_it_runs(mesh):
 
     arguments = (
         jax.ShapeDtypeStruct((5, 64, 32), jnp.float32, sharding=split),
-        jax.ShapeDtypeStruct(
-            (8, 64), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
-        ),
+        jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=sharding.batch_sharding(mesh)),
     )
     program = hlo.parse(compiled_text(layers, *arguments))
     gathers = [
@@ -95,17 +97,10 @@ def test_collectives_inside_a_loop_count_as_often_as_it_runs(mesh):
 
 def test_a_sum_over_all_devices(mesh):
     """float32[16], of which each device holds half, is summed over two groups at a time."""
-    x = jax.ShapeDtypeStruct(
-        (8, 16), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
-    )
+    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=sharding.batch_sharding(mesh))
     program = hlo.parse(compiled_text(lambda x: x.sum(axis=0), x, out=NamedSharding(mesh, P())))
     (collective,) = hlo.collectives(program)
-    assert (collective.kind, collective.bytes, collective.group, collective.times) == (
-        "all-reduce",
-        64,
-        8,
-        1,
-    )
+    assert collective[:4] == ("all-reduce", 64, 8, 1)
     assert collective.sent == 2 * 64 * 7 / 8
 
 
@@ -167,19 +162,8 @@ def test_how_tpus_write_a_reduce_scatter():
     program = hlo.parse(TPU_LOOP)
     scatter, ring = sorted(hlo.collectives(program), key=lambda c: c.times)
     array = 64 * 32 * 2
-    assert (scatter.kind, scatter.bytes, scatter.group, scatter.times, scatter.sent) == (
-        "reduce-scatter",
-        array,
-        4,
-        1,
-        array * 3 / 4,
-    )
-    assert (ring.kind, ring.bytes, ring.times, ring.sent) == (
-        "ring reduce-scatter",
-        array,
-        4,
-        4 * array,
-    )
+    assert scatter[:4] == ("reduce-scatter", array, 4, 1) and scatter.sent == array * 3 / 4
+    assert ring[:4] == ("ring reduce-scatter", array, 4, 4) and ring.sent == 4 * array
     # HBM: negate reads and writes the array, the fusion writes a quarter, each collective moves its
     # own array, and the loop's counter has 12 bytes.
     assert (
@@ -262,7 +246,9 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
     run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
     compiled = (
-        step.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices())).lower().compile()
+        programs.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices()))
+        .lower()
+        .compile()
     )
     return hlo.collectives(hlo.parse(compiled.as_text()))
 
@@ -299,7 +285,9 @@ def dimensions(collective: hlo.Collective) -> set[int]:
 def test_the_full_size_step_gathers_one_layer_at_a_time():
     """Float32 travels here, because CPUs multiply bfloat16 numbers as float32."""
     run = config(**FULL_SIZE, batch_size=8, mesh=dict(data=1, fsdp=8, tensor=1))
-    compiled = step.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
+    compiled = (
+        programs.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
+    )
     gathers = [c for c in hlo.collectives(hlo.parse(compiled.as_text())) if c.kind == "all-gather"]
     layer = 2 * 2048 * 16_384 * 4  # gate and up projections of one layer of the language model
     assert max(c.bytes for c in gathers) == layer
@@ -312,7 +300,7 @@ def test_the_full_size_step_gathers_one_layer_at_a_time():
 def test_eight_devices_hold_an_eighth_of_the_state_each():
     """A full-size restore creates an eighth on each device; the test below shows how it is read."""
     run = config(**FULL_SIZE, mesh=dict(data=1, fsdp=8, tensor=1))
-    each = step.state_bytes(run, run_mesh(run, jax.devices()))
+    each = bytes_per_device(abstract_run_state(run, run_mesh(run, jax.devices())))
     state = 4 * 4 * 3_238_048_528
     assert state / 8 < each < 1.01 * state / 8
 
@@ -325,9 +313,7 @@ def large_embedding_state():
     pico = VARIANTS["pico"]
     model = Pi0(dataclasses.replace(pico, gemma=dataclasses.replace(pico.gemma, vocab_size=2**18)))
     mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), optax.adamw(1e-4)
-    return placement.abstract_state(model, optimizer, mesh), placement.jit_init(
-        model, optimizer, mesh
-    )
+    return abstract_state(model, optimizer, mesh), jit_init(model, optimizer, mesh)
 
 
 def growth_while_restoring(workdir: str) -> int:
@@ -352,11 +338,7 @@ def test_restoring_reads_each_part_once(tmp_path):
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     saved = checkpoints.RunCheckpoints(tmp_path, keep=1)
-    saved.save(
-        init(jax.random.key(0)),
-        policies.description(config(), {}, position=1),
-        {},
-    )
+    saved.save(init(jax.random.key(0)), policies.description(config(), {}, position=1), {})
     saved.close()
     program = f"from tests.test_aot import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
     process = subprocess.run(
@@ -372,58 +354,48 @@ def test_restoring_reads_each_part_once(tmp_path):
 
 
 def test_a_page_keeps_its_rows_and_refuses_those_of_another_compiler():
-    row = page.Row.parse("v5e:4x4/64/2x8x1")
+    row = report.Row.parse("v5e:4x4/64/2x8x1")
     line = f"| v5e:4x4 | 16 | 64 | 2 x 8 x 1 | 6.7 + 4.6 | `{row.flags}` |"
     made = dict(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
-    text = page.markdown([line], page.head(**made))
+    text = f"{report.page_head(**made)}{line}\n"
     assert (
         row.flags
         == "--topology=v5e:4x4 --config.batch_size=64 --config.mesh.data=2 --config.mesh.fsdp=8 --config.mesh.tensor=1"
     )
-    assert page.kept_lines(text, page.head(**made | {"command": "another"}), "tpu.md") == {
+    assert report.kept_rows(text, report.page_head(**made | {"command": "another"}), "tpu.md") == {
         row.flags: line
     }
     for other in ({"jax": "0.11"}, {"libtpu": "0.2"}, {"run_flags": "--config=b.py"}):
         with pytest.raises(InputError, match="tpu.md: its rows are of another run or compiler"):
-            page.kept_lines(text, page.head(**made | other), "tpu.md")
+            report.kept_rows(text, report.page_head(**made | other), "tpu.md")
 
 
 @pytest.mark.parametrize("text", ["v5e:4x4", "v5e:4x4/64", "v5e:4x4/64/2x8", "v5e:4x4/64/2x8xa"])
 def test_a_row_that_cannot_be_read(text):
-    with pytest.raises(
-        InputError,
-        match=f"row '{text}': expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler",
-    ):
-        page.Row.parse(text)
+    with pytest.raises(InputError, match=f"row '{text}': expected TOPOLOGY/BATCH"):
+        report.Row.parse(text)
 
 
 # Without a TPU, for a TPU.
 
 
-def test_an_unknown_slice_is_one_line():
-    """Where libtpu is missing, too, one line says so."""
-    command = [
-        sys.executable,
-        "-m",
-        "launch.train",
-        "--config=configs/reach.py",
-        "--compile_only",
-        "--topology=v9:4x4",
-    ]
+def refusal(*flags: str) -> str:
+    """Returns the last line of the command with these flags, which it refuses."""
+    command = [sys.executable, "-m", "launch.train", "--config=configs/reach.py", *flags]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2
-    line = process.stderr.splitlines()[-1]
-    assert (
-        line.startswith("error: topology 'v9:4x4': ") and "expected a slice such as v5e:4x4" in line
-    )
+    return process.stderr.splitlines()[-1]
+
+
+def test_an_unknown_slice_is_one_line():
+    """Where libtpu is missing, too, one line says so."""
+    line = refusal("--compile_only", "--topology=v9:4x4")
+    assert line.startswith("error: topology 'v9:4x4': ") and "expected a slice such as" in line
 
 
 def test_a_topology_is_needed_to_compile_and_a_workdir_to_train():
     for flag, missing in (("--compile_only", "topology"), ("--nocompile_only", "workdir")):
-        command = [sys.executable, "-m", "launch.train", "--config=configs/reach.py", flag]
-        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert process.returncode == 2
-        assert process.stderr.splitlines()[-1] == f"error: flag --{missing} is missing"
+        assert refusal(flag) == f"error: flag --{missing} is missing"
 
 
 @pytest.mark.slow

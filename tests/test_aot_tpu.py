@@ -15,7 +15,7 @@ from pi0_jax.aot import programs
 from pi0_jax.aot.report import compile_only
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
-from pi0_jax.train import placement
+from pi0_jax.train.state import abstract_state, jit_init
 from tests.test_aot import FULL_SIZE, config
 
 pytestmark = pytest.mark.skipif(
@@ -99,10 +99,10 @@ def test_nothing_holds_the_full_model_while_it_is_created():
         data=1, fsdp=8, tensor=1, devices=programs.topology_devices("v5e:2x4")
     )
     model, optimizer = Pi0(VARIANTS["pi0"]), optax.adamw(1e-4)
-    state = placement.abstract_state(model, optimizer, mesh)
+    state = abstract_state(model, optimizer, mesh)
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    memory = placement.jit_init(model, optimizer, mesh).lower(key).compile().memory_analysis()
+    memory = jit_init(model, optimizer, mesh).lower(key).compile().memory_analysis()
     assert (
         memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         < 1.2 * total / 8

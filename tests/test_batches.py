@@ -18,7 +18,7 @@ from pi0_jax.data.mixture import Mixture, UniformOrder
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Layout, Robot, normalize
 from pi0_jax.preprocess.tokenizer import Tokenizer
-from pi0_jax.train.batches import Batcher, canvases, train_batches
+from pi0_jax.train.data import Batcher, canvases, train_batches
 from tests.mixed_data import CountingIndex, Ledger, open_mixed, write_mixed
 
 BATCH = 16

@@ -14,7 +14,7 @@ from benchmarks.train import TrainSpeed
 from configs.reach import get_config
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS
-from pi0_jax.train.placement import run_mesh
+from pi0_jax.train.state import run_mesh
 from tests.training import environment
 
 ROOT = Path(__file__).parents[1]

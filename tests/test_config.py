@@ -84,17 +84,13 @@ def test_every_config_file_takes_another_mixture(path, mode):
     stated.mixture = "oxe_magic_soup"
     if stated.datasets:
         with pytest.raises(
-            InputError,
-            match=r"^config\.mixture is 'oxe_magic_soup', which has its own datasets; expected config\.datasets to be",
+            InputError, match=r"^config\.mixture is .* expected config\.datasets to be"
         ):
             config.from_mapping(stated.to_dict())
     stated.update(datasets=(), weights=(), keep_empty_language=())
     run = config.from_mapping(stated.to_dict())
-    assert (len(run.datasets), run.weights[:2], run.frames_power) == (
-        25,
-        (0.54087122203, 0.8341046294),
-        1.0,
-    )
+    assert (len(run.datasets), run.frames_power) == (25, 1.0)
+    assert run.weights[:2] == (0.54087122203, 0.8341046294)
 
 
 def test_a_run_survives_json(values):
@@ -103,14 +99,16 @@ def test_a_run_survives_json(values):
 
 
 def test_an_unknown_field_is_named_with_its_neighbour(values):
-    with pytest.raises(
-        InputError, match=r"^config\.lerning_rate is unknown; did you mean learning_rate\?$"
+    for wrong, message in (
+        (
+            {"lerning_rate": 1e-3},
+            r"^config\.lerning_rate is unknown; did you mean learning_rate\?$",
+        ),
+        ({"mesh": {"data": 1, "fdsp": 1}}, r"^config\.mesh\.fdsp is unknown; did you mean fsdp\?$"),
+        ({"xyzzy": 1}, r"^config\.xyzzy is unknown$"),
     ):
-        config.from_mapping(values | {"lerning_rate": 1e-3})
-    with pytest.raises(InputError, match=r"^config\.mesh\.fdsp is unknown; did you mean fsdp\?$"):
-        config.from_mapping(values | {"mesh": {"data": 1, "fdsp": 1, "tensor": 1}})
-    with pytest.raises(InputError, match=r"^config\.xyzzy is unknown$"):
-        config.from_mapping(values | {"xyzzy": 1})
+        with pytest.raises(InputError, match=message):
+            config.from_mapping(values | wrong)
 
 
 def test_missing_fields_are_named():
@@ -179,9 +177,7 @@ def test_sizes_stand_where_a_variants_name_does(values):
     model = config.from_mapping(page.to_dict()).variant
     assert (model.vision.width, model.gemma.experts[1].mlp_dim) == (8, 24)
     page.variant = 3
-    with pytest.raises(
-        InputError, match=r"^config\.variant is 3; expected str or fields vision, gemma$"
-    ):
+    with pytest.raises(InputError, match=r"^config\.variant is 3; expected str or fields vision"):
         config.from_mapping(page.to_dict())
 
 
@@ -234,10 +230,7 @@ def test_a_wrong_value_is_named(values, field, value, message):
 
 
 def test_the_best_are_chosen_among_what_is_saved(values):
-    with pytest.raises(
-        InputError,
-        match=r"^config\.validate_every is 100; expected a multiple of save_every \(500\): keep_best chooses",
-    ):
+    with pytest.raises(InputError, match=r"^config\.validate_every is 100; .*save_every \(500\)"):
         config.from_mapping(values | {"keep_best": 1, "validate_every": 100})
     assert config.from_mapping(values | {"keep_best": 1, "validate_every": 1000}).keep_best == 1
 
@@ -250,22 +243,13 @@ def test_whole_numbers_do_for_floats_and_lists_for_tuples(values):
 
 
 def test_the_model_is_the_variant_at_the_runs_sizes(values):
-    run = config.from_mapping(
-        values | {"variant": "pico", "action_dim": 7, "horizon": 3, "max_tokens": 9}
-    )
+    sizes = dict(variant="pico", action_dim=7, horizon=3, max_tokens=9)
+    run = config.from_mapping(values | sizes)
     model = policy_config.model_config(run)
     assert (model.action_dim, model.horizon, model.max_tokens) == (7, 3, 9)
     assert (model.vision, model.gemma) == (VARIANTS["pico"].vision, VARIANTS["pico"].gemma)
-    layout = policy_config.layout(run, ("base_0_rgb",))
-    assert layout == (
-        ("base_0_rgb",),
-        VARIANTS["pico"].vision.image_size,
-        7,
-        9,
-        "zscore",
-        0.0,
-        False,
-    )
+    slots, size = ("base_0_rgb",), VARIANTS["pico"].vision.image_size
+    assert policy_config.layout(run, slots) == (slots, size, 7, 9, "zscore", 0.0, False)
 
 
 def test_differing_fields_are_those_that_decide_numbers(values):
@@ -288,12 +272,8 @@ def test_what_may_change_when_a_run_goes_on():
         "log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "keep_best_metric",
         "skip_nonfinite",
     } == config.FREE_FIELDS  # fmt: skip
-    assert fields.names(RunConfig, "per_process") == {
-        "data_dir",
-        "index_dir",
-        "loader_threads",
-        "prefetch_batches",
-    }
+    per_process = {"data_dir", "index_dir", "loader_threads", "prefetch_batches"}
+    assert fields.names(RunConfig, "per_process") == per_process
 
 
 # ---- what is said of configs

@@ -76,12 +76,9 @@ def test_two_processes_agree_with_one(data_dir, alone, tmp_path):
     assert "2 processes" in processes[0].text
     assert [line for line in processes[1].text.splitlines() if "Gloo" not in line] == []
     assert len(list(workdir.glob("tensorboard/*"))) == 1
-    assert sorted(path.name for path in workdir.iterdir()) == [
-        "checkpoints",
-        "config.json",
-        "metrics.jsonl",
-        "tensorboard",
-    ]
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints", "config.json", "metrics.jsonl", "tensorboard"
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -134,11 +131,10 @@ def test_what_one_host_finds_wrong_ends_both(data_dir, tmp_path):
     empty.mkdir()
     processes = start_two([data_dir, empty], tmp_path / "run", devices=1)
     assert [process.wait(60) for process in processes] == [2, 2]
-    found = f"dataset reach_arm3: expected a readable directory {empty}/reach_arm3, found: No such file or directory"
-    assert processes[1].last_line == f"error: {found}"
-    assert processes[0].last_line.startswith("error: process 1 (") and processes[
-        0
-    ].last_line.endswith(f"): {found}")
+    found = processes[1].last_line.removeprefix("error: ")
+    assert f"{empty}/reach_arm3, found: No such file or directory" in found
+    assert processes[0].last_line.startswith("error: process 1 (")
+    assert processes[0].last_line.endswith(f"): {found}")
 
 
 def test_a_host_whose_data_differ_is_named(data_dir, tmp_path):
@@ -146,11 +142,8 @@ def test_a_host_whose_data_differ_is_named(data_dir, tmp_path):
     processes = start_two([data_dir, tmp_path], tmp_path / "run", devices=1)
     assert [process.wait(60) for process in processes] == [2, 2]
     for process in processes:
-        assert "process 1 (" in process.last_line
-        assert (
-            "dataset reach_arm3: digest of the index is" in process.last_line
-            and "expected that of process 0" in process.last_line
-        )
+        assert "process 1 (" in process.last_line and "of process 0" in process.last_line
+        assert "dataset reach_arm3: digest of the index is" in process.last_line
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -166,13 +159,8 @@ def test_two_pass_over_a_damaged_checkpoint(data_dir, alone, tmp_path):
             file.write_bytes(file.read_bytes()[:-1] + b"?")
     processes = start_two([data_dir, data_dir], workdir, devices=1, **LONGER)
     processes[0].wait_for(lambda: "going on from step 10" in processes[0].text)
-    others = start_two(
-        [data_dir, data_dir],
-        workdir,
-        devices=1,
-        log=tmp_path / "others",
-        **LONGER,
-    )
+    log = tmp_path / "others"
+    others = start_two([data_dir, data_dir], workdir, devices=1, log=log, **LONGER)
     assert [process.wait(60) for process in others] == [2, 2]
     assert "another run trains there" in others[1].last_line
     finish(*processes)
@@ -184,13 +172,8 @@ def test_two_pass_over_a_damaged_checkpoint(data_dir, alone, tmp_path):
 @pytest.mark.parametrize("dead", [1, 0])
 def test_a_dead_process_ends_the_other_within_a_minute(data_dir, tmp_path, dead):
     workdir = tmp_path / "run"
-    processes = start_two(
-        [data_dir, data_dir],
-        workdir,
-        "--silence_seconds=25",
-        devices=1,
-        steps=10_000,
-    )
+    patience = "--silence_seconds=25"
+    processes = start_two([data_dir, data_dir], workdir, patience, devices=1, steps=10_000)
     processes[0].wait_for(lambda: (workdir / "checkpoints" / "4" / "params").exists())
     processes[dead].send(signal.SIGKILL)
     began = time.monotonic()
@@ -205,15 +188,10 @@ def test_a_dead_process_ends_the_other_within_a_minute(data_dir, tmp_path, dead)
 
 def test_flags_that_do_not_fit_together(data_dir, tmp_path):
     for flags, message in [
-        (
-            ["--num_processes=2", "--process_id=0"],
-            "coordinator_address: expected coordinator_address, num_processes and process_id together",
-        ),
-        (
-            ["--num_processes=2", "--process_id=2", "--coordinator_address=localhost:1"],
-            "process_id is 2; expected a number from 0 to 1",
-        ),
+        ("--process_id=0", "coordinator_address: expected coordinator_address, num_processes and"),
+        ("--process_id=2 --coordinator_address=localhost:1", "process_id is 2; expected a number"),
     ]:
+        flags = ["--num_processes=2", *flags.split()]
         process = start(data_dir, tmp_path / "run", *flags, cached=False)
         assert process.wait() == 2 and process.last_line.startswith(f"error: {message}")
 

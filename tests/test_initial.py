@@ -23,10 +23,10 @@ from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.policy_config import model_config
 from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
-from pi0_jax.train.initial import state_from_weights
 from pi0_jax.train.loop import train
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_state, jit_init, make_model, run_mesh
+from pi0_jax.train.state import abstract_state, jit_init, make_model, run_mesh
+from pi0_jax.train.weights import state_from_weights
 from tests import training
 from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.test_config import load
@@ -42,19 +42,13 @@ EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 
 
 def values() -> dict:
-    return {
-        **load(ROOT / "configs" / "reach.py").to_dict(),
-        "variant": "pico",
-        "action_dim": 6,
-        "horizon": 4,
-        "max_tokens": 12,
-    }
+    small = dict(variant="pico", action_dim=6, horizon=4, max_tokens=12)
+    return load(ROOT / "configs" / "reach.py").to_dict() | small
 
 
 def run_config(weights: object, rules: tuple = (), **changes) -> RunConfig:
-    return config.from_mapping(
-        {**values(), "initial_weights": str(weights), "initial_rules": rules, **changes}
-    )
+    start = dict(initial_weights=str(weights), initial_rules=rules)
+    return config.from_mapping(values() | start | changes)
 
 
 def start(run: RunConfig):
@@ -62,17 +56,19 @@ def start(run: RunConfig):
 
 
 def from_scratch(run: RunConfig):
-    mesh = run_mesh(run, jax.devices())
-    return jit_init(
-        make_model(run, mesh), make_optimizer(run), mesh, policy_config.trainable_part(run)
-    )(jax.random.key(run.seed))
+    mesh, trainable = run_mesh(run, jax.devices()), policy_config.trainable_part(run)
+    create = jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable)
+    return create(jax.random.key(run.seed))
 
 
 def flat(tree_: object) -> dict[str, np.ndarray]:
-    return {
-        path: np.asarray(leaf)
-        for path, leaf in flax.traverse_util.flatten_dict(tree_, sep="/").items()
-    }
+    leaves = flax.traverse_util.flatten_dict(tree_, sep="/")
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def assert_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert [path for path in ours if ours[path].tobytes() != theirs[path].tobytes()] == []
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +102,8 @@ def test_a_paligemma_fills_the_backbone_and_the_rest_is_as_from_scratch(npz, par
     ours, theirs = flat(state.params), flat(scratch.params)
     assert ours.keys() == theirs.keys() == parameters.keys()
     for path in ours:
-        np.testing.assert_array_equal(
-            ours[path],
-            parameters[path] if path in tree.BACKBONE_AXES else theirs[path],
-            err_msg=path,
-        )
+        expected = parameters if path in tree.BACKBONE_AXES else theirs
+        np.testing.assert_array_equal(ours[path], expected[path], err_msg=path)
     assert flat(state.ema).keys() == ours.keys()
     assert all(np.array_equal(leaf, ours[path]) for path, leaf in flat(state.ema).items())
     assert jax.tree.all(jax.tree.map(np.array_equal, state.opt_state, scratch.opt_state))
@@ -118,45 +111,31 @@ def test_a_paligemma_fills_the_backbone_and_the_rest_is_as_from_scratch(npz, par
     lines = capsys.readouterr().out.splitlines()
     backbone = sum(parameters[path].size for path in tree.BACKBONE_AXES)
     fresh = sum(array.size for array in parameters.values()) - backbone
-    assert lines[0] == (
-        f"starting weights: big_vision {npz}: loaded 32 leaves ({backbone:,} parameters), fresh 18 leaves ({fresh:,} parameters),"
-        " ignored 0 leaves (0 parameters)"
-    )
+    for said in (f"big_vision {npz}: ", f"32 leaves ({backbone:,}", f"18 leaves ({fresh:,}"):
+        assert said in lines[0]
     assert f"  loaded          16,384  {EMBEDDING} [512, 32]" in lines
     assert "  fresh              144  state_proj/kernel [6, 24]" in lines
     assert len(lines) == 1 + 32 + 18
 
 
 def test_a_released_model_is_taken_whole_and_its_statistics_are_not(released, parameters, capsys):
-    ours = flat(start(run_config(released)).params)
-    assert ours.keys() == parameters.keys()
-    assert [path for path in ours if ours[path].tobytes() != parameters[path].tobytes()] == []
-    assert (
-        "note: not used: the statistics of droid; this run normalises by those of its own data"
-        in capsys.readouterr().out
-    )
+    assert_bits(flat(start(run_config(released)).params), parameters)
+    assert "note: not used: the statistics of droid" in capsys.readouterr().out
 
 
 def test_rules_take_a_part_and_the_first_that_matches_counts(released, parameters, capsys):
     """The last projection is the file's, and the rest of the action expert is from scratch."""
     run = run_config(released, (("action_out_proj", "load"), ("^(state|action)_", "fresh")))
     ours, scratch = flat(start(run).params), flat(from_scratch(run).params)
-    new = {
-        path
-        for path in ours
-        if path.startswith(("state_proj", "action_in_proj", "action_time_mlp"))
-    }
+    began = ("state_proj", "action_in_proj", "action_time_mlp")
+    new = {path for path in ours if path.startswith(began)}
     assert len(new) == 8
-    for path in ours:
-        np.testing.assert_array_equal(
-            ours[path], scratch[path] if path in new else parameters[path], err_msg=path
-        )
+    assert_bits(ours, parameters | {path: scratch[path] for path in new})
     text = capsys.readouterr().out
-    assert "loaded 42 leaves" in text and "fresh 8 leaves" in text and "ignored 8 leaves" in text
-    assert (
-        "  fresh              144  state_proj/kernel [6, 24]" in text
-        and "  ignored            144  state_proj/kernel [6, 24]" in text
-    )
+    for said in ("loaded 42 leaves", "fresh 8 leaves", "ignored 8 leaves"):
+        assert said in text
+    for kind in ("fresh  ", "ignored"):
+        assert f"  {kind}            144  state_proj/kernel [6, 24]" in text
 
 
 def test_another_action_dimension_starts_with_new_projections(released, parameters, capsys):
@@ -165,10 +144,8 @@ def test_another_action_dimension_starts_with_new_projections(released, paramete
     assert ours["state_proj/kernel"].shape == (8, 24) and ours["action_out_proj/bias"].shape == (8,)
     np.testing.assert_array_equal(ours["state_proj/bias"], parameters["state_proj/bias"])
     text = capsys.readouterr().out
-    assert (
-        "  fresh              192  state_proj/kernel [8, 24]" in text
-        and "  ignored            144  state_proj/kernel [6, 24]" in text
-    )
+    assert "  fresh              192  state_proj/kernel [8, 24]" in text
+    assert "  ignored            144  state_proj/kernel [6, 24]" in text
 
 
 def test_hugging_face_tensors_and_narrow_ones_are_widened(parameters, pico, tmp_path, capsys):
@@ -193,13 +170,10 @@ def test_hugging_face_tensors_and_narrow_ones_are_widened(parameters, pico, tmp_
     ours = flat(start(run_config(tmp_path, EXPERT_FRESH)).params)
     for path, array in backbone.items():
         assert ours[path].dtype == np.float32
-        np.testing.assert_array_equal(
-            ours[path], array.astype(ml_dtypes.bfloat16).astype(np.float32), err_msg=path
-        )
-    assert (
-        "  ignored              4  vision_tower.vision_model.embeddings.position_ids [1, 4]"
-        in capsys.readouterr().out
-    )
+        widened = array.astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(ours[path], widened, err_msg=path)
+    ignored = "  ignored              4  vision_tower.vision_model.embeddings.position_ids [1, 4]"
+    assert ignored in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -216,15 +190,9 @@ def test_every_mesh_gets_the_same_numbers_each_device_its_part(npz, parameters, 
     devices = run_mesh(run, jax.devices())
     state = start(run)
     expected = abstract_state(make_model(run, devices), make_optimizer(run), devices)
-    assert jax.tree.all(
-        jax.tree.map(
-            lambda leaf, like: (
-                (leaf.shape, leaf.dtype, leaf.sharding) == (like.shape, like.dtype, like.sharding)
-            ),
-            state,
-            expected,
-        )
-    )
+    for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert leaf.shape == like.shape and leaf.dtype == like.dtype
+        assert leaf.sharding == like.sharding
     for path, array in flat(state.params).items():
         if path in tree.BACKBONE_AXES:
             np.testing.assert_array_equal(array, parameters[path], err_msg=path)
@@ -248,10 +216,9 @@ def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(rel
         expected = array.astype(ml_dtypes.bfloat16) if narrow else array
         np.testing.assert_array_equal(ours[path], expected, err_msg=path)
         assert (path in average) == (not narrow)
-    for part in "ab":
-        np.testing.assert_array_equal(
-            average[f"{linear}/{part}"], flat(scratch.factors)[f"{linear}/{part}"]
-        )
+    factors = flat(scratch.factors)
+    for path in (f"{linear}/a", f"{linear}/b"):
+        np.testing.assert_array_equal(average[path], factors[path])
 
 
 # ---- mistakes
@@ -263,7 +230,7 @@ def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(rel
         (
             "npz",
             {},
-            r"config.initial_weights .*pt_32.npz: PaliGemma/llm/\S+_1/\w+, .* and 15 more: not in the file \(big_vision\)",
+            r"config.initial_weights .*pt_32.npz: PaliGemma/llm/\S+_1/\w+, .* and 15 more: .*big_v",
         ),
         (
             "npz",
@@ -283,8 +250,7 @@ def test_what_is_frozen_or_adapted_is_loaded_and_the_rest_begins_as_it_would(rel
         (
             "released",
             {"action_dim": 8},
-            r"config.initial_weights .*pi0: action_in_proj/kernel: expected action_dim 8, found 6 \(shape \[6, 24\]\);"
-            r" config.initial_rules may declare it fresh$",
+            r"config.initial_weights .*pi0: action_in_proj/kernel: expected action_dim 8, found 6 ",
         ),
         ("nothing", {}, r"nothing: expected a checkpoint, found nothing$"),
     ],
@@ -297,13 +263,7 @@ def test_a_leaf_that_no_rule_explains_is_named(npz, released, tmp_path, source, 
 
 
 def test_missing_weights_are_told_before_the_data_are_looked_for(tmp_path):
-    run = config.from_mapping(
-        {
-            **values(),
-            "initial_weights": str(tmp_path / "nothing"),
-            "data_dir": str(tmp_path / "no data"),
-        }
-    )
+    run = run_config(tmp_path / "nothing", data_dir=str(tmp_path / "no data"))
     with pytest.raises(InputError, match=r"nothing: expected a checkpoint, found nothing$"):
         train(run, tmp_path / "run")
 
@@ -365,27 +325,16 @@ def test_the_command_starts_from_the_weights(first, parameters):
 
 def test_a_run_goes_on_without_its_starting_weights(data_dir, first, capsys):
     """Only a new run reads the weights, but they stay part of what the run is."""
-    train(
-        tiny_config(
-            data_dir, initial_weights=str(first.weights), initial_rules=EXPERT_FRESH, **SHORT
-        ),
-        first.workdir,
-    )
+    weights = dict(initial_weights=str(first.weights), initial_rules=EXPERT_FRESH)
+    train(tiny_config(data_dir, **weights, **SHORT), first.workdir)
     assert "starting weights" not in capsys.readouterr().out
-    with pytest.raises(
-        InputError,
-        match=r"another config: initial_weights: '' now, '.*pt.npz' in the checkpoint; initial_rules: \(\) now",
-    ):
+    with pytest.raises(InputError, match=r"initial_weights: '' now, .*; initial_rules: \(\) now"):
         train(tiny_config(data_dir, **SHORT), first.workdir)
 
 
 def test_a_checkpoint_of_our_own_gives_its_moving_average_to_the_bit(first, capsys):
-    ours, ema = (
-        flat(start(run_config(first.workdir, horizon=5)).params),
-        arrays(first.workdir, 3, "ema"),
-    )
-    assert ours.keys() == ema.keys()
-    assert [path for path in ours if ours[path].tobytes() != ema[path].tobytes()] == []
+    state = start(run_config(first.workdir, horizon=5))
+    assert_bits(flat(state.params), arrays(first.workdir, 3, "ema"))
     assert "loaded 50 leaves" in capsys.readouterr().out
 
 

@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "sim": "data.write embodiments errors files observation progress",
     # Policies in simulators.
     "evaluated_policies": "convert.metadata embodiments errors policy serve.client sim.evaluation",
-    "report": "checkpoints data embodiments errors files observation policy preprocess train.batches train.config train.metrics",
+    "report": "checkpoints data embodiments errors files observation policy preprocess train.config train.data train.metrics",
 }
 
 # Package -> where it may be imported; elsewhere a machine need not have it.
@@ -66,7 +66,7 @@ CONFINED = {
     "tensorflow_datasets": ("pi0_jax/data/", "benchmarks/tfdata.py"),
     "torch": ("pi0_jax/convert/",),
     "lerobot": ("pi0_jax/convert/",),
-    "tensorstore": ("pi0_jax/convert/", "pi0_jax/train/lock.py"),
+    "tensorstore": ("pi0_jax/convert/", "pi0_jax/train/workdir.py"),
     "mujoco": ("pi0_jax/sim/",),
     "gymnasium": ("pi0_jax/sim/",),
     "google_crc32c": ("pi0_jax/data/", "pi0_jax/checkpoints/manifest.py", "benchmarks/"),
@@ -90,7 +90,7 @@ MAY_PRINT = (
     "launch/",
     "pi0_jax/compilation.py",
     "pi0_jax/train/loop.py",
-    "pi0_jax/train/initial.py",
+    "pi0_jax/train/weights.py",
 )
 MOST_LINES = {"pi0_jax": 450, "benchmarks": 400, "configs": 400, "launch": 155}
 

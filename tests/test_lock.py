@@ -13,8 +13,8 @@ import tensorstore as ts
 from etils import epath
 
 from pi0_jax.errors import InputError
-from pi0_jax.train import lock
-from pi0_jax.train.lock import WorkdirLock, this_process
+from pi0_jax.train import workdir as lock
+from pi0_jax.train.workdir import WorkdirLock, this_process
 
 ELSEWHERE = {"host": "node7", "machine": "another", "process": 1, "started": "5"}
 

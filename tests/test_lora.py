@@ -20,8 +20,14 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.policy import Policy
-from pi0_jax.train import placement
 from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.state import (
+    abstract_run_state,
+    abstract_state,
+    jit_init,
+    jit_train_step,
+    make_model,
+)
 from pi0_jax.train.step import averaged, state_from
 from tests import policies
 from tests.step_data import OPTIONS, make_batch
@@ -192,7 +198,7 @@ def test_a_layers_products_are_computed_again_in_the_backward_pass(params, facto
 
 def test_factors_are_split_like_their_weights(run):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
-    state = placement.abstract_run_state(run, mesh)
+    state = abstract_run_state(run, mesh)
     specs = {
         path: leaf.sharding.spec for path, leaf in flatten_dict(state.factors, sep="/").items()
     }
@@ -244,9 +250,9 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
         sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2]),
         policy_config.trainable_part(run),
     )
-    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))
-    step = placement.jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
+    model, optimizer = make_model(run, mesh), make_optimizer(run)
+    state = jit_init(model, optimizer, mesh, part)(jax.random.key(0))
+    step = jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
     batch = sharding.place_batch(make_batch(1), mesh)
     before, losses = jax.device_get(state.params), []
     for _ in range(6):
@@ -259,7 +265,7 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     saved = RunCheckpoints(tmp_path, keep=1)
     saved.save(state, policies.description(run, {}, position=6), {})
     saved.wait()
-    restored = saved.restore(6, placement.abstract_state(model, optimizer, mesh, part))
+    restored = saved.restore(6, abstract_state(model, optimizer, mesh, part))
     saved.close()
     average = flatten_dict(state.factors if ema_decay == 0 else state.ema, sep="/")
     assert (state.ema == {}) == (ema_decay == 0) and all(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pi0_jax.aot.memory import policy_bytes
+from pi0_jax.aot.report import policy_bytes
 from pi0_jax.train.config import from_mapping
 from tests import policies
 from tests.test_config import load

@@ -3,8 +3,6 @@
 Draws and masks do as configured, and randomness is keyed by (seed, step, row).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +14,8 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
-from pi0_jax.train.placement import state_shardings
-from pi0_jax.train.step import StepOptions, init_state, row_keys, train_step
+from pi0_jax.train.state import jit_init, jit_train_step
+from pi0_jax.train.step import StepOptions, row_keys
 
 CONFIG = VARIANTS["pico"]
 B, H, D, L = 8, CONFIG.horizon, CONFIG.action_dim, CONFIG.max_tokens
@@ -68,13 +66,8 @@ def run(
 ):
     mesh = sharding.make_mesh(data=-1, fsdp=fsdp, tensor=tensor, devices=jax.devices()[:devices])
     model = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, constrain=sharding.constrain_on(mesh)))
-    create = partial(init_state, model=model, optimizer=optimizer)
-    shardings = state_shardings(jax.eval_shape(create, jax.random.key(0)), optimizer, mesh)
-    state = jax.jit(create, out_shardings=shardings)(jax.random.key(0))
-    step = jax.jit(
-        partial(train_step, model=model, optimizer=optimizer, options=options),
-        out_shardings=(shardings, sharding.replicated(mesh)),
-    )
+    state = jit_init(model, optimizer, mesh)(jax.random.key(0))
+    step = jit_train_step(model, optimizer, options, state)
     losses = []
     for _ in range(steps):
         state, metrics = step(state, sharding.place_batch(batch, mesh))
@@ -143,31 +136,24 @@ def test_randomness_is_keyed_by_seed_step_and_row():
 def test_switches_choose_what_counts(batch, one_device, field):
     """What counts moves the loss, and what does not count does not move it."""
     options = OPTIONS._replace(**{field: True})
-    mask = (
-        batch.targets.dims[:, None, :]
-        if field == "real_dims_only"
-        else batch.targets.valid[:, :, None]
-    )
-    garbage = np.where(mask, batch.targets.actions, 3.0).astype(np.float32)
+
+    def loss(mask, padding: float, options: StepOptions) -> float:
+        actions = np.where(mask, batch.targets.actions, padding).astype(np.float32)
+        other = batch._replace(targets=batch.targets._replace(actions=actions))
+        return run(other, steps=1, options=options)[0][0]
+
     if field == "real_dims_only":
-        # padding is zero, as in the data
-        garbage = np.where(mask, batch.targets.actions, 0.0).astype(np.float32)
-        noise_free = batch._replace(targets=batch.targets._replace(actions=garbage))
-        assert run(noise_free, steps=1, options=options)[0] != pytest.approx(
-            run(noise_free, steps=1)[0]
-        )
+        dims = batch.targets.dims[:, None, :]  # padding is zero, as in the data
+        assert loss(dims, 0.0, options) != pytest.approx(loss(dims, 0.0, OPTIONS))
         return
     # Actions past the end enter the model through x_t, so the loss itself changes. Its gradient by
     # their targets is gone instead.
-    other = batch._replace(targets=batch.targets._replace(actions=garbage))
-    assert run(batch, steps=1, options=options)[0] != pytest.approx(one_device[0][0])
-    assert run(other, steps=1, options=options)[0][0] < run(other, steps=1)[0][0]
+    valid = batch.targets.valid[:, :, None]
+    assert loss(True, 0.0, options) != pytest.approx(one_device[0][0])
+    assert loss(valid, 3.0, options) < loss(valid, 3.0, OPTIONS)
 
 
 def test_augmentation_changes_the_loss_and_repeats(batch, one_device):
     augmented = OPTIONS._replace(augment=True)
-    first, second = (
-        run(batch, steps=1, options=augmented)[0],
-        run(batch, steps=1, options=augmented)[0],
-    )
+    first, second = (run(batch, steps=1, options=augmented)[0] for _ in range(2))
     assert first == second != one_device[0][:1]

@@ -23,12 +23,12 @@ from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report.page import write_report
 from pi0_jax.train.config import RunConfig, from_mapping
-from pi0_jax.train.footprint import named_out_of_memory
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
+from pi0_jax.train.state import named_out_of_memory
 from tests import training
 from tests.tiny_data import write_reach
-from tests.training import TINY, arrays, command, losses, validations
+from tests.training import ROOT, TINY, arrays, command, losses, saved_steps, validations
 
 
 def tiny_config(data: Path, **changes) -> RunConfig:
@@ -45,11 +45,7 @@ def finished(data_dir, tmp_path_factory) -> Path:
     """Returns the workdir of an uninterrupted run of the real command."""
     workdir = tmp_path_factory.mktemp("run")
     said = subprocess.run(
-        command(data_dir, workdir),
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
+        command(data_dir, workdir), check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout
     (workdir / "said").write_text(said)
     return workdir
@@ -76,27 +72,14 @@ def test_what_is_said_before_the_first_step(finished):
 def test_the_workdir_says_what_happened(finished):
     lines = read_metrics(finished)
     assert {
-        "loss",
-        "loss/reach_arm3",
-        "gradient_norm",
-        "parameter_norm",
-        "skipped",
-        "learning_rate",
-    } <= set(lines[0])
-    assert {
-        "steps_per_second",
-        "samples_per_second",
-        "data_wait_share",
-        "model_tflops_per_second",
-    } <= set(lines[0])
+        "loss", "loss/reach_arm3", "gradient_norm", "parameter_norm", "skipped", "learning_rate",
+        "steps_per_second", "samples_per_second", "data_wait_share", "model_tflops_per_second",
+    } <= set(lines[0])  # fmt: skip
     assert lines[0]["loss/reach_arm3"] == pytest.approx(lines[0]["loss"], rel=1e-6)
     last = [line for line in lines if "validation/loss" in line][-1]
     assert {f"validation/reach_arm3/error/joint_{i}" for i in range(3)} <= set(last)
     assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir() if p.name.isdigit()) == [
-        "12",
-        "8",
-    ]
+    assert saved_steps(finished) == [8, 12]
 
 
 def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
@@ -124,9 +107,7 @@ def test_a_policy_opens_from_the_directory_alone(finished, tmp_path, data_dir):
     )
     with pytest.raises(InputError, match="noise has shape"):
         policy.act([observation], noise=noise[:, :2])
-    with pytest.raises(
-        InputError, match="robot 'reach_arm9': the checkpoint has statistics for reach_arm3"
-    ):
+    with pytest.raises(InputError, match="robot 'reach_arm9': .*reach_arm3"):
         policy.act([observation], robot="reach_arm9")
 
 
@@ -149,23 +130,17 @@ def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_pat
         np.testing.assert_array_equal(converted.read(path), array, err_msg=path)
 
 
+def evaluate(checkpoint: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={checkpoint}", *flags]
+    return subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
+
+
 def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
     """The real commands run on the real simulator, and write the table, a GIF and the page."""
-    root, evaluation, report = (
-        Path(__file__).parents[1],
-        tmp_path / "evaluation",
-        tmp_path / "report",
-    )
-    run = [
-        sys.executable,
-        "-m",
-        "launch.evaluate",
-        f"--checkpoint={finished}",
-        f"--output={evaluation}",
-        "--robots=reach_arm3",
-    ]
+    evaluation, report = tmp_path / "evaluation", tmp_path / "report"
     flags = ["--episodes=3", "--parallel=2", "--record=1", "--conditions=right,untrained"]
-    process = subprocess.run([*run, *flags], capture_output=True, text=True, cwd=root, check=True)
+    process = evaluate(finished, f"--output={evaluation}", "--robots=reach_arm3", *flags)
+    assert process.returncode == 0, process.stderr
     assert "reach_arm3   untrained  all" in process.stdout
     rows = json.loads((evaluation / "evaluation.json").read_text())["rows"]
     assert [row["episodes"] for row in rows if row["group"] == "all"] == [3, 3]
@@ -180,13 +155,9 @@ def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
 
     # beside the evaluation, which stays
     write_report(finished, evaluation, evaluation, data_dir=str(data_dir), frames=1)
-    assert sorted(path.name for path in evaluation.iterdir()) == [
-        "chunk-0.png",
-        "curves.png",
-        "evaluation.json",
-        "index.html",
-        "rollouts",
-    ]
+    assert {path.name for path in evaluation.iterdir()} == {
+        "chunk-0.png", "curves.png", "evaluation.json", "index.html", "rollouts"
+    }  # fmt: skip
 
 
 def test_evaluation_refuses_what_it_does_not_know(finished):
@@ -194,25 +165,13 @@ def test_evaluation_refuses_what_it_does_not_know(finished):
         ("--robots=reach_arm9", "robot 'reach_arm9'"),
         ("--conditions=left", "'left' is unknown"),
     ):
-        run = [
-            sys.executable,
-            "-m",
-            "launch.evaluate",
-            f"--checkpoint={finished}",
-            "--output=/nowhere",
-            flag,
-        ]
-        process = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        process = evaluate(finished, "--output=/nowhere", flag)
         assert process.returncode == 2
         assert message in process.stderr.splitlines()[-1]
 
 
 def test_training_again_is_nothing_to_do(data_dir, finished, capsys):
-    assert (
-        (finished / "said")
-        .read_text()
-        .endswith(f"\nall 12 steps are done; {finished} holds checkpoints/ and metrics.jsonl\n")
-    )
+    assert (finished / "said").read_text().splitlines()[-1].startswith("all 12 steps are done")
     before = (finished / METRICS_FILE).read_text()
     train(tiny_config(data_dir), finished)
     assert "\nnothing to do: all 12 steps are done" in capsys.readouterr().out
@@ -220,20 +179,14 @@ def test_training_again_is_nothing_to_do(data_dir, finished, capsys):
 
 
 def test_a_workdir_of_another_config_is_refused(data_dir, finished):
-    with pytest.raises(
-        InputError,
-        match=r"another config: horizon: 3 now, 5 in the checkpoint; learning_rate: 0.1 now.* takes another workdir",
-    ):
+    with pytest.raises(InputError, match=r"horizon: 3 now, 5 in .*; learning_rate: 0.1 now"):
         train(tiny_config(data_dir, horizon=3, learning_rate=0.1), finished)
 
 
 def test_a_conversion_is_no_run_to_go_on_with(data_dir, finished, tmp_path):
     written = tmp_path / "converted"
     convert.run(str(finished), str(written), "ours")
-    with pytest.raises(
-        InputError,
-        match=rf"12 has no optimizer, as what a conversion wrote.* config.initial_weights={written} starts from",
-    ):
+    with pytest.raises(InputError, match=rf"12 has no optimizer.*initial_weights={written}"):
         train(tiny_config(data_dir), written)
 
 
@@ -245,18 +198,13 @@ def test_a_workdir_that_cannot_be_written_is_refused(data_dir, tmp_path):
         (file / "run", "Not a directory"),
         (Path("/proc"), "No such file or directory"),
     ):
-        with pytest.raises(
-            InputError, match=rf"^workdir {workdir}: expected a folder to write to, found: {found}$"
-        ):
+        with pytest.raises(InputError, match=f"^workdir {workdir}: expected .*, found: {found}$"):
             train(tiny_config(data_dir), workdir)
 
 
 def test_data_that_changed_since_the_checkpoint_are_refused(finished, tmp_path):
     write_reach(tmp_path, lengths=(7,) * 8)
-    with pytest.raises(
-        InputError,
-        match="dataset reach_arm3: the digest of its index is .* in the checkpoint of step 12",
-    ):
+    with pytest.raises(InputError, match="dataset reach_arm3: the digest .* of step 12"):
         train(tiny_config(tmp_path), finished)
 
 
@@ -301,7 +249,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
         (dict(action_dim=2), r"reach_arm3 has 3 state dimensions, the model 2 \(action_dim\)"),
         (
             dict(max_tokens=4),
-            "dataset reach_arm3: 2 of 2 prompts have more tokens than config.max_tokens, 4; the longest has .",
+            "dataset reach_arm3: 2 of 2 prompts .* config.max_tokens, 4; the longest has .",
         ),
         (
             dict(tokenizer="/nowhere/paligemma.model"),
@@ -310,7 +258,7 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(finished, tmp_path):
         (dict(data_dir="/nowhere"), "/nowhere"),
         (
             dict(initial_rules=(("img/", "fresh"),)),
-            "config.initial_rules: expected config.initial_weights that they choose from, found none",
+            "config.initial_rules: expected config.initial_weights .* found none",
         ),
         (
             dict(keep_best=1, save_every=6, keep_best_metric="loss"),
@@ -327,20 +275,11 @@ def test_what_cannot_be_trained_is_refused_first(data_dir, tmp_path, changes, me
 
 def test_what_is_odd_but_allowed_is_told_before_the_run(data_dir, tmp_path, capsys, caplog):
     train(tiny_config(data_dir, frozen=("img/",), horizon=4, steps=1, warmup_steps=0), tmp_path)
-    (warning,) = [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "absl" and record.levelname == "WARNING"
-    ]
-    assert (
-        warning
-        == "config.frozen without config.initial_weights: what is not trained itself stays as it is drawn at random"
-    )
+    told = [r for r in caplog.records if r.name == "absl" and r.levelname == "WARNING"]
+    (warning,) = (record.getMessage() for record in told)
+    assert warning.startswith("config.frozen without config.initial_weights: ")
     before = capsys.readouterr().out.partition("the step as compiled")[0]
-    assert (
-        "\n  reach_arm3: rollouts execute 5 steps of a chunk, as its robot's record says, and refuse config.horizon 4\n"
-        in before
-    )
+    assert re.search(r"\n  reach_arm3: rollouts execute 5 steps .* config.horizon 4\n", before)
 
 
 def test_one_episode_is_trained_on_without_validation(tmp_path, capsys):
@@ -350,13 +289,11 @@ def test_one_episode_is_trained_on_without_validation(tmp_path, capsys):
     )
     train(run, tmp_path / "run")
     said = capsys.readouterr().out.partition("the step as compiled")[0]
-    assert "\n  reach_arm3: no frame is held out: it is trained on without validation\n" in said
+    assert "\n  reach_arm3: no frame is held out: " in said
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert not any(name.startswith("validation") for line in lines for name in line)
-    with pytest.raises(
-        InputError, match="keep_best_metric .* expected one of none, since no frame is held out"
-    ):
+    with pytest.raises(InputError, match="keep_best_metric .* held-out frames, found none"):
         train(dataclasses.replace(run, keep_best=1, save_every=1), tmp_path / "best")
 
 
@@ -364,11 +301,8 @@ def test_one_episode_is_trained_on_without_validation(tmp_path, capsys):
 def test_out_of_memory_is_one_line_that_says_what_helps(data_dir, tmp_path):
     """The step's attention among a hundred thousand tokens takes terabytes."""
     found = r"out of memory: RESOURCE_EXHAUSTED: Out of memory allocating \d{12,} bytes"
-    helps = (
-        r"To need less for activations: config.accumulate above 1, remat 'full' \(is 'none'\),"
-        r" batch_size below 8; for parameters and .*"
-    )
-    with pytest.raises(InputError, match=rf"^{found}\. {helps}$"):
+    helps = r"config.accumulate above 1, remat 'full' \(is 'none'\), batch_size below 8; .*"
+    with pytest.raises(InputError, match=rf"^{found}\. .*{helps}$"):
         train(tiny_config(data_dir, max_tokens=100_000), tmp_path)
 
 
@@ -386,10 +320,6 @@ def test_only_a_lack_of_memory_is_named_so(data_dir):
 
 
 def test_an_unknown_config_field_ends_in_one_line(data_dir, tmp_path):
-    process = subprocess.run(
-        [*command(data_dir, tmp_path), "--config.bach_size=3"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
+    run = [*command(data_dir, tmp_path), "--config.bach_size=3"]
+    process = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode != 0 and "bach_size" in process.stderr.splitlines()[-1]

@@ -12,10 +12,18 @@ from pi0_jax.errors import InputError
 from pi0_jax.models import trainable
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.trainable import Trainable
-from pi0_jax.train import config, placement
+from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
-from pi0_jax.train.footprint import Footprint, bytes_per_device, footprint
 from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.state import (
+    Footprint,
+    abstract_run_state,
+    bytes_per_device,
+    footprint,
+    jit_init,
+    jit_train_step,
+    make_model,
+)
 from pi0_jax.train.step import averaged
 from tests.step_data import CONFIG, OPTIONS, make_batch
 
@@ -182,8 +190,8 @@ def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     run = run_config(frozen=NOT_THE_EXPERT, frozen_dtype="bfloat16")
     part = policy_config.trainable_part(run)
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
-    model, optimizer = placement.make_model(run, mesh), make_optimizer(run)
-    state = placement.jit_init(model, optimizer, mesh, part)(jax.random.key(0))
+    model, optimizer = make_model(run, mesh), make_optimizer(run)
+    state = jit_init(model, optimizer, mesh, part)(jax.random.key(0))
     trained = paths(state.ema)
     assert {path.split("/")[0] for path in trained if not path.startswith("PaliGemma/llm/")} == {
         "state_proj", "action_in_proj", "action_time_mlp_in", "action_time_mlp_out", "action_out_proj"
@@ -193,7 +201,7 @@ def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     assert {str(w.dtype) for w in jax.tree.leaves(state.params["PaliGemma"]["img"])} == {"bfloat16"}
 
     before = jax.device_get(state.params)
-    step = placement.jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
+    step = jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
     losses = []
     for _ in range(8):
         state, metrics = step(state, sharding.place_batch(make_batch(1), mesh))
@@ -229,7 +237,7 @@ def test_the_footprint_counts_what_a_device_holds():
         batch_size=4,
     )
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=1, devices=jax.devices()[:2])
-    state = placement.abstract_run_state(run, mesh)
+    state = abstract_run_state(run, mesh)
     table = {"table": state.params["PaliGemma"]["llm"]["embedder"]["input_embedding"]}
     # half the columns, 2 bytes each
     assert (

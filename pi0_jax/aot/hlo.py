@@ -10,21 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-_BYTES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "s16": 2,
-    "u16": 2,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 # A TPU's memory spaces other than its HBM.
 _ON_CHIP = re.compile(r"S\([1-9]\)")
@@ -38,15 +23,16 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 # Operations inside a fusion that only pass an array on. Custom calls there begin and end
 # collectives.
 _HANDED_ON = ("parameter", "tuple", "custom-call")
-# Operations that touch no memory by themselves: names for what is there, loops (their bodies
-# count), and the ends of what a -start began.
+# Operations that touch no memory by themselves: names for what is there, and loops, whose bodies
+# count.
 _FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id iota opt-barrier".split()
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all"
+    " partition-id replica-id iota opt-barrier".split()
 )
 
 
 class Instruction(NamedTuple):
-    """Holds one line of a computation, cut into its parts."""
+    """Holds a line `NAME = SHAPE OPCODE(ARGUMENTS)ATTRIBUTES` of a computation."""
 
     name: str
     shape: str
@@ -77,22 +63,13 @@ class Collective(NamedTuple):
 
     XLA may cut a matrix product into steps that pass parts around a ring. Each passing is then a
     collective of its own.
-
-    Attributes:
-        kind: as in HLO, or "ring all-gather" or "ring reduce-scatter".
-        bytes: the size of an all-gather's result, or of any other's operands.
-        group: the number of devices that take part together.
-        times: how often it runs in one call of the program.
-        shape: the shapes of the operands.
-        source: JAX's name of the operation that it serves.
     """
 
-    kind: str
-    bytes: int
-    group: int
-    times: int
-    shape: str
-    source: str
+    kind: str  # as in HLO, or "ring all-gather" or "ring reduce-scatter"
+    bytes: int  # the size of an all-gather's result, or of any other's operands
+    group: int  # the number of devices that take part together
+    times: int  # how often it runs in one call of the program
+    shape: str  # the shapes of the operands
 
     @property
     def sent(self) -> float:
@@ -130,7 +107,6 @@ def parse(text: str) -> Program:
 
 
 def _instruction(line: str) -> Instruction:
-    """Cuts a line `NAME = SHAPE OPCODE(ARGUMENTS)ATTRIBUTES` into its parts."""
     name, _, rest = line.strip().partition(" = ")
     # The shape of a tuple is in parentheses and holds spaces.
     end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
@@ -158,18 +134,17 @@ def _closing(text: str, start: int) -> int:
 
 
 def size(shape: str, *, hbm_only: bool = False) -> int:
-    """Returns the bytes of an array, or of all arrays of a tuple.
+    """Returns the bytes of an array such as "bf16[8,128]{1,0}", or of all arrays of a tuple.
 
-    Args:
-        shape: the shape in XLA's text, such as "bf16[8,128]{1,0}".
-        hbm_only: leaves out what lies in a TPU's on-chip memory.
+    With `hbm_only` what lies in a TPU's on-chip memory is left out.
     """
-    # A type that the table does not know, such as a token, has no bytes.
-    return sum(
-        _BYTES.get(dtype, 0) * math.prod(int(d) for d in dims.split(",") if d)
-        for dtype, dims, layout in _ARRAY.findall(shape)
-        if not (hbm_only and _ON_CHIP.search(layout))
-    )
+    total = 0
+    for dtype, dims, layout in _ARRAY.findall(shape):
+        if not (hbm_only and _ON_CHIP.search(layout)):
+            # A type's name has its bits, but for pred. A token has none.
+            bits = 8 if dtype == "pred" else int((re.findall(r"\d+", dtype) or [0])[0])
+            total += bits * math.prod(int(d) for d in dims.split(",") if d) // 8
+    return total
 
 
 def runs(program: Program) -> dict[str, int]:
@@ -207,10 +182,8 @@ def trip_count(program: Program, loop: Instruction) -> int:
     """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
-    condition, body = (
-        program.computations[dict(_ROLE.findall(loop.attributes))[role]]
-        for role in ("condition", "body")
-    )
+    roles = dict(_ROLE.findall(loop.attributes))
+    condition, body = (program.computations[roles[role]] for role in ("condition", "body"))
     # The condition is `counter < limit`, and the counter is one part of the loop's tuple.
     compare = _root(condition)
     if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
@@ -244,35 +217,24 @@ def collectives(program: Program) -> list[Collective]:
             if match := _COLLECTIVE.match(instruction.opcode):
                 channel = re.search(r"channel_id=\d+", instruction.attributes)
                 key = match[1], channel[0] if channel else f"{name} {instruction.name}"
-                seen.setdefault(
-                    key,
-                    _collective(match[1], instruction, name, computation, times, program.devices),
-                )
+                if key not in seen:
+                    operands = [computation[operand].shape for operand in instruction.operands]
+                    group = _group_size(instruction.attributes, program.devices)
+                    total = sum(map(size, operands)) * (group if match[1] == "all-gather" else 1)
+                    shapes = ", ".join(re.sub(r"\{.*?\}", "", shape) for shape in operands)
+                    seen[key] = Collective(_kind(match[1], name), total, group, times, shapes)
     return list(seen.values())
 
 
-def _collective(
-    opcode: str,
-    instruction: Instruction,
-    where: str,
-    computation: Computation,
-    count: int,
-    devices: int,
-) -> Collective:
-    group = _group_size(instruction.attributes, devices)
-    operands = [computation[name].shape for name in instruction.operands]
-    kind = opcode
+def _kind(opcode: str, computation: str) -> str:
+    """Returns what a collective is, by its opcode and the name of the computation that it is in."""
     # XLA for TPUs writes a reduce-scatter as an all-reduce, of which each device computes its part.
-    if where.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"
-    elif opcode == "collective-permute" and (
-        ring := re.search(r"windowed_dot_general_body_(ag|rs)", where)
-    ):
-        kind = {"ag": "ring all-gather", "rs": "ring reduce-scatter"}[ring[1]]
-    source = re.search(r'op_name="([^"]*)"', instruction.attributes)
-    total = sum(map(size, operands)) * (group if opcode == "all-gather" else 1)
-    shapes = ", ".join(re.sub(r"\{.*?\}", "", shape) for shape in operands)
-    return Collective(kind, total, group, count, shapes, source[1] if source else "")
+    if computation.startswith("all-reduce-scatter"):
+        return "reduce-scatter"
+    ring = re.search(r"windowed_dot_general_body_(ag|rs)", computation)
+    if opcode == "collective-permute" and ring:
+        return {"ag": "ring all-gather", "rs": "ring reduce-scatter"}[ring[1]]
+    return opcode
 
 
 def _group_size(attributes: str, devices: int) -> int:
@@ -302,48 +264,41 @@ def hbm_traffic(program: Program) -> int:
     """
     fused = {
         called
-        for c in program.computations.values()
-        for i in c.values()
-        if i.opcode in ("fusion", "custom-call")
-        for called in _called(i)
+        for computation in program.computations.values()
+        for instruction in computation.values()
+        if instruction.opcode in ("fusion", "custom-call")
+        for called in _called(instruction)
     }
-    return sum(c.times * c.bytes for c in collectives(program)) + sum(
-        times
-        * sum(_traffic(program, instruction, computation) for instruction in computation.values())
-        for name, times in runs(program).items()
-        if name not in fused
-        for computation in [program.computations[name]]
-    )
+    total = sum(c.times * c.bytes for c in collectives(program))
+    for name, times in runs(program).items():
+        if name not in fused:
+            inside = program.computations[name]
+            total += times * sum(_traffic(program, one, inside) for one in inside.values())
+    return total
 
 
 def _traffic(program: Program, instruction: Instruction, computation: Computation) -> int:
     """Returns the bytes of HBM that one operation outside of fusions reads and writes."""
-    if (
-        instruction.opcode in _FREE
-        or instruction.opcode.endswith("-done")
-        or _COLLECTIVE.match(instruction.opcode)
-    ):
+    opcode, result = instruction.opcode, size(instruction.shape, hbm_only=True)
+    if opcode in _FREE or opcode.endswith("-done") or _COLLECTIVE.match(opcode):
         return 0
-    operands = [computation[name].shape for name in instruction.operands]
+    whole = [size(computation[name].shape, hbm_only=True) for name in instruction.operands]
     # A part of an array goes from HBM to the chip.
-    if instruction.opcode == "slice-start":
+    if opcode == "slice-start":
         _, part, *_ = _ARRAY.finditer(instruction.shape)
         return size(part[0])
     # The result of a -start is a tuple of what goes in and what comes out.
-    if instruction.opcode.endswith("-start"):
-        return size(instruction.shape, hbm_only=True)
-    if instruction.opcode in _SLICES:
-        return 2 * size(instruction.shape, hbm_only=True)
-    if instruction.opcode == "dynamic-update-slice":
-        return 2 * size(operands[1], hbm_only=True)
-    whole = [size(shape, hbm_only=True) for shape in operands]
-    if instruction.opcode != "fusion":
-        return sum(whole) + size(instruction.shape, hbm_only=True)
+    if opcode.endswith("-start"):
+        return result
+    if opcode in _SLICES:
+        return 2 * result
+    if opcode == "dynamic-update-slice":
+        return 2 * whole[1]
+    if opcode != "fusion":
+        return sum(whole) + result
     (called,) = _called(instruction)
     inside = program.computations[called]
-    return sum(map(min, whole, _parameter_reads(program, inside))) + min(
-        size(instruction.shape, hbm_only=True), _written(inside)
-    )
+    return sum(map(min, whole, _parameter_reads(program, inside))) + min(result, _written(inside))
 
 
 def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
@@ -354,13 +309,11 @@ def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
 
 def _reads(program: Program, fusion: Computation, name: str) -> int:
     """Returns the bytes that a fusion reads of an array in it."""
-    return sum(
-        _read(program, fusion, name, user) for user in fusion.values() if name in user.operands
-    )
+    users = [user for user in fusion.values() if name in user.operands]
+    return sum(_read(program, fusion, name, user) for user in users)
 
 
 def _read(program: Program, fusion: Computation, name: str, user: Instruction) -> int:
-    """Returns the bytes that one user of an array reads of it."""
     if user.opcode in _SLICES:
         return size(user.shape)
     if user.opcode == "bitcast":
@@ -368,10 +321,10 @@ def _read(program: Program, fusion: Computation, name: str, user: Instruction) -
     # A fusion may be inside another: a slice just before a matrix product.
     if user.opcode == "fusion":
         (called,) = _called(user)
-        inner = _parameter_reads(program, program.computations[called])
-        return sum(
-            read for operand, read in zip(user.operands, inner, strict=True) if operand == name
+        inner = zip(
+            user.operands, _parameter_reads(program, program.computations[called]), strict=True
         )
+        return sum(read for operand, read in inner if operand == name)
     updated = user.opcode == "dynamic-update-slice" and user.operands[0] == name
     if updated or user.opcode in _HANDED_ON or _COLLECTIVE.match(user.opcode):
         return 0

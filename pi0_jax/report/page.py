@@ -18,8 +18,8 @@ from pi0_jax.report import figures
 from pi0_jax.report.folder import PAGE, new_pages
 from pi0_jax.report.markup import document, picture, section, table
 from pi0_jax.train import config
-from pi0_jax.train.batches import held_out_samples
 from pi0_jax.train.config import RunConfig
+from pi0_jax.train.data import held_out_samples
 from pi0_jax.train.metrics import read_metrics
 
 _TITLE = "π0 run"

@@ -1,9 +1,14 @@
-"""Says how much one chip can do at most, and how long a program takes by the roofline.
+"""Says how much one chip can do at most, and how much work a traced function is for it.
 
 A chip's kind is named as JAX names it.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 class Chip(NamedTuple):
@@ -36,7 +41,6 @@ CHIPS = {
     "TPU v6 lite": Chip("v6e", 31.25 * GIB, 918e12, 1638e9, 200e9),
 }
 
-
 # From NVIDIA's data sheets: bfloat16 matrix products without sparsity. The key is how JAX's name
 # begins, and the first match counts.
 _GPU_FLOPS = {
@@ -50,11 +54,7 @@ _GPU_FLOPS = {
 def peak_flops(device_kind: str) -> float | None:
     """Returns a device's bfloat16 matrix-product operations per second at peak.
 
-    Args:
-        device_kind: JAX's name of the device's kind.
-
-    Returns:
-        None for a device without such a number here, such as a CPU.
+    It returns None for a kind of device that is not in the tables, such as a CPU.
     """
     if device_kind in CHIPS:
         return CHIPS[device_kind].flops
@@ -81,14 +81,49 @@ class Roofline(NamedTuple):
 
 
 def roofline(chip: Chip, *, flops: float, hbm_traffic: float, ici_sent: float) -> Roofline:
-    """Returns the times of one step at a chip's peak rates.
+    """Returns the times of one step, by what one chip computes, moves and sends in it.
 
     Args:
         chip: the kind of chip.
-        flops: floating-point operations of one chip in a step.
-        hbm_traffic: bytes that one chip reads from and writes to its HBM in a step.
-        ici_sent: bytes that one chip sends to other chips in a step.
+        flops: floating-point operations.
+        hbm_traffic: bytes read from and written to the chip's HBM.
+        ici_sent: bytes sent to other chips.
     """
     return Roofline(
         flops / chip.flops, hbm_traffic / chip.hbm_bandwidth, ici_sent / chip.ici_bandwidth
     )
+
+
+def matmul_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
+    """Returns the operations of all matrix products in a jaxpr, on all devices together.
+
+    A multiply-add is two operations. A scan counts as often as it runs, and of a conditional the
+    longer branch counts. A while loop's length is not known, so it counts once. XLA's own count is
+    not used, because on TPUs it takes a loop's body only once.
+
+    Args:
+        jaxpr: of `jax.jit(f).trace(*args).jaxpr`.
+    """
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return sum(map(_equation_flops, jaxpr.eqns))
+
+
+def _equation_flops(equation: JaxprEqn) -> int:
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left, output = equation.invars[0].aval, equation.outvars[0].aval
+        assert isinstance(left, ShapedArray) and isinstance(output, ShapedArray)  # they are arrays
+        # Each number of the output is a sum over the contracted axes.
+        return 2 * math.prod(output.shape) * math.prod(left.shape[axis] for axis in contracted)
+    inner = [matmul_flops(jaxpr) for jaxpr in _jaxprs(equation)]
+    if equation.primitive.name == "cond":
+        return max(inner)
+    return sum(inner) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+
+
+def _jaxprs(equation: JaxprEqn) -> Iterator[Any]:
+    """Yields the jaxprs among an equation's parameters: the bodies of loops, branches and calls."""
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr | Jaxpr):
+                yield item

@@ -229,13 +229,10 @@ FREE_FIELDS = fields.names(RunConfig, "free")
 
 
 def defaults() -> ConfigDict:
-    """Returns a page with every field at its default.
+    """Returns a page with every field at its default, whose fields may be set.
 
     The page takes any value. Mistakes are named when the page is used, for all fields together. A
     field that must be stated (`data_dir`) is empty on the page.
-
-    Returns:
-        An ml_collections.ConfigDict, whose fields may be set.
     """
     page = ConfigDict(fields.defaults(RunConfig), type_safe=False)
     page.data_dir = placeholder(str)
@@ -251,10 +248,9 @@ def explain() -> str:
 
 
 def from_mapping(config: Mapping[str, Any]) -> RunConfig:
-    """Returns the config that a page, or other plain data, states.
+    """Returns the config that a page, or other plain data, states: field -> value.
 
-    Args:
-        config: field -> value. A field that is not stated has its default.
+    A field that is not stated has its default.
 
     Raises:
         InputError: fields are unknown, missing, of another type or out of their range, or they
@@ -264,19 +260,16 @@ def from_mapping(config: Mapping[str, Any]) -> RunConfig:
 
 
 def from_halves(policy: PolicyConfig, training: Mapping[str, Any], where: str) -> RunConfig:
-    """Returns the config of the run that wrote a checkpoint, from what is stored there.
-
-    Args:
-        policy: the half of the config that a policy needs.
-        training: the other half, as plain data.
-        where: names the checkpoint in messages.
+    """Returns the config of the run that wrote a checkpoint, from the two halves stored there.
 
     Raises:
-        InputError: as in `from_mapping`; or there is no training half.
+        InputError: as in `from_mapping`, with `where` before each field; or there is no training
+            half.
     """
     if not training:
         raise InputError(
-            f"{where}: expected the config of a training run, found none, as in what a conversion wrote"
+            f"{where}: expected the config of a training run, found none, as in what a conversion"
+            " wrote"
         )
     record = {**dataclasses.asdict(policy), **training}
     return _resolved(fields.read(RunConfig, record, where, checks=CHECKS, stored=True))
@@ -317,18 +310,14 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def check_resumes(run: RunConfig, stored: RunConfig) -> None:
-    """Checks that a run may be resumed with another config.
+    """Raises InputError if a run that had the config `stored` may not be resumed with `run`.
 
-    Args:
-        run: the config to resume with.
-        stored: the config that the run had.
-
-    Raises:
-        InputError: they differ in fields that decide the run's numbers; the fields are named.
+    It names the fields that differ and decide the run's numbers.
     """
     if different := differing_fields(run, stored):
         raise InputError(
-            f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes another workdir"
+            f"the workdir holds a run of another config: {'; '.join(different)}. A new run takes"
+            " another workdir"
         )
 
 
@@ -354,13 +343,9 @@ def describe(run: RunConfig) -> str:
             f"{'' if values[name] == usual[name] else '*'}{name} {values[name]!r}" for name in names
         ]
         lines += textwrap.wrap(
-            ", ".join(stated),
-            _WIDTH,
-            initial_indent=f"  {title:<14}",
-            subsequent_indent=" " * 16,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+            ", ".join(stated), _WIDTH, initial_indent=f"  {title:<14}", subsequent_indent=" " * 16,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
     return "\n".join(lines)
 
 
@@ -368,13 +353,8 @@ def write(run: RunConfig, workdir: epath.Path, resumed: tuple[int, RunConfig] | 
     """Writes the run's config to config.json in its workdir.
 
     A run that is resumed with other free fields leaves that file as it is and writes
-    config_<step>.json.
-
-    Args:
-        run: the config.
-        workdir: the run's folder.
-        resumed: the step from which the run resumes, and the config that the checkpoint holds.
-            None for a new run.
+    config_<step>.json. `resumed` is the step from which the run resumes and the config that the
+    checkpoint holds, or None for a new run.
     """
     path = workdir / CONFIG_FILE
     if resumed is not None and path.exists():

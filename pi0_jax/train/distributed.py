@@ -4,6 +4,7 @@
                  SLURM or a TPU pod name
     Processes    passes short texts between them; when one ends with an error or goes silent, all
                  end, with a line that says which
+    StopSignal   SIGTERM, Ctrl-C and SIGHUP end all of them after the same step
 
 Texts go through the key-value store of jax.distributed, not through devices. So the others hear of
 a failed process even while they wait for it in a computation. A process alone exchanges nothing.
@@ -13,18 +14,17 @@ import contextlib
 import itertools
 import json
 import os
+import select
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
-import uuid
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Self
 
 import jax
-from etils import epath
 from jax._src import distributed as jax_distributed  # the key-value store has no public name
 
 from pi0_jax.errors import InputError
@@ -40,6 +40,9 @@ _LEAVE_SECONDS = 5.0
 # One process may index for hours, so waiting has no real limit. Whoever waits for a dead process is
 # ended by the watch.
 _NO_LIMIT_MS = 7 * 24 * 3600 * 1000
+
+_POLL_SECONDS = 0.5
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def initialize(
@@ -57,8 +60,8 @@ def initialize(
 
     Args:
         coordinator_address: host:port of process 0.
-        num_processes: the number of processes; with 1 the process is alone and does not look.
-        process_id: this process's number, from 0.
+        num_processes: with 1 the process is alone and does not look.
+        process_id: from 0.
         silence_seconds: see Processes.
 
     Raises:
@@ -73,18 +76,23 @@ def initialize(
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < 3:
         raise InputError(
-            f"{' and '.join(missing)}: expected coordinator_address, num_processes and process_id together, or none of them"
+            f"{' and '.join(missing)}: expected coordinator_address, num_processes and process_id"
+            " together, or none of them"
         )
     if count is not None and index is not None and not 0 <= index < count:
         raise InputError(
             f"process_id is {index}; expected a number from 0 to {count - 1} of {count} processes"
         )
-    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: stopping.py
+    # JAX would stop for SIGTERM alone, and only where there are several processes: see StopSignal.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            coordinator_address=address, num_processes=count, process_id=index,
-            heartbeat_timeout_seconds=2 * silence_seconds + _BACKSTOP_SECONDS, shutdown_timeout_seconds=silence_seconds
-        )  # fmt: skip
+            coordinator_address=address,
+            num_processes=count,
+            process_id=index,
+            heartbeat_timeout_seconds=2 * silence_seconds + _BACKSTOP_SECONDS,
+            shutdown_timeout_seconds=silence_seconds,
+        )
     except ValueError as error:
         if missing and "coordinator_address should be defined" in str(error):
             return  # no cluster found
@@ -127,9 +135,8 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         client = jax_distributed.global_state.client
         assert client is not None  # several processes have joined, so they have a client
         self._client: Any = client
-        self._prefix = (
-            f"pi0_jax/{self._client.key_value_increment(f'pi0_jax/runs/{self.index}', 1)}"
-        )
+        number = self._client.key_value_increment(f"pi0_jax/runs/{self.index}", 1)
+        self._prefix = f"pi0_jax/{number}"
         self._hosts = self.gather("host", socket.gethostname())
         self._over = threading.Event()
         self._watching = threading.Thread(target=self._watch, name="processes", daemon=True)
@@ -139,12 +146,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             self._watching.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self.count == 1:
             return
         if error is not None:
@@ -176,11 +178,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         return self._client.blocking_key_value_get(f"{self._prefix}/{name}/0", _NO_LIMIT_MS)
 
     def check_same(self, name: str, facts: Mapping[str, str]) -> None:
-        """Checks that facts are the same on all processes.
-
-        Args:
-            name: names this check.
-            facts: fact -> value on this process.
+        """Checks that facts, by name, are the same on all processes; `name` names this check.
 
         Raises:
             InputError: a fact differs from that of process 0. It is raised on every process, and
@@ -189,44 +187,12 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         everyone = [json.loads(text) for text in self.gather(name, json.dumps(dict(facts)))]
         for index, theirs in enumerate(everyone):
             for fact in everyone[0] | theirs:
-                ours, found = (
-                    record[fact] if fact in record else "none" for record in (everyone[0], theirs)
-                )
-                if found != ours:
+                expected, found = everyone[0].get(fact, "none"), theirs.get(fact, "none")
+                if found != expected:
                     raise InputError(
-                        f"{self.name(index)}: {fact} is {found}; expected that of process 0, {ours}"
+                        f"{self.name(index)}: {fact} is {found}; expected that of process 0,"
+                        f" {expected}"
                     )
-
-    def check_shared(self, folder: epath.Path) -> None:
-        """Checks that all processes share a folder to which process 0 can write.
-
-        Raises:
-            InputError: process 0 cannot write to the folder; or, on every process, one of them does
-                not see what process 0 wrote there.
-        """
-        mark = folder / f".shared_{self.broadcast('mark', uuid.uuid4().hex)}"
-        if self.first:
-            try:
-                for left in folder.glob(".shared_*"):  # left by a run that was killed here
-                    left.unlink(missing_ok=True)
-                mark.write_text("")
-            except OSError as error:
-                raise InputError(
-                    f"workdir {folder}: expected a folder to write to, found: {error.strerror or error}"
-                ) from error
-        self.gather("marked", "marked")
-        # Network file systems remember for a while that a file was not there.
-        for _ in range(5):
-            if seen := mark.exists():
-                break
-            time.sleep(1)
-        everyone = self.gather("mark seen", str(seen))
-        if self.first:
-            mark.unlink(missing_ok=True)
-        if "False" in everyone:
-            raise InputError(
-                f"workdir {folder}: expected a folder that all processes share; {self.name(everyone.index('False'))} does not"
-            )
 
     def publish(self, name: str) -> None:
         """Sets a mark that all processes can see, once or again, without waiting."""
@@ -257,13 +223,15 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                     if key not in heard or heard[key][0] != text:
                         heard[key] = text, time.monotonic()
                     if time.monotonic() - heard[key][1] > self._silence_seconds:
-                        self._end(f"{self.name(int(key.rsplit('/', 1)[1]))} has died or cannot be reached; "
-                                  "what was saved is whole, and the same command goes on from there", 1)  # fmt: skip
+                        dead = self.name(int(key.rsplit("/", 1)[1]))
+                        self._end(
+                            f"{dead} has died or cannot be reached; what was saved is whole, and"
+                            " the same command goes on from there",
+                            1,
+                        )
         except jax.errors.JaxRuntimeError as error:
-            self._end(
-                f"{self.name(0)}, which the others talk through, has died or cannot be reached: {_one_line(error)}",
-                1,
-            )
+            leader = f"{self.name(0)}, which the others talk through,"
+            self._end(f"{leader} has died or cannot be reached: {_one_line(error)}", 1)
 
     def _fail(self, error: BaseException) -> None:
         """Ends all processes because of an error in this one."""
@@ -281,10 +249,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         """Ends this process and all others at once, each with the line and the status."""
         if self.count > 1:
             self._over.set()
-            told: dict[str, Any] = {
-                "message": f"{self.name(self.index)}: {message}",
-                "status": status,
-            }
+            told = {"message": f"{self.name(self.index)}: {message}", "status": status}
             self._client.key_value_set(f"{self._prefix}/failed/{self.index}", json.dumps(told))
         self._end(message, status)
 
@@ -311,3 +276,110 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 def _one_line(text: object) -> str:
     """Returns a text in one line, cut at 2,000 characters."""
     return " ".join(str(text).split())[:2000]
+
+
+class StopSignal(contextlib.AbstractContextManager["StopSignal"]):
+    """Ends training at the next step that all processes can reach, which is saved.
+
+        process 0   step 7 | 8 ................ 9 | saves 9
+        process 1   step 6 | SIGTERM  7 | 8     9 | saves 9
+
+    The loops wait while each process says where it is. They stop one step after the furthest.
+    Before the first step there is nothing to save, and all processes end at once. A second signal
+    ends its process at once, whatever it is doing, with 128 and the signal's number.
+
+    Signals are handled only in the main thread of a program, where Python lets them be handled.
+    Elsewhere they stay as they are. A signal that is ignored, as SIGHUP is under nohup, stays
+    ignored.
+
+    Attributes:
+        name: the name of the signal that asked for a stop, on whichever process; "" without one.
+    """
+
+    def __init__(
+        self, processes: Processes, before_exit: Callable[[], None] = lambda: None
+    ) -> None:
+        """Prepares to listen; `before_exit` is called where a signal ends the process at once."""
+        self._processes = processes
+        self._before_exit = before_exit
+        self._lock = threading.Lock()
+        self._step = -1
+        self._at: int | None = None
+        self.name = ""
+        self._over = threading.Event()
+        self._listening = threading.Thread(target=self._listen, name="stop", daemon=True)
+
+    def __enter__(self) -> Self:
+        # Signals arrive as bytes on a socket. So a thread sees them even while XLA compiles.
+        self._received, self._sent = socket.socketpair()
+        for end in (self._received, self._sent):
+            end.setblocking(False)
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._wakeup = signal.set_wakeup_fd(self._sent.fileno(), warn_on_full_buffer=False)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, lambda number, frame: None)
+        self._listening.start()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            # A process that is asked to stop still needs the others' answers.
+            self._processes.gather("stop listening", "")
+        if self._before:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+        self._over.set()
+        # Otherwise the thread may wait for the others, which are about to end.
+        if error is None or self._processes.count == 1:
+            self._sent.send(b"\0")
+            self._listening.join()
+            self._sent.close()
+            self._received.close()
+
+    def reached(self, step: int) -> bool:
+        """Returns whether training ends after `step` steps.
+
+        Every process calls it after every step, and all get the same answer.
+        """
+        with self._lock:
+            self._step = step
+            return self._at is not None and step >= self._at
+
+    def _listen(self) -> None:
+        """Waits for signals and for other processes' wish to stop, until the block ends."""
+        asked: list[int] = []
+        while not self._over.is_set():
+            ready, _, _ = select.select([self._received], [], [], _POLL_SECONDS)
+            if ready:
+                asked += [number for number in self._received.recv(64) if number in self._before]
+            if len(asked) > 1:
+                self._before_exit()
+                os._exit(128 + asked[1])
+            if self._at is None:
+                if asked:
+                    self._ask(signal.Signals(asked[0]).name)
+                if asked or self._processes.published("stop"):
+                    self._agree()
+
+    def _ask(self, name: str) -> None:
+        """Tells all processes to stop; before the first step it ends them at once."""
+        with self._lock:
+            started = self._step >= 0
+        if not started:
+            self._before_exit()
+            self._processes.leave(
+                f"{name}: stopped before the first step; there was nothing to save", 0
+            )
+        self.name = name
+        self._processes.publish("stop")
+
+    def _agree(self) -> None:
+        """Agrees with the others on the last step: one after the furthest process."""
+        with self._lock:
+            said = self._processes.gather("stop after", json.dumps([self._step, self.name]))
+            steps, names = zip(*map(json.loads, said), strict=True)
+            self.name = next(filter(None, names))
+            self._at = max(steps) + 1

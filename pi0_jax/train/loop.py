@@ -19,8 +19,7 @@ import contextlib
 import itertools
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,7 +27,6 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from pi0_jax import sharding
@@ -40,62 +38,45 @@ from pi0_jax.checkpoints import (
     read_resumable,
 )
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.progress import progress_bar
-from pi0_jax.train import batches, config, nonfinite
-from pi0_jax.train.compiled import CompiledStep, compile_step
+from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
-from pi0_jax.train.distributed import SILENCE_SECONDS, Processes
-from pi0_jax.train.footprint import named_out_of_memory
-from pi0_jax.train.initial import check_start
-from pi0_jax.train.lock import WorkdirLock
-from pi0_jax.train.metrics import METRICS_FILE, MetricsWriter, NoMetrics, finite, read_metrics
+from pi0_jax.train.data import Data, local_rows, prepare_data, summary, train_batches
+from pi0_jax.train.distributed import SILENCE_SECONDS, Processes, StopSignal
+from pi0_jax.train.metrics import (
+    METRICS_FILE,
+    Clock,
+    MetricsWriter,
+    Profile,
+    Tracer,
+    finite,
+    write_nonfinite,
+)
 from pi0_jax.train.optimizer import learning_rate
-from pi0_jax.train.placement import make_model, run_mesh
-from pi0_jax.train.prepare import Data, prepare_data, summary
-from pi0_jax.train.profile import Profile, Tracer
-from pi0_jax.train.resumption import choose_step
-from pi0_jax.train.setup import initial_state, jitted_validation_step, local_rows
-from pi0_jax.train.step import TrainState, Weights, averaged
-from pi0_jax.train.stopping import StopSignal
-from pi0_jax.train.validate import metric_names, validate
+from pi0_jax.train.state import CompiledStep, compile_step, named_out_of_memory, run_mesh
+from pi0_jax.train.step import TrainState, averaged
+from pi0_jax.train.validation import Validation, check_keep_best, was_missed
+from pi0_jax.train.weights import check_start, initial_state
+from pi0_jax.train.workdir import WorkdirLock, check_shared, choose_step
 
 
 class _Context(NamedTuple):
-    """Holds what the loop needs beside the state.
-
-    Attributes:
-        run: the config.
-        workdir: the run's folder.
-        data: what it trains on.
-        mesh: the devices.
-        stream: this process's rows of the batches to come.
-        compiled: the compiled step; None where all steps are done.
-        validate: gives metrics for weights.
-        processes: the processes that train together.
-        checkpoints: the run's checkpoints.
-        lock: the workdir's lock, in the first process.
-        metrics: writes metrics.
-        tracer: traces the steps that the user names.
-        stop: says whether a signal asks for a stop.
-        progress: the numbers of the steps to come, from 1, shown as a bar.
-    """
+    """Holds what the loop needs beside the state."""
 
     run: RunConfig
     workdir: epath.Path
     data: Data
-    mesh: Mesh
-    stream: Iterator[TrainBatch]
-    compiled: CompiledStep | None
-    validate: Callable[[Weights], dict[str, float]]
+    stream: Iterator[TrainBatch]  # this process's rows of the batches to come
+    compiled: CompiledStep | None  # None where all steps are done
+    validate: Validation
     processes: Processes
     checkpoints: RunCheckpoints
-    lock: WorkdirLock | None
-    metrics: MetricsWriter | NoMetrics
+    lock: WorkdirLock | None  # in the first process
+    metrics: MetricsWriter | None  # in the first process
     tracer: Tracer
     stop: StopSignal
-    progress: tqdm
+    progress: tqdm  # the numbers of the steps to come, from 1, shown as a bar
 
 
 def train(
@@ -106,10 +87,10 @@ def train(
     silence_seconds: int = SILENCE_SECONDS,
     step: int | None = None,
 ) -> None:
-    """Starts or resumes the training of a workdir, up to run.steps or a signal (stopping.py).
+    """Starts or resumes the training of a workdir, up to run.steps or a signal (StopSignal).
 
     It continues from the newest whole checkpoint, or from that of `step`. Later and damaged
-    checkpoints are moved aside (resumption.py). Where jax.distributed is initialised, every process
+    checkpoints are moved aside (workdir.py). Where jax.distributed is initialised, every process
     calls this; Processes says how they end when one fails.
 
     Args:
@@ -127,31 +108,30 @@ def train(
     """
     workdir = locate(workdir)
     with Processes(silence_seconds) as processes, contextlib.ExitStack() as closing:
+        enter, first = closing.enter_context, processes.first
+        say = partial(print, flush=True)
         mesh = run_mesh(run, jax.devices())
-        tell = partial(print, flush=True)
-        lock = closing.enter_context(WorkdirLock(workdir, tell)) if processes.first else None
-        stop = closing.enter_context(
-            StopSignal(processes, before_exit=lock.release if lock else lambda: None)
-        )
-        processes.check_shared(workdir)
-        chosen = choose_step(workdir, processes, step, tell, partial(_resumable, run, workdir))
+        lock = enter(WorkdirLock(workdir, say)) if first else None
+        stop = enter(StopSignal(processes, before_exit=lock.release if lock else lambda: None))
+        check_shared(workdir, processes)
+        # The checkpoint to go on from.
+        chosen = choose_step(workdir, processes, step, say, partial(_resumable, run, workdir))
         latest, stored, resumed = None, None, None
         if chosen is None:
             check_start(run)
         else:
             latest, (stored, before) = chosen
             resumed = latest, before
-        if processes.first:
+        # The config and the data.
+        if first:
             print(config.describe(run))
         data = prepare_data(run, processes, stored)
-        _check_keep_best(run, data)
-        if processes.first:
-            print(
-                f"mesh {dict(mesh.shape)}, {processes.count} processes, {summary(run, data, mesh)}"
-            )
+        check_keep_best(run, data)
+        if first:
+            mesh_sizes = f"mesh {dict(mesh.shape)}, {processes.count} processes"
+            print(f"{mesh_sizes}, {summary(run, data, mesh)}")
             config.write(run, workdir, resumed)
-
-        model = make_model(run, mesh)
+        # The state.
         checkpoints = RunCheckpoints(
             workdir,
             keep=run.keep_checkpoints,
@@ -160,23 +140,17 @@ def train(
             metric=run.keep_best_metric,
         )
         # A save in progress is finished also after an error.
-        closing.enter_context(contextlib.closing(checkpoints))
-        closing.enter_context(named_out_of_memory(run))
+        enter(contextlib.closing(checkpoints))
+        enter(named_out_of_memory(run))
         state = initial_state(run, mesh, checkpoints, latest)
-        _check_skipped(run, int(state.skipped))
-        missed = json.loads(
-            processes.broadcast(
-                "missed", json.dumps(processes.first and _missed_validation(run, workdir, latest))
-            )
-        ) and bool(data.held_out)
-        metrics = closing.enter_context(
-            contextlib.closing(
-                MetricsWriter(workdir, start=latest or 0) if processes.first else NoMetrics()
-            )
-        )
-        tracer = closing.enter_context(Tracer(profile, workdir))
         start, rows = int(state.step), local_rows(mesh, run.batch_size)
-        loaded = batches.train_batches(
+        missed = processes.broadcast(
+            "missed", json.dumps(first and was_missed(run, workdir, latest))
+        )
+        metrics = enter(contextlib.closing(MetricsWriter(workdir, start=start))) if first else None
+        tracer = enter(Tracer(profile, workdir))
+        # The batches, and the step compiled for the first of them.
+        made = train_batches(
             data.order,
             data.batcher,
             rows=rows,
@@ -185,57 +159,45 @@ def train(
             threads=run.loader_threads,
             prefetch=run.prefetch_batches,
         )
-        closing.enter_context(contextlib.closing(loaded))
-        compiled, stream = _compile_step(run, data, model, state, loaded)
-        if processes.first and compiled is not None:
+        enter(contextlib.closing(made))
+        compiled, stream = _compile_first(run, data, state, made)
+        if first and compiled is not None:
             print(compiled.text)
         # Closing the bar ends its line before an error is printed.
-        progress = closing.enter_context(
+        progress = enter(
             progress_bar(
-                range(start + 1, run.steps + 1), initial=start, total=run.steps, desc="train", unit="step",
-                disable=not processes.first,
+                range(start + 1, run.steps + 1),
+                initial=start,
+                total=run.steps,
+                desc="train",
+                unit="step",
+                disable=not first,
             )
-        )  # fmt: skip
-        validation = partial(
-            validate, jitted_validation_step(run, data.batcher.layout, model, mesh), samples=data.held_out, names=run.datasets,
-            batcher=data.batcher, batch_size=run.batch_size, mesh=mesh, rows=rows,
-        )  # fmt: skip
-        ctx = _Context(
-            run,
-            workdir,
-            data,
-            mesh,
-            stream,
-            compiled,
-            validation,
-            processes,
-            checkpoints,
-            lock,
-            metrics,
-            tracer,
-            stop,
-            progress,
         )
-        if missed:
-            metrics.write(start, validation(averaged(state)))
+        validate = Validation(run, data, mesh, rows)
+        ctx = _Context(
+            run, workdir, data, stream, compiled, validate, processes, checkpoints, lock, metrics,
+            tracer, stop, progress,
+        )  # fmt: skip
+        if json.loads(missed) and data.held_out:
+            _write(ctx, start, validate(averaged(state)))
         done = _loop(ctx, state)
-        if processes.first:
+        if first:
             progress.close()
             if done < run.steps:
                 print(
-                    f"{stop.name}: stopped after step {done}, which is saved; the same command goes on from there"
+                    f"{stop.name}: stopped after step {done}, which is saved;"
+                    " the same command goes on from there"
                 )
             else:
                 print(
-                    f"{'' if start < done else 'nothing to do: '}all {done} steps are done; {workdir} holds {FOLDER}/ and {METRICS_FILE}"
+                    f"{'' if start < done else 'nothing to do: '}all {done} steps are done;"
+                    f" {workdir} holds {FOLDER}/ and {METRICS_FILE}"
                 )
 
 
 def _resumable(run: RunConfig, workdir: epath.Path, step: int) -> tuple[Description, RunConfig]:
-    """Returns what a step says of itself, and its run's config.
-
-    It raises InputError if `run` cannot go on from it.
-    """
+    """Returns what a step says of itself, and its run's config; InputError if `run` differs."""
     stored = read_resumable(workdir, step)
     where = f"{workdir / FOLDER / str(step)}: config"
     before = config.from_halves(stored.policy, stored.training, where)
@@ -243,50 +205,43 @@ def _resumable(run: RunConfig, workdir: epath.Path, step: int) -> tuple[Descript
     return stored, before
 
 
-def _compile_step(
-    run: RunConfig, data: Data, model: Pi0, state: TrainState, stream: Iterator[TrainBatch]
+def _compile_first(
+    run: RunConfig, data: Data, state: TrainState, made: Iterator[TrainBatch]
 ) -> tuple[CompiledStep | None, Iterator[TrainBatch]]:
-    """Compiles the step for the stream's first batch; returns None where there is no batch.
-
-    The stream that it returns begins with that batch again.
-    """
-    first = next(stream, None)
+    """Compiles the step for the first batch, and returns it with all batches; None without one."""
+    first = next(made, None)
     if first is None:
-        return None, stream
-    batch = sharding.place_batch(first, state.step.sharding.mesh)
-    return compile_step(run, data.batcher.layout, model, state, batch), itertools.chain(
-        [first], stream
-    )
+        return None, made
+    mesh = state.step.sharding.mesh
+    batch = sharding.place_batch(first, mesh)
+    step = compile_step(run, data.batcher.layout, state, batch, mesh)
+    return step, itertools.chain([first], made)
 
 
 def _loop(ctx: _Context, state: TrainState) -> int:
     """Runs the steps and returns how many are done, all of them saved."""
-    run, checkpoints, metrics = ctx.run, ctx.checkpoints, ctx.metrics
+    run, mesh = ctx.run, state.step.sharding.mesh
     start = done = int(state.step)
-    schedule = learning_rate(run)
-    stream = ctx.stream
-    clock = _Clock()
+    schedule, clock = learning_rate(run), Clock()
     # A batch's number -> its frames, and the metrics of its step.
     unchecked: dict[int, tuple[FrameId, Mapping[str, jax.Array]]] = {}
     for done in ctx.progress:
         assert ctx.compiled is not None  # there are batches
         ctx.tracer.before(done - 1)
         with clock.waiting():
-            batch = sharding.place_batch(next(stream), ctx.mesh)
+            batch = sharding.place_batch(next(ctx.stream), mesh)
         state, values = ctx.compiled.step(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
         last = done == run.steps
         stopping = ctx.stop.reached(done) and not last
-        logging, saving, validating = (
-            done % every == 0 or last
-            for every in (run.log_every, run.save_every, run.validate_every)
-        )
-        validating &= bool(ctx.data.held_out)
-        if not (logging or saving or validating or stopping):
+        logging = done % run.log_every == 0 or last
+        saving = done % run.save_every == 0 or last or stopping
+        validating = (done % run.validate_every == 0 or last) and bool(ctx.data.held_out)
+        if not (logging or saving or validating):
             continue
         jax.block_until_ready(state)  # so that the clock counts this time for the steps
-        checkpoints.check()
+        ctx.checkpoints.check()
         if ctx.lock is not None:
             ctx.lock.check()
         if values["halted"]:
@@ -294,47 +249,53 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         unchecked.clear()
         if logging:
             scalars = _scalars(run, jax.device_get(values))
-            updates = done - 1 - scalars["skipped"]
             rates = clock.rates(done - start, run.batch_size)
             rates |= ctx.compiled.speed(rates["steps_per_second"])
+            rate = float(schedule(done - 1 - scalars["skipped"]))
             ctx.progress.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
-            metrics.write(done, scalars | {"learning_rate": float(schedule(updates))} | rates)
+            _write(ctx, done, scalars | {"learning_rate": rate} | rates)
         with clock.outside():
             validation: dict[str, float] = {}
             # It comes before saving. So a checkpoint's validation is never lost, and the
             # checkpoints know which of them are the best.
             if validating and not stopping:
                 validation = ctx.validate(averaged(state))
-                metrics.write(done, validation)
-            if saving or stopping:
+                _write(ctx, done, validation)
+            if saving:
                 _save(ctx, state, done, validation)
         if stopping:
             break
-    checkpoints.wait()
+    ctx.checkpoints.wait()
     return done
+
+
+def _write(ctx: _Context, step: int, values: Mapping[str, float]) -> None:
+    if ctx.metrics is not None:
+        ctx.metrics.write(step, values)
+
+
+def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a step's metrics as numbers; a dataset that is not in the batch has NaN for a loss."""
+    names = ("loss", "gradient_norm", "parameter_norm", "skipped")
+    losses = zip(run.datasets, values["dataset_loss"], strict=True)
+    return {name: float(values[name]) for name in names} | {
+        f"loss/{dataset}": float(loss) for dataset, loss in losses
+    }
 
 
 def _save(ctx: _Context, state: TrainState, done: int, validation: Mapping[str, float]) -> None:
     """Starts saving the state after `done` steps."""
-    data = ctx.data
-    ctx.metrics.flush()  # A run that resumes from this checkpoint will not write them again.
+    if ctx.metrics is not None:
+        ctx.metrics.flush()  # A run that resumes from this checkpoint will not write them again.
     description = Description(
         config.policy_half(ctx.run),
         config.training_half(ctx.run),
-        data.robots,
-        data.tokenizer,
+        ctx.data.robots,
+        ctx.data.tokenizer,
         position=done,
-        digests=data.digests,
+        digests=ctx.data.digests,
     )
     ctx.checkpoints.save(state, description, finite(validation))
-
-
-def _missed_validation(run: RunConfig, workdir: epath.Path, latest: int | None) -> bool:
-    """Returns whether the checkpoint's step was to be validated and was not, as after a signal."""
-    if latest is None or (latest % run.validate_every and latest != run.steps):
-        return False
-    lines = read_metrics(workdir) if (workdir / METRICS_FILE).exists() else []
-    return not any(line["step"] == latest and "validation/loss" in line for line in lines)
 
 
 def _halt(
@@ -342,100 +303,18 @@ def _halt(
     state: TrainState,
     unchecked: Mapping[int, tuple[FrameId, Mapping[str, jax.Array]]],
 ) -> NoReturn:
-    """Saves the state, writes down what the bad batch held, and raises InputError.
-
-    The state is that before the batch that was one too many.
-    """
-    run, workdir = ctx.run, ctx.workdir
-    number = int(state.step)
+    """Saves the state, which is that before the bad batch, writes down what it held, and raises."""
+    run, number = ctx.run, int(state.step)
     frames, values = unchecked[number]
     frames = FrameId(*multihost_utils.process_allgather(tuple(frames), tiled=True))
-    path = workdir / nonfinite.FOLDER / f"step_{number}.jsonl"
+    path = ctx.workdir / "nonfinite" / f"step_{number}.jsonl"
     if ctx.processes.first:
-        nonfinite.write_frames(path, ctx.data, frames, np.asarray(values["row_loss"]))
+        write_nonfinite(path, ctx.data.order.mixture, frames, np.asarray(values["row_loss"]))
     _save(ctx, state._replace(skipped=state.skipped - 1), number, {})
     ctx.checkpoints.wait()
     raise InputError(
-        f"batch {number}: loss {float(values['loss'])}, gradient norm {float(values['gradient_norm'])}, after {run.skip_nonfinite} such"
-        f" batches that config.skip_nonfinite allows; no parameter was changed, and the state before this batch is saved."
-        f" Look at its frames, the most suspicious first: head {path}"
+        f"batch {number}: loss {float(values['loss'])}, gradient norm"
+        f" {float(values['gradient_norm'])}, after {run.skip_nonfinite} such batches that"
+        " config.skip_nonfinite allows; no parameter was changed, and the state before this batch"
+        f" is saved. Look at its frames, the most suspicious first: head {path}"
     )
-
-
-def _check_keep_best(run: RunConfig, data: Data) -> None:
-    """Raises InputError if the metric by which checkpoints are kept will not be there."""
-    held_out = sorted({sample.dataset for sample in data.held_out})
-    names = [run.datasets[dataset] for dataset in held_out]
-    robots = [data.batcher.robots[dataset] for dataset in held_out]
-    known = metric_names(names, robots) if held_out else ["none, since no frame is held out"]
-    if run.keep_best and run.keep_best_metric not in known:
-        raise InputError(
-            f"config.keep_best_metric is {run.keep_best_metric!r}; expected one of {', '.join(known)}"
-        )
-
-
-def _check_skipped(run: RunConfig, skipped: int) -> None:
-    """Raises InputError if the run has passed over more batches already than the config allows."""
-    # Otherwise the state would halt at a batch that has nothing wrong.
-    if skipped > run.skip_nonfinite:
-        raise InputError(
-            f"config.skip_nonfinite is {run.skip_nonfinite}; expected at least {skipped}, the batches that this run has passed over already"
-        )
-
-
-def _scalars(run: RunConfig, values: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers of a step's metrics.
-
-    A dataset that is not in the batch has NaN for a loss.
-    """
-    named = {
-        name: float(values[name]) for name in ("loss", "gradient_norm", "parameter_norm", "skipped")
-    }
-    return named | {
-        f"loss/{name}": float(loss)
-        for name, loss in zip(run.datasets, values["dataset_loss"], strict=True)
-    }
-
-
-class _Clock:
-    """Times the loop: how fast steps go, and which share of the time is spent waiting for data.
-
-    Validation and saving do not count.
-    """
-
-    def __init__(self) -> None:
-        self._mark = time.perf_counter()
-        self._done = 0
-        self._waited = self._paused = 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time of the block as waiting for data."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def outside(self) -> Iterator[None]:
-        """Leaves the time of the block out of all rates."""
-        start = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - start
-
-    def rates(self, done: int, batch_size: int) -> dict[str, float]:
-        """Returns the rates since the last call.
-
-        Args:
-            done: the steps that this process's run has done.
-            batch_size: the number of samples in a step.
-        """
-        now = time.perf_counter()
-        elapsed = now - self._mark - self._paused
-        rate = (done - self._done) / elapsed
-        result = {
-            "steps_per_second": rate,
-            "samples_per_second": rate * batch_size,
-            "data_wait_share": self._waited / elapsed,
-        }
-        self._mark, self._done, self._waited, self._paused = now, done, 0.0, 0.0
-        return result

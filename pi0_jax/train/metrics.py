@@ -1,21 +1,33 @@
-"""Metrics are written as JSON lines and for TensorBoard, to a workdir on a disk or behind a URL."""
+"""A run writes about itself to its workdir, on a disk or behind a URL.
+
+metrics.jsonl, tensorboard/     MetricsWriter: losses, rates, validations
+profile/                        Tracer: a trace of some steps, for TensorBoard or Perfetto
+nonfinite/step_<n>.jsonl        write_nonfinite: the frames of a batch that halted the run
+"""
 
 import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple, Self
 
+import jax
+import numpy as np
 from etils import epath
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from pi0_jax.data.mixture import Mixture
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
+from pi0_jax.observation import FrameId
 
 METRICS_FILE = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
@@ -94,40 +106,20 @@ class MetricsWriter:
 
     def flush(self) -> None:
         """Copies everything written to the workdir, where it is behind a URL."""
-        if self._remote is None:
-            return
-        with _named_errors(self._workdir):
-            for file in (self._local / METRICS_FILE, *(self._local / _TENSORBOARD).iterdir()):
-                target = self._workdir / file.relative_to(self._local).as_posix()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
-        self._copied = time.monotonic()
+        if self._remote is not None:
+            with _named_errors(self._workdir):
+                _copy(self._local, self._workdir)
+            self._copied = time.monotonic()
 
     def close(self) -> None:
-        # Every write is flushed. What is left now is what a full disk has refused before.
         """Closes the files, and copies them to a workdir behind a URL."""
+        # Every write is flushed. What is left now is what a full disk has refused before.
         with contextlib.suppress(OSError):
             self._file.close()
             self._events.close()
         self.flush()
         if self._remote is not None:
             self._remote.cleanup()
-
-
-class NoMetrics:
-    """Stands in for a MetricsWriter in processes that do not write."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Does nothing."""
-        pass
-
-    def flush(self) -> None:
-        """Does nothing."""
-        pass
-
-    def close(self) -> None:
-        """Does nothing."""
-        pass
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
@@ -155,7 +147,6 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 def _parsed(line: bytes, where: str) -> dict[str, float]:
-    """Reads a line of the metrics file."""
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -174,3 +165,134 @@ def _named_errors(workdir: epath.Path) -> Iterator[None]:
         raise InputError(
             f"{workdir}: expected to write metrics there, found: {error.strerror or error}"
         ) from error
+
+
+def _copy(folder: Path, target: epath.Path) -> None:
+    """Copies the files below a local folder, whole, to a folder that may be behind a URL."""
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        place = target / file.relative_to(folder).as_posix()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+
+
+class Clock:
+    """Times the loop: how fast steps go, and which share of the time is spent waiting for data.
+
+    Validation and saving do not count.
+    """
+
+    def __init__(self) -> None:
+        self._mark = time.perf_counter()
+        self._done = 0
+        self._waited = self._paused = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time of the block as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Leaves the time of the block out of all rates."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def rates(self, done: int, batch_size: int) -> dict[str, float]:
+        """Returns the rates since the last call; `done` steps of this process's run are done."""
+        now = time.perf_counter()
+        elapsed = now - self._mark - self._paused
+        rate, waited = (done - self._done) / elapsed, self._waited / elapsed
+        self._mark, self._done, self._waited, self._paused = now, done, 0.0, 0.0
+        return {
+            "steps_per_second": rate,
+            "samples_per_second": rate * batch_size,
+            "data_wait_share": waited,
+        }
+
+
+class Profile(NamedTuple):
+    """Says which steps are traced."""
+
+    start: int  # the steps done before the first one that is traced
+    steps: int  # the number of steps that are traced
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads START:STEPS, as in 20:5; raises InputError if the text is something else."""
+        found = re.fullmatch(r"(\d+):([1-9]\d*)", text)
+        if not found:
+            raise InputError(f"--profile={text}: expected START:STEPS, as in 20:5")
+        return cls(int(found[1]), int(found[2]))
+
+
+class Tracer(contextlib.AbstractContextManager["Tracer"]):
+    """Traces the steps that a Profile names; each process traces its own devices."""
+
+    def __init__(self, profile: Profile | None, workdir: epath.Path) -> None:
+        # Without a profile no step's number is that of a start or an end.
+        self._start = -1 if profile is None else profile.start
+        self._end = -1 if profile is None else profile.start + profile.steps
+        self._target = workdir / "profile"
+        self._local: Path | None = None  # the folder of a trace that is running
+
+    def before(self, step: int) -> None:
+        """Starts the trace where it is due. Call it before the step with number `step`, from 0."""
+        if step == self._start:
+            self._local = Path(tempfile.mkdtemp(prefix="pi0_jax_profile_"))
+            jax.profiler.start_trace(self._local)
+
+    def after(self, done: int, result: object) -> None:
+        """Ends the trace where it is due. Call it after each step, with what the step returned."""
+        if done == self._end and self._local is not None:
+            jax.block_until_ready(result)
+            self._stop(self._local)
+
+    def __exit__(self, *raised: object) -> None:
+        if self._local is not None:
+            self._stop(self._local)
+
+    def _stop(self, local: Path) -> None:
+        jax.profiler.stop_trace()
+        _copy(local, self._target)
+        shutil.rmtree(local)
+        self._local = None
+
+
+def write_nonfinite(
+    path: epath.Path, mixture: Mixture, frames: FrameId, row_losses: np.ndarray
+) -> None:
+    """Writes JSON lines, one for each row of a batch, the most suspicious first.
+
+    Args:
+        path: the file.
+        mixture: what the run trains on.
+        frames: the frames of the whole global batch.
+        row_losses: float32[B], the loss of each row of the whole global batch.
+    """
+    lines = []
+    # A loss that is not a number counts as infinite.
+    for row in np.argsort(-np.nan_to_num(row_losses, nan=np.inf), kind="stable"):
+        dataset, episode, step = (int(part[row]) for part in frames)
+        index, loss = mixture.indices[dataset], float(row_losses[row])
+        frame = int(index.episodes["start"][episode]) + step
+        actions, valid = index.chunk(frame, mixture.horizon)
+        line = {
+            "row": int(row),
+            "loss": loss if math.isfinite(loss) else None,
+            "dataset": index.name,
+            "episode": episode,
+            "step": step,
+            "prompt": index.prompt(frame),
+            "file": str(index.shards[index.episodes["shard"][episode]]),
+            "record": int(index.episodes["record"][episode]),
+            "state": index.state[frame].tolist(),
+            "actions": actions[valid].tolist(),
+        }
+        lines.append(json.dumps(line) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(lines))
+    temporary.replace(path)

@@ -37,22 +37,15 @@ def make_optimizer(run: RunConfig) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(run.clip_norm),
         optax.adamw(
-            learning_rate(run), b1=run.b1, b2=run.b2, eps=run.eps, mu_dtype=jnp.dtype(run.first_moment_dtype),
+            learning_rate(run), b1=run.b1, b2=run.b2, eps=run.eps,
+            mu_dtype=jnp.dtype(run.first_moment_dtype),
             weight_decay=run.weight_decay, mask=partial(decays, run.no_decay),
         ),
     )  # fmt: skip
 
 
 def decays(no_decay: Sequence[str], params: Any) -> Any:
-    """Returns for each leaf whether weight decay moves it.
-
-    Args:
-        no_decay: regular expressions. A leaf does not decay if one is found in its path.
-        params: a tree of parameters.
-
-    Returns:
-        A tree of bools.
-    """
+    """Returns for each leaf whether weight decay moves it: no expression is found in its path."""
 
     def one(key: Any, _: Any) -> bool:
         path = jax.tree_util.keystr(key, simple=True, separator="/")

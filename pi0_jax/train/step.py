@@ -58,34 +58,19 @@ class Weights(NamedTuple):
 
 
 class StepOptions(NamedTuple):
-    """Says what a step does beside the model and the optimizer; static.
+    """Says what a step does beside the model and the optimizer; static."""
 
-    Attributes:
-        seed: keys all random numbers.
-        layout: how images and states are read.
-        draws: K, the draws of noise and time for each observation.
-        augment: whether images are cropped, turned and recoloured at random.
-        real_dims_only: whether the loss counts only the action dimensions that a robot has.
-        mask_past_end: whether steps past an episode's end are left out of the loss.
-        ema_decay: the decay of the moving average.
-        trainable: which parameters are trained.
-        datasets: the number of datasets in the mixture.
-        skip_nonfinite: the number of batches whose loss or gradient may be not finite.
-        accumulate: the parts of the batch that are run one after the other. Their gradients are
-            summed.
-    """
-
-    seed: int
-    layout: preprocess.Layout
-    draws: int
-    augment: bool
-    real_dims_only: bool
-    mask_past_end: bool
-    ema_decay: float
-    trainable: Trainable = EVERYTHING
-    datasets: int = 1
-    skip_nonfinite: int = 0
-    accumulate: int = 1
+    seed: int  # keys all random numbers
+    layout: preprocess.Layout  # how images and states are read
+    draws: int  # K, the draws of noise and time for each observation
+    augment: bool  # whether images are cropped, turned and recoloured at random
+    real_dims_only: bool  # whether the loss counts only the action dimensions that a robot has
+    mask_past_end: bool  # whether steps past an episode's end are left out of the loss
+    ema_decay: float  # of the moving average
+    trainable: Trainable = EVERYTHING  # which parameters are trained
+    datasets: int = 1  # in the mixture
+    skip_nonfinite: int = 0  # the number of batches whose loss or gradient may be not finite
+    accumulate: int = 1  # parts of the batch that run one after the other; gradients are summed
 
 
 def init_state(
@@ -94,14 +79,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
-    """Returns the state of a new run, with freshly drawn parameters.
-
-    Args:
-        key: draws the parameters and LoRA's factors.
-        model: the model.
-        optimizer: the optimizer.
-        trainable: which parameters are trained.
-    """
+    """Returns the state of a new run, whose parameters and LoRA's factors `key` draws."""
     return state_from(model.init(key, method=Pi0.declare)["params"], key, optimizer, trainable)
 
 
@@ -116,20 +94,14 @@ def state_from(
     Args:
         params: the published tree, float32.
         key: draws LoRA's factors.
-        optimizer: the optimizer.
+        optimizer: for the tree of what is trained.
         trainable: which parameters are trained.
     """
     factors = lora.init(jax.random.fold_in(key, 1), params, trainable.lora)
     trained = trained_part(params, factors, trainable)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        zero,
-        as_stored(params, trainable),
-        trained if trainable.averaged else {},
-        optimizer.init(trained),
-        zero,
-        factors,
-    )
+    zero, ema = jnp.zeros((), jnp.int32), trained if trainable.averaged else {}
+    stored = as_stored(params, trainable)
+    return TrainState(zero, stored, ema, optimizer.init(trained), skipped=zero, factors=factors)
 
 
 def averaged(state: TrainState) -> Weights:
@@ -137,18 +109,15 @@ def averaged(state: TrainState) -> Weights:
 
     Without an average it returns the present weights.
     """
-    return (
-        Weights(*with_trained(state.params, state.ema))
-        if state.ema
-        else Weights(state.params, state.factors)
-    )
+    if not state.ema:
+        return Weights(state.params, state.factors)
+    return Weights(*with_trained(state.params, state.ema))
 
 
 def row_keys(seed: int, step: Integer[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, " B"]:
     """Returns one key for each row of a step."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        jax.random.fold_in(jax.random.key(seed), step), rows
-    )
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 def draw_noise_and_time(
@@ -157,23 +126,12 @@ def draw_noise_and_time(
     Float32[Array, "B {draws} {horizon} {action_dim}"],
     Float32[Array, "B {draws}"],
 ]:
-    """Draws standard normal noise and times, with one key for each row.
-
-    Args:
-        keys: one for each row.
-        draws: K, the draws for each row.
-        horizon: H.
-        action_dim: D.
-
-    Returns:
-        The noise and the times.
-    """
+    """Draws standard normal noise and times, `draws` of each for every row, by the row's key."""
 
     def one(key: Key[Array, ""]) -> tuple[Float32[Array, "K H D"], Float32[Array, " K"]]:
         noise_key, time_key = jax.random.split(key)
-        return jax.random.normal(noise_key, (draws, horizon, action_dim)), flow.sample_time(
-            time_key, (draws,)
-        )
+        noise = jax.random.normal(noise_key, (draws, horizon, action_dim))
+        return noise, flow.sample_time(time_key, (draws,))
 
     return jax.vmap(one)(keys)
 
@@ -243,9 +201,9 @@ def train_step(
     Args:
         state: the state before the step.
         batch: the global batch, on the devices.
-        model: the model.
-        optimizer: the optimizer.
-        options: what the step does beside them.
+        model: static.
+        optimizer: static.
+        options: static.
 
     Returns:
         The new state, and metrics: loss, gradient_norm and parameter_norm (of what is trained) are
@@ -256,11 +214,10 @@ def train_step(
     gradients = partial(
         batch_gradient, trained, params=state.params, step=state.step, model=model, options=options
     )
-    loss, row_loss, gradient = (
-        gradients(batch)
-        if options.accumulate == 1
-        else _accumulated(gradients, trained, batch, model, options)
-    )
+    if options.accumulate == 1:
+        loss, row_loss, gradient = gradients(batch)
+    else:
+        loss, row_loss, gradient = _accumulated(gradients, trained, batch, model, options)
     gradient_norm = optax.tree.norm(gradient)
     running = state.skipped <= options.skip_nonfinite
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -269,11 +226,9 @@ def train_step(
 
     updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
     updated = optax.apply_updates(trained, updates)
-    ema = (
-        optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay)
-        if options.trainable.averaged
-        else {}
-    )
+    ema = {}
+    if options.trainable.averaged:
+        ema = optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay)
     before = (trained, state.ema, state.opt_state)
     updated, ema, opt_state = jax.tree.map(
         partial(jnp.where, running & finite), (updated, ema, opt_state), before
@@ -304,11 +259,11 @@ def batch_gradient(
 
     Args:
         trained: the tree of what is trained (trainable.py), for which the gradient is.
-        batch: the batch.
+        batch: on the devices.
         params: the published tree, from which all else is taken.
         step: the number of the step, which keys its randomness.
-        model: the model.
-        options: what the step does beside the model.
+        model: static.
+        options: static.
     """
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, step, batch.rows))
     observation = preprocess.device(
@@ -393,13 +348,7 @@ def validation_step(
 ) -> dict[str, Array]:
     """Computes the flow loss at noise and times fixed for each row, and samples actions.
 
-    Args:
-        weights: the weights to validate.
-        batch: a batch on the devices.
-        model: the model.
-        options: what the step does beside the model.
-        draws: the draws of noise and time for each row.
-        num_steps: Euler steps.
+    `draws` is the number of noises and times for each row, `num_steps` that of Euler steps.
 
     Returns:
         `loss`, float32[B], and `actions`, float32[B, H, D] in model units.
@@ -411,9 +360,8 @@ def validation_step(
     losses = sample_losses(
         weights, batch, observation, keys[:, 0], model=model, options=options, draws=draws
     )
-    noise = jax.vmap(lambda key: jax.random.normal(key, batch.targets.actions.shape[1:]))(
-        keys[:, 1]
-    )
+    shape = batch.targets.actions.shape[1:]
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys[:, 1])
     dims = batch.targets.dims if options.real_dims_only else None
     actions = sample(
         weights.params,

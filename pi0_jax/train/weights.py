@@ -1,16 +1,16 @@
-"""The starting weights of a new run come from a checkpoint of any format that convert/ reads.
+"""A run's state begins as a checkpoint's, as random numbers, or with the weights of other runs.
 
-    config.initial_weights -> Source --config.initial_rules--> every leaf of the model: load |
-    fresh,
-                                                               or an error
+    config.initial_weights -> Source --config.initial_rules--> every leaf: load | fresh, or an error
+
     load     is read layer by layer; each process keeps what its devices hold, and puts it straight
              onto them
     fresh    begins as in a run without starting weights from the same seed, with the same numbers;
              so does the optimizer's state
     EMA      begins as a copy of the parameters that train; LoRA's factors are fresh
 
-Of one of our own checkpoints the EMA is taken, because its policy runs that. Every process reads
-the whole file, one layer at a time (one leaf where leaves are not stacked).
+The weights are a checkpoint of any format that convert/ reads. Of one of our own the EMA is taken,
+because its policy runs that. Every process reads the whole file, one layer at a time (one leaf
+where leaves are not stacked).
 
 Statistics in the file are not used. A run normalises by those of its own data, as published
 fine-tuning does for a new dataset. (For a robot of the pre-training it can also take over the
@@ -21,7 +21,7 @@ dataset's row here need not share.) The report names what is left aside.
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from pi0_jax import sharding
+from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import Leaf, Source
@@ -39,26 +41,61 @@ from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.placement import abstract_run_state, make_model
+from pi0_jax.train.state import abstract_run_state, jit_init, make_model
 from pi0_jax.train.step import TrainState, init_state
 
 Rules = Sequence[tuple[str, Literal["load", "fresh"]]]
 Leaves = Mapping[str, jax.ShapeDtypeStruct]  # of the model, by path
 
 
-class Choice(NamedTuple):
-    """Says where each leaf comes from.
+def initial_state(
+    run: RunConfig, mesh: Mesh, checkpoints: RunCheckpoints, latest: int | None
+) -> TrainState:
+    """Returns the state with which a run begins or resumes, created where it will live.
 
-    Attributes:
-        load: paths of the leaves that are loaded.
-        fresh: paths of the leaves that start fresh.
-        ignored: what the file has beside: leaves that a rule declares fresh, and tensors for which
-            π0 has no place.
+    Args:
+        run: the run's config.
+        mesh: the devices.
+        checkpoints: the run's checkpoints.
+        latest: the step to resume from; None begins anew.
+
+    Raises:
+        InputError: `restore` or `state_from_weights` raise it; a number of the checkpoint is not
+            finite; or the run has passed over more batches already than the config allows.
     """
+    if latest is not None:
+        state = checkpoints.restore(latest, abstract_run_state(run, mesh))
+        _check_finite(state, mesh, f"checkpoint of step {latest}")
+        # Otherwise the state would halt at a batch that has nothing wrong.
+        if (skipped := int(state.skipped)) > run.skip_nonfinite:
+            raise InputError(
+                f"config.skip_nonfinite is {run.skip_nonfinite}; expected at least {skipped},"
+                " the batches that this run has passed over already"
+            )
+        return state
+    if run.initial_weights:
+        return state_from_weights(run, mesh)
+    create = jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))
+    return create(jax.random.key(run.seed))
 
-    load: tuple[str, ...]
-    fresh: tuple[str, ...]
-    ignored: Mapping[str, Leaf]
+
+def _check_finite(state: TrainState, mesh: Mesh, where: str) -> None:
+    """Raises InputError for the first leaf of a state that is not finite."""
+    numbers = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    all_finite = jax.jit(
+        lambda leaves: {path: jnp.isfinite(leaf).all() for path, leaf in leaves.items()},
+        out_shardings=sharding.replicated(mesh),
+    )
+    for path, finite in jax.device_get(all_finite(numbers)).items():
+        if not finite:
+            raise InputError(f"{where}: {path}: expected finite numbers, found NaN or infinite")
+
+
+# ---- starting weights
 
 
 def check_start(run: RunConfig) -> None:
@@ -71,22 +108,18 @@ def check_start(run: RunConfig) -> None:
         InputError: as in `state_from_weights`; or there are rules without weights.
     """
     if run.initial_weights:
-        choose(
-            open_checkpoint(run.initial_weights),
-            flatten(parameter_shapes(model_config(run))),
-            run.initial_rules,
-        )
+        leaves = flatten(parameter_shapes(model_config(run)))
+        choose(open_checkpoint(run.initial_weights), leaves, run.initial_rules)
     elif run.initial_rules:
         raise InputError(
             "config.initial_rules: expected config.initial_weights that they choose from, found none"
         )
     elif (run.frozen or run.lora) and jax.process_index() == 0:
-        names = " and ".join(
-            name for name, value in (("frozen", run.frozen), ("lora", run.lora)) if value
-        )
+        stated = {"frozen": run.frozen, "lora": run.lora}
         logging.warning(
-            "config.%s without config.initial_weights: what is not trained itself stays as it is drawn at random",
-            names,
+            "config.%s without config.initial_weights: what is not trained itself stays as it is"
+            " drawn at random",
+            " and ".join(name for name, value in stated.items() if value),
         )
 
 
@@ -95,10 +128,6 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
 
     Process 0 prints which leaf came from where.
 
-    Args:
-        run: the run's config.
-        mesh: the devices.
-
     Raises:
         InputError: `open_checkpoint` raises it; the file lacks a leaf that no rule declares fresh,
             or has it in another shape; a rule is about no leaf.
@@ -106,10 +135,9 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
     source = open_checkpoint(run.initial_weights)
     abstract = abstract_run_state(run, mesh)
     leaves = flatten(abstract.params)
-    choice = choose(source, leaves, run.initial_rules)
+    loaded = choose(source, leaves, run.initial_rules)
     if jax.process_index() == 0:
-        print(report(source, leaves, choice, run))
-    loaded = frozenset(choice.load)
+        print(report(source, leaves, loaded, run))
     create = partial(
         init_state,
         model=make_model(run, mesh),
@@ -118,19 +146,17 @@ def state_from_weights(run: RunConfig, mesh: Mesh) -> TrainState:
     )
     # What is loaded is never drawn, so both are not in memory together.
     rest = _jit_rest(create, abstract, loaded)(jax.random.key(run.seed))
-    params = {path: place(source, path, leaves[path]) for path in choice.load}
+    params = {path: place(source, path, leaves[path]) for path in loaded}
+    ema = _copies(params, flatten(abstract.ema))
     return rest._replace(
-        params=unflatten({**rest.params, **params}), ema=unflatten({**rest.ema, **_copies(params, flatten(abstract.ema))})
-    )  # fmt: skip
+        params=unflatten({**rest.params, **params}), ema=unflatten({**rest.ema, **ema})
+    )
 
 
-def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
-    """Chooses for each leaf whether it is loaded, by the first rule whose pattern is in its path.
+def choose(source: Source, leaves: Leaves, rules: Rules) -> list[str]:
+    """Returns the paths of the leaves that are loaded; the others start fresh.
 
-    Args:
-        source: the opened checkpoint.
-        leaves: the model's leaves.
-        rules: pairs of pattern and "load" or "fresh". A leaf that no pattern matches is loaded.
+    The first rule whose pattern is found in a leaf's path decides. Where none is, it is loaded.
 
     Raises:
         InputError: a rule matches no leaf, or a leaf to load is missing or has another shape.
@@ -138,29 +164,26 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
     for pattern, _ in rules:
         if not any(re.search(pattern, path) for path in leaves):
             raise InputError(
-                f"config.initial_rules: {pattern!r} matches no parameter; expected part of a path such as {min(leaves)}"
+                f"config.initial_rules: {pattern!r} matches no parameter; expected part of a path"
+                f" such as {min(leaves)}"
             )
-    actions = {
-        path: next((action for pattern, action in rules if re.search(pattern, path)), "load")
+    load = [
+        path
         for path in leaves
-    }
-    load = tuple(path for path, action in actions.items() if action == "load")
-    missing = [path for path in load if path not in source.leaves]
-    if missing:
+        if next((action for pattern, action in rules if re.search(pattern, path)), "load") == "load"
+    ]
+    weights = f"config.initial_weights {source.path}"
+    if missing := [path for path in load if path not in source.leaves]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(
-            f"config.initial_weights {source.path}: {', '.join(missing[:3])}{more}: not in the file ({source.format});"
+            f"{weights}: {', '.join(missing[:3])}{more}: not in the file ({source.format});"
             " expected all that config.initial_rules does not declare fresh"
         )
     for path in load:
         if source.leaves[path].shape != leaves[path].shape:
-            raise InputError(
-                f"config.initial_weights {source.path}: {_contradiction(path, source.leaves[path], leaves[path])}"
-            )
-    unread = {path: leaf for path, leaf in source.leaves.items() if path not in load}
-    return Choice(
-        load, tuple(path for path in leaves if path not in load), {**unread, **source.unused}
-    )
+            found = _contradiction(path, source.leaves[path], leaves[path])
+            raise InputError(f"{weights}: {found}")
+    return load
 
 
 def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> str:
@@ -171,18 +194,23 @@ def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> st
         for axis, ours, theirs in sizes
         if ours != theirs
     )
-    return f"{path}: expected {differences} (shape {list(found.shape)}); config.initial_rules may declare it fresh"
+    return (
+        f"{path}: expected {differences} (shape {list(found.shape)});"
+        " config.initial_rules may declare it fresh"
+    )
 
 
-def report(source: Source, leaves: Leaves, choice: Choice, run: RunConfig) -> str:
+def report(source: Source, leaves: Leaves, loaded: Collection[str], run: RunConfig) -> str:
     """Returns a text that lists every leaf with its shape and number of parameters.
 
-    What else is in the file, and is left aside, is listed too.
+    What is left aside is listed too: leaves of the file that a rule declares fresh, and tensors for
+    which π0 has no place.
     """
+    unread = {path: leaf for path, leaf in source.leaves.items() if path not in loaded}
     shapes = {
-        "loaded": {path: leaves[path].shape for path in choice.load},
-        "fresh": {path: leaves[path].shape for path in choice.fresh},
-        "ignored": {path: leaf.shape for path, leaf in choice.ignored.items()},
+        "loaded": {path: leaves[path].shape for path in loaded},
+        "fresh": {path: leaf.shape for path, leaf in leaves.items() if path not in loaded},
+        "ignored": {path: leaf.shape for path, leaf in {**unread, **source.unused}.items()},
     }
     counts = ", ".join(
         f"{kind} {len(group)} leaves ({_parameters(group.values()):,} parameters)"
@@ -203,11 +231,13 @@ def _notes(source: Source, run: RunConfig) -> list[str]:
     notes = list(source.notes)
     if metadata.robots:
         notes.append(
-            f"not used: the statistics of {', '.join(metadata.robots)}; this run normalises by those of its own data"
+            f"not used: the statistics of {', '.join(metadata.robots)}; this run normalises by"
+            " those of its own data"
         )
     if metadata.normalization not in (None, run.normalization):
         notes.append(
-            f"these weights learnt with {metadata.normalization} normalisation, this run uses {run.normalization}"
+            f"these weights learnt with {metadata.normalization} normalisation, this run uses"
+            f" {run.normalization}"
         )
     if metadata.tokenizer is not None and metadata.tokenizer != Tokenizer.open(run.tokenizer).model:
         notes.append(f"these weights learnt with another tokenizer than {run.tokenizer}")
@@ -224,17 +254,11 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
     In memory at one time are the parts that this process's devices hold, once each, and one layer
     as the file has it.
-
-    Args:
-        source: the opened checkpoint.
-        path: the leaf's path.
-        leaf: the shape, dtype and sharding that it gets.
     """
-    sharding, shape = leaf.sharding, leaf.shape
-    part = sharding.shard_shape(shape)
+    held, shape = leaf.sharding, leaf.shape
+    part = held.shard_shape(shape)
     indices = {
-        _key(index, shape): index
-        for index in sharding.addressable_devices_indices_map(shape).values()
+        _key(index, shape): index for index in held.addressable_devices_indices_map(shape).values()
     }
     parts = {key: np.empty(part, leaf.dtype) for key in indices}
     for layer, array in source.parts(path):
@@ -245,7 +269,7 @@ def place(source: Source, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
             elif key[0][0] <= layer < key[0][1]:
                 parts[key][layer - key[0][0]] = array[index[1:]]
     placed = jax.make_array_from_callback(
-        shape, sharding, lambda index: parts[_key(index, shape)], dtype=leaf.dtype
+        shape, held, lambda index: parts[_key(index, shape)], dtype=leaf.dtype
     )
     # Without the wait, the parts of further leaves would queue in memory for the devices.
     return placed.block_until_ready()

@@ -1,13 +1,20 @@
-"""One run at a time uses a workdir: a small file there says who trains in it.
+"""A workdir is one run's: who trains in it, who sees it, and from which checkpoint it goes on.
 
-    workdir/running    {"host": "node7", "machine": "...", "process": 4711, "started": "...",
-    "beat": 12}
+A small file says who trains there:
+
+    workdir/running   {"host": "node7", "machine": "...", "process": 4711, "started": "...", "beat": 12}
 
 The file is made only where there is none, and it is replaced only as it was read, in one operation
 each (TensorStore's conditional writes, on disks and object stores alike). So of two runs that start
 at once one gets the workdir. A holder whose process is dead on this machine has lost it at once. A
 run on another machine rewrites the file every BEAT_SECONDS. It has lost the workdir when nobody saw
 that for SILENCE_SECONDS.
+
+A run resumes from the newest whole checkpoint, or from the step that the user names. What it passes
+over is moved aside:
+
+    checkpoints/4    whole      <- the run resumes from it
+    checkpoints/8    damaged    -> set_aside/step_8
 """
 
 import contextlib
@@ -17,16 +24,22 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import tensorstore as ts
 from etils import epath
 
+from pi0_jax import checkpoints
+from pi0_jax.checkpoints import FOLDER, manifest
+from pi0_jax.checkpoints.folder import steps
 from pi0_jax.errors import InputError
+from pi0_jax.train.distributed import Processes
 
+T = TypeVar("T")
+ASIDE = "set_aside"
 FILE = "running"
 BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 75.0
@@ -44,16 +57,12 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         *,
         who: Mapping[str, Any] | None = None,
     ) -> None:
-        """Prepares the lock; entering the block takes it.
+        """Prepares the lock. Entering the block takes it; InputError says why it cannot be taken.
 
         Args:
             workdir: a folder; it is made if it is not there.
             tell: is given a line where the lock waits for another machine's run.
             who: this process, in words that no other process has; None finds them.
-
-        Raises:
-            InputError: when the block is entered: another run trains there; or the file cannot be
-                written.
         """
         self._place = workdir / FILE
         self._tell = tell
@@ -82,12 +91,7 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         self._beating.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._over.set()
         self._beating.join()
         self.release()
@@ -100,7 +104,8 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
         """
         if self._lost:
             raise InputError(
-                f"{self._place}: another run has taken the workdir, after this one was silent for {SILENCE_SECONDS:g} s; it ends here"
+                f"{self._place}: another run has taken the workdir, after this one was silent for"
+                f" {SILENCE_SECONDS:g} s; it ends here"
             )
 
     def release(self) -> None:
@@ -134,8 +139,9 @@ class WorkdirLock(contextlib.AbstractContextManager["WorkdirLock"]):
             InputError: the holder is known to be alive.
         """
         refused = InputError(
-            f"workdir {self._place.parent}: another run trains there, process {holder['process']} on {holder['host']};"
-            " expected one at a time: stop it, or give this one another workdir"
+            f"workdir {self._place.parent}: another run trains there, process {holder['process']}"
+            f" on {holder['host']}; expected one at a time: stop it, or give this one another"
+            " workdir"
         )
         if holder["machine"] == self._who["machine"]:
             deadline = time.monotonic() + _DYING_SECONDS
@@ -241,3 +247,122 @@ def _parsed(text: bytes) -> Mapping[str, Any] | None:
         return None
     known = isinstance(record, dict) and {"host", "machine", "process", "started"} <= record.keys()
     return record if known else None
+
+
+def check_shared(workdir: epath.Path, processes: Processes) -> None:
+    """Checks that all processes share a workdir to which process 0 can write.
+
+    Raises:
+        InputError: process 0 cannot write to the folder; or, on every process, one of them does not
+            see what process 0 wrote there.
+    """
+    mark = workdir / f".shared_{processes.broadcast('mark', uuid.uuid4().hex)}"
+    if processes.first:
+        try:
+            for left in workdir.glob(".shared_*"):  # left by a run that was killed here
+                left.unlink(missing_ok=True)
+            mark.write_text("")
+        except OSError as error:
+            raise InputError(
+                f"workdir {workdir}: expected a folder to write to,"
+                f" found: {error.strerror or error}"
+            ) from error
+    processes.gather("marked", "marked")
+    # Network file systems remember for a while that a file was not there.
+    for _ in range(5):
+        if seen := mark.exists():
+            break
+        time.sleep(1)
+    everyone = processes.gather("mark seen", str(seen))
+    if processes.first:
+        mark.unlink(missing_ok=True)
+    if "False" in everyone:
+        blind = processes.name(everyone.index("False"))
+        raise InputError(
+            f"workdir {workdir}: expected a folder that all processes share; {blind} does not"
+        )
+
+
+def choose_step(
+    workdir: epath.Path,
+    processes: Processes,
+    wanted: int | None,
+    tell: Callable[[str], None],
+    accept: Callable[[int], T],
+) -> tuple[int, T] | None:
+    """Returns the step to resume from, and what `accept` gives; None without a checkpoint.
+
+    Every process calls it, and each verifies a share of the files.
+
+    Args:
+        workdir: the run's folder.
+        processes: the processes that train together.
+        wanted: the step that the user names; None takes the newest that is whole.
+        tell: is given a line for each step that is moved aside, in process 0.
+        accept: is given the step before anything is moved, and raises InputError if the run
+            cannot go on from it.
+
+    Raises:
+        InputError: `wanted` is not there or damaged; or there are steps, and none is whole; or
+            `accept` raises it.
+    """
+    everyone = steps(workdir) if processes.first else []
+    known: list[int] = json.loads(processes.broadcast("steps", json.dumps(everyone)))
+    if wanted is not None and wanted not in known:
+        raise InputError(
+            f"--step={wanted}: {workdir} has no such checkpoint; expected one of"
+            f" {', '.join(map(str, known)) or 'none'}"
+        )
+    damaged: dict[int, str] = {}
+    chosen = None
+    for step in [wanted] if wanted is not None else reversed(known):
+        if (found := _damage(workdir, step, processes)) is None:
+            chosen = step
+            break
+        damaged[step] = found
+    if damaged and chosen is None:
+        reason = next(iter(damaged.values()))
+        raise InputError(
+            f"--step={wanted}: {reason}"
+            if wanted is not None
+            else f"no checkpoint of {workdir} is whole; the newest: {reason}"
+        )
+    accepted = None if chosen is None else (chosen, accept(chosen))
+    if processes.first and chosen is not None:
+        for step in known:
+            why = damaged.get(step) or _of_another_run(workdir, step, chosen)
+            if why is not None:
+                tell(f"{why}; moved aside to {_move_aside(workdir, step)}")
+        if damaged:
+            tell(f"going on from step {chosen}, the newest that is whole")
+    processes.gather("moved aside", "")
+    return accepted
+
+
+def _damage(workdir: epath.Path, step: int, processes: Processes) -> str | None:
+    """Returns the first damage that a process found in its share of a step's files, or None."""
+    share = processes.index, processes.count
+    mine = checkpoints.damage(workdir / FOLDER / str(step), share)
+    return next(filter(None, processes.gather(f"damage of {step}", mine or "")), None)
+
+
+def _of_another_run(workdir: epath.Path, step: int, chosen: int) -> str | None:
+    """Says why a step beside the chosen one cannot stay; None if it can.
+
+    The run will save the step again, or cannot read how good it was.
+    """
+    folder = workdir / FOLDER / str(step)
+    if step > chosen:
+        return f"{folder}: after step {chosen}, from which this run goes on"
+    return manifest.damage(folder, parts=("metrics",)) if manifest.exists(folder) else None
+
+
+def _move_aside(workdir: epath.Path, step: int) -> epath.Path:
+    """Moves a step's folder to a free name below set_aside, and returns that."""
+    place = workdir / ASIDE / f"step_{step}"
+    number = 1
+    while place.exists():
+        number += 1
+        place = workdir / ASIDE / f"step_{step}_{number}"
+    place.parent.mkdir(exist_ok=True)
+    return (workdir / FOLDER / str(step)).rename(place)
