@@ -19,7 +19,7 @@ from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import normalize
-from pi0_jax.report import card_episodes, card_facts
+from pi0_jax.report import card_facts, card_figures
 from pi0_jax.report.cards import Card, write_cards
 from tests.tiny_data import reach_episodes, shard_files, write_reach
 
@@ -333,10 +333,10 @@ def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
         ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state)
     )
     index = build_or_open(row, data_dir, progress=False)
-    strip = card_episodes.strip(index, 0)
+    strip = card_figures.strip(index, 0)
     assert strip.steps.tolist() == [1, 5, 8, 11, 15, 18]
     assert strip.kept.tolist() == [True] * 19 + [False]
-    opening, command = card_episodes.curves(index, 0, grippers(index)[0])
+    opening, command = card_figures.curves(index, 0, grippers(index)[0])
     assert (
         opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1]
         and "drawn upside down" in opening.label

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from pi0_jax.embodiments import EMBODIMENTS, Embodiment
 from pi0_jax.errors import InputError
-from pi0_jax.serve import api_key, wire
+from pi0_jax.serve import wire
 from pi0_jax.serve.client import Client, ServerError
 from tests import numpy_server
 from tests.numpy_server import HORIZON, answer, message, observation, resident, running
@@ -246,7 +246,7 @@ def test_a_file_without_a_key_is_refused(text, found, tmp_path):
     with pytest.raises(
         InputError, match=f"--api_key_file: .*: expected one line of printable ASCII, found {found}"
     ):
-        api_key.read(str(tmp_path / "key"))
+        wire.read_api_key(str(tmp_path / "key"))
 
 
 def test_a_web_page_may_not_connect(server):

@@ -72,10 +72,7 @@ def random_observation(
         of the state without a limit stays within -1 and 1.
     """
     state = [
-        rng.uniform(
-            -1.0 if dim.low is None else dim.low,
-            1.0 if dim.high is None else dim.high,
-        )
+        rng.uniform(-1.0 if dim.low is None else dim.low, 1.0 if dim.high is None else dim.high)
         for dim in embodiment.state
     ]
     return {

@@ -24,7 +24,6 @@ from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
 from pi0_jax.serve import wire
-from pi0_jax.serve.api_key import HEADER, header
 
 # Seconds between two attempts to connect. Each wait is twice the one before.
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
@@ -65,7 +64,7 @@ class Client:
                 makes its clients wait.
         """
         self._address = address if "://" in address else f"ws://{address}"
-        self._headers = {HEADER: header(api_key)} if api_key else None
+        self._headers = {wire.KEY_HEADER: wire.key_header(api_key)} if api_key else None
         self._timeout, self._start_timeout = timeout, start_timeout
         self._connection: ClientConnection | None = None
         # It holds the open connection, and closes it.

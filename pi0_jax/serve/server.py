@@ -43,7 +43,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from pi0_jax.errors import InputError, NotFiniteError
-from pi0_jax.serve import api_key, wire
+from pi0_jax.serve import wire
 from pi0_jax.serve.freed_memory import give_back_freed_memory
 from pi0_jax.serve.service import Service
 
@@ -300,9 +300,9 @@ class _PolicyServer:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {doing}\n")
         key = self._options.api_key
         if key is not None:
-            given = request.headers.get_all(api_key.HEADER)
+            given = request.headers.get_all(wire.KEY_HEADER)
             if len(given) != 1 or not hmac.compare_digest(
-                _bytes(given[0]), _bytes(api_key.header(key))
+                _bytes(given[0]), _bytes(wire.key_header(key))
             ):
                 logger.warning("%s: refused: wrong API key", _name(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong API key\n")

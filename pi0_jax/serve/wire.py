@@ -10,6 +10,7 @@ message that holds more than an observation needs is refused before it costs tim
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -17,6 +18,8 @@ import numpy as np
 
 from pi0_jax.embodiments.keys import shortened
 from pi0_jax.errors import InputError
+
+KEY_HEADER = "Authorization"
 
 # How many values a message may hold, keys included.
 MOST_VALUES = 10_000
@@ -33,12 +36,7 @@ _ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
     b"shape",
 )
 # The kind of a NumPy dtype -> the Python types that a scalar of it is packed as.
-_NATIVE = {
-    "b": bool,
-    "i": int,
-    "u": int,
-    "f": int | float,
-}
+_NATIVE = {"b": bool, "i": int, "u": int, "f": int | float}
 # The dtype of one text, which NumPy holds as an array of no dimension.
 _TEXT = re.compile(r"([<>=|]?)([US])[0-9]{1,5}")
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
@@ -210,3 +208,31 @@ def _pack_array(value: Any) -> Any:
     if isinstance(value, np.generic):
         return {_SCALAR: True, _DATA: value.item(), _DTYPE: value.dtype.str}
     raise TypeError(f"cannot pack {type(value).__name__}")
+
+
+def key_header(key: str) -> str:
+    """Returns what KEY_HEADER holds, in the form that openpi-client sends."""
+    return f"Api-Key {key}"
+
+
+def read_api_key(file: str | None) -> str | None:
+    """Reads the key of --api_key_file: in a file no list of processes and no shell history shows it.
+
+    Returns:
+        One line of printable ASCII, or None without a file.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
+    if file is None:
+        return None
+    try:
+        key = Path(file).expanduser().read_text("utf-8").strip()
+    # Path.expanduser raises a RuntimeError for a ~user that does not exist.
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
+        raise InputError(f"--api_key_file: {file}: {error}") from error
+    if not (key.isascii() and key.isprintable() and key):
+        expected = "expected one line of printable ASCII"
+        found = "something else" if key else "nothing"
+        raise InputError(f"--api_key_file: {file}: {expected}, found {found}")
+    return key
