@@ -46,7 +46,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the leaves that a PaliGemma lacks.")
 @app.command
 def main() -> int:
     dtype = None if _DTYPE.value == "same" else np.dtype(_DTYPE.value)
-    sizes = shared.matched(_SIZES, r"(.*)=(\d+)", "name=value")
+    sizes = shared.matched(_SIZES, r"(.*)=(\d+)", "name=value") if _SIZES.value else []
     options = convert.Options(
         _ROBOT.value, _EMBODIMENT.value, _TOKENIZER.value, {name: int(value) for name, value in sizes},
         _WEIGHTS.value, _MERGE_LORA.value, _WEIGHTS_ONLY.value, dtype, _SEED.value,

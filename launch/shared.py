@@ -42,8 +42,12 @@ def needed(flag: flags.FlagHolder[T | None]) -> T:
 
 
 def matched(flag: flags.FlagHolder, pattern: str, expected: str) -> list[tuple[str, ...]]:
-    """Returns the groups of the pattern in each entry of a list; raises InputError without."""
-    found = [re.fullmatch(pattern, entry) for entry in flag.value]
+    """Returns what the pattern's groups match in each entry of a list of at least one.
+
+    Raises:
+        InputError: an entry does not match.
+    """
+    found = [re.fullmatch(pattern, entry) for entry in flag.value or [""]]
     if not all(found):
         raise InputError(f"--{flag.name}: expected {expected}, found {','.join(flag.value)}")
     return [match.groups() for match in found if match]

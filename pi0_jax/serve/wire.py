@@ -28,13 +28,8 @@ MOST_DIMENSIONS = 8
 # Characters of a key. Error messages name a place by the keys on the way to it.
 MOST_KEY = 200
 
-_ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
-    b"__ndarray__",
-    b"__npgeneric__",
-    b"data",
-    b"dtype",
-    b"shape",
-)
+_ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
+_DATA, _DTYPE, _SHAPE = b"data", b"dtype", b"shape"
 # The kind of a NumPy dtype -> the Python types that a scalar of it is packed as.
 _NATIVE = {"b": bool, "i": int, "u": int, "f": int | float}
 # The dtype of one text, which NumPy holds as an array of no dimension.
@@ -82,9 +77,8 @@ class _Budget:
     def _spend(self, count: int) -> None:
         self._left -= count
         if self._left < 0:
-            raise InputError(
-                f"message: expected at most {MOST_VALUES} values, found more; numbers travel as arrays"
-            )
+            most = f"expected at most {MOST_VALUES} values, found more; numbers travel as arrays"
+            raise InputError(f"message: {most}")
 
     def list(self, values: list[Any]) -> list[Any]:
         self._spend(len(values))
@@ -97,13 +91,11 @@ class _Budget:
         for key, value in pairs:
             # A key is text or bytes: msgpack takes no other keys.
             if len(key) > MOST_KEY:
-                raise InputError(
-                    f"message: expected keys of at most {MOST_KEY} characters, found {len(key)}"
-                )
+                expected = f"expected keys of at most {MOST_KEY} characters"
+                raise InputError(f"message: {expected}, found {len(key)}")
             if key in result:
-                raise InputError(
-                    f"message: expected every key once, found {shortened(repr(key))} twice"
-                )
+                found = f"found {shortened(repr(key))} twice"
+                raise InputError(f"message: expected every key once, {found}")
             result[key] = value
         return result
 
@@ -114,9 +106,8 @@ def _refuse(number: int, data: bytes) -> None:
 
 def _decode(value: Any, place: tuple[str, ...]) -> Any:
     if len(place) > MOST_LEVELS:
-        raise InputError(
-            f"{_name(place)}: expected at most {MOST_LEVELS} levels of maps and lists, found more"
-        )
+        most = f"expected at most {MOST_LEVELS} levels of maps and lists, found more"
+        raise InputError(f"{_name(place)}: {most}")
     if isinstance(value, list):
         return [_decode(item, (*place, str(i))) for i, item in enumerate(value)]
     if not isinstance(value, dict):
@@ -140,24 +131,19 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray | str:
         order, kind = text.groups()
         return _text(data, order, kind, name)
     dtype = _dtype(record, name)
-    sizes = isinstance(shape, list) and all(
-        isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape
-    )
+    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not sizes or len(shape) > MOST_DIMENSIONS:
-        raise InputError(
-            f"{name}: array shape: expected a list of at most {MOST_DIMENSIONS} sizes from 0, found {shortened(shape)}"
-        )
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise InputError(
-            f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}"
-        )
+        expected = f"expected a list of at most {MOST_DIMENSIONS} sizes from 0"
+        raise InputError(f"{name}: array shape: {expected}, found {shortened(shape)}")
+    if (count := math.prod(shape) * dtype.itemsize) != len(data):
+        mismatch = f"expected {count} bytes, found {len(data)}"
+        raise InputError(f"{name}: array of {dtype}{shape}: {mismatch}")
     try:
         return np.ndarray(shape, dtype, data)
     # NumPy also refuses a shape with a size of 0 whose other sizes are too large.
     except ValueError as error:
-        raise InputError(
-            f"{name}: array shape: expected sizes that an array can have, found {shape}"
-        ) from error
+        expected = "expected sizes that an array can have"
+        raise InputError(f"{name}: array shape: {expected}, found {shape}") from error
 
 
 def _text(data: bytes, order: str, kind: str, name: str) -> str:
@@ -188,9 +174,8 @@ def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
 def _dtype(record: Mapping[bytes, Any], name: str) -> np.dtype:
     code = _field(record, _DTYPE, name)
     if not isinstance(code, str) or not _NUMBER.fullmatch(code):
-        raise InputError(
-            f"{name}: expected an array of numbers, found dtype {shortened(repr(code))}"
-        )
+        found = f"found dtype {shortened(repr(code))}"
+        raise InputError(f"{name}: expected an array of numbers, {found}")
     return np.dtype(code)
 
 

@@ -32,15 +32,10 @@ class Joint:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Describes an arm.
+    """Describes an arm, from the base to the fingertip.
 
-    Attributes:
-        name: the robot's name.
-        base_height: where the first pitch joint sits, m above the table.
-        joints: the joints, from the base to the fingertip.
-        radius: the links' radius, m.
-        link_rgb: the links' colour, each part in [0, 1].
-        joint_rgb: the joints' colour, each part in [0, 1].
+    The first pitch joint sits `base_height` m above the table. The links' radius is in m, and each
+    part of a colour in [0, 1].
     """
 
     name: str
@@ -104,13 +99,8 @@ ARMS = {
 
 
 def find_arm(robot: str) -> Arm:
-    """Returns the arm of that name.
-
-    Raises:
-        InputError: there is no such arm.
-    """
+    """Returns the arm of that name; raises InputError if there is none."""
     if robot not in ARMS:
-        raise InputError(
-            f"robot {robot!r} is unknown in the reach world; expected one of {', '.join(ARMS)}"
-        )
+        known = ", ".join(ARMS)
+        raise InputError(f"robot {robot!r} is unknown in the reach world; expected one of {known}")
     return ARMS[robot]

@@ -50,13 +50,9 @@ class World(Protocol):
 
 
 class Episode(NamedTuple):
-    """Describes an episode that is to be run.
+    """Describes an episode that is to be run, and to be kept for drawing if `record`.
 
-    Attributes:
-        number: the episode's place in the rollout, from 0.
-        seed: decides the episode.
-        prompt: what the policy reads; None takes the episode's own prompt.
-        record: whether the episode is kept to be drawn.
+    The seed decides it. The policy reads `prompt`, or the episode's own prompt if that is None.
     """
 
     number: int
@@ -67,17 +63,10 @@ class Episode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeResult:
-    """Holds the outcome of an episode.
+    """Holds the outcome of an episode, by its place in the rollout, after `ticks` control ticks.
 
-    Attributes:
-        episode: the episode's place in the rollout.
-        robot: the robot's name.
-        seed: what decided the episode.
-        prompt: what the policy read.
-        group: the group of the episode itself. Success is measured for it, whatever the policy
-            read.
-        success: whether the episode succeeded.
-        ticks: how many control ticks it took.
+    The policy read `prompt`. Success is measured for the group of the episode itself, whatever the
+    policy read.
     """
 
     episode: int
@@ -107,12 +96,7 @@ class Recording:
 
 
 class Setting(NamedTuple):
-    """Holds a kind of World, and how its recordings are drawn.
-
-    Attributes:
-        make_world: makes one world.
-        pictures: returns one picture for each snapshot, all of one size.
-    """
+    """Makes worlds of a kind, and one picture for each snapshot of them, all of one size."""
 
     make_world: Callable[[], World]
     pictures: Callable[[Recording], Iterable[Image.Image]]
