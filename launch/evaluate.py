@@ -28,20 +28,15 @@ _ENV = flags.DEFINE_string("env", "reach", "reach, or a Gymnasium ID (sim/gym_ro
 _ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
 _EMBODIMENT = flags.DEFINE_string("embodiment", None,
     "Record of the robot in --env, a name or a .json file; the policy's if not given.")
-_SUCCESS = flags.DEFINE_string("success", "success", f"Key of info in --env, or {TERMINATED}.")
-_PROMPT = flags.DEFINE_string("prompt", None,
-    "Instruction, where an environment's observations carry none.")
+_SUCCESS = flags.DEFINE_string("success", "success", f"Key of --env's info, or {TERMINATED}.")
+_PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where observations carry none.")
 _ROBOTS = flags.DEFINE_list("robots", None,
     "Robots to try; in the reach world all that it has, elsewhere the only one, if not given.")
 _CONDITIONS = flags.DEFINE_list("conditions", ["right"], f"Of {', '.join(CONDITIONS)}.")
-_EPISODES = flags.DEFINE_integer("episodes", 200,
-    "Episodes of each robot and condition.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0,
-    "Keys the episodes' seeds, and the policy's noise.", lower_bound=0)
-_PARALLEL = flags.DEFINE_integer("parallel", 50,
-    "Environments, and rows of a policy call.", lower_bound=1)
-_WORKERS = flags.DEFINE_integer("workers", None,
-    "Processes that simulate and render; one per core if not given.", lower_bound=1)
+_EPISODES = flags.DEFINE_integer("episodes", 200, "Of each robot and condition.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the episodes and the policy's noise.", lower_bound=0)
+_PARALLEL = flags.DEFINE_integer("parallel", 50, "Environments; rows of a call.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes; else one a core.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("num_steps", None,
     "Euler steps of a checkpoint's policy; the run's if not given.", lower_bound=1)
 _RECORD = flags.DEFINE_integer("record", 2, "Episodes of each case to save as GIF.", lower_bound=0)
@@ -57,17 +52,22 @@ def main() -> None:
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--prompt")
     start, reach = time.perf_counter(), _ENV.value == "reach"
-    gym = partial(gym_setting, env=_ENV.value, arguments=_ENV_ARGS.value, success=_SUCCESS.value, prompt=_PROMPT.value)  # fmt: skip
+    gym = partial(
+        gym_setting, env=_ENV.value, arguments=_ENV_ARGS.value, success=_SUCCESS.value,
+        prompt=_PROMPT.value,
+    )  # fmt: skip
     policies = contestants(
-        _CHECKPOINT.value, _SERVER.value, api_key_file=_KEY_FILE.value, in_reach=reach, robots=_ROBOTS.value,
-        conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value, num_steps=_STEPS.value, seed=_SEED.value,
+        _CHECKPOINT.value, _SERVER.value, api_key_file=_KEY_FILE.value, in_reach=reach,
+        robots=_ROBOTS.value, conditions=_CONDITIONS.value, embodiment=_EMBODIMENT.value,
+        num_steps=_STEPS.value, seed=_SEED.value,
     )  # fmt: skip
     if _SERVER.value:
         print(f"connecting to {_SERVER.value}, which may still be compiling", flush=True)
     with policies as (some, source):
         found = evaluate(
-            some, reach_setting if reach else gym, episodes=_EPISODES.value, seed=_SEED.value, parallel=_PARALLEL.value,
-            record=_RECORD.value, directory=Path(_OUTPUT.value), workers=_WORKERS.value,
+            some, reach_setting if reach else gym, episodes=_EPISODES.value, seed=_SEED.value,
+            parallel=_PARALLEL.value, record=_RECORD.value, directory=Path(_OUTPUT.value),
+            workers=_WORKERS.value,
         )  # fmt: skip
     print(table(found.rows))
     save(Path(_OUTPUT.value), found.rows, checkpoint=source, seed=_SEED.value)

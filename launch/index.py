@@ -26,8 +26,7 @@ from .recipes import config_flag, config_mapping
 
 # fmt: off
 _CONFIG = config_flag(help="The run, which says what no flag says.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None,
-    "Folder or URL that holds the datasets: DIR/<name>/<version>/.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder or URL of DIR/<name>/<version>/.")
 _DATASETS = flags.DEFINE_list("datasets", None,
     "Names of datasets; by default the config's, or every known one that is in data_dir.")
 _INDEX_DIR = flags.DEFINE_string("index_dir", None,
@@ -53,7 +52,8 @@ def main() -> None:
     data_dir = _DATA_DIR.value or (run.data_dir if run else "")
     if not data_dir:
         raise InputError("expected --data_dir or --config, found neither")
-    names = _DATASETS.value or ([*run.datasets, *run.statistics_only] if run else datasets_in(data_dir))  # fmt: skip
+    named = [*run.datasets, *run.statistics_only] if run else None
+    names = _DATASETS.value or (datasets_in(data_dir) if named is None else named)
     own, kept = (run.own_datasets, run.keep_empty_language) if run else ({}, ())
     rows = [find_row(name, own, keep_empty_language=kept) for name in dict.fromkeys(names)]
     for row in rows:

@@ -21,7 +21,8 @@ VERBS = (
     "close", "turn", "wipe",
 )  # fmt: skip
 PLACES = (
-    "on the table", "in the bowl", "into the drawer", "next to the cup", "to the left of the plate", "on top of the pot", "in the sink",
+    "on the table", "in the bowl", "into the drawer", "next to the cup",
+    "to the left of the plate", "on top of the pot", "in the sink",
 )  # fmt: skip
 COLOURS = "red green blue yellow orange purple black white brown silver".split()
 THINGS = "block cube bowl cup spoon fork knife towel cloth pot pan lid can bottle drawer carrot"

@@ -22,14 +22,11 @@ with app.one_line_errors():
     from pi0_jax.serve.wire import read_api_key
 
 # fmt: off
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None,
-    "A run's workdir or one checkpoint in it.", required=True)
-_ROBOT = flags.DEFINE_string("robot", None,
-    "Whose statistics and keys; may be left out where the checkpoint has one robot.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir or step.", required=True)
+_ROBOT = flags.DEFINE_string("robot", None, "Whose statistics and keys, if there are several.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind; 0.0.0.0: every network's.")
 _PORT = flags.DEFINE_integer("port", 8000, "0: any that is free.", lower_bound=0, upper_bound=65535)
-_KEY_FILE = flags.DEFINE_string("api_key_file", None,
-    "File with the key that clients must show; none is asked for without it.")
+_KEY_FILE = flags.DEFINE_string("api_key_file", None, "File with the key that clients must show.")
 _IMAGES = flags.DEFINE_list("image_sizes", ["224x224"],
     "Sizes HEIGHTxWIDTH of images to compile for; others are brought to one of them.")
 _BATCHES = flags.DEFINE_list("batch_sizes", ["1"], "Observations in a request to compile for.")
@@ -46,10 +43,13 @@ _CACHE = shared.compilation_cache()
 
 
 def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
-    policy = Policy.open(_CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value, limits=CHOICES[_LIMITS.value])  # fmt: skip
+    policy = Policy.open(
+        _CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value, limits=CHOICES[_LIMITS.value]
+    )
     robot, canvases = policy.robot(_ROBOT.value).embodiment, [canvas_for([size]) for size in sizes]
     act = partial(policy.predict, robot=_ROBOT.value, canvases=canvases)
-    service = Service(act, robot, horizon=policy.config.horizon, batch_sizes=batches, default_prompt=_PROMPT.value)  # fmt: skip
+    horizon, prompt = policy.config.horizon, _PROMPT.value
+    service = Service(act, robot, horizon=horizon, batch_sizes=batches, default_prompt=prompt)
     print(f"compiling for {robot.name}", flush=True)
     policy.warm_up(robot=_ROBOT.value, image_sizes=sizes, batch_sizes=service.batch_sizes)
     return service

@@ -34,19 +34,12 @@ _LISTED = 10
 
 
 class Prompts(NamedTuple):
-    """Holds the prompts of evenly spaced episodes.
+    """Holds the prompts of evenly spaced episodes."""
 
-    Attributes:
-        episodes: how many episodes were counted.
-        counts: each prompt and how many of these episodes begin with it, most frequent first.
-        distinct: the number of distinct prompts in the whole dataset.
-        empty: how many of these episodes have no prompt.
-    """
-
-    episodes: int
-    counts: list[tuple[str, int]]
-    distinct: int
-    empty: int
+    episodes: int  # how many were counted
+    counts: list[tuple[str, int]]  # each prompt and how many begin with it, most frequent first
+    distinct: int  # prompts in the whole dataset
+    empty: int  # of these episodes
 
 
 def evenly(count: int, most: int) -> np.ndarray:

@@ -47,50 +47,29 @@ _RANGE_SAMPLES = 100_000
 
 
 class View(NamedTuple):
-    """Holds one view of a camera.
-
-    Attributes:
-        camera: the camera's name.
-        choice: what Index.observation takes to show this view.
-        label: the view's name.
-        path: its image field.
-        order: the order of its colours, as it is assumed.
-    """
+    """Holds one view of a camera."""
 
     camera: str
-    choice: int
-    label: str
-    path: str
-    order: str
+    choice: int  # what Index.observation takes to show this view
+    label: str  # the view's name
+    path: str  # its image field
+    order: str  # of its colours, as it is assumed
 
 
 class Curve(NamedTuple):
-    """Holds one line of a gripper's panel.
-
-    Attributes:
-        label: the line's name in the legend.
-        opening: float[T]: 1 is open, 0 is closed.
-        action: whether it is an action; else it is a state.
-    """
+    """Holds one line of a gripper's panel: an action's or a state's."""
 
     label: str
-    opening: np.ndarray
+    opening: np.ndarray  # float[T]: 1 is open, 0 is closed
     action: bool
 
 
 class Strip(NamedTuple):
-    """Holds one episode as its cameras saw it.
+    """Holds one episode as its cameras saw it."""
 
-    Attributes:
-        steps: int[n]: the frames' steps within the episode.
-        images: a camera's name -> n images, uint8[height, width, 3].
-        kept: bool[T]: which of the episode's steps may be drawn.
-        control_hz: steps per second.
-    """
-
-    steps: np.ndarray
-    images: Mapping[str, Sequence[np.ndarray]]
-    kept: np.ndarray
+    steps: np.ndarray  # int[n]: the frames' steps within the episode
+    images: Mapping[str, Sequence[np.ndarray]]  # a view's name -> n of uint8[height, width, 3]
+    kept: np.ndarray  # bool[T]: which of the episode's steps may be drawn in training
     control_hz: float
 
 
@@ -215,11 +194,14 @@ def histograms(
     rows = -(-len(dims) // columns)
     numbers = np.stack([statistics.mean, statistics.std, *statistics.ranges], axis=1)
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-        size, gaps = (2.75 * columns, 1.65 * rows + 0.35), ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
+        size, gaps = (
+            (2.75 * columns, 1.65 * rows + 0.35),
+            ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06),
+        )
         figure = Figure(figsize=size, layout=gaps)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, dim, column, known in zip(grid, dims, values.T, numbers.tolist(), strict=False):
-            _histogram(axes, column, dim, *known)
+            _histogram(axes, column, dim, known)
         for axes in grid[len(dims) :]:
             axes.set_visible(False)
         legend = [
@@ -232,16 +214,9 @@ def histograms(
 
 
 def _histogram(
-    axes: Axes,
-    values: np.ndarray,
-    dim: StateDim | ActionDim,
-    mean: float,
-    std: float,
-    q01: float,
-    q99: float,
-    minimum: float,
-    maximum: float,
+    axes: Axes, values: np.ndarray, dim: StateDim | ActionDim, known: Sequence[float]
 ) -> None:
+    mean, std, q01, q99, minimum, maximum = known
     axes.axvspan(mean - std, mean + std, color=_INK, alpha=0.13, linewidth=0)
     axes.axvline(mean, color=_INK, linewidth=1)
     for quantile in (q01, q99):
@@ -356,7 +331,9 @@ def _gripper(axes: Axes, name: str, curves: Sequence[Curve], strip: Strip) -> No
     for i, step in enumerate(strip.steps):
         word, colour = _word(curves[0].opening[step])
         font: dict[str, Any] = {"fontsize": 8.5, "fontweight": "bold", "color": colour}
-        axes.text((i + 0.5) * seconds / len(strip.steps), 1.14, word, font, ha="center", va="bottom")
+        axes.text(
+            (i + 0.5) * seconds / len(strip.steps), 1.14, word, font, ha="center", va="bottom"
+        )
 
 
 def _word(opening: float) -> tuple[str, str]:

@@ -37,19 +37,12 @@ _SUCCESS = {1: "succeeded", 0: "failed", -1: "without a success label"}
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """Holds what a card is made of.
-
-    Attributes:
-        index: the dataset's index.
-        statistics: the statistics of the index's training frames, actions over chunks of `horizon`.
-        horizon: steps of a chunk.
-        share: the dataset's share of a mixture's samples, or None without a mixture.
-    """
+    """Holds what a card is made of."""
 
     index: Index
-    statistics: normalize.Statistics
-    horizon: int
-    share: float | None = None
+    statistics: normalize.Statistics  # of its training frames, actions over chunks
+    horizon: int  # steps of a chunk
+    share: float | None = None  # of a mixture's samples, if there is one
 
 
 def mixture_cards(
@@ -93,7 +86,8 @@ def write_cards(cards: Sequence[Card], output: Path) -> Path:
         if (count := names.count(name)) > 1:
             expected = "expected datasets of different names"
             raise InputError(f"dataset cards: {expected}, found {name!r} {count} times")
-    header = "", "dataset", "robot", "Hz", "episodes", "steps", "kept, train", "kept, val", "share", "found"  # fmt: skip
+    counts = "Hz", "episodes", "steps", "kept, train", "kept, val", "share"
+    header = "", "dataset", "robot", *counts, "found"
     with new_pages(output, _GENERATOR) as folder:
         rows = [_list_row(card, _write_card(card, folder / card.index.name)) for card in cards]
         text = document("Datasets", [table(header, rows)], _GENERATOR)

@@ -118,17 +118,12 @@ def run(
 
 
 class _Traffic:
-    """Counts the bytes that all clients together have sent and that are not answered yet.
-
-    Attributes:
-        connections: the clients that are connected.
-        peak: the most bytes that were held at once since `since_last` was called.
-    """
+    """Counts the bytes that all clients together have sent and that are not answered yet."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.connections: set[_Connection] = set()
-        self.peak = 0
+        self.peak = 0  # the most bytes that were held at once since `since_last` was called
 
     def add(self, connection: "_Connection", count: int) -> None:
         """Counts bytes that came, and drops the client that holds most if there are too many.
@@ -169,12 +164,6 @@ class _Connection(ServerConnection):
     The server waits until a client takes its answer. But a client could ask for pongs without end,
     and they would pile up. Few of them are allowed, because asyncio adds up all that waits at every
     write.
-
-    Attributes:
-        answer_bytes: the size of the last message that the client was sent.
-        held: bytes that came and are not answered yet.
-        proven: whether one of the client's requests was answered.
-        since: when the client connected (time.monotonic).
     """
 
     # The server sets it, in a subclass of its own.
@@ -182,9 +171,9 @@ class _Connection(ServerConnection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.answer_bytes = 0
-        self.held = 0
-        self.proven = False
+        self.answer_bytes = 0  # of the last message that the client was sent
+        self.held = 0  # bytes that came and are not answered yet
+        self.proven = False  # whether one of the client's requests was answered
         self.since = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -4,7 +4,8 @@
     scalar   {b"__npgeneric__": True, b"data": number, b"dtype": "<f4"}
 
 A message that comes in is not trusted. Only numbers and text are made of it, never objects. A
-message that holds more than an observation needs is refused before it costs time or memory.
+message that holds more than an observation needs is refused before it costs time or memory. The API
+key travels in a header of the handshake.
 """
 
 import math

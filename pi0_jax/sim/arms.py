@@ -12,22 +12,14 @@ from pi0_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """Describes a joint and the link that it moves.
-
-    Attributes:
-        motion: how it turns; see the head of this file.
-        length: the link's length, m.
-        home: the angle in the home posture, rad. Starts are drawn about this posture, and a
-            redundant arm leans to it.
-        spread: starts lie within home ± spread, rad.
-        limits: the lowest and the highest angle, rad.
-    """
+    """Describes a joint and the link that it moves."""
 
     motion: Literal["yaw", "pitch", "swing"]
-    length: float
+    length: float  # of the link, m
+    # The angle in the home posture, rad, to which a redundant arm leans. Starts are within ± spread.
     home: float
     spread: float
-    limits: tuple[float, float]
+    limits: tuple[float, float]  # the lowest and the highest angle, rad
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,15 +34,10 @@ _STREAM = 0x5EED
 
 
 class Rollout(NamedTuple):
-    """Holds the episodes of a rollout, by number, and where its time went.
-
-    Attributes:
-        episodes: the outcomes.
-        seconds: the time of the stages "physics", "rendering" and "policy".
-    """
+    """Holds the episodes of a rollout, by number, and where its time went."""
 
     episodes: tuple[EpisodeResult, ...]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float]  # of "physics", "rendering" and "policy"
 
     @property
     def successes(self) -> int:

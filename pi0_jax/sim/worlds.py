@@ -11,15 +11,10 @@ from pi0_jax.observation import RawObservation
 
 
 class World(Protocol):
-    """Is one environment, as a rollout drives it.
-
-    Attributes:
-        robot: the robot's name.
-        action_names: the names of the A action dimensions.
-    """
+    """Is one environment, as a rollout drives it."""
 
     robot: str
-    action_names: tuple[str, ...]
+    action_names: tuple[str, ...]  # of the A action dimensions
 
     @property
     def prompt(self) -> str:
@@ -33,17 +28,10 @@ class World(Protocol):
         """Begins a new episode; the seed decides everything about it."""
 
     def observe(self) -> RawObservation:
-        """Returns what the policy sees now.
-
-        It is called only when the policy is going to look: rendering costs more than physics.
-        """
+        """Returns what the policy sees. It is called only if it looks: rendering costs most."""
 
     def advance(self, action: np.ndarray) -> tuple[bool, bool]:
-        """Runs one tick with float32[A].
-
-        Returns:
-            Whether the episode has succeeded, and whether it has ended.
-        """
+        """Runs one tick with float32[A], and returns whether the episode succeeded and ended."""
 
     def snapshot(self) -> Any:
         """Returns what is needed to draw this tick later."""
@@ -80,19 +68,12 @@ class EpisodeResult:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Holds what is needed to draw an episode.
-
-    Attributes:
-        result: the episode's outcome.
-        snapshots: World.snapshot() before every tick, and at the end.
-        chunks: the chunks as the policy predicted them, float32[replans, H, A].
-        chunk_ticks: the tick at which each chunk was predicted.
-    """
+    """Holds what is needed to draw an episode."""
 
     result: EpisodeResult
-    snapshots: tuple[Any, ...]
-    chunks: np.ndarray
-    chunk_ticks: tuple[int, ...]
+    snapshots: tuple[Any, ...]  # World.snapshot() before every tick, and at the end
+    chunks: np.ndarray  # as the policy predicted them, float32[replans, H, A]
+    chunk_ticks: tuple[int, ...]  # when each was predicted
 
 
 class Setting(NamedTuple):
