@@ -152,11 +152,8 @@ class Client:
             raise InputError("expected a sequence of observations, found one by itself")
         data = self.metadata
         state = tuple((key, size) for key, size in data["state"])
-        keys, most = (
-            ClientKeys(data["cameras"], state, data["channel_first"]),
-            max(data["batch_sizes"]),
-        )
-        count = len(observations)
+        keys = ClientKeys(data["cameras"], state, data["channel_first"])
+        count, most = len(observations), max(data["batch_sizes"])
         numbers = [0] * count if seeds is None else [int(seed) for seed in seeds]
         if not count:
             raise InputError("no observations: expected at least one")
