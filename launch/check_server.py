@@ -10,10 +10,10 @@ from absl import flags
 
 from . import app
 
-with app.optional_imports():
-    from pi0_jax.serve import api_key
+with app.one_line_errors():
     from pi0_jax.serve.check import check
     from pi0_jax.serve.client import Client
+    from pi0_jax.serve.wire import read_api_key
 
 _SERVER = flags.DEFINE_string(
     "server", None, "HOST:PORT of launch.serve, or its ws:// address.", required=True
@@ -33,7 +33,7 @@ _TIMEOUT = flags.DEFINE_float(
 def main() -> None:
     client = Client(
         _SERVER.value,
-        api_key=api_key.read(_KEY_FILE.value),
+        api_key=read_api_key(_KEY_FILE.value),
         timeout=_TIMEOUT.value,
         start_timeout=_TIMEOUT.value,
     )

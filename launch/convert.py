@@ -10,79 +10,51 @@ import resource
 import sys
 import time
 
-import ml_dtypes
 import numpy as np
 from absl import flags
 
 from pi0_jax import convert
 from pi0_jax.convert import check, lerobot, parity
-from pi0_jax.errors import InputError
 
-from . import app
+from . import app, shared
 
-_INPUT = flags.DEFINE_string(
-    "input",
-    None,
-    "A checkpoint of any format: directory, npz or safetensors file; gs:// too.",
-    required=True,
-)
+# fmt: off
+_INPUT = flags.DEFINE_string("input", None,
+    "A checkpoint of any format: directory, npz or safetensors file; gs:// too.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "New directory.", required=True)
 _TO = flags.DEFINE_enum("to", None, list(convert.OUTPUTS), "Format to write.", required=True)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "same", ["same", "float32", "bfloat16"], "Dtype to write; same: each tensor's own."
-)
-_VERIFY = flags.DEFINE_bool(
-    "verify",
-    False,
-    "Read the output back and compare; where the port is installed, run both models too.",
-)
-_ROBOT = flags.DEFINE_string(
-    "robot",
-    None,
-    "Which robot's statistics, where there are several (openpi's asset id, a dataset's name).",
-)
-_EMBODIMENT = flags.DEFINE_string(
-    "embodiment", None, "The robot's record, by name or from a JSON file, where the input has none."
-)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer",
-    None,
-    "SentencePiece model, where the input has none: path or URL; small: the one that ships.",
-)
-_SIZES = flags.DEFINE_list(
-    "sizes",
-    [],
-    "name=value of what shows in no tensor: head_dim, image_heads, horizon, max_tokens, ...",
-)
-_WEIGHTS = flags.DEFINE_enum(
-    "weights",
-    "ema",
-    ["ema", "params"],
-    "Of our own checkpoints: the moving average, or the parameters.",
-)
-_MERGE_LORA = flags.DEFINE_float(
-    "merge_lora", None, "Merge LoRA leaves, scaled by this: alpha / rank."
-)
+_DTYPE = flags.DEFINE_enum("dtype", "same", ["same", "float32", "bfloat16"],
+    "Dtype to write; same: each tensor's own.")
+_VERIFY = flags.DEFINE_bool("verify", False,
+    "Read the output back and compare; where the port is installed, run both models too.")
+_ROBOT = flags.DEFINE_string("robot", None,
+    "Which robot's statistics, where there are several (openpi's asset id, a dataset's name).")
+_EMBODIMENT = flags.DEFINE_string("embodiment", None,
+    "The robot's record, by name or from a JSON file, where the input has none.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None,
+    "SentencePiece model, where the input has none: path or URL; small: the one that ships.")
+_SIZES = flags.DEFINE_list("sizes", [],
+    "name=value of what shows in no tensor: head_dim, image_heads, horizon, max_tokens, ...")
+_WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"],
+    "Of our own checkpoints: the moving average, or the parameters.")
+_MERGE_LORA = flags.DEFINE_float("merge_lora", None, "Merge LoRA leaves, scaled by alpha / rank.")
 _WEIGHTS_ONLY = flags.DEFINE_bool("weights_only", False, "Convert without statistics.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the leaves that a PaliGemma lacks.")
+# fmt: on
 
 
 @app.command
 def main() -> int:
-    dtype = {
-        "same": None,
-        "float32": np.dtype(np.float32),
-        "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    }[_DTYPE.value]
+    dtype = None if _DTYPE.value == "same" else np.dtype(_DTYPE.value)
+    sizes = shared.matched(_SIZES, r"(.*)=(\d+)", "name=value") if _SIZES.value else []
     options = convert.Options(
-        _ROBOT.value, _EMBODIMENT.value, _TOKENIZER.value, _sizes(_SIZES.value), _WEIGHTS.value, _MERGE_LORA.value, _WEIGHTS_ONLY.value,
-        dtype, _SEED.value,
+        _ROBOT.value, _EMBODIMENT.value, _TOKENIZER.value, {name: int(value) for name, value in sizes},
+        _WEIGHTS.value, _MERGE_LORA.value, _WEIGHTS_ONLY.value, dtype, _SEED.value,
     )  # fmt: skip
     start = time.monotonic()
     report = convert.run(_INPUT.value, _OUTPUT.value, _TO.value, options)
-    print(
-        f"{report.source.format} -> {_TO.value}: {report.parameters:,} parameters in {time.monotonic() - start:.0f} s"
-    )
+    done = f"{report.parameters:,} parameters in {time.monotonic() - start:.0f} s"
+    print(f"{report.source.format} -> {_TO.value}: {done}")
     for note in report.notes:
         print(f"- {note}")
     failures = _verify(report.source) if _VERIFY.value else 0
@@ -94,20 +66,12 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def _sizes(entries: list[str]) -> dict[str, int]:
-    pairs = [entry.partition("=") for entry in entries]
-    wrong = [name for name, _, value in pairs if not value.isdigit()]
-    if wrong:
-        raise InputError(f"--sizes: expected name=value, found {wrong[0]}")
-    return {name: int(value) for name, _, value in pairs}
-
-
 def _verify(source: convert.Source) -> int:
-    comparisons = list(check.compare(source, convert.open(_OUTPUT.value)))
-    wrong = [c for c in comparisons if c.differing]
-    for c in wrong:
-        print(f"{c.path}: {c.differing:,} of {c.elements:,} elements differ")
-    print(f"{len(comparisons) - len(wrong)} of {len(comparisons)} leaves read back bit for bit")
+    leaves = list(check.compare(source, convert.open(_OUTPUT.value)))
+    wrong = [leaf for leaf in leaves if leaf.differing]
+    for leaf in wrong:
+        print(f"{leaf.path}: {leaf.differing:,} of {leaf.elements:,} elements differ")
+    print(f"{len(leaves) - len(wrong)} of {len(leaves)} leaves read back bit for bit")
     return len(wrong)
 
 

@@ -42,8 +42,7 @@ def main() -> int:
     run, evaluation = output / "train", output / "evaluation"
     stages = {
         "make_reach_data": f"--data_dir={output}/data --seed={seed}",
-        "train": f"--config=reach --config.seed={seed} --config.data_dir={output}/data"
-        f" --workdir={run}",
+        "train": f"--config=reach --config.seed={seed} --config.data_dir={output}/data --workdir={run}",
         "evaluate": f"--checkpoint={run} --conditions=right,shuffled,untrained --seed={seed}"
         f" --episodes={_EPISODES.value} --output={evaluation}",
         "report": f"--workdir={run} --evaluation={evaluation} --output={output}/report",
@@ -53,8 +52,7 @@ def main() -> int:
         small = _SMALL[stage].split() if _SMOKE.value else []
         command = ["-m", f"{__package__}.{stage}", *arguments.split(), *small]
         print(f"[{number}/{len(stages)}] python {' '.join(command)}", flush=True)
-        process = subprocess.Popen([sys.executable, *command])
-        told = stage != "train"
+        process, told = subprocess.Popen([sys.executable, *command]), stage != "train"
         while (status := process.poll()) is None:
             time.sleep(0.1 if told else 1.0)
             told = told or _tell(run, time.monotonic() - start)
@@ -65,11 +63,7 @@ def main() -> int:
 
 
 def _tell(run: Path, elapsed: float) -> bool:
-    """Says how long the demo will take, once a minute has passed and the speed is known.
-
-    Returns:
-        Whether it has said so.
-    """
+    """Says how long the demo will take, once that is known, and returns whether it has."""
     if elapsed < _TELL_SECONDS or not (run / METRICS_FILE).exists():
         return False
     lines = [line for line in read_metrics(run) if "steps_per_second" in line]

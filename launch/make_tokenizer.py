@@ -17,38 +17,16 @@ _OUTPUT = flags.DEFINE_string("output", str(SMALL_MODEL), "Where to write the Se
 
 VOCAB_SIZE = 512
 VERBS = (
-    "reach",
-    "touch",
-    "go to",
-    "move to",
-    "point at",
-    "pick up",
-    "grasp",
-    "lift",
-    "push",
-    "open",
-    "close",
-    "turn",
-    "wipe",
-)
-PLACES = (
-    "on the table", "in the bowl", "into the drawer", "next to the cup", "to the left of the plate", "on top of the pot", "in the sink",
+    "reach", "touch", "go to", "move to", "point at", "pick up", "grasp", "lift", "push", "open",
+    "close", "turn", "wipe",
 )  # fmt: skip
-COLOURS = (
-    "red",
-    "green",
-    "blue",
-    "yellow",
-    "orange",
-    "purple",
-    "black",
-    "white",
-    "brown",
-    "silver",
-)
-OBJECTS = (
-    "block cube bowl cup spoon fork knife towel cloth pot pan lid can bottle drawer carrot".split()
-)
+PLACES = (
+    "on the table", "in the bowl", "into the drawer", "next to the cup",
+    "to the left of the plate", "on top of the pot", "in the sink",
+)  # fmt: skip
+COLOURS = "red green blue yellow orange purple black white brown silver".split()
+THINGS = "block cube bowl cup spoon fork knife towel cloth pot pan lid can bottle drawer carrot"
+OBJECTS = THINGS.split()
 
 
 def corpus() -> list[str]:

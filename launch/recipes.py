@@ -34,24 +34,6 @@ def config_flag(
     return holder
 
 
-def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
-    """Returns the fields of a flag that names a config.
-
-    Raises:
-        InputError: the file is not there, or it holds no config.
-    """
-    try:
-        return flag.value.to_dict()
-    # ml_collections reports a missing file only when the value is used.
-    except OSError as error:
-        raise InputError(str(error.__cause__ or error)) from error
-    except AttributeError as error:
-        found = type(flag.value).__name__
-        raise InputError(
-            f"--{flag.name}: expected a file whose get_config() returns a ConfigDict, found {found}"
-        ) from error
-
-
 class _ByName(flags.ArgumentParser):
     """Lets a parser of config files find a recipe by its name."""
 
@@ -60,3 +42,16 @@ class _ByName(flags.ArgumentParser):
 
     def parse(self, argument: str) -> Any:
         return self._of_files.parse(find_recipe(argument))
+
+
+def config_mapping(flag: flags.FlagHolder) -> dict[str, Any]:
+    """Returns the fields of a flag that names a config; raises InputError if it holds none."""
+    try:
+        return flag.value.to_dict()
+    # ml_collections reports a missing file only when the value is used.
+    except OSError as error:
+        raise InputError(str(error.__cause__ or error)) from error
+    except AttributeError as error:
+        expected = "expected a file whose get_config() returns a ConfigDict"
+        found = type(flag.value).__name__
+        raise InputError(f"--{flag.name}: {expected}, found {found}") from error

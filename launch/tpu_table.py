@@ -14,7 +14,7 @@ from pi0_jax.aot import report
 from pi0_jax.errors import InputError
 from pi0_jax.train.config import from_mapping
 
-from . import app
+from . import app, shared
 from .recipes import config_flag, config_mapping
 
 _CONFIG = config_flag()
@@ -33,8 +33,8 @@ flags.mark_flags_as_required(["config", "rows", "output"])
 
 @app.command
 def main() -> None:
-    run, path = from_mapping(config_mapping(_CONFIG)), app.needed(_OUTPUT)
-    rows = [report.Row.parse(text) for text in app.needed(_ROWS)]
+    run, path = from_mapping(config_mapping(_CONFIG)), shared.needed(_OUTPUT)
+    rows = [report.Row.parse(text) for text in shared.needed(_ROWS)]
     try:
         libtpu = version("libtpu")
     except PackageNotFoundError as error:

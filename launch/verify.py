@@ -8,16 +8,16 @@ from absl import flags
 
 from pi0_jax import verify
 
-from . import app
+from . import app, shared
 
 _VECTORS = flags.DEFINE_string("vectors", str(verify.SHIPPED_VECTORS), "Vectors file (npz).")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
-_CACHE = app.compilation_cache()
+_CACHE = shared.compilation_cache()
 
 
 @app.command
 def main() -> int:
-    app.tell_and_keep(_CACHE)
+    shared.tell_and_keep(_CACHE)
     vectors = verify.load_vectors(_VECTORS.value)
     print(
         f"{_VECTORS.value} on {jax.devices()[0].device_kind}, {_DTYPE.value}, JAX {jax.__version__}"

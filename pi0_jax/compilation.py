@@ -128,10 +128,9 @@ class _Program:
     def __init__(self, function: str) -> None:
         self._function = function.removeprefix("jit(").removesuffix(")")
         self._name = _NAMES.get(self._function, f"program {self._function}")
-        self._start = time.time()
-        self.events: dict[str, float] = {}
-        self._clock = contextlib.ExitStack()
+        self._start, self._clock = time.time(), contextlib.ExitStack()
         self._clock.enter_context(clock(f"{self._name}: compiling"))
+        self.events: dict[str, float] = {}
 
     def end(self) -> None:
         self._clock.close()

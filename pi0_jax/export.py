@@ -17,7 +17,7 @@ in float32 here, and in float64 on a policy's host, so actions differ in their l
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import safetensors.numpy
 
 from pi0_jax import preprocess
-from pi0_jax.embodiments import Embodiment
+from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.files import new_path
 from pi0_jax.observation import RawBatch
@@ -81,23 +81,20 @@ def write(
         "noise": jax.ShapeDtypeStruct((batch, horizon, layout.action_dim), jnp.float32),
     }
     params = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), dict(weights))
-    exported = jax.export.export(
-        jax.jit(_in_robot_units(sample, layout, robot)), platforms=PLATFORMS
-    )(params, *inputs.values())
+    policy = jax.jit(_in_robot_units(sample, layout, robot))
+    exported = jax.export.export(policy, platforms=PLATFORMS)(params, *inputs.values())
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = new_path(directory.parent, f".{directory.name}-")
     temporary.mkdir()
     try:
         (temporary / "policy.jax").write_bytes(exported.serialize())
-        safetensors.numpy.save_file(
-            jax.device_get(dict(weights)), temporary / "weights.safetensors"
-        )
+        arrays = jax.device_get(dict(weights))
+        safetensors.numpy.save_file(arrays, temporary / "weights.safetensors")
         (temporary / "tokenizer.model").write_bytes(tokenizer.model)
         # The library writes a file that its user alone can read.
         shutil.copymode(temporary / "tokenizer.model", temporary / "weights.safetensors")
-        (temporary / "policy.json").write_text(
-            json.dumps(_description(inputs, exported, embodiment), indent=1)
-        )
+        description = _description(inputs, exported, embodiment)
+        (temporary / "policy.json").write_text(json.dumps(description, indent=1))
         temporary.rename(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,28 +114,21 @@ def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..
 
         Tokens are int32[B, L], the state is float32[B, n], the noise float32[B, H, D].
         """
-        batch = tokens.shape[0]
+        batch, width = tokens.shape[0], layout.action_dim
         sizes = {
             slot: jnp.broadcast_to(jnp.int32(image.shape[1:3]), (batch, 2))
             for slot, image in images.items()
         }
         present = {slot: jnp.ones(batch, bool) for slot in images}
-        in_model = normalize.clipped(
-            preprocess.state_to_model(state, robot, layout.normalization), layout.normalization_clip
-        )
-        observation = RawBatch(
-            images, sizes, present, tokens, tokens != PAD_ID, _padded(in_model, layout.action_dim)
-        )
-        dims = jnp.asarray(preprocess.dimension_masks([robot] * batch, layout.action_dim))
+        in_model = preprocess.state_to_model(state, robot, layout.normalization)
+        in_model = normalize.clipped(in_model, layout.normalization_clip)
+        padded = jnp.pad(in_model, ((0, 0), (0, width - in_model.shape[1])))
+        observation = RawBatch(images, sizes, present, tokens, tokens != PAD_ID, padded)
+        dims = jnp.asarray(preprocess.dimension_masks([robot] * batch, width))
         actions = sample(params, observation, dims, noise, layout=layout)
         return preprocess.to_robot(actions, state, robot, layout.normalization)
 
     return policy
-
-
-def _padded(x: jax.Array, width: int) -> jax.Array:
-    """Pads float32[B, n] with zeros at the end to float32[B, width]."""
-    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def _description(
@@ -146,8 +136,11 @@ def _description(
 ) -> dict[str, Any]:
     """Returns the content of policy.json."""
 
-    def array(x: Any) -> dict[str, Any]:
-        return {"shape": list(x.shape), "dtype": str(x.dtype)}
+    def array(x: Any, **more: Any) -> dict[str, Any]:
+        return {"shape": list(x.shape), "dtype": str(x.dtype), **more}
+
+    def units(dims: Iterable[StateDim | ActionDim]) -> list[list[str]]:
+        return [[dim.name, dim.unit] for dim in dims]
 
     (actions,) = exported.out_avals
     return {
@@ -156,16 +149,14 @@ def _description(
         "jax": jax.__version__,
         "inputs": {
             "images": {
-                slot: array(image) | {"camera": embodiment.cameras[slot], "order": "RGB"}
+                slot: array(image, camera=embodiment.cameras[slot], order="RGB")
                 for slot, image in inputs["images"].items()
             },
-            "tokens": array(inputs["tokens"]) | {"padding": PAD_ID},
-            "state": array(inputs["state"])
-            | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.state]},
-            "noise": array(inputs["noise"]) | {"distribution": "standard normal"},
+            "tokens": array(inputs["tokens"], padding=PAD_ID),
+            "state": array(inputs["state"], dimensions=units(embodiment.state)),
+            "noise": array(inputs["noise"], distribution="standard normal"),
         },
-        "actions": array(actions)
-        | {"dimensions": [[dim.name, dim.unit] for dim in embodiment.actions]},
+        "actions": array(actions, dimensions=units(embodiment.actions)),
         "image_rotation": embodiment.image_rotation,  # degrees by which the caller turns images
         "control_hz": embodiment.control_hz,
         "execute_steps": embodiment.execute_steps,

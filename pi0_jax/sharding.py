@@ -6,6 +6,7 @@
 The batch is split over data and fsdp; parameters, optimizer state and EMA over fsdp and tensor.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,13 +24,11 @@ BATCH_AXES = ("data", "fsdp")
 
 # Parameter path -> one logical axis per array axis. The first match wins. A path that nothing
 # matches is an error.
+# fmt: off
 PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"img/embedding/kernel$", (None, None, None, "embed")),
     (r"img/pos_embedding$", (None, None, "embed")),
-    (
-        r"MultiHeadDotProductAttention_0/(query|key|value)/kernel$",
-        ("layers", "embed", "heads", None),
-    ),
+    (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel$", ("layers", "embed", "heads", None)),
     (r"MultiHeadDotProductAttention_0/out/kernel$", ("layers", "heads", None, "embed")),
     (r"MlpBlock_0/Dense_0/kernel$", ("layers", "embed", "mlp")),
     (r"MlpBlock_0/Dense_1/kernel$", ("layers", "mlp", "embed")),
@@ -42,10 +41,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp(_\d+)?/linear$", ("layers", "mlp", "embed")),
     # LoRA's factors of these weights (models/lora.py); their rank is too small to split.
     (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/a$", ("layers", "embed", None)),
-    (
-        r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/b$",
-        ("layers", None, "heads", None),
-    ),
+    (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/b$", ("layers", None, "heads", None)),
     (r"MultiHeadDotProductAttention_0/out/kernel/a$", ("layers", "heads", None, None)),
     (r"MultiHeadDotProductAttention_0/out/kernel/b$", ("layers", None, "embed")),
     (r"MlpBlock_0/Dense_0/kernel/a$", ("layers", "embed", None)),
@@ -62,13 +58,11 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp(_\d+)?/gating_einsum/b$", ("layers", None, None, "mlp")),
     (r"mlp(_\d+)?/linear/a$", ("layers", "mlp", None)),
     (r"mlp(_\d+)?/linear/b$", ("layers", None, "embed")),
-    (
-        r"(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)/kernel$",
-        (None, "embed"),
-    ),
+    (r"(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)/kernel$", (None, "embed")),
     (r"action_out_proj/kernel$", ("embed", None)),
     (r"(scale|bias)$", ()),  # vectors: whole on every device
 )
+# fmt: on
 
 PARAMETER_MESH: Mapping[str, str | None] = {
     "layers": None,
@@ -108,23 +102,20 @@ def make_mesh(
         InputError: the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [data, fsdp, tensor]
-    known = int(np.prod([s for s in sizes if s != -1]))
-    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-        raise InputError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor}: sizes must be positive, at most one of them -1"
-        )
+    sizes, asked = [data, fsdp, tensor], f"mesh data={data} fsdp={fsdp} tensor={tensor}"
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise InputError(f"{asked}: sizes must be positive, at most one of them -1")
     if -1 in sizes:
         sizes[sizes.index(-1)] = len(devices) // known
-    if int(np.prod(sizes)) != len(devices):
-        raise InputError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices"
-        )
+    if math.prod(sizes) != len(devices):
+        raise InputError(f"{asked} does not fit {len(devices)} devices")
     try:
         return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     except NotImplementedError as error:  # JAX does not cut an axis of a torus
-        raise InputError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: expected each size to be a product of sides of the slice"
-                         f" of {len(devices)} {devices[0].device_kind}; found {error}") from error  # fmt: skip
+        whole = f"sides of the slice of {len(devices)} {devices[0].device_kind}"
+        expected = f"expected each size to be a product of {whole}; found {error}"
+        raise InputError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: {expected}") from error
 
 
 def logical_axes(path: str) -> tuple[str | None, ...]:
@@ -146,7 +137,6 @@ def parameter_shardings(shapes: Any, mesh: Mesh) -> Any:
 
 
 def _path(key: Any) -> str:
-    """Returns a leaf's path."""
     return jax.tree_util.keystr(key, simple=True, separator="/")
 
 
@@ -157,21 +147,19 @@ def _parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionS
     if axes[:1] == ("layers",):
         axes = axes[len(axes) - len(shape) :]
     places = [PARAMETER_MESH[name] if name else None for name in axes]
+    sized = zip(places, shape, strict=False)
     return PartitionSpec(
-        *(
-            place if place and shape[i] % mesh.shape[place] == 0 else None
-            for i, place in enumerate(places)
-        )
+        *(place if place and size % mesh.shape[place] == 0 else None for place, size in sized)
     )
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
     """Returns the same shapes and dtypes as ShapeDtypeStructs that say where they are held."""
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
-        shardings,
-    )
+
+    def held(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(held, shapes, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -207,15 +195,9 @@ def constrain_on(mesh: Mesh) -> Callable[[jax.Array, tuple[str | None, ...]], ja
         parts = []
         for size, name in zip(x.shape, axes, strict=True):
             where = ACTIVATION_MESH[name] if name else None
-            count = int(
-                np.prod(
-                    [
-                        mesh.shape[axis]
-                        for axis in ((where,) if isinstance(where, str) else where or ())
-                    ]
-                )
-            )
-            parts.append(where if size % count == 0 else PartitionSpec.UNCONSTRAINED)
+            split = (where,) if isinstance(where, str) else where or ()
+            even = size % math.prod(mesh.shape[axis] for axis in split) == 0
+            parts.append(where if even else PartitionSpec.UNCONSTRAINED)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*parts)))
 
     return constrain

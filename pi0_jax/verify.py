@@ -39,42 +39,24 @@ GRADIENT_TOLERANCE = {"float32": (1e-4, 1e-7), "bfloat16": (1e-1, 1e-4)}
 
 
 class Vectors(NamedTuple):
-    """Holds the content of a vectors file: sizes of the model, inputs and expected outputs.
-
-    Attributes:
-        config: the model's sizes.
-        params: the published tree.
-        observation: one batch of observations.
-        actions: float32[B, H, D].
-        noise: float32[B, H, D].
-        time: float32[B].
-        outputs: name under out/ -> array.
-    """
+    """Holds the content of a vectors file: sizes of the model, inputs and expected outputs."""
 
     config: Pi0Config
-    params: dict[str, Any]
-    observation: Observation
-    actions: np.ndarray
-    noise: np.ndarray
-    time: np.ndarray
-    outputs: dict[str, np.ndarray]
+    params: dict[str, Any]  # the published tree
+    observation: Observation  # one batch
+    actions: np.ndarray  # float32[B, H, D]
+    noise: np.ndarray  # float32[B, H, D]
+    time: np.ndarray  # float32[B]
+    outputs: dict[str, np.ndarray]  # by the name under out/
 
 
 class Comparison(NamedTuple):
-    """Holds how far an output is from the expected one.
-
-    Attributes:
-        name: the output's name.
-        absolute: max|a-b|.
-        relative: max|a-b| / max|b|.
-        tolerance: of the relative error; for a gradient norm of the absolute error.
-        ok: whether the error is within the tolerance.
-    """
+    """Holds how far an output is from the expected one."""
 
     name: str
-    absolute: float
-    relative: float
-    tolerance: float
+    absolute: float  # max|a-b|
+    relative: float  # max|a-b| / max|b|
+    tolerance: float  # of the relative error; for a gradient norm of the absolute error
     ok: bool
 
 
@@ -107,27 +89,18 @@ def load_vectors(path: str | Path) -> Vectors:
         spec = json.loads(bytes(get("spec.json")).decode())
     except ValueError as error:
         raise InputError(f"{path}: spec.json is not JSON: {error}") from error
-    experts = ("backbone", "expert")
+
+    def sizes(part: str, *fields: str) -> dict[str, Any]:
+        return {field: size(spec, part, field) for field in fields}
+
+    vision = sizes("vit", "width", "depth", "mlp_dim", "num_heads")
+    backbone = sizes("backbone", "depth", "num_heads", "num_kv_heads", "head_dim")
+    experts = [ExpertConfig(**sizes(name, "width", "mlp_dim")) for name in ("backbone", "expert")]
     config = Pi0Config(
         vision=VisionConfig(
-            image_size=size(spec, "image"),
-            patch_size=size(spec, "vit", "patch"),
-            **{
-                field: size(spec, "vit", field)
-                for field in ("width", "depth", "mlp_dim", "num_heads")
-            },
+            image_size=size(spec, "image"), patch_size=size(spec, "vit", "patch"), **vision
         ),
-        gemma=GemmaConfig(
-            experts=tuple(
-                ExpertConfig(size(spec, name, "width"), size(spec, name, "mlp_dim"))
-                for name in experts
-            ),
-            **{
-                field: size(spec, "backbone", field)
-                for field in ("depth", "num_heads", "num_kv_heads", "head_dim")
-            },
-            vocab_size=size(spec, "vocab"),
-        ),
+        gemma=GemmaConfig(tuple(experts), **backbone, vocab_size=size(spec, "vocab")),
         action_dim=size(spec, "action_dim"),
         horizon=size(spec, "horizon"),
         max_tokens=size(spec, "tokens"),
@@ -140,30 +113,17 @@ def load_vectors(path: str | Path) -> Vectors:
         token_mask=jnp.asarray(get("in/tokenized_prompt_mask")),
         state=jnp.asarray(get("in/state")),
     )
-    shapes = parameter_shapes(config)
     flat = {}
-    for path_, leaf in paths.flatten(shapes).items():
-        flat[path_] = get(f"params/{path_}")
-        if flat[path_].shape != leaf.shape:
-            raise InputError(
-                f"{path}: params/{path_} has shape {flat[path_].shape}; the sizes in spec.json make it {leaf.shape}"
-            )
-    outputs = {
-        name.removeprefix("out/"): array
-        for name, array in arrays.items()
-        if name.startswith("out/")
-    }
+    for name, leaf in paths.flatten(parameter_shapes(config)).items():
+        flat[name] = get(f"params/{name}")
+        if flat[name].shape != leaf.shape:
+            sized = f"the sizes in spec.json make it {leaf.shape}"
+            raise InputError(f"{path}: params/{name} has shape {flat[name].shape}; {sized}")
+    outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out/")}
     for name in ("velocity", "loss"):
         get(f"out/{name}")
-    return Vectors(
-        config,
-        paths.unflatten(flat),
-        observation,
-        get("in/actions"),
-        get("in/noise"),
-        get("in/time"),
-        outputs,
-    )
+    actions, noise, time = (get(f"in/{name}") for name in ("actions", "noise", "time"))
+    return Vectors(config, paths.unflatten(flat), observation, actions, noise, time, outputs)
 
 
 def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
@@ -206,14 +166,9 @@ def compute(vectors: Vectors, model: Pi0) -> dict[str, jax.Array]:
     def sampled(params: Any, num_steps: int) -> jax.Array:
         return sample(params, observation, noise, model=model, num_steps=num_steps)
 
-    steps = [
-        int(match[1]) for name in vectors.outputs if (match := re.fullmatch(r"actions_(\d+)", name))
-    ]
-    return (
-        embeddings(vectors.params)
-        | training_outputs(vectors.params)
-        | {f"actions_{n}": sampled(vectors.params, n) for n in steps}
-    )
+    found = [re.fullmatch(r"actions_(\d+)", name) for name in vectors.outputs]
+    actions_after = {match[0]: sampled(vectors.params, int(match[1])) for match in found if match}
+    return embeddings(vectors.params) | training_outputs(vectors.params) | actions_after
 
 
 def compare(vectors: Vectors, dtype: str) -> Iterator[Comparison]:

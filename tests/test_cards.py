@@ -13,13 +13,14 @@ from PIL import Image
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.index import build_or_open
-from pi0_jax.data.index.gripper_check import Finding, grippers
+from pi0_jax.data.index.findings import told_findings
+from pi0_jax.data.index.gripper_check import grippers, trends
 from pi0_jax.data.rows import CameraField, Columns, Dataset, Language, RawField, Standardised
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import normalize
-from pi0_jax.report import card_episodes, card_facts
+from pi0_jax.report import card_facts, card_figures
 from pi0_jax.report.cards import Card, write_cards
 from tests.tiny_data import reach_episodes, shard_files, write_reach
 
@@ -33,14 +34,7 @@ STEPS = {
     "ok": ArrayFeature((), np.int64),
     "language_instruction": TextFeature(),
 }
-PROMPTS = (
-    "<script>alert('x')</script> costs $5",
-    "pick it up",
-    "",
-    "pick it up",
-    "pick it up",
-    "pick it up",
-)
+PROMPTS = ("<script>alert('x')</script> costs $5", "pick it up", "", *("pick it up",) * 3)
 FAILED = 1
 LENGTH, HORIZON = 20, 4
 ROBOT = Embodiment(
@@ -89,13 +83,8 @@ def recorded(columns: Columns) -> Standardised:
     steps = len(columns["steps/action"])
     success = bool(columns["steps/ok"][-1])
     keep = (np.arange(steps) < steps - 1) & success
-    return Standardised(
-        columns["steps/observation/state"],
-        columns["steps/action"],
-        keep,
-        stop=steps - 1,
-        success=success,
-    )
+    state, action = columns["steps/observation/state"], columns["steps/action"]
+    return Standardised(state, action, keep, stop=steps - 1, success=success)
 
 
 def inverted(columns: Columns) -> Standardised:
@@ -105,7 +94,6 @@ def inverted(columns: Columns) -> Standardised:
 
 
 def state_upside_down(columns: Columns) -> Standardised:
-    """Takes everything as recorded, by a robot whose gripper state is 1 where it is closed."""
     result = recorded(columns)
     return result._replace(state=result.state * [1, -1, 1] + [0, 1, 0])
 
@@ -117,7 +105,6 @@ def stuck(columns: Columns) -> Standardised:
 
 
 def stateless(columns: Columns) -> Standardised:
-    """Takes the recorded action, by a robot that does not say how it stands."""
     result = recorded(columns)
     return result._replace(state=result.state[:, :0])
 
@@ -142,16 +129,22 @@ ROW = Dataset(
     held_out=0.0,
     notes=("Colours of <b>hand</b> are fixed.",),
 )
+# A robot whose gripper state is 1 where it is closed, and one that does not say how it stands.
+CLOSED = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
+CLOSED_ROW = dataclasses.replace(
+    ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=CLOSED)
+)
+MISTAKEN = dataclasses.replace(ROW, name="mistaken", standardise=inverted)
+STATELESS_ROW = dataclasses.replace(
+    ROW, standardise=stateless, embodiment=dataclasses.replace(ROBOT, state=())
+)
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    episodes = [
-        {"steps": [step(episode, number) for number in range(LENGTH)]}
-        for episode in range(len(PROMPTS))
-    ]
-    write_reach(folder, name="tiny", steps=STEPS, episodes=episodes)
+    steps = [[step(i, number) for number in range(LENGTH)] for i in range(len(PROMPTS))]
+    write_reach(folder, name="tiny", steps=STEPS, episodes=[{"steps": one} for one in steps])
     return folder
 
 
@@ -159,11 +152,9 @@ def card_of(row: Dataset, data_dir: Path, share: float | None = None) -> Card:
     index = build_or_open(row, data_dir, progress=False)
     frames = index.frames("train")
     chunks, _ = index.chunks(frames, HORIZON)
-    state, actions = (
-        normalize.accumulate([values])
-        for values in (index.state[frames], chunks.reshape(-1, chunks.shape[-1]))
-    )
-    return Card(index, normalize.Statistics(state, actions), HORIZON, share)
+    values = index.state[frames], chunks.reshape(-1, chunks.shape[-1])
+    statistics = normalize.Statistics(*(normalize.accumulate([one]) for one in values))
+    return Card(index, statistics, HORIZON, share)
 
 
 class Page(HTMLParser):
@@ -199,14 +190,16 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def page_of(card: Card, tmp_path: Path) -> Page:
+    folder = write_cards([card], tmp_path / "cards").parent
+    return Page(folder / card.index.name / "index.html")
+
+
 @pytest.fixture(scope="module")
 def cards(data_dir, tmp_path_factory):
     """Writes the cards of a right row and of one with a mistake."""
-    rows = (ROW, dataclasses.replace(ROW, name="mistaken", standardise=inverted))
-    return write_cards(
-        [card_of(row, data_dir, share) for row, share in zip(rows, (0.75, 0.25), strict=True)],
-        tmp_path_factory.mktemp("c"),
-    )
+    both = [card_of(ROW, data_dir, 0.75), card_of(MISTAKEN, data_dir, 0.25)]
+    return write_cards(both, tmp_path_factory.mktemp("c"))
 
 
 def test_what_a_card_says(cards):
@@ -231,49 +224,35 @@ def test_what_a_card_says(cards):
         "Everything as it was recorded; failures are dropped.",
     ):
         assert said in page.text
-    assert not page.tags & {"script", "link", "iframe"}, (
-        "text from the data is text, and nothing comes from elsewhere"
-    )
+    # text from the data is text, and nothing comes from elsewhere
+    assert not page.tags & {"script", "link", "iframe"}
 
 
-def test_what_a_card_finds(cards):
+def test_what_a_card_finds(cards, data_dir):
     assert Page(cards.parent / "tiny" / "index.html").findings == [
         ("look", "state dimension pad is constant: 0.1 in every training frame"),
         ("look", "no frame is kept in split val"),
         ("look", "2 of 6 episodes have no kept frame"),
         (
             "look",
-            "36.7% of the steps are dropped: 6 after their episode's last action; 19 in episodes marked as failed;"
-            " 19 in episodes without an instruction",
+            "36.7% of the steps are dropped: 6 after their episode's last action; 19 in episodes"
+            " marked as failed; 19 in episodes without an instruction",
         ),
         ("look", "1 of 6 episodes have no instruction"),
-        *(
-            (
-                "look",
-                f"4 episodes: images of steps/observation/{camera} are frozen: all the same while the state changes; the first is"
-                " dataset tiny: split train episode 0 (tiny-train.tfrecord-00000-of-00003 record 0)",
-            )
-            for camera in ("front", "hand")
-        ),
+        *(("look", finding.text) for finding in told_findings(build_or_open(ROW, data_dir, progress=False))),
         # two steps at 5 Hz
-        (
-            "fine",
-            "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared",
-        ),
-    ]
+        ("fine", "the state rises as the action opens (correlation +1.00, 0.4 s later), as declared"),
+    ]  # fmt: skip
 
 
-def test_an_inverted_gripper_is_a_problem_on_its_card_and_in_the_list(cards):
-    problem = (
-        "INVERTED action or state: the state falls as the action opens (correlation -1.00, 0.4 s"
-        " later), though it is declared 1 = open"
-    )
+def test_an_inverted_gripper_is_a_problem_on_its_card_and_in_the_list(cards, data_dir):
+    index = build_or_open(MISTAKEN, data_dir, progress=False)
+    (trend,) = trends(index)
+    problem = trend.finding.text
+    assert problem.startswith("INVERTED")
     page, overview = Page(cards.parent / "mistaken" / "index.html"), Page(cards)
     assert page.findings[0] == ("wrong", f"gripper: {problem}")
-    assert (
-        "look",
-        "gripper: closed when 100% of the episodes begin, where most tasks begin open: see frames",
-    ) in page.findings
+    assert any("closed when 100% of the episodes begin" in text for _, text in page.findings)
     assert ("wrong", problem) in page.findings  # beside the gripper's own section
     assert overview.findings == [
         ("look", "7 to look at"),
@@ -285,28 +264,15 @@ def test_an_inverted_gripper_is_a_problem_on_its_card_and_in_the_list(cards):
 
 
 def test_a_state_that_counts_the_other_way_is_right_if_it_is_declared(data_dir, tmp_path):
-    state = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
-    row = dataclasses.replace(
-        ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state)
-    )
-    page = Page(
-        write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html"
-    )
-    assert [finding for finding in page.findings if "action opens" in finding[1]] == [
-        (
-            "fine",
-            "the state falls as the action opens (correlation -1.00, 0.4 s later), as declared: the state counts the other way",
-        )
-    ]
+    page = page_of(card_of(CLOSED_ROW, data_dir), tmp_path)
+    ((level, said),) = [finding for finding in page.findings if "action opens" in finding[1]]
+    assert level == "fine" and "the state falls as the action opens" in said
 
 
 def test_pictures_show_the_colours_that_the_model_sees(cards):
     folder = cards.parent / "tiny"
     # hand's files hold BGR: what is 10, 60, 200 there is 200, 60, 10
-    for number, red_and_blue in (
-        (0, (220, 20)),
-        (1, (200, 10)),
-    ):
+    for number, red_and_blue in ((0, (220, 20)), (1, (200, 10))):
         for file, expected in (
             (f"camera-{number}.png", red_and_blue),
             (f"camera-{number}-swapped.png", red_and_blue[::-1]),
@@ -328,22 +294,15 @@ def test_every_picture_is_there_and_shows_something(cards):
 
 
 def test_a_strip_is_in_time_order_and_states_are_drawn_as_openings(data_dir):
-    state = (ROBOT.state[0], StateDim("gripper", "1", one_means="closed"), ROBOT.state[2])
-    row = dataclasses.replace(
-        ROW, standardise=state_upside_down, embodiment=dataclasses.replace(ROBOT, state=state)
-    )
-    index = build_or_open(row, data_dir, progress=False)
-    strip = card_episodes.strip(index, 0)
+    index = build_or_open(CLOSED_ROW, data_dir, progress=False)
+    strip = card_figures.strip(index, 0)
     assert strip.steps.tolist() == [1, 5, 8, 11, 15, 18]
     assert strip.kept.tolist() == [True] * 19 + [False]
-    opening, command = card_episodes.curves(index, 0, grippers(index)[0])
-    assert (
-        opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1]
-        and "drawn upside down" in opening.label
-    )
-    assert command.opening[strip.steps].tolist() == [1, 1, 0, 0, 1, 1] and np.isnan(
-        command.opening[19]
-    )
+    opening, command = card_figures.curves(index, 0, grippers(index)[0])
+    assert opening.opening[strip.steps].tolist() == [1, 1, 1, 0, 0, 1]
+    assert "drawn upside down" in opening.label
+    assert command.opening[strip.steps].tolist() == [1, 1, 0, 0, 1, 1]
+    assert np.isnan(command.opening[19])
 
 
 def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(data_dir, tmp_path):
@@ -351,24 +310,20 @@ def test_a_still_gripper_skipped_episodes_outliers_and_varying_images_are_found(
     card.index.skipped[:] = [f"episode {i}: NaN" for i in range(12)]
     card.index.image_sizes["steps/observation/hand"] = {"min": [30, 32], "max": [32, 40]}
     card.statistics.state.maximum[0] = 100.0
-    findings = Page(
-        write_cards([card], tmp_path / "cards").parent / "still" / "index.html"
-    ).findings
+    findings = page_of(card, tmp_path).findings
     assert [text for level, text in findings if level == "wrong"] == [
         *(f"skipped when the index was built: episode {i}: NaN" for i in range(10)),
         "... and 2 more episodes skipped when the index was built",
         "gripper: action dimension gripper never moves: it is 1 in every training frame",
     ]
     looks = " | ".join(text for level, text in findings if level == "look")
-    assert (
-        "gripper: state and action hardly move together (correlation +0.00), so the polarity can't be checked"
-        in looks
-    )
-    assert "images of steps/observation/hand vary in size: 30x32 to 32x40" in looks
-    assert (
-        "state dimension x reaches " in looks
-        and "standard deviations from its mean (0 to 100 m)" in looks
-    )
+    for said in (
+        "gripper: state and action hardly move together (correlation +0.00)",
+        "images of steps/observation/hand vary in size: 30x32 to 32x40",
+        "state dimension x reaches ",
+        "standard deviations from its mean (0 to 100 m)",
+    ):
+        assert said in looks
 
 
 def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
@@ -378,38 +333,23 @@ def test_repeated_episodes_and_files_that_are_not_read_are_found(tmp_path):
     assert card_facts.copied_episodes(index) == [(0, 3), (1, 4), (2, 5)]
     copies, files, *images = card_facts.quick_findings(index, card_facts.count_prompts(index))
     assert all("images of steps/observation/" in finding.text for finding in images)
-    assert copies.level == "wrong" and copies.text == (
-        "3 episodes repeat every state and action of another; of 1 such pairs one is held out and the other trained on:"
-        " 3 of 0, 4 of 1, 5 of 2"
-    )
-    assert files == Finding(
-        "look",
-        "1 files that dataset_info.json does not name are not read: reach_arm3-train.tfrecord-00003-of-00004",
-    )
+    assert copies.level == "wrong" and "of 1 such pairs one is held out" in copies.text
+    assert copies.text.endswith(": 3 of 0, 4 of 1, 5 of 2")
+    assert files.level == "look" and files.text.startswith("1 files")
+    assert files.text.endswith(": reach_arm3-train.tfrecord-00003-of-00004")
 
 
 def test_without_a_gripper_there_is_no_gripper_section(tmp_path):
     write_reach(tmp_path, (6, 7, 5))
-    page = Page(
-        write_cards([card_of(ROWS["reach_arm3"], tmp_path)], tmp_path / "cards").parent
-        / "reach_arm3"
-        / "index.html"
-    )
+    page = page_of(card_of(ROWS["reach_arm3"], tmp_path), tmp_path)
     assert "Gripper" not in page.text and "gripper" not in page.text
     assert "no mixture given" in page.text and "The row has no notes." in page.text
 
 
 def test_a_robot_without_a_state_shows_its_action_alone(data_dir, tmp_path):
-    row = dataclasses.replace(
-        ROW, standardise=stateless, embodiment=dataclasses.replace(ROBOT, state=())
-    )
-    page = Page(
-        write_cards([card_of(row, data_dir)], tmp_path / "cards").parent / "tiny" / "index.html"
-    )
-    assert (
-        "This robot has no state." in page.text
-        and "No gripper has both an action and a state." in page.text
-    )
+    page = page_of(card_of(STATELESS_ROW, data_dir), tmp_path)
+    assert "This robot has no state." in page.text
+    assert "No gripper has both an action and a state." in page.text
     assert [path.name for path in page.pictures][-1] == "action.png"
 
 
@@ -419,7 +359,7 @@ def test_a_large_dataset_is_sampled_and_says_so(data_dir, tmp_path, monkeypatch)
     monkeypatch.setattr(card_facts, "SAMPLED_ROWS", 40)
     card = card_of(ROW, data_dir)
     assert card_facts.action_sample(card.index, HORIZON).shape == (40, 2)
-    text = Page(write_cards([card], tmp_path / "cards").parent / "tiny" / "index.html").text
+    text = page_of(card, tmp_path).text
     assert "40 of 76 training frames" in text and "40 of 304 actions" in text
 
 
@@ -432,22 +372,13 @@ def test_cards_replace_cards_and_nothing_else(data_dir, tmp_path):
     write_cards([card], output)
     assert sorted(path.name for path in output.iterdir()) == ["index.html", "thesis.txt", "tiny"]
     assert (output / "tiny" / "index.html").read_text() != "old"
-    with pytest.raises(
-        InputError, match="expected datasets of different names, found 'tiny' 2 times"
-    ):
+    with pytest.raises(InputError, match="different names, found 'tiny' 2 times"):
         write_cards([card, card], output)
     (output / "index.html").write_text("my own list")
-    with pytest.raises(
-        InputError,
-        match="cards/index.html: expected no page, or an older one of this kind, found another",
-    ):
+    with pytest.raises(InputError, match="cards/index.html: expected no page, .* found another"):
         write_cards([card], output)
     # nothing half written is left
-    assert sorted(path.name for path in output.iterdir()) == [
-        "index.html",
-        "thesis.txt",
-        "tiny",
-    ]
+    assert sorted(path.name for path in output.iterdir()) == ["index.html", "thesis.txt", "tiny"]
 
 
 def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
@@ -461,8 +392,6 @@ def test_a_card_that_fails_leaves_the_cards_that_were_there(tmp_path):
     for output in (tmp_path / "cards", tmp_path / "others"):
         with pytest.raises(InputError, match="expected a readable file"):
             write_cards([fresh], output)
-    assert page.read_bytes() == written and sorted(path.name for path in page.parent.iterdir()) == [
-        "index.html",
-        "reach_arm3",
-    ]
+    assert page.read_bytes() == written
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "reach_arm3"]
     assert not (tmp_path / "others").exists()

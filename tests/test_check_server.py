@@ -19,7 +19,11 @@ from tests import policies
 from tests.numpy_server import DIMS, HORIZON, ROOT, running, serving
 
 DROID = {"embodiment": EMBODIMENTS["droid"].to_json(), "horizon": HORIZON}
-TIMING = {"policy_timing": {"infer_ms": 1.5}}
+
+
+def acting(actions):
+    """Returns a server's reply."""
+    return {"actions": actions, "policy_timing": {"infer_ms": 1.5}}
 
 
 def check(address, *flags):
@@ -110,21 +114,9 @@ def test_a_server_that_is_not_ready_in_time():
         ({"embodiment": {}, "horizon": 10}, {}, "embodiment: name, .* missing"),
         (DROID, "no such key", "no such key"),
         (DROID, {}, "expected actions and policy_timing/infer_ms, found {}"),
-        (
-            DROID,
-            {"actions": np.zeros((HORIZON, DIMS - 1), np.float32), **TIMING},
-            r"expected float32\[10, 8\], found float32\[10, 7\]",
-        ),
-        (
-            DROID,
-            {"actions": np.zeros((HORIZON, DIMS)), **TIMING},
-            r"expected float32\[10, 8\], found float64\[10, 8\]",
-        ),
-        (
-            DROID,
-            {"actions": np.full((HORIZON, DIMS), np.nan, np.float32), **TIMING},
-            "found 80 of 80 others",
-        ),
+        (DROID, acting(np.zeros((HORIZON, DIMS - 1), np.float32)), r"found float32\[10, 7\]"),
+        (DROID, acting(np.zeros((HORIZON, DIMS))), r"float32\[10, 8\], found float64\[10, 8\]"),
+        (DROID, acting(np.full((HORIZON, DIMS), np.nan, np.float32)), "found 80 of 80 others"),
     ],
     ids=["no record", "half a record", "error", "nothing", "dimensions", "dtype", "not finite"],
 )

@@ -28,9 +28,8 @@ def test_a_row_for_all_episodes_and_one_per_group(rows):
     ]
     # Wilson's interval of 2 in 3
     assert rows[0].interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
-    assert [
-        row.group for row in count(Case("reach_arm3", "right"), [result(0, "red", True)] * 2)
-    ] == ["all"]
+    (alone,) = count(Case("reach_arm3", "right"), [result(0, "red", True)] * 2)
+    assert alone.group == "all"
 
 
 def test_the_table_names_robot_condition_and_interval(rows):
@@ -43,11 +42,6 @@ def test_json_holds_the_same(rows, tmp_path):
     save(tmp_path, rows, checkpoint="runs/reach", seed=3)
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert (record["checkpoint"], record["seed"], len(record["rows"])) == ("runs/reach", 3, 3)
-    row = record["rows"][0]
-    assert (row["robot"], row["condition"], row["group"], row["successes"]) == (
-        "reach_arm3",
-        "right",
-        "all",
-        2,
-    )
+    first = {"robot": "reach_arm3", "condition": "right", "group": "all", "successes": 2}
+    assert first.items() <= record["rows"][0].items()
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]

@@ -143,10 +143,7 @@ def test_the_time_of_a_rollout_is_told_by_stage(workers, oracle):
         (lambda n: np.zeros((n, HORIZON, 4), np.float32), r"found float32\[2, 8, 4\]"),
         (lambda n: np.zeros((n, 4, 3), np.float32), r"found float32\[2, 4, 3\]"),
         (lambda n: np.zeros((n, 3), np.float32), r"found float32\[2, 3\]"),
-        (
-            lambda n: np.full((n, 8, 3), np.nan),
-            "episode 0, tick 0, chunk step 0, joint_0: expected a finite number, found nan",
-        ),
+        (lambda n: np.full((n, 8, 3), np.nan), "episode 0, tick 0, chunk step 0, joint_0: .* nan"),
     ],
 )
 def test_bad_answers_of_a_policy_are_named(workers, answer, message):

@@ -35,12 +35,8 @@ def test_values_survive(value):
         if isinstance(a, list):
             return len(a) == len(b) and all(map(same, a, b))
         if isinstance(a, np.ndarray | np.generic):
-            return (
-                type(a) is type(b)
-                and a.dtype == b.dtype
-                and a.shape == b.shape
-                and np.array_equal(a, b)
-            )
+            alike = type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape
+            return alike and np.array_equal(a, b)
         return type(a) is type(b) and a == b
 
     assert same(value, wire.unpack(wire.pack(value)))
@@ -55,10 +51,8 @@ def test_arrays_travel_as_the_published_client_packs_them():
 
 
 def test_a_transposed_image_is_sent_as_it_looks():
-    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    np.testing.assert_array_equal(
-        wire.unpack(wire.pack(np.moveaxis(image, -1, 0))), np.moveaxis(image, -1, 0)
-    )
+    image = np.moveaxis(np.arange(24, dtype=np.uint8).reshape(2, 4, 3), -1, 0)
+    np.testing.assert_array_equal(wire.unpack(wire.pack(image)), image)
 
 
 @pytest.mark.parametrize(
@@ -131,48 +125,26 @@ def droid(**changes):
 
 def test_droid_clients_send_joints_and_gripper_apart():
     seen = to_observation(droid(), EMBODIMENTS["droid"])
-    assert seen["state"].dtype == np.float32 and seen["state"].tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        0.25,
-    ]
+    assert seen["state"].dtype == np.float32 and seen["state"].tolist() == [*range(7), 0.25]
     np.testing.assert_array_equal(seen["images"]["wrist"], image(seed=1))
     assert sorted(seen["images"]) == ["exterior", "wrist"] and seen["prompt"] == "pick up the cup"
     for gripper in (0.25, np.float32(0.25), [0.25], np.array(0.25)):
-        assert (
-            to_observation(
-                droid(**{"observation/gripper_position": gripper}), EMBODIMENTS["droid"]
-            )["state"][7]
-            == 0.25
-        )
+        message = droid(**{"observation/gripper_position": gripper})
+        assert to_observation(message, EMBODIMENTS["droid"])["state"][7] == 0.25
 
 
 def test_libero_clients_send_one_state():
-    message = {
-        "observation/image": image(),
-        "observation/wrist_image": image(),
-        "observation/state": np.arange(8.0),
-        "prompt": "open",
-    }
+    images = {"observation/image": image(), "observation/wrist_image": image()}
+    message = {**images, "observation/state": np.arange(8.0), "prompt": "open"}
     assert to_observation(message, EMBODIMENTS["libero"])["state"].tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_aloha_clients_send_channels_first_and_four_cameras(nested):
-    cameras = {
-        camera: image(True, i)
-        for i, camera in enumerate(("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"))
-    }
-    images = (
-        {"images": cameras}
-        if nested
-        else {f"images/{camera}": pixels for camera, pixels in cameras.items()}
-    )
+    names = "cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"
+    cameras = {camera: image(True, i) for i, camera in enumerate(names)}
+    flat = {f"images/{camera}": pixels for camera, pixels in cameras.items()}
+    images = {"images": cameras} if nested else flat
     seen = to_observation({"state": np.zeros(14), "prompt": "fold", **images}, EMBODIMENTS["aloha"])
     assert sorted(seen["images"]) == ["cam_high", "cam_left_wrist", "cam_right_wrist"]
     np.testing.assert_array_equal(seen["images"]["cam_high"], image(seed=0))
@@ -222,26 +194,19 @@ def test_what_is_no_observation_is_named(message, said):
 
 
 def test_a_server_may_have_a_prompt_for_those_who_send_none():
-    assert (
-        to_observation(droid(prompt=None), EMBODIMENTS["droid"], "tidy up")["prompt"] == "tidy up"
-    )
-    assert to_observation(droid(), EMBODIMENTS["droid"], "tidy up")["prompt"] == "pick up the cup"
+    for sent, read in ((None, "tidy up"), ("pick up the cup", "pick up the cup")):
+        seen = to_observation(droid(prompt=sent), EMBODIMENTS["droid"], "tidy up")
+        assert seen["prompt"] == read
 
 
 def test_keys_that_do_not_fit_the_robot_are_refused():
     fitting = EMBODIMENTS["droid"].client_keys
     for keys, said in (
-        (dataclasses.replace(fitting, cameras={"exterior": "a"}), "client keys: expected cameras"),
-        (
-            dataclasses.replace(fitting, state=(("a", 7),)),
-            "client keys: expected 8 values of state, found 7",
-        ),
-        (
-            ClientKeys(fitting.cameras, (("a", 7), ("prompt", 1))),
-            "client keys: expected keys that differ",
-        ),
+        (dataclasses.replace(fitting, cameras={"exterior": "a"}), "expected cameras"),
+        (dataclasses.replace(fitting, state=(("a", 7),)), "expected 8 values of state, found 7"),
+        (ClientKeys(fitting.cameras, (("a", 7), ("prompt", 1))), "expected keys that differ"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=f"client keys: {said}"):
             dataclasses.replace(EMBODIMENTS["droid"], client_keys=keys)
 
 
@@ -277,12 +242,8 @@ def test_prompts_come_as_numpy_holds_them(prompt):
     assert to_observation(droid(prompt=prompt), EMBODIMENTS["droid"])["prompt"] == "heb den Würfel"
     packed = prompt
     if isinstance(prompt, np.ndarray):
-        packed = {
-            b"__ndarray__": True,
-            b"data": prompt.tobytes(),
-            b"dtype": prompt.dtype.str,
-            b"shape": prompt.shape,
-        }
+        about = {b"dtype": prompt.dtype.str, b"shape": prompt.shape}
+        packed = {b"__ndarray__": True, b"data": prompt.tobytes(), **about}
     sent = wire.unpack(wire.pack(droid(prompt=packed)))
     assert to_observation(sent, EMBODIMENTS["droid"])["prompt"] == "heb den Würfel"
     ours = to_message(to_observation(sent, EMBODIMENTS["droid"]), EMBODIMENTS["droid"].keys)

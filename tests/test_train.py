@@ -21,7 +21,7 @@ from PIL import Image
 from pi0_jax import checkpoints, convert
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
-from pi0_jax.report.page import write_report
+from pi0_jax.report.run_page import write_report
 from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics

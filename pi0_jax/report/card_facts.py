@@ -7,7 +7,7 @@ kept frames and at the ends of episodes.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,19 +34,12 @@ _LISTED = 10
 
 
 class Prompts(NamedTuple):
-    """Holds the prompts of evenly spaced episodes.
+    """Holds the prompts of evenly spaced episodes."""
 
-    Attributes:
-        episodes: how many episodes were counted.
-        counts: each prompt and how many of these episodes begin with it, most frequent first.
-        distinct: the number of distinct prompts in the whole dataset.
-        empty: how many of these episodes have no prompt.
-    """
-
-    episodes: int
-    counts: list[tuple[str, int]]
-    distinct: int
-    empty: int
+    episodes: int  # how many were counted
+    counts: list[tuple[str, int]]  # each prompt and how many begin with it, most frequent first
+    distinct: int  # prompts in the whole dataset
+    empty: int  # of these episodes
 
 
 def evenly(count: int, most: int) -> np.ndarray:
@@ -69,15 +62,11 @@ def action_sample(index: Index, horizon: int) -> np.ndarray:
 
     All steps of the chunks are there, in robot units with deltas taken: this is what is normalised.
     """
-    frames = index.frames("train")
+    frames, robot = index.frames("train"), index.embodiment
     chosen = frames[evenly(len(frames), max(1, SAMPLED_ROWS // horizon))]
     blocks = [chosen[i : i + _BLOCK] for i in range(0, len(chosen), _BLOCK)]
-    return np.concatenate(
-        [
-            to_delta(index.chunks(block, horizon)[0], index.state[block], index.embodiment)
-            for block in blocks
-        ]
-    ).reshape(-1, len(index.embodiment.actions))
+    chunks = [to_delta(index.chunks(one, horizon)[0], index.state[one], robot) for one in blocks]
+    return np.concatenate(chunks).reshape(-1, len(robot.actions))
 
 
 def dropped_steps(index: Index) -> list[tuple[str, int]]:
@@ -101,31 +90,31 @@ def dropped_steps(index: Index) -> list[tuple[str, int]]:
 
 
 def count_prompts(index: Index) -> Prompts:
-    """Counts the prompts that evenly spaced episodes begin with.
-
-    An episode with several instructions counts for each of them.
-    """
+    """Counts the prompts of evenly spaced episodes; one with several counts for each of them."""
     starts = index.episodes["start"]
     chosen = starts[evenly(len(starts), _SAMPLED_EPISODES)].tolist()
     said = [dict.fromkeys(index.prompts_at(frame)) for frame in chosen]
     counts = Counter(prompt for prompts in said for prompt in prompts)
-    return Prompts(
-        len(chosen), counts.most_common(), len(index.prompts), sum(not prompts for prompts in said)
-    )
+    empty = sum(not prompts for prompts in said)
+    return Prompts(len(chosen), counts.most_common(), len(index.prompts), empty)
 
 
 def findings(
     index: Index, statistics: normalize.Statistics, prompts: Prompts, followed: Sequence[Trend]
 ) -> list[Finding]:
     """Returns all that is wrong, and then what is worth a look."""
+    skipped = [
+        _wrong(f"skipped when the index was built: {one}") for one in index.skipped[:_LISTED]
+    ]
+    if more := len(index.skipped) - len(skipped):
+        skipped.append(_wrong(f"... and {more:,} more episodes skipped when the index was built"))
     found = [
-        *_build_findings(index),
+        *skipped,
         *(
             Finding(trend.finding.level, f"{trend.gripper}: {trend.finding.text}")
             for trend in followed
             if trend.finding.level != "fine"
         ),
-        *_still_grippers(index, statistics),
         *_first_openings(index),
         *_dimension_findings("state", index.embodiment.state, statistics.state),
         *_dimension_findings("action", index.embodiment.actions, statistics.actions),
@@ -136,78 +125,60 @@ def findings(
 
 def quick_findings(index: Index, prompts: Prompts) -> list[Finding]:
     """Returns the findings that need no statistics."""
+    varying = [
+        _look(f"images of {view} vary in size: {image_size(index, view)}")
+        for view, sizes in index.image_sizes.items()
+        if sizes["min"] != sizes["max"]
+    ]
     return [
         *_episode_findings(index),
         *_copy_findings(index),
         *_file_findings(index),
-        *_image_findings(index),
+        *varying,
         *_prompt_findings(prompts),
         *told_findings(index),
     ]
 
 
-def _build_findings(index: Index) -> list[Finding]:
-    found = [
-        Finding("wrong", f"skipped when the index was built: {episode}")
-        for episode in index.skipped[:_LISTED]
-    ]
-    if len(index.skipped) > _LISTED:
-        found.append(
-            Finding(
-                "wrong",
-                f"... and {len(index.skipped) - _LISTED:,} more episodes skipped when the index was built",
-            )
-        )
-    return found
+def _look(text: str) -> Finding:
+    return Finding("look", text)
 
 
-def _episode_findings(index: Index) -> list[Finding]:
-    episodes, found = index.episodes, []
+def _wrong(text: str) -> Finding:
+    return Finding("wrong", text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + " ..." * (len(names) > _LISTED)
+
+
+def _episode_findings(index: Index) -> Iterator[Finding]:
     for split in SPLITS:
         if not len(index.frames(split)):
-            found.append(
-                Finding(
-                    "wrong" if split == "train" else "look", f"no frame is kept in split {split}"
-                )
-            )
-    unused = int((episodes["kept"] == 0).sum())
-    if unused:
-        found.append(
-            Finding("look", f"{unused:,} of {len(episodes['kept']):,} episodes have no kept frame")
-        )
-    single = int(((episodes["kept"] > 0) & (episodes["stop"] == 1)).sum())
-    if single:
-        found.append(
-            Finding(
-                "look", f"{single:,} episodes have a single step: their chunks repeat one action"
-            )
-        )
-    failed = int(((episodes["kept"] > 0) & (episodes["success"] == 0)).sum())
-    if failed:
-        found.append(Finding("look", f"{failed:,} episodes marked as failed are kept"))
-    reasons = dropped_steps(index)
-    if reasons:
+            empty = f"no frame is kept in split {split}"
+            yield _wrong(empty) if split == "train" else _look(empty)
+    stop, kept = index.episodes["stop"], index.episodes["kept"] > 0
+    if unused := np.sum(~kept):
+        yield _look(f"{unused:,} of {len(kept):,} episodes have no kept frame")
+    if single := np.sum(kept & (stop == 1)):
+        yield _look(f"{single:,} episodes have a single step: their chunks repeat one action")
+    if failed := np.sum(kept & (index.episodes["success"] == 0)):
+        yield _look(f"{failed:,} episodes marked as failed are kept")
+    if reasons := dropped_steps(index):
         total = sum(count for _, count in reasons)
         listed = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
-        found.append(
-            Finding(
-                "wrong" if 2 * total > index.steps else "look",
-                f"{total / index.steps:.1%} of the steps are dropped: {listed}",
-            )
-        )
-    return found
+        dropped = f"{total / index.steps:.1%} of the steps are dropped: {listed}"
+        yield _wrong(dropped) if 2 * total > index.steps else _look(dropped)
 
 
-def _copy_findings(index: Index) -> list[Finding]:
-    copies = copied_episodes(index)
-    if not copies:
-        return []
-    split = index.episodes["split"]
-    shared = sum(split[first] != split[other] for first, other in copies)
-    leak = f"; of {shared:,} such pairs one is held out and the other trained on" if shared else ""
-    listed = ", ".join(f"{other} of {first}" for first, other in copies[:_LISTED])
-    text = f"{len(copies):,} episodes repeat every state and action of another{leak}: {listed}{' ...' if len(copies) > _LISTED else ''}"
-    return [Finding("wrong" if shared else "look", text)]
+def _copy_findings(index: Index) -> Iterator[Finding]:
+    if copies := copied_episodes(index):
+        split = index.episodes["split"]
+        shared = sum(split[first] != split[other] for first, other in copies)
+        leak = f"; of {shared:,} such pairs one is held out and the other trained on"
+        listed = _listed([f"{other} of {first}" for first, other in copies])
+        repeat = f"{len(copies):,} episodes repeat every state and action of another"
+        yield _wrong(f"{repeat}{leak}: {listed}") if shared else _look(f"{repeat}: {listed}")
 
 
 def copied_episodes(index: Index) -> list[tuple[int, int]]:
@@ -218,163 +189,83 @@ def copied_episodes(index: Index) -> list[tuple[int, int]]:
     """
     start, stop = index.episodes["start"], index.episodes["stop"]
     acting = np.flatnonzero((index.episodes["kept"] > 0) & (stop > 1))
-    first, last = start[acting], start[acting] + stop[acting] - 1
-    ends = np.concatenate(
-        [column[frames] for column in (index.state, index.action) for frames in (first, last)],
-        axis=1,
-    )
+    ends = start[acting], start[acting] + stop[acting] - 1
+    rows = [column[frames] for column in (index.state, index.action) for frames in ends]
     alike: dict[tuple[int, bytes], list[int]] = {}
-    for episode, key in zip(acting.tolist(), ends, strict=True):
+    for episode, key in zip(acting.tolist(), np.concatenate(rows, axis=1), strict=True):
         alike.setdefault((int(stop[episode]), key.tobytes()), []).append(episode)
     copies = []
     for group in alike.values():
         known: dict[bytes, int] = {}
         for episode in group if len(group) > 1 else ():
             steps = slice(start[episode], start[episode] + stop[episode])
-            values = hashlib.sha256(
-                index.state[steps].tobytes() + index.action[steps].tobytes()
-            ).digest()
-            if (other := known.setdefault(values, episode)) != episode:
+            values = index.state[steps].tobytes() + index.action[steps].tobytes()
+            other = known.setdefault(hashlib.sha256(values).digest(), episode)
+            if other != episode:
                 copies.append((other, episode))
     return sorted(copies)
 
 
-def _file_findings(index: Index) -> list[Finding]:
-    """Reports record files that are not the dataset's own.
-
-    Another download, or one that was interrupted, leaves such files.
-    """
-    folder = index.shards[0].parent if isinstance(index.shards[0], Path) else None
-    named = {shard.name for shard in index.shards}
-    others = (
-        sorted(
-            file.name
-            for file in folder.iterdir()
-            if ".tfrecord" in file.name and file.name not in named
-        )
-        if folder
-        else []
-    )
-    listed = f"{', '.join(others[:_LISTED])}{' ...' if len(others) > _LISTED else ''}"
-    return (
-        [
-            Finding(
-                "look",
-                f"{len(others):,} files that dataset_info.json does not name are not read: {listed}",
-            )
-        ]
-        if others
-        else []
-    )
+def _file_findings(index: Index) -> Iterator[Finding]:
+    """Reports record files that another download, or one that was interrupted, has left."""
+    if isinstance(index.shards[0], Path):
+        named = {shard.name for shard in index.shards}
+        found = {file.name for file in index.shards[0].parent.iterdir() if ".tfrecord" in file.name}
+        if others := sorted(found - named):
+            unread = f"{len(others):,} files that dataset_info.json does not name are not read"
+            yield _look(f"{unread}: {_listed(others)}")
 
 
-def _still_grippers(index: Index, statistics: normalize.Statistics) -> list[Finding]:
-    parts: tuple[tuple[str, Sequence[StateDim | ActionDim], normalize.VectorStatistics], ...] = (
-        ("state", index.embodiment.state, statistics.state),
-        ("action", index.embodiment.actions, statistics.actions),
-    )
-    return [
-        Finding(
-            "wrong",
-            f"gripper: {part} dimension {dim.name} never moves: it is {vector.mean[i]:.4g} in every training frame",
-        )
-        for part, dims, vector in parts
-        for i, dim in enumerate(dims)
-        if is_gripper(dim) and normalize.constant(vector, "zscore")[i]
-    ]
-
-
-def _first_openings(index: Index) -> list[Finding]:
+def _first_openings(index: Index) -> Iterator[Finding]:
     """Reports grippers that are told to be closed when most episodes begin.
 
     Where both state and action are inverted, this is the only sign of it in the columns.
     """
-    frames = index.frames("train")
-    episodes = np.flatnonzero(
-        (index.episodes["kept"] > 0) & (index.episodes["split"] == SPLITS.index("train"))
-    )
+    frames, split = index.frames("train"), index.episodes["split"]
+    episodes = np.flatnonzero((index.episodes["kept"] > 0) & (split == SPLITS.index("train")))
+    if not len(episodes):
+        return
     starts = index.episodes["start"][episodes[evenly(len(episodes), _SAMPLED_EPISODES)]]
-    if not len(starts):
-        return []
-    first = index.action[frames[np.searchsorted(frames, starts)]]
-    closed = (first < 0.5).mean(axis=0)
-    return [
-        Finding(
-            "look",
-            f"{gripper.name}: closed when {closed[gripper.action]:.0%} of the episodes begin, where most tasks begin open: see frames",
-        )
-        for gripper in grippers(index)
-        if gripper.action is not None and closed[gripper.action] > _BEGIN_CLOSED
-    ]
+    closed = (index.action[frames[np.searchsorted(frames, starts)]] < 0.5).mean(axis=0)
+    for gripper in grippers(index):
+        if gripper.action is not None and closed[gripper.action] > _BEGIN_CLOSED:
+            begin = f"closed when {closed[gripper.action]:.0%} of the episodes begin"
+            yield _look(f"{gripper.name}: {begin}, where most tasks begin open: see frames")
 
 
 def _dimension_findings(
-    part: str,
-    dims: Sequence[StateDim | ActionDim],
-    statistics: normalize.VectorStatistics,
-) -> list[Finding]:
-    still, narrow = (
-        normalize.constant(statistics, "zscore"),
-        normalize.constant(statistics, "quantile"),
-    )
+    part: str, dims: Sequence[StateDim | ActionDim], statistics: normalize.VectorStatistics
+) -> Iterator[Finding]:
+    still = normalize.constant(statistics, "zscore")
+    narrow = normalize.constant(statistics, "quantile")
     reach, ranges = normalize.farthest_deviation(statistics), statistics.ranges
-    found = []
     for i, dim in enumerate(dims):
-        unit = "" if dim.unit == "1" else f" {dim.unit}"
-        if still[i] and not is_gripper(dim):
-            found.append(
-                Finding(
-                    "look",
-                    f"{part} dimension {dim.name} is constant: {statistics.mean[i]:.4g}{unit} in every training frame",
-                )
-            )
-        elif narrow[i] and not still[i]:
+        name, unit = f"{part} dimension {dim.name}", "" if dim.unit == "1" else f" {dim.unit}"
+        if still[i]:
+            constant = f"{statistics.mean[i]:.4g}{unit} in every training frame"
+            if is_gripper(dim):
+                yield _wrong(f"gripper: {name} never moves: it is {constant}")
+            else:
+                yield _look(f"{name} is constant: {constant}")
+            continue
+        if narrow[i]:
             span = f"{ranges.q01[i]:.4g} to {ranges.q99[i]:.4g}{unit}"
-            text = f"{part} dimension {dim.name}: q01..q99 is too narrow ({span}): quantile normalisation only centres it"
-            found.append(Finding("look", text))
-        if not still[i] and reach[i] > normalize.FAR:
+            too = f"q01..q99 is too narrow ({span}): quantile normalisation only centres it"
+            yield _look(f"{name}: {too}")
+        if reach[i] > normalize.FAR:
             span = f"{ranges.minimum[i]:.4g} to {ranges.maximum[i]:.4g}{unit}"
-            found.append(
-                Finding(
-                    "look",
-                    f"{part} dimension {dim.name} reaches {reach[i]:.0f} standard deviations from its mean ({span})",
-                )
-            )
-    return found
-
-
-def _image_findings(index: Index) -> list[Finding]:
-    return [
-        Finding(
-            "look", f"images of {view} vary in size: {_size(sizes['min'])} to {_size(sizes['max'])}"
-        )
-        for view, sizes in index.image_sizes.items()
-        if sizes["min"] != sizes["max"]
-    ]
-
-
-def _size(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"
+            far = f"{reach[i]:.0f} standard deviations from its mean ({span})"
+            yield _look(f"{name} reaches {far}")
 
 
 def image_size(index: Index, view: str) -> str:
     """Returns height x width in words, or a range where images vary."""
-    smallest, largest = (_size(index.image_sizes[view][end]) for end in ("min", "max"))
-    return smallest if smallest == largest else f"{smallest} to {largest}"
+    sizes = index.image_sizes[view]
+    return " to ".join(dict.fromkeys("x".join(map(str, sizes[end][:2])) for end in ("min", "max")))
 
 
-def _prompt_findings(prompts: Prompts) -> list[Finding]:
-    found = []
+def _prompt_findings(prompts: Prompts) -> Iterator[Finding]:
     if prompts.empty:
-        found.append(
-            Finding(
-                "look", f"{prompts.empty:,} of {prompts.episodes:,} episodes have no instruction"
-            )
-        )
+        yield _look(f"{prompts.empty:,} of {prompts.episodes:,} episodes have no instruction")
     if prompts.distinct == 1 and prompts.episodes > 1:
-        found.append(
-            Finding(
-                "look", "all episodes have the same instruction: language tells the policy nothing"
-            )
-        )
-    return found
+        yield _look("all episodes have the same instruction: language tells the policy nothing")

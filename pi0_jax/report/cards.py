@@ -21,13 +21,14 @@ import numpy as np
 
 from pi0_jax.data.index import Index
 from pi0_jax.data.index.columns import SPLITS
-from pi0_jax.data.index.gripper_check import Finding, Trend, grippers, trends
+from pi0_jax.data.index.findings import still_findings
+from pi0_jax.data.index.gripper_check import Finding, Trend, gripper_lines, grippers, trends
+from pi0_jax.data.mixture import shares_by_frames
+from pi0_jax.data.statistics import index_statistics
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import normalize
-from pi0_jax.report import card_episodes, card_facts, card_figures
-from pi0_jax.report.card_figures import Panel
-from pi0_jax.report.folder import PAGE, new_pages
-from pi0_jax.report.markup import Html, document, escaped, picture, section, table
+from pi0_jax.report import card_facts, card_figures
+from pi0_jax.report.pages import PAGE, Html, document, escaped, new_pages, picture, section, table
 
 _GENERATOR = "<meta name=generator content='pi0_jax dataset cards'>"
 _PROMPTS = 20
@@ -36,19 +37,39 @@ _SUCCESS = {1: "succeeded", 0: "failed", -1: "without a success label"}
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """Holds what a card is made of.
-
-    Attributes:
-        index: the dataset's index.
-        statistics: the statistics of the index's training frames, actions over chunks of `horizon`.
-        horizon: steps of a chunk.
-        share: the dataset's share of a mixture's samples, or None without a mixture.
-    """
+    """Holds what a card is made of."""
 
     index: Index
-    statistics: normalize.Statistics
-    horizon: int
-    share: float | None = None
+    statistics: normalize.Statistics  # of its training frames, actions over chunks
+    horizon: int  # steps of a chunk
+    share: float | None = None  # of a mixture's samples, if there is one
+
+
+def mixture_cards(
+    indices: Sequence[Index], horizon: int, weights: Sequence[float], power: float
+) -> list[Card]:
+    """Returns a card for each index; the first of them have weights in a mixture."""
+    mixed = indices[: len(weights)]
+    shares = shares_by_frames(mixed, weights, power) if mixed else {}
+    return [
+        Card(index, index_statistics(index, horizon), horizon, shares.get(index.name))
+        for index in indices
+    ]
+
+
+def summary(index: Index, seconds: float) -> str:
+    """Returns lines of text: what an index holds, after `seconds` of work, and what to look at."""
+    frames = ", ".join(f"{len(index.frames(split)):,} {split}" for split in SPLITS)
+    steps = f"{len(index.episodes['start']):,} episodes, {index.steps:,} steps"
+    counts = f"{steps}, kept frames {frames}, {len(index.prompts):,} prompts"
+    found = [
+        *gripper_lines(index),
+        *still_findings(index),
+        *card_facts.quick_findings(index, card_facts.count_prompts(index)),
+    ]
+    lines = [f"left out: {problem}" for problem in index.skipped]
+    lines += [f"{index.name}: {counts}, {index.size_bytes:,} bytes, {seconds:.1f} s"]
+    return "\n".join([*lines, *(f"- {finding.text}" for finding in found)])
 
 
 def write_cards(cards: Sequence[Card], output: Path) -> Path:
@@ -62,65 +83,37 @@ def write_cards(cards: Sequence[Card], output: Path) -> Path:
     """
     names = [card.index.name for card in cards]
     for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"dataset cards: expected datasets of different names, found {name!r} {names.count(name)} times"
-            )
+        if (count := names.count(name)) > 1:
+            expected = "expected datasets of different names"
+            raise InputError(f"dataset cards: {expected}, found {name!r} {count} times")
+    counts = "Hz", "episodes", "steps", "kept, train", "kept, val", "share"
+    header = "", "dataset", "robot", *counts, "found"
     with new_pages(output, _GENERATOR) as folder:
         rows = [_list_row(card, _write_card(card, folder / card.index.name)) for card in cards]
-        (folder / PAGE).write_text(
-            document("Datasets", _list_table(rows), _GENERATOR), encoding="utf-8"
-        )
+        text = document("Datasets", [table(header, rows)], _GENERATOR)
+        (folder / PAGE).write_text(text, encoding="utf-8")
     return output / PAGE
 
 
-def _list_table(rows: Sequence[Sequence[Any]]) -> str:
-    header = (
-        "",
-        "dataset",
-        "robot",
-        "Hz",
-        "episodes",
-        "steps",
-        "kept, train",
-        "kept, val",
-        "share",
-        "found",
-    )
-    return table(header, rows)
-
-
 def _list_row(card: Card, found: Sequence[Finding]) -> list[Any]:
-    index = card.index
-    link = f"{quote(index.name)}/{PAGE}"
-    name = Html(f'<a href="{link}"><b>{escaped(index.name)}</b></a>')
+    index, folder = card.index, quote(card.index.name)
     wrong = [finding for finding in found if finding.level == "wrong"]
-    others = len(found) - len(wrong)
-    rest = (
-        [Finding("look", f"{others} to look at")]
-        if others
-        else []
-        if wrong
-        else [Finding("fine", "nothing")]
-    )
-    summary = "".join(map(_finding, [*wrong, *rest]))
-    first = next(iter(index.row.cameras))
-    image = Html(
-        f'<a href="{link}">{picture(f"{quote(index.name)}/{_camera_file(0, swapped=False)}", first, width=96)}</a>'
-    )
-    counts = [
+    if others := len(found) - len(wrong):
+        rest = [Finding("look", f"{others} to look at")]
+    else:
+        rest = [] if wrong else [Finding("fine", "nothing")]
+    image = picture(f"{folder}/{_camera_file(0)}", next(iter(index.row.cameras)), width=96)
+    link = f'<a href="{folder}/{PAGE}">'
+    return [
+        Html(f"{link}{image}</a>"),
+        Html(f"{link}<b>{escaped(index.name)}</b></a>"),
+        index.embodiment.robot,
+        index.embodiment.control_hz,
         len(index.episodes["start"]),
         index.steps,
         *(len(index.frames(split)) for split in SPLITS),
-    ]
-    return [
-        image,
-        name,
-        index.embodiment.robot,
-        index.embodiment.control_hz,
-        *counts,
         _share(card),
-        Html(summary),
+        Html("".join(map(_finding, [*wrong, *rest]))),
     ]
 
 
@@ -145,7 +138,7 @@ def _write_card(card: Card, folder: Path) -> list[Finding]:
         _prompts(index, prompts),
         _rule(index),
     ]
-    (folder / PAGE).write_text(document(index.name, "\n".join(parts), _GENERATOR), encoding="utf-8")
+    (folder / PAGE).write_text(document(index.name, parts, _GENERATOR), encoding="utf-8")
     return found
 
 
@@ -154,59 +147,42 @@ def _finding(finding: Finding) -> Html:
 
 
 def _summary(card: Card) -> str:
-    index, episodes = card.index, card.index.episodes
-    robot = index.embodiment
-    kept = ", ".join(
-        f"{len(index.frames(split)):,} {split} (of {int((episodes['split'] == number).sum()):,} episodes)"
+    index, episodes, robot = card.index, card.index.episodes, card.index.embodiment
+    slots = {camera: slot for slot, camera in robot.cameras.items()}
+    cameras = [
+        f"{view.label}: {card_facts.image_size(index, view.path)}, {view.order}, slot {slots[view.camera]}"
+        for view in card_figures.views(index)
+    ]
+    kept = [
+        f"{len(index.frames(split)):,} {split} (of {np.sum(episodes['split'] == number):,} episodes)"
         for number, split in enumerate(SPLITS)
-    )
-    success = ", ".join(
-        f"{int(count):,} {word}"
-        for value, word in _SUCCESS.items()
-        if (count := (episodes["success"] == value).sum())
-    )
+    ]
+    counts = {word: np.sum(episodes["success"] == value) for value, word in _SUCCESS.items()}
+    success = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    seconds, lengths = index.steps / robot.control_hz, episodes["length"]
+    time = f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.0f} h"
+    span = f"{lengths.min():,} to {lengths.max():,}, median {int(np.median(lengths)):,}"
     rows = [
         ("robot", f"{robot.robot} (embodiment {robot.name})"),
-        (
-            "control rate",
-            f"{robot.control_hz:g} Hz; {_duration(index.steps / robot.control_hz)} in all",
-        ),
-        ("episodes", f"{len(episodes['start']):,} ({success})"),
-        ("steps", f"{index.steps:,}; an episode has {_span(episodes['length'])}"),
-        ("kept frames", kept),
+        ("control rate", f"{robot.control_hz:g} Hz; {time} in all"),
+        ("episodes", f"{len(lengths):,} ({success})"),
+        ("steps", f"{index.steps:,}; an episode has {span}"),
+        ("kept frames", ", ".join(kept)),
         ("share of the mixture", _share(card) or "no mixture given"),
-        ("cameras", _camera_list(index)),
+        ("cameras", Html("<br>".join(map(escaped, cameras)))),
         ("state", _dims(robot.state)),
         ("action", _dims(robot.actions)),
         ("files", f"{index.row.tfds_name}, index {index.path.name} ({index.size_bytes:,} bytes)"),
     ]
-    return table(("", ""), rows)
-
-
-def _span(lengths: np.ndarray) -> str:
-    return f"{lengths.min():,} to {lengths.max():,}, median {int(np.median(lengths)):,}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.0f} h"
-
-
-def _camera_list(index: Index) -> Html:
-    """Returns a line for each view: its size, its colour order and its slot in the model."""
-    slots = {camera: slot for slot, camera in index.embodiment.cameras.items()}
-    lines = [
-        f"{label}: {card_facts.image_size(index, index.view(camera, choice))}, {index.row.cameras[camera].order}, slot {slots[camera]}"
-        for camera, choice, label in card_episodes.views(index)
-    ]
-    return Html("<br>".join(map(escaped, lines)))
+    return table((), rows)
 
 
 def _dims(dims: Sequence[Any]) -> str:
     return f"{len(dims)}: " + ", ".join(f"{dim.name} [{dim.unit}]" for dim in dims)
 
 
-def _camera_file(view: int, *, swapped: bool) -> str:
-    return f"camera-{view}{'-swapped' if swapped else ''}.png"
+def _camera_file(view: int) -> str:
+    return f"camera-{view}.png"
 
 
 def _cameras(index: Index, folder: Path) -> str:
@@ -214,127 +190,94 @@ def _cameras(index: Index, folder: Path) -> str:
 
     A person sees which of the two is right.
     """
-    episode = card_episodes.shown(index)[0]
+    episode = card_figures.shown(index)[0]
     frame = int(index.episodes["start"][episode] + index.episodes["length"][episode] // 2)
     parts = []
-    for number, (camera, choice, label) in enumerate(card_episodes.views(index)):
-        image = index.observation(frame, choice)["images"][camera]
-        order = index.row.cameras[camera].order
-        other = "BGR" if order == "RGB" else "RGB"
-        card_figures.save_image(image, folder / _camera_file(number, swapped=False))
-        card_figures.save_image(
-            np.ascontiguousarray(image[:, :, ::-1]), folder / _camera_file(number, swapped=True)
+    for number, view in enumerate(card_figures.views(index)):
+        image = index.observation(frame, view.choice)["images"][view.camera]
+        file, swapped = _camera_file(number), f"camera-{number}-swapped.png"
+        card_figures.save_image(image, folder / file)
+        card_figures.save_image(np.ascontiguousarray(image[:, :, ::-1]), folder / swapped)
+        size = card_facts.image_size(index, view.path)
+        right = (
+            f"{view.label}: {size}, files taken to hold {view.order}. This is what the model sees."
         )
-        size = card_facts.image_size(index, index.view(camera, choice))
-        assumed = f"{label}: {size}, files taken to hold {order}. This is what the model sees."
-        parts.append(
-            picture(
-                _camera_file(number, swapped=False), f"{label}, as trained on", assumed, width=400
-            )
-        )
-        parts.append(
-            picture(
-                _camera_file(number, swapped=True),
-                f"{label}, swapped",
-                f"If this one looks right, the order is {other}.",
-                width=200,
-            )
-        )
-        parts.append(Html("<br>"))
-    return section(
-        "Cameras",
-        "\n".join(parts),
-        "Left, large: as trained on. Right, small: with red and blue swapped.",
-    )
+        other = "BGR" if view.order == "RGB" else "RGB"
+        wrong = f"If this one looks right, the order is {other}."
+        parts += [
+            picture(file, f"{view.label}, as trained on", right, width=400),
+            picture(swapped, f"{view.label}, swapped", wrong, width=200),
+            "<br>",
+        ]
+    note = "Left, large: as trained on. Right, small: with red and blue swapped."
+    return section("Cameras", "\n".join(parts), note)
 
 
 def _grippers(index: Index, followed: Sequence[Trend]) -> str:
     """Says what the columns tell about each gripper's polarity; nothing for a robot without one."""
     if not grippers(index):
         return ""
+    declared = [f"1 = {trend.declared}" if trend.declared else "not declared" for trend in followed]
     rows = [
-        (
-            trend.gripper,
-            trend.state,
-            f"1 = {trend.declared}" if trend.declared else "not declared",
-            _finding(trend.finding),
-        )
-        for trend in followed
+        (trend.gripper, trend.state, said, _finding(trend.finding))
+        for trend, said in zip(followed, declared, strict=True)
     ]
-    body = (
-        table(("gripper", "state", "declared", "the data say"), rows)
-        if rows
-        else "<p>No gripper has both an action and a state.</p>"
+    body = table(("gripper", "state", "declared", "the data say"), rows)
+    note = (
+        "Actions are indexed with 1 = open. Only the frames show what is inverted in both: the"
+        " words below them must be true of them."
     )
-    return section(
-        "Gripper",
-        body,
-        "Actions are indexed with 1 = open. Only the frames show what is inverted in both: the words below them must be true of them.",
-    )
+    none = "<p>No gripper has both an action and a state.</p>"
+    return section("Gripper", body if rows else none, note)
 
 
 def _episodes(index: Index, followed: Sequence[Trend], folder: Path) -> str:
     parts = []
     inverted = {trend.gripper for trend in followed if trend.finding.level == "wrong"}
-    for episode in card_episodes.shown(index):
+    for episode in card_figures.shown(index):
         file = f"episode-{episode}.png"
-        strip = card_episodes.strip(index, episode)
+        strip = card_figures.strip(index, episode)
         panels = {
-            gripper.name: Panel(
-                card_episodes.curves(index, episode, gripper), gripper.name in inverted
-            )
+            gripper.name: (card_figures.curves(index, episode, gripper), gripper.name in inverted)
             for gripper in grippers(index)
         }
-        card_figures.episode(strip, panels, folder / file)
-        start = int(index.episodes["start"][episode])
-        split, success = (
-            SPLITS[index.episodes["split"][episode]],
-            _SUCCESS[int(index.episodes["success"][episode])],
-        )
-        caption = f'Episode {episode}: "{index.prompt(start)}"; {len(strip.kept)} steps, {split}, {success}'
-        parts.append(
-            f"<p><b>{escaped(caption)}</b></p>{picture(file, f'frames of episode {episode}')}"
-        )
-    note = "Time runs to the right. " + (
-        "Steps in grey are never drawn." if grippers(index) else ""
-    )
+        card_figures.draw_episode(strip, panels, folder / file)
+        prompt = index.prompt(int(index.episodes["start"][episode]))
+        split = SPLITS[index.episodes["split"][episode]]
+        success = _SUCCESS[int(index.episodes["success"][episode])]
+        caption = f'Episode {episode}: "{prompt}"; {len(strip.kept)} steps, {split}, {success}'
+        image = picture(file, f"frames of episode {episode}")
+        parts.append(f"<p><b>{escaped(caption)}</b></p>{image}")
+    note = "Time runs to the right. " + "Steps in grey are never drawn." * bool(grippers(index))
     return section("Episodes", "\n".join(parts), note)
 
 
 def _histograms(card: Card, folder: Path) -> str:
-    index = card.index
+    index, robot = card.index, card.index.embodiment
     states, actions = card_facts.state_sample(index), card_facts.action_sample(index, card.horizon)
-    if index.embodiment.state:
-        card_figures.histograms(
-            states, index.embodiment.state, card.statistics.state, folder / "state.png"
-        )
-    card_figures.histograms(
-        actions, index.embodiment.actions, card.statistics.actions, folder / "action.png"
-    )
     frames = len(index.frames("train"))
-    ends = "Above each: its smallest and largest value; what lies far out is not drawn."
-    state_note = f"{len(states):,} of {frames:,} training frames, evenly spaced. {ends}"
-    deltas = ", ".join(dim.name for dim in index.embodiment.actions if dim.delta)
+    state_note = (
+        f"{len(states):,} of {frames:,} training frames, evenly spaced. Above each: its smallest"
+        " and largest value; what lies far out is not drawn."
+    )
+    deltas = ", ".join(dim.name for dim in robot.actions if dim.delta)
     action_note = (
-        f"{len(actions):,} of {frames * card.horizon:,} actions: chunks of {card.horizon} steps from evenly spaced training frames on,"
-        f" in the robot's convention{f'; minus the state before the chunk: {deltas}' if deltas else ''}."
+        f"{len(actions):,} of {frames * card.horizon:,} actions: chunks of {card.horizon} steps"
+        " from evenly spaced training frames on, in the robot's convention"
+        f"{f'; minus the state before the chunk: {deltas}' if deltas else ''}."
     )
-    state = (
-        picture("state.png", "histograms of the state")
-        if index.embodiment.state
-        else "<p>This robot has no state.</p>"
-    )
-    return section("State", state, state_note) + section(
-        "Actions", picture("action.png", "histograms of the actions"), action_note
-    )
+    card_figures.histograms(actions, robot.actions, card.statistics.actions, folder / "action.png")
+    state = "<p>This robot has no state.</p>"
+    if robot.state:
+        card_figures.histograms(states, robot.state, card.statistics.state, folder / "state.png")
+        state = picture("state.png", "histograms of the state")
+    action = picture("action.png", "histograms of the actions")
+    return section("State", state, state_note) + section("Actions", action, action_note)
 
 
 def _prompts(index: Index, prompts: card_facts.Prompts) -> str:
-    counted = (
-        "every episode"
-        if prompts.episodes == len(index.episodes["start"])
-        else f"{prompts.episodes:,} evenly spaced episodes"
-    )
+    every = prompts.episodes == len(index.episodes["start"])
+    counted = "every episode" if every else f"{prompts.episodes:,} evenly spaced episodes"
     empty = f"{prompts.empty:,} of {prompts.episodes:,} episodes have none"
     note = (
         f"{prompts.distinct:,} distinct prompts; {empty}. Counted at the first step of {counted}."
@@ -344,21 +287,18 @@ def _prompts(index: Index, prompts: card_facts.Prompts) -> str:
 
 def _rule(index: Index) -> str:
     """Shows the row's notes, and what its rule says of itself."""
-    notes = "".join(f"<li>{escaped(note)}</li>" for note in index.row.notes)
-    first, _, rest = (
-        inspect.getdoc(index.row.standardise) or "The rule has no docstring."
-    ).partition("\n\n")
-    more = (
-        f"<details><summary>more of the rule</summary><pre>{escaped(rest)}</pre></details>"
-        if rest
-        else ""
-    )
-    dims = index.embodiment.actions
-    notes += "".join(
-        f"<li>{escaped(dims[place].name)}: {gripper.open:g} is open and {gripper.closed:g} closed in what was recorded,"
-        f" {' and '.join(f'{end:g}' for end in ends)} in what the robot is told.</li>"
-        for place, gripper in index.row.recorded_grippers.items()
-        if (ends := dims[place].ends) is not None
-    )
-    notes = f"<ul>{notes}</ul>" if notes else "<p>The row has no notes.</p>"
-    return section("Notes", notes) + section("Rule", f"<p>{escaped(first)}</p>{more}")
+    dims, notes = index.embodiment.actions, list(index.row.notes)
+    for place, gripper in index.row.recorded_grippers.items():
+        if (ends := dims[place].ends) is not None:
+            recorded = (
+                f"{gripper.open:g} is open and {gripper.closed:g} closed in what was recorded"
+            )
+            told = " and ".join(f"{end:g}" for end in ends)
+            notes.append(f"{dims[place].name}: {recorded}, {told} in what the robot is told.")
+    listed = "".join(f"<li>{escaped(note)}</li>" for note in notes)
+    listed = f"<ul>{listed}</ul>" if listed else "<p>The row has no notes.</p>"
+    told = inspect.getdoc(index.row.standardise) or "The rule has no docstring."
+    first, _, rest = told.partition("\n\n")
+    more = f"<details><summary>more of the rule</summary><pre>{escaped(rest)}</pre></details>"
+    rule = f"<p>{escaped(first)}</p>{more if rest else ''}"
+    return section("Notes", listed) + section("Rule", rule)

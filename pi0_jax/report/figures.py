@@ -71,50 +71,31 @@ def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: P
         embodiment: the robot's record.
         path: the file for the picture.
     """
-    cameras = list(embodiment.cameras.values())
-    dims = embodiment.actions
+    cameras, dims = list(embodiment.cameras.values()), embodiment.actions
     columns = min(4, len(dims))
     rows = -(-len(dims) // columns)
     seconds = np.arange(len(predicted)) / embodiment.control_hz
+    steps: dict[str, Any] = {"marker": ".", "markersize": 3}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5), layout="constrained"
-        )
-        ((pictures, plots),) = figure.subfigures(
-            1, 2, squeeze=False, width_ratios=(1.7 * len(cameras), 2.3 * columns)
-        )
-        for axes, camera in zip(
-            np.atleast_1d(pictures.subplots(1, len(cameras))), cameras, strict=True
-        ):
+        size = 1.9 * len(cameras) + 2.3 * columns, 1.9 * rows + 0.5
+        figure = Figure(figsize=size, layout="constrained")
+        widths = 1.7 * len(cameras), 2.3 * columns
+        ((pictures, plots),) = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)
+        row = np.atleast_1d(pictures.subplots(1, len(cameras)))
+        for axes, camera in zip(row, cameras, strict=True):
             axes.imshow(sample.observation["images"][camera])
             axes.set(title=camera, xticks=[], yticks=[])
-        grid = np.atleast_1d(plots.subplots(rows, columns, squeeze=False)).ravel()
+        grid = plots.subplots(rows, columns, squeeze=False).ravel()
         for i, (axes, dim) in enumerate(zip(grid, dims, strict=False)):
-            axes.plot(
-                seconds, sample.actions[:, i], color=_TRUE, marker=".", markersize=3, label="true"
-            )
-            axes.plot(
-                seconds,
-                predicted[:, i],
-                color=_PREDICTED,
-                marker=".",
-                markersize=3,
-                label="predicted",
-            )
+            axes.plot(seconds, sample.actions[:, i], color=_TRUE, label="true", **steps)
+            axes.plot(seconds, predicted[:, i], color=_PREDICTED, label="predicted", **steps)
             if not sample.action_valid.all():
-                axes.axvspan(
-                    seconds[sample.action_valid.sum() - 1],
-                    seconds[-1],
-                    color="#000000",
-                    alpha=0.06,
-                    linewidth=0,
-                )
+                end = seconds[sample.action_valid.sum() - 1]
+                axes.axvspan(end, seconds[-1], color="#000000", alpha=0.06, linewidth=0)
             axes.set_title(f"{dim.name} [{dim.unit}]", fontsize=8)
         for axes in grid[len(dims) :]:
             axes.set_visible(False)
         grid[0].legend(frameon=False, fontsize=7)
-        figure.suptitle(
-            f'"{sample.observation["prompt"]}"   episode {sample.episode}, step {sample.step}; time in s',
-            fontsize=9,
-        )
+        place = f"episode {sample.episode}, step {sample.step}; time in s"
+        figure.suptitle(f'"{sample.observation["prompt"]}"   {place}', fontsize=9)
         figure.savefig(path, dpi=100)

@@ -34,11 +34,8 @@ def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterato
         embodiment, horizon = _record(client.metadata)
         yield f"robot     {embodiment.name}: {embodiment.robot}"
         names, sides = ", ".join(embodiment.cameras.values()), " x ".join(map(str, image_size))
-        turned = (
-            f"; clients turn images by {angle} degrees"
-            if (angle := embodiment.image_rotation)
-            else ""
-        )
+        angle = embodiment.image_rotation
+        turned = f"; clients turn images by {angle} degrees" if angle else ""
         yield f"cameras   {names or 'none'}; sent as {sides} pixels{turned}"
         yield f"state     {_dimensions(embodiment.state)}"
         yield f"actions   {_dimensions(embodiment.actions)}"
@@ -62,20 +59,12 @@ def random_observation(
 ) -> RawObservation:
     """Returns noise as images and a state within its ranges, under the robot's own names.
 
-    Args:
-        embodiment: the robot's record.
-        rng: the source of the random numbers.
-        image_size: height and width of every camera's image, in pixels.
-
     Returns:
-        Images uint8[height, width, 3] by camera, a state float32[S] and a fixed prompt. A dimension
-        of the state without a limit stays within -1 and 1.
+        Images uint8[height, width, 3] of `image_size`, by camera, a state float32[S] and a fixed
+        prompt. A dimension of the state without a limit stays within -1 and 1.
     """
     state = [
-        rng.uniform(
-            -1.0 if dim.low is None else dim.low,
-            1.0 if dim.high is None else dim.high,
-        )
+        rng.uniform(-1.0 if dim.low is None else dim.low, 1.0 if dim.high is None else dim.high)
         for dim in embodiment.state
     ]
     return {
@@ -112,9 +101,8 @@ def _policy_time(reply: Any, shape: tuple[int, int]) -> float:
         found = f"{array.dtype}{list(array.shape)}"
         raise InputError(f"the answer's actions: expected float32{list(shape)}, found {found}")
     if wrong := np.count_nonzero(~np.isfinite(array)):
-        raise InputError(
-            f"the answer's actions: expected finite numbers, found {wrong} of {array.size} others"
-        )
+        found = f"found {wrong} of {array.size} others"
+        raise InputError(f"the answer's actions: expected finite numbers, {found}")
     return milliseconds
 
 

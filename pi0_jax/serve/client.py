@@ -24,7 +24,6 @@ from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution, OpenLoop
 from pi0_jax.observation import RawObservation
 from pi0_jax.serve import wire
-from pi0_jax.serve.api_key import HEADER, header
 
 # Seconds between two attempts to connect. Each wait is twice the one before.
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
@@ -61,11 +60,10 @@ class Client:
             address: "ws://host:port" or "host:port".
             api_key: the key that the server asks for, or None where it asks for none.
             timeout: seconds that a call may take, reconnecting included.
-            start_timeout: seconds that the first connection may take. A server that is compiling
-                makes its clients wait.
+            start_timeout: seconds for the first connection: a server may still be compiling.
         """
         self._address = address if "://" in address else f"ws://{address}"
-        self._headers = {HEADER: header(api_key)} if api_key else None
+        self._headers = {wire.KEY_HEADER: wire.key_header(api_key)} if api_key else None
         self._timeout, self._start_timeout = timeout, start_timeout
         self._connection: ClientConnection | None = None
         # It holds the open connection, and closes it.
@@ -120,14 +118,10 @@ class Client:
                 raise TimeoutError(f"{self._address}: no answer in time") from None
             except (ConnectionClosed, OSError) as error:
                 self.close()
-                if (
-                    isinstance(error, ConnectionClosed)
-                    and error.rcvd is not None
-                    and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG
-                ):
-                    raise ServerError(
-                        f"request of {len(request)} bytes is over the server's limit"
-                    ) from error
+                ended = error.rcvd if isinstance(error, ConnectionClosed) else None
+                if ended is not None and ended.code == CloseCode.MESSAGE_TOO_BIG:
+                    size = f"request of {len(request)} bytes"
+                    raise ServerError(f"{size} is over the server's limit") from error
                 time.sleep(FIRST_WAIT)
                 continue
             if isinstance(reply, str):
@@ -156,23 +150,21 @@ class Client:
         """
         if isinstance(observations, Mapping):
             raise InputError("expected a sequence of observations, found one by itself")
-        keys, most = self._keys(), max(self.metadata["batch_sizes"])
-        numbers = [0] * len(observations) if seeds is None else [int(seed) for seed in seeds]
-        if not observations:
+        data = self.metadata
+        state = tuple((key, size) for key, size in data["state"])
+        keys = ClientKeys(data["cameras"], state, data["channel_first"])
+        count, most = len(observations), max(data["batch_sizes"])
+        numbers = [0] * count if seeds is None else [int(seed) for seed in seeds]
+        if not count:
             raise InputError("no observations: expected at least one")
-        if len(numbers) != len(observations):
-            raise InputError(
-                f"{len(numbers)} seeds for {len(observations)} observations; expected one each"
-            )
-        chunks = []
-        for start in range(0, len(observations), most):
-            rows = [
-                to_message(observation, keys) for observation in observations[start : start + most]
-            ]
-            chunks.append(
-                self.infer({"batch": rows, "seeds": numbers[start : start + most]})["actions"]
-            )
-        return np.concatenate(chunks)
+        if len(numbers) != count:
+            raise InputError(f"{len(numbers)} seeds for {count} observations; expected one each")
+        rows = [to_message(observation, keys) for observation in observations]
+        requests = [
+            {"batch": rows[start : start + most], "seeds": numbers[start : start + most]}
+            for start in range(0, count, most)
+        ]
+        return np.concatenate([self.infer(request)["actions"] for request in requests])
 
     def ping(self) -> float:
         """Returns the seconds until a ping is answered, however busy the server's policy is.
@@ -189,14 +181,6 @@ class Client:
             raise TimeoutError(f"{self._address}: no answer to a ping in time")
         return time.perf_counter() - start
 
-    def _keys(self) -> ClientKeys:
-        data = self.metadata
-        return ClientKeys(
-            data["cameras"],
-            tuple((key, count) for key, count in data["state"]),
-            data["channel_first"],
-        )
-
     def _connect(self, deadline: float) -> ClientConnection:
         """Returns the connection that there is, or opens a new one before the deadline."""
         wait = FIRST_WAIT
@@ -208,9 +192,8 @@ class Client:
                 raise
             # A ValueError comes of a port that is not a number in range.
             except (InvalidURI, ValueError) as error:
-                raise InputError(
-                    f"{self._address}: expected an address like ws://host:port"
-                ) from error
+                expected = "expected an address like ws://host:port"
+                raise InputError(f"{self._address}: {expected}") from error
             # A TimeoutError is an OSError.
             except (OSError, InvalidHandshake, ConnectionClosed) as error:
                 reason = self._refusal(error) if isinstance(error, InvalidStatus) else error
@@ -231,28 +214,25 @@ class Client:
         if status == HTTPStatus.UNAUTHORIZED:
             raise InputError(f"{self._address}: the server refuses the API key") from error
         if status not in _LATER:
-            raise InputError(
-                f"{self._address}: expected a policy server, found one that answers {status}"
-            ) from error
+            mismatch = f"expected a policy server, found one that answers {status}"
+            raise InputError(f"{self._address}: {mismatch}") from error
         return f"{status}: {shortened((error.response.body or b'').decode(errors='replace'))}"
 
     def _open(self, deadline: float) -> tuple[ClientConnection, dict[str, Any]]:
-        left = max(deadline - time.monotonic(), 0.0)
         opening = connect(
             self._address,
             additional_headers=self._headers,
             compression=None,
             max_size=None,
-            open_timeout=left,
+            open_timeout=max(deadline - time.monotonic(), 0.0),
             proxy=None,
         )
         with contextlib.ExitStack() as until_greeted:
             connection = until_greeted.enter_context(opening)
             greeting = connection.recv(timeout=max(deadline - time.monotonic(), 0.0))
             if isinstance(greeting, str):
-                raise InputError(
-                    f"{self._address}: expected a policy server's metadata, found text"
-                )
+                mismatch = "expected a policy server's metadata, found text"
+                raise InputError(f"{self._address}: {mismatch}")
             metadata = wire.unpack(greeting)
             self._closing = until_greeted.pop_all()
         return connection, metadata
@@ -289,20 +269,19 @@ class Controller:
     """
 
     def __init__(self, client: Client, execution: Execution | None = None) -> None:
-        """Chooses how chunks are executed.
-
-        Args:
-            client: the source of the chunks.
-            execution: the strategy. None is open loop, for as many steps of a chunk as the server
-                says.
+        """Chooses how chunks are executed; None is open loop, for as many steps as the server says.
 
         Raises:
             InputError: a chunk has fewer steps than the server says. Also as Client.infer.
             TimeoutError: no server answers in time.
         """
-        self._client = client
-        self._fresh = _open_loop(client.metadata) if execution is None else execution
-        self._now = self._fresh
+        if execution is None:
+            steps, horizon = client.metadata["execute_steps"], client.metadata["horizon"]
+            if steps > horizon:
+                fault = f"the robot's record executes {steps} steps of a chunk, which has {horizon}"
+                raise InputError(f"{fault}; expected an execution of your own")
+            execution = OpenLoop(steps)
+        self._client, self._fresh, self._now = client, execution, execution
 
     def reset(self) -> None:
         """Begins an episode: nothing of earlier chunks is used any more."""
@@ -325,12 +304,3 @@ class Controller:
         chunk = self._client.act([observe()], [seed])[0] if self._now.wants_chunk() else None
         action, self._now = self._now.step(chunk)
         return action
-
-
-def _open_loop(metadata: Mapping[str, Any]) -> OpenLoop:
-    steps, horizon = metadata["execute_steps"], metadata["horizon"]
-    if steps > horizon:
-        raise InputError(
-            f"the robot's record executes {steps} steps of a chunk, which has {horizon}; expected an execution of your own"
-        )
-    return OpenLoop(steps)

@@ -43,7 +43,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from pi0_jax.errors import InputError, NotFiniteError
-from pi0_jax.serve import api_key, wire
+from pi0_jax.serve import wire
 from pi0_jax.serve.freed_memory import give_back_freed_memory
 from pi0_jax.serve.service import Service
 
@@ -65,20 +65,18 @@ _WORTH_GIVING_BACK = 2**25
 # A message's frames take at most so many bytes, where its client sends nothing ahead.
 _FRAMING = 2**10
 
+_UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Holds the server's options.
+    """Holds the server's options: address and limits.
 
     Attributes:
-        host: the address to listen on.
-        port: the port to listen on; 0 takes any that is free.
+        port: 0 takes any that is free.
         api_key: the key that clients must send, or None.
-        max_message_bytes: the size of the largest request that is taken.
-        max_connections: how many clients may be connected at a time.
         max_in_flight_bytes: bytes of requests without an answer yet, of all clients together.
         send_seconds: a client is dropped if it does not take its answer within this time.
     """
@@ -93,10 +91,7 @@ class Options:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether only this machine can reach an address.
-
-    A host name is not looked up: only "localhost" counts as this machine.
-    """
+    """Returns whether only this machine can reach an address; of names only "localhost" is it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -123,17 +118,12 @@ def run(
 
 
 class _Traffic:
-    """Counts the bytes that all clients together have sent and that are not answered yet.
-
-    Attributes:
-        connections: the clients that are connected.
-        peak: the most bytes that were held at once since `since_last` was called.
-    """
+    """Counts the bytes that all clients together have sent and that are not answered yet."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.connections: set[_Connection] = set()
-        self.peak = 0
+        self.peak = 0  # the most bytes that were held at once since `since_last` was called
 
     def add(self, connection: "_Connection", count: int) -> None:
         """Counts bytes that came, and drops the client that holds most if there are too many.
@@ -159,10 +149,7 @@ class _Traffic:
         return sum(each.held for each in self.connections)
 
     def make_room(self) -> bool:
-        """Drops the unproven client that has been there longest, and returns whether there is one.
-
-        A client is unproven as long as none of its requests was answered.
-        """
+        """Drops the unproven client that has been there longest, and returns whether there is one."""
         patient = time.monotonic() - _GRACE_S
         waiting = [each for each in self.connections if not each.proven and each.since < patient]
         if waiting:
@@ -177,12 +164,6 @@ class _Connection(ServerConnection):
     The server waits until a client takes its answer. But a client could ask for pongs without end,
     and they would pile up. Few of them are allowed, because asyncio adds up all that waits at every
     write.
-
-    Attributes:
-        answer_bytes: the size of the last message that the client was sent.
-        held: bytes that came and are not answered yet.
-        proven: whether one of the client's requests was answered.
-        since: when the client connected (time.monotonic).
     """
 
     # The server sets it, in a subclass of its own.
@@ -190,9 +171,9 @@ class _Connection(ServerConnection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.answer_bytes = 0
-        self.held = 0
-        self.proven = False
+        self.answer_bytes = 0  # of the last message that the client was sent
+        self.held = 0  # bytes that came and are not answered yet
+        self.proven = False  # whether one of the client's requests was answered
         self.since = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -290,30 +271,27 @@ class _PolicyServer:
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.path == HEALTH_PATH:
             if self._unanswered >= _SICK:
-                return connection.respond(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"not healthy: none of the last {self._unanswered} requests could be answered\n",
-                )
+                none = f"none of the last {self._unanswered} requests could be answered"
+                return connection.respond(_UNAVAILABLE, f"not healthy: {none}\n")
             if self._warm.is_set() and not self._stopping.is_set():
                 return connection.respond(HTTPStatus.OK, "OK\n")
             doing = "stopping" if self._stopping.is_set() else "loading"
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {doing}\n")
+            return connection.respond(_UNAVAILABLE, f"not ready: {doing}\n")
         key = self._options.api_key
         if key is not None:
-            given = request.headers.get_all(api_key.HEADER)
-            if len(given) != 1 or not hmac.compare_digest(
-                _bytes(given[0]), _bytes(api_key.header(key))
-            ):
+            # A header may hold any bytes, also such as are not UTF-8.
+            headers = request.headers.get_all(wire.KEY_HEADER)
+            given = [header.encode("utf-8", "surrogateescape") for header in headers]
+            right = wire.key_header(key).encode()
+            if len(given) != 1 or not hmac.compare_digest(given[0], right):
                 logger.warning("%s: refused: wrong API key", _name(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong API key\n")
         most = self._options.max_connections
-        full = len(connection.server.connections) >= most
-        if full and not (self._warm.is_set() and self._traffic.make_room()):
+        many = len(connection.server.connections) >= most
+        if many and not (self._warm.is_set() and self._traffic.make_room()):
             logger.warning("%s: refused: %d clients are connected", _name(connection), most)
-            return connection.respond(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"too many clients: {most} are connected, the most allowed\n",
-            )
+            full = f"too many clients: {most} are connected, the most allowed\n"
+            return connection.respond(_UNAVAILABLE, full)
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
@@ -339,11 +317,8 @@ class _PolicyServer:
         except ConnectionClosed as error:
             logger.info("%s: %s", _name(connection), error)
         except TimeoutError:
-            logger.warning(
-                "%s: dropped: did not take its answer within %g s",
-                _name(connection),
-                self._options.send_seconds,
-            )
+            late = f"did not take its answer within {self._options.send_seconds:g} s"
+            logger.warning("%s: dropped: %s", _name(connection), late)
             # An orderly end would wait for the client again, for ever.
             connection.transport.abort()
 
@@ -376,13 +351,12 @@ class _PolicyServer:
         if error is None:
             self._unanswered, connection.proven = 0, True
             return work.result()
-        if isinstance(error, NotFiniteError) or not isinstance(error, InputError):
-            self._unanswered += 1
+        if isinstance(error, InputError) and not isinstance(error, NotFiniteError):
+            logger.info("%s: bad request: %s", _name(connection), error)
+            return str(error)
+        self._unanswered += 1
         if isinstance(error, NotFiniteError):
             logger.error("%s: request failed: %s", _name(connection), error)
-            return str(error)
-        if isinstance(error, InputError):
-            logger.info("%s: bad request: %s", _name(connection), error)
             return str(error)
         logger.error("%s: request failed", _name(connection), exc_info=error)
         return "internal error: the request could not be answered; the server's log says why"
@@ -391,11 +365,6 @@ class _PolicyServer:
         connection.answer_bytes = len(reply)
         async with asyncio.timeout(self._options.send_seconds):
             await connection.send(reply)
-
-
-def _bytes(header: str) -> bytes:
-    # A header may hold any bytes, also such as are not UTF-8.
-    return header.encode("utf-8", "surrogateescape")
 
 
 def _name(connection: ServerConnection) -> str:

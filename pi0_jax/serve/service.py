@@ -60,8 +60,7 @@ class Service:
             act: the policy.
             embodiment: the robot's record.
             horizon: the number of steps in a chunk.
-            batch_sizes: the numbers of rows that `act` gets. Fewer rows are padded to the next of
-                them, and more rows are refused.
+            batch_sizes: the numbers of rows that `act` gets. Fewer rows are padded, more refused.
             default_prompt: the prompt of observations that carry none.
         """
         self._act, self._embodiment, self._default_prompt = act, embodiment, default_prompt
@@ -97,28 +96,23 @@ class Service:
         request = wire.unpack(message)
         batched = isinstance(request, Mapping) and BATCH in request
         observations, seeds = self._batch(request) if batched else self._single(request)
-        unpacked = time.perf_counter()
-        rows = next(size for size in self.batch_sizes if size >= len(observations))
-        missing = rows - len(observations)
-        actions, outside = self._act(
-            observations + observations[:1] * missing,
-            np.array(seeds + seeds[:1] * missing, np.uint32),
-        )
+        unpacked, count = time.perf_counter(), len(observations)
+        missing = next(size for size in self.batch_sizes if size >= count) - count
+        padded = np.array(seeds + seeds[:1] * missing, np.uint32)
+        actions, outside = self._act(observations + observations[:1] * missing, padded)
         acted = time.perf_counter()
         # A robot must not execute such actions. The weights are at fault, not the client.
         if not np.isfinite(actions).all():
             raise NotFiniteError("the policy's actions are not finite")
-        told = [[str(one) for one in row] for row in outside[: len(observations)]]
+        told = [[str(one) for one in row] for row in outside[:count]]
+        inferred = {"infer_ms": 1e3 * (acted - unpacked)}
+        before = {"queue_ms": 1e3 * (start - received), "unpack_ms": 1e3 * (unpacked - start)}
         return wire.pack(
             {
-                "actions": actions[: len(observations)] if batched else actions[0],
+                "actions": actions[:count] if batched else actions[0],
                 "outside": told if batched else told[0],
-                "policy_timing": {"infer_ms": 1e3 * (acted - unpacked)},
-                "server_timing": {
-                    "queue_ms": 1e3 * (start - received),
-                    "unpack_ms": 1e3 * (unpacked - start),
-                    "infer_ms": 1e3 * (acted - unpacked),
-                },
+                "policy_timing": inferred,
+                "server_timing": before | inferred,
             }
         )
 
@@ -132,25 +126,18 @@ class Service:
 
     def _batch(self, request: Mapping[str, Any]) -> tuple[list[RawObservation], list[int]]:
         if extra := [key for key in request if key not in (BATCH, SEEDS)]:
-            raise InputError(
-                f"{shortened(repr(extra[0]))} is not expected beside {BATCH!r}; expected {SEEDS!r}"
-            )
+            fault = f"{shortened(repr(extra[0]))} is not expected beside {BATCH!r}"
+            raise InputError(f"{fault}; expected {SEEDS!r}")
         rows, most = request[BATCH], self.batch_sizes[-1]
         if not isinstance(rows, list) or not 1 <= len(rows) <= most:
             found = len(rows) if isinstance(rows, list) else type(rows).__name__
-            raise InputError(
-                f"{BATCH!r}: expected a list of 1 to {most} observations, found {found}"
-            )
+            expected = f"expected a list of 1 to {most} observations"
+            raise InputError(f"{BATCH!r}: {expected}, found {found}")
         seeds = request[SEEDS] if SEEDS in request else [0] * len(rows)
-        right = (
-            seeds.shape == (len(rows),)
-            if isinstance(seeds, np.ndarray)
-            else isinstance(seeds, list) and len(seeds) == len(rows)
-        )
-        if not right:
-            raise InputError(
-                f"{SEEDS!r}: expected {len(rows)}, one for each observation, found {shortened(seeds)}"
-            )
+        numbers = isinstance(seeds, list) or (isinstance(seeds, np.ndarray) and seeds.ndim == 1)
+        if not numbers or len(seeds) != len(rows):
+            expected = f"expected {len(rows)}, one for each observation"
+            raise InputError(f"{SEEDS!r}: {expected}, found {shortened(seeds)}")
         observations = []
         for i, row in enumerate(rows):
             try:
@@ -162,7 +149,6 @@ class Service:
 
 def _seed(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
-        raise InputError(
-            f"{key!r}: expected a whole number in [0, 2^32), found {shortened(repr(value))}"
-        )
+        found = shortened(repr(value))
+        raise InputError(f"{key!r}: expected a whole number in [0, 2^32), found {found}")
     return int(value)

@@ -4,12 +4,14 @@
     scalar   {b"__npgeneric__": True, b"data": number, b"dtype": "<f4"}
 
 A message that comes in is not trusted. Only numbers and text are made of it, never objects. A
-message that holds more than an observation needs is refused before it costs time or memory.
+message that holds more than an observation needs is refused before it costs time or memory. The API
+key travels in a header of the handshake.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -18,6 +20,8 @@ import numpy as np
 from pi0_jax.embodiments.keys import shortened
 from pi0_jax.errors import InputError
 
+KEY_HEADER = "Authorization"
+
 # How many values a message may hold, keys included.
 MOST_VALUES = 10_000
 MOST_LEVELS = 8
@@ -25,20 +29,10 @@ MOST_DIMENSIONS = 8
 # Characters of a key. Error messages name a place by the keys on the way to it.
 MOST_KEY = 200
 
-_ARRAY, _SCALAR, _DATA, _DTYPE, _SHAPE = (
-    b"__ndarray__",
-    b"__npgeneric__",
-    b"data",
-    b"dtype",
-    b"shape",
-)
+_ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
+_DATA, _DTYPE, _SHAPE = b"data", b"dtype", b"shape"
 # The kind of a NumPy dtype -> the Python types that a scalar of it is packed as.
-_NATIVE = {
-    "b": bool,
-    "i": int,
-    "u": int,
-    "f": int | float,
-}
+_NATIVE = {"b": bool, "i": int, "u": int, "f": int | float}
 # The dtype of one text, which NumPy holds as an array of no dimension.
 _TEXT = re.compile(r"([<>=|]?)([US])[0-9]{1,5}")
 _NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
@@ -84,9 +78,8 @@ class _Budget:
     def _spend(self, count: int) -> None:
         self._left -= count
         if self._left < 0:
-            raise InputError(
-                f"message: expected at most {MOST_VALUES} values, found more; numbers travel as arrays"
-            )
+            most = f"expected at most {MOST_VALUES} values, found more; numbers travel as arrays"
+            raise InputError(f"message: {most}")
 
     def list(self, values: list[Any]) -> list[Any]:
         self._spend(len(values))
@@ -99,13 +92,11 @@ class _Budget:
         for key, value in pairs:
             # A key is text or bytes: msgpack takes no other keys.
             if len(key) > MOST_KEY:
-                raise InputError(
-                    f"message: expected keys of at most {MOST_KEY} characters, found {len(key)}"
-                )
+                expected = f"expected keys of at most {MOST_KEY} characters"
+                raise InputError(f"message: {expected}, found {len(key)}")
             if key in result:
-                raise InputError(
-                    f"message: expected every key once, found {shortened(repr(key))} twice"
-                )
+                found = f"found {shortened(repr(key))} twice"
+                raise InputError(f"message: expected every key once, {found}")
             result[key] = value
         return result
 
@@ -116,9 +107,8 @@ def _refuse(number: int, data: bytes) -> None:
 
 def _decode(value: Any, place: tuple[str, ...]) -> Any:
     if len(place) > MOST_LEVELS:
-        raise InputError(
-            f"{_name(place)}: expected at most {MOST_LEVELS} levels of maps and lists, found more"
-        )
+        most = f"expected at most {MOST_LEVELS} levels of maps and lists, found more"
+        raise InputError(f"{_name(place)}: {most}")
     if isinstance(value, list):
         return [_decode(item, (*place, str(i))) for i, item in enumerate(value)]
     if not isinstance(value, dict):
@@ -142,24 +132,19 @@ def _array(record: Mapping[bytes, Any], name: str) -> np.ndarray | str:
         order, kind = text.groups()
         return _text(data, order, kind, name)
     dtype = _dtype(record, name)
-    sizes = isinstance(shape, list) and all(
-        isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape
-    )
+    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not sizes or len(shape) > MOST_DIMENSIONS:
-        raise InputError(
-            f"{name}: array shape: expected a list of at most {MOST_DIMENSIONS} sizes from 0, found {shortened(shape)}"
-        )
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise InputError(
-            f"{name}: array of {dtype}{shape}: expected {math.prod(shape) * dtype.itemsize} bytes, found {len(data)}"
-        )
+        expected = f"expected a list of at most {MOST_DIMENSIONS} sizes from 0"
+        raise InputError(f"{name}: array shape: {expected}, found {shortened(shape)}")
+    if (count := math.prod(shape) * dtype.itemsize) != len(data):
+        mismatch = f"expected {count} bytes, found {len(data)}"
+        raise InputError(f"{name}: array of {dtype}{shape}: {mismatch}")
     try:
         return np.ndarray(shape, dtype, data)
     # NumPy also refuses a shape with a size of 0 whose other sizes are too large.
     except ValueError as error:
-        raise InputError(
-            f"{name}: array shape: expected sizes that an array can have, found {shape}"
-        ) from error
+        expected = "expected sizes that an array can have"
+        raise InputError(f"{name}: array shape: {expected}, found {shape}") from error
 
 
 def _text(data: bytes, order: str, kind: str, name: str) -> str:
@@ -190,9 +175,8 @@ def _scalar(record: Mapping[bytes, Any], name: str) -> np.generic:
 def _dtype(record: Mapping[bytes, Any], name: str) -> np.dtype:
     code = _field(record, _DTYPE, name)
     if not isinstance(code, str) or not _NUMBER.fullmatch(code):
-        raise InputError(
-            f"{name}: expected an array of numbers, found dtype {shortened(repr(code))}"
-        )
+        found = f"found dtype {shortened(repr(code))}"
+        raise InputError(f"{name}: expected an array of numbers, {found}")
     return np.dtype(code)
 
 
@@ -210,3 +194,31 @@ def _pack_array(value: Any) -> Any:
     if isinstance(value, np.generic):
         return {_SCALAR: True, _DATA: value.item(), _DTYPE: value.dtype.str}
     raise TypeError(f"cannot pack {type(value).__name__}")
+
+
+def key_header(key: str) -> str:
+    """Returns what KEY_HEADER holds, in the form that openpi-client sends."""
+    return f"Api-Key {key}"
+
+
+def read_api_key(file: str | None) -> str | None:
+    """Reads the key of --api_key_file: in a file no list of processes and no shell history shows it.
+
+    Returns:
+        One line of printable ASCII, or None without a file.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
+    if file is None:
+        return None
+    try:
+        key = Path(file).expanduser().read_text("utf-8").strip()
+    # Path.expanduser raises a RuntimeError for a ~user that does not exist.
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
+        raise InputError(f"--api_key_file: {file}: {error}") from error
+    if not (key.isascii() and key.isprintable() and key):
+        expected = "expected one line of printable ASCII"
+        found = "something else" if key else "nothing"
+        raise InputError(f"--api_key_file: {file}: {expected}, found {found}")
+    return key

@@ -12,35 +12,22 @@ from pi0_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """Describes a joint and the link that it moves.
-
-    Attributes:
-        motion: how it turns; see the head of this file.
-        length: the link's length, m.
-        home: the angle in the home posture, rad. Starts are drawn about this posture, and a
-            redundant arm leans to it.
-        spread: starts lie within home ± spread, rad.
-        limits: the lowest and the highest angle, rad.
-    """
+    """Describes a joint and the link that it moves."""
 
     motion: Literal["yaw", "pitch", "swing"]
-    length: float
+    length: float  # of the link, m
+    # The angle in the home posture, rad, to which a redundant arm leans. Starts are within ± spread.
     home: float
     spread: float
-    limits: tuple[float, float]
+    limits: tuple[float, float]  # the lowest and the highest angle, rad
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Describes an arm.
+    """Describes an arm, from the base to the fingertip.
 
-    Attributes:
-        name: the robot's name.
-        base_height: where the first pitch joint sits, m above the table.
-        joints: the joints, from the base to the fingertip.
-        radius: the links' radius, m.
-        link_rgb: the links' colour, each part in [0, 1].
-        joint_rgb: the joints' colour, each part in [0, 1].
+    The first pitch joint sits `base_height` m above the table. The links' radius is in m, and each
+    part of a colour in [0, 1].
     """
 
     name: str
@@ -104,13 +91,8 @@ ARMS = {
 
 
 def find_arm(robot: str) -> Arm:
-    """Returns the arm of that name.
-
-    Raises:
-        InputError: there is no such arm.
-    """
+    """Returns the arm of that name; raises InputError if there is none."""
     if robot not in ARMS:
-        raise InputError(
-            f"robot {robot!r} is unknown in the reach world; expected one of {', '.join(ARMS)}"
-        )
+        known = ", ".join(ARMS)
+        raise InputError(f"robot {robot!r} is unknown in the reach world; expected one of {known}")
     return ARMS[robot]

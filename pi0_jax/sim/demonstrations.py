@@ -6,14 +6,15 @@ files do not depend on the number of workers. They do depend on the renderer: th
 different OpenGL libraries differ a little.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from loky import ProcessPoolExecutor
-from tqdm import tqdm
 
 from pi0_jax.data.write import (
     ArrayFeature,
@@ -49,53 +50,40 @@ METADATA_FEATURES: Features = {
 def step_features(robot: str, side: int) -> Features:
     """Returns the features of a step of a robot's dataset.
 
-    They are the images, joint angles and joint targets in rad, the instruction and RLDS's own
-    fields.
-
-    Args:
-        robot: the arm's name.
-        side: image height and width in pixels.
+    They are the images (`side` pixels high and wide), joint angles and joint targets in rad, the
+    instruction and RLDS's own fields.
     """
     joints = ArrayFeature((len(ARMS[robot].joints),), np.float32)
-    flag, number, image = (
-        ArrayFeature((), np.bool_),
-        ArrayFeature((), np.float32),
-        ImageFeature(side, side),
-    )
+    flag, number = ArrayFeature((), np.bool_), ArrayFeature((), np.float32)
+    image = ImageFeature(side, side)
     return {
         "observation": {"base": image, "wrist": image, "state": joints},
         "action": joints,
         "language_instruction": TextFeature(),
-        "is_first": flag,
-        "is_last": flag,
-        "is_terminal": flag,
-        "reward": number,
-        "discount": number,
+        **dict.fromkeys(("is_first", "is_last", "is_terminal"), flag),
+        **dict.fromkeys(("reward", "discount"), number),
     }
 
 
 def to_rlds(demonstration: "Demonstration") -> dict[str, Any]:
     """Returns the episode in the form that write_rlds takes, its images compressed."""
     last = len(demonstration.steps) - 1
-    steps = [
-        {
-            "observation": {
-                **{
-                    camera: encode_jpeg(image)
-                    for camera, image in step.observation["images"].items()
-                },
-                "state": step.observation["state"],
-            },
-            "action": step.action,
-            "language_instruction": step.observation["prompt"],
-            "is_first": i == 0,
-            "is_last": i == last,
-            "is_terminal": i == last,
-            "reward": step.reward,
-            "discount": 1.0,
-        }
-        for i, step in enumerate(demonstration.steps)
-    ]
+    steps = []
+    for i, step in enumerate(demonstration.steps):
+        seen = step.observation
+        images = {camera: encode_jpeg(image) for camera, image in seen["images"].items()}
+        steps.append(
+            {
+                "observation": {**images, "state": seen["state"]},
+                "action": step.action,
+                "language_instruction": seen["prompt"],
+                "is_first": i == 0,
+                "is_last": i == last,
+                "is_terminal": i == last,
+                "reward": step.reward,
+                "discount": 1.0,
+            }
+        )
     metadata = {
         "robot": demonstration.robot,
         "seed": demonstration.seed,
@@ -135,67 +123,64 @@ def write_reach_data(
         InputError: a dataset is there already that was made with other settings. Then nothing is
             written.
     """
-    _check_positive(
+    sizes = dict(
         episodes=episodes,
         val_episodes=val_episodes,
         heldout_episodes=heldout_episodes,
         workers=workers,
         side=side,
     )
+    for name, number in sizes.items():
+        if number < 1:
+            raise InputError(f"{name}: expected at least 1, found {number}")
     train = {**dict.fromkeys(ROBOTS, episodes), HELD_OUT_ROBOT: heldout_episodes}
+    common = {"val": val_episodes, "seed": seed, "side": side}
     settings = {
-        robot: {
-            "revision": _REVISION,
-            "train": count,
-            "val": val_episodes,
-            "seed": seed,
-            "side": side,
-        }
-        for robot, count in train.items()
+        robot: {"revision": _REVISION, "train": count, **common} for robot, count in train.items()
     }
-    missing = {
-        Path(data_dir) / robot / VERSION: _is_missing(
-            Path(data_dir) / robot / VERSION, settings[robot]
-        )
-        for robot in settings
-    }
+    folders = {robot: Path(data_dir) / robot / VERSION for robot in train}
+    missing = {folders[robot]: _is_missing(folders[robot], settings[robot]) for robot in train}
     if any(missing.values()):
         gl.prepare_workers()
         gl.require()
         with ProcessPoolExecutor(workers) as pool:
-            for robot, wanted in zip(settings, missing.values(), strict=True):
-                if wanted:
+            for robot, folder in folders.items():
+                if missing[folder]:
                     _write_robot(pool, data_dir, robot, settings[robot])
     return missing
+
+
+def _is_missing(folder: Path, settings: Mapping[str, int]) -> bool:
+    found = read_settings(folder)
+    if found is not None and found != settings:
+        mismatch = f"was made with other settings; expected {settings}, found {found}"
+        raise InputError(f"{folder}: {mismatch}; choose another folder or delete it")
+    return found is None
 
 
 def _write_robot(pool: Executor, data_dir: str, robot: str, settings: Mapping[str, int]) -> None:
     counts = {split: settings[split] for split in _SPLITS}
     with progress_bar(total=sum(counts.values()), desc=robot, unit="episode") as bar:
+
+        def episodes(split: str) -> Iterator[dict[str, Any]]:
+            key = (settings["seed"], list(ARMS).index(robot), _SPLITS.index(split))
+            seeds = [_episode_seed(*key, episode) for episode in range(counts[split])]
+            size = _EPISODES_PER_TASK
+            tasks = [seeds[i : i + size] for i in range(0, len(seeds), size)]
+            for done in pool.map(partial(_simulate, robot, settings["side"]), tasks):
+                for episode in done:
+                    yield episode
+                    bar.update()
+
         write_rlds(
             data_dir,
             robot,
             VERSION,
             steps=step_features(robot, settings["side"]),
             metadata=METADATA_FEATURES,
-            splits={
-                split: _counted(
-                    _episodes(pool, robot, split, count, settings["seed"], settings["side"]), bar
-                )
-                for split, count in counts.items()
-            },
+            splits={split: episodes(split) for split in _SPLITS},
             settings=settings,
         )
-
-
-def _episodes(
-    pool: Executor, robot: str, split: str, count: int, seed: int, side: int
-) -> Iterator[dict[str, Any]]:
-    key = (seed, list(ARMS).index(robot), _SPLITS.index(split))
-    seeds = [_episode_seed(*key, episode) for episode in range(count)]
-    tasks = [seeds[i : i + _EPISODES_PER_TASK] for i in range(0, count, _EPISODES_PER_TASK)]
-    for episodes in pool.map(_simulate, [robot] * len(tasks), [side] * len(tasks), tasks):
-        yield from episodes
 
 
 def _simulate(robot: str, side: int, seeds: list[int]) -> list[dict[str, Any]]:
@@ -206,34 +191,10 @@ def _simulate(robot: str, side: int, seeds: list[int]) -> list[dict[str, Any]]:
     from pi0_jax.sim.expert import demonstrate
     from pi0_jax.sim.reach import ReachEnv
 
-    env = ReachEnv(robot, side=side)
-    try:
+    with contextlib.closing(ReachEnv(robot, side=side)) as env:
         return [to_rlds(demonstrate(env, seed)) for seed in seeds]
-    finally:
-        env.close()
 
 
 def _episode_seed(*key: int) -> int:
     """Returns a non-negative int64, another one for every key."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _counted(episodes: Iterator[dict[str, Any]], bar: tqdm) -> Iterator[dict[str, Any]]:
-    for episode in episodes:
-        yield episode
-        bar.update()
-
-
-def _is_missing(folder: Path, settings: Mapping[str, int]) -> bool:
-    found = read_settings(folder)
-    if found is not None and found != settings:
-        raise InputError(
-            f"{folder}: was made with other settings; expected {settings}, found {found}; choose another folder or delete it"
-        )
-    return found is None
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"{name}: expected at least 1, found {number}")

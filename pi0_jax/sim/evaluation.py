@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.files import replacing
@@ -46,12 +46,7 @@ class Contestant(NamedTuple):
 class Row(NamedTuple):
     """Counts the successes of one case in one group of episodes.
 
-    Attributes:
-        case: the robot and the condition.
-        group: the world's own name of the group, or "all". In the reach world it is the block that
-            counts.
-        successes: how many episodes succeeded.
-        episodes: how many episodes there were.
+    The group has the world's own name (in the reach world it is the block that counts) or is "all".
     """
 
     case: Case
@@ -66,12 +61,7 @@ class Row(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Holds what an evaluation found, and where its time went.
-
-    Attributes:
-        rows: the counts.
-        seconds: the time of each stage: physics, rendering, policy, videos.
-    """
+    """Holds what an evaluation found, and the seconds of physics, rendering, policy and videos."""
 
     rows: list[Row]
     seconds: dict[str, float]
@@ -106,7 +96,9 @@ def evaluate(
     Returns:
         For every case a row over all episodes, then a row for each group if there are several.
     """
-    clear(directory)
+    shutil.rmtree(directory / "rollouts", ignore_errors=True)
+    (directory / FILE).unlink(missing_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     seconds: defaultdict[str, float] = defaultdict(float)
     with Workers(workers) as pool:
@@ -126,19 +118,11 @@ def evaluate(
             for stage, taken in result.seconds.items():
                 seconds[stage] += taken
             start = time.perf_counter()
-            name = f"{case.robot}-{case.condition}"
             tick_seconds = 1 / (embodiment.control_hz or UNKNOWN_HZ)
-            videos = directory / "rollouts", name, tick_seconds
+            videos = directory / "rollouts", f"{case.robot}-{case.condition}", tick_seconds
             pool.ask(Slots.save_videos, [videos] * pool.count)
             seconds["videos"] += time.perf_counter() - start
     return Evaluation(rows, dict(seconds))
-
-
-def clear(directory: Path) -> None:
-    """Makes the folder of an evaluation, without what an earlier one left there."""
-    shutil.rmtree(directory / "rollouts", ignore_errors=True)
-    (directory / FILE).unlink(missing_ok=True)
-    directory.mkdir(parents=True, exist_ok=True)
 
 
 def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) -> None:
@@ -150,43 +134,7 @@ def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) ->
         checkpoint: the folder or the server's address that the policy came from.
         seed: the seed of the evaluation.
     """
-    record = {"checkpoint": checkpoint, "seed": seed, "rows": to_json(rows)}
-    with replacing(directory / FILE) as temporary:
-        temporary.write_text(json.dumps(record, indent=1))
-
-
-def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
-    """Returns a row over all results, and one for each group if there are several."""
-    names = sorted({result.group for result in results})
-    groups = (
-        [(name, [result for result in results if result.group == name]) for name in names]
-        if len(names) > 1
-        else []
-    )
-    return [
-        Row(case, name, sum(r.success for r in group), len(group))
-        for name, group in [(ALL, results), *groups]
-    ]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Returns the rows as a text table."""
-    robots = max(12, *(len(row.case.robot) for row in rows))
-    groups = max(6, *(len(row.group) for row in rows))
-    lines = [
-        f"{'robot':<{robots}} {'condition':<10} {'group':<{groups}} {'success':>9} {'rate':>7}  95% Wilson interval"
-    ]
-    for row in rows:
-        low, high = row.interval
-        score, rate = f"{row.successes}/{row.episodes}", 100 * row.successes / row.episodes
-        names = f"{row.case.robot:<{robots}} {row.case.condition:<10} {row.group:<{groups}}"
-        lines.append(f"{names} {score:>9} {rate:6.1f}%  {100 * low:.1f}% to {100 * high:.1f}%")
-    return "\n".join(lines)
-
-
-def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Returns the rows as they stand in evaluation.json."""
-    return [
+    counts = [
         {
             **row.case._asdict(),
             "group": row.group,
@@ -196,3 +144,31 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+    with replacing(directory / FILE) as temporary:
+        record = {"checkpoint": checkpoint, "seed": seed, "rows": counts}
+        temporary.write_text(json.dumps(record, indent=1))
+
+
+def count(case: Case, results: Sequence[EpisodeResult]) -> list[Row]:
+    """Returns a row over all results, and one for each group if there are several."""
+    names = sorted({result.group for result in results})
+    groups = {name: [one for one in results if one.group == name] for name in names}
+    counted = {ALL: results, **(groups if len(groups) > 1 else {})}
+    return [
+        Row(case, name, sum(one.success for one in group), len(group))
+        for name, group in counted.items()
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns the rows as a text table."""
+    robots = max(12, *(len(row.case.robot) for row in rows))
+    groups = max(6, *(len(row.group) for row in rows))
+    names = f"{'robot':<{robots}} {'condition':<10} {'group':<{groups}}"
+    lines = [f"{names} {'success':>9} {'rate':>7}  95% Wilson interval"]
+    for row in rows:
+        low, high = row.interval
+        score, rate = f"{row.successes}/{row.episodes}", 100 * row.successes / row.episodes
+        names = f"{row.case.robot:<{robots}} {row.case.condition:<10} {row.group:<{groups}}"
+        lines.append(f"{names} {score:>9} {rate:6.1f}%  {100 * low:.1f}% to {100 * high:.1f}%")
+    return "\n".join(lines)

@@ -65,14 +65,9 @@ def goal_joints(scene: ReachScene, point: np.ndarray) -> np.ndarray:
 
 
 def command(joints: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Returns the expert's clean command at `joints` on the way to `goal`.
+    """Returns the expert's clean command at `joints` on the way to `goal`: absolute joint targets.
 
-    Args:
-        joints: the joint angles of now, float[n], rad.
-        goal: the joint angles at the goal, float[n], rad.
-
-    Returns:
-        Absolute joint targets, float64[n], rad.
+    All are float[n], rad.
     """
     return joints + np.clip(_GAIN * (goal - joints), -_MAX_STEP, _MAX_STEP)
 
@@ -112,9 +107,8 @@ def demonstrate(env: ReachEnv, seed: int) -> Demonstration:
         steps, success = _attempt(env, rng)
         if success:
             return Demonstration(env.robot, seed, env.prompt_color, tuple(steps))
-    raise RuntimeError(
-        f"{env.robot}: the expert failed {_MAX_ATTEMPTS} times on end from seed {seed}"
-    )
+    failed = f"the expert failed {_MAX_ATTEMPTS} times on end from seed {seed}"
+    raise RuntimeError(f"{env.robot}: {failed}")
 
 
 def _attempt(env: ReachEnv, rng: np.random.Generator) -> tuple[list[DemonstrationStep], bool]:

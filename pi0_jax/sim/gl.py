@@ -73,11 +73,7 @@ def prepare_workers() -> None:
 
 
 def require() -> None:
-    """Checks that rendering is not switched off.
-
-    Raises:
-        InputError: MUJOCO_GL is "disable" or the like, because nothing renders or by choice.
-    """
+    """Raises InputError if MUJOCO_GL is "disable" or so, because nothing renders or by choice."""
     if _is_off():
         found = os.environ["MUJOCO_GL"]
         raise InputError(f"rendering is off (MUJOCO_GL={found}): {_INSTALL}, or unset MUJOCO_GL")
@@ -96,10 +92,9 @@ def importing_mujoco() -> Iterator[None]:
     if "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = choose(os.environ)
         if not _is_off() and "tensorflow" in sys.modules:
-            raise InputError(
-                "this process has loaded TensorFlow, beside which OpenGL may crash:"
-                " expected rendering in a process of its own (pi0_jax.sim.workers has them)"
-            )
+            fault = "this process has loaded TensorFlow, beside which OpenGL may crash"
+            own = "a process of its own (pi0_jax.sim.workers has them)"
+            raise InputError(f"{fault}: expected rendering in {own}")
     try:
         with optional_packages():
             yield
@@ -113,18 +108,14 @@ def importing_mujoco() -> Iterator[None]:
 
 def not_opened(error: BaseException | str) -> InputError:
     """Returns the error for a library that does not open, with what to do."""
-    found = os.environ.get("MUJOCO_GL") or "not set"
-    return InputError(
-        f"OpenGL does not open (MUJOCO_GL: {found}): {error}; {_INSTALL}, or unset MUJOCO_GL to"
-        " have one chosen"
-    )
+    found = f"OpenGL does not open (MUJOCO_GL: {os.environ.get('MUJOCO_GL') or 'not set'})"
+    return InputError(f"{found}: {error}; {_INSTALL}, or unset MUJOCO_GL to have one chosen")
 
 
 class _NoTensorFlow:
     """Refuses TensorFlow when it is imported, and lets libraries ask whether it is installed.
 
-    It is an import finder of sys.meta_path. Python asks it for the place of every module before it
-    looks itself, and then has it load what it found.
+    As a finder of sys.meta_path it is asked for every module's place, and then loads what it found.
     """
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
@@ -140,10 +131,8 @@ class _NoTensorFlow:
         """Leaves it to Python to make the module."""
 
     def exec_module(self, module: Any) -> None:
-        raise InputError(
-            "this process has loaded OpenGL, beside which TensorFlow may crash:"
-            " expected RLDS files to be read or written in another process"
-        )
+        fault = "this process has loaded OpenGL, beside which TensorFlow may crash"
+        raise InputError(f"{fault}: expected RLDS files to be read or written in another process")
 
 
 def _is_off() -> bool:
@@ -151,10 +140,7 @@ def _is_off() -> bool:
 
 
 def _renders(library: Library) -> bool:
-    """Returns whether a library renders one image in a process of its own.
-
-    A broken driver may end that process with a signal.
-    """
+    """Returns whether a library renders in a process of its own, which a broken driver may end."""
     with optional_packages():
         # MuJoCo is looked for, but not imported.
         version("mujoco")

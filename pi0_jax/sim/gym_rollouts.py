@@ -58,30 +58,18 @@ class GymWorld:
         Raises:
             InputError: the action space is not that of the record.
         """
-        self._env, self._name, self._embodiment, self._success, self._default_prompt = (
-            env,
-            name,
-            embodiment,
-            success,
-            prompt,
-        )
-        self.robot, self.action_names = (
-            embodiment.name,
-            tuple(dim.name for dim in embodiment.actions),
-        )
-        if embodiment.image_rotation:
-            logger.warning(
-                "%s: its images are taken as turned by %d degrees already, as %s expects them",
-                name,
-                embodiment.image_rotation,
-                self.robot,
-            )
+        self._env, self._name, self._embodiment = env, name, embodiment
+        self._success, self._default_prompt = success, prompt
+        self.robot = embodiment.name
+        self.action_names = tuple(dim.name for dim in embodiment.actions)
         self._unread = UnreadKeys(f"{name}: {self.robot}")
-        space = env.action_space
-        if not isinstance(space, gymnasium.spaces.Box) or space.shape != (len(self.action_names),):
-            raise InputError(
-                f"{name}: action space: expected a Box of {len(self.action_names)} dimensions ({self.robot}), found {space}"
-            )
+        if turned := embodiment.image_rotation:
+            already = "its images are taken as turned by %d degrees already, as %s expects them"
+            logger.warning(f"%s: {already}", name, turned, self.robot)
+        space, dims = env.action_space, len(self.action_names)
+        if not isinstance(space, gymnasium.spaces.Box) or space.shape != (dims,):
+            expected = f"expected a Box of {dims} dimensions ({self.robot})"
+            raise InputError(f"{name}: action space: {expected}, found {space}")
         self._space = space
 
     @property
@@ -109,31 +97,23 @@ class GymWorld:
             return bool(terminated), bool(terminated or truncated)
         success = self._success in info and bool(info[self._success])
         if (terminated or truncated) and self._success not in info:
+            expected = f"expected {self._success!r}, which says success"
             found = ", ".join(map(str, info)) or "nothing"
-            raise InputError(
-                f"{self._name}: info at an episode's end: expected {self._success!r}, which says success, found {found}"
-            )
+            raise InputError(f"{self._name}: info at an episode's end: {expected}, found {found}")
         return success, bool(success or terminated or truncated)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
         # The images are copied: an environment may render into the same array at every tick.
-        return tuple(
-            self._seen["images"][camera].copy() for camera in self._embodiment.cameras.values()
-        )
+        images, cameras = self._seen["images"], self._embodiment.cameras.values()
+        return tuple(images[camera].copy() for camera in cameras)
 
     def _see(self, observation: Any) -> None:
-        if (
-            self._default_prompt is None
-            and isinstance(observation, Mapping)
-            and PROMPT not in observation
-        ):
-            raise InputError(
-                f"{self._name}: observation: expected {PROMPT!r}, found {', '.join(map(str, observation))}; --prompt gives one"
-            )
+        record, prompt = self._embodiment, self._default_prompt
         try:
-            self._seen = to_observation(
-                observation, self._embodiment, self._default_prompt, unread=self._unread
-            )
+            if prompt is None and isinstance(observation, Mapping) and PROMPT not in observation:
+                found = ", ".join(map(str, observation))
+                raise InputError(f"expected {PROMPT!r}, found {found}; --prompt gives one")
+            self._seen = to_observation(observation, record, prompt, unread=self._unread)
         except InputError as error:
             raise InputError(f"{self._name}: observation: {error}") from error
 
@@ -154,7 +134,15 @@ def gym_setting(
     Raises:
         InputError: `arguments` is not such a map.
     """
-    given = _parsed(arguments)
+    try:
+        given = json.loads(arguments)
+    except ValueError as error:
+        given, fault = None, f": {error}"
+    else:
+        fault = ""
+    if not isinstance(given, dict):
+        expected = "expected a map as JSON"
+        raise InputError(f"environment's arguments: {expected}, found {arguments!r}{fault}")
     with contextlib.ExitStack() as made:
 
         def make_world() -> GymWorld:
@@ -168,27 +156,13 @@ def gym_setting(
         yield Setting(make_world, pictures)
 
 
-def _parsed(arguments: str) -> dict[str, Any]:
-    try:
-        given = json.loads(arguments)
-    except ValueError as error:
-        raise InputError(
-            f"environment's arguments: expected a map as JSON, found {arguments!r}: {error}"
-        ) from error
-    if not isinstance(given, dict):
-        raise InputError(f"environment's arguments: expected a map as JSON, found {arguments!r}")
-    return given
-
-
 def pictures(recording: Recording) -> Iterable[Image.Image]:
     """Yields for each snapshot what the policy's cameras saw, side by side."""
     for images in recording.snapshots:
         height = max(_LEAST_SIDE, *(image.shape[0] for image in images))
-        scaled = [
-            Image.fromarray(image).resize((round(image.shape[1] * height / image.shape[0]), height))
-            for image in images
-        ]
-        picture = Image.new("RGB", (sum(image.width for image in scaled), height))
-        for i, image in enumerate(scaled):
-            picture.paste(image, (sum(before.width for before in scaled[:i]), 0))
+        widths = [round(image.shape[1] * height / image.shape[0]) for image in images]
+        picture, left = Image.new("RGB", (sum(widths), height)), 0
+        for image, width in zip(images, widths, strict=True):
+            picture.paste(Image.fromarray(image).resize((width, height)), (left, 0))
+            left += width
         yield picture

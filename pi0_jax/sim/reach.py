@@ -10,6 +10,7 @@ second.
 So it calls the halves, and renders only when a policy is going to look.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,8 +44,6 @@ _BLOCK_BEARING = 1.0  # rad to either side
 _BLOCK_GAP = 0.10  # m, the least distance between the centres of two blocks
 _START_HEIGHT = 0.08  # m, the least height of the fingertip above the table
 _OPTIONS = ("prompt_color", "prompt")
-
-
 _METADATA: dict[str, Any] = {
     "render_modes": ["rgb_array"],
     "render_fps": round(1 / CONTROL_SECONDS),
@@ -75,9 +74,8 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
     def __init__(self, robot: str, *, side: int = 64, scene: ReachScene | None = None) -> None:
         self.scene = ReachScene(robot, side=side) if scene is None else scene
         if (self.scene.arm.name, self.scene.side) != (robot, side):
-            raise ValueError(
-                f"scene is of {self.scene.arm.name}, side {self.scene.side}; expected {robot}, side {side}"
-            )
+            found = f"{self.scene.arm.name}, side {self.scene.side}"
+            raise ValueError(f"scene is of {found}; expected {robot}, side {side}")
         self._owns_scene = scene is None
         self._data = self.scene.new_data()
         self.robot = robot
@@ -88,14 +86,13 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
         low, high = self.scene.joint_limits.astype(np.float32).T
         image = gymnasium.spaces.Box(0, 255, (side, side, 3), np.uint8)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        characters = "".join(map(chr, range(32, 127)))
         self.observation_space = gymnasium.spaces.Dict(
             {
                 "images": gymnasium.spaces.Dict({camera: image for camera in CAMERAS}),
                 # A joint's limit is held by a soft constraint, so an angle can pass it a little.
                 "state": gymnasium.spaces.Box(low - 0.1, high + 0.1, dtype=np.float32),
-                "prompt": gymnasium.spaces.Text(
-                    max_length=256, charset="".join(map(chr, range(32, 127)))
-                ),
+                "prompt": gymnasium.spaces.Text(max_length=256, charset=characters),
             }
         )
 
@@ -214,17 +211,14 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         """Returns the action as float64[n], rad, after a check of its shape and its numbers."""
-        action = np.asarray(action)
-        expected = (len(self.scene.arm.joints),)
-        if action.shape != expected or not np.issubdtype(action.dtype, np.number):
-            raise InputError(
-                f"{self.robot}: action: expected float{list(expected)}, found {action.dtype}{list(action.shape)}"
-            )
+        action, joints = np.asarray(action), len(self.scene.arm.joints)
+        if action.shape != (joints,) or not np.issubdtype(action.dtype, np.number):
+            found = f"{action.dtype}{list(action.shape)}"
+            raise InputError(f"{self.robot}: action: expected float[{joints}], found {found}")
         bad = np.flatnonzero(~np.isfinite(action))
         if bad.size:
-            raise InputError(
-                f"{self.robot}: action: joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}"
-            )
+            fault = f"joint_{bad[0]}: expected a finite target in rad, found {action[bad[0]]}"
+            raise InputError(f"{self.robot}: action: {fault}")
         return action.astype(np.float64)
 
 
@@ -238,19 +232,9 @@ def _draw_blocks(rng: np.random.Generator) -> np.ndarray:
     while True:
         distance = rng.uniform(*_BLOCK_DISTANCE, len(COLORS))
         bearing = rng.uniform(-_BLOCK_BEARING, _BLOCK_BEARING, len(COLORS))
-        centres = np.stack(
-            [
-                distance * np.cos(bearing),
-                distance * np.sin(bearing),
-                np.full(len(COLORS), BLOCK_SIDE / 2),
-            ],
-            axis=1,
-        )
-        if all(
-            math.dist(centres[i], centres[j]) >= _BLOCK_GAP
-            for i in range(len(COLORS))
-            for j in range(i)
-        ):
+        x, y = distance * np.cos(bearing), distance * np.sin(bearing)
+        centres = np.stack([x, y, np.full(len(COLORS), BLOCK_SIDE / 2)], axis=1)
+        if all(math.dist(*pair) >= _BLOCK_GAP for pair in itertools.combinations(centres, 2)):
             return centres
 
 
@@ -259,17 +243,15 @@ def _instruction(color: str, phrasing: str, options: Mapping[str, Any]) -> tuple
     for name in options:
         if name not in _OPTIONS:
             raise InputError(f"reset option {name!r} is unknown; expected {' or '.join(_OPTIONS)}")
+    known = ", ".join(COLORS)
     if "prompt_color" in options:
         color = options["prompt_color"]
     elif "prompt" in options:
         named = [name for name in COLORS if name in options["prompt"].lower().split()]
         if len(named) != 1:
-            raise InputError(
-                f"reset option prompt: expected text that names one of {', '.join(COLORS)}, found {options['prompt']!r}"
-            )
+            expected = f"expected text that names one of {known}, found {options['prompt']!r}"
+            raise InputError(f"reset option prompt: {expected}")
         color = named[0]
     if color not in COLORS:
-        raise InputError(
-            f"reset option prompt_color: expected one of {', '.join(COLORS)}, found {color!r}"
-        )
+        raise InputError(f"reset option prompt_color: expected one of {known}, found {color!r}")
     return color, options["prompt"] if "prompt" in options else phrasing.format(color=color)

@@ -71,7 +71,8 @@ def in_reach_world(robots: Collection[str]) -> list[str]:
         InputError: it has none of them.
     """
     if not (found := [robot for robot in ARMS if robot in robots]):
-        expected = f"expected {', '.join(ARMS)}, or with --env=my_module:MyEnv-v0 a Gymnasium environment of your robot"
+        other = "with --env=my_module:MyEnv-v0 a Gymnasium environment of your robot"
+        expected = f"expected {', '.join(ARMS)}, or {other}"
         raise InputError(f"the reach world has no {', '.join(robots)}; {expected}")
     return found
 
@@ -104,29 +105,16 @@ def pictures(recording: Recording, side: int = 288) -> Iterator[Image.Image]:
             scene.place(data, posture.joints, posture.blocks)
             picture = Image.fromarray(scene.render(data, "base"))
             inset = round(side * _INSET)
-            wrist = Image.fromarray(scene.render(data, "wrist")).resize(
-                (inset, inset), Image.Resampling.BOX
-            )
+            wrist = Image.fromarray(scene.render(data, "wrist"))
+            wrist = wrist.resize((inset, inset), Image.Resampling.BOX)
             picture.paste(wrist, (side - inset, side - inset))
-            _draw_path(ImageDraw.Draw(picture), _chunk_path(scene, recording, tick))
+            # The present chunk is the last one that was predicted at this tick or before.
+            replan = np.searchsorted(recording.chunk_ticks, tick, side="right") - 1
+            rest = recording.chunks[replan][tick - recording.chunk_ticks[replan] :]
+            way = [scene.fingertip_at(joints)[0] for joints in (posture.joints, *rest)]
+            path = [(float(x), float(y)) for x, y in scene.project(np.array(way))]
+            pen = ImageDraw.Draw(picture)
+            pen.line(path, fill=_PATH, width=2)
+            for x, y in path[1:]:
+                pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_PATH)
             yield picture
-
-
-def _chunk_path(scene: "ReachScene", recording: Recording, tick: int) -> np.ndarray:
-    """Returns where the fingertip is, and where the rest of the present chunk takes it.
-
-    Returns:
-        float64[points, 2], pixels of the base camera.
-    """
-    # The present chunk is the last one that was predicted at this tick or before.
-    replan = np.searchsorted(recording.chunk_ticks, tick, side="right") - 1
-    targets = recording.chunks[replan][tick - recording.chunk_ticks[replan] :]
-    postures = [recording.snapshots[tick].joints, *targets]
-    return scene.project(np.array([scene.fingertip_at(joints)[0] for joints in postures]))
-
-
-def _draw_path(pen: ImageDraw.ImageDraw, path: np.ndarray) -> None:
-    points = [(float(x), float(y)) for x, y in path]
-    pen.line(points, fill=_PATH, width=2)
-    for x, y in points[1:]:
-        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_PATH)

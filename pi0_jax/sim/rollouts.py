@@ -11,10 +11,9 @@ on neither `parallel` nor the number of workers, if a policy's rows do not depen
 """
 
 import contextlib
-import dataclasses
 import math
 import time
-from collections import ChainMap, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -34,17 +33,11 @@ Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
 _STREAM = 0x5EED
 
 
-@dataclasses.dataclass(frozen=True)
-class Rollout:
-    """Holds the episodes of a rollout, by number, and where its time went.
-
-    Attributes:
-        episodes: the outcomes.
-        seconds: the time of the stages "physics", "rendering" and "policy".
-    """
+class Rollout(NamedTuple):
+    """Holds the episodes of a rollout, by number, and where its time went."""
 
     episodes: tuple[EpisodeResult, ...]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float]  # of "physics", "rendering" and "policy"
 
     @property
     def successes(self) -> int:
@@ -53,14 +46,7 @@ class Rollout:
 
 
 class _Running(NamedTuple):
-    """Describes an episode that runs in a slot, as far as this process knows it.
-
-    Attributes:
-        slot: the slot's number.
-        episode: the episode.
-        ticks: how many ticks are done. An episode that goes on has executed the same number of
-            steps of each of its chunks.
-    """
+    """Describes an episode that runs in a slot, after `ticks` ticks."""
 
     slot: int
     episode: Episode
@@ -95,45 +81,47 @@ def rollout(
         parallel: the number of environments, and of rows of a policy call; fewer if there are
             fewer episodes.
         execute_steps: the number of actions of a chunk that are executed before the next chunk.
-        prompts: "right" means that the policy reads each episode's own prompt. "shuffled" means
-            that the prompts are permuted at random among the episodes. Success is still measured
-            for the episode's own prompt. So a policy that ignores its prompt loses nothing. In the
-            reach world, a policy that does as it is told succeeds about 1 time in 3, by luck.
+        prompts: "right": the policy reads each episode's own prompt. "shuffled": the prompts are
+            permuted at random among the episodes, and success is still measured for the episode's
+            own. So a policy that ignores its prompt loses nothing. In the reach world, one that
+            does as it is told succeeds about 1 time in 3, by luck.
         record: the first so many episodes are recorded.
 
     Raises:
         InputError: the policy's answer is not float[n, H >= execute_steps, A] and finite. Whatever
             the setting raises comes through as well.
     """
-    shuffled = _is_shuffled(prompts)
-    opened = workers.open(setting)
-    rows, clock = min(parallel, episodes), _Clock()
-    waiting = deque(_episodes(workers, episodes, seed, record, shuffled=shuffled))
+    if prompts not in ("right", "shuffled"):
+        raise InputError(f"prompts: expected right or shuffled, found {prompts!r}")
+    opened, rows = workers.open(setting), min(parallel, episodes)
+    seconds = {"physics": 0.0, "rendering": 0.0, "policy": 0.0}
+    waiting = deque(_episodes(workers, episodes, seed, record, shuffled=prompts == "shuffled"))
     free, running = list(range(rows)), list[_Running]()
     results: list[EpisodeResult] = []
-    with progress_bar(
-        total=episodes, desc=f"{opened.robot}, {prompts} prompts", unit="episode"
-    ) as bar:
+    about = f"{opened.robot}, {prompts} prompts"
+    with progress_bar(total=episodes, desc=about, unit="episode") as bar:
         while waiting or running:
-            started = [_Running(slot, waiting.popleft(), 0) for slot in free[: len(waiting)]]
+            started = {slot: waiting.popleft() for slot in free[: len(waiting)]}
             free = free[len(started) :]
+            running += [_Running(slot, episode, 0) for slot, episode in started.items()]
             # The rows are in order of episode numbers, so that a row does not depend on when other
             # episodes end.
-            running = sorted([*running, *started], key=lambda one: one.episode.number)
+            running.sort(key=lambda one: one.episode.number)
             if started:
-                by_slot = {one.slot: one.episode for one in started}
-                with clock.stage("physics"):
-                    workers.ask(Slots.begin, [(part,) for part in _divided(by_slot, workers.count)])
-            with clock.stage("rendering"):
-                observations = _observe(workers, [one.slot for one in running])
-            with clock.stage("policy"):
+                with _timed(seconds, "physics"):
+                    _per_slot(workers, Slots.begin, started)
+            with _timed(seconds, "rendering"):
+                seen = _per_slot(workers, Slots.observe, {one.slot: None for one in running})
+            with _timed(seconds, "policy"):
+                observations = [seen[one.slot] for one in running]
                 chunks = _ask(act, observations, running, rows, execute_steps, opened)
-            with clock.stage("physics"):
-                ended = _execute(workers, running, chunks, execute_steps)
-            for slot, result in ended.items():
-                free.append(slot)
-                results.append(result)
-                bar.update()
+            with _timed(seconds, "physics"):
+                slots = [one.slot for one in running]
+                by_slot = dict(zip(slots, chunks, strict=True))
+                ended = _per_slot(workers, Slots.execute, by_slot, execute_steps)
+            free += ended
+            results += ended.values()
+            bar.update(len(ended))
             running = [
                 one._replace(ticks=one.ticks + execute_steps)
                 for one in running
@@ -141,8 +129,7 @@ def rollout(
             ]
             score = f"{sum(result.success for result in results)}/{len(results)}"
             bar.set_postfix(success=score, refresh=False)
-    results.sort(key=lambda result: result.episode)
-    return Rollout(tuple(results), clock.seconds)
+    return Rollout(tuple(sorted(results, key=lambda result: result.episode)), seconds)
 
 
 def recordings(workers: Workers) -> list[Recording]:
@@ -152,15 +139,10 @@ def recordings(workers: Workers) -> list[Recording]:
 
 
 def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Returns the Wilson score interval of a binomial proportion, by default the 95% one.
+    """Returns the Wilson score interval of a binomial proportion; without trials it is (0, 1).
 
-    Without trials it is (0, 1). Source: Wilson (1927), "Probable inference, the law of succession,
-    and statistical inference".
-
-    Args:
-        successes: the number of successes.
-        trials: the number of trials.
-        z: the normal quantile of the interval's level.
+    `z` is the normal quantile of the interval's level, by default 95%. Source: Wilson (1927),
+    "Probable inference, the law of succession, and statistical inference".
     """
     if trials == 0:
         return 0.0, 1.0
@@ -174,38 +156,24 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.959964) -> tupl
     return low, high
 
 
-class _Clock:
-    """Adds up the seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds = {"physics": 0.0, "rendering": 0.0, "policy": 0.0}
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
-
-
-def _is_shuffled(prompts: str) -> bool:
-    if prompts not in ("right", "shuffled"):
-        raise InputError(f"prompts: expected right or shuffled, found {prompts!r}")
-    return prompts == "shuffled"
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - start
 
 
 def _episodes(
     workers: Workers, count: int, seed: int, record: int, *, shuffled: bool
 ) -> list[Episode]:
     """Returns every episode with its seed and the prompt that its policy reads."""
-    seeds = [
-        int(np.random.SeedSequence([seed, _STREAM, number]).generate_state(1)[0])
-        for number in range(count)
-    ]
+    keys = [np.random.SeedSequence([seed, _STREAM, number]) for number in range(count)]
+    seeds = [int(key.generate_state(1)[0]) for key in keys]
     prompts: list[str | None] = [None] * count
     if shuffled:
         # The workers read the prompts side by side: worker w those of episodes w, w + count, ...
-        parts = [seeds[worker :: workers.count] for worker in range(workers.count)]
-        for worker, own in enumerate(workers.ask(Slots.prompts, [(part,) for part in parts])):
+        parts = [(seeds[worker :: workers.count],) for worker in range(workers.count)]
+        for worker, own in enumerate(workers.ask(Slots.prompts, parts)):
             prompts[worker :: workers.count] = own
         order = np.random.default_rng([seed, _STREAM]).permutation(count)
         prompts = [prompts[i] for i in order]
@@ -215,33 +183,21 @@ def _episodes(
     ]
 
 
-def _divided(by_slot: Mapping[int, Any], workers: int) -> list[dict[int, Any]]:
-    """Returns for each worker what concerns its slots: slot s is in worker s mod `workers`."""
-    return [
-        {slot: value for slot, value in by_slot.items() if slot % workers == worker}
-        for worker in range(workers)
-    ]
+def _per_slot(
+    workers: Workers,
+    method: Callable[..., Mapping[int, Any]],
+    by_slot: Mapping[int, Any],
+    *more: Any,
+) -> dict[int, Any]:
+    """Calls a method of Slots with what concerns each worker's slots, and returns all answers.
 
-
-def _observe(workers: Workers, slots: Sequence[int]) -> list[RawObservation]:
-    """Returns what the policy sees in each of these slots, in their order."""
-    parts = [(list(part),) for part in _divided(dict.fromkeys(slots), workers.count)]
-    seen = ChainMap(*workers.ask(Slots.observe, parts))
-    return [seen[slot] for slot in slots]
-
-
-def _execute(
-    workers: Workers, running: Sequence[_Running], chunks: np.ndarray, steps: int
-) -> dict[int, EpisodeResult]:
-    """Returns the results of the episodes that end now, by slot."""
-    by_slot = {one.slot: chunk for one, chunk in zip(running, chunks, strict=True)}
-    parts = [(part, steps) for part in _divided(by_slot, workers.count)]
-    return {
-        slot: result
-        for part in workers.ask(Slots.execute, parts)
-        for slot, result in part.items()
-        if result is not None
-    }
+    Slot s is in worker s mod the number of workers.
+    """
+    parts: list[dict[int, Any]] = [{} for _ in range(workers.count)]
+    for slot, value in by_slot.items():
+        parts[slot % workers.count][slot] = value
+    answers = workers.ask(method, [(part, *more) for part in parts])
+    return {slot: found for answer in answers for slot, found in answer.items()}
 
 
 def _ask(
@@ -257,8 +213,14 @@ def _ask(
     missing = rows - len(running)
     padded = np.array(seeds + seeds[:1] * missing, np.uint32)
     chunks = np.asarray(act(observations + observations[:1] * missing, padded))
-    names = opened.action_names
-    _check_shape(chunks, rows, execute_steps, len(names))
+    names, shape = opened.action_names, chunks.shape
+    right = len(shape) == 3 and shape[1] >= execute_steps and shape[::2] == (rows, len(names))
+    if not right or not np.issubdtype(chunks.dtype, np.floating):
+        expected = f"float[{rows}, H >= {execute_steps}, {len(names)}]"
+        found = f"{chunks.dtype}{list(shape)}"
+        raise InputError(
+            f"policy's actions: expected {expected}, found {found}; H is at least execute_steps"
+        )
     chunks = chunks[: len(running)]
     bad = np.argwhere(~np.isfinite(chunks))
     if bad.size:
@@ -267,17 +229,3 @@ def _ask(
         where = f"episode {one.episode.number}, tick {one.ticks}, chunk step {step}, {names[dim]}"
         raise InputError(f"policy's actions: {where}: expected a finite number, found {found}")
     return chunks.astype(np.float32)
-
-
-def _check_shape(chunks: np.ndarray, rows: int, execute_steps: int, dims: int) -> None:
-    right = (
-        chunks.ndim == 3
-        and chunks.shape[0] == rows
-        and chunks.shape[1] >= execute_steps
-        and chunks.shape[2] == dims
-    )
-    if not right or not np.issubdtype(chunks.dtype, np.floating):
-        raise InputError(
-            f"policy's actions: expected float[{rows}, H >= {execute_steps}, {dims}], found"
-            f" {chunks.dtype}{list(chunks.shape)}; H is at least execute_steps"
-        )

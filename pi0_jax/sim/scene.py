@@ -134,7 +134,7 @@ class ReachScene:
 
     @property
     def joint_limits(self) -> np.ndarray:
-        """Returns the lowest and the highest angle of each joint, float64[n, 2], rad."""
+        """Returns each joint's lowest and highest angle, float64[n, 2], rad."""
         return self.model.jnt_range.copy()
 
     @property

@@ -1,10 +1,8 @@
 """Draws a recorded episode as a GIF: its pictures, the prompt above them, and how it ended."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pi0_jax.files import replacing
@@ -16,40 +14,30 @@ _INK, _PAPER, _GOOD, _BAD = (20, 20, 20), (250, 250, 250), (0, 130, 40), (190, 3
 
 
 def save_gif(
-    path: str | os.PathLike[str],
+    path: Path,
     recording: Recording,
     pictures: Iterable[Image.Image],
     *,
     tick_seconds: float,
 ) -> None:
-    """Writes the episode as a GIF in real time; the file appears when it is whole.
+    """Writes the episode as a GIF in real time, of one picture for each snapshot.
 
-    Args:
-        path: the file.
-        recording: the episode.
-        pictures: one picture for each snapshot.
-        tick_seconds: the time of one control tick.
+    The file appears when it is whole.
     """
-    frames = list(frame_by_frame(recording, pictures))
+    frames = _frames(recording, pictures)
+    images = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
     # PIL takes the durations in milliseconds.
-    durations = [round(1000 * tick_seconds)] * (len(frames) - 1) + [
-        round(1000 * _LAST_FRAME_SECONDS)
-    ]
-    path = Path(path)
+    last = [round(1000 * _LAST_FRAME_SECONDS)]
+    durations = [round(1000 * tick_seconds)] * (len(images) - 1) + last
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path) as temporary:
         images[0].save(
             temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
         )
 
 
-def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Iterator[np.ndarray]:
-    """Yields a frame for each picture: a banner with the prompt above it, the verdict on the last.
-
-    Yields:
-        uint8[height of the picture and the banner, width, 3].
-    """
+def _frames(recording: Recording, pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """Yields each picture with the prompt above it, and with the verdict on the last one."""
     result, last, font = recording.result, len(recording.snapshots) - 1, ImageFont.load_default(14)
     verdict, ink = ("success", _GOOD) if result.success else ("no success", _BAD)
     # Where prompts were shuffled, what counts is not what the prompt says.
@@ -65,7 +53,7 @@ def frame_by_frame(recording: Recording, pictures: Iterable[Image.Image]) -> Ite
             pen.text((_MARGIN, 5 + _LINE * i), line, fill=_INK, font=font)
         if tick == last:
             pen.text((_MARGIN, frame.height - _MARGIN), verdict, fill=ink, font=font, anchor="ld")
-        yield np.asarray(frame)
+        yield frame
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

@@ -81,24 +81,13 @@ class Workers:
         return len(self._processes)
 
     def open(self, setting: OpenSetting) -> Opened:
-        """Opens worlds of a kind in every worker, in place of those that it had.
-
-        Raises:
-            InputError: something is wrong with the setting, or a worker has ended.
-        """
+        """Opens worlds of a kind in every worker, in place of those that it had; raises as `ask`."""
         return self.ask(Slots.open, [(setting,)] * self.count)[0]
 
     def ask(
         self, method: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]
     ) -> list[Result]:
-        """Calls a method of every worker's Slots, at the same time.
-
-        Args:
-            method: a method of Slots.
-            arguments: the arguments for each worker.
-
-        Returns:
-            What each worker answers.
+        """Calls a method of every worker's Slots at the same time, with each worker's arguments.
 
         Raises:
             InputError: a worker has raised it, or a worker has ended.
@@ -182,29 +171,33 @@ class Slots:
             found.append(world.prompt)
         return found
 
-    def begin(self, episodes: Mapping[int, Episode]) -> None:
+    def begin(self, episodes: Mapping[int, Episode]) -> dict[int, None]:
         """Begins an episode in each of these slots."""
         for slot, episode in episodes.items():
-            self._running[slot] = _Running(self._world(slot), episode)
+            if slot not in self._worlds:
+                spare = self._spare.pop() if self._spare else self._opened().make_world()
+                self._worlds[slot] = spare
+            self._running[slot] = _Running(self._worlds[slot], episode)
+        return {}
 
     def observe(self, slots: Iterable[int]) -> dict[int, RawObservation]:
         """Returns what the policy sees in each of these slots."""
         return {slot: self._running[slot].observe() for slot in slots}
 
-    def execute(
-        self, chunks: Mapping[int, np.ndarray], steps: int
-    ) -> dict[int, EpisodeResult | None]:
+    def execute(self, chunks: Mapping[int, np.ndarray], steps: int) -> dict[int, EpisodeResult]:
         """Runs the first `steps` actions of each slot's chunk, float32[H, A].
 
         Returns:
-            For each slot the result if its episode has ended, None if it goes on.
+            The results of the slots whose episodes have ended.
         """
-        results: dict[int, EpisodeResult | None] = {}
+        results = {}
         for slot, chunk in chunks.items():
             running = self._running[slot]
-            result = results[slot] = running.execute(chunk, steps)
-            if result is not None and running.episode.record:
-                self._recordings.append(running.recording(result))
+            result = running.execute(chunk, steps)
+            if result is not None:
+                results[slot] = result
+                if running.episode.record:
+                    self._recordings.append(running.recording(result))
         return results
 
     def recordings(self) -> list[Recording]:
@@ -218,11 +211,6 @@ class Slots:
             pictures = self._opened().pictures(recording)
             save_gif(path, recording, pictures, tick_seconds=tick_seconds)
 
-    def _world(self, slot: int) -> World:
-        if slot not in self._worlds:
-            self._worlds[slot] = self._spare.pop() if self._spare else self._opened().make_world()
-        return self._worlds[slot]
-
     def _opened(self) -> Setting:
         if self._setting is None:
             raise InputError("a rollout: expected a setting that is open, found none")
@@ -233,8 +221,7 @@ class _Running:
     """Runs an episode in its slot, and keeps what draws it."""
 
     def __init__(self, world: World, episode: Episode) -> None:
-        self.episode = episode
-        self._world = world
+        self.episode, self._world = episode, world
         self._ticks = 0
         self._snapshots: list[Any] = []
         self._chunks: list[np.ndarray] = []
@@ -255,11 +242,9 @@ class _Running:
             self._ticks += 1
             self._keep()
             if done:
-                episode = self.episode
-                return EpisodeResult(
-                    episode.number, self._world.robot, episode.seed, self._prompt, self._group,
-                    success, self._ticks,
-                )  # fmt: skip
+                number, seed, _, _ = self.episode
+                said = self._world.robot, seed, self._prompt, self._group
+                return EpisodeResult(number, *said, success, self._ticks)
         return None
 
     def recording(self, result: EpisodeResult) -> Recording:

@@ -11,15 +11,10 @@ from pi0_jax.observation import RawObservation
 
 
 class World(Protocol):
-    """Is one environment, as a rollout drives it.
-
-    Attributes:
-        robot: the robot's name.
-        action_names: the names of the A action dimensions.
-    """
+    """Is one environment, as a rollout drives it."""
 
     robot: str
-    action_names: tuple[str, ...]
+    action_names: tuple[str, ...]  # of the A action dimensions
 
     @property
     def prompt(self) -> str:
@@ -33,30 +28,19 @@ class World(Protocol):
         """Begins a new episode; the seed decides everything about it."""
 
     def observe(self) -> RawObservation:
-        """Returns what the policy sees now.
-
-        It is called only when the policy is going to look: rendering costs more than physics.
-        """
+        """Returns what the policy sees. It is called only if it looks: rendering costs most."""
 
     def advance(self, action: np.ndarray) -> tuple[bool, bool]:
-        """Runs one tick with float32[A].
-
-        Returns:
-            Whether the episode has succeeded, and whether it has ended.
-        """
+        """Runs one tick with float32[A], and returns whether the episode succeeded and ended."""
 
     def snapshot(self) -> Any:
         """Returns what is needed to draw this tick later."""
 
 
 class Episode(NamedTuple):
-    """Describes an episode that is to be run.
+    """Describes an episode that is to be run, and to be kept for drawing if `record`.
 
-    Attributes:
-        number: the episode's place in the rollout, from 0.
-        seed: decides the episode.
-        prompt: what the policy reads; None takes the episode's own prompt.
-        record: whether the episode is kept to be drawn.
+    The seed decides it. The policy reads `prompt`, or the episode's own prompt if that is None.
     """
 
     number: int
@@ -67,17 +51,10 @@ class Episode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeResult:
-    """Holds the outcome of an episode.
+    """Holds the outcome of an episode, by its place in the rollout, after `ticks` control ticks.
 
-    Attributes:
-        episode: the episode's place in the rollout.
-        robot: the robot's name.
-        seed: what decided the episode.
-        prompt: what the policy read.
-        group: the group of the episode itself. Success is measured for it, whatever the policy
-            read.
-        success: whether the episode succeeded.
-        ticks: how many control ticks it took.
+    The policy read `prompt`. Success is measured for the group of the episode itself, whatever the
+    policy read.
     """
 
     episode: int
@@ -91,28 +68,16 @@ class EpisodeResult:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Holds what is needed to draw an episode.
-
-    Attributes:
-        result: the episode's outcome.
-        snapshots: World.snapshot() before every tick, and at the end.
-        chunks: the chunks as the policy predicted them, float32[replans, H, A].
-        chunk_ticks: the tick at which each chunk was predicted.
-    """
+    """Holds what is needed to draw an episode."""
 
     result: EpisodeResult
-    snapshots: tuple[Any, ...]
-    chunks: np.ndarray
-    chunk_ticks: tuple[int, ...]
+    snapshots: tuple[Any, ...]  # World.snapshot() before every tick, and at the end
+    chunks: np.ndarray  # as the policy predicted them, float32[replans, H, A]
+    chunk_ticks: tuple[int, ...]  # when each was predicted
 
 
 class Setting(NamedTuple):
-    """Holds a kind of World, and how its recordings are drawn.
-
-    Attributes:
-        make_world: makes one world.
-        pictures: returns one picture for each snapshot, all of one size.
-    """
+    """Makes worlds of a kind, and one picture for each snapshot of them, all of one size."""
 
     make_world: Callable[[], World]
     pictures: Callable[[Recording], Iterable[Image.Image]]

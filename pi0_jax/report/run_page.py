@@ -15,8 +15,7 @@ from pi0_jax.data.index import open_index
 from pi0_jax.errors import InputError
 from pi0_jax.policy import Policy
 from pi0_jax.report import figures
-from pi0_jax.report.folder import PAGE, new_pages
-from pi0_jax.report.markup import document, picture, section, table
+from pi0_jax.report.pages import PAGE, document, new_pages, picture, section, table
 from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.data import held_out_samples
@@ -57,35 +56,29 @@ def write_report(
         figures.curves(metrics, folder / "curves.png")
         parts = [_summary(policy, run, metrics)]
         if evaluation is not None and record is not None:
-            parts.append(
-                section(
-                    "Closed-loop success",
-                    _success_table(record["rows"]),
-                    f"Of {record['checkpoint']}.",
-                )
+            rollouts = _rollouts(evaluation / "rollouts", folder / "rollouts")
+            of, line = (
+                record["checkpoint"],
+                "The line is the fingertip path of the predicted chunk.",
             )
-            note = "The line is the fingertip path of the predicted chunk."
-            parts.append(
-                section("Rollouts", _rollouts(evaluation / "rollouts", folder / "rollouts"), note)
-            )
-        parts.append(
-            section("Training", picture("curves.png", "loss and gradient norm over steps"))
-        )
-        note = "Mean absolute error over the steps of the chunk that are within the episode."
-        parts.append(
+            parts += [
+                section("Closed-loop success", _success_table(record["rows"]), f"Of {of}."),
+                section("Rollouts", rollouts, line),
+            ]
+        parts += [
+            section("Training", picture("curves.png", "loss and gradient norm over steps")),
             section(
                 "Error of sampled actions on held-out episodes",
                 _error_table(policy, run, metrics),
-                note,
-            )
-        )
-        note = "Held-out frames; time runs to the right, steps past the episode's end are shaded."
-        parts.append(
+                "Mean absolute error over the steps of the chunk that are within the episode.",
+            ),
             section(
-                "Predicted and true chunks", _chunks(policy, run, folder, data_dir, frames), note
-            )
-        )
-        (folder / PAGE).write_text(document(_TITLE, "\n".join(parts)), encoding="utf-8")
+                "Predicted and true chunks",
+                _chunks(policy, run, folder, data_dir, frames),
+                "Held-out frames; time runs to the right, steps past the episode's end are shaded.",
+            ),
+        ]
+        (folder / PAGE).write_text(document(_TITLE, parts), encoding="utf-8")
     return output / PAGE
 
 
@@ -98,43 +91,34 @@ def _read_evaluation(evaluation: Path) -> dict[str, Any]:
 
 def _summary(policy: Policy, run: RunConfig, metrics: Sequence[Mapping[str, float]]) -> str:
     parameters = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(policy.params))
+    weights = zip(run.datasets, run.weights, strict=True)
+    datasets = ", ".join(f"{name} (weight {weight:g})" for name, weight in weights)
+    done = f"{metrics[-1]['step']:,} of {run.steps:,} steps"
     timed = [line for line in metrics if "steps_per_second" in line]
     # The first of these times also holds the compilation.
     timed = timed[1:] or timed
+    speed = np.median([line["steps_per_second"] for line in timed])
+    waiting = np.median([line["data_wait_share"] for line in timed])
     rows = [
         ("variant", f"{run.variant}, {parameters:,} parameters"),
-        (
-            "datasets",
-            ", ".join(
-                f"{name} (weight {weight:g})"
-                for name, weight in zip(run.datasets, run.weights, strict=True)
-            ),
-        ),
-        (
-            "training",
-            f"{metrics[-1]['step']:,} of {run.steps:,} steps, batch {run.batch_size}, {run.draws} draws, seed {run.seed}",
-        ),
-        (
-            "speed",
-            f"{np.median([line['steps_per_second'] for line in timed]):.2f} steps/s (median)",
-        ),
-        (
-            "waiting for data",
-            f"{100 * np.median([line['data_wait_share'] for line in timed]):.1f}% of the time (median)",
-        ),
+        ("datasets", datasets),
+        ("training", f"{done}, batch {run.batch_size}, {run.draws} draws, seed {run.seed}"),
+        ("speed", f"{speed:.2f} steps/s (median)"),
+        ("waiting for data", f"{100 * waiting:.1f}% of the time (median)"),
     ]
-    return table(("", ""), rows)
+    return table((), rows)
 
 
 def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    return table(
-        ("robot", "condition", "group", "success", "rate", "95% Wilson interval"),
-        [
-            (r["robot"], r["condition"], r["group"], f"{r['successes']}/{r['episodes']}", f"{100 * r['successes'] / r['episodes']:.1f}%",
-             f"{100 * r['interval'][0]:.1f}% to {100 * r['interval'][1]:.1f}%")
-            for r in rows if r["episodes"]
-        ],
-    )  # fmt: skip
+    header = ("robot", "condition", "group", "success", "rate", "95% Wilson interval")
+    lines = []
+    for row in rows:
+        if episodes := row["episodes"]:
+            low, high = (f"{100 * end:.1f}%" for end in row["interval"])
+            rate = f"{100 * row['successes'] / episodes:.1f}%"
+            score = f"{row['successes']}/{episodes}", rate, f"{low} to {high}"
+            lines.append((row["robot"], row["condition"], row["group"], *score))
+    return table(header, lines)
 
 
 def _rollouts(source: Path, target: Path) -> str:
@@ -150,37 +134,26 @@ def _error_table(policy: Policy, run: RunConfig, metrics: Sequence[Mapping[str, 
     validations = [line for line in metrics if "validation/loss" in line]
     if not validations:
         return "<p>Not validated yet.</p>"
-    last = validations[-1]
-    rows = [
-        (name, dim.name, last[f"validation/{name}/error/{dim.name}"], dim.unit, float(std))
-        for name in run.datasets
-        for dim, std in zip(
-            policy.robots[name].embodiment.actions,
-            policy.robots[name].statistics.actions.std,
-            strict=True,
-        )
-    ]
-    return table(
-        ("dataset", "dimension", "mean absolute error", "unit", "standard deviation in the data"),
-        rows,
-    )
+    last, header = validations[-1], ("dataset", "dimension", "mean absolute error", "unit")
+    rows = []
+    for name in run.datasets:
+        robot = policy.robots[name]
+        stds = robot.statistics.actions.std.tolist()
+        for dim, std in zip(robot.embodiment.actions, stds, strict=True):
+            error = last[f"validation/{name}/error/{dim.name}"]
+            rows.append((name, dim.name, error, dim.unit, std))
+    return table((*header, "standard deviation in the data"), rows)
 
 
 def _chunks(policy: Policy, run: RunConfig, output: Path, data_dir: str | None, frames: int) -> str:
-    indices = [
-        open_index(
-            find_row(name, run.own_datasets, keep_empty_language=run.keep_empty_language),
-            data_dir or run.data_dir,
-            run.index_dir or None,
-        )
-        for name in run.datasets
-    ]
+    kept, place = run.keep_empty_language, (data_dir or run.data_dir, run.index_dir or None)
+    rows = [find_row(one, run.own_datasets, keep_empty_language=kept) for one in run.datasets]
+    indices = [open_index(row, *place) for row in rows]
     parts = []
     for i, sample in enumerate(held_out_samples(indices, per_dataset=frames, horizon=run.horizon)):
         name = run.datasets[sample.dataset]
         predicted = policy.act([sample.observation], [i], robot=name)[0]
         figures.chunk(sample, predicted, policy.robots[name].embodiment, output / f"chunk-{i}.png")
-        parts.append(
-            f"<p>{picture(f'chunk-{i}.png', f'held-out frame {i} of {name}: predicted and true chunk')}</p>"
-        )
+        said = f"held-out frame {i} of {name}: predicted and true chunk"
+        parts.append(f"<p>{picture(f'chunk-{i}.png', said)}</p>")
     return "\n".join(parts)
