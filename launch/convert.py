@@ -15,10 +15,10 @@ import numpy as np
 from absl import flags
 
 from pi0_jax import convert
-from pi0_jax.convert import check, lerobot, parity
+from pi0_jax.convert.source import compare
 from pi0_jax.errors import InputError
 
-from . import app
+from . import app, lerobot_parity
 
 _INPUT = flags.DEFINE_string(
     "input",
@@ -89,8 +89,8 @@ def main() -> int:
     # macOS counts in bytes, Linux in KiB.
     unit = 2**30 if sys.platform == "darwin" else 2**20
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB")
-    if _VERIFY.value and _TO.value == lerobot.NAME:
-        print(parity.run_lerobot(report.source, _OUTPUT.value))
+    if _VERIFY.value and _TO.value == "lerobot":
+        print(lerobot_parity.run_lerobot(report.source, _OUTPUT.value))
     return 1 if failures else 0
 
 
@@ -103,7 +103,7 @@ def _sizes(entries: list[str]) -> dict[str, int]:
 
 
 def _verify(source: convert.Source) -> int:
-    comparisons = list(check.compare(source, convert.open(_OUTPUT.value)))
+    comparisons = list(compare(source, convert.open(_OUTPUT.value)))
     wrong = [c for c in comparisons if c.differing]
     for c in wrong:
         print(f"{c.path}: {c.differing:,} of {c.elements:,} elements differ")

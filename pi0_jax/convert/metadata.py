@@ -24,24 +24,14 @@ from pi0_jax.errors import InputError, expecting
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.policy_config import PolicyConfig
 from pi0_jax.preprocess import normalize
-from pi0_jax.preprocess.normalize import Mode, Statistics
+from pi0_jax.preprocess.normalize import Mode, Statistics, VectorStatistics
 
 FILE = "pi0_jax.json"
 _FORMAT = 2
 PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
 PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
 PUBLISHED_VOCABULARY = 257_152
-_FIELDS = (
-    "robots",
-    "horizon",
-    "max_tokens",
-    "normalization",
-    "tokenizer",
-    "policy",
-    "training",
-    "position",
-    "sizes",
-)
+_NEUTRAL = 1e-6  # how exactly padding of statistics is 0 or 1
 _ROUNDING = 1e-6  # the relative rounding of statistics in float32
 
 
@@ -91,22 +81,21 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the metadata as plain data."""
+        robots = {
+            name: {
+                "statistics": normalize.to_json(robot.statistics),
+                "embodiment": robot.embodiment and robot.embodiment.to_json(),
+            }
+            for name, robot in self.robots.items()
+        }
         return {
             "format": _FORMAT,
-            "robots": {
-                name: {
-                    "statistics": normalize.to_json(robot.statistics),
-                    "embodiment": None if robot.embodiment is None else robot.embodiment.to_json(),
-                }
-                for name, robot in self.robots.items()
-            },
+            "robots": robots,
             "horizon": self.horizon,
             "max_tokens": self.max_tokens,
             "normalization": self.normalization,
-            "tokenizer": None
-            if self.tokenizer is None
-            else base64.b64encode(self.tokenizer).decode(),
-            "policy": None if self.policy is None else dataclasses.asdict(self.policy),
+            "tokenizer": self.tokenizer and base64.b64encode(self.tokenizer).decode(),
+            "policy": self.policy and dataclasses.asdict(self.policy),
             "training": dict(self.training),
             "position": self.position,
             "sizes": {NAMES[letter]: size for letter, size in self.sizes.items()},
@@ -123,48 +112,38 @@ class Metadata:
         Raises:
             InputError: the format is another, or a field is missing or wrong.
         """
-        found = record["format"] if "format" in record else "none"
+        found = record.get("format", "none")
         if found not in (1, _FORMAT):
             raise InputError(f"{source}: expected format {_FORMAT}, or 1, found {found}")
+        # In format 1 the run's config was one flat record, or null.
         if found == 1:
-            record = _from_format_1(record)
-        missing = [field for field in _FIELDS if field not in record]
+            run = record.get("run")
+            policy, training = (None, {}) if run is None else policy_config.split(run)
+            record = {**record, "policy": policy, "training": training}
+        values = {
+            field.name: record[field.name]
+            for field in dataclasses.fields(cls)
+            if field.name in record
+        }
+        missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
         if missing:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
         with expecting("what an export of ours writes", source):
-            robots = {
+            values["robots"] = {
                 name: RobotRecord(
                     normalize.from_json(robot["statistics"], source),
                     None
                     if robot["embodiment"] is None
                     else Embodiment.from_json(robot["embodiment"], stored=True),
                 )
-                for name, robot in record["robots"].items()
+                for name, robot in values["robots"].items()
             }
-            tokenizer = (
-                None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
-            )
-            policy = (
-                None
-                if record["policy"] is None
-                else policy_config.from_json(record["policy"], f"{source}: policy")
-            )
-            sizes = {LETTERS[name]: index(size) for name, size in record["sizes"].items()}
-        fields = {
-            name: record[name]
-            for name in ("horizon", "max_tokens", "normalization", "training", "position")
-        }
-        return cls(robots=robots, tokenizer=tokenizer, policy=policy, sizes=sizes, **fields)
-
-
-def _from_format_1(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns format 1 into format 2.
-
-    In format 1 the run's config was one flat record, or null.
-    """
-    run = record["run"] if "run" in record else None
-    policy, training = (None, {}) if run is None else policy_config.split(run)
-    return {**record, "policy": policy, "training": training}
+            values["sizes"] = {LETTERS[name]: index(size) for name, size in values["sizes"].items()}
+            if values["tokenizer"] is not None:
+                values["tokenizer"] = base64.b64decode(values["tokenizer"])
+            if values["policy"] is not None:
+                values["policy"] = policy_config.from_json(values["policy"], f"{source}: policy")
+        return cls(**values)
 
 
 def read_beside(folder: Folder) -> Metadata | None:
@@ -195,34 +174,24 @@ def with_beside(
     if beside is None:
         return own
     where = str(folder.file(FILE))
-    said: tuple[tuple[str, object, object], ...] = (
-        ("horizon", own.horizon, beside.horizon),
-        ("max_tokens", own.max_tokens, beside.max_tokens),
-        ("normalization", own.normalization, beside.normalization),
-    )
-    for name, ours, theirs in said:
+    for name in ("horizon", "max_tokens", "normalization"):
+        ours, theirs = (vars(metadata)[name] for metadata in (own, beside))
         if ours is not None and ours != theirs:
             raise InputError(f"{where}: {name} is {theirs}, {ours} by the checkpoint's other files")
     if set(own.robots) != set(beside.robots):
         theirs, ours = (", ".join(metadata.robots) or "none" for metadata in (beside, own))
         raise InputError(f"{where}: robots: {theirs}; the checkpoint's other files have {ours}")
     for name, robot in own.robots.items():
-        _check_robot(
-            robot,
-            beside.robots[name],
-            f"{where}: {name}",
-            lambda statistics: written(statistics, beside.mode),
-        )
+        statistics, embodiment = beside.robots[name]
+        expected = RobotRecord(written(statistics, beside.mode), embodiment)
+        _check_robot(robot, expected, f"{where}: {name}")
     return beside
 
 
-def _check_robot(
-    own: RobotRecord, beside: RobotRecord, where: str, written: Callable[[Statistics], Statistics]
-) -> None:
+def _check_robot(own: RobotRecord, beside: RobotRecord, where: str) -> None:
     """Raises InputError if a robot's statistics, cameras or dimensions differ in the two."""
-    for part, theirs, ours in zip(
-        Statistics._fields, written(beside.statistics), own.statistics, strict=True
-    ):
+    vectors = zip(Statistics._fields, beside.statistics, own.statistics, strict=True)
+    for part, theirs, ours in vectors:
         for field, kept, found in zip(ours._fields, theirs, ours, strict=True):
             if found is not None and kept is not None and not _equal(kept, found):
                 raise InputError(
@@ -267,6 +236,51 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
             f"{source}: --robot: expected one of {', '.join(metadata.robots)}, found {name or 'none'}"
         )
     return name, metadata.robots[name]
+
+
+def known_embodiment(record: RobotRecord, where: str) -> Embodiment:
+    """Returns a robot's embodiment; raises InputError if it is not known."""
+    if record.embodiment is None:
+        raise InputError(
+            f"{where}: expected its embodiment, found none; name a record with --embodiment"
+        )
+    return record.embodiment
+
+
+def without_padding(record: RobotRecord, where: str) -> RobotRecord:
+    """Returns the robot with the statistics of its own dimensions, where its record is known.
+
+    Raises:
+        InputError: there are fewer dimensions than the robot has, or further ones that are not
+            padding. Padding has mean 0 and standard deviation 0 or 1, to 1e-6.
+    """
+    if record.embodiment is None:
+        return record
+    state, actions = record.statistics
+    robot = record.embodiment
+    return record._replace(
+        statistics=Statistics(
+            _without_padding(state, len(robot.state), f"{where}: state"),
+            _without_padding(actions, len(robot.actions), f"{where}: actions"),
+        )
+    )
+
+
+def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorStatistics:
+    """Cuts one vector to `dims` dimensions, after it has checked the rest."""
+    if len(vector.mean) < dims:
+        raise InputError(
+            f"{where}: expected at least the robot's {dims} dimensions, found {len(vector.mean)}"
+        )
+    for i in range(dims, len(vector.mean)):
+        mean, std = vector.mean[i], vector.std[i]
+        if abs(mean) > _NEUTRAL or min(abs(std), abs(std - 1)) > _NEUTRAL:
+            expected = f"padding with mean 0 and std 0 or 1 after the robot's {dims} dimensions"
+            raise InputError(
+                f"{where}[{i}]: expected {expected}, found mean {mean:g} and std {std:g}"
+            )
+    optional = (None if values is None else values[:dims] for values in vector[2:])
+    return VectorStatistics(vector.mean[:dims], vector.std[:dims], *optional)
 
 
 def find_embodiment(name: str | Embodiment) -> Embodiment:

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
-from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.convert.source import LazyArray, Source
 from pi0_jax.errors import InputError
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import parameter_shapes
@@ -58,7 +58,7 @@ class Choice(NamedTuple):
 
     load: tuple[str, ...]
     fresh: tuple[str, ...]
-    ignored: Mapping[str, Leaf]
+    ignored: Mapping[str, LazyArray]
 
 
 def check_start(run: RunConfig) -> None:
@@ -163,7 +163,7 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> Choice:
     )
 
 
-def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> str:
+def _contradiction(path: str, found: LazyArray, expected: jax.ShapeDtypeStruct) -> str:
     """Says in which sizes a leaf's shape differs from the model's."""
     sizes = zip(tree.AXES[path].split(), expected.shape, found.shape, strict=True)
     differences = " and ".join(
