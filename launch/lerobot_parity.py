@@ -46,8 +46,8 @@ def environment() -> str:
     import transformers
 
     jax_, torch_, theirs = (module.__version__ for module in (jax, torch, transformers))
-    python = platform.python_version()
-    return f"float32 on a CPU, Python {python}, JAX {jax_}, torch {torch_}, transformers {theirs}."
+    before = f"float32 on a CPU, Python {platform.python_version()}"
+    return f"{before}, JAX {jax_}, torch {torch_}, transformers {theirs}."
 
 
 def compare_with_lerobot(
@@ -151,6 +151,4 @@ def _check_loaded(directory: Path, loaded: Mapping[str, Any]) -> None:
         for name in file.keys():  # noqa: SIM118
             kept = file.get_tensor(name).astype(np.float32)
             if kept.tobytes() != loaded[name].numpy().tobytes():
-                raise InputError(
-                    f"{directory}: {name}: LeRobot's model does not hold what the file has"
-                )
+                raise InputError(f"{directory}: {name}: LeRobot's model holds other numbers")

@@ -78,13 +78,13 @@ def test_a_tensor_that_no_rule_covers_is_named(tmp_path, tensors):
 
 def test_shapes_that_contradict_each_other_are_both_named(tmp_path, tensors):
     name = "model.paligemma_with_expert.gemma_expert.model.layers.2.mlp.up_proj.weight"
-    message = r"expert_mlp_dim is 40 by model.*, 41 by .*layers.2.mlp.up_proj.weight \[41, 16\]"
+    message = r"layers.2.mlp.up_proj.weight: expected expert_mlp_dim 40 \(by .*down_proj.weight\), found 41"
     refused(message, opened, tmp_path, tensors | {name: np.zeros((41, 16), np.float32)})
 
 
 def test_heads_that_do_not_divide_are_named(tmp_path, tensors):
     refused(
-        "k_proj.weight has 8 rows or columns, expected num_kv_heads x head_dim 16",
+        "k_proj.weight: expected num_kv_heads 1 x head_dim 16, found 8",
         opened, tmp_path, tensors, convert.Options(sizes={"head_dim": 16, "image_heads": 2}),
     )  # fmt: skip
     refused(
