@@ -45,16 +45,9 @@ from pi0_jax.preprocess.tokenizer import Tokenizer
 OUTPUTS = {
     ours.NAME: ("checkpoints", ""),
     openpi.JAX: ("params", "minimum and maximum, embodiment, horizon, tokenizer, config"),
-    openpi.PYTORCH: (
-        "config.json",
-        "minimum and maximum, embodiment, sizes of heads, tokenizer, config",
-    ),
-    lerobot.NAME: (
-        "config.json",
-        "float64 statistics, units, control rate, sizes of heads, tokenizer, config",
-    ),
-}
-_SHOWN_NOWHERE = ("horizon", "max_tokens")
+    openpi.PYTORCH: ("config.json", "minimum and maximum, embodiment, sizes of heads, tokenizer, config"),
+    lerobot.NAME: ("config.json", "float64 statistics, units, control rate, sizes of heads, tokenizer, config"),
+}  # fmt: skip
 _ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm_1/Dense_0")
 
 
@@ -230,15 +223,9 @@ _WRITERS: Mapping[str, Callable[[Source, Path], list[str]]] = {
 
 
 def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str]]:
-    """Opens a checkpoint as it will be written.
+    """Opens a checkpoint as it will be written to the format `to`; returns notes, too.
 
-    Args:
-        path: the checkpoint.
-        to: the format to write.
-        options: what the files do not say.
-
-    Returns:
-        The source, with every leaf, in the wanted dtype and with complete metadata; and notes.
+    The source has every leaf, the wanted dtype and complete metadata.
 
     Raises:
         InputError: as in `open_checkpoint`; or statistics are missing.
@@ -290,14 +277,9 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
     tokenizer = metadata.tokenizer
     if options.tokenizer is not None:
         tokenizer = Tokenizer.open(options.tokenizer).model
-    completed = dataclasses.replace(
-        metadata,
-        robots=robots,
-        horizon=horizon,
-        max_tokens=max_tokens,
-        tokenizer=tokenizer,
-        normalization=metadata.mode,
-    )
+    completed = Metadata(
+        robots, horizon, max_tokens, metadata.mode, tokenizer, metadata.policy, metadata.training, metadata.position, metadata.sizes
+    )  # fmt: skip
     return completed, notes
 
 
@@ -308,31 +290,34 @@ def _of_embodiment(record: RobotRecord, name: str | Embodiment, where: str) -> R
     """
     given, known = find_embodiment(name), record.embodiment
     if known is not None:
-        found, expected = (
-            [
-                f"{i}" if place == i else f"{i} to state {place}"
-                for i, place in enumerate(embodiment.delta_states)
-                if place is not None
-            ]
-            for embodiment in (given, known)
-        )
+        found, expected = map(_deltas, (given, known))
         if found != expected:
             raise InputError(
                 f"{where}: --embodiment={given.name}: actions learnt relative to the state: expected"
-                f" {', '.join(expected) or 'none'} as the checkpoint says, found {', '.join(found) or 'none'}"
+                f" {expected} as the checkpoint says, found {found}"
             )
     return record._replace(embodiment=given)
 
 
+def _deltas(embodiment: Embodiment) -> str:
+    """Says which actions are learnt relative to which states."""
+    places = enumerate(embodiment.delta_states)
+    texts = (
+        f"{i}" if place == i else f"{i} to state {place}"
+        for i, place in places
+        if place is not None
+    )
+    return ", ".join(texts) or "none"
+
+
 def _letters(sizes: Mapping[str, int]) -> dict[str, int]:
     """Turns the names of the user's sizes into the letters of tree.py; refuses unknown ones."""
-    unknown = [name for name in sizes if name not in tree.LETTERS and name not in _SHOWN_NOWHERE]
-    if unknown:
-        raise InputError(
-            f"--sizes: {unknown[0]} is unknown; the sizes are {', '.join((*tree.LETTERS, *_SHOWN_NOWHERE))}"
-        )
-    if small := [name for name, size in sizes.items() if size < 1]:
-        raise InputError(f"--sizes: {small[0]}: expected at least 1, found {sizes[small[0]]}")
+    known = (*tree.LETTERS, "horizon", "max_tokens")
+    for name, size in sizes.items():
+        if name not in known:
+            raise InputError(f"--sizes: {name} is unknown; the sizes are {', '.join(known)}")
+        if size < 1:
+            raise InputError(f"--sizes: {name}: expected at least 1, found {size}")
     return {tree.LETTERS[name]: size for name, size in sizes.items() if name in tree.LETTERS}
 
 

@@ -26,6 +26,7 @@ from pi0_jax.convert.huggingface_names import (
     pi0_rules,
 )
 from pi0_jax.convert.metadata import (
+    FILE,
     PUBLISHED_TOKENIZER,
     PUBLISHED_VOCABULARY,
     Metadata,
@@ -60,9 +61,8 @@ _EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that
 _EULER_STEPS = 10  # as published, where no run says otherwise
 # What a π0 of LeRobot needs of config.json, and what we write of the rest.
 _NEEDED = (
-    "type chunk_size n_action_steps tokenizer_max_length input_features output_features"
-    " normalization_mapping"
-).split()
+    "type", "chunk_size", "n_action_steps", "tokenizer_max_length", "input_features", "output_features", "normalization_mapping"
+)  # fmt: skip
 _DEFAULTS: Mapping[str, Any] = {
     "type": "pi0", "n_obs_steps": 1, "device": "cpu", "use_amp": False, "use_peft": False, "push_to_hub": True, "repo_id": None,
     "private": None, "tags": None, "license": None, "pretrained_path": None, "pretrained_revision": None,
@@ -80,14 +80,7 @@ Record = dict[str, Any]
 
 
 def read(folder: Folder | None, path: str, tensors: Tensors, sizes: Sizes) -> Source:
-    """Opens the model, and reads no array yet.
-
-    Args:
-        folder: the directory; None for a safetensors file alone.
-        path: names the checkpoint in messages.
-        tensors: the arrays.
-        sizes: those that the user gives, because no tensor shows them.
-    """
+    """Opens the model; the arguments are those of `openpi.read_torch`."""
     metadata = Metadata() if folder is None else _metadata(folder)
     given = heads(tensors, metadata.sizes, sizes)
     source = mapped(tensors, RULES, format=NAME, path=path, given=given, metadata=metadata)
@@ -187,11 +180,7 @@ def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> V
 
 
 def _embodiment(config: Record, folder: Folder) -> Embodiment:
-    """Returns what config.json says of the robot.
-
-    That is its cameras in the model's order, how many dimensions it has, and which are learnt
-    relative to the state. It names no units and no control rate; 0 Hz stands for that.
-    """
+    """Returns what config.json says of the robot: no units and no control rate, so 0 Hz."""
     where = str(folder.file(CONFIG))
     images = [
         name.removeprefix(_IMAGES)
@@ -245,11 +234,7 @@ def relative_mask(names: Sequence[str], excluded: Sequence[str]) -> list[bool]:
 
 
 def write(source: Source, folder: Path) -> list[str]:
-    """Writes the directory, and returns notes for the user.
-
-    Args:
-        source: the checkpoint, with one robot.
-        folder: the directory, which is empty.
+    """Writes the directory of a checkpoint with one robot; returns notes for the user.
 
     Raises:
         InputError: there is no robot, or several, or one without its embodiment.
@@ -259,7 +244,8 @@ def write(source: Source, folder: Path) -> list[str]:
     embodiment = known_embodiment(record, f"{source.path}: robot {name}")
     tensors = dict(torch_tensors(source, RULES))
     dtype = safetensors_files.one_dtype(tensors)
-    for file, content in descriptions(source.model_config(), metadata, embodiment, dtype).items():
+    contents = descriptions(source.model_config(), metadata, embodiment, dtype)
+    for file, content in contents.items():
         (folder / file).write_text(json.dumps(content, indent=4 if file == CONFIG else 2))
     statistics, still = as_written(record.statistics, metadata.mode)
     for file in (PREPROCESSOR_STATE, POSTPROCESSOR_STATE):
@@ -307,14 +293,7 @@ def _statistics_tensors(statistics: Statistics) -> dict[str, LazyArray]:
 def descriptions(
     model: Pi0Config, metadata: Metadata, embodiment: Embodiment, dtype: str
 ) -> dict[str, Record]:
-    """Returns the content of the three JSON files.
-
-    Args:
-        model: the model's sizes.
-        metadata: what travels beside the weights.
-        embodiment: the robot's record.
-        dtype: LeRobot's name of the weights' dtype.
-    """
+    """Returns the content of the three JSON files; `dtype` is LeRobot's name of the weights'."""
     size = model.vision.image_size
     # LeRobot's π0 reads the cameras in the order of their features.
     cameras = [embodiment.cameras[slot] for slot in CAMERA_SLOTS if slot in embodiment.cameras]
@@ -341,7 +320,8 @@ def descriptions(
         "tokenizer_name": PUBLISHED_TOKENIZER,
     }  # fmt: skip
     device = {"device": "cpu", "float_dtype": None}
-    scaling = {"eps": normalize.EPSILON, "norm_map": norm_map}
+    to_robot: Record = {"eps": normalize.EPSILON, "features": outputs, "norm_map": norm_map}
+    to_model = {**to_robot, "features": inputs | outputs}
     before = [
         _step("rename_observations_processor", {"rename_map": {}}),
         _step("to_batch_processor", {}),
@@ -349,12 +329,10 @@ def descriptions(
         _step("tokenizer_processor", tokenizer),
         _step("device_processor", device),
         _step("relative_actions_processor", relative),
-        _step(
-            "normalizer_processor", {**scaling, "features": inputs | outputs}, PREPROCESSOR_STATE
-        ),
+        _step("normalizer_processor", to_model, state_file=PREPROCESSOR_STATE),
     ]
     after = [
-        _step("unnormalizer_processor", {**scaling, "features": outputs}, POSTPROCESSOR_STATE),
+        _step("unnormalizer_processor", to_robot, state_file=POSTPROCESSOR_STATE),
         _step("absolute_actions_processor", {"enabled": relative["enabled"]}),
         _step("device_processor", device),
     ]
@@ -365,10 +343,9 @@ def descriptions(
     }
 
 
-def _step(name: str, config: Record, state_file: str = "") -> Record:
+def _step(name: str, config: Record, **files: str) -> Record:
     """Returns a step of a processor."""
-    step = {"registry_name": name, "config": config}
-    return {**step, "state_file": state_file} if state_file else step
+    return {"registry_name": name, "config": config, **files}
 
 
 def _relative(embodiment: Embodiment) -> Record:
@@ -390,21 +367,13 @@ def _relative(embodiment: Embodiment) -> Record:
 
 def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str]:
     """Returns what the user should know about what was written."""
-    notes = []
-    if not is_published(source.sizes):
-        notes.append(
-            "warning: config.json can only name gemma_2b and gemma_300m; LeRobot builds those, and this model has other sizes"
-        )
-    if source.sizes["V"] != PUBLISHED_VOCABULARY:
-        notes.append(
-            f"warning: the processors name PaliGemma's tokenizer; this model's vocabulary has {source.sizes['V']} pieces"
-        )
-    if still:
-        notes.append(
-            f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"
-        )
-    if list(embodiment.cameras) != list(CAMERA_SLOTS[: len(embodiment.cameras)]):
-        notes.append(
-            f"cameras keep the order of their slots ({', '.join(embodiment.cameras)}); which those are is only in pi0_jax.json"
-        )
-    return notes + differences(source.metadata, "LeRobot")
+    pieces, order = source.sizes["V"], list(embodiment.cameras)
+    tokenizer = "warning: the processors name PaliGemma's tokenizer"
+    slots = f"cameras keep the order of their slots ({', '.join(order)})"
+    notes = (
+        (not is_published(source.sizes), "warning: config.json can only name gemma_2b and gemma_300m, which are of other sizes"),
+        (pieces != PUBLISHED_VOCABULARY, f"{tokenizer}; this model's vocabulary has {pieces} pieces"),
+        (still, f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"),
+        (order != list(CAMERA_SLOTS[: len(order)]), f"{slots}; which those are is only in {FILE}"),
+    )  # fmt: skip
+    return [note for holds, note in notes if holds] + differences(source.metadata, "LeRobot")

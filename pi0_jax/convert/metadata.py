@@ -120,24 +120,18 @@ class Metadata:
             run = record.get("run")
             policy, training = (None, {}) if run is None else policy_config.split(run)
             record = {**record, "policy": policy, "training": training}
-        values = {
-            field.name: record[field.name]
-            for field in dataclasses.fields(cls)
-            if field.name in record
-        }
-        missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
-        if missing:
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in fields if name not in record]:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
+        values = {name: record[name] for name in fields}
         with expecting("what an export of ours writes", source):
-            values["robots"] = {
-                name: RobotRecord(
-                    normalize.from_json(robot["statistics"], source),
-                    None
-                    if robot["embodiment"] is None
-                    else Embodiment.from_json(robot["embodiment"], stored=True),
-                )
-                for name, robot in values["robots"].items()
-            }
+            robots = values["robots"] = dict(values["robots"])
+            for name, robot in robots.items():
+                statistics = normalize.from_json(robot["statistics"], source)
+                embodiment = robot["embodiment"]
+                if embodiment is not None:
+                    embodiment = Embodiment.from_json(embodiment, stored=True)
+                robots[name] = RobotRecord(statistics, embodiment)
             values["sizes"] = {LETTERS[name]: index(size) for name, size in values["sizes"].items()}
             if values["tokenizer"] is not None:
                 values["tokenizer"] = base64.b64decode(values["tokenizer"])
@@ -148,11 +142,9 @@ class Metadata:
 
 def read_beside(folder: Folder) -> Metadata | None:
     """Reads what an export of ours left in pi0_jax.json; None where there is no such file."""
-    return (
-        Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
-        if FILE in folder
-        else None
-    )
+    if FILE not in folder:
+        return None
+    return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
 
 
 def with_beside(
@@ -197,11 +189,8 @@ def _check_robot(own: RobotRecord, beside: RobotRecord, where: str) -> None:
                 raise InputError(
                     f"{where}: {part}.{field} is not that of the checkpoint's other files"
                 )
-    if (
-        own.embodiment is not None
-        and beside.embodiment is not None
-        and _traits(own.embodiment) != _traits(beside.embodiment)
-    ):
+    traits = [_traits(robot.embodiment) for robot in (own, beside) if robot.embodiment]
+    if len(traits) == 2 and traits[0] != traits[1]:
         raise InputError(
             f"{where}: the embodiment's cameras or dimensions are not those of the checkpoint's other files"
         )
@@ -254,16 +243,12 @@ def without_padding(record: RobotRecord, where: str) -> RobotRecord:
         InputError: there are fewer dimensions than the robot has, or further ones that are not
             padding. Padding has mean 0 and standard deviation 0 or 1, to 1e-6.
     """
-    if record.embodiment is None:
+    (state, actions), robot = record
+    if robot is None:
         return record
-    state, actions = record.statistics
-    robot = record.embodiment
-    return record._replace(
-        statistics=Statistics(
-            _without_padding(state, len(robot.state), f"{where}: state"),
-            _without_padding(actions, len(robot.actions), f"{where}: actions"),
-        )
-    )
+    state = _without_padding(state, len(robot.state), f"{where}: state")
+    actions = _without_padding(actions, len(robot.actions), f"{where}: actions")
+    return RobotRecord(Statistics(state, actions), robot)
 
 
 def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorStatistics:
@@ -318,16 +303,12 @@ def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
 
 def differences(metadata: Metadata, port: str) -> list[str]:
     """Returns warnings about what the policy did and the port will not do."""
-    policy = metadata.policy
-    notes: list[str] = []
-    for robot in metadata.robots.values():
-        notes += [] if robot.embodiment is None else _differing_deltas(robot.embodiment, port)
-    if policy is not None and policy.loss_dims == "real":
+    records = [robot.embodiment for robot in metadata.robots.values() if robot.embodiment]
+    notes = [note for record in records for note in _differing_deltas(record, port)]
+    if metadata.policy and metadata.policy.loss_dims == "real":
         notes.append(
             f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ"
         )
-    if policy is not None and policy.normalization_clip:
-        notes.append(
-            f"warning: states were clipped to ±{policy.normalization_clip} model units; {port} does not clip"
-        )
+    if metadata.policy and (clip := metadata.policy.normalization_clip):
+        notes.append(f"warning: states were clipped to ±{clip} model units; {port} does not clip")
     return notes

@@ -23,7 +23,6 @@ from pi0_jax.convert.metadata import (
     PUBLISHED_HORIZON,
     PUBLISHED_MAX_TOKENS,
     PUBLISHED_VOCABULARY,
-    Metadata,
 )
 from pi0_jax.convert.rules import Rule, match, rule
 from pi0_jax.convert.source import LazyArray, Source, Tensors, mapped
@@ -116,28 +115,8 @@ def read_npz(file: Location, sizes: tree.Sizes) -> Source:
         raise InputError(
             f"{file}: expected big_vision's params/img/... and params/llm/..., found {found}"
         )
-    return _backbone(tensors, NPZ_RULES, BIG_VISION, str(file), sizes)
-
-
-def _backbone(
-    tensors: Tensors,
-    table: list[Rule],
-    format: str,
-    path: str,
-    given: tree.Sizes,
-    notes: tuple[str, ...] = (),
-) -> Source:
-    """Makes a source of the backbone's leaves alone."""
-    return mapped(
-        tensors,
-        table,
-        format=format,
-        path=path,
-        wanted=tree.BACKBONE_AXES,
-        given=given,
-        metadata=Metadata(),
-        notes=notes,
-    )
+    wanted, path = tree.BACKBONE_AXES, str(file)
+    return mapped(tensors, NPZ_RULES, format=BIG_VISION, path=path, given=sizes, wanted=wanted)
 
 
 # ---- Hugging Face's safetensors
@@ -151,14 +130,7 @@ def is_hugging_face(names: Iterable[str]) -> bool:
 def read_hugging_face(
     folder: Folder | None, path: str, tensors: Tensors, sizes: tree.Sizes
 ) -> Source:
-    """Opens Hugging Face's safetensors, and reads no array yet.
-
-    Args:
-        folder: where config.json lies; None for a file alone.
-        path: names the checkpoint in messages.
-        tensors: the arrays.
-        sizes: those that the user gives, because no tensor shows them.
-    """
+    """Opens Hugging Face's safetensors; the arguments are those of `openpi.read_torch`."""
     # Of the names that transformers has used, take those that cover most tensors.
     table = max(HUGGING_FACE_RULES, key=lambda table: sum(bool(match(name, table)) for name in tensors))  # fmt: skip
     padded = {
@@ -173,7 +145,11 @@ def read_hugging_face(
     )
     given = heads({**tensors, **cut}, _heads_in(config), sizes)
     notes = tuple(f"{name}: padded; kept {PUBLISHED_VOCABULARY:,} rows" for name in padded)
-    return _backbone({**tensors, **cut}, table, HUGGING_FACE, path, given, notes)
+    wanted = tree.BACKBONE_AXES
+    source = mapped(
+        {**tensors, **cut}, table, format=HUGGING_FACE, path=path, given=given, wanted=wanted
+    )
+    return dataclasses.replace(source, notes=(*notes, *source.notes))
 
 
 def _first_rows(array: LazyArray, rows: int) -> LazyArray:

@@ -48,6 +48,7 @@ def in_memory(array: np.ndarray) -> LazyArray:
     return LazyArray(array.shape, array.dtype, lambda i: array if i is None else array[i])
 
 
+_NOTHING = Metadata()
 Tensors: TypeAlias = Mapping[str, LazyArray]  # of a foreign checkpoint, by name
 
 
@@ -118,10 +119,9 @@ def mapped(
     *,
     format: str,
     path: str,
-    wanted: Mapping[str, str] = tree.AXES,
     given: tree.Sizes,
-    metadata: Metadata,
-    notes: tuple[str, ...] = (),
+    metadata: Metadata = _NOTHING,
+    wanted: Mapping[str, str] = tree.AXES,
 ) -> Source:
     """Makes a source of a foreign checkpoint, through its rules.
 
@@ -130,10 +130,9 @@ def mapped(
         table: the rules of the format.
         format: the format's name.
         path: names the checkpoint in messages.
-        wanted: the leaves to fill, with their axes.
         given: sizes that the tensors do not show (letters of tree.py).
         metadata: what travels beside the weights.
-        notes: what the user should know of this input.
+        wanted: the leaves to fill, with their axes.
 
     Raises:
         InputError: rules.plan raises it, or a tensor's dtype is wrong.
@@ -144,16 +143,18 @@ def mapped(
     leaves = {leaf: _joined(plan, tensors, leaf, shapes[leaf], path) for leaf in wanted}
 
     def differing() -> list[str]:
-        """Compares each copy with the tensor whose leaf it holds once more."""
         weights = {
-            name: next(iter(plan.pieces[leaf].values())) for name, leaf in plan.copies.items()
+            copy: next(iter(plan.pieces[leaf].values())).name for copy, leaf in plan.copies.items()
         }
-        return [name for name, weight in weights.items()
-                if not same_bits(tensors[name].read(None), tensors[weight.name].read(None))]  # fmt: skip
+        return [
+            copy
+            for copy, weight in weights.items()
+            if not same_bits(tensors[copy].read(None), tensors[weight].read(None))
+        ]
 
-    if plan.unused:
-        more = " ..." if len(plan.unused) > 3 else ""
-        notes = (*notes, f"not part of π0, left out: {', '.join(plan.unused[:3])}{more}")
+    more = " ..." if len(plan.unused) > 3 else ""
+    note = f"not part of π0, left out: {', '.join(plan.unused[:3])}{more}"
+    notes = (note,) if plan.unused else ()
     unused = {name: tensors[name] for name in plan.unused}
     return Source(format, path, leaves, plan.sizes, metadata, notes, unused, differing)
 
@@ -187,9 +188,8 @@ def _joined(
         result = np.empty(shape if layer is None else shape[1:], dtype)
         for place, piece in places.items():
             if layer is None or place[0] == layer:
-                array = parse_layout(piece.layout).forward(
-                    tensors[piece.name].read(None), plan.sizes
-                )
+                array = tensors[piece.name].read(None)
+                array = parse_layout(piece.layout).forward(array, plan.sizes)
                 result[place if layer is None else place[1:]] = array
         return result
 
