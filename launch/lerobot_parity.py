@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 from pi0_jax.convert import Source
 from pi0_jax.convert.huggingface_names import is_published
+from pi0_jax.convert.safetensors_files import read_file
 from pi0_jax.errors import InputError
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.paths import unflatten
@@ -143,12 +143,9 @@ def _their_actions(
 
 def _check_loaded(directory: Path, loaded: Mapping[str, Any]) -> None:
     """Raises InputError if LeRobot's model does not hold what the file has, to the bit."""
-    with safe_open(directory / "model.safetensors", "np") as file:
-        if apart := sorted(set(file.keys()) ^ loaded.keys()):
-            raise InputError(
-                f"{directory}: {apart[0]}: expected in the file and in LeRobot's model"
-            )
-        for name in file.keys():  # noqa: SIM118
-            kept = file.get_tensor(name).astype(np.float32)
-            if kept.tobytes() != loaded[name].numpy().tobytes():
-                raise InputError(f"{directory}: {name}: LeRobot's model holds other numbers")
+    kept = read_file(directory / "model.safetensors")
+    if apart := sorted(kept.keys() ^ loaded.keys()):
+        raise InputError(f"{directory}: {apart[0]}: expected in the file and in LeRobot's model")
+    for name, tensor in kept.items():
+        if tensor.read(None).astype(np.float32).tobytes() != loaded[name].numpy().tobytes():
+            raise InputError(f"{directory}: {name}: LeRobot's model holds other numbers")

@@ -80,7 +80,7 @@ CONFINED = {
     "msgpack": ("pi0_jax/serve/",),
     # convert/ reads and writes the format itself: tensor by tensor, behind URLs too, and in one
     # file, which the ports' loaders want.
-    "safetensors": ("pi0_jax/export.py", "launch/lerobot_parity.py"),
+    "safetensors": ("pi0_jax/export.py",),
     "websockets": ("pi0_jax/serve/",),
 }
 # Importing these loads OpenGL, which no process may do that has TensorFlow: worker processes import

@@ -258,14 +258,7 @@ def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str
     """Returns the statistics that make LeRobot normalise as we do.
 
     A dimension without spread is only centred (normalize.py); LeRobot would divide it by 1e-6. So
-    it gets a spread of 1.
-
-    Args:
-        statistics: the robot's own.
-        mode: how states and actions are normalised.
-
-    Returns:
-        The statistics, and the names of the dimensions for which they are not the robot's own.
+    it gets a spread of 1. The names of these dimensions are returned, too.
     """
     still, parts = [], {}
     for part, vector in statistics._asdict().items():

@@ -103,11 +103,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
-        """Reads the metadata of pi0_jax.json.
-
-        Args:
-            record: the plain data, of this format or the one before.
-            source: names the file in messages.
+        """Reads the plain data of this format or the one before, of a file named `source`.
 
         Raises:
             InputError: the format is another, or a field is missing or wrong.
@@ -152,12 +148,9 @@ def with_beside(
     folder: Folder,
     written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own,
 ) -> Metadata:
-    """Returns what pi0_jax.json says, or what the format's own files say where it is missing.
+    """Returns what pi0_jax.json says, or where it is missing `own`: what the other files say.
 
-    Args:
-        own: what the format's own files say.
-        folder: the checkpoint's folder.
-        written: what becomes of statistics in those files.
+    `written` returns what becomes of statistics in those files.
 
     Raises:
         InputError: the two contradict each other.

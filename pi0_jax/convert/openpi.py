@@ -141,15 +141,10 @@ def lora_names(tensors: Tensors) -> list[str]:
 def merged(tensors: Tensors, scale: float, source: str) -> dict[str, LazyArray]:
     """Returns the tensors without LoRA leaves; these are merged when a weight is read.
 
-    The merged weight is w + scale * a b, where a b is a product over the last two axes.
+    The merged weight is w + alpha / rank * a b, where a b is a product over the last two axes.
 
         attn/q_einsum/w   attn/q_einsum/lora_a   attn/q_einsum/lora_b
         mlp/linear        mlp/linear_lora_a      mlp/linear_lora_b
-
-    Args:
-        tensors: the checkpoint's arrays.
-        scale: alpha / rank.
-        source: names the checkpoint in messages.
 
     Raises:
         InputError: a LoRA leaf adapts nothing, has no partner, or has another shape.

@@ -48,12 +48,7 @@ def recognise(folder: Folder) -> bool:
 
 
 def read(folder: Folder, weights: str) -> Source:
-    """Opens the latest step, or the one that the path names, and reads no array yet.
-
-    Args:
-        folder: a run's folder or a step's.
-        weights: "ema" or "params".
-    """
+    """Opens the latest step of a run's folder, or a step's; `weights` is one of WEIGHTS."""
     place = checkpoints.find(folder.url)
     step = Folder(str(place))
     if weights not in step:

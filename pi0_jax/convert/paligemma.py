@@ -177,13 +177,8 @@ def _heads_in(config: Mapping[str, Any]) -> dict[str, int]:
 def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
     """Completes a source to all of π0.
 
-    What it lacks is initialised as for a training from scratch, in float32.
-
-    Args:
-        source: the opened checkpoint.
-        given: sizes of the action expert; the published model's stand in for those that are
-            missing.
-        seed: keys the random numbers.
+    What it lacks is initialised as for a training from scratch, in float32. Sizes of the action
+    expert that are not given are the published model's.
     """
     published = tree.sizes_of_config(VARIANTS["pi0"])
     expert = {letter: given.get(letter, published[letter]) for letter in "EGA"}

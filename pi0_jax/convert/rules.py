@@ -184,7 +184,7 @@ def plan(
         rules: the rules of the format.
         shapes: the shapes of the foreign tensors, by name.
         wanted: the leaves that they must fill, with their axes.
-        given: sizes that the tensors do not show (letters of tree.py).
+        given: sizes that the tensors do not show, by the letters of tree.py.
         source: names the checkpoint in messages.
 
     Raises:
@@ -258,7 +258,7 @@ _RELATIONS: Sequence[tuple[str, Callable[..., bool], str]] = (
     ("P", lambda P: math.isqrt(P) ** 2 == P, "as many patches as a square image has"),
     ("C", lambda C: C == 3, "3 colours"),
     ("XMJ", lambda X, M, J: X == M * J, "image_width = image_heads x image_head_dim"),
-    ("NK", lambda N, K: N % K == 0, "num_heads a multiple of num_kv_heads"),
+    ("NK", lambda N, K: K > 0 and N % K == 0, "num_heads a multiple of num_kv_heads"),
     ("TE", lambda T, E: T == 2 * E, "time_mlp_input = 2 x expert_width"),
 )
 
@@ -269,16 +269,9 @@ def _sizes(
     given: Sizes,
     source: str,
 ) -> dict[str, int]:
-    """Returns the sizes of all axes.
+    """Returns the sizes of all axes, or raises InputError where tensors contradict each other.
 
-    Args:
-        tensors: name, shape, and for each axis the axes of ours that are flattened in it.
-        depths: the numbers of layers.
-        given: sizes that the tensors need not show.
-        source: names the checkpoint in messages.
-
-    Raises:
-        InputError: the tensors do not tell a size, or contradict each other or what is given.
+    A tensor is its name, its shape, and for each axis the axes of ours that are flattened in it.
     """
     sizes = dict(depths)
     told: dict[str, str] = {}  # the tensor that told a size first
@@ -312,7 +305,7 @@ def _sizes(
             )
         for axis in unknown:
             rest = math.prod(sizes[other] for other in group if other != axis)
-            sizes[axis] = max(1, size // rest)
+            sizes[axis] = max(1, size // max(1, rest))
 
     def text(letters: Iterable[str]) -> str:
         return " x ".join(

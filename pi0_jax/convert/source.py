@@ -208,13 +208,9 @@ def _finite(array: LazyArray, where: str) -> LazyArray:
 
 
 def cast(source: Source, dtype: np.dtype | None) -> Source:
-    """Returns the source in another dtype, rounded to nearest.
+    """Returns the source in another dtype, rounded to nearest; None keeps each leaf's own.
 
     Reading raises InputError if a number is too large for the dtype.
-
-    Args:
-        source: the source.
-        dtype: the dtype; None keeps each leaf's own.
     """
     if dtype is None:
         return source
@@ -235,12 +231,7 @@ def cast(source: Source, dtype: np.dtype | None) -> Source:
 def torch_tensors(source: Source, table: list[rules.Rule]) -> Iterator[tuple[str, LazyArray]]:
     """Yields every tensor of a PyTorch port, in the order in which they are best read.
 
-    The part of a leaf that was read last is kept for the tensors that are made of it: one leaf,
-    or one layer.
-
-    Args:
-        source: our leaves.
-        table: the rules of the port.
+    The leaf or layer that was read last is kept for the tensors that are made of it.
     """
     shapes = {path: leaf.shape for path, leaf in source.leaves.items()}
     zeros = source.leaves["state_proj/kernel"].dtype  # the dtype of tensors of zeros

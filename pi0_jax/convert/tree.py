@@ -107,15 +107,7 @@ def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, S
 
 
 def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
-    """Returns the model of these sizes.
-
-    No parameter shows horizon and prompt length.
-
-    Args:
-        sizes: the sizes by letter.
-        horizon: H, the steps of an action chunk.
-        max_tokens: the length of prompts.
-    """
+    """Returns the model of these sizes; no parameter shows horizon and prompt length."""
     return Pi0Config(
         vision=VisionConfig(
             image_size=math.isqrt(sizes["P"]) * sizes["Q"], patch_size=sizes["Q"], width=sizes["X"],
@@ -130,10 +122,7 @@ def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
 
 
 def sizes_of_config(config: Pi0Config) -> dict[str, int]:
-    """Returns a model's sizes by letter.
-
-    It inverts `model_config`, without horizon and prompt length.
-    """
+    """Returns a model's sizes by letter, the inverse of `model_config`."""
     vision, gemma = config.vision, config.gemma
     backbone, expert = gemma.experts
     return {
