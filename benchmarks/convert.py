@@ -20,7 +20,8 @@ import numpy as np
 from benchmarks import arm
 from benchmarks.random_checkpoint import random_source
 from pi0_jax import convert
-from pi0_jax.convert import check, ours
+from pi0_jax.convert import ours
+from pi0_jax.convert.source import compare
 from pi0_jax.models.pi0 import VARIANTS
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -61,7 +62,7 @@ def benchmark_convert(folder: Path, *, to: str, dtype: str, variant: str) -> lis
         measurements = [forth, _measured(there, back, ours.NAME, dtype)]
         differing = [
             comparison.path
-            for comparison in check.compare(source, convert.open(str(back)))
+            for comparison in compare(source, convert.open(str(back)))
             if comparison.differing
         ]
     assert not differing, differing

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import arm
 from pi0_jax.convert import ours, tree
 from pi0_jax.convert.metadata import Metadata, RobotRecord
-from pi0_jax.convert.source import Leaf, Source, is_stacked
+from pi0_jax.convert.source import LazyArray, Source, is_stacked
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
@@ -77,25 +77,30 @@ def random_source(
         robots: the robots whose records and statistics the source has.
     """
     sizes = tree.sizes_of_config(model)
-    leaves = {path: Leaf(shape, dtype(path)) for path, shape in tree.expected_shapes(sizes).items()}
+    shapes = tree.expected_shapes(sizes)
     block = np.random.default_rng(0).normal(0, _WEIGHT, _BLOCK).astype(np.float32)
 
     def draw(shape: tuple[int, ...], name: str) -> np.ndarray:
         return np.resize(np.roll(block, zlib.crc32(name.encode()) % _BLOCK), shape)
 
-    def fetch(path: str, layer: int | None) -> np.ndarray:
-        shape, stored = leaves[path]
-        if layer is not None:
-            return draw(shape[1:], f"{path}/{layer}").astype(stored)
-        if is_stacked(path):
-            return np.stack([fetch(path, i) for i in range(shape[0])])
-        return draw(shape, path).astype(stored)
+    def leaf(path: str) -> LazyArray:
+        shape, stored = shapes[path], dtype(path)
 
+        def read(layer: int | None) -> np.ndarray:
+            if layer is not None:
+                return draw(shape[1:], f"{path}/{layer}").astype(stored)
+            if is_stacked(path):
+                return np.stack([read(i) for i in range(shape[0])])
+            return draw(shape, path).astype(stored)
+
+        return LazyArray(shape, stored, read)
+
+    leaves = {path: leaf(path) for path in shapes}
     metadata = Metadata(
         robots={robot.name: RobotRecord(_statistics(robot), robot) for robot in robots},
         horizon=model.horizon, max_tokens=model.max_tokens, normalization="zscore", tokenizer=Tokenizer.open("small").model,
     )  # fmt: skip
-    return Source("random", "random", leaves, sizes, fetch, metadata)
+    return Source("random", "random", leaves, sizes, metadata)
 
 
 def _statistics(robot: Embodiment) -> normalize.Statistics:

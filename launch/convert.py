@@ -14,9 +14,9 @@ import numpy as np
 from absl import flags
 
 from pi0_jax import convert
-from pi0_jax.convert import check, lerobot, parity
+from pi0_jax.convert.source import compare
 
-from . import app, shared
+from . import app, lerobot_parity, shared
 
 # fmt: off
 _INPUT = flags.DEFINE_string("input", None,
@@ -61,17 +61,17 @@ def main() -> int:
     # macOS counts in bytes, Linux in KiB.
     unit = 2**30 if sys.platform == "darwin" else 2**20
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB")
-    if _VERIFY.value and _TO.value == lerobot.NAME:
-        print(parity.run_lerobot(report.source, _OUTPUT.value))
+    if _VERIFY.value and _TO.value == "lerobot":
+        print(lerobot_parity.run_lerobot(report.source, _OUTPUT.value))
     return 1 if failures else 0
 
 
 def _verify(source: convert.Source) -> int:
-    leaves = list(check.compare(source, convert.open(_OUTPUT.value)))
-    wrong = [leaf for leaf in leaves if leaf.differing]
-    for leaf in wrong:
-        print(f"{leaf.path}: {leaf.differing:,} of {leaf.elements:,} elements differ")
-    print(f"{len(leaves) - len(wrong)} of {len(leaves)} leaves read back bit for bit")
+    comparisons = list(compare(source, convert.open(_OUTPUT.value)))
+    wrong = [c for c in comparisons if c.differing]
+    for c in wrong:
+        print(f"{c.path}: {c.differing:,} of {c.elements:,} elements differ")
+    print(f"{len(comparisons) - len(wrong)} of {len(comparisons)} leaves read back bit for bit")
     return len(wrong)
 
 

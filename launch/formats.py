@@ -1,4 +1,4 @@
-"""Writes docs/formats.md: formats, rules and measured errors.
+"""Renews the tables of docs/formats.md: our leaves, each format's tensors, and measured errors.
 
 python -m launch.formats [--lerobot=DIR]            needs the extra torch
 """
@@ -8,11 +8,11 @@ from pathlib import Path
 from absl import flags
 
 from pi0_jax import convert, verify
-from pi0_jax.convert import page, parity
 
-from . import app
+from . import app, formats_page, lerobot_parity, paligemma_parity
+from .lerobot_parity import Comparison
 
-_OUTPUT = flags.DEFINE_string("output", "docs/formats.md", "Markdown file to write.")
+_OUTPUT = flags.DEFINE_string("output", "docs/formats.md", "The page, which is there.")
 _LEROBOT = flags.DEFINE_string(
     "lerobot", None, "A full-size float32 LeRobot directory, to be run by LeRobot and by us."
 )
@@ -20,22 +20,27 @@ _LEROBOT = flags.DEFINE_string(
 
 @app.command
 def main() -> None:
-    measured = {"known-answer vectors of openpi (JAX), toy size": _vectors()}
-    measured["transformers' PaliGemma, toy size"] = parity.compare_with_transformers()
-    if _LEROBOT.value is not None:
-        measured["LeRobot's π0, full size, random weights"] = parity.compare_with_lerobot(
-            convert.open(_LEROBOT.value), _LEROBOT.value
+    vectors = verify.compare(verify.load_vectors(verify.SHIPPED_VECTORS), "float32")
+    measured = [
+        (
+            "known-answer vectors of openpi (JAX), toy size",
+            Comparison(c.name, c.absolute, c.relative),
         )
-    Path(_OUTPUT.value).write_text(page.page(measured, parity.environment()), encoding="utf-8")
-
-
-def _vectors() -> list[parity.Comparison]:
-    comparisons = verify.compare(verify.load_vectors(verify.SHIPPED_VECTORS), "float32")
-    return [
-        parity.Comparison(c.name, c.absolute, c.relative)
-        for c in comparisons
+        for c in vectors
         if not c.name.startswith("grad_norm/")
     ]
+    measured += [
+        ("transformers' PaliGemma, toy size", c)
+        for c in paligemma_parity.compare_with_transformers()
+    ]
+    if _LEROBOT.value is not None:
+        source = convert.open(_LEROBOT.value)
+        c = lerobot_parity.compare_with_lerobot(source, _LEROBOT.value)
+        measured.append(("LeRobot's π0, full size, random weights", c))
+    page = Path(_OUTPUT.value)
+    text = page.read_text(encoding="utf-8")
+    environment = lerobot_parity.environment()
+    page.write_text(formats_page.renewed(text, measured, environment), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,13 @@ import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 
+from launch import formats_page
+from launch.lerobot_parity import Comparison
 from pi0_jax import convert, verify
-from pi0_jax.convert import check, lerobot, lerobot_files, openpi, page, rules, tree
+from pi0_jax.convert import lerobot, openpi, rules, tree
 from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata
+from pi0_jax.convert.source import compare, torch_tensors
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
 from pi0_jax.policy import Policy
@@ -75,9 +78,9 @@ def check_equal(source, flat):
     assert source.leaves.keys() == flat.keys()
     for path, array in flat.items():
         found = source.read(path)
-        assert (
-            (found.shape, found.dtype) == (array.shape, array.dtype) == tuple(source.leaves[path])
-        ), path
+        leaf = source.leaves[path]
+        for kept in (found, leaf):
+            assert (kept.shape, kept.dtype) == (array.shape, array.dtype), path
         assert found.tobytes() == array.tobytes(), path
 
 
@@ -161,7 +164,7 @@ def test_at_full_size_every_tensor_of_the_ports_is_there_and_no_other(table, fil
     )
 
 
-def test_the_files_of_a_policy_directory_are_lerobots_own(tmp_path):
+def test_the_files_of_a_policy_directory_are_lerobots_own():
     """All agree but the epsilon of the normalisation.
 
     It is ours (1e-6), because LeRobot adds what the file says.
@@ -169,16 +172,11 @@ def test_the_files_of_a_policy_directory_are_lerobots_own(tmp_path):
     published = GOLDEN / "lerobot_policy_directory"
     cameras = {slot: slot for slot in ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")}
     robot = Embodiment("arm", "eight joints", cameras, *_dims(8), control_hz=50.0, execute_steps=50)
-    lerobot_files.write(
-        tmp_path,
-        VARIANTS["pi0"],
-        Metadata(normalization="zscore"),
-        robot,
-        mode="MEAN_STD",
-        dtype="float32",
+    files = lerobot.descriptions(
+        VARIANTS["pi0"], Metadata(normalization="zscore"), robot, "float32"
     )
     for name in ("config.json", "policy_preprocessor.json", "policy_postprocessor.json"):
-        text = (tmp_path / name).read_text().replace('"eps": 1e-06', '"eps": 1e-08')
+        text = json.dumps(files[name]).replace('"eps": 1e-06', '"eps": 1e-08')
         assert json.loads(text) == json.loads((published / name).read_text()), name
 
 
@@ -241,9 +239,7 @@ def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
     )
     rounded = {path: array.astype(bfloat16) for path, array in uneven.items()}
     check_equal(convert.open(tmp_path / "out"), rounded)
-    assert all(
-        c.differing == 0 for c in check.compare(report.source, convert.open(tmp_path / "out"))
-    )
+    assert all(c.differing == 0 for c in compare(report.source, convert.open(tmp_path / "out")))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
@@ -293,22 +289,23 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
 # ---- streamed, and whole or not there
 
 
-def test_stacked_leaves_are_written_by_layer(theirs, tmp_path, monkeypatch):
-    report = convert.run(theirs, tmp_path / "a", "lerobot", convert.Options(embodiment="droid"))
+def test_stacked_leaves_are_written_by_layer(theirs, tmp_path):
+    source = convert.open(theirs)
     asked = []
-    spied = dataclasses.replace(
-        report.source,
-        fetch=lambda path, layer: asked.append((path, layer)) or report.source.fetch(path, layer),
-    )
-    leaves, arrays = openpi.torch_tensors(spied, openpi.TORCH_RULES)
-    assert len(list(arrays)) == len(leaves)
+
+    def spied(path, leaf):
+        return dataclasses.replace(
+            leaf, read=lambda layer: asked.append((path, layer)) or leaf.read(layer)
+        )
+
+    leaves = {path: spied(path, leaf) for path, leaf in source.leaves.items()}
+    tensors = torch_tensors(dataclasses.replace(source, leaves=leaves), openpi.TORCH_RULES)
+    for _, tensor in tensors:
+        tensor.read(None)
     stacked = {path for path, layer in asked if layer is not None}
-    assert stacked == {
-        path for path in spied.leaves if "/layers/" in path or "/encoderblock/" in path
-    }
-    assert [ask for ask in asked if ask[0].endswith("attn/kv_einsum/w")] == [
-        ("PaliGemma/llm/layers/attn/kv_einsum/w", i) for i in range(3)
-    ]
+    assert stacked == {path for path in leaves if "/layers/" in path or "/encoderblock/" in path}
+    path = "PaliGemma/llm/layers/attn/kv_einsum/w"
+    assert [ask for ask in asked if ask[0] == path] == [(path, i) for i in range(3)]
 
 
 @pytest.mark.parametrize("to", convert.OUTPUTS)
@@ -317,8 +314,8 @@ def test_an_interrupted_conversion_leaves_nothing(pico, tmp_path, monkeypatch, t
         raise KeyboardInterrupt
 
     for late in (
-        "openpi.norm_stats.save",
-        "lerobot.safetensors_file.write",
+        "openpi.write_statistics",
+        "lerobot.safetensors_files.write_file",
         "ours.ocp.Checkpointer",
     ):
         monkeypatch.setattr(f"pi0_jax.convert.{late}", interrupted)
@@ -351,8 +348,17 @@ def test_the_command_converts_verifies_and_says_what_it_assumed(tmp_path):
 
 def test_the_page_of_formats_is_up_to_date():
     """The measured errors do not count, because they change with the machine."""
-    made = page.page({}, "")
-    before, _, after = made.partition("## Measured")
-    _, _, rest = after.partition("## Our leaves")
-    written = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
-    assert written.startswith(before) and written.endswith(rest)
+    page = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
+    assert formats_page.renewed(page) == page
+
+
+def test_a_page_gets_new_tables_under_its_own_sentences():
+    page = "# Formats\n\n## Measured\n\nold\n\n## `ours`: (in)\n\nText.\n\n| a |\n|---|\n| b |\n"
+    measured = [("toy", Comparison("actions", 1e-6, 1e-7))]
+    assert formats_page.renewed(page, measured, "On a CPU.") == (
+        "# Formats\n\n## Measured\n\nOn a CPU.\n\n"
+        "| what | output | max abs error | relative to the largest |\n|---|---|---|---|\n"
+        "| toy | actions | 1.0e-06 | 1.0e-07 |\n\n"
+        "## `ours`: (in)\n\nText.\n\n"
+        "| tensor | our leaf | layout |\n|---|---|---|\n| `{path}` | `{path}` | same |\n"
+    )

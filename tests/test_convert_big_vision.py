@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch import paligemma_parity
 from pi0_jax import convert
-from pi0_jax.convert import parity, tree
+from pi0_jax.convert import tree
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.siglip import SigLIP
 from tests.checkpoints_of_others import UNEVEN, random_parameters
@@ -64,4 +65,4 @@ def test_language_model(ours):
     with jax.default_matmul_precision("highest"):
         embedded = theirs.apply(variables, tokens, method="embed_tokens")
         _, out = theirs.apply(variables, embedded, mask=mask)
-        check_close(parity.our_causal_outputs(ours["llm"], tokens), out["pre_logits"])
+        check_close(paligemma_parity.our_causal_outputs(ours["llm"], tokens), out["pre_logits"])

@@ -13,7 +13,6 @@ import safetensors.numpy
 
 from pi0_jax import convert
 from pi0_jax.convert import paligemma, rules, tree
-from pi0_jax.convert.source import Leaf
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import parameter_shapes
 from tests.checkpoints_of_others import UNEVEN, nested, random_parameters
@@ -124,7 +123,7 @@ def test_a_padded_embedding_is_cut_to_the_vocabulary(backbone, tmp_path, monkeyp
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     source = convert.open(tmp_path, convert.Options(sizes=HEADS))
     embedding = "PaliGemma/llm/embedder/input_embedding"
-    assert source.leaves[embedding] == Leaf((66, 24), np.dtype(np.float32))
+    assert source.leaves[embedding].shape == (66, 24)
     np.testing.assert_array_equal(source.read(embedding), backbone[embedding])
     assert (
         "language_model.model.embed_tokens.weight: padded; kept 66 rows" in source.notes

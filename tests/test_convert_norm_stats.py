@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pi0_jax.convert import norm_stats
-from pi0_jax.embodiments import EMBODIMENTS
+from pi0_jax.convert import openpi
+from pi0_jax.convert.metadata import RobotRecord, without_padding
+from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Layout, Robot, check_robot, normalize
 
@@ -15,15 +16,18 @@ ACTIONS = {"mean": [3.0], "std": [0.5], "q01": None, "q99": None}
 
 
 def write(tmp_path, **parts):
-    file = norm_stats.norm_stats_file(tmp_path, "trossen/arm")
+    file = openpi.statistics_file(tmp_path, "trossen/arm")
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"norm_stats": {"state": STATE, "actions": ACTIONS} | parts}))
     return file
 
 
 def load(file, state_dims, action_dims):
-    statistics = norm_stats.from_record(json.loads(file.read_text()), str(file))
-    return norm_stats.without_padding(statistics, state_dims, action_dims, str(file))
+    statistics = openpi.read_statistics(json.loads(file.read_text()), str(file))
+    state = tuple(StateDim(f"state_{i}", "m") for i in range(state_dims))
+    actions = tuple(ActionDim(f"action_{i}", "m", "absolute") for i in range(action_dims))
+    robot = Embodiment("arm", "an arm", {"base_0_rgb": "front"}, state, actions, 20.0, 5)
+    return without_padding(RobotRecord(statistics, robot), str(file)).statistics
 
 
 def test_a_file_is_read_without_what_it_does_not_say(tmp_path):
@@ -88,8 +92,8 @@ def test_ours_are_written_as_theirs_and_come_back(tmp_path):
     ours = normalize.Statistics(
         *(normalize.accumulate([np.random.default_rng(n).normal(size=(50, n))]) for n in (3, 4))
     )
-    file = norm_stats.norm_stats_file(tmp_path, "arm")
-    norm_stats.save(file, ours)
+    file = openpi.statistics_file(tmp_path, "arm")
+    openpi.write_statistics(file, ours)
     parts = json.loads(file.read_text())["norm_stats"]
     assert parts.keys() == {"state", "actions"}
     assert parts["state"].keys() == parts["actions"].keys() == {"mean", "std", "q01", "q99"}

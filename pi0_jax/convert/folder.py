@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,29 +65,16 @@ class Folder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Reads a JSON object; raises InputError if the file is something else."""
-        data = storage.read_all(self.file(name))
+        file = self.file(name)
+        file = self.file(name)
+        data = storage.read_all(file)
         try:
-            record = json.loads(data.decode())
+            record = json.loads(data)
         except ValueError as error:
-            raise InputError(f"{self.file(name)}: expected JSON, found: {error}") from error
+            raise InputError(f"{file}: expected JSON, found: {error}") from error
         if not isinstance(record, dict):
-            raise InputError(
-                f"{self.file(name)}: expected a JSON object, found {type(record).__name__}"
-            )
+            raise InputError(f"{file}: expected a JSON object, found {type(record).__name__}")
         return record
-
-
-def optional(record: Mapping[str, Any], name: str) -> Any:
-    """Returns a field, or None where there is none."""
-    return record[name] if name in record else None
-
-
-def is_file(place: Location) -> bool:
-    """Returns whether a place is a file."""
-    if isinstance(place, Path):
-        return place.is_file()
-    with _remote_files(place) as (files, name):
-        return files.isfile(name)
 
 
 def _listed(place: Location) -> list[str]:
@@ -111,16 +98,25 @@ def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem
     try:
         files, name = fsspec.core.url_to_fs(place.url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise InputError(
-            f"{place}: expected a URL that fsspec reads, found: {without_secrets(str(error))}"
-        ) from None
+        found = without_secrets(str(error))
+        raise InputError(f"{place}: expected a URL that fsspec reads, found: {found}") from None
     try:
         yield files, name.rstrip("/")
     except errors(place.protocol) as error:
         found = diagnose(error, place.protocol).found
-        raise InputError(
-            f"{place}: expected a checkpoint, found {'nothing' if found == 'none' else found}"
-        ) from None
+        found = "nothing" if found == "none" else found
+        raise InputError(f"{place}: expected a checkpoint, found {found}") from None
+
+
+# ---- files
+
+
+def is_file(place: Location) -> bool:
+    """Returns whether a place is a file."""
+    if isinstance(place, Path):
+        return place.is_file()
+    with _remote_files(place) as (files, name):
+        return files.isfile(name)
 
 
 def open_file(place: Location) -> BinaryIO:
@@ -129,11 +125,9 @@ def open_file(place: Location) -> BinaryIO:
     Raises:
         InputError: the file cannot be read; for a local one it may be an OSError.
     """
-    return (
-        open(place, "rb")
-        if isinstance(place, Path)
-        else io.BufferedReader(_RemoteFile(place), _REMOTE_BUFFER)
-    )
+    if isinstance(place, Path):
+        return open(place, "rb")
+    return io.BufferedReader(_RemoteFile(place), _REMOTE_BUFFER)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -143,20 +137,16 @@ class _RemoteFile(io.RawIOBase):
         self._reader, self._size, self._at = RangeReader(place), storage.size(place), 0
 
     def readable(self) -> bool:
-        """Returns that the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Returns that the file can be read anywhere."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a byte of the file and returns its number."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Reads bytes into a buffer and returns how many."""
         data = self._reader.read(self._at, max(0, min(len(buffer), self._size - self._at)))
         buffer[: len(data)] = data
         self._at += len(data)
@@ -205,19 +195,18 @@ def new_folder(output: AnyPath, last: str) -> Iterator[Path]:
             f"{place}: expected a place that can be written, found: {error.strerror}"
         ) from error
     try:
-        try:
-            yield temporary
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
-            raise InputError(
-                f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there"
-            ) from error
+        yield temporary
         if isinstance(place, Path):
             check_absent(place)
             os.rename(temporary, place)
         else:
             _upload(temporary, place, last)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise InputError(
+            f"{place}: expected more space on its disk, found: {error.strerror}; nothing is left there"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -7,17 +7,18 @@ when it is whole.
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax.convert import lerobot, norm_stats, openpi, ours, paligemma, shards, tree
+from pi0_jax import checkpoints
+from pi0_jax.checkpoints import Description
+from pi0_jax.convert import lerobot, openpi, ours, paligemma, safetensors_files, tree
 from pi0_jax.convert.folder import Folder, check_absent, is_file, new_folder
-from pi0_jax.convert.initialised import with_fresh_leaves
-from pi0_jax.convert.lora import Merged, lora_names
 from pi0_jax.convert.metadata import (
     FILE,
     PUBLISHED_HORIZON,
@@ -26,13 +27,16 @@ from pi0_jax.convert.metadata import (
     RobotRecord,
     choose_robot,
     find_embodiment,
+    without_padding,
 )
-from pi0_jax.convert.safetensors_file import SafetensorsFiles
 from pi0_jax.convert.source import Source, Tensors, cast
 from pi0_jax.data import storage
 from pi0_jax.data.storage import AnyPath
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import unflatten
+from pi0_jax.models.sampling import storage_dtype
+from pi0_jax.policy_config import Dtype
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.tokenizer import Tokenizer
 
@@ -41,17 +45,9 @@ from pi0_jax.preprocess.tokenizer import Tokenizer
 OUTPUTS = {
     ours.NAME: ("checkpoints", ""),
     openpi.JAX: ("params", "minimum and maximum, embodiment, horizon, tokenizer, config"),
-    openpi.PYTORCH: (
-        "config.json",
-        "minimum and maximum, embodiment, sizes of heads, tokenizer, config",
-    ),
-    lerobot.NAME: (
-        "config.json",
-        "float64 statistics, units, control rate, sizes of heads, tokenizer, config",
-    ),
-}
-INITIAL_WEIGHTS = (paligemma.BIG_VISION, paligemma.HUGGING_FACE)
-_SHOWN_NOWHERE = ("horizon", "max_tokens")
+    openpi.PYTORCH: ("config.json", "minimum and maximum, embodiment, sizes of heads, tokenizer, config"),
+    lerobot.NAME: ("config.json", "float64 statistics, units, control rate, sizes of heads, tokenizer, config"),
+}  # fmt: skip
 _ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm_1/Dense_0")
 
 
@@ -116,60 +112,59 @@ def _opened(path: AnyPath, options: Options) -> Source:
         if place.name.endswith(".npz"):
             return paligemma.read_npz(place, given)
         if place.name.endswith(".safetensors"):
-            return _read_safetensors(None, str(place), SafetensorsFiles([place]), given)
+            return _read_torch(None, str(place), safetensors_files.read_file(place), given)
         raise InputError(f"{place}: expected a directory, an npz or a safetensors file")
     folder = Folder(place)
     if ours.recognise(folder):
         return ours.read(folder, options.weights)
-    orbax, torch = openpi.recognise_jax(folder), shards.present(folder)
+    orbax, torch = openpi.recognise_jax(folder), safetensors_files.are_in(folder)
     if orbax and torch:
         raise InputError(
             f"{folder}: expected a checkpoint of one format, found an Orbax checkpoint and safetensors"
         )
-    if not orbax and not torch:
-        raise InputError(
-            f"{folder}: expected a checkpoint of a known format, found {', '.join(sorted(folder.names)[:5]) or 'nothing'}"
-        )
     if torch:
-        return _read_safetensors(folder, str(folder), shards.read(folder), given)
-    return openpi.read_jax(
-        folder, _screened(openpi.arrays(folder), str(folder), options.merge_lora)
-    )
+        return _read_torch(folder, str(folder), safetensors_files.read_folder(folder), given)
+    if not orbax:
+        found = ", ".join(sorted(folder.names)[:5]) or "nothing"
+        raise InputError(f"{folder}: expected a checkpoint of a known format, found {found}")
+    arrays = openpi.arrays(folder)
+    _refuse_adarms(arrays, str(folder))
+    if options.merge_lora is not None:
+        if not openpi.lora_names(arrays):
+            raise InputError(f"{folder}: --merge_lora: expected LoRA leaves to merge, found none")
+        arrays = openpi.merged(arrays, options.merge_lora, str(folder))
+    _refuse_lora(arrays, str(folder))
+    return openpi.read_jax(folder, arrays)
 
 
-def _read_safetensors(
-    folder: Folder | None, path: str, tensors: SafetensorsFiles, given: tree.Sizes
-) -> Source:
+def _read_torch(folder: Folder | None, path: str, tensors: Tensors, given: tree.Sizes) -> Source:
     """Opens safetensors of the format that their tensors' names show."""
-    _screened(tensors, path, None)
-    names = list(tensors.infos)
-    if any(name.startswith(lerobot.FIRST_NAME) for name in names):
+    _refuse_adarms(tensors, path)
+    _refuse_lora(tensors, path)
+    if any(name.startswith(lerobot.FIRST_NAME) for name in tensors):
         return lerobot.read(folder, path, tensors, given)
-    if any(name.startswith(openpi.FIRST_NAME) for name in names):
+    if any(name.startswith(openpi.FIRST_NAME) for name in tensors):
         return openpi.read_torch(folder, path, tensors, given)
-    if paligemma.is_hugging_face(names):
+    if paligemma.is_hugging_face(tensors):
         return paligemma.read_hugging_face(folder, path, tensors, given)
-    raise InputError(
-        f"{path}: expected the tensors of a π0 or a PaliGemma, found {', '.join(sorted(names)[:3]) or 'none'}"
-    )
+    found = ", ".join(sorted(tensors)[:3]) or "none"
+    raise InputError(f"{path}: expected the tensors of a π0 or a PaliGemma, found {found}")
 
 
-def _screened(tensors: Tensors, path: str, merge_lora: float | None) -> Tensors:
-    """Refuses by name what is not a plain π0, and merges LoRA leaves where that is asked for."""
-    if adarms := sorted(name for name in tensors.infos if _ADARMS.search(name)):
+def _refuse_adarms(tensors: Tensors, path: str) -> None:
+    """Raises InputError for a π0.5."""
+    if found := sorted(filter(_ADARMS.search, tensors)):
         raise InputError(
-            f"{path}: {adarms[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers"
+            f"{path}: {found[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers"
         )
-    names = lora_names(tensors)
-    if merge_lora is None:
-        if names:
-            raise InputError(
-                f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK"
-            )
-        return tensors
-    if not names:
-        raise InputError(f"{path}: --merge_lora: expected LoRA leaves to merge, found none")
-    return Merged(tensors, merge_lora, path)
+
+
+def _refuse_lora(tensors: Tensors, path: str) -> None:
+    """Raises InputError for LoRA leaves that are not merged."""
+    if names := openpi.lora_names(tensors):
+        raise InputError(
+            f"{path}: {names[0]}: LoRA leaves; those of openpi's JAX checkpoints are merged with --merge_lora=ALPHA/RANK"
+        )
 
 
 class Report(NamedTuple):
@@ -228,38 +223,27 @@ _WRITERS: Mapping[str, Callable[[Source, Path], list[str]]] = {
 
 
 def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str]]:
-    """Opens a checkpoint as it will be written.
+    """Opens a checkpoint as it will be written to the format `to`; returns notes, too.
 
-    Args:
-        path: the checkpoint.
-        to: the format to write.
-        options: what the files do not say.
-
-    Returns:
-        The source, with every leaf, in the wanted dtype and with complete metadata; and notes.
+    The source has every leaf, the wanted dtype and complete metadata.
 
     Raises:
         InputError: as in `open_checkpoint`; or statistics are missing.
     """
     source = open_checkpoint(path, options)
-    initial = source.format in INITIAL_WEIGHTS
+    initial = source.format in (paligemma.BIG_VISION, paligemma.HUGGING_FACE)
     if initial:
-        source = with_fresh_leaves(source, _letters(options.sizes), options.seed)
+        source = paligemma.with_fresh_leaves(source, _letters(options.sizes), options.seed)
     metadata, notes = _completed(source.metadata, options, source.path)
-    if (
-        not metadata.robots
-        and to in (openpi.JAX, openpi.PYTORCH)
-        and not (initial or options.weights_only)
-    ):
+    without = initial or options.weights_only
+    if not metadata.robots and to in (openpi.JAX, openpi.PYTORCH) and not without:
         raise InputError(
             f"{source.path}: expected a robot's statistics, found none; --weights_only converts without them"
         )
     if not metadata.robots:
         notes.append("no statistics: weights alone, to start training from")
-    return cast(dataclasses.replace(source, metadata=metadata), options.dtype), [
-        *source.notes,
-        *notes,
-    ]
+    source = cast(dataclasses.replace(source, metadata=metadata), options.dtype)
+    return source, [*source.notes, *notes]
 
 
 def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metadata, list[str]]:
@@ -289,20 +273,13 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
         if left := [other for other in robots if other != name]:
             notes.append(f"left out: the statistics of {', '.join(left)}")
         robots = {name: record}
-    robots = {
-        name: _without_padding(record, f"{source}: {name}") for name, record in robots.items()
-    }
-    tokenizer = (
-        metadata.tokenizer if options.tokenizer is None else Tokenizer.open(options.tokenizer).model
-    )
-    completed = dataclasses.replace(
-        metadata,
-        robots=robots,
-        horizon=horizon,
-        max_tokens=max_tokens,
-        tokenizer=tokenizer,
-        normalization=metadata.mode,
-    )
+    robots = {name: without_padding(record, f"{source}: {name}") for name, record in robots.items()}
+    tokenizer = metadata.tokenizer
+    if options.tokenizer is not None:
+        tokenizer = Tokenizer.open(options.tokenizer).model
+    completed = Metadata(
+        robots, horizon, max_tokens, metadata.mode, tokenizer, metadata.policy, metadata.training, metadata.position, metadata.sizes
+    )  # fmt: skip
     return completed, notes
 
 
@@ -313,37 +290,76 @@ def _of_embodiment(record: RobotRecord, name: str | Embodiment, where: str) -> R
     """
     given, known = find_embodiment(name), record.embodiment
     if known is not None:
-        found, expected = (
-            [
-                f"{i}" if place == i else f"{i} to state {place}"
-                for i, place in enumerate(embodiment.delta_states)
-                if place is not None
-            ]
-            for embodiment in (given, known)
-        )
+        found, expected = map(_deltas, (given, known))
         if found != expected:
             raise InputError(
                 f"{where}: --embodiment={given.name}: actions learnt relative to the state: expected"
-                f" {', '.join(expected) or 'none'} as the checkpoint says, found {', '.join(found) or 'none'}"
+                f" {expected} as the checkpoint says, found {found}"
             )
     return record._replace(embodiment=given)
 
 
-def _without_padding(record: RobotRecord, where: str) -> RobotRecord:
-    """Returns the robot with the statistics of its own dimensions, where its record is known."""
-    if record.embodiment is None:
-        return record
-    dims = len(record.embodiment.state), len(record.embodiment.actions)
-    return record._replace(statistics=norm_stats.without_padding(record.statistics, *dims, where))
+def _deltas(embodiment: Embodiment) -> str:
+    """Says which actions are learnt relative to which states."""
+    places = enumerate(embodiment.delta_states)
+    texts = (
+        f"{i}" if place == i else f"{i} to state {place}"
+        for i, place in places
+        if place is not None
+    )
+    return ", ".join(texts) or "none"
 
 
 def _letters(sizes: Mapping[str, int]) -> dict[str, int]:
     """Turns the names of the user's sizes into the letters of tree.py; refuses unknown ones."""
-    unknown = [name for name in sizes if name not in tree.LETTERS and name not in _SHOWN_NOWHERE]
-    if unknown:
-        raise InputError(
-            f"--sizes: {unknown[0]} is unknown; the sizes are {', '.join((*tree.LETTERS, *_SHOWN_NOWHERE))}"
-        )
-    if small := [name for name, size in sizes.items() if size < 1]:
-        raise InputError(f"--sizes: {small[0]}: expected at least 1, found {sizes[small[0]]}")
+    known = (*tree.LETTERS, "horizon", "max_tokens")
+    for name, size in sizes.items():
+        if name not in known:
+            raise InputError(f"--sizes: {name} is unknown; the sizes are {', '.join(known)}")
+        if size < 1:
+            raise InputError(f"--sizes: {name}: expected at least 1, found {size}")
     return {tree.LETTERS[name]: size for name, size in sizes.items() if name in tree.LETTERS}
+
+
+# ---- a released π0 as a policy
+
+
+def is_released(directory: str | os.PathLike[str]) -> bool:
+    """Returns whether a folder holds a π0 of another format and no checkpoint of ours."""
+    if not checkpoints.locate(directory).is_dir():
+        return False
+    folder = Folder(directory)
+    is_other = openpi.recognise_jax(folder) or safetensors_files.are_in(folder)
+    return is_other and not ours.recognise(folder)
+
+
+def read_released(
+    directory: str | os.PathLike[str], options: Options, dtype: Dtype | None
+) -> tuple[Description, Any, list[str]]:
+    """Reads what a policy needs of a released π0, a leaf at a time; nothing is written.
+
+    Args:
+        directory: openpi's folder (JAX or PyTorch) or LeRobot's, or a gs:// or s3:// URL.
+        options: the robot, its record and the tokenizer, where the files lack them.
+        dtype: the dtype in which the policy computes; None takes the default.
+
+    Returns:
+        The description that a checkpoint of ours would have, the published tree on the host, each
+        leaf in the dtype in which a policy keeps it, and notes on what was assumed.
+
+    Raises:
+        InputError: the folder holds a checkpoint of ours, or no π0; or the robot, its record or the
+            tokenizer is missing.
+    """
+    source, notes = prepared(directory, ours.NAME, options)
+    if source.format == ours.NAME:
+        raise InputError(
+            f"{source.path}: a checkpoint of ours has its robots and tokenizer; expected none of"
+            " robot, embodiment, tokenizer and sizes"
+        )
+    description = ours.describe(source).computing_in(dtype)
+    kept = {
+        path: leaf.read(None).astype(storage_dtype(path, description.policy.dtype), copy=False)
+        for path, leaf in source.leaves.items()
+    }
+    return description, unflatten(kept), notes

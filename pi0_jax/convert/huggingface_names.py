@@ -11,17 +11,70 @@ They are the parts of PaliGemma and Gemma, under three prefixes.
 Norms of Gemma multiply by 1 + weight on both sides.
 """
 
-from collections.abc import Mapping
+import re
 from typing import NamedTuple
 
-from pi0_jax.convert.rules import Rule, rule
-from pi0_jax.convert.source import Leaf
+from pi0_jax.convert.rules import SAME, Rule, rule
+from pi0_jax.convert.source import Tensors
 from pi0_jax.convert.tree import Sizes, sizes_of_config
 from pi0_jax.models.pi0 import VARIANTS
 
-_IMAGE = "PaliGemma/img"
-_BLOCK = f"{_IMAGE}/Transformer/encoderblock"
-_ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_0"
+# The tables: a tensor, our leaf with the entry in it that the tensor is, and the layout of both.
+_IMAGE_ENCODER = """
+embeddings.patch_embedding.weight     embedding/kernel                X C Q Q' -> Q Q' C X
+embeddings.patch_embedding.bias       embedding/bias                  X -> X
+embeddings.position_embedding.weight  pos_embedding[0]                P X -> P X
+post_layernorm.weight                 Transformer/encoder_norm/scale  X -> X
+post_layernorm.bias                   Transformer/encoder_norm/bias   X -> X
+"""
+_IMAGE_LAYER = """
+self_attn.q_proj.weight    MultiHeadDotProductAttention_0/query/kernel[layer]  (M J) X -> X M J
+self_attn.q_proj.bias      MultiHeadDotProductAttention_0/query/bias[layer]    (M J) -> M J
+self_attn.k_proj.weight    MultiHeadDotProductAttention_0/key/kernel[layer]    (M J) X -> X M J
+self_attn.k_proj.bias      MultiHeadDotProductAttention_0/key/bias[layer]      (M J) -> M J
+self_attn.v_proj.weight    MultiHeadDotProductAttention_0/value/kernel[layer]  (M J) X -> X M J
+self_attn.v_proj.bias      MultiHeadDotProductAttention_0/value/bias[layer]    (M J) -> M J
+self_attn.out_proj.weight  MultiHeadDotProductAttention_0/out/kernel[layer]    X (M J) -> M J X
+self_attn.out_proj.bias    MultiHeadDotProductAttention_0/out/bias[layer]      X -> X
+layer_norm1.weight         LayerNorm_0/scale[layer]                            X -> X
+layer_norm1.bias           LayerNorm_0/bias[layer]                             X -> X
+layer_norm2.weight         LayerNorm_1/scale[layer]                            X -> X
+layer_norm2.bias           LayerNorm_1/bias[layer]                             X -> X
+mlp.fc1.weight             MlpBlock_0/Dense_0/kernel[layer]                    Y X -> X Y
+mlp.fc1.bias               MlpBlock_0/Dense_0/bias[layer]                      Y -> Y
+mlp.fc2.weight             MlpBlock_0/Dense_1/kernel[layer]                    X Y -> Y X
+mlp.fc2.bias               MlpBlock_0/Dense_1/bias[layer]                      X -> X
+"""
+# Of one expert: s is the end of our names, W its width, U the hidden width of its MLP.
+_EXPERT_LAYER = """
+self_attn.q_proj.weight          attn/q_einsum{s}/w[layer]            (N H) {W} -> N {W} H
+self_attn.k_proj.weight          attn/kv_einsum{s}/w[layer,0]         (K H) {W} -> K {W} H
+self_attn.v_proj.weight          attn/kv_einsum{s}/w[layer,1]         (K H) {W} -> K {W} H
+self_attn.o_proj.weight          attn/attn_vec_einsum{s}/w[layer]     {W} (N H) -> N H {W}
+mlp.gate_proj.weight             mlp{s}/gating_einsum[layer,0]        {U} {W} -> {W} {U}
+mlp.up_proj.weight               mlp{s}/gating_einsum[layer,1]        {U} {W} -> {W} {U}
+mlp.down_proj.weight             mlp{s}/linear[layer]                 {W} {U} -> {U} {W}
+input_layernorm.weight           pre_attention_norm{s}/scale[layer]   {W} -> {W}
+post_attention_layernorm.weight  pre_ffw_norm{s}/scale[layer]         {W} -> {W}
+"""
+_PROJECTIONS = """
+state_proj.weight           state_proj/kernel           E A -> A E
+state_proj.bias             state_proj/bias             E -> E
+action_in_proj.weight       action_in_proj/kernel       E A -> A E
+action_in_proj.bias         action_in_proj/bias         E -> E
+action_out_proj.weight      action_out_proj/kernel      A E -> E A
+action_out_proj.bias        action_out_proj/bias        A -> A
+action_time_mlp_in.weight   action_time_mlp_in/kernel   E T -> T E
+action_time_mlp_in.bias     action_time_mlp_in/bias     E -> E
+action_time_mlp_out.weight  action_time_mlp_out/kernel  E' E -> E E'
+action_time_mlp_out.bias    action_time_mlp_out/bias    E -> E
+"""
+
+
+def _rules(table: str, foreign: str, ours: str) -> list[Rule]:
+    """Reads a table, with the beginnings of its foreign names and of ours."""
+    rows = (re.split(r"\s{2,}", line) for line in table.strip().splitlines())
+    return [rule(foreign + name, ours + leaf, layout) for name, leaf, layout in rows]
 
 
 class Prefixes(NamedTuple):
@@ -33,134 +86,15 @@ class Prefixes(NamedTuple):
     language_head: str
 
 
-def vision_rules(prefix: str) -> list[Rule]:
-    """Returns the rules of SigLIP, without its projection to the language model."""
-    layer = f"{prefix}encoder.layers.{{layer}}."
-    result = [
-        rule(
-            f"{prefix}embeddings.patch_embedding.weight",
-            f"{_IMAGE}/embedding/kernel",
-            "X C Q Q' -> Q Q' C X",
-        ),
-        rule(f"{prefix}embeddings.patch_embedding.bias", f"{_IMAGE}/embedding/bias", "X -> X"),
-        rule(
-            f"{prefix}embeddings.position_embedding.weight",
-            f"{_IMAGE}/pos_embedding[0]",
-            "P X -> P X",
-        ),
-        # Older files hold the numbers 0, 1, 2, ...
-        rule(f"{prefix}embeddings.position_ids", "", role="unused"),
-        rule(
-            f"{prefix}post_layernorm.weight", f"{_IMAGE}/Transformer/encoder_norm/scale", "X -> X"
-        ),
-        rule(f"{prefix}post_layernorm.bias", f"{_IMAGE}/Transformer/encoder_norm/bias", "X -> X"),
-    ]
-    for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
-        result.append(
-            rule(
-                f"{layer}self_attn.{theirs}.weight",
-                f"{_ATTENTION}/{ours}/kernel[layer]",
-                "(M J) X -> X M J",
-            )
-        )
-        result.append(
-            rule(
-                f"{layer}self_attn.{theirs}.bias",
-                f"{_ATTENTION}/{ours}/bias[layer]",
-                "(M J) -> M J",
-            )
-        )
-    result.append(
-        rule(
-            f"{layer}self_attn.out_proj.weight",
-            f"{_ATTENTION}/out/kernel[layer]",
-            "X (M J) -> M J X",
-        )
-    )
-    result.append(
-        rule(f"{layer}self_attn.out_proj.bias", f"{_ATTENTION}/out/bias[layer]", "X -> X")
-    )
-    for theirs, ours in (("layer_norm1", "LayerNorm_0"), ("layer_norm2", "LayerNorm_1")):
-        result.append(rule(f"{layer}{theirs}.weight", f"{_BLOCK}/{ours}/scale[layer]", "X -> X"))
-        result.append(rule(f"{layer}{theirs}.bias", f"{_BLOCK}/{ours}/bias[layer]", "X -> X"))
-    for theirs, ours, inputs, outputs in (
-        ("fc1", "Dense_0", "X", "Y"),
-        ("fc2", "Dense_1", "Y", "X"),
-    ):
-        kernel = f"{outputs} {inputs} -> {inputs} {outputs}"
-        result.append(
-            rule(f"{layer}mlp.{theirs}.weight", f"{_BLOCK}/MlpBlock_0/{ours}/kernel[layer]", kernel)
-        )
-        result.append(
-            rule(
-                f"{layer}mlp.{theirs}.bias",
-                f"{_BLOCK}/MlpBlock_0/{ours}/bias[layer]",
-                f"{outputs} -> {outputs}",
-            )
-        )
-    return result
-
-
-def gemma_rules(prefix: str, suffix: str, width: str, mlp_dim: str) -> list[Rule]:
-    """Returns the rules of one expert's layers and last norm.
-
-    Args:
-        prefix: begins the names of the foreign tensors.
-        suffix: ends our names: "" or "_1".
-        width: the letter of the expert's width.
-        mlp_dim: the letter of the MLP's hidden width.
-    """
-    layer, ours = f"{prefix}layers.{{layer}}.", "PaliGemma/llm/layers"
-    D, F = width, mlp_dim
+def _expert_rules(prefix: str, suffix: str, width: str, mlp_dim: str) -> list[Rule]:
+    """Returns the rules of one expert's layers and last norm."""
+    layer, ours = f"{prefix}layers.{{layer}}.", "PaliGemma/llm/"
+    table = _EXPERT_LAYER.format(s=suffix, W=width, U=mlp_dim)
     return [
-        rule(
-            f"{layer}self_attn.q_proj.weight",
-            f"{ours}/attn/q_einsum{suffix}/w[layer]",
-            f"(N H) {D} -> N {D} H",
-        ),
-        rule(
-            f"{layer}self_attn.k_proj.weight",
-            f"{ours}/attn/kv_einsum{suffix}/w[layer,0]",
-            f"(K H) {D} -> K {D} H",
-        ),
-        rule(
-            f"{layer}self_attn.v_proj.weight",
-            f"{ours}/attn/kv_einsum{suffix}/w[layer,1]",
-            f"(K H) {D} -> K {D} H",
-        ),
-        rule(
-            f"{layer}self_attn.o_proj.weight",
-            f"{ours}/attn/attn_vec_einsum{suffix}/w[layer]",
-            f"{D} (N H) -> N H {D}",
-        ),
-        rule(
-            f"{layer}mlp.gate_proj.weight",
-            f"{ours}/mlp{suffix}/gating_einsum[layer,0]",
-            f"{F} {D} -> {D} {F}",
-        ),
-        rule(
-            f"{layer}mlp.up_proj.weight",
-            f"{ours}/mlp{suffix}/gating_einsum[layer,1]",
-            f"{F} {D} -> {D} {F}",
-        ),
-        rule(
-            f"{layer}mlp.down_proj.weight",
-            f"{ours}/mlp{suffix}/linear[layer]",
-            f"{D} {F} -> {F} {D}",
-        ),
-        rule(
-            f"{layer}input_layernorm.weight",
-            f"{ours}/pre_attention_norm{suffix}/scale[layer]",
-            f"{D} -> {D}",
-        ),
-        rule(
-            f"{layer}post_attention_layernorm.weight",
-            f"{ours}/pre_ffw_norm{suffix}/scale[layer]",
-            f"{D} -> {D}",
-        ),
-        rule(f"{prefix}norm.weight", f"PaliGemma/llm/final_norm{suffix}/scale", f"{D} -> {D}"),
+        *_rules(table, layer, f"{ours}layers/"),
+        rule(f"{prefix}norm.weight", f"{ours}final_norm{suffix}/scale", f"{width} -> {width}"),
         # Older files hold this constant.
-        rule(f"{layer}self_attn.rotary_emb.inv_freq", "", role="unused"),
+        rule(f"{layer}self_attn.rotary_emb.inv_freq", "", SAME, "unused"),
     ]
 
 
@@ -169,14 +103,19 @@ def paligemma_rules(prefixes: Prefixes) -> list[Rule]:
 
     The output head is tied to the embedding.
     """
-    embedding = "PaliGemma/llm/embedder/input_embedding"
+    vision, projector, language, head = prefixes
+    image, embedding = "PaliGemma/img/", "PaliGemma/llm/embedder/input_embedding"
+    layers = f"{image}Transformer/encoderblock/"
     return [
-        *vision_rules(prefixes.vision),
-        rule(f"{prefixes.projector}linear.weight", f"{_IMAGE}/head/kernel", "D X -> X D"),
-        rule(f"{prefixes.projector}linear.bias", f"{_IMAGE}/head/bias", "D -> D"),
-        rule(f"{prefixes.language}embed_tokens.weight", embedding, "V D -> V D"),
-        rule(f"{prefixes.language_head}weight", embedding, "V D -> V D", role="copy"),
-        *gemma_rules(prefixes.language, "", "D", "F"),
+        *_rules(_IMAGE_ENCODER, vision, image),
+        # Older files hold the numbers 0, 1, 2, ...
+        rule(f"{vision}embeddings.position_ids", "", SAME, "unused"),
+        *_rules(_IMAGE_LAYER, f"{vision}encoder.layers.{{layer}}.", layers),
+        rule(f"{projector}linear.weight", f"{image}head/kernel", "D X -> X D"),
+        rule(f"{projector}linear.bias", f"{image}head/bias", "D -> D"),
+        rule(f"{language}embed_tokens.weight", embedding, "V D -> V D"),
+        rule(f"{head}weight", embedding, "V D -> V D", "copy"),
+        *_expert_rules(language, "", "D", "F"),
     ]
 
 
@@ -187,29 +126,18 @@ def pi0_rules(prefix: str) -> list[Rule]:
     """
     joint = f"{prefix}paligemma_with_expert."
     paligemma, expert = f"{joint}paligemma.model.", f"{joint}gemma_expert."
-    result = paligemma_rules(
-        Prefixes(
-            vision=f"{paligemma}vision_tower.vision_model.",
-            projector=f"{paligemma}multi_modal_projector.",
-            language=f"{paligemma}language_model.",
-            language_head=f"{joint}paligemma.lm_head.",
-        )
+    prefixes = Prefixes(
+        vision=f"{paligemma}vision_tower.vision_model.",
+        projector=f"{paligemma}multi_modal_projector.",
+        language=f"{paligemma}language_model.",
+        language_head=f"{joint}paligemma.lm_head.",
     )
-    result += gemma_rules(f"{expert}model.", "_1", "E", "G")
-    result.append(rule(f"{expert}lm_head.weight", "", "V E -> V E", role="unused"))
-    for name, inputs, outputs in (
-        ("state_proj", "A", "E"), ("action_in_proj", "A", "E"), ("action_out_proj", "E", "A"),
-        ("action_time_mlp_in", "T", "E"), ("action_time_mlp_out", "E", "E'"),
-    ):  # fmt: skip
-        result.append(
-            rule(
-                f"{prefix}{name}.weight",
-                f"{name}/kernel",
-                f"{outputs} {inputs} -> {inputs} {outputs}",
-            )
-        )
-        result.append(rule(f"{prefix}{name}.bias", f"{name}/bias", f"{outputs[0]} -> {outputs[0]}"))
-    return result
+    return [
+        *paligemma_rules(prefixes),
+        *_expert_rules(f"{expert}model.", "_1", "E", "G"),
+        rule(f"{expert}lm_head.weight", "", "V E -> V E", "unused"),
+        *_rules(_PROJECTIONS, prefix, ""),
+    ]
 
 
 # ---- sizes that flattened heads do not show
@@ -232,23 +160,23 @@ def is_published(sizes: Sizes) -> bool:
     return all(sizes[letter] == size for letter, size in _PUBLISHED.items() if letter not in "AV")
 
 
-def heads(infos: Mapping[str, Leaf], beside: Sizes, given: Sizes) -> dict[str, int]:
+def heads(tensors: Tensors, beside: Sizes, given: Sizes) -> dict[str, int]:
     """Returns the sizes of heads, and what the user gives.
 
     Sizes of heads are those of pi0_jax.json; else the published ones, if both widths are the
     published ones.
 
     Args:
-        infos: shapes and dtypes of the foreign tensors.
+        tensors: the foreign tensors.
         beside: the sizes that pi0_jax.json says.
         given: the sizes that the user gives, which win.
     """
     widths = {
-        letter: info.shape[0]
-        for name, info in infos.items()
+        letter: tensor.shape[0]
+        for name, tensor in tensors.items()
         for end, letter in _WIDTHS.items()
         if name.endswith(end)
     }
-    published = all(letter in widths and widths[letter] == _PUBLISHED[letter] for letter in "XD")
+    published = all(widths.get(letter) == _PUBLISHED[letter] for letter in "XD")
     known = {letter: _PUBLISHED[letter] for letter in _HIDDEN} if published else {}
     return known | {letter: beside[letter] for letter in _HIDDEN if letter in beside} | dict(given)

@@ -6,58 +6,83 @@ It holds config.json, model.safetensors, and two processors with the robot's sta
                                 file beside it: "action.mean", ...
     policy_postprocessor.json   the same for the way back
 
-The statistics are float32.
+The statistics are float32. The JSON files are written as LeRobot 0.6.1 does.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pi0_jax.convert import lerobot_files, safetensors_file, shards
-from pi0_jax.convert.folder import Folder, optional
-from pi0_jax.convert.huggingface_names import heads, is_published, pi0_rules
-from pi0_jax.convert.lerobot_files import CONFIG, IMAGES, POSTPROCESSOR, PREPROCESSOR
+from pi0_jax.convert import safetensors_files
+from pi0_jax.convert.folder import Folder
+from pi0_jax.convert.huggingface_names import (
+    PUBLISHED_PORT_VARIANTS,
+    heads,
+    is_published,
+    pi0_rules,
+)
 from pi0_jax.convert.metadata import (
+    FILE,
+    PUBLISHED_TOKENIZER,
     PUBLISHED_VOCABULARY,
     Metadata,
     RobotRecord,
     choose_robot,
     differences,
+    known_embodiment,
     read_beside,
     with_beside,
 )
 from pi0_jax.convert.rules import Rule
-from pi0_jax.convert.safetensors_file import SafetensorsFiles
-from pi0_jax.convert.source import Leaf, Source, mapped
-from pi0_jax.convert.torch_writer import torch_tensors
+from pi0_jax.convert.source import LazyArray, Source, Tensors, in_memory, mapped, torch_tensors
 from pi0_jax.convert.tree import Sizes
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError, expecting
+from pi0_jax.models.pi0 import MAX_PERIOD, MIN_PERIOD, Pi0Config
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.normalize import Mode, Statistics, VectorStatistics
 
 NAME = "lerobot"
-_EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that LeRobot adds
 FIRST_NAME = "model.paligemma_with_expert."
 RULES: list[Rule] = pi0_rules("model.")
 MODES: Mapping[str, Mode] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}
 
+CONFIG = "config.json"
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+PREPROCESSOR_STATE = "policy_preprocessor_step_6_normalizer_processor.safetensors"
+POSTPROCESSOR_STATE = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
+_STATE, _ACTION, _IMAGES = "observation.state", "action", "observation.images."
+_EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that LeRobot adds
+_EULER_STEPS = 10  # as published, where no run says otherwise
+# What a π0 of LeRobot needs of config.json, and what we write of the rest.
+_NEEDED = (
+    "type", "chunk_size", "n_action_steps", "tokenizer_max_length", "input_features", "output_features", "normalization_mapping"
+)  # fmt: skip
+_DEFAULTS: Mapping[str, Any] = {
+    "type": "pi0", "n_obs_steps": 1, "device": "cpu", "use_amp": False, "use_peft": False, "push_to_hub": True, "repo_id": None,
+    "private": None, "tags": None, "license": None, "pretrained_path": None, "pretrained_revision": None,
+    "time_sampling_beta_alpha": 1.5, "time_sampling_beta_beta": 1.0, "time_sampling_scale": 0.999, "time_sampling_offset": 0.001,
+    "rtc_config": None, "empty_cameras": 0, "gradient_checkpointing": False, "compile_model": False, "compile_mode": "max-autotune",
+    "freeze_vision_encoder": False, "train_expert_only": False, "optimizer_lr": 2.5e-05, "optimizer_betas": [0.9, 0.95],
+    "optimizer_eps": 1e-08, "optimizer_weight_decay": 0.01, "optimizer_grad_clip_norm": 1.0, "scheduler_warmup_steps": 1000,
+    "scheduler_decay_steps": 30000, "scheduler_decay_lr": 2.5e-06,
+}  # fmt: skip
 
-def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes) -> Source:
-    """Opens the model, and reads no array yet.
+Record = dict[str, Any]
 
-    Args:
-        folder: the directory; None for a safetensors file alone.
-        path: names the checkpoint in messages.
-        tensors: the arrays.
-        sizes: those that the user gives, because no tensor shows them.
-    """
+
+# ---- in
+
+
+def read(folder: Folder | None, path: str, tensors: Tensors, sizes: Sizes) -> Source:
+    """Opens the model; the arguments are those of `openpi.read_torch`."""
     metadata = Metadata() if folder is None else _metadata(folder)
-    given = heads(tensors.infos, metadata.sizes, sizes)
+    given = heads(tensors, metadata.sizes, sizes)
     source = mapped(tensors, RULES, format=NAME, path=path, given=given, metadata=metadata)
     if folder is not None:
         config = folder.read_json(CONFIG)
@@ -69,21 +94,16 @@ def read(folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Siz
     return source
 
 
-# ---- in
-
-
 def _metadata(folder: Folder) -> Metadata:
     """Reads what travels beside the weights, from LeRobot's files and from pi0_jax.json."""
-    with expecting(
-        f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them", str(folder)
-    ):
+    files = f"{CONFIG}, {PREPROCESSOR} and {POSTPROCESSOR} as LeRobot writes them"
+    with expecting(files, str(folder)):
         own = read_metadata(folder)
     beside = read_beside(folder)
     # The directory does not say what its robot is called.
     if beside is not None and len(beside.robots) == len(own.robots) == 1:
-        own = dataclasses.replace(
-            own, robots=dict(zip(beside.robots, own.robots.values(), strict=True))
-        )
+        robots = dict(zip(beside.robots, own.robots.values(), strict=True))
+        own = dataclasses.replace(own, robots=robots)
     return with_beside(own, folder, lambda statistics, mode: as_written(statistics, mode)[0])
 
 
@@ -95,21 +115,16 @@ def read_metadata(folder: Folder) -> Metadata:
             normalisation.
     """
     config, where = folder.read_json(CONFIG), str(folder.file(CONFIG))
-    fields = (
-        "type",
-        "chunk_size",
-        "n_action_steps",
-        "tokenizer_max_length",
-        "input_features",
-        "output_features",
-        "normalization_mapping",
-    )
-    missing = [name for name in fields if name not in config]
-    if missing:
+    if missing := [name for name in _NEEDED if name not in config]:
         raise InputError(f"{where}: lacks {', '.join(missing)}")
     if config["type"] != "pi0":
         raise InputError(f"{where}: expected a policy of type pi0, found {config['type']}")
-    mode = _mode(config["normalization_mapping"], where)
+    mapping = config["normalization_mapping"]
+    modes = {mapping[kind] for kind in ("STATE", "ACTION") if kind in mapping}
+    if len(modes) != 1 or not modes <= set(MODES):
+        raise InputError(
+            f"{where}: normalization_mapping: expected {' or '.join(MODES)} of STATE and ACTION, found {dict(mapping)}"
+        )
     robots = {}
     if PREPROCESSOR in folder:
         embodiment = _embodiment(config, folder)
@@ -118,86 +133,57 @@ def read_metadata(folder: Folder) -> Metadata:
         robots=robots,
         horizon=config["chunk_size"],
         max_tokens=config["tokenizer_max_length"],
-        normalization=mode,
+        normalization=MODES[modes.pop()],
     )
-
-
-def _mode(mapping: Mapping[str, str], where: str) -> Mode:
-    """Returns our name of the normalisation."""
-    modes = {mapping[kind] for kind in ("STATE", "ACTION") if kind in mapping}
-    if len(modes) != 1 or not modes <= set(MODES):
-        raise InputError(
-            f"{where}: normalization_mapping: expected {' or '.join(MODES)} of STATE and ACTION, found {dict(mapping)}"
-        )
-    return MODES[modes.pop()]
 
 
 def _statistics(folder: Folder) -> Statistics:
     """Reads the robot's statistics, which must be the same in both processors."""
-    files = []
-    for description, kind in (
-        (PREPROCESSOR, "normalizer_processor"),
-        (POSTPROCESSOR, "unnormalizer_processor"),
-    ):
+    for description in (PREPROCESSOR, POSTPROCESSOR):
         if description not in folder:
             raise InputError(f"{folder}: {description} is missing")
-        files.append(_state_file(folder, description, kind))
-    before, after = files
-    for name, values in before.items():
-        if name.startswith("action.") and name in after and not np.array_equal(values, after[name]):
+    before = _step_statistics(folder, PREPROCESSOR, "normalizer_processor")
+    after = _step_statistics(folder, POSTPROCESSOR, "unnormalizer_processor")
+    for name in before.keys() & after.keys():
+        if name.startswith("action.") and not np.array_equal(before[name], after[name]):
             raise InputError(f"{folder}: {name} differs between {PREPROCESSOR} and {POSTPROCESSOR}")
-    return Statistics(
-        _vector(before, "observation.state", folder), _vector(before, "action", folder)
-    )
+    return Statistics(_vector(before, _STATE, folder), _vector(before, _ACTION, folder))
 
 
-def _state_file(folder: Folder, description: str, kind: str) -> dict[str, np.ndarray]:
+def _step_statistics(folder: Folder, description: str, kind: str) -> dict[str, np.ndarray]:
     """Reads the statistics of a processor's step."""
-    record = folder.read_json(description)
-    files = [
-        step["state_file"]
-        for step in record["steps"]
-        if "state_file" in step and optional(step, "registry_name") == kind
-    ]
+    steps = folder.read_json(description)["steps"]
+    named = [step for step in steps if step.get("registry_name") == kind]
+    files = [step["state_file"] for step in named if "state_file" in step]
     if len(files) != 1 or files[0] not in folder:
         found = ", ".join(files) or "none"
         raise InputError(
             f"{folder.file(description)}: expected one {kind} with its statistics beside it, found {found}"
         )
-    tensors = SafetensorsFiles([folder.file(files[0])])
-    return {name: tensors.read(name) for name in tensors.infos}
+    tensors = safetensors_files.read_file(folder.file(files[0]))
+    return {name: tensor.read(None) for name, tensor in tensors.items()}
 
 
 def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> VectorStatistics:
     """Returns the statistics of one feature."""
     found = {
-        key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1)
-        for key in normalize.FIELDS
+        field: values[f"{feature}.{key}"].astype(np.float64).reshape(-1)
+        for key, field in normalize.FIELDS.items()
         if f"{feature}.{key}" in values
     }
     missing = [f"{feature}.{key}" for key in ("mean", "std") if key not in found]
     if missing:
         raise InputError(f"{folder}: statistics lack {', '.join(missing)}")
-    vector = VectorStatistics(
-        mean=found["mean"],
-        std=found["std"],
-        q01=found.get("q01"),
-        q99=found.get("q99"),
-        minimum=found.get("min"),
-        maximum=found.get("max"),
-    )
+    ranges = (found.get(field) for field in VectorStatistics._fields[2:])
+    vector = VectorStatistics(found["mean"], found["std"], *ranges)
     return normalize.check(vector, str(folder), feature)
 
 
-def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
-    """Returns what config.json says of the robot.
-
-    That is its cameras in the model's order, how many dimensions it has, and which are learnt
-    relative to the state. It names no units and no control rate; 0 Hz stands for that.
-    """
+def _embodiment(config: Record, folder: Folder) -> Embodiment:
+    """Returns what config.json says of the robot: no units and no control rate, so 0 Hz."""
     where = str(folder.file(CONFIG))
     images = [
-        name.removeprefix(IMAGES)
+        name.removeprefix(_IMAGES)
         for name, feature in config["input_features"].items()
         if feature["type"] == "VISUAL"
     ]
@@ -212,17 +198,15 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         if len(shapes) != 1 or len(shapes[0]) != 1:
             raise InputError(f"{where}: {group}: expected one {kind} vector, found shapes {shapes}")
         dims[kind] = shapes[0][0]
-    named = optional(config, "action_feature_names")
+    named = config.get("action_feature_names")
     if named is not None and len(named) != dims["ACTION"]:
         raise InputError(
             f"{where}: action_feature_names: expected {dims['ACTION']} names, found {len(named)}"
         )
     names = named or [f"action_{i}" for i in range(dims["ACTION"])]
-    deltas = [bool(optional(config, "use_relative_actions"))] * len(names)
+    deltas = [bool(config.get("use_relative_actions"))] * len(names)
     if any(deltas) and named:  # LeRobot excludes none without names
-        deltas = lerobot_files.relative_mask(
-            names, optional(config, "relative_exclude_joints") or []
-        )
+        deltas = relative_mask(names, config.get("relative_exclude_joints") or [])
     return Embodiment(
         name=folder.place.name,
         robot="of a LeRobot policy directory, which names no units",
@@ -230,13 +214,7 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
         state=tuple(StateDim(f"state_{i}", "unknown") for i in range(dims["STATE"])),
         actions=tuple(
             # LeRobot's deltas are relative to the state at the same place.
-            ActionDim(
-                name,
-                "unknown",
-                "absolute",
-                delta=delta,
-                delta_from=f"state_{i}" if delta else "",
-            )
+            ActionDim(name, "unknown", "absolute", delta=delta, delta_from=f"state_{i}" * delta)
             for i, (name, delta) in enumerate(zip(names, deltas, strict=True))
         ),
         control_hz=0.0,
@@ -244,53 +222,43 @@ def _embodiment(config: Mapping[str, Any], folder: Folder) -> Embodiment:
     )
 
 
+def relative_mask(names: Sequence[str], excluded: Sequence[str]) -> list[bool]:
+    """Returns for each action dimension whether LeRobot learns it relative to the state.
+
+    It does not if an excluded name is part of the dimension's own, in small or capital letters.
+    """
+    return [not any(part.lower() in name.lower() for part in excluded) for name in names]
+
+
 # ---- out
 
 
 def write(source: Source, folder: Path) -> list[str]:
-    """Writes the directory.
-
-    Args:
-        source: the checkpoint, with one robot.
-        folder: the directory, which is empty.
-
-    Returns:
-        Notes for the user.
+    """Writes the directory of a checkpoint with one robot; returns notes for the user.
 
     Raises:
         InputError: there is no robot, or several, or one without its embodiment.
     """
     metadata = source.metadata
     name, record = choose_robot(metadata, None, source.path)
-    if record.embodiment is None:
-        raise InputError(
-            f"{source.path}: robot {name}: expected its embodiment, found none; name a record with --embodiment"
-        )
-    leaves, arrays = torch_tensors(source, RULES)
+    embodiment = known_embodiment(record, f"{source.path}: robot {name}")
+    tensors = dict(torch_tensors(source, RULES))
+    dtype = safetensors_files.one_dtype(tensors)
+    contents = descriptions(source.model_config(), metadata, embodiment, dtype)
+    for file, content in contents.items():
+        (folder / file).write_text(json.dumps(content, indent=4 if file == CONFIG else 2))
     statistics, still = as_written(record.statistics, metadata.mode)
-    model = source.model_config()
-    mode = next(name for name, mode in MODES.items() if mode == metadata.mode)
-    lerobot_files.write(
-        folder, model, metadata, record.embodiment, mode=mode, dtype=shards.one_dtype(leaves)
-    )
-    for file in (lerobot_files.PREPROCESSOR_STATE, lerobot_files.POSTPROCESSOR_STATE):
-        _write_statistics(folder / file, statistics)
-    safetensors_file.write(folder / shards.SINGLE, leaves, arrays)
-    return _notes(source, record.embodiment, still)
+    for file in (PREPROCESSOR_STATE, POSTPROCESSOR_STATE):
+        safetensors_files.write_file(folder / file, _statistics_tensors(statistics))
+    safetensors_files.write_file(folder / safetensors_files.SINGLE, tensors)
+    return _notes(source, embodiment, still)
 
 
 def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str]]:
     """Returns the statistics that make LeRobot normalise as we do.
 
     A dimension without spread is only centred (normalize.py); LeRobot would divide it by 1e-6. So
-    it gets a spread of 1.
-
-    Args:
-        statistics: the robot's own.
-        mode: how states and actions are normalised.
-
-    Returns:
-        The statistics, and the names of the dimensions for which they are not the robot's own.
+    it gets a spread of 1. The names of these dimensions are returned, too.
     """
     still, parts = [], {}
     for part, vector in statistics._asdict().items():
@@ -304,38 +272,101 @@ def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str
     return Statistics(**parts), still
 
 
-def _write_statistics(file: Path, statistics: Statistics) -> None:
-    """Writes a processor's statistics in float32."""
+def _statistics_tensors(statistics: Statistics) -> dict[str, LazyArray]:
+    """Returns a processor's statistics, in float32."""
     arrays = {
         f"{feature}.{key}": values.astype(np.float32)
-        for feature, vector in (
-            ("action", statistics.actions),
-            ("observation.state", statistics.state),
-        )
+        for feature, vector in ((_ACTION, statistics.actions), (_STATE, statistics.state))
         for key, values in zip(normalize.FIELDS, vector, strict=True)
         if values is not None
     }
-    leaves = {name: Leaf(array.shape, array.dtype) for name, array in sorted(arrays.items())}
-    safetensors_file.write(file, leaves, (arrays[name] for name in leaves))
+    return {name: in_memory(array) for name, array in sorted(arrays.items())}
+
+
+def descriptions(
+    model: Pi0Config, metadata: Metadata, embodiment: Embodiment, dtype: str
+) -> dict[str, Record]:
+    """Returns the content of the three JSON files; `dtype` is LeRobot's name of the weights'."""
+    size = model.vision.image_size
+    # LeRobot's π0 reads the cameras in the order of their features.
+    cameras = [embodiment.cameras[slot] for slot in CAMERA_SLOTS if slot in embodiment.cameras]
+    inputs: Record = {
+        f"{_IMAGES}{camera}": {"type": "VISUAL", "shape": [3, size, size]} for camera in cameras
+    }
+    inputs[_STATE] = {"type": "STATE", "shape": [len(embodiment.state)]}
+    outputs: Record = {_ACTION: {"type": "ACTION", "shape": [len(embodiment.actions)]}}
+    mode = next(name for name, mode in MODES.items() if mode == metadata.mode)
+    norm_map = {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}
+    relative = _relative(embodiment)
+    backbone, expert = PUBLISHED_PORT_VARIANTS
+    config = {
+        **_DEFAULTS, "input_features": inputs, "output_features": outputs, "normalization_mapping": norm_map,
+        "paligemma_variant": backbone, "action_expert_variant": expert, "dtype": dtype, "image_resolution": [size, size],
+        "chunk_size": model.horizon, "n_action_steps": min(embodiment.execute_steps, model.horizon),
+        "max_state_dim": model.action_dim, "max_action_dim": model.action_dim, "tokenizer_max_length": model.max_tokens,
+        "num_inference_steps": _EULER_STEPS if metadata.policy is None else metadata.policy.sampling_steps,
+        "min_period": MIN_PERIOD, "max_period": MAX_PERIOD, "use_relative_actions": relative["enabled"],
+        "relative_exclude_joints": relative["exclude_joints"], "action_feature_names": relative["action_names"],
+    }  # fmt: skip
+    tokenizer = {
+        "max_length": model.max_tokens, "task_key": "task", "padding_side": "right", "padding": "max_length", "truncation": True,
+        "tokenizer_name": PUBLISHED_TOKENIZER,
+    }  # fmt: skip
+    device = {"device": "cpu", "float_dtype": None}
+    to_robot: Record = {"eps": normalize.EPSILON, "features": outputs, "norm_map": norm_map}
+    to_model = {**to_robot, "features": inputs | outputs}
+    before = [
+        _step("rename_observations_processor", {"rename_map": {}}),
+        _step("to_batch_processor", {}),
+        _step("pi0_new_line_processor", {}),
+        _step("tokenizer_processor", tokenizer),
+        _step("device_processor", device),
+        _step("relative_actions_processor", relative),
+        _step("normalizer_processor", to_model, state_file=PREPROCESSOR_STATE),
+    ]
+    after = [
+        _step("unnormalizer_processor", to_robot, state_file=POSTPROCESSOR_STATE),
+        _step("absolute_actions_processor", {"enabled": relative["enabled"]}),
+        _step("device_processor", device),
+    ]
+    return {
+        CONFIG: config,
+        PREPROCESSOR: {"name": "policy_preprocessor", "steps": before},
+        POSTPROCESSOR: {"name": "policy_postprocessor", "steps": after},
+    }
+
+
+def _step(name: str, config: Record, **files: str) -> Record:
+    """Returns a step of a processor."""
+    return {"registry_name": name, "config": config, **files}
+
+
+def _relative(embodiment: Embodiment) -> Record:
+    """Says which actions are learnt relative to the state."""
+    deltas = [dim.delta for dim in embodiment.actions]
+    if not any(deltas):
+        return {"enabled": False, "exclude_joints": ["gripper"], "action_names": None}
+    names = [dim.name for dim in embodiment.actions]
+
+    def absolute() -> list[str]:
+        return [name for name, delta in zip(names, deltas, strict=True) if not delta]
+
+    # LeRobot looks for parts of names: joint_1 would exclude joint_10 too. Numbers in front of the
+    # names prevent that.
+    if relative_mask(names, absolute()) != deltas:
+        names = [f"{i:02d}:{name}" for i, name in enumerate(names)]
+    return {"enabled": True, "exclude_joints": absolute(), "action_names": names}
 
 
 def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str]:
     """Returns what the user should know about what was written."""
-    notes = []
-    if not is_published(source.sizes):
-        notes.append(
-            "warning: config.json can only name gemma_2b and gemma_300m; LeRobot builds those, and this model has other sizes"
-        )
-    if source.sizes["V"] != PUBLISHED_VOCABULARY:
-        notes.append(
-            f"warning: the processors name PaliGemma's tokenizer; this model's vocabulary has {source.sizes['V']} pieces"
-        )
-    if still:
-        notes.append(
-            f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"
-        )
-    if list(embodiment.cameras) != list(CAMERA_SLOTS[: len(embodiment.cameras)]):
-        notes.append(
-            f"cameras keep the order of their slots ({', '.join(embodiment.cameras)}); which those are is only in pi0_jax.json"
-        )
-    return notes + differences(source.metadata, "LeRobot")
+    pieces, order = source.sizes["V"], list(embodiment.cameras)
+    tokenizer = "warning: the processors name PaliGemma's tokenizer"
+    slots = f"cameras keep the order of their slots ({', '.join(order)})"
+    notes = (
+        (not is_published(source.sizes), "warning: config.json can only name gemma_2b and gemma_300m, which are of other sizes"),
+        (pieces != PUBLISHED_VOCABULARY, f"{tokenizer}; this model's vocabulary has {pieces} pieces"),
+        (still, f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"),
+        (order != list(CAMERA_SLOTS[: len(order)]), f"{slots}; which those are is only in {FILE}"),
+    )  # fmt: skip
+    return [note for holds, note in notes if holds] + differences(source.metadata, "LeRobot")

@@ -24,24 +24,14 @@ from pi0_jax.errors import InputError, expecting
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.policy_config import PolicyConfig
 from pi0_jax.preprocess import normalize
-from pi0_jax.preprocess.normalize import Mode, Statistics
+from pi0_jax.preprocess.normalize import Mode, Statistics, VectorStatistics
 
 FILE = "pi0_jax.json"
 _FORMAT = 2
 PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
 PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
 PUBLISHED_VOCABULARY = 257_152
-_FIELDS = (
-    "robots",
-    "horizon",
-    "max_tokens",
-    "normalization",
-    "tokenizer",
-    "policy",
-    "training",
-    "position",
-    "sizes",
-)
+_NEUTRAL = 1e-6  # how exactly padding of statistics is 0 or 1
 _ROUNDING = 1e-6  # the relative rounding of statistics in float32
 
 
@@ -91,22 +81,21 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the metadata as plain data."""
+        robots = {
+            name: {
+                "statistics": normalize.to_json(robot.statistics),
+                "embodiment": robot.embodiment and robot.embodiment.to_json(),
+            }
+            for name, robot in self.robots.items()
+        }
         return {
             "format": _FORMAT,
-            "robots": {
-                name: {
-                    "statistics": normalize.to_json(robot.statistics),
-                    "embodiment": None if robot.embodiment is None else robot.embodiment.to_json(),
-                }
-                for name, robot in self.robots.items()
-            },
+            "robots": robots,
             "horizon": self.horizon,
             "max_tokens": self.max_tokens,
             "normalization": self.normalization,
-            "tokenizer": None
-            if self.tokenizer is None
-            else base64.b64encode(self.tokenizer).decode(),
-            "policy": None if self.policy is None else dataclasses.asdict(self.policy),
+            "tokenizer": self.tokenizer and base64.b64encode(self.tokenizer).decode(),
+            "policy": self.policy and dataclasses.asdict(self.policy),
             "training": dict(self.training),
             "position": self.position,
             "sizes": {NAMES[letter]: size for letter, size in self.sizes.items()},
@@ -114,66 +103,44 @@ class Metadata:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str) -> "Metadata":
-        """Reads the metadata of pi0_jax.json.
-
-        Args:
-            record: the plain data, of this format or the one before.
-            source: names the file in messages.
+        """Reads the plain data of this format or the one before, of a file named `source`.
 
         Raises:
             InputError: the format is another, or a field is missing or wrong.
         """
-        found = record["format"] if "format" in record else "none"
+        found = record.get("format", "none")
         if found not in (1, _FORMAT):
             raise InputError(f"{source}: expected format {_FORMAT}, or 1, found {found}")
+        # In format 1 the run's config was one flat record, or null.
         if found == 1:
-            record = _from_format_1(record)
-        missing = [field for field in _FIELDS if field not in record]
-        if missing:
+            run = record.get("run")
+            policy, training = (None, {}) if run is None else policy_config.split(run)
+            record = {**record, "policy": policy, "training": training}
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in fields if name not in record]:
             raise InputError(f"{source}: lacks {', '.join(missing)}")
+        values = {name: record[name] for name in fields}
         with expecting("what an export of ours writes", source):
-            robots = {
-                name: RobotRecord(
-                    normalize.from_json(robot["statistics"], source),
-                    None
-                    if robot["embodiment"] is None
-                    else Embodiment.from_json(robot["embodiment"], stored=True),
-                )
-                for name, robot in record["robots"].items()
-            }
-            tokenizer = (
-                None if record["tokenizer"] is None else base64.b64decode(record["tokenizer"])
-            )
-            policy = (
-                None
-                if record["policy"] is None
-                else policy_config.from_json(record["policy"], f"{source}: policy")
-            )
-            sizes = {LETTERS[name]: index(size) for name, size in record["sizes"].items()}
-        fields = {
-            name: record[name]
-            for name in ("horizon", "max_tokens", "normalization", "training", "position")
-        }
-        return cls(robots=robots, tokenizer=tokenizer, policy=policy, sizes=sizes, **fields)
-
-
-def _from_format_1(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns format 1 into format 2.
-
-    In format 1 the run's config was one flat record, or null.
-    """
-    run = record["run"] if "run" in record else None
-    policy, training = (None, {}) if run is None else policy_config.split(run)
-    return {**record, "policy": policy, "training": training}
+            robots = values["robots"] = dict(values["robots"])
+            for name, robot in robots.items():
+                statistics = normalize.from_json(robot["statistics"], source)
+                embodiment = robot["embodiment"]
+                if embodiment is not None:
+                    embodiment = Embodiment.from_json(embodiment, stored=True)
+                robots[name] = RobotRecord(statistics, embodiment)
+            values["sizes"] = {LETTERS[name]: index(size) for name, size in values["sizes"].items()}
+            if values["tokenizer"] is not None:
+                values["tokenizer"] = base64.b64decode(values["tokenizer"])
+            if values["policy"] is not None:
+                values["policy"] = policy_config.from_json(values["policy"], f"{source}: policy")
+        return cls(**values)
 
 
 def read_beside(folder: Folder) -> Metadata | None:
     """Reads what an export of ours left in pi0_jax.json; None where there is no such file."""
-    return (
-        Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
-        if FILE in folder
-        else None
-    )
+    if FILE not in folder:
+        return None
+    return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
 
 
 def with_beside(
@@ -181,12 +148,9 @@ def with_beside(
     folder: Folder,
     written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own,
 ) -> Metadata:
-    """Returns what pi0_jax.json says, or what the format's own files say where it is missing.
+    """Returns what pi0_jax.json says, or where it is missing `own`: what the other files say.
 
-    Args:
-        own: what the format's own files say.
-        folder: the checkpoint's folder.
-        written: what becomes of statistics in those files.
+    `written` returns what becomes of statistics in those files.
 
     Raises:
         InputError: the two contradict each other.
@@ -195,44 +159,31 @@ def with_beside(
     if beside is None:
         return own
     where = str(folder.file(FILE))
-    said: tuple[tuple[str, object, object], ...] = (
-        ("horizon", own.horizon, beside.horizon),
-        ("max_tokens", own.max_tokens, beside.max_tokens),
-        ("normalization", own.normalization, beside.normalization),
-    )
-    for name, ours, theirs in said:
+    for name in ("horizon", "max_tokens", "normalization"):
+        ours, theirs = (vars(metadata)[name] for metadata in (own, beside))
         if ours is not None and ours != theirs:
             raise InputError(f"{where}: {name} is {theirs}, {ours} by the checkpoint's other files")
     if set(own.robots) != set(beside.robots):
         theirs, ours = (", ".join(metadata.robots) or "none" for metadata in (beside, own))
         raise InputError(f"{where}: robots: {theirs}; the checkpoint's other files have {ours}")
     for name, robot in own.robots.items():
-        _check_robot(
-            robot,
-            beside.robots[name],
-            f"{where}: {name}",
-            lambda statistics: written(statistics, beside.mode),
-        )
+        statistics, embodiment = beside.robots[name]
+        expected = RobotRecord(written(statistics, beside.mode), embodiment)
+        _check_robot(robot, expected, f"{where}: {name}")
     return beside
 
 
-def _check_robot(
-    own: RobotRecord, beside: RobotRecord, where: str, written: Callable[[Statistics], Statistics]
-) -> None:
+def _check_robot(own: RobotRecord, beside: RobotRecord, where: str) -> None:
     """Raises InputError if a robot's statistics, cameras or dimensions differ in the two."""
-    for part, theirs, ours in zip(
-        Statistics._fields, written(beside.statistics), own.statistics, strict=True
-    ):
+    vectors = zip(Statistics._fields, beside.statistics, own.statistics, strict=True)
+    for part, theirs, ours in vectors:
         for field, kept, found in zip(ours._fields, theirs, ours, strict=True):
             if found is not None and kept is not None and not _equal(kept, found):
                 raise InputError(
                     f"{where}: {part}.{field} is not that of the checkpoint's other files"
                 )
-    if (
-        own.embodiment is not None
-        and beside.embodiment is not None
-        and _traits(own.embodiment) != _traits(beside.embodiment)
-    ):
+    traits = [_traits(robot.embodiment) for robot in (own, beside) if robot.embodiment]
+    if len(traits) == 2 and traits[0] != traits[1]:
         raise InputError(
             f"{where}: the embodiment's cameras or dimensions are not those of the checkpoint's other files"
         )
@@ -267,6 +218,47 @@ def choose_robot(metadata: Metadata, name: str | None, source: str) -> tuple[str
             f"{source}: --robot: expected one of {', '.join(metadata.robots)}, found {name or 'none'}"
         )
     return name, metadata.robots[name]
+
+
+def known_embodiment(record: RobotRecord, where: str) -> Embodiment:
+    """Returns a robot's embodiment; raises InputError if it is not known."""
+    if record.embodiment is None:
+        raise InputError(
+            f"{where}: expected its embodiment, found none; name a record with --embodiment"
+        )
+    return record.embodiment
+
+
+def without_padding(record: RobotRecord, where: str) -> RobotRecord:
+    """Returns the robot with the statistics of its own dimensions, where its record is known.
+
+    Raises:
+        InputError: there are fewer dimensions than the robot has, or further ones that are not
+            padding. Padding has mean 0 and standard deviation 0 or 1, to 1e-6.
+    """
+    (state, actions), robot = record
+    if robot is None:
+        return record
+    state = _without_padding(state, len(robot.state), f"{where}: state")
+    actions = _without_padding(actions, len(robot.actions), f"{where}: actions")
+    return RobotRecord(Statistics(state, actions), robot)
+
+
+def _without_padding(vector: VectorStatistics, dims: int, where: str) -> VectorStatistics:
+    """Cuts one vector to `dims` dimensions, after it has checked the rest."""
+    if len(vector.mean) < dims:
+        raise InputError(
+            f"{where}: expected at least the robot's {dims} dimensions, found {len(vector.mean)}"
+        )
+    for i in range(dims, len(vector.mean)):
+        mean, std = vector.mean[i], vector.std[i]
+        if abs(mean) > _NEUTRAL or min(abs(std), abs(std - 1)) > _NEUTRAL:
+            expected = f"padding with mean 0 and std 0 or 1 after the robot's {dims} dimensions"
+            raise InputError(
+                f"{where}[{i}]: expected {expected}, found mean {mean:g} and std {std:g}"
+            )
+    optional = (None if values is None else values[:dims] for values in vector[2:])
+    return VectorStatistics(vector.mean[:dims], vector.std[:dims], *optional)
 
 
 def find_embodiment(name: str | Embodiment) -> Embodiment:
@@ -304,16 +296,12 @@ def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
 
 def differences(metadata: Metadata, port: str) -> list[str]:
     """Returns warnings about what the policy did and the port will not do."""
-    policy = metadata.policy
-    notes: list[str] = []
-    for robot in metadata.robots.values():
-        notes += [] if robot.embodiment is None else _differing_deltas(robot.embodiment, port)
-    if policy is not None and policy.loss_dims == "real":
+    records = [robot.embodiment for robot in metadata.robots.values() if robot.embodiment]
+    notes = [note for record in records for note in _differing_deltas(record, port)]
+    if metadata.policy and metadata.policy.loss_dims == "real":
         notes.append(
             f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ"
         )
-    if policy is not None and policy.normalization_clip:
-        notes.append(
-            f"warning: states were clipped to ±{policy.normalization_clip} model units; {port} does not clip"
-        )
+    if metadata.policy and (clip := metadata.policy.normalization_clip):
+        notes.append(f"warning: states were clipped to ±{clip} model units; {port} does not clip")
     return notes

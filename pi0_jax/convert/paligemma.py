@@ -5,23 +5,31 @@ Hugging Face   safetensors, sharded or not, with config.json; some pad the embed
                rows
 """
 
+import dataclasses
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
-from pi0_jax.convert.folder import Folder, open_file, optional
+from pi0_jax.convert import tree
+from pi0_jax.convert.folder import Folder, open_file
 from pi0_jax.convert.huggingface_names import Prefixes, heads, paligemma_rules
-from pi0_jax.convert.metadata import PUBLISHED_VOCABULARY, Metadata
+from pi0_jax.convert.metadata import (
+    PUBLISHED_HORIZON,
+    PUBLISHED_MAX_TOKENS,
+    PUBLISHED_VOCABULARY,
+)
 from pi0_jax.convert.rules import Rule, match, rule
-from pi0_jax.convert.safetensors_file import SafetensorsFiles
-from pi0_jax.convert.source import Leaf, Source, mapped
-from pi0_jax.convert.tree import BACKBONE_AXES, Sizes
+from pi0_jax.convert.source import LazyArray, Source, Tensors, mapped
 from pi0_jax.data.storage import Location
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import flatten
+from pi0_jax.models.pi0 import VARIANTS, Pi0
 
 BIG_VISION, HUGGING_FACE = "big_vision", "hugging_face"
 NPZ_RULES: list[Rule] = [
@@ -42,149 +50,115 @@ _PREFIXES = [
 HUGGING_FACE_RULES: list[list[Rule]] = [paligemma_rules(prefixes) for prefixes in _PREFIXES]
 
 
+# ---- big_vision's npz
+
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-class Npz:
-    """Gives the arrays of an npz, which are read one at a time.
+def read_arrays(file: Location) -> dict[str, LazyArray]:
+    """Opens an npz and reads the arrays' shapes.
 
-    The last one is kept while its layers are asked for.
+    An array is read whole. The last one is kept while its layers are asked for.
+
+    Raises:
+        InputError: it is no whole npz; reading raises it for a damaged array.
     """
+    held: dict[str, np.ndarray] = {}
+    try:
+        archive = zipfile.ZipFile(open_file(file))
+        infos = {name.removesuffix(".npy"): _info(archive, name) for name in archive.namelist()}
+    except _DAMAGED as error:
+        found = " ".join(str(error).split())
+        raise InputError(f"{file}: expected an npz, whole, found: {found}") from error
 
-    def __init__(self, file: Location) -> None:
-        """Opens the file and reads the arrays' shapes; raises InputError if it is no whole npz."""
-        self._file = file
-        try:
-            self._archive = zipfile.ZipFile(open_file(file))
-            self.infos = {
-                name.removesuffix(".npy"): self._info(name) for name in self._archive.namelist()
-            }
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{file}: expected an npz, whole, found: {' '.join(str(error).split())}"
-            ) from error
-        self._held: tuple[str, np.ndarray] | None = None
+    def array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
+        def read(entry: int | None) -> np.ndarray:
+            if name not in held:
+                held.clear()  # frees its memory before the next one is read
+                try:
+                    with archive.open(f"{name}.npy") as stream:
+                        held[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                except _DAMAGED as error:
+                    found = " ".join(str(error).split())
+                    raise InputError(
+                        f"{file}: {name}: expected a whole array, found: {found}"
+                    ) from error
+            whole = held[name].view(dtype)
+            return whole if entry is None else whole[entry]
 
-    def _info(self, name: str) -> Leaf:
-        """Reads the shape and dtype of an array from its header."""
-        with self._archive.open(name) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version not in _NPY_HEADERS:
-                raise ValueError(
-                    f"{name} of npy version {version[0]}.{version[1]}, which numbers do not need"
-                )
-            shape, _, dtype = _NPY_HEADERS[version](stream)
-        return Leaf(shape, _dtype(dtype))
+        return LazyArray(shape, dtype, read)
 
-    def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """Reads an array, or its `entry` along the first axis."""
-        if self._held is None or self._held[0] != name:
-            self._held = None  # frees its memory before the next one is read
-            try:
-                with self._archive.open(f"{name}.npy") as stream:
-                    self._held = (name, np.lib.format.read_array(stream, allow_pickle=False))
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise InputError(
-                    f"{self._file}: {name}: expected a whole array, found: {' '.join(str(error).split())}"
-                ) from error
-        array = self._held[1]
-        array = array.view(self.infos[name].dtype)
-        return array if entry is None else array[entry]
+    return {name: array(name, shape, dtype) for name, (shape, dtype) in infos.items()}
 
 
-def _dtype(stored: np.dtype) -> np.dtype:
-    """Returns the dtype of stored numbers: NumPy writes bfloat16 as two bytes without a meaning."""
-    return np.dtype(ml_dtypes.bfloat16) if stored == np.dtype("V2") else stored
+def _info(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Reads the shape and dtype of an array from its header."""
+    with archive.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in _NPY_HEADERS:
+            number = ".".join(map(str, version))
+            raise ValueError(f"{name} of npy version {number}, which numbers do not need")
+        shape, _, stored = _NPY_HEADERS[version](stream)
+    # NumPy writes bfloat16 as two bytes without a meaning.
+    return shape, np.dtype(ml_dtypes.bfloat16) if stored == np.dtype("V2") else stored
 
 
-def read_npz(file: Location, sizes: Sizes) -> Source:
+def read_npz(file: Location, sizes: tree.Sizes) -> Source:
     """Opens big_vision's npz, and reads no array yet."""
-    tensors = Npz(file)
-    others = [name for name in tensors.infos if match(name, NPZ_RULES) is None]
-    if len(others) == len(tensors.infos):
+    tensors = read_arrays(file)
+    if not any(match(name, NPZ_RULES) for name in tensors):
+        found = ", ".join(list(tensors)[:3]) or "nothing"
         raise InputError(
-            f"{file}: expected big_vision's params/img/... and params/llm/..., found {', '.join(others[:3]) or 'nothing'}"
+            f"{file}: expected big_vision's params/img/... and params/llm/..., found {found}"
         )
-    return mapped(
-        tensors,
-        NPZ_RULES,
-        format=BIG_VISION,
-        path=str(file),
-        wanted=BACKBONE_AXES,
-        given=sizes,
-        metadata=Metadata(),
-    )
+    wanted, path = tree.BACKBONE_AXES, str(file)
+    return mapped(tensors, NPZ_RULES, format=BIG_VISION, path=path, given=sizes, wanted=wanted)
 
 
-class _Unpadded:
-    """Gives tensors whose embeddings are cut to PaliGemma's vocabulary."""
-
-    def __init__(self, tensors: SafetensorsFiles) -> None:
-        self._tensors = tensors
-        self.padded = [
-            name
-            for name, info in tensors.infos.items()
-            if _is_embedding(name) and info.shape[0] > PUBLISHED_VOCABULARY
-        ]
-        self.infos: Mapping[str, Leaf] = {
-            name: Leaf((PUBLISHED_VOCABULARY, *info.shape[1:]), info.dtype)
-            if name in self.padded
-            else info
-            for name, info in tensors.infos.items()
-        }
-
-    def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """Reads a tensor, or its `entry` along the first axis."""
-        array = self._tensors.read(name, entry)
-        return array[:PUBLISHED_VOCABULARY] if name in self.padded and entry is None else array
+# ---- Hugging Face's safetensors
 
 
-def _is_embedding(name: str) -> bool:
-    """Returns whether a tensor has a row for each piece of the vocabulary."""
-    return name.endswith(("embed_tokens.weight", "lm_head.weight"))
-
-
-def is_hugging_face(names: list[str]) -> bool:
+def is_hugging_face(names: Iterable[str]) -> bool:
     """Returns whether a tensor has a name of Hugging Face's PaliGemma."""
-    return any(match(name, table) is not None for table in HUGGING_FACE_RULES for name in names)
+    return any(match(name, table) for name in names for table in HUGGING_FACE_RULES)
 
 
 def read_hugging_face(
-    folder: Folder | None, path: str, tensors: SafetensorsFiles, sizes: Sizes
+    folder: Folder | None, path: str, tensors: Tensors, sizes: tree.Sizes
 ) -> Source:
-    """Opens Hugging Face's safetensors, and reads no array yet.
-
-    Args:
-        folder: where config.json lies; None for a file alone.
-        path: names the checkpoint in messages.
-        tensors: the arrays.
-        sizes: those that the user gives, because no tensor shows them.
-    """
-    covered = [
-        sum(match(name, table) is not None for name in tensors.infos)
-        for table in HUGGING_FACE_RULES
-    ]
+    """Opens Hugging Face's safetensors; the arguments are those of `openpi.read_torch`."""
     # Of the names that transformers has used, take those that cover most tensors.
-    table = HUGGING_FACE_RULES[covered.index(max(covered))]
-    unpadded = _Unpadded(tensors)
+    table = max(HUGGING_FACE_RULES, key=lambda table: sum(bool(match(name, table)) for name in tensors))  # fmt: skip
+    padded = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.endswith(("embed_tokens.weight", "lm_head.weight"))
+        and tensor.shape[0] > PUBLISHED_VOCABULARY
+    }
+    cut = {name: _first_rows(tensor, PUBLISHED_VOCABULARY) for name, tensor in padded.items()}
     config = (
         folder.read_json("config.json") if folder is not None and "config.json" in folder else {}
     )
-    given = heads(unpadded.infos, _heads_in(config), sizes)
-    notes = tuple(f"{name}: padded; kept {PUBLISHED_VOCABULARY:,} rows" for name in unpadded.padded)
-    return mapped(
-        unpadded,
-        table,
-        format=HUGGING_FACE,
-        path=path,
-        wanted=BACKBONE_AXES,
-        given=given,
-        metadata=Metadata(),
-        notes=notes,
+    given = heads({**tensors, **cut}, _heads_in(config), sizes)
+    notes = tuple(f"{name}: padded; kept {PUBLISHED_VOCABULARY:,} rows" for name in padded)
+    wanted = tree.BACKBONE_AXES
+    source = mapped(
+        {**tensors, **cut}, table, format=HUGGING_FACE, path=path, given=given, wanted=wanted
     )
+    return dataclasses.replace(source, notes=(*notes, *source.notes))
+
+
+def _first_rows(array: LazyArray, rows: int) -> LazyArray:
+    """Returns the first rows of an array."""
+
+    def read(entry: int | None) -> np.ndarray:
+        return array.read(entry) if entry is not None else array.read(None)[:rows]
+
+    return LazyArray((rows, *array.shape[1:]), array.dtype, read)
 
 
 def _heads_in(config: Mapping[str, Any]) -> dict[str, int]:
@@ -192,6 +166,44 @@ def _heads_in(config: Mapping[str, Any]) -> dict[str, int]:
 
     It names only what is not its model type's default.
     """
-    vision, text = optional(config, "vision_config") or {}, optional(config, "text_config") or {}
-    found = {"M": optional(vision, "num_attention_heads"), "H": optional(text, "head_dim")}
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    found = {"M": vision.get("num_attention_heads"), "H": text.get("head_dim")}
     return {letter: size for letter, size in found.items() if size is not None}
+
+
+# ---- the rest of π0
+
+
+def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
+    """Completes a source to all of π0.
+
+    What it lacks is initialised as for a training from scratch, in float32. Sizes of the action
+    expert that are not given are the published model's.
+    """
+    published = tree.sizes_of_config(VARIANTS["pi0"])
+    expert = {letter: given.get(letter, published[letter]) for letter in "EGA"}
+    sizes = {**source.sizes, **expert, "T": 2 * expert["E"]}
+    shapes = tree.expected_shapes(sizes)
+    missing = [path for path in tree.AXES if path not in source.leaves]
+    model = Pi0(
+        tree.model_config(sizes, horizon=PUBLISHED_HORIZON, max_tokens=PUBLISHED_MAX_TOKENS)
+    )
+
+    @jax.jit
+    def initialise(key: jax.Array) -> Mapping[str, jax.Array]:
+        flat = flatten(model.init(key, method=Pi0.declare)["params"])
+        return {path: flat[path] for path in missing}  # the compiler leaves out the rest
+
+    @cache
+    def drawn() -> Mapping[str, np.ndarray]:
+        return jax.tree.map(np.asarray, initialise(jax.random.key(seed)))
+
+    def fresh(path: str) -> LazyArray:
+        def read(layer: int | None) -> np.ndarray:
+            return drawn()[path] if layer is None else drawn()[path][layer]
+
+        return LazyArray(shapes[path], np.dtype(np.float32), read)
+
+    leaves = {path: source.leaves[path] if path in source.leaves else fresh(path) for path in tree.AXES}  # fmt: skip
+    note = f"not in the input, freshly initialised with seed {seed}: {', '.join(missing)}"
+    return dataclasses.replace(source, leaves=leaves, sizes=sizes, notes=(*source.notes, note))

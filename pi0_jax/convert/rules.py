@@ -15,13 +15,13 @@ fills a leaf.
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pi0_jax.convert.tree import NAMES, Binding, Shape, Sizes
+from pi0_jax.convert.tree import NAMES, Shape, Sizes
 from pi0_jax.errors import InputError
 
 # A weight holds the leaf. A copy holds it once more (a tied embedding): it is written, and it is
@@ -106,40 +106,40 @@ def parse_layout(text: str) -> Layout:
 
 
 class Match(NamedTuple):
-    """Says which rule covers a foreign name.
+    """Says what a foreign tensor is by its name.
 
     Attributes:
-        rule: the rule.
+        rule: the rule that covers the name.
         path: our path.
-        layer: the layer; 0 where the rule names none.
+        place: the tensor's place along the leading axes of our leaf.
     """
 
     rule: Rule
     path: str
-    layer: int
+    place: tuple[int, ...]
 
 
 @lru_cache
 def _pattern(template: str) -> re.Pattern[str]:
     """Returns the regular expression of a rule's foreign name."""
-    return re.compile(
-        re.escape(template)
-        .replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)")
-        .replace(r"\{path\}", r"(?P<path>.+)")
-    )
+    text = re.escape(template).replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)")
+    return re.compile(text.replace(r"\{path\}", r"(?P<path>.+)"))
 
 
 def match(name: str, rules: Iterable[Rule]) -> Match | None:
-    """Returns the first rule that covers a foreign name; None if there is none."""
-    for candidate in rules:
-        found = _pattern(candidate.foreign).fullmatch(name)
-        if found is not None:
+    """Returns what the first rule that covers a foreign name says; None if there is none."""
+    for rule in rules:
+        if found := _pattern(rule.foreign).fullmatch(name):
             groups = found.groupdict()
-            layer = int(groups["layer"]) if "layer" in groups else 0
             return Match(
-                candidate, candidate.ours.format(**groups) if candidate.ours else "", layer
+                rule, rule.ours.format(**groups), _place(rule, int(groups.get("layer", 0)))
             )
     return None
+
+
+def _place(rule: Rule, layer: int) -> tuple[int, ...]:
+    """Returns where the tensor of a layer lies on the leading axes of our leaf."""
+    return tuple(layer if entry == "layer" else int(entry) for entry in rule.place)
 
 
 # ---- foreign to ours
@@ -152,17 +152,20 @@ class Piece(NamedTuple):
     layout: str
 
 
+Pieces = Mapping[str, Mapping[tuple[int, ...], Piece]]  # path -> place along the leading axes
+
+
 class Plan(NamedTuple):
     """Says how foreign tensors make our leaves.
 
     Attributes:
-        pieces: path -> place along the leading axes -> tensor.
+        pieces: the tensors of each leaf.
         copies: foreign name -> the path that it holds once more.
         unused: foreign tensors that are no part of π0.
         sizes: the model's sizes, by the letters of tree.py.
     """
 
-    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]]
+    pieces: Pieces
     copies: Mapping[str, str]
     unused: tuple[str, ...]
     sizes: Mapping[str, int]
@@ -181,160 +184,146 @@ def plan(
         rules: the rules of the format.
         shapes: the shapes of the foreign tensors, by name.
         wanted: the leaves that they must fill, with their axes.
-        given: sizes that the tensors do not show (letters of tree.py).
+        given: sizes that the tensors do not show, by the letters of tree.py.
         source: names the checkpoint in messages.
 
     Raises:
         InputError: no rule covers a tensor, a leaf lacks a tensor, or shapes contradict each other.
     """
-    matches: dict[str, Match] = {}
-    unknown = []
-    for name in shapes:
-        if (found := match(name, rules)) is None:
-            unknown.append(name)
-        else:
-            matches[name] = found
-    if unknown:
-        raise InputError(
-            f"{source}: {_some(sorted(unknown))}: no rule covers {'it' if len(unknown) == 1 else 'them'}"
-        )
+    matches = {name: found for name in shapes if (found := match(name, rules))}
+    if unknown := sorted(shapes.keys() - matches.keys()):
+        them = "it" if len(unknown) == 1 else "them"
+        raise InputError(f"{source}: {_some(unknown)}: no rule covers {them}")
     pieces: dict[str, dict[tuple[int, ...], Piece]] = {}
-    for name, found in matches.items():
-        if found.rule.role == "weight":
-            _put(pieces.setdefault(found.path, {}), found, name, source)
     copies = {}
-    for name, found in matches.items():
-        if found.rule.role != "copy":
-            continue
-        if found.path in pieces:
-            copies[name] = found.path
-        else:  # The tied tensor was saved under its other name only.
-            _put(pieces.setdefault(found.path, {}), found, name, source)
-    strangers = sorted(path for path in pieces if path not in wanted)
-    if strangers:
+    # Copies come after the weights: a copy stands for a weight that was left out.
+    for name, (rule, path, place) in sorted(matches.items(), key=lambda item: item[1].rule.role == "copy"):  # fmt: skip
+        if rule.role == "copy" and path in pieces:
+            copies[name] = path
+        elif rule.role != "unused":
+            places = pieces.setdefault(path, {})
+            if place in places:
+                raise InputError(
+                    f"{source}: {places[place].name} and {name} both hold {path}{list(place)}"
+                )
+            places[place] = Piece(name, rule.layout)
+    if strangers := sorted(pieces.keys() - wanted.keys()):
         raise InputError(f"{source}: {_some(strangers)}: no leaf of π0")
-    _check_complete(rules, pieces, wanted, source)
-    used = {
-        piece.name: (piece.layout, path)
-        for path, places in pieces.items()
-        for piece in places.values()
-    }
-    used |= {name: (matches[name].rule.layout, path) for name, path in copies.items()}
-    sizes = _bind(used, shapes, wanted, _depths(pieces, wanted), given, source)
+    depths = _depths(pieces, wanted)
+    if missing := list(_missing(rules, pieces, wanted, depths)):
+        raise InputError(f"{source}: {_some(missing)}: missing")
+    layouts = [(piece, path) for path, places in pieces.items() for piece in places.values()]
+    layouts += [(Piece(name, matches[name].rule.layout), path) for name, path in copies.items()]
+    axes = [(name, shapes[name], _axes(layout, wanted[path])) for (name, layout), path in layouts]
+    sizes = _sizes(axes, depths, given, source)
     unused = tuple(name for name, found in matches.items() if found.rule.role == "unused")
     return Plan(pieces, copies, unused, sizes)
 
 
-def _put(places: dict[tuple[int, ...], Piece], found: Match, name: str, source: str) -> None:
-    """Puts a tensor at its place in our leaf; raises InputError if another one is there."""
-    place = _place(found.rule, found.layer)
-    if place in places:
-        raise InputError(
-            f"{source}: {places[place].name} and {name} both hold {found.path}{list(place)}"
-        )
-    places[place] = Piece(name, found.rule.layout)
-
-
-def _place(rule: Rule, layer: int) -> tuple[int, ...]:
-    """Returns where the tensor of a layer lies on the leading axes of our leaf."""
-    return tuple(layer if entry == "layer" else int(entry) for entry in rule.place)
-
-
-def _check_complete(
-    rules: Sequence[Rule],
-    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]],
-    wanted: Mapping[str, str],
-    source: str,
-) -> None:
-    """Raises InputError if a leaf lacks a tensor."""
-    depths = _depths(pieces, wanted)
-    missing = []
-    for candidate in rules:
-        if candidate.role != "weight" or "{path}" in candidate.ours or candidate.ours not in wanted:
-            continue
-        stack = wanted[candidate.ours][0]
-        layers = (
-            range(depths[stack] if stack in depths else 1) if "layer" in candidate.place else (0,)
-        )
-        for layer in layers:
-            if _place(candidate, layer) not in pieces.get(candidate.ours, {}):
-                missing.append(candidate.foreign.format(layer=layer))
-    missing = missing or [path for path in wanted if not pieces.get(path)]
-    if missing:
-        raise InputError(f"{source}: {_some(missing)}: missing")
-
-
-def _depths(
-    pieces: Mapping[str, Mapping[tuple[int, ...], Piece]], wanted: Mapping[str, str]
-) -> dict[str, int]:
+def _depths(pieces: Pieces, wanted: Mapping[str, str]) -> dict[str, int]:
     """Returns the number of layers of each stack whose tensors are one layer's."""
     depths: dict[str, int] = {}
     for path, places in pieces.items():
         stack = wanted[path][0]
-        if stack in "IL" and places and () not in places:
-            depths[stack] = max(
-                depths[stack] if stack in depths else 1, *(place[0] + 1 for place in places)
-            )
+        if stack in "IL" and () not in places:
+            depths[stack] = max(depths.get(stack, 1), *(place[0] + 1 for place in places))
     return depths
 
 
-def _bind(
-    used: Mapping[str, tuple[str, str]],
-    shapes: Mapping[str, Shape],
-    wanted: Mapping[str, str],
+def _missing(
+    rules: Sequence[Rule], pieces: Pieces, wanted: Mapping[str, str], depths: Sizes
+) -> Iterator[str]:
+    """Yields the tensors that leaves lack; the leaves themselves, where rules name none."""
+    found, named = False, [rule for rule in rules if rule.role == "weight" and rule.ours in wanted]
+    for rule in named:
+        layers = depths.get(wanted[rule.ours][0], 1) if "layer" in rule.place else 1
+        for layer in range(layers):
+            if _place(rule, layer) not in pieces.get(rule.ours, {}):
+                found = True
+                yield rule.foreign.format(layer=layer)
+    if not found:
+        yield from (path for path in wanted if path not in pieces)
+
+
+def _axes(layout: str, axes: str) -> list[tuple[str, ...]]:
+    """Returns for each axis of a foreign tensor the axes of our leaf that are flattened in it."""
+    if layout == SAME:
+        return [(axis,) for axis in axes.split()]
+    groups = parse_layout(layout).groups
+    return [tuple(axis.rstrip("'") for axis in group) for group in groups]
+
+
+# Letters of sizes -> whether a π0 has these sizes together, and what it has.
+_RELATIONS: Sequence[tuple[str, Callable[..., bool], str]] = (
+    ("P", lambda P: math.isqrt(P) ** 2 == P, "as many patches as a square image has"),
+    ("C", lambda C: C == 3, "3 colours"),
+    ("XMJ", lambda X, M, J: X == M * J, "image_width = image_heads x image_head_dim"),
+    ("NK", lambda N, K: K > 0 and N % K == 0, "num_heads a multiple of num_kv_heads"),
+    ("TE", lambda T, E: T == 2 * E, "time_mlp_input = 2 x expert_width"),
+)
+
+
+def _sizes(
+    tensors: Sequence[tuple[str, Shape, list[tuple[str, ...]]]],
     depths: Sizes,
     given: Sizes,
     source: str,
 ) -> dict[str, int]:
-    """Returns the sizes of all axes, from tensors and from what is given."""
-    binding = Binding()
-    binding.sizes.update(depths)
-    # A tensor's name, the axes that are flattened in one of its axes, and their product.
-    products: list[tuple[str, tuple[str, ...], int]] = []
-    for name, (text, path) in used.items():
-        shape = shapes[name]
-        if text == SAME:
-            binding.add(name, shape, wanted[path].split(), source)
-            continue
-        groups = parse_layout(text).groups
+    """Returns the sizes of all axes, or raises InputError where tensors contradict each other.
+
+    A tensor is its name, its shape, and for each axis the axes of ours that are flattened in it.
+    """
+    sizes = dict(depths)
+    told: dict[str, str] = {}  # the tensor that told a size first
+    for name, shape, groups in tensors:
         if len(shape) != len(groups):
+            letters = " ".join("x".join(group) for group in groups)
             raise InputError(
-                f"{source}: {name}: expected {len(groups)} axes, found shape {list(shape)}"
+                f"{source}: {name}: expected {len(groups)} axes ({letters}), found shape {list(shape)}"
             )
-        single = [i for i, group in enumerate(groups) if len(group) == 1]
-        binding.add(
-            name,
-            tuple(shape[i] for i in single),
-            [groups[i][0].rstrip("'") for i in single],
-            source,
-        )
-        products += [(name, group, shape[i]) for i, group in enumerate(groups) if len(group) > 1]
+        for size, (axis, *others) in zip(shape, groups, strict=True):
+            if not others:
+                sizes.setdefault(axis, int(axis) if axis.isdigit() else size)
+                told.setdefault(axis, f" (by {name})")
     for axis, size in given.items():
-        if binding.sizes.setdefault(axis, size) != size:
+        if sizes.setdefault(axis, size) != size:
             raise InputError(
-                f"{source}: {NAMES[axis]} is {binding.sizes[axis]} by the tensors, {size} as given"
+                f"{source}: {NAMES[axis]} is {sizes[axis]} by the tensors, {size} as given"
             )
+    axes = [
+        (name, size, group)
+        for name, shape, groups in tensors
+        for size, group in zip(shape, groups, strict=True)
+    ]
     # Of the sizes that are flattened in one axis one may be unknown. It is the rest of the product.
-    for name, group, product in products:
-        open_axes = [axis for axis in group if axis not in binding.sizes]
-        if len(open_axes) > 1:
+    for name, size, group in axes:
+        unknown = [axis for axis in group if axis not in sizes]
+        if len(unknown) > 1:
             names = " x ".join(NAMES[axis] for axis in group)
             raise InputError(
-                f"{source}: {name} shows only {names} = {product}; give one, as in --sizes={NAMES[group[-1]]}=..."
+                f"{source}: {name} shows only {names} = {size}; give one, as in --sizes={NAMES[group[-1]]}=..."
             )
-        known = math.prod(binding.sizes[axis] for axis in group if axis in binding.sizes)
-        if product % known or (not open_axes and product != known):
-            implied = " x ".join(
-                f"{NAMES[axis]} {binding.sizes[axis]}" if axis in binding.sizes else NAMES[axis]
-                for axis in group
-            )
+        for axis in unknown:
+            rest = math.prod(sizes[other] for other in group if other != axis)
+            sizes[axis] = max(1, size // max(1, rest))
+
+    def text(letters: Iterable[str]) -> str:
+        return " x ".join(
+            f"{NAMES.get(i, 'an axis of')} {sizes[i]}{told.get(i, '')}" for i in letters
+        )
+
+    for name, size, group in axes:
+        if size != math.prod(sizes[axis] for axis in group):
             raise InputError(
-                f"{source}: shapes contradict each other: {name} has {product} rows or columns, expected {implied}"
+                f"{source}: shapes contradict each other: {name}: expected {text(group)}, found {size}"
             )
-        if open_axes:
-            binding.add(name, (product // known,), open_axes, source)
-    binding.check_relations(source)
-    return binding.sizes
+    for letters, holds, rule in _RELATIONS:
+        if all(i in sizes for i in letters) and not holds(*(sizes[i] for i in letters)):
+            found = ", ".join(map(text, letters))
+            raise InputError(
+                f"{source}: shapes contradict each other: expected {rule}, found {found}"
+            )
+    return {axis: size for axis, size in sizes.items() if axis in NAMES}
 
 
 # ---- ours to foreign
@@ -370,34 +359,27 @@ def entries(
     """
     result: list[Entry] = []
     for path, shape in shapes.items():
-        filled = [entry for candidate in rules if candidate.ours == path and candidate.role != "unused"
-                  for entry in _entries(candidate, path, shape)]  # fmt: skip
+        own = [rule for rule in rules if rule.ours == path and rule.role != "unused"]
+        filled = [entry for rule in own for entry in _entries(rule, path, shape)]
         places = {entry.place for entry in filled}
         leading = len(next(iter(places), ()))
         if places != set(itertools.product(*map(range, shape[:leading]))):
             raise InputError(f"{source}: {path} {list(shape)}: no rule covers it, or not all of it")
         result += sorted(filled, key=lambda entry: entry.place)
-    for candidate in rules:
-        if candidate.role == "unused" and candidate.layout != SAME:
-            result.append(
-                Entry(
-                    candidate.foreign,
-                    "",
-                    (),
-                    SAME,
-                    parse_layout(candidate.layout).foreign_shape(sizes),
-                )
-            )
+    for rule in rules:
+        if rule.role == "unused" and rule.layout != SAME:
+            zeros = parse_layout(rule.layout).foreign_shape(sizes)
+            result.append(Entry(rule.foreign, "", (), SAME, zeros))
     return result
 
 
-def _entries(candidate: Rule, path: str, shape: Shape) -> Iterator[Entry]:
+def _entries(rule: Rule, path: str, shape: Shape) -> Iterator[Entry]:
     """Yields the tensors that a rule makes of our leaf."""
-    for layer in range(shape[0]) if "layer" in candidate.place else (0,):
-        place = _place(candidate, layer)
-        layout = parse_layout(candidate.layout)
+    layout = parse_layout(rule.layout)
+    for layer in range(shape[0]) if "layer" in rule.place else (0,):
+        place = _place(rule, layer)
         foreign = layout.foreign_shape(dict(zip(layout.ours, shape[len(place) :], strict=True)))
-        yield Entry(candidate.foreign.format(layer=layer), path, place, candidate.layout, foreign)
+        yield Entry(rule.foreign.format(layer=layer), path, place, rule.layout, foreign)
 
 
 def _some(names: Sequence[str]) -> str:

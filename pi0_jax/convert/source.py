@@ -4,8 +4,9 @@ It reads leaf by leaf, or layer by layer, when they are asked for.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -19,32 +20,36 @@ from pi0_jax.models.paths import unflatten
 from pi0_jax.models.pi0 import Pi0Config
 
 # The dtypes that a parameter may have.
-_FLOATS = (
-    np.dtype(np.float32),
-    np.dtype(ml_dtypes.bfloat16),
-    np.dtype(np.float16),
-    np.dtype(np.float64),
-)
+_FLOATS = tuple(map(np.dtype, (np.float32, ml_dtypes.bfloat16, np.float16, np.float64)))
 
 
-class Leaf(NamedTuple):
-    """Holds the shape and dtype of an array."""
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+    """Is an array that is read when it is asked for. Two are equal in shape and dtype alone.
+
+    Attributes:
+        shape: its shape.
+        dtype: its dtype.
+        read: reads all of it for None, or the entry of this number along the first axis.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-
-
-class Tensors(Protocol):
-    """Gives the arrays of a foreign checkpoint, which are not read yet."""
+    read: Callable[[int | None], np.ndarray] = dataclasses.field(compare=False, repr=False)
 
     @property
-    def infos(self) -> Mapping[str, Leaf]:
-        """Returns shapes and dtypes, by name."""
-        ...
+    def nbytes(self) -> int:
+        """Returns the number of its bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self, name: str, entry: int | None = None) -> np.ndarray:
-        """Reads a tensor, or its `entry` along the first axis."""
-        ...
+
+def in_memory(array: np.ndarray) -> LazyArray:
+    """Returns an array that is there already."""
+    return LazyArray(array.shape, array.dtype, lambda i: array if i is None else array[i])
+
+
+_NOTHING = Metadata()
+Tensors: TypeAlias = Mapping[str, LazyArray]  # of a foreign checkpoint, by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +59,9 @@ class Source:
     Attributes:
         format: which format it was found to have.
         path: where it lies, for messages.
-        leaves: shape and dtype of every parameter, by its path in the published tree; for a
-            PaliGemma those of the backbone alone.
+        leaves: every parameter, by its path in the published tree; for a PaliGemma those of the
+            backbone alone.
         sizes: the model's sizes, by the letters of convert/tree.py.
-        fetch: reads a leaf, or one layer of it.
         metadata: robots, tokenizer and what else travels beside the weights.
         notes: what the user should know of this input.
         unused: tensors of the file that are no part of π0.
@@ -66,29 +70,26 @@ class Source:
 
     format: str
     path: str
-    leaves: Mapping[str, Leaf]
+    leaves: Mapping[str, LazyArray]
     sizes: Mapping[str, int]
-    fetch: Callable[[str, int | None], np.ndarray]
     metadata: Metadata
     notes: tuple[str, ...] = ()
-    unused: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)
+    unused: Tensors = dataclasses.field(default_factory=dict)
     differing_copies: Callable[[], list[str]] = list
 
     def read(self, path: str) -> np.ndarray:
         """Reads a leaf, whole."""
-        return self.fetch(path, None)
+        return self.leaves[path].read(None)
 
     def layer(self, path: str, layer: int) -> np.ndarray:
         """Reads one layer of a stacked leaf."""
-        return self.fetch(path, layer)
+        return self.leaves[path].read(layer)
 
     def parts(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
         """Yields a stacked leaf's layers with their numbers; any other leaf whole, with None."""
-        if not is_stacked(path):
-            yield None, self.read(path)
-            return
-        for layer in range(self.leaves[path].shape[0]):
-            yield layer, self.layer(path, layer)
+        leaf = self.leaves[path]
+        for layer in range(leaf.shape[0]) if is_stacked(path) else (None,):
+            yield layer, leaf.read(layer)
 
     def model_config(self) -> Pi0Config:
         """Returns the model of these sizes.
@@ -109,16 +110,18 @@ def is_stacked(path: str) -> bool:
     return tree.AXES[path][0] in "IL"
 
 
+# ---- foreign to ours
+
+
 def mapped(
     tensors: Tensors,
     table: list[rules.Rule],
     *,
     format: str,
     path: str,
-    wanted: Mapping[str, str] = tree.AXES,
     given: tree.Sizes,
-    metadata: Metadata,
-    notes: tuple[str, ...] = (),
+    metadata: Metadata = _NOTHING,
+    wanted: Mapping[str, str] = tree.AXES,
 ) -> Source:
     """Makes a source of a foreign checkpoint, through its rules.
 
@@ -127,91 +130,132 @@ def mapped(
         table: the rules of the format.
         format: the format's name.
         path: names the checkpoint in messages.
-        wanted: the leaves to fill, with their axes.
         given: sizes that the tensors do not show (letters of tree.py).
         metadata: what travels beside the weights.
-        notes: what the user should know of this input.
+        wanted: the leaves to fill, with their axes.
 
     Raises:
         InputError: rules.plan raises it, or a tensor's dtype is wrong.
     """
-    plan = rules.plan(
-        table, {name: info.shape for name, info in tensors.infos.items()}, wanted, given, path
-    )
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    plan = rules.plan(table, found, wanted, given, path)
     shapes = tree.expected_shapes(plan.sizes, wanted)
-    leaves = {leaf: Leaf(shapes[leaf], _dtype(plan, tensors, leaf, path)) for leaf in wanted}
-
-    def fetch(leaf: str, layer: int | None) -> np.ndarray:
-        array = _fetch(plan, tensors, leaves[leaf], leaf, layer)
-        check_finite(array, _where(path, leaf, layer))
-        return array
+    leaves = {leaf: _joined(plan, tensors, leaf, shapes[leaf], path) for leaf in wanted}
 
     def differing() -> list[str]:
+        weights = {
+            copy: next(iter(plan.pieces[leaf].values())).name for copy, leaf in plan.copies.items()
+        }
         return [
-            name
-            for name, leaf in plan.copies.items()
-            if not _same_bits(tensors.read(name), _foreign(plan, tensors, leaf))
+            copy
+            for copy, weight in weights.items()
+            if not same_bits(tensors[copy].read(None), tensors[weight].read(None))
         ]
 
-    if plan.unused:
-        notes = (
-            *notes,
-            f"not part of π0, left out: {', '.join(plan.unused[:3])}"
-            + (" ..." if len(plan.unused) > 3 else ""),
-        )
-    unused = {name: tensors.infos[name] for name in plan.unused}
-    return Source(format, path, leaves, plan.sizes, fetch, metadata, notes, unused, differing)
+    more = " ..." if len(plan.unused) > 3 else ""
+    note = f"not part of π0, left out: {', '.join(plan.unused[:3])}{more}"
+    notes = (note,) if plan.unused else ()
+    unused = {name: tensors[name] for name in plan.unused}
+    return Source(format, path, leaves, plan.sizes, metadata, notes, unused, differing)
 
 
-def _dtype(plan: Plan, tensors: Tensors, leaf: str, path: str) -> np.dtype:
-    """Returns the one dtype of the tensors that make a leaf."""
-    names = [piece.name for piece in plan.pieces[leaf].values()]
-    first = tensors.infos[names[0]].dtype
-    if first not in _FLOATS:
+def _joined(
+    plan: Plan, tensors: Tensors, leaf: str, shape: tuple[int, ...], path: str
+) -> LazyArray:
+    """Returns a leaf that is read from the tensors that make it."""
+    places = plan.pieces[leaf]
+    names = [piece.name for piece in places.values()]
+    dtype = tensors[names[0]].dtype
+    if dtype not in _FLOATS:
+        expected = ", ".join(map(str, _FLOATS))
         raise InputError(
-            f"{path}: {names[0]}: expected one of the dtypes {', '.join(map(str, _FLOATS))}, found {first}"
+            f"{path}: {names[0]}: expected one of the dtypes {expected}, found {dtype}"
         )
     for name in names:
-        if (found := tensors.infos[name].dtype) != first:
+        if (other := tensors[name].dtype) != dtype:
             raise InputError(
-                f"{path}: {names[0]} is {first}, {name} is {found}; expected one dtype for {leaf}"
+                f"{path}: {names[0]} is {dtype}, {name} is {other}; expected one dtype for {leaf}"
             )
-    return first
+
+    def read(layer: int | None) -> np.ndarray:
+        # One tensor holds all of the leaf.
+        if () in places:
+            piece = places[()]
+            if piece.layout == SAME:
+                return tensors[piece.name].read(layer)
+            whole = parse_layout(piece.layout).forward(tensors[piece.name].read(None), plan.sizes)
+            return whole if layer is None else whole[layer]
+        result = np.empty(shape if layer is None else shape[1:], dtype)
+        for place, piece in places.items():
+            if layer is None or place[0] == layer:
+                array = tensors[piece.name].read(None)
+                array = parse_layout(piece.layout).forward(array, plan.sizes)
+                result[place if layer is None else place[1:]] = array
+        return result
+
+    return _finite(LazyArray(shape, dtype, read), f"{path}: {leaf}")
 
 
-def _foreign(plan: Plan, tensors: Tensors, leaf: str) -> np.ndarray:
-    """Reads the one tensor that makes a leaf."""
-    (piece,) = plan.pieces[leaf].values()
-    return tensors.read(piece.name)
+def _finite(array: LazyArray, where: str) -> LazyArray:
+    """Returns the array, which refuses NaN and infinity when it is read."""
+
+    def read(layer: int | None) -> np.ndarray:
+        found = array.read(layer)
+        check_finite(found, where if layer is None else f"{where} layer {layer}")
+        return found
+
+    return dataclasses.replace(array, read=read)
 
 
-def _fetch(plan: Plan, tensors: Tensors, info: Leaf, leaf: str, layer: int | None) -> np.ndarray:
-    """Reads a leaf, or one layer of it, from the tensors that make it."""
-    places = plan.pieces[leaf]
-    # One tensor holds all of the leaf.
-    if () in places:
-        piece = places[()]
-        if piece.layout == SAME:
-            return tensors.read(piece.name, layer)
-        whole = parse_layout(piece.layout).forward(tensors.read(piece.name), plan.sizes)
-        return whole if layer is None else whole[layer]
-    result = np.empty(info.shape if layer is None else info.shape[1:], info.dtype)
-    for place, piece in places.items():
-        if layer is None or place[0] == layer:
-            result[place if layer is None else place[1:]] = parse_layout(piece.layout).forward(
-                tensors.read(piece.name), plan.sizes
-            )
-    return result
+def cast(source: Source, dtype: np.dtype | None) -> Source:
+    """Returns the source in another dtype, rounded to nearest; None keeps each leaf's own.
+
+    Reading raises InputError if a number is too large for the dtype.
+    """
+    if dtype is None:
+        return source
+
+    def narrow(path: str, leaf: LazyArray) -> LazyArray:
+        def read(layer: int | None) -> np.ndarray:
+            return leaf.read(layer).astype(dtype, copy=False)
+
+        return _finite(LazyArray(leaf.shape, dtype, read), f"{source.path}: {path}")
+
+    leaves = {path: narrow(path, leaf) for path, leaf in source.leaves.items()}
+    return dataclasses.replace(source, leaves=leaves)
 
 
-def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Returns whether two arrays are equal to the bit."""
-    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
+# ---- ours to foreign
 
 
-def _where(path: str, leaf: str, layer: int | None) -> str:
-    """Names a leaf, or one layer of it, in messages."""
-    return f"{path}: {leaf}" if layer is None else f"{path}: {leaf} layer {layer}"
+def torch_tensors(source: Source, table: list[rules.Rule]) -> Iterator[tuple[str, LazyArray]]:
+    """Yields every tensor of a PyTorch port, in the order in which they are best read.
+
+    The leaf or layer that was read last is kept for the tensors that are made of it.
+    """
+    shapes = {path: leaf.shape for path, leaf in source.leaves.items()}
+    zeros = source.leaves["state_proj/kernel"].dtype  # the dtype of tensors of zeros
+    held: dict[tuple[str, int | None], np.ndarray] = {}
+
+    def tensor(entry: rules.Entry) -> LazyArray:
+        def read(_: int | None) -> np.ndarray:
+            stacked = is_stacked(entry.path)
+            part = (entry.path, entry.place[0] if stacked else None)
+            if part not in held:
+                held.clear()  # frees its memory before the next one is read
+                held[part] = source.leaves[entry.path].read(part[1])
+            place = entry.place[1:] if stacked else entry.place
+            return parse_layout(entry.layout).inverse(held[part][place])
+
+        if not entry.path:
+            return LazyArray(entry.shape, zeros, lambda _: np.zeros(entry.shape, zeros))
+        return LazyArray(entry.shape, source.leaves[entry.path].dtype, read)
+
+    for entry in rules.entries(table, shapes, source.sizes, source.path):
+        yield entry.name, tensor(entry)
+
+
+# ---- comparing
 
 
 def bits(x: np.ndarray) -> np.ndarray:
@@ -222,22 +266,30 @@ def bits(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}")
 
 
-def cast(source: Source, dtype: np.dtype | None) -> Source:
-    """Returns the source in another dtype, rounded to nearest.
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Returns whether two arrays are equal to the bit."""
+    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
 
-    Reading raises InputError if a number is too large for the dtype.
 
-    Args:
-        source: the source.
-        dtype: the dtype; None keeps each leaf's own.
+class Comparison(NamedTuple):
+    """Says how many of a leaf's elements are not the same to the bit."""
+
+    path: str
+    elements: int
+    differing: int
+
+
+def compare(source: Source, back: Source) -> Iterator[Comparison]:
+    """Compares every leaf of what was written and of what was read back, layer by layer.
+
+    A leaf that one of them lacks, or has in another shape or dtype, differs in all its elements.
+    After a cast the rounded values must come back, to the bit.
     """
-    if dtype is None:
-        return source
-
-    def fetch(leaf: str, layer: int | None) -> np.ndarray:
-        array = source.fetch(leaf, layer).astype(dtype, copy=False)
-        check_finite(array, _where(source.path, leaf, layer))
-        return array
-
-    leaves = {path: Leaf(leaf.shape, dtype) for path, leaf in source.leaves.items()}
-    return dataclasses.replace(source, leaves=leaves, fetch=fetch)
+    for path in sorted(source.leaves.keys() | back.leaves.keys()):
+        ours, theirs = (leaves.get(path) for leaves in (source.leaves, back.leaves))
+        size = math.prod((ours or theirs).shape)  # type: ignore[union-attr]  # one of them is there
+        differing = size
+        if ours == theirs:
+            parts = zip(source.parts(path), back.parts(path), strict=True)
+            differing = sum(int(np.count_nonzero(bits(a) != bits(b))) for (_, a), (_, b) in parts)
+        yield Comparison(path, size, differing)

@@ -149,14 +149,14 @@ class Policy:
                 its arrays are not those of the variant that it names, or not finite; the robot,
                 record or tokenizer of a released π0 is missing.
         """
-        from pi0_jax.convert import DEFAULTS, Options, released
+        from pi0_jax.convert.formats import DEFAULTS, Options, is_released, read_released
 
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
         wanted = None if dtype is None else DTYPES[dtype]
         given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=sizes or {})
-        if given != DEFAULTS or released.recognise(directory):
-            description, params, notes = released.read(directory, given, wanted)
+        if given != DEFAULTS or is_released(directory):
+            description, params, notes = read_released(directory, given, wanted)
             if notes:
                 warnings.warn(f"{directory}: {'; '.join(notes)}", stacklevel=2)
         else:

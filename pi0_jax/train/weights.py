@@ -33,7 +33,7 @@ from pi0_jax import sharding
 from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
-from pi0_jax.convert.source import Leaf, Source
+from pi0_jax.convert.source import LazyArray, Source
 from pi0_jax.errors import InputError
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import parameter_shapes
@@ -186,7 +186,7 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> list[str]:
     return load
 
 
-def _contradiction(path: str, found: Leaf, expected: jax.ShapeDtypeStruct) -> str:
+def _contradiction(path: str, found: LazyArray, expected: jax.ShapeDtypeStruct) -> str:
     """Says in which sizes a leaf's shape differs from the model's."""
     sizes = zip(tree.AXES[path].split(), expected.shape, found.shape, strict=True)
     differences = " and ".join(
