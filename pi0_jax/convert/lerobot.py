@@ -167,15 +167,15 @@ def _step_statistics(folder: Folder, description: str, kind: str) -> dict[str, n
 def _vector(values: Mapping[str, np.ndarray], feature: str, folder: Folder) -> VectorStatistics:
     """Returns the statistics of one feature."""
     found = {
-        field: values[f"{feature}.{key}"].astype(np.float64).reshape(-1)
-        for key, field in normalize.FIELDS.items()
+        key: values[f"{feature}.{key}"].astype(np.float64).reshape(-1)
+        for key in normalize.FIELDS
         if f"{feature}.{key}" in values
     }
     missing = [f"{feature}.{key}" for key in ("mean", "std") if key not in found]
     if missing:
         raise InputError(f"{folder}: statistics lack {', '.join(missing)}")
-    ranges = (found.get(field) for field in VectorStatistics._fields[2:])
-    vector = VectorStatistics(found["mean"], found["std"], *ranges)
+    optional = (found.get(key) for key in normalize.FIELDS[2:])
+    vector = VectorStatistics(found["mean"], found["std"], *optional)
     return normalize.check(vector, str(folder), feature)
 
 
