@@ -54,7 +54,12 @@ def main() -> None:
         Path(_INPUT.value),
         Path(_OUTPUT.value),
         name=_NAME.value,
-        encoding=Encoding(_IMAGES.value, _QUALITY.value, _ROUND.value, _TOLERANCE.value),
+        encoding=Encoding(
+            "png" if _IMAGES.value == "png" else "jpeg",
+            _QUALITY.value,
+            _ROUND.value,
+            _TOLERANCE.value,
+        ),
         without=_WITHOUT.value,
         skip_episodes=[int(text) for text in _SKIP.value],
         workers=_WORKERS.value,

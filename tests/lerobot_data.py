@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-FPS, SIDE = 10, 32
+FPS, SIDE, CODEC = 10, 32, "libx264"
 TASKS = ("put the cup on the plate", "open the drawer")
 JOINTS = ["shoulder.pos", "elbow.pos", "gripper.pos"]
 CAMERAS = ("observation.images.top", "observation.images.wrist")
 VECTORS = ("observation.state", "action")
 LENGTHS = (8, 11, 9)
+# The questions of a draft, in the order in which they are answered.
+ANSWERS = (
+    ('{ASK: "top", ASK: "wrist"}', '{"base_0_rgb": "top", "left_wrist_0_rgb": "wrist"}'),
+    ("kind=ASK, delta=ASK", 'kind="absolute", delta=True'),
+    ("kind=ASK", 'kind="absolute"'),
+    ("unit=ASK", 'unit="1"'),
+    ("open=ASK, closed=ASK", "open=9.0, closed=-9.0"),
+    ("execute_steps=ASK", "execute_steps=5"),
+)
 
 
-def picture(camera: int, episode: int, frame: int) -> np.ndarray:
-    """Returns uint8[SIDE, SIDE, 3], another one for each frame."""
-    y, x = np.mgrid[:SIDE, :SIDE]
+def picture(camera: int, episode: int, frame: int, side: int = SIDE) -> np.ndarray:
+    """Returns uint8[side, side, 3], another one for each frame."""
+    y, x = np.mgrid[:side, :side]
     planes = (8 * x + 9 * frame, 8 * y + 40 * episode, 128 * camera + 4 * (x + y))
     return np.stack(planes, -1).astype(np.uint8)
 
 
-def info(version: str, kind: str, lengths: Sequence[int]) -> dict[str, Any]:
+def info(version: str, kind: str, lengths: Sequence[int], side: int = SIDE) -> dict[str, Any]:
     """Returns what info.json holds."""
     vector = {"dtype": "float32", "shape": [3], "names": JOINTS}
-    camera = {"dtype": kind, "shape": [SIDE, SIDE, 3], "names": ["height", "width", "channels"]}
+    camera = {"dtype": kind, "shape": [side, side, 3], "names": ["height", "width", "channels"]}
     counter = {"dtype": "int64", "shape": [1], "names": None}
     paths = {
         "v2.1": (
@@ -114,12 +123,14 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def write_video(file: Path, pixels: Sequence[np.ndarray], fps: int = FPS) -> None:
-    """Writes H.264 with a key frame in every four."""
+def write_video(
+    file: Path, pixels: Iterable[np.ndarray], fps: int = FPS, side: int = SIDE, codec: str = CODEC
+) -> None:
+    """Writes a video with a key frame in every four."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", fps, {"crf": "20", "g": "4"})
-        stream.height, stream.width = pixels[0].shape[:2]
+        stream = container.add_stream(codec, fps, {"crf": "20", "g": "4"})
+        stream.height = stream.width = side
         stream.pix_fmt = "yuv420p"
         for image in pixels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -139,6 +150,8 @@ def write(
     lengths: Sequence[int] = LENGTHS,
     *,
     episodes_per_file: int = 2,
+    side: int = SIDE,
+    codec: str = CODEC,
 ) -> list[dict[str, Any]]:
     """Writes a dataset and returns what its episodes hold, images as they decode.
 
@@ -148,10 +161,12 @@ def write(
         kind: "video" or "image".
         lengths: the episodes' frames.
         episodes_per_file: of a file in v3.0.
+        side: height and width of its images, in pixels.
+        codec: of its videos.
     """
     meta = folder / "meta"
     meta.mkdir(parents=True)
-    about = info(version, kind, lengths)
+    about = info(version, kind, lengths, side)
     (meta / "info.json").write_text(json.dumps(about))
     values = numbers(lengths)
     per_file = 1 if version == "v2.1" else episodes_per_file
@@ -173,11 +188,13 @@ def write(
             start += lengths[episode]
         for camera, name in enumerate(CAMERAS):
             pixels = [
-                picture(camera, episode, i) for episode in group for i in range(lengths[episode])
+                picture(camera, episode, i, side)
+                for episode in group
+                for i in range(lengths[episode])
             ]
             if kind == "video":
                 file = folder / about["video_path"].format(video_key=name, **places)
-                write_video(file, pixels)
+                write_video(file, pixels, side=side, codec=codec)
                 pixels = decoded(file)
             images = iter(pixels)
             for episode in group:

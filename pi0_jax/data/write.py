@@ -25,6 +25,7 @@ from PIL import Image as PilImage
 from pi0_jax.errors import InputError, optional_packages
 
 JPEG_QUALITY = 95
+ImageEncoding: TypeAlias = Literal["jpeg", "png"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ImageFeature:
 
     height: int
     width: int
-    encoding: Literal["jpeg", "png"] = "jpeg"
+    encoding: ImageEncoding = "jpeg"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -231,7 +231,7 @@ def _texts(given: Any, where: str) -> Iterator[str]:
 
 def _collisions(features: Sequence[Feature]) -> Iterator[str]:
     """Yields which features would lie at the same place of a step, or within each other."""
-    taken = {path: "what the import adds" for path in ADDED}
+    taken: dict[tuple[str, ...], str] = {path: "what the import adds" for path in ADDED}
     for feature in features:
         for path, other in taken.items():
             shorter = min(len(path), len(feature.path))

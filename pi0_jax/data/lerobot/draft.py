@@ -33,7 +33,7 @@ def draft(source: Path, declared: Declared, dataset: Path) -> str:
     ranges = _ranges(source, declared)
     name = dataset.parent.name
     robot = declared.info["robot_type"] if "robot_type" in declared.info else None
-    cameras = [feature.path[-1] for feature in declared.cameras]
+    cameras = _camera_names(declared)
     lines = [
         f"# A draft of the row and the robot's record of {name}, made of a LeRobotDataset {declared.version}.",
         "# Each ASK is a question that the dataset does not answer: write the answer in its place.",
@@ -63,8 +63,8 @@ def draft(source: Path, declared: Declared, dataset: Path) -> str:
         '    # order="BGR" where the pictures of `launch.index --report` have red and blue exchanged.',
         "    cameras={",
         *(
-            f"        {_text(feature.path[-1])}: dict(path={_text(feature.field)}),"
-            for feature in declared.cameras
+            f"        {_text(camera)}: dict(path={_text(feature.field)}),"
+            for camera, feature in zip(cameras, declared.cameras, strict=True)
         ),
         "    },",
         "    fields=[  # the state first and then the action",
@@ -86,6 +86,15 @@ def draft(source: Path, declared: Declared, dataset: Path) -> str:
 
 def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _camera_names(declared: Declared) -> list[str]:
+    """Returns a name for each camera: the last part of its path, or the path where two have that."""
+    names = [feature.path[-1] for feature in declared.cameras]
+    return [
+        name if names.count(name) == 1 else "_".join(feature.path)
+        for name, feature in zip(names, declared.cameras, strict=True)
+    ]
 
 
 def _dimensions(feature: Feature | None, ranges: dict[str, Range], more: str) -> Iterator[str]:

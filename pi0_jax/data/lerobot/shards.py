@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from pi0_jax.data.example import parse_example
 from pi0_jax.data.lerobot.declared import Declared
 from pi0_jax.data.lerobot.layout import Episode
@@ -102,7 +104,7 @@ def _resume(task: ShardTask, file: BinaryIO) -> tuple[int, int]:
             if record.damage:
                 break
             value = parse_example(record.payload, {EPISODE_NUMBER})[EPISODE_NUMBER]
-            found.append(int(value[0]))
+            found.append(int(np.asarray(value).item()))
             size += len(record.payload)
             end = record.offset + len(record.payload) + _FOOTER.size
     except InputError:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pi0_jax.data.lerobot.layout import Episode
 from pi0_jax.data.lerobot.serialise import Values, serialise_example
 from pi0_jax.data.lerobot.tables import RowReader, numbers, texts
 from pi0_jax.data.lerobot.videos import FrameReader
-from pi0_jax.data.write import JPEG_QUALITY, encode_jpeg, encode_png
+from pi0_jax.data.write import JPEG_QUALITY, ImageEncoding, encode_jpeg, encode_png
 from pi0_jax.errors import InputError
 
 EPISODE_NUMBER = "episode_metadata/episode_index"
@@ -33,7 +33,7 @@ class Encoding:
         tolerance_s: how far times may be from the times of frames at the dataset's rate.
     """
 
-    images: Literal["jpeg", "png"] = "jpeg"
+    images: ImageEncoding = "jpeg"
     quality: int = JPEG_QUALITY
     round_float64: bool = False
     tolerance_s: float = 1e-4

@@ -124,7 +124,7 @@ class RowReader:
             first, group = first + size, group + 1
         self._file, self._row, self._held = file, first, []
         self._batches = parquet.iter_batches(
-            _BATCH_ROWS, range(group, parquet.num_row_groups), self._columns
+            _BATCH_ROWS, range(group, parquet.num_row_groups), self._columns, use_threads=False
         )
 
     def _fill(self, stop: int) -> None:

@@ -76,11 +76,13 @@ class FrameReader:
         if not clip.file.is_file():
             raise InputError(f"{place}: expected a video, found no such file")
         try:
-            self._container = av.open(str(clip.file))
+            self._container = av.open(str(clip.file), metadata_errors="replace")
             streams = self._container.streams.video
             if len(streams) != 1:
                 raise InputError(f"{clip.file}: expected one video stream, found {len(streams)}")
             stream = streams[0]
+            if stream.codec_context is None:
+                raise InputError(f"{clip.file}: expected a codec that FFmpeg knows, found none")
             # Workers share the processors already. A broken frame is an error, and not a picture
             # that the decoder makes up.
             stream.codec_context.thread_count = 1
