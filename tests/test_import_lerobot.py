@@ -487,7 +487,14 @@ def test_the_command_prints_the_draft_and_refuses_in_one_line(tmp_path):
     assert first.returncode == again.returncode == 0, first.stderr
     assert "in/1.0.0: written; episodes 3 train; 28 frames" in first.stderr
     assert "there already" in again.stderr and again.stdout == first.stdout
-    ast.parse(first.stdout)
+    (tmp_path / "asked.py").write_text(first.stdout)
+    asked = subprocess.run(
+        [sys.executable, "-m", "launch.index", f"--config={tmp_path / 'asked.py'}"],
+        cwd=ROOT, env=environment(1), capture_output=True, text=True,
+    )  # fmt: skip
+    line = 1 + first.stdout.splitlines().index("ACTION = dict(kind=ASK, delta=ASK)")
+    assert asked.returncode == 2 and "Traceback" not in asked.stderr
+    assert f"error: {tmp_path / 'asked.py'}, line {line}: " in asked.stderr
     shutil.rmtree(tmp_path / "in/videos")
     refused = run("--name=other")
     errors = [line for line in refused.stderr.splitlines() if "error:" in line]
