@@ -154,7 +154,6 @@ def numbers(table: pa.Table, feature: Feature, where: str, *, round_float64: boo
         InputError: values are missing, have another shape, or cannot be kept to the bit.
     """
     column = table.column(feature.name).combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     while _is_list(column.type):
         _check_whole(column, where)
         column = column.flatten()
