@@ -11,13 +11,13 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.data.workers import default_workers
+from pi0_jax.data.index.workers import default_workers
 from pi0_jax.data.write import JPEG_QUALITY
 from pi0_jax.errors import InputError
 
 from . import app
 
-with app.optional_imports():
+with app.one_line_errors():
     from pi0_jax.data.lerobot.draft import draft
     from pi0_jax.data.lerobot.importer import import_lerobot
     from pi0_jax.data.lerobot.steps import Encoding

@@ -33,7 +33,9 @@ def parse(argv: Sequence[str]) -> list[str]:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{place.filename}, line {place.lineno}"
-        raise InputError(f"{where}: expected an answer in the place of ASK: {place.line}") from error
+        raise InputError(
+            f"{where}: expected an answer in the place of ASK: {place.line}"
+        ) from error
     except (flags.Error, ValueError, OSError) as error:
         text, found, trace = str(error).partition("Traceback (most recent call last):")
         if found:  # a config file raises: the last line of its traceback and its place are enough

@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pi0_jax.data.example import parse_example
 from pi0_jax.data.lerobot.declared import Declared
 from pi0_jax.data.lerobot.layout import Episode
 from pi0_jax.data.lerobot.steps import EPISODE_NUMBER, Encoding, EpisodeReader
-from pi0_jax.data.tfrecord import masked_crc, scan_records
+from pi0_jax.data.records.example import parse_example
+from pi0_jax.data.records.tfrecord import masked_crc, scan_records
 from pi0_jax.errors import FULL_DISK, InputError
 
 
@@ -125,7 +125,7 @@ _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def _append(file: BinaryIO, payload: bytes) -> None:
-    """Appends a record, framed as pi0_jax/data/tfrecord.py draws it."""
+    """Appends a record, framed as pi0_jax.data.records.tfrecord.py draws it."""
     length = struct.pack("<Q", len(payload))
     header = _HEADER.pack(len(payload), masked_crc(length))
     for piece in (header, payload, _FOOTER.pack(masked_crc(payload))):
