@@ -104,16 +104,18 @@ def import_lerobot(
     work = final.with_name(f"{VERSION}.incomplete-import")
     missing = _is_missing(final, settings | skipped)
     if missing:
-        with optional_packages():  # it would be a pity to miss it after hours
+        with optional_packages():  # TFDS writes the last files, perhaps hours later
             import tensorflow_datasets as _  # noqa: F401
         with _working_folder(work, settings) as dataset:
-            shards = [
-                ShardTask(folder, declared, tasks, encoding, file, number, split, chosen)
-                for number, (split, file, chosen) in enumerate(_plan(dataset, name, splits))
-            ]
-            done = write_shards(shards, work / "progress", workers, name)
-            _finish(dataset, name, declared, encoding, shards, done, settings | skipped)
-            os.rename(dataset, final)
+            # Another import may have ended meanwhile.
+            if missing := _is_missing(final, settings | skipped):
+                shards = [
+                    ShardTask(folder, declared, tasks, encoding, file, number, split, chosen)
+                    for number, (split, file, chosen) in enumerate(_plan(dataset, name, splits))
+                ]
+                done = write_shards(shards, work / "progress", workers, name)
+                _finish(dataset, name, declared, encoding, shards, done, settings | skipped)
+                os.rename(dataset, final)
     shutil.rmtree(work, ignore_errors=True)
     counts = {split: len(chosen) for split, chosen in splits.items()}
     frames = sum(episode.length for chosen in splits.values() for episode in chosen)
