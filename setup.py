@@ -27,6 +27,7 @@ REMOTE = [
 # Before 17.4 a message may have any number of empty fragments, which fill a server's memory.
 SERVE = ["msgpack>=1.1", "websockets>=17.4"]
 TORCH = ["torch>=2.8", "transformers>=4.56"]  # only to check what was converted for PyTorch
+LEROBOT = ["av>=15.1", "pyarrow>=21.0"]  # importing LeRobot datasets
 SIM = ["mujoco>=3.3", "gymnasium>=1.1"]
 # The site and its notebooks: make docs.
 DOCS = [
@@ -38,8 +39,8 @@ DOCS = [
 ]
 
 COMMANDS = """
-    check_server convert demo evaluate formats index make_reach_data make_tokenizer memory report
-    serve tpu_table train verify
+    check_server convert demo evaluate formats import_lerobot index make_reach_data make_tokenizer
+    memory report serve tpu_table train verify
 """.split()  # files of launch/
 
 
@@ -98,6 +99,7 @@ setup(
         "remote": REMOTE,
         "serve": SERVE,
         "sim": SIM,
+        "lerobot": [*DATA, *LEROBOT],
         "torch": TORCH,
         "docs": DOCS,
         "tpu": ["jax[tpu]"],
@@ -106,6 +108,7 @@ setup(
             *DATA,
             *SIM,
             *SERVE,
+            *LEROBOT,
             "aiohttp>=3.10",
             "beartype>=0.20",
             "hypothesis>=6.100",

@@ -1,6 +1,7 @@
 """Parses the command line, and defines flags that several scripts have."""
 
 import re
+import traceback
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -26,6 +27,15 @@ def parse(argv: Sequence[str]) -> list[str]:
             raise
         lines = ". ".join(missing.args[0].splitlines())
         raise InputError(f"the config has no field {lines}") from error
+    except NameError as error:
+        # The draft of a config (launch.import_lerobot) has ASK where a person must say.
+        if error.name != "ASK":
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}, line {place.lineno}"
+        raise InputError(
+            f"{where}: expected an answer in the place of ASK: {place.line}"
+        ) from error
     except (flags.Error, ValueError, OSError) as error:
         text, found, trace = str(error).partition("Traceback (most recent call last):")
         if found:  # a config file raises: the last line of its traceback and its place are enough

@@ -34,6 +34,8 @@ class NotFiniteError(InputError):
 EXTRAS = {
     "tensorflow": "data",
     "tensorflow_datasets": "data",
+    "av": "lerobot",
+    "pyarrow": "lerobot",
     "aiohttp": "remote",
     "gcsfs": "remote",
     "s3fs": "remote",

@@ -72,6 +72,8 @@ CONFINED = {
     "gymnasium": ("pi0_jax/sim/",),
     "google_crc32c": ("pi0_jax/data/", "pi0_jax/checkpoints/manifest.py", "benchmarks/"),
     "loky": ("pi0_jax/data/", "benchmarks/", "pi0_jax/sim/"),
+    "av": ("pi0_jax/data/lerobot/",),
+    "pyarrow": ("pi0_jax/data/lerobot/",),
     "cloudpickle": ("pi0_jax/data/", "pi0_jax/sim/"),
     "fsspec": ("pi0_jax/data/", "pi0_jax/convert/"),
     "aiohttp": ("pi0_jax/data/",),

@@ -27,7 +27,7 @@ import pytest
 
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.models.pi0 import VARIANTS
-from tests import policies
+from tests import lerobot_data, policies
 from tests.checkpoints_of_others import norm_stats, random_parameters, write_openpi
 from tests.numpy_server import wait_for
 from tests.spec_data import write_from_spec
@@ -201,6 +201,15 @@ def released(folder: Path) -> None:
     write_dataset(folder / "DATA", name, name, {"steps/is_first": [True, False, False]})
 
 
+def a_lerobot_dataset(folder: Path) -> None:
+    """Writes DIR, and a script that answers the questions of the draft as a person would."""
+    lerobot_data.write(folder / "DIR", "v3.0", "video")
+    answers = "import pathlib\nfile = pathlib.Path('my_robot.py')\ntext = file.read_text()\n"
+    for question, answer in lerobot_data.ANSWERS:
+        answers += f"text = text.replace({question!r}, {answer!r})\n"
+    (folder / "answer.py").write_text(answers + "file.write_text(text)\n")
+
+
 TRAIN = (
     "--config.variant=pico --config.tokenizer=small --config.dtype=float32 --config.horizon=5"
     " --config.max_tokens=12 --config.sampling_steps=2 --config.draws=1 --config.batch_size=8"
@@ -333,6 +342,18 @@ STORIES = {
                 EVALUATE,
             ),
         ),
+    ),
+    "a LeRobot dataset": Story(
+        "docs/howto/lerobot.md",
+        (
+            Run("pip install 'pi0_jax[lerobot]'", SATISFIED),
+            Run(
+                "python -m launch.import_lerobot --input=DIR --output=DATA --name=my_robot > my_robot.py",
+                "&& python answer.py",
+            ),
+            Run("python -m launch.index --config=my_robot.py --report=runs/mine/cards"),
+        ),
+        a_lerobot_dataset,
     ),
     "training": Story(
         "README.md",

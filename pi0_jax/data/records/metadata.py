@@ -75,7 +75,7 @@ def foreign_format(folder: Path) -> str:
     if (folder / "meta" / "info.json").is_file():
         return (
             f"{folder} is a LeRobot dataset (meta/info.json), which is not read here: expected RLDS, <name>/<version>/dataset_info.json"
-            " and TFRecords; convert it, for example with tensorflow_datasets, and see pi0_jax.data.write.write_rlds"
+            f" and TFRecords; make them with: python -m launch.import_lerobot --input={folder} --output=DATA_DIR"
         )
     if (folder / _INFO).is_file():
         return (
