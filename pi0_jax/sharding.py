@@ -39,6 +39,8 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"attn/attn_vec_einsum(_\d+)?/w$", ("layers", "heads", None, "embed")),
     (r"mlp(_\d+)?/gating_einsum$", ("layers", None, "embed", "mlp")),
     (r"mlp(_\d+)?/linear$", ("layers", "mlp", "embed")),
+    (r"llm/layers/\w+_norm_\d+/Dense_0/kernel$", ("layers", "embed", None)),
+    (r"llm/final_norm_\d+/Dense_0/kernel$", ("embed", None)),
     # LoRA's factors of these weights (models/lora.py); their rank is too small to split.
     (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/a$", ("layers", "embed", None)),
     (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel/b$", ("layers", None, "heads", None)),
@@ -58,7 +60,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp(_\d+)?/gating_einsum/b$", ("layers", None, None, "mlp")),
     (r"mlp(_\d+)?/linear/a$", ("layers", "mlp", None)),
     (r"mlp(_\d+)?/linear/b$", ("layers", None, "embed")),
-    (r"(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)/kernel$", (None, "embed")),
+    (r"(state_proj|action_in_proj|(action_)?time_mlp_(in|out))/kernel$", (None, "embed")),
     (r"action_out_proj/kernel$", ("embed", None)),
     (r"(scale|bias)$", ()),  # vectors: whole on every device
 )

@@ -2,8 +2,8 @@
 
 That holds on any device. A vectors file is an npz: `spec.json` (sizes), `params/<path>` (the
 published tree), `in/...` (one batch of inputs) and `out/...` (what the published implementation
-computed from them). Every array under `out/` is recomputed and compared; nothing about sizes is
-assumed.
+computed from them). `"pi05": true` among the sizes says that it is a π0.5's. Every array under
+`out/` is recomputed and compared; nothing about sizes is assumed.
 """
 
 import json
@@ -29,7 +29,9 @@ from pi0_jax.models.sampling import apply, sample
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
-SHIPPED_VECTORS = Path(__file__).parent / "assets" / "pi0_toy_float32.npz"
+ASSETS = Path(__file__).parent / "assets"
+SHIPPED_VECTORS = ASSETS / "pi0_toy_float32.npz"
+SHIPPED_PI05_VECTORS = ASSETS / "pi05_toy_float32.npz"
 
 # The relative error that is allowed: max|a-b| / max|b| over an array.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
@@ -95,12 +97,16 @@ def load_vectors(path: str | Path) -> Vectors:
 
     vision = sizes("vit", "width", "depth", "mlp_dim", "num_heads")
     backbone = sizes("backbone", "depth", "num_heads", "num_kv_heads", "head_dim")
-    experts = [ExpertConfig(**sizes(name, "width", "mlp_dim")) for name in ("backbone", "expert")]
+    adaptive = "pi05" in spec and bool(spec["pi05"])
+    experts = (
+        ExpertConfig(**sizes("backbone", "width", "mlp_dim")),
+        ExpertConfig(**sizes("expert", "width", "mlp_dim"), adaptive=adaptive),
+    )
     config = Pi0Config(
         vision=VisionConfig(
             image_size=size(spec, "image"), patch_size=size(spec, "vit", "patch"), **vision
         ),
-        gemma=GemmaConfig(tuple(experts), **backbone, vocab_size=size(spec, "vocab")),
+        gemma=GemmaConfig(experts, **backbone, vocab_size=size(spec, "vocab")),
         action_dim=size(spec, "action_dim"),
         horizon=size(spec, "horizon"),
         max_tokens=size(spec, "tokens"),

@@ -21,12 +21,15 @@ def write(path, arrays):
     return path
 
 
-def test_every_shipped_output_is_reproduced_in_float32():
-    """Our numbers are within 1e-5 of the published implementation's.
+@pytest.mark.parametrize(
+    "path, leaves", [(verify.SHIPPED_VECTORS, 50), (verify.SHIPPED_PI05_VECTORS, 51)]
+)
+def test_every_shipped_output_is_reproduced_in_float32(path, leaves):
+    """Our numbers are within 1e-5 of the published implementation's, for π0 and π0.5.
 
     Gradient norms are within 1e-4 of themselves.
     """
-    comparisons = list(verify.compare(verify.load_vectors(verify.SHIPPED_VECTORS), "float32"))
+    comparisons = list(verify.compare(verify.load_vectors(path), "float32"))
     assert [c for c in comparisons if not c.ok] == []
     names = {c.name for c in comparisons}
     assert {
@@ -38,7 +41,7 @@ def test_every_shipped_output_is_reproduced_in_float32():
         "actions_4",
         "actions_10",
     } <= names
-    assert sum(name.startswith("grad_norm/") for name in names) == 50
+    assert sum(name.startswith("grad_norm/") for name in names) == leaves
 
 
 def test_a_wrong_parameter_fails_and_says_so(arrays, tmp_path):

@@ -2,10 +2,11 @@
 
 Axes: B batch, T query tokens (T_i those of expert i, T of all side by side), S key tokens (cached
 ones first), D width of one expert (D_i of expert i), F its MLP width, N heads, K key-value heads,
-G = N/K heads per key-value head, H head dimension, V vocabulary, L layers. `Float` is the dtype
-that the model computes in. An axis with a _ before it is not checked: it differs among experts.
-Sources: Gemma report (2024); π0, section IV and appendix B. Parameter names are big_vision's, with
-suffix _i for expert i > 0.
+G = N/K heads per key-value head, H head dimension, V vocabulary, L layers, U conditions of a
+sample. `Float` is the dtype that the model computes in. An axis with a _ before it is not checked:
+it differs among experts.
+Sources: Gemma report (2024); π0, section IV and appendix B; π0.5 (arXiv 2504.16054) for the
+adaptive norm. Parameter names are big_vision's, with suffix _i for expert i > 0.
 """
 
 import dataclasses
@@ -31,10 +32,11 @@ MASKED_LOGIT = -2.3819763e38  # finite, so that a row without any key stays fini
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
-    """Holds the sizes of one expert: D and F."""
+    """Holds the sizes of one expert: D and F, and whether a condition modulates its norms."""
 
     width: int
     mlp_dim: int
+    adaptive: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,15 @@ class KVCache(NamedTuple):
 def suffixed(name: str, expert: int) -> str:
     """Returns the published name of an expert's parameters: `mlp` for expert 0, `mlp_1` for 1."""
     return name if expert == 0 else f"{name}_{expert}"
+
+
+def _norm_table(expert: ExpertConfig, *stack: int) -> Table:
+    """Lists the parameters of one norm; an adaptive one starts as a plain one with a closed gate."""
+    width = expert.width
+    if not expert.adaptive:
+        return {"scale": Param((*stack, width), 0.0)}
+    kernel, bias = Param((*stack, width, 3 * width), 0.0), Param((*stack, 3 * width), 0.0)
+    return {"Dense_0": {"kernel": kernel, "bias": bias}}
 
 
 def param_table(config: GemmaConfig) -> Table:
@@ -86,21 +97,59 @@ def param_table(config: GemmaConfig) -> Table:
             "gating_einsum": Param((depth, 2, width, mlp_dim), from_width),
             "linear": Param((depth, mlp_dim, width), fan_in_normal(mlp_dim, BRANCH_GAIN)),
         }
-        layer[suffixed("pre_attention_norm", i)] = {"scale": Param((depth, width), 0.0)}
-        layer[suffixed("pre_ffw_norm", i)] = {"scale": Param((depth, width), 0.0)}
-        table[suffixed("final_norm", i)] = {"scale": Param((width,), 0.0)}
+        layer[suffixed("pre_attention_norm", i)] = _norm_table(expert, depth)
+        layer[suffixed("pre_ffw_norm", i)] = _norm_table(expert, depth)
+        table[suffixed("final_norm", i)] = _norm_table(expert)
     return table
 
 
-def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"]) -> Float[Array, "... D"]:
-    """Divides the last axis by its root mean square: x / rms(x) * (1 + scale).
+def rms_norm(
+    x: Float[Array, "... D"],
+    scale: Float[Array, "*modulated D"],
+    shift: Float[Array, "*modulated D"] | None = None,
+) -> Float[Array, "... D"]:
+    """Divides the last axis by its root mean square: x / rms(x) * (1 + scale) + shift.
 
     It computes in float32, and returns the dtype of x.
     """
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)  # float32[..., 1]
     y = x32 * jax.lax.rsqrt(mean_square + RMS_NORM_EPSILON)  # float32[..., D]
-    return (y * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
+    y = y * (1.0 + scale.astype(jnp.float32))
+    return (y if shift is None else y + shift.astype(jnp.float32)).astype(x.dtype)
+
+
+def norm(
+    params: Mapping[str, Any],
+    x: Float[Array, "B T D"],
+    condition: Float[Array, "B U D"] | None,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+    """Normalises tokens; where a condition is given, it says how (adaptive RMSNorm).
+
+        scale, shift, gate = W c + b          each of the U conditions serves T / U tokens in a row
+
+    Args:
+        params: "scale", or the dense layer "Dense_0" of an adaptive norm.
+        x: the tokens.
+        condition: c, for an adaptive norm.
+
+    Returns:
+        The normalised tokens; and the gate of the branch that reads them, None of a plain norm.
+    """
+    if condition is None:
+        return rms_norm(x, params["scale"]), None
+    own = params["Dense_0"]
+    modulation = layers.dense(condition, own["kernel"]) + own["bias"].astype(condition.dtype)
+    modulation = jnp.repeat(modulation, x.shape[1] // condition.shape[1], axis=1)  # [B, T, 3D]
+    scale, shift, gate = jnp.split(modulation, 3, axis=-1)
+    return rms_norm(x, scale, shift), gate
+
+
+def residual(
+    x: Float[Array, "B T D"], y: Float[Array, "B T D"], gate: Float[Array, "B T D"] | None
+) -> Float[Array, "B T D"]:
+    """Adds what a branch computed: x + gate y, or x + y where its norm is a plain one."""
+    return x + y if gate is None else x + gate * y
 
 
 def rope(x: Float[Array, "B T N H"], positions: Int32[Array, "B T"]) -> Float[Array, "B T N H"]:
@@ -162,6 +211,7 @@ def layer(
     *,
     positions: Int32[Array, "B T"],
     mask: Bool[Array, "B T S"],
+    conditions: Sequence[Float[Array, "B U _D_i"] | None],
     read: Sequence[bool],
     constrain: layers.Constrain,
     gather: Callable[[Any], Any],
@@ -175,6 +225,7 @@ def layer(
             [B, S - T, K, H] that every token may attend to, or None.
         positions: of the streams side by side.
         mask: true where a token of the streams attends to a key.
+        conditions: for each expert what modulates its norms, or None where they are plain ones.
         read: whether anyone reads expert i's output. Where not, the expert stops at its keys and
             values.
         constrain: see ComputeOptions.
@@ -196,10 +247,10 @@ def layer(
     assert positions.shape[1] == total == mask.shape[1], (positions.shape, mask.shape, total)
     readers = [i for i in present if read[i]]
 
-    normed = {
-        i: rms_norm(x, params[suffixed("pre_attention_norm", i)]["scale"])
-        for i, x in present.items()
-    }
+    normed, gates = {}, {}
+    for i, x in present.items():
+        own = params[suffixed("pre_attention_norm", i)]
+        normed[i], gates[i] = norm(own, x, conditions[i])
     # Weights [2, K, D, H]: keys and values.
     # [B, T_i, 2, K, H]
     pairs = [
@@ -232,11 +283,10 @@ def layer(
     start = 0
     for i in readers:
         x, end = present[i], start + present[i].shape[1]
-        x = x + layers.dense(
-            mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2
-        )
-        normed_x = rms_norm(x, params[suffixed("pre_ffw_norm", i)]["scale"])
-        x = x + mlp(params[suffixed("mlp", i)], normed_x, constrain)
+        y = layers.dense(mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2)
+        x = residual(x, y, gates[i])
+        normed_x, gate = norm(params[suffixed("pre_ffw_norm", i)], x, conditions[i])
+        x = residual(x, mlp(params[suffixed("mlp", i)], normed_x, constrain), gate)
         ys[i] = constrain(x, ("batch", "tokens", "embed"))  # [B, T_i, D_i]
         start = end
     return tuple(ys), new
@@ -254,7 +304,7 @@ class Gemma(nn.Module):
         self.embedder = self.param("embedder", draw_table, table["embedder"])
         self.layers = self.param("layers", draw_table, table["layers"])
         norms = [suffixed("final_norm", i) for i in range(len(self.config.experts))]
-        self.final_norms = [self.param(name, draw_table, table[name]) for name in norms]
+        self.final_norms = {name: self.param(name, draw_table, table[name]) for name in norms}
 
     def declare(self) -> None:
         """Declares the parameters, and computes nothing: `init(key, method=Gemma.declare)`."""
@@ -279,6 +329,7 @@ class Gemma(nn.Module):
         mask: Bool[Array, "B T S"],
         *,
         cache: KVCache | None = None,
+        conditions: Sequence[Float[Array, "B U _D_i"] | None] = (None, None),
         read: Sequence[bool],
     ) -> tuple[list[Float[Array, "B _T_i _D_i"]], KVCache]:
         """Runs the streams through all layers.
@@ -290,6 +341,7 @@ class Gemma(nn.Module):
             positions: of the streams side by side.
             mask: true where a token of the streams attends to a key.
             cache: keys and values of S - T tokens that ran before; None where there are none.
+            conditions: for each expert what modulates its norms, or None where they are plain ones.
             read: whether expert i's output is wanted.
 
         Returns:
@@ -301,6 +353,7 @@ class Gemma(nn.Module):
             layer,
             positions=positions,
             mask=mask,
+            conditions=conditions,
             constrain=options.constrain,
             gather=lambda params: options.gather(params, path, options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
@@ -315,9 +368,9 @@ class Gemma(nn.Module):
             remat=options.remat,
         )
         new = jax.tree.map(lambda *kv: jnp.concatenate(kv), *pieces)  # [L, B, T, K, H]
-        outputs = [
-            rms_norm(y, norm["scale"])
-            for y, norm in zip(ys, self.final_norms, strict=True)
-            if y is not None
-        ]
+        outputs = []
+        for y, (name, own), condition in zip(ys, self.final_norms.items(), conditions, strict=True):
+            if y is not None:
+                own = options.gather(own, (*self.path, name), options.dtype)
+                outputs.append(norm(own, y, condition)[0])
         return outputs, new

@@ -3,11 +3,19 @@
     [base | left wrist | right wrist | prompt] [state] [action 1 ... action H] x K
      \\_____ prefix: P tokens, expert 0 _____/  \\_____ suffix: 1 + K*H tokens, expert 1 ____/
 
+π0.5 is a variant of it, whose action expert has adaptive norms (`Pi0Config.adaptive`):
+
+              state                              time                     suffix
+    π0        a token                            added to each action     1 + K*H tokens
+    π0.5      text in the prompt (preprocess/)   in the expert's norms    K*H tokens
+
 Axes: B batch, K draws of noise and time, H horizon, D action (and state) dimension, P prefix
-tokens, T suffix tokens (1 + K*H), L prompt tokens, S image side, C camera slots, V width of the
-language model, W width of the action expert. `Float` is the dtype that the model computes in.
-Source: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
-8 heads, biases in every projection, time running from 1 (noise) to 0 (data), see flow.py.
+tokens, T suffix tokens (Z + K*H, Z tokens of the state), L prompt tokens, S image side, C camera
+slots, V width of the language model, W width of the action expert. `Float` is the dtype that the
+model computes in.
+Sources: π0 (arXiv 2410.24164), section IV and appendix B, with the published code's deviations:
+8 heads, biases in every projection, time running from 1 (noise) to 0 (data), see flow.py. π0.5
+(arXiv 2504.16054) as its published code has it.
 """
 
 import dataclasses
@@ -49,6 +57,24 @@ class Pi0Config:
     horizon: int
     max_tokens: int
 
+    @property
+    def adaptive(self) -> bool:
+        """Returns whether time enters through the action expert's norms: whether it is a π0.5."""
+        return self.gemma.experts[1].adaptive
+
+    @property
+    def state_tokens(self) -> int:
+        """Returns Z, the number of the state's tokens."""
+        return 0 if self.adaptive else 1
+
+
+def pi05(pi0: Pi0Config, max_tokens: int) -> Pi0Config:
+    """Returns the π0.5 of a π0's sizes, with prompts of another length for the state in them."""
+    backbone, expert = pi0.gemma.experts
+    experts = (backbone, dataclasses.replace(expert, adaptive=True))
+    gemma = dataclasses.replace(pi0.gemma, experts=experts)
+    return dataclasses.replace(pi0, gemma=gemma, max_tokens=max_tokens)
+
 
 # The sizes of every part, for each variant.
 VARIANTS = {
@@ -80,6 +106,10 @@ VARIANTS = {
         action_dim=6, horizon=4, max_tokens=12,
     ),
 }  # fmt: skip
+# The published π0.5: 3,353,433,872 parameters.
+VARIANTS["pi05"] = pi05(VARIANTS["pi0"], max_tokens=200)
+VARIANTS["pi05_nano"] = pi05(VARIANTS["nano"], max_tokens=64)
+VARIANTS["pi05_pico"] = pi05(VARIANTS["pico"], max_tokens=64)
 
 
 class PaliGemma(nn.Module):
@@ -157,18 +187,22 @@ class Pi0(nn.Module):
         state: Float32[Array, "B D"],
         x_t: Float32[Array, "B K H D"],
         t: Float32[Array, "B K"],
-    ) -> Float[Array, "B 1+K*H W"]:
+    ) -> Float[Array, "B T W"]:
         """Embeds the state and the noisy actions.
 
-        An action token is W3 swish(W2 [W1 a, code(t)]) (paper, appendix B), with biases. W2's
-        product with the time's code is the same for all actions of a draw, so it is computed once
-        for each draw and added: W2 [W1 a, code(t)] = W2a W1 a + W2t code(t).
+        An action token of π0.5 is W1 a. One of π0 is W3 swish(W2 [W1 a, code(t)]) (paper, appendix
+        B), with biases. W2's product with the time's code is the same for all actions of a draw, so
+        it is computed once for each draw and added: W2 [W1 a, code(t)] = W2a W1 a + W2t code(t).
 
         Returns:
-            The state's token, then those of each draw.
+            The state's token, which π0.5 has not, then those of each draw.
         """
         batch, draws, horizon, _ = x_t.shape
         dtype = self.options.dtype
+        if self.config.adaptive:
+            suffix = self.project("action_in_proj", x_t, dtype)  # [B, K, H, W]
+            suffix = suffix.reshape(batch, draws * horizon, suffix.shape[-1])
+            return self.options.constrain(suffix, ("batch", "tokens", "embed"))
         from_state = self.project("state_proj", state, dtype)  # [B, W]
         actions = self.project("action_in_proj", x_t, dtype)  # [B, K, H, W]
         width = actions.shape[-1]
@@ -185,6 +219,17 @@ class Pi0(nn.Module):
         suffix = jnp.concatenate([from_state[:, None], actions], axis=1)  # [B, 1 + K*H, W]
         return self.options.constrain(suffix, ("batch", "tokens", "embed"))
 
+    def condition(self, t: Float32[Array, "B K"]) -> Float[Array, "B K W"] | None:
+        """Returns what modulates the norms of π0.5's action expert; None in π0.
+
+        It is swish(W2 swish(W1 code(t))), with biases.
+        """
+        if not self.config.adaptive:
+            return None
+        code = time_code(t, self.config.gemma.experts[1].width)  # [B, K, W]
+        hidden = jax.nn.swish(self.project("time_mlp_in", code, self.options.dtype))
+        return jax.nn.swish(self.project("time_mlp_out", hidden, self.options.dtype))
+
     def velocity(
         self,
         observation: Observation,
@@ -198,12 +243,18 @@ class Pi0(nn.Module):
             x_t: noisy actions.
             t: their times.
         """
-        _, draws, horizon, _ = x_t.shape
         prefix, valid = self.embed_prefix(observation)
         suffix = self.embed_suffix(observation.state, x_t, t)
-        mask = masks.full_mask(valid, horizon=horizon, draws=draws)  # [B, P + T, P + T]
-        positions = masks.full_positions(valid, horizon=horizon, draws=draws)  # [B, P + T]
-        (out,), _ = self.PaliGemma.llm((prefix, suffix), positions, mask, read=(False, True))
+        _, draws, horizon, _ = x_t.shape
+        states = self.config.state_tokens
+        # [B, P + T, P + T]
+        mask = masks.full_mask(valid, horizon=horizon, draws=draws, states=states)
+        # [B, P + T]
+        positions = masks.full_positions(valid, horizon=horizon, draws=draws, states=states)
+        conditions = (None, self.condition(t))
+        (out,), _ = self.PaliGemma.llm(
+            (prefix, suffix), positions, mask, conditions=conditions, read=(False, True)
+        )
         return self.decode(out, x_t.shape)
 
     def prefill(self, prefix: Float[Array, "B P V"], valid: Bool[Array, "B P"]) -> KVCache:
@@ -237,12 +288,20 @@ class Pi0(nn.Module):
             x_t: noisy actions.
             t: their times.
         """
-        _, draws, horizon, _ = x_t.shape
         suffix = self.embed_suffix(state, x_t, t)
-        mask = masks.suffix_mask(valid, horizon=horizon, draws=draws)  # [B, T, P + T]
-        positions = masks.suffix_positions(valid, horizon=horizon, draws=draws)  # [B, T]
+        _, draws, horizon, _ = x_t.shape
+        states = self.config.state_tokens
+        # [B, T, P + T]
+        mask = masks.suffix_mask(valid, horizon=horizon, draws=draws, states=states)
+        # [B, T]
+        positions = masks.suffix_positions(valid, horizon=horizon, draws=draws, states=states)
         (out,), _ = self.PaliGemma.llm(
-            (None, suffix), positions, mask, cache=cache, read=(False, True)
+            (None, suffix),
+            positions,
+            mask,
+            cache=cache,
+            conditions=(None, self.condition(t)),
+            read=(False, True),
         )
         return self.decode(out, x_t.shape)
 
@@ -250,7 +309,8 @@ class Pi0(nn.Module):
         self, out: Float[Array, "B T W"], shape: tuple[int, ...]
     ) -> Float32[Array, "B K H D"]:
         """Projects the suffix's outputs, but for the state's, to velocities of this shape."""
-        return self.project("action_out_proj", out[:, 1:], jnp.float32).reshape(shape)
+        actions = out[:, self.config.state_tokens :]  # [B, K*H, W]
+        return self.project("action_out_proj", actions, jnp.float32).reshape(shape)
 
     def project(
         self, name: str, x: Float[Array, "*axes inputs"], dtype: Any
@@ -274,12 +334,19 @@ def projection_table(config: Pi0Config) -> Table:
         kernel = Param((inputs, outputs), fan_in_normal(inputs))
         return {"kernel": kernel, "bias": Param((outputs,), 0.0)}
 
-    return {
-        "state_proj": projection(action_dim, width),
+    ends = {
         "action_in_proj": projection(action_dim, width),
+        "action_out_proj": projection(width, action_dim),
+    }
+    if config.adaptive:
+        return ends | {
+            "time_mlp_in": projection(width, width),
+            "time_mlp_out": projection(width, width),
+        }
+    return ends | {
+        "state_proj": projection(action_dim, width),
         "action_time_mlp_in": projection(2 * width, width),
         "action_time_mlp_out": projection(width, width),
-        "action_out_proj": projection(width, action_dim),
     }
 
 

@@ -126,7 +126,7 @@ _INPUT_FIRST = (
     (r"/kv_einsum", (2, 0, 1, 3)),
 )
 # The model itself computes with these weights in float32.
-_FLOAT32 = r"norm|LayerNorm|input_embedding|action_out_proj"
+_FLOAT32 = r"norm(_\d+)?/(scale|bias)$|LayerNorm|input_embedding|action_out_proj"
 
 
 def pack(params: Any, dtype: Any, *, scan_layers: bool) -> dict[str, Any]:

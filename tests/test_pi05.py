@@ -1,0 +1,224 @@
+"""π0.5 is a variant of the one model: what differs from π0, and what does not."""
+
+import json
+from pathlib import Path
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pi0_jax.models import lora, masks
+from pi0_jax.models.gemma import norm, residual, rms_norm
+from pi0_jax.models.layers import ComputeOptions
+from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes
+from pi0_jax.models.sampling import pack, sample
+from pi0_jax.observation import CAMERA_SLOTS, Observation
+from tests.test_pi0 import actions, assert_close, velocity
+
+CONFIG = VARIANTS["pi05_pico"]
+PUBLISHED_TREE = Path(__file__).parent / "published_pi05_tree.json"
+B, K, H, D = 2, 3, CONFIG.horizon, CONFIG.action_dim
+
+
+@pytest.fixture(scope="module")
+def model() -> Pi0:
+    return Pi0(CONFIG, ComputeOptions(dtype=jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def initial(model):
+    return jax.jit(lambda key: model.init(key, method=Pi0.declare))(jax.random.key(0))["params"]
+
+
+@pytest.fixture(scope="module")
+def params(initial):
+    """Returns random parameters, also where initialisers give zeros, so that all count."""
+    leaves, tree = jax.tree.flatten(initial)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten(
+        [
+            leaf + 0.1 * jax.random.normal(key, leaf.shape)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def observation() -> Observation:
+    keys = jax.random.split(jax.random.key(2), 5)
+    side, length = CONFIG.vision.image_size, 12
+    return Observation(
+        images={
+            slot: jax.random.uniform(key, (B, side, side, 3), minval=-1)
+            for slot, key in zip(CAMERA_SLOTS, keys[:3], strict=True)
+        },
+        image_masks={
+            "base_0_rgb": jnp.array([True, True]),
+            "left_wrist_0_rgb": jnp.array([True, False]),
+            "right_wrist_0_rgb": jnp.array([False, False]),
+        },
+        tokens=jax.random.randint(keys[3], (B, length), 3, 500),
+        token_mask=jnp.arange(length) < jnp.array([[length], [5]]),
+        state=jax.random.normal(keys[4], (B, D)),
+    )
+
+
+@pytest.fixture(scope="module")
+def noisy_actions():
+    x_key, t_key = jax.random.split(jax.random.key(3))
+    return jax.random.normal(x_key, (B, K, H, D)), jax.random.uniform(t_key, (B, K))
+
+
+def test_full_size_tree_is_the_published_one():
+    """Paths and shapes are those of the published checkpoint: 3,353,433,872 parameters."""
+    ours = {
+        path: list(leaf.shape)
+        for path, leaf in flax.traverse_util.flatten_dict(
+            parameter_shapes(VARIANTS["pi05"]), sep="/"
+        ).items()
+    }
+    published = json.loads(PUBLISHED_TREE.read_text())
+    assert ours == {path: shape for path, (shape, _) in published["tree"].items()}
+    count = sum(np.prod(shape, dtype=np.int64) for shape in ours.values())
+    assert count == published["parameters"] == 3_353_433_872
+
+
+def test_what_differs_from_pi0_is_the_experts_norms_and_the_projections_of_state_and_time():
+    pi0, pi05 = (
+        set(flax.traverse_util.flatten_dict(parameter_shapes(VARIANTS[name]), sep="/"))
+        for name in ("pi0", "pi05")
+    )
+    norms = ("layers/pre_attention_norm_1", "layers/pre_ffw_norm_1", "final_norm_1")
+    dense = ("kernel", "bias")
+    assert pi0 - pi05 == {f"PaliGemma/llm/{name}/scale" for name in norms} | {
+        f"{name}/{part}"
+        for name in ("state_proj", "action_time_mlp_in", "action_time_mlp_out")
+        for part in dense
+    }
+    assert pi05 - pi0 == {
+        f"PaliGemma/llm/{name}/Dense_0/{part}" for name in norms for part in dense
+    } | {f"{name}/{part}" for name in ("time_mlp_in", "time_mlp_out") for part in dense}
+
+
+def test_no_token_stands_for_the_state():
+    """The actions follow the prefix; its second token is padding."""
+    valid = jnp.array([[True, False, True]])
+    expected = [
+        [1, 0, 1, 0, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0, 0],
+        [1, 0, 1, 1, 1, 0, 0],
+        [1, 0, 1, 1, 1, 0, 0],
+        [1, 0, 1, 0, 0, 1, 1],
+        [1, 0, 1, 0, 0, 1, 1],
+    ]
+    mask = masks.full_mask(valid, horizon=2, draws=2, states=0)
+    np.testing.assert_array_equal(mask[0], np.array(expected, bool))
+    positions = masks.full_positions(valid, horizon=2, draws=2, states=0)
+    np.testing.assert_array_equal(positions[0, 3:], [2, 3, 2, 3])
+
+
+def test_a_condition_scales_shifts_and_gates():
+    """Of a dense layer's output the first third scales, the second shifts, the last gates."""
+    x = jnp.array([[[3.0, 4.0], [1.0, -1.0]]])  # two tokens
+    scale, shift, gate = jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0]), jnp.array([0.5, 0.0])
+    bias = jnp.concatenate([scale, shift, gate])
+    params = {"Dense_0": {"kernel": jnp.zeros((2, 6)), "bias": bias}}
+    y, gates = norm(params, x, jnp.ones((1, 1, 2)))
+    np.testing.assert_allclose(y, rms_norm(x, jnp.zeros(2)) * (1 + scale) + shift, rtol=1e-6)
+    np.testing.assert_allclose(residual(x, 2 * x, gates), x + gate * 2 * x, rtol=1e-6)
+
+
+def test_training_starts_with_every_gate_closed(initial, model, observation, noisy_actions):
+    """The dense layers of the norms start at zero: no branch, no prefix and no time is read."""
+    flat = flax.traverse_util.flatten_dict(initial, sep="/")
+    assert not any(np.any(leaf) for path, leaf in flat.items() if "norm_1/Dense_0" in path)
+    x_t, t = noisy_actions
+    before = velocity(model, initial, observation, x_t, t)
+    other = observation._replace(tokens=observation.tokens.at[:, 1].set(9))
+    np.testing.assert_array_equal(velocity(model, initial, other, x_t, 1 - t), before)
+
+
+def test_time_is_read_and_the_state_array_is_not(model, params, observation, noisy_actions):
+    x_t, t = noisy_actions
+    before = velocity(model, params, observation, x_t, t)
+    other = observation._replace(state=-observation.state)
+    np.testing.assert_array_equal(velocity(model, params, other, x_t, t), before)
+    changed = velocity(model, params, observation, x_t, t.at[:, 1].add(0.1)) != before
+    np.testing.assert_array_equal(jnp.any(changed, axis=(2, 3)), [[False, True, False]] * B)
+
+
+def test_draws_with_a_time_each_equal_draws_alone(model, params, observation, noisy_actions):
+    x_t, t = noisy_actions
+    together = velocity(model, params, observation, x_t, t)
+    for k in range(K):
+        alone = velocity(model, params, observation, x_t[:, k : k + 1], t[:, k : k + 1])
+        assert_close(together[:, k : k + 1], alone)
+
+
+def test_cached_sampling_equals_full_recomputation(model, params, observation, noisy_actions):
+    x = noise = noisy_actions[0][:, 0]
+    for i in range(5):
+        t = jnp.full((B, 1), 1.0 - i / 5)
+        x = x - velocity(model, params, observation, x[:, None], t)[:, 0] / 5
+    assert_close(actions(model, params, observation, noise, num_steps=5), x)
+
+
+def test_a_dropped_camera_equals_a_masked_one(model, params, observation, noisy_actions):
+    images = {s: i for s, i in observation.images.items() if s != "right_wrist_0_rgb"}
+    dropped = observation._replace(images=images)
+    noise = noisy_actions[0][:, 0]
+    assert_close(
+        velocity(model, params, dropped, *noisy_actions),
+        velocity(model, params, observation, *noisy_actions),
+    )
+    assert_close(actions(model, params, dropped, noise), actions(model, params, observation, noise))
+
+
+@pytest.mark.parametrize("scan, remat", [(False, "none"), (True, "full"), (False, "dots")])
+def test_scan_and_remat_change_no_number(model, params, observation, noisy_actions, scan, remat):
+    def gradient(model):
+        def loss(p):
+            v = model.apply({"params": p}, observation, *noisy_actions, method=Pi0.velocity)
+            return jnp.mean(jnp.square(v))
+
+        return flax.traverse_util.flatten_dict(jax.jit(jax.grad(loss))(params), sep="/")
+
+    other = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, scan_layers=scan, remat=remat))
+    got, expected = gradient(other), gradient(model)
+    for path, a in expected.items():
+        if not path.endswith("key/bias"):  # rounding noise about zero
+            assert jnp.max(jnp.abs(a - got[path])) <= 1e-5 * jnp.max(jnp.abs(a)) + 1e-9, path
+
+
+def test_packed_weights_give_the_same_actions(params, observation, noisy_actions):
+    """In bfloat16 the norms' dense layers are packed in bfloat16, as they are multiplied."""
+    noise = noisy_actions[0][:, 0]
+    model = Pi0(CONFIG, ComputeOptions(dtype=jnp.bfloat16, scan_layers=False))
+    packed = pack(params, jnp.bfloat16, scan_layers=False)
+    assert packed["PaliGemma/llm/layers/pre_ffw_norm_1/Dense_0/kernel/0"].dtype == jnp.bfloat16
+    assert packed["PaliGemma/llm/layers/pre_ffw_norm/scale/0"].dtype == jnp.float32
+    run = jax.jit(lambda w: sample(w, observation, noise, model=model, num_steps=2))
+    np.testing.assert_array_equal(run(packed), run(params))
+
+
+def test_lora_adapts_what_it_adapts_in_pi0(params, observation, noisy_actions):
+    """Factors of the expert's layers, with b not zero, equal weights with the product added."""
+    rules = (LoraRule("llm/layers/(attn|mlp).*_1/", rank=2, alpha=4.0),)
+    factors = lora.init(jax.random.key(4), params, rules)
+    factors = jax.tree.map(lambda leaf: leaf + 0.05, factors)
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    pairs = flax.traverse_util.flatten_dict(factors, sep="/")
+    for path in {path.rpartition("/")[0] for path in pairs}:
+        a, b = pairs[f"{path}/a"], pairs[f"{path}/b"]
+        flat[path] = lora.add(flat[path], a, b, rules=rules, path=path, dtype=jnp.float32)
+    merged = flax.traverse_util.unflatten_dict(flat, sep="/")
+    model = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, lora=rules))
+    noise = noisy_actions[0][:, 0]
+    adapted = jax.jit(
+        lambda: sample(params, observation, noise, model=model, num_steps=2, factors=factors)
+    )()
+    assert_close(adapted, actions(model, merged, observation, noise, num_steps=2))
