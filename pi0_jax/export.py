@@ -11,8 +11,10 @@
     actions = jax.jit(f.call)(params, {"base_0_rgb": image[None], ...}, tokens, state[None], noise)
 
 Images are uint8, state and actions in the robot's units. So only tokens are left to the caller:
-beginning of sequence, the prompt's pieces, the pieces of a line break, zeros. Normalisation happens
-in float32 here, and in float64 on a policy's host, so actions differ in their last digits.
+beginning of sequence, the prompt's pieces, the pieces of a line break, zeros. Where the prompt
+tells the state (π0.5), policy.json has "prompt": its text, in which the bins of the numbers
+(state - offset) / scale stand for {state}; see preprocess/tokenizer.py. Normalisation happens in
+float32 here, and in float64 on a policy's host, so actions differ in their last digits.
 """
 
 import json
@@ -27,12 +29,12 @@ import jax.numpy as jnp
 import safetensors.numpy
 
 from pi0_jax import preprocess
-from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
+from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.files import new_path
 from pi0_jax.observation import RawBatch
 from pi0_jax.preprocess import Layout, Robot, normalize
-from pi0_jax.preprocess.tokenizer import PAD_ID, Tokenizer
+from pi0_jax.preprocess.tokenizer import PAD_ID, STATE_BINS, Tokenizer, prompt_with_state
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -93,7 +95,7 @@ def write(
         (temporary / "tokenizer.model").write_bytes(tokenizer.model)
         # The library writes a file that its user alone can read.
         shutil.copymode(temporary / "tokenizer.model", temporary / "weights.safetensors")
-        description = _description(inputs, exported, embodiment)
+        description = _description(inputs, exported, robot, layout)
         (temporary / "policy.json").write_text(json.dumps(description, indent=1))
         temporary.rename(directory)
     finally:
@@ -132,7 +134,7 @@ def _in_robot_units(sample: Sample, layout: Layout, robot: Robot) -> Callable[..
 
 
 def _description(
-    inputs: Mapping[str, Any], exported: jax.export.Exported, embodiment: Embodiment
+    inputs: Mapping[str, Any], exported: jax.export.Exported, robot: Robot, layout: Layout
 ) -> dict[str, Any]:
     """Returns the content of policy.json."""
 
@@ -142,7 +144,12 @@ def _description(
     def units(dims: Iterable[StateDim | ActionDim]) -> list[list[str]]:
         return [[dim.name, dim.unit] for dim in dims]
 
-    (actions,) = exported.out_avals
+    embodiment, (actions,) = robot.embodiment, exported.out_avals
+    prompt = {}
+    if layout.state_in_prompt:
+        offset, scale = normalize.offset_and_scale(robot.statistics.state, layout.normalization)
+        prompt["prompt"] = {"text": prompt_with_state("{prompt}", "{state}"), "bins": STATE_BINS,
+                            "offset": offset.tolist(), "scale": scale.tolist()}  # fmt: skip
     return {
         "robot": embodiment.robot,
         "platforms": list(exported.platforms),
@@ -152,7 +159,7 @@ def _description(
                 slot: array(image, camera=embodiment.cameras[slot], order="RGB")
                 for slot, image in inputs["images"].items()
             },
-            "tokens": array(inputs["tokens"], padding=PAD_ID),
+            "tokens": array(inputs["tokens"], padding=PAD_ID, **prompt),
             "state": array(inputs["state"], dimensions=units(embodiment.state)),
             "noise": array(inputs["noise"], distribution="standard normal"),
         },

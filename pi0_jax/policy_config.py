@@ -57,7 +57,14 @@ class PolicyConfig:
     horizon: int = field(50, "Steps of an action chunk. (P, section IV)", positive=True)
     max_tokens: int = field(48, "Tokens to which a prompt is padded. (O)", positive=True)
     cut_prompts: bool = field(
-        True, "A prompt of more than max_tokens loses its end (O). Else it is refused."
+        True,
+        "A prompt of more than max_tokens loses its end (O). Else it is refused, and so is a longer one that"
+        " tells the state.",
+    )
+    state_in_prompt: bool = field(
+        False,
+        "The prompt tells the state too, in 256 bins of each number, for a pi05 that is to read it (O: all its"
+        " configurations but LIBERO's). See preprocess/tokenizer.py.",
     )
     dtype: Dtype = field(
         "bfloat16",
@@ -148,6 +155,7 @@ def layout(config: PolicyConfig, slots: tuple[str, ...]) -> Layout:
         config.normalization,
         config.normalization_clip,
         config.cut_prompts,
+        config.state_in_prompt,
     )
 
 
@@ -155,6 +163,18 @@ def _check_variant(variant: str | Variant) -> Iterator[str]:
     """Yields a complaint if no variant has this name."""
     if isinstance(variant, str) and variant not in VARIANTS:
         yield f"variant {variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
+
+
+def _check_state_in_prompt(
+    variant: str | Variant, normalization: str, state_in_prompt: bool
+) -> Iterator[str]:
+    """Yields complaints about a state in the prompt of a model that has a token for it."""
+    if not state_in_prompt or (isinstance(variant, str) and variant not in VARIANTS):
+        return
+    if not model_config(PolicyConfig(variant=variant)).adaptive:
+        yield f"state_in_prompt is True, variant {variant} has a token for the state; expected False, or a pi05"
+    if normalization != "quantile":
+        yield f"normalization is {normalization!r}; expected 'quantile': state_in_prompt has bins from -1 to 1"
 
 
 def _check_trained(
@@ -177,5 +197,6 @@ def shapes(variant: str | Variant, action_dim: int) -> Any:
 
 CHECKS: tuple[fields.Check, ...] = (
     (_check_variant, ("variant",)),
+    (_check_state_in_prompt, ("variant", "normalization", "state_in_prompt")),
     (_check_trained, ("variant", "action_dim", "frozen", "lora")),
 )

@@ -178,7 +178,7 @@ def test_a_dropped_camera_equals_a_masked_one(model, params, observation, noisy_
     assert_close(actions(model, params, dropped, noise), actions(model, params, observation, noise))
 
 
-@pytest.mark.parametrize("scan, remat", [(False, "none"), (True, "full"), (False, "dots")])
+@pytest.mark.parametrize(("scan", "remat"), [(False, "none"), (True, "full"), (False, "dots")])
 def test_scan_and_remat_change_no_number(model, params, observation, noisy_actions, scan, remat):
     def gradient(model):
         def loss(p):

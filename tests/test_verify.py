@@ -22,7 +22,7 @@ def write(path, arrays):
 
 
 @pytest.mark.parametrize(
-    "path, leaves", [(verify.SHIPPED_VECTORS, 50), (verify.SHIPPED_PI05_VECTORS, 51)]
+    ("path", "leaves"), [(verify.SHIPPED_VECTORS, 50), (verify.SHIPPED_PI05_VECTORS, 51)]
 )
 def test_every_shipped_output_is_reproduced_in_float32(path, leaves):
     """Our numbers are within 1e-5 of the published implementation's, for π0 and π0.5.

@@ -17,6 +17,7 @@ from pi0_jax.checkpoints.description import MANIFEST, Description
 from pi0_jax.checkpoints.folder import DESCRIPTION, FOLDER, locate
 from pi0_jax.checkpoints.orbax_log import log_less
 from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import name_of
 
 
 def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str | None:
@@ -168,8 +169,11 @@ def check_leaves(
     ]
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        expected, found = name_of(wanted), name_of(stored)
+        swapped = expected and found and expected != found
+        other = f"model, a {found} in the place of a {expected}" if swapped else "model"
         raise InputError(
-            f"{step_directory}/{item} is of another model: {'; '.join(problems[:3])}{more}"
+            f"{step_directory}/{item} is of another {other}: {'; '.join(problems[:3])}{more}"
         )
 
 

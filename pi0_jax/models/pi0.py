@@ -19,7 +19,7 @@ Sources: π0 (arXiv 2410.24164), section IV and appendix B, with the published c
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -348,6 +348,13 @@ def projection_table(config: Pi0Config) -> Table:
         "action_time_mlp_in": projection(2 * width, width),
         "action_time_mlp_out": projection(width, width),
     }
+
+
+def name_of(paths: Iterable[str]) -> str:
+    """Returns whose parameters have these paths: "π0", "π0.5", or "" where both may."""
+    names = {"state_proj": "π0", "time_mlp_in": "π0.5"}
+    roots = (path.partition("/")[0] for path in paths)
+    return next((names[root] for root in roots if root in names), "")
 
 
 def parameter_shapes(config: Pi0Config) -> Any:

@@ -91,7 +91,8 @@ class Policy:
         self.config = config
         self.robots = dict(robots)
         self._choice = limits
-        self._limits = {name: Limits(record, limits) for name, record in self.robots.items()}
+        binned = config.state_in_prompt
+        self._limits = {name: Limits(record, limits, binned) for name, record in robots.items()}
         self.tokenizer = tokenizer
         self.num_steps = config.sampling_steps if num_steps is None else num_steps
         if self.num_steps < 1:
@@ -307,6 +308,8 @@ class Policy:
                 "state": statistics.state.mean.astype(np.float32),
                 "prompt": "",
             }
+            if tokens < self._prompt_length([observation], embodiment):
+                continue  # the state alone takes more
             prepared = self.prepare([observation] * batch, robot=robot, tokens=tokens)
             self.compute(prepared).block_until_ready()
 
@@ -374,7 +377,7 @@ class Policy:
             )
         count, record = len(observations), self.robot(robot)
         if tokens is None:
-            tokens = program.prompt_length(observations, self.tokenizer, self.prompt_lengths)
+            tokens = self._prompt_length(observations, record.embodiment)
         wanted = self.layout(record)._replace(max_tokens=tokens)
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
@@ -404,3 +407,8 @@ class Policy:
         actions = preprocess.to_robot(chunks, states, record, prepared.layout.normalization)
         actions, beyond = limits.check_actions(actions, states)
         return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
+
+    def _prompt_length(self, observations: Sequence[RawObservation], robot: Embodiment) -> int:
+        """Returns the first of `prompt_lengths` that holds all prompts, with any state in them."""
+        dims = len(robot.state) if self.config.state_in_prompt else None
+        return program.prompt_length(observations, self.tokenizer, self.prompt_lengths, dims)

@@ -12,6 +12,9 @@
 
 "Told" means that it is counted, that the reply says it, and that the log says it the first time
 and each time that the count has grown tenfold. An angle that turns has no range.
+
+Where the prompt tells the state, numbers beyond its bins are counted in the log alone: of the data
+itself two in a hundred are.
 """
 
 import logging
@@ -23,7 +26,7 @@ import numpy as np
 from pi0_jax.checkpoints.finite import check_finite_actions
 from pi0_jax.embodiments import ActionDim, StateDim
 from pi0_jax.errors import InputError
-from pi0_jax.preprocess import Robot, deltas
+from pi0_jax.preprocess import Robot, deltas, state_to_model
 from pi0_jax.preprocess.normalize import VectorStatistics
 
 logger = logging.getLogger(__name__)
@@ -73,22 +76,24 @@ class Limits:
     """Holds the limits of one robot under one policy. It is not for several threads at once.
 
     Attributes:
-        counts: (part, dimension) -> how many numbers have been told so far.
+        counts: (part, dimension) -> how many numbers have been told so far; "bins" is the part of
+            those beyond the prompt's bins.
     """
 
-    def __init__(self, robot: Robot, choice: Choice = "tell") -> None:
+    def __init__(self, robot: Robot, choice: Choice = "tell", binned: bool = False) -> None:
         """Takes the limits from the robot's record and statistics.
 
         Args:
             robot: the record and the statistics.
             choice: what happens to values outside: "tell", "clamp" or "refuse".
+            binned: whether the prompt tells the state, in bins that end at its percentiles.
 
         Raises:
             InputError: the choice is none of these.
         """
         if choice not in CHOICES:
             raise InputError(f"limits: expected {', '.join(CHOICES)}, found {choice!r}")
-        self._robot, self._choice = robot, choice
+        self._robot, self._choice, self._binned = robot, choice, binned
         record, statistics = robot.embodiment, robot.statistics
         self._state = _range(statistics.state, record.state)
         self._actions = _range(statistics.actions, record.actions)
@@ -118,6 +123,12 @@ class Limits:
                 f" {dims[i].unit}: expected {self._state[0, i]:g} to {self._state[1, i]:g}, as in"
                 " its data: another unit?"
             )
+        if self._binned:
+            in_model = state_to_model(states, self._robot, "quantile")
+            for i in np.flatnonzero((np.abs(in_model) > 1).any(axis=0)):
+                times = int((np.abs(in_model[:, i]) > 1).sum())
+                about = f"state {dims[i].name!r} is beyond the bins of the prompt, and cut off"
+                self._count("bins", dims[i].name, times, about)
         return self._told("state", states[:, None], self._state, dims, hard=False)
 
     def check_actions(
@@ -171,17 +182,17 @@ class Limits:
             found[row].append(one)
             if self._choice == "refuse":
                 raise InputError(f"observation {row} ({self._robot.embodiment.name}): {one}")
-            self._count(one)
+            self._count(one.part, one.name, one.times, str(one))
         return found
 
-    def _count(self, one: Outside) -> None:
-        """Counts one finding, and logs it if it is the first or if the count has grown tenfold."""
-        before = self.counts.get(key := (one.part, one.name), 0)
-        self.counts[key] = before + one.times
+    def _count(self, part: str, name: str, times: int, about: str) -> None:
+        """Counts a finding, and logs it if it is the first or if the count has grown tenfold."""
+        before = self.counts.get(key := (part, name), 0)
+        self.counts[key] = before + times
         # The count has grown tenfold when it has one more digit.
         if before == 0 or len(str(before)) < len(str(self.counts[key])):
             total = f" ({self.counts[key]} so far)" if before else ""
-            logger.warning("%s: %s%s", self._robot.embodiment.name, one, total)
+            logger.warning("%s: %s%s", self._robot.embodiment.name, about, total)
 
 
 def _data_range(vector: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:

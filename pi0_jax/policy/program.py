@@ -53,14 +53,19 @@ def prompt_lengths(longest: int) -> tuple[int, ...]:
 
 
 def prompt_length(
-    observations: Sequence[RawObservation], tokenizer: Tokenizer, lengths: Sequence[int]
+    observations: Sequence[RawObservation],
+    tokenizer: Tokenizer,
+    lengths: Sequence[int],
+    state_dims: int | None,
 ) -> int:
     """Returns the first of the lengths that holds all prompts.
 
-    It is the longest where none does, or where a prompt is missing or is no text.
+    It is the longest where none does, or where a prompt is missing or is no text. Of a state of so
+    many dimensions in the prompt it holds any numbers, so it does not change while a robot moves.
     """
     prompts = [prompt_text(o["prompt"]) for o in observations if "prompt" in o]
-    needed = max((len(tokenizer.pieces(text)) for text in prompts if text), default=0)
+    counts = [tokenizer.most_pieces(text, state_dims) for text in prompts if text is not None]
+    needed = max(counts, default=0)
     return next((length for length in lengths if needed <= length), lengths[-1])
 
 

@@ -34,7 +34,7 @@ from pi0_jax.observation import (
 from pi0_jax.preprocess import images, normalize, record_fit
 from pi0_jax.preprocess.deltas import delta_offset, in_robot_turn, to_delta, turned
 from pi0_jax.preprocess.normalize import A
-from pi0_jax.preprocess.tokenizer import Tokenizer
+from pi0_jax.preprocess.tokenizer import Tokenizer, state_bins
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Layout(NamedTuple):
         normalization: how states and actions are normalised.
         normalization_clip: states and target actions are cut off at ± this; 0 sets no bound.
         cut_prompts: whether a prompt of more than max_tokens loses its end; else it is refused.
+        state_in_prompt: whether the prompt tells the state too, see tokenizer.py.
     """
 
     slots: tuple[str, ...]
@@ -68,6 +69,7 @@ class Layout(NamedTuple):
     normalization: normalize.Mode
     normalization_clip: float
     cut_prompts: bool = False
+    state_in_prompt: bool = False
 
 
 # It stands for the image of a camera that a robot does not have.
@@ -135,13 +137,8 @@ def host(
             # The device divides by the size, so that of an absent image is 1 x 1 and not 0 x 0.
             sizes[slot][i] = np.maximum(image.shape[:2], 1)
             _place(image, pixels[slot][i])
-    tokens, token_mask = zip(
-        *(
-            tokenizer.encode(prompt, layout.max_tokens, cut=layout.cut_prompts)
-            for prompt in prompts
-        ),
-        strict=True,
-    )
+    tokens = np.empty((batch, layout.max_tokens), np.int32)
+    token_mask = np.empty((batch, layout.max_tokens), bool)
     state = np.zeros((batch, layout.action_dim), np.float32)
     for i, (observation, robot) in enumerate(zip(observations, robots, strict=True)):
         in_model = state_to_model(
@@ -150,7 +147,13 @@ def host(
         state[i, : len(robot.embodiment.state)] = normalize.clipped(
             in_model, layout.normalization_clip
         )
-    return RawBatch(pixels, sizes, masks, np.stack(tokens), np.stack(token_mask), state)
+        tokens[i], token_mask[i] = tokenizer.encode(
+            prompts[i],
+            layout.max_tokens,
+            state_bins(in_model).tolist() if layout.state_in_prompt else None,
+            cut=layout.cut_prompts,
+        )
+    return RawBatch(pixels, sizes, masks, tokens, token_mask, state)
 
 
 def _chosen(

@@ -269,7 +269,7 @@ def _percentiles(statistics: VectorStatistics) -> tuple[np.ndarray, np.ndarray]:
     return statistics.q01, statistics.q99
 
 
-def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
+def offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
     """Returns what normalising subtracts and divides by, float64[n] each, or raises InputError."""
     if mode == "zscore":
         offset, scale = statistics.mean, statistics.std + EPSILON
@@ -284,7 +284,7 @@ def _offset_and_scale(statistics: VectorStatistics, mode: Mode) -> tuple[np.ndar
 
 def normalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
     """Converts float[..., n] in robot units to float32[..., n] in model units."""
-    offset, scale = _offset_and_scale(statistics, mode)
+    offset, scale = offset_and_scale(statistics, mode)
     return ((x - offset) / scale).astype(np.float32)
 
 
@@ -295,7 +295,7 @@ def clipped(x: A, clip: float) -> A:
 
 def denormalize(x: A, statistics: VectorStatistics, mode: Mode) -> A:
     """Converts float[..., n] in model units to float32[..., n] in robot units."""
-    offset, scale = _offset_and_scale(statistics, mode)
+    offset, scale = offset_and_scale(statistics, mode)
     return (x * scale + offset).astype(np.float32)
 
 

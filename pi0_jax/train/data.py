@@ -270,14 +270,24 @@ def _check_same_data(
 
 def _check_prompts(tokenizer: Tokenizer, index: Index, run: RunConfig) -> None:
     """Raises InputError for a prompt over the limit, before the run meets it in a batch."""
-    lengths = {prompt: len(tokenizer.pieces(prompt)) for prompt in index.prompts}
-    over = [prompt for prompt, length in lengths.items() if length > run.max_tokens]
-    if over and not run.cut_prompts:
+    limit, dims = run.max_tokens, len(index.embodiment.state) if run.state_in_prompt else None
+    if dims is not None and (alone := tokenizer.most_pieces("", dims)) > limit:
+        raise InputError(
+            f"dataset {index.name}: its state of {dims} numbers takes up to {alone} tokens of a"
+            f" prompt alone; expected at most config.max_tokens, {limit}"
+        )
+    lengths = {prompt: tokenizer.most_pieces(prompt, dims) for prompt in index.prompts}
+    over = [prompt for prompt, length in lengths.items() if length > limit]
+    if over and (dims is not None or not run.cut_prompts):
         longest = max(over, key=lengths.__getitem__)
+        state, remedy = "", ", or let prompts be cut with config.cut_prompts"
+        if dims is not None:
+            own = lengths[longest] - len(tokenizer.pieces(longest, ()))
+            state, remedy = f", {own} of them the state's", ""
         raise InputError(
             f"dataset {index.name}: {len(over)} of {len(lengths)} prompts have more tokens than"
-            f" config.max_tokens, {run.max_tokens}; the longest has {lengths[longest]}:"
-            f" {longest!r}; raise it, or let prompts be cut with config.cut_prompts"
+            f" config.max_tokens, {limit}; the longest has {lengths[longest]}{state}:"
+            f" {longest!r}; raise it{remedy}"
         )
 
 
@@ -285,6 +295,8 @@ def summary(run: RunConfig, data: Data, mesh: Mesh) -> str:
     """Returns lines for people about what is trained, and on what."""
     parts = "" if run.accumulate == 1 else f" in {run.accumulate} parts"
     lines = footprint(run, mesh).lines()
+    if model_config(run).adaptive and not run.state_in_prompt:
+        lines.insert(0, "the model reads no state: config.state_in_prompt is False")
     mixture = data.order.mixture
     for index, share in zip(mixture.indices, mixture.shares.values(), strict=True):
         training, held_out = len(index.frames("train")), len(index.frames("val"))

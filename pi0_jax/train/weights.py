@@ -36,7 +36,7 @@ from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import LazyArray, Source
 from pi0_jax.errors import InputError
 from pi0_jax.models.paths import flatten, unflatten
-from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.models.pi0 import name_of, parameter_shapes
 from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train.config import RunConfig
@@ -175,8 +175,11 @@ def choose(source: Source, leaves: Leaves, rules: Rules) -> list[str]:
     weights = f"config.initial_weights {source.path}"
     if missing := [path for path in load if path not in source.leaves]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        found, expected = name_of(source.leaves), name_of(leaves)
+        swapped = found and expected and found != expected
+        other = f" is a {found}, config.variant a {expected}" if swapped else ""
         raise InputError(
-            f"{weights}: {', '.join(missing[:3])}{more}: not in the file ({source.format});"
+            f"{weights}{other}: {', '.join(missing[:3])}{more}: not in the file ({source.format});"
             " expected all that config.initial_rules does not declare fresh"
         )
     for path in load:
