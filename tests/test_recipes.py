@@ -47,11 +47,14 @@ def data_dir(tmp_path_factory) -> Path:
         ("bridge_orig", "bridge_dataset", "1.0.0", [{"steps/is_first": [True] + [False] * 8}] * 2),
         ("droid", "droid", "1.0.1", [droid] * 3),
         ("toto", "toto", "0.1.0", [{"steps/is_first": [True, False]}] * 2),
-        (
-            "libero_10_no_noops",
-            "libero_10_no_noops",
-            "1.0.0",
-            [{"steps/is_first": [True, False, False]}] * 2,
+        *(
+            (
+                f"libero_{suite}_no_noops",
+                f"libero_{suite}_no_noops",
+                "1.0.0",
+                [{"steps/is_first": [True, False, False]}] * 2,
+            )
+            for suite in ("spatial", "object", "goal", "10")
         ),
     ):
         assert version in ROWS[name].versions
@@ -81,11 +84,12 @@ def shrunken(run: RunConfig, data_dir: Path, weights: Path) -> RunConfig:
 
     The size is that of model, batch, chunk, prompt, numbers of steps and datasets.
     """
-    mixed = len(run.datasets) > 3
-    datasets = SOME if mixed else run.datasets
+    datasets = SOME if run.mixture else run.datasets
+    adaptive = model_config(run).adaptive
     few = dict(
         data_dir=str(data_dir), index_dir="", datasets=datasets, weights=(1.0,) * len(datasets), lanes=4, lane_megabytes=1,
-        loader_threads=1, prefetch_batches=1, dtype="float32", variant="pico", action_dim=min(run.action_dim, 8), horizon=4, max_tokens=12,
+        loader_threads=1, prefetch_batches=1, dtype="float32", variant="pi05_pico" if adaptive else "pico",
+        action_dim=min(run.action_dim, 8), horizon=4, max_tokens=64 if adaptive else 12,
         tokenizer="small", draws=1, sampling_steps=2, batch_size=8, steps=3, warmup_steps=1, log_every=1, validate_every=3,
         validation_frames=2, save_every=3, keep_every=0, initial_weights="", mixture="",
         lora=tuple({**dataclasses.asdict(rule), "rank": 2} for rule in run.lora),
@@ -126,7 +130,7 @@ def test_a_recipe_runs(path, mode, data_dir, tmp_path, capsys):
         name: (float(share), int(frames))
         for name, share, frames in re.findall(r"(\w+): ([\d.]+)% of samples, (\d+) train", text)
     }
-    if len(run.datasets) > 3:
+    if run.mixture:
         assert printed == {name: (PERCENT[name], TRAINING_FRAMES[name]) for name in SOME}
     else:
         assert {name: share for name, (share, _) in printed.items()} == dict.fromkeys(
@@ -174,7 +178,7 @@ def test_starting_weights_fit_the_full_model(path, mode):
     run = config.from_mapping(load(path, mode).to_dict())
     if not run.initial_weights:
         return
-    assert run.variant == "pi0"
+    assert run.variant in ("pi0", "pi05")
     found = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
     fresh = {
         leaf
@@ -185,8 +189,11 @@ def test_starting_weights_fit_the_full_model(path, mode):
     }
     backbone_only = run.initial_weights.endswith(".npz")
     assert fresh == (found.keys() - tree.BACKBONE_AXES.keys() if backbone_only else set())
-    published = tree.expected_shapes({**tree.sizes_of_config(model_config(run)), "A": 32})
+    released = json.loads((ROOT / "tests" / f"published_{run.variant}_tree.json").read_text())
+    published = {leaf: tuple(shape) for leaf, (shape, _) in released["tree"].items()}
     assert all(found[leaf].shape == published[leaf] for leaf in found.keys() - fresh)
     count = sum(math.prod(leaf.shape) for leaf in found.values())
     # of the published model, less unused dimensions
-    assert count == 3_238_048_528 - (32 - run.action_dim) * (1024 * 3 + 1)
+    of_actions = {"state_proj/kernel", "action_in_proj/kernel", "action_out_proj/kernel"}
+    unused = (32 - run.action_dim) * (1024 * len(of_actions & published.keys()) + 1)
+    assert count == released["parameters"] - unused
