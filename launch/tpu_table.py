@@ -21,7 +21,7 @@ _CONFIG = config_flag()
 _ROWS = flags.DEFINE_list(
     "rows",
     None,
-    "TOPOLOGY/BATCH/DATAxFSDPxTENSOR for a training step, TOPOLOGY/sampler; such as v5e:4x4/64/2x8x1.",
+    "TOPOLOGY/BATCH/DATAxFSDPxTENSOR for a training step, TOPOLOGY/sampler; such as v5e:4x4/64/2x8x1 or pi05@v5e:1x1/sampler.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",

@@ -516,6 +516,21 @@ STORIES = {
         ),
         released,
     ),
+    "what differs in π0.5": Story(
+        "docs/pi05.md",
+        (
+            StandsIn(
+                "python -m launch.train --config=pi05_finetune:lora ...",
+                "tests/test_recipes.py::test_a_recipe_runs",
+                "needs a released π0.5; the test runs the recipe from a small one",
+            ),
+            StandsIn(
+                "python -m launch.verify",
+                "tests/test_verify.py::test_every_shipped_output_is_reproduced_in_float32",
+                "compiles for a minute; the test runs all that the command does",
+            ),
+        ),
+    ),
     "formats": Story(
         "docs/formats.md",
         (

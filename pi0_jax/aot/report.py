@@ -17,7 +17,7 @@ from pi0_jax.aot import programs
 from pi0_jax.aot.programs import Compiled, DoesNotFit
 from pi0_jax.errors import InputError
 from pi0_jax.models.paths import flatten
-from pi0_jax.models.pi0 import parameter_shapes
+from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
 from pi0_jax.models.sampling import storage_dtype
 from pi0_jax.policy_config import model_config
 from pi0_jax.train.chips import CHIPS
@@ -149,32 +149,41 @@ class Row:
     """Names one program to compile.
 
     TOPOLOGY/BATCH/DATAxFSDPxTENSOR is a training step. TOPOLOGY/sampler is the sampler on one chip
-    of the slice; it has no batch and no mesh.
+    of the slice; it has no batch and no mesh. VARIANT@ before either is for another variant than
+    the run's, with its length of prompts.
     """
 
     topology: str
     batch: int = 0
     mesh: MeshConfig | None = None
+    variant: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads a row's name; raises InputError if it is none."""
         try:
-            topology, *rest = text.split("/")
+            variant, at, program = text.rpartition("@")
+            if at and variant not in VARIANTS:
+                raise ValueError(variant)
+            topology, *rest = program.split("/")
             if rest == ["sampler"]:
-                return cls(topology)
+                return cls(topology, variant=variant)
             batch, sizes = rest
             data, fsdp, tensor = map(int, sizes.split("x"))
-            return cls(topology, int(batch), MeshConfig(data, fsdp, tensor))
+            return cls(topology, int(batch), MeshConfig(data, fsdp, tensor), variant)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler"
+                f"row {text!r}: expected TOPOLOGY/BATCH/DATAxFSDPxTENSOR or TOPOLOGY/sampler, with"
+                f" VARIANT@ before it for one of {', '.join(VARIANTS)}"
             ) from error
 
     @property
     def flags(self) -> str:
         """Returns the flags of launch.train, without the run's own and --compile_only."""
         flags = [f"--topology={self.topology}"]
+        if self.variant:
+            tokens = VARIANTS[self.variant].max_tokens
+            flags += [f"--config.variant={self.variant}", f"--config.max_tokens={tokens}"]
         if self.mesh is not None:
             flags.append(f"--config.batch_size={self.batch}")
             sizes = dataclasses.asdict(self.mesh)
@@ -184,13 +193,17 @@ class Row:
     def line(self, run: RunConfig) -> str:
         """Compiles the program and returns its row; at full size this takes minutes."""
         devices = programs.topology_devices(self.topology)
+        model = ""
+        if self.variant:
+            tokens, model = VARIANTS[self.variant].max_tokens, f"{self.variant}, "
+            run = dataclasses.replace(run, variant=self.variant, max_tokens=tokens)
         try:
             if self.mesh is None:
-                what = [f"one chip of {self.topology}: sampler", "1", "1", "–"]
+                what = [f"{model}one chip of {self.topology}: sampler", "1", "1", "–"]
                 cells = _cells(programs.sampler(run, devices[0]))
             else:
                 sizes = " x ".join(map(str, dataclasses.astuple(self.mesh)))
-                what = [self.topology, str(len(devices)), str(self.batch), sizes]
+                what = [model + self.topology, str(len(devices)), str(self.batch), sizes]
                 run = dataclasses.replace(run, batch_size=self.batch, mesh=self.mesh)
                 cells = _cells(programs.train_step(run, devices))
         except DoesNotFit as error:

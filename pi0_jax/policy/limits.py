@@ -124,11 +124,11 @@ class Limits:
                 " its data: another unit?"
             )
         if self._binned:
-            in_model = state_to_model(states, self._robot, "quantile")
-            for i in np.flatnonzero((np.abs(in_model) > 1).any(axis=0)):
-                times = int((np.abs(in_model[:, i]) > 1).sum())
-                about = f"state {dims[i].name!r} is beyond the bins of the prompt, and cut off"
-                self._count("bins", dims[i].name, times, about)
+            outside = np.abs(state_to_model(states, self._robot, "quantile")) > 1
+            for dim, times in zip(dims, outside.sum(axis=0).tolist(), strict=True):
+                if times:
+                    about = f"state {dim.name!r} is beyond the bins of the prompt, and cut off"
+                    self._count("bins", dim.name, times, about)
         return self._told("state", states[:, None], self._state, dims, hard=False)
 
     def check_actions(
