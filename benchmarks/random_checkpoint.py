@@ -14,7 +14,7 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
-from pi0_jax.models.pi0 import VARIANTS, Pi0Config
+from pi0_jax.models.pi0 import VARIANTS, Pi0Config, pi05
 from pi0_jax.models.siglip import VisionConfig
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.tokenizer import Tokenizer
@@ -35,6 +35,12 @@ MODELS: dict[str, Pi0Config] = {
     ),
     "pi0": VARIANTS["pi0"],
 }  # fmt: skip
+# The same of π0.5.
+MODELS |= {
+    "pi05_nano": VARIANTS["pi05_nano"],
+    "pi05_mid": pi05(MODELS["mid"], max_tokens=200),
+    "pi05": VARIANTS["pi05"],
+}
 _WEIGHT = 0.02  # standard deviation
 # So many numbers are drawn; larger leaves repeat them.
 _BLOCK = (1 << 20) + 7

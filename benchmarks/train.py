@@ -33,7 +33,7 @@ WARM_UP = 3  # steps that are not timed
 # trained on accelerators.
 _AS_TRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "pi0": dict(
+        variant: dict(
             dtype="bfloat16",
             scan_layers=True,
             remat="full",
@@ -41,6 +41,7 @@ _AS_TRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             augment=True,
             loss_dims="padded",
         )
+        for variant in ("pi0", "pi05")
     }
 )
 

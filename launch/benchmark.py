@@ -26,7 +26,7 @@ _FRAMES = flags.DEFINE_integer("frames", 20_000, "data: frames of the dataset.",
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "data: how long each one reads.", lower_bound=1.0)
 _CONFIG = config_flag("reach", help="train: the run.")
 _VARIANT = flags.DEFINE_string("variant", None,
-    "train, policy, serve: nano or pi0; mid, of 61 million parameters, is not trained.")
+    "train, policy, serve: nano, pi0, pi05_nano or pi05; policy, serve: mid and pi05_mid too.")
 _CAMERAS = flags.DEFINE_integer("cameras", 3, "train: cameras.", lower_bound=1, upper_bound=3)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"],
     "policy, serve: of the products; convert: of the weights.")

@@ -39,6 +39,7 @@ _WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"],
     "Of our own checkpoints: the moving average, or the parameters.")
 _MERGE_LORA = flags.DEFINE_float("merge_lora", None, "Merge LoRA leaves, scaled by alpha / rank.")
 _WEIGHTS_ONLY = flags.DEFINE_bool("weights_only", False, "Convert without statistics.")
+_STATE_IN_PROMPT = flags.DEFINE_bool("state_in_prompt", None, "A π0.5: its prompts tell the state.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the leaves that a PaliGemma lacks.")
 # fmt: on
 
@@ -49,7 +50,7 @@ def main() -> int:
     sizes = shared.matched(_SIZES, r"(.*)=(\d+)", "name=value") if _SIZES.value else []
     options = convert.Options(
         _ROBOT.value, _EMBODIMENT.value, _TOKENIZER.value, {name: int(value) for name, value in sizes},
-        _WEIGHTS.value, _MERGE_LORA.value, _WEIGHTS_ONLY.value, dtype, _SEED.value,
+        _WEIGHTS.value, _MERGE_LORA.value, _WEIGHTS_ONLY.value, dtype, _SEED.value, _STATE_IN_PROMPT.value,
     )  # fmt: skip
     start = time.monotonic()
     report = convert.run(_INPUT.value, _OUTPUT.value, _TO.value, options)

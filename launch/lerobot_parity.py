@@ -5,6 +5,7 @@ weights. So every tensor that it loaded is compared with the file's.
 """
 
 import gc
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,9 +123,11 @@ def _their_actions(
 ) -> np.ndarray:
     import torch
     from lerobot.policies.pi0.modeling_pi0 import PI0Policy
+    from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
     pixels, seen, tokens, token_mask, state, start = jax.tree.map(np.array, (*observation, noise))
-    policy = PI0Policy.from_pretrained(directory).float().eval()
+    pi05 = json.loads((directory / "config.json").read_text())["type"] == "pi05"
+    policy = (PI05Policy if pi05 else PI0Policy).from_pretrained(directory).float().eval()
     _check_loaded(directory, policy.state_dict())
     images = [torch.from_numpy(pixels[slot].transpose(0, 3, 1, 2).copy()) for slot in CAMERA_SLOTS]
     masks = [torch.from_numpy(seen[slot]) for slot in CAMERA_SLOTS]
@@ -134,7 +137,7 @@ def _their_actions(
             masks,
             torch.from_numpy(tokens.astype(np.int64)),
             torch.from_numpy(token_mask),
-            torch.from_numpy(state),
+            *(() if pi05 else (torch.from_numpy(state),)),
             noise=torch.from_numpy(start),
             num_steps=num_steps,
         )

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "checkpoints": "embodiments errors models policy_config preprocess",
     "convert": "checkpoints data.remote_errors data.storage embodiments errors files models observation policy_config preprocess",
     # What runs.
-    "export": "embodiments errors files observation preprocess",
+    "export": "errors files observation preprocess",
     "policy": "checkpoints convert embodiments errors export models observation policy_config preprocess",
     "train": "checkpoints convert data errors fields files flow models observation policy_config preprocess progress"
     " sharding",

@@ -8,7 +8,6 @@ when it is whole.
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from pi0_jax.convert.metadata import (
     FILE,
     PUBLISHED_HORIZON,
     PUBLISHED_MAX_TOKENS,
+    PUBLISHED_PI05_MAX_TOKENS,
     Metadata,
     RobotRecord,
     choose_robot,
@@ -36,7 +36,7 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.models.paths import unflatten
 from pi0_jax.models.sampling import storage_dtype
-from pi0_jax.policy_config import Dtype
+from pi0_jax.policy_config import Dtype, PolicyConfig
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.tokenizer import Tokenizer
 
@@ -48,7 +48,6 @@ OUTPUTS = {
     openpi.PYTORCH: ("config.json", "minimum and maximum, embodiment, sizes of heads, tokenizer, config"),
     lerobot.NAME: ("config.json", "float64 statistics, units, control rate, sizes of heads, tokenizer, config"),
 }  # fmt: skip
-_ADARMS = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|layernorm\.dense\.|norm_1/Dense_0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +65,8 @@ class Options:
         weights_only: converts without statistics.
         dtype: NumPy's dtype to write; None keeps each leaf's.
         seed: keys the leaves that a PaliGemma lacks.
+        state_in_prompt: of a π0.5, whether its prompts tell the state; None takes what its files
+            say, or else true, as published for all robots but LIBERO's.
     """
 
     robot: str | None = None
@@ -77,6 +78,7 @@ class Options:
     weights_only: bool = False
     dtype: np.dtype | None = None
     seed: int = 0
+    state_in_prompt: bool | None = None
 
 
 DEFAULTS = Options()
@@ -93,8 +95,8 @@ def open_checkpoint(path: AnyPath, options: Options = DEFAULTS) -> Source:
         The parameters under our names, which are read when they are asked for.
 
     Raises:
-        InputError: there is no format or several; it is a π0.5; a file is missing or truncated;
-            tensors are missing, unknown or contradict each other.
+        InputError: there is no format or several; a file is missing or truncated; tensors are
+            missing, unknown or contradict each other.
     """
     source = _opened(path, options)
     if options.merge_lora is not None and source.format != openpi.JAX:
@@ -128,7 +130,6 @@ def _opened(path: AnyPath, options: Options) -> Source:
         found = ", ".join(sorted(folder.names)[:5]) or "nothing"
         raise InputError(f"{folder}: expected a checkpoint of a known format, found {found}")
     arrays = openpi.arrays(folder)
-    _refuse_adarms(arrays, str(folder))
     if options.merge_lora is not None:
         if not openpi.lora_names(arrays):
             raise InputError(f"{folder}: --merge_lora: expected LoRA leaves to merge, found none")
@@ -139,7 +140,6 @@ def _opened(path: AnyPath, options: Options) -> Source:
 
 def _read_torch(folder: Folder | None, path: str, tensors: Tensors, given: tree.Sizes) -> Source:
     """Opens safetensors of the format that their tensors' names show."""
-    _refuse_adarms(tensors, path)
     _refuse_lora(tensors, path)
     if any(name.startswith(lerobot.FIRST_NAME) for name in tensors):
         return lerobot.read(folder, path, tensors, given)
@@ -149,14 +149,6 @@ def _read_torch(folder: Folder | None, path: str, tensors: Tensors, given: tree.
         return paligemma.read_hugging_face(folder, path, tensors, given)
     found = ", ".join(sorted(tensors)[:3]) or "none"
     raise InputError(f"{path}: expected the tensors of a π0 or a PaliGemma, found {found}")
-
-
-def _refuse_adarms(tensors: Tensors, path: str) -> None:
-    """Raises InputError for a π0.5."""
-    if found := sorted(filter(_ADARMS.search, tensors)):
-        raise InputError(
-            f"{path}: {found[0]}: an adaRMS (π0.5) checkpoint; expected π0, which has no such layers"
-        )
 
 
 def _refuse_lora(tensors: Tensors, path: str) -> None:
@@ -234,7 +226,7 @@ def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str
     initial = source.format in (paligemma.BIG_VISION, paligemma.HUGGING_FACE)
     if initial:
         source = paligemma.with_fresh_leaves(source, _letters(options.sizes), options.seed)
-    metadata, notes = _completed(source.metadata, options, source.path)
+    metadata, notes = _completed(source, options)
     without = initial or options.weights_only
     if not metadata.robots and to in (openpi.JAX, openpi.PYTORCH) and not without:
         raise InputError(
@@ -246,8 +238,9 @@ def prepared(path: AnyPath, to: str, options: Options) -> tuple[Source, list[str
     return source, [*source.notes, *notes]
 
 
-def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metadata, list[str]]:
+def _completed(opened: Source, options: Options) -> tuple[Metadata, list[str]]:
     """Completes the metadata by what the user says or what is published; also returns notes."""
+    metadata, source, pi05 = opened.metadata, opened.path, tree.is_pi05(opened.sizes)
     notes: list[str] = []
 
     def size(name: str, known: int | None, published: int) -> int:
@@ -264,7 +257,23 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
         return published if given is None else given
 
     horizon = size("horizon", metadata.horizon, PUBLISHED_HORIZON)
-    max_tokens = size("max_tokens", metadata.max_tokens, PUBLISHED_MAX_TOKENS)
+    longest = PUBLISHED_PI05_MAX_TOKENS if pi05 else PUBLISHED_MAX_TOKENS
+    max_tokens = size("max_tokens", metadata.max_tokens, longest)
+    mode = metadata.normalization or ("quantile" if pi05 else "zscore")  # as published
+    policy, told = metadata.policy, options.state_in_prompt
+    if policy is None and pi05:
+        model = tree.model_config(opened.sizes, horizon=horizon, max_tokens=max_tokens)
+        policy = PolicyConfig(
+            variant=ours.variant(model), normalization=mode, state_in_prompt=told is not False
+        )
+        if told is None and opened.format != lerobot.NAME:
+            notes.append(
+                "state_in_prompt shows in no file of this format: the prompt tells the state, as published (--nostate_in_prompt)"
+            )
+    elif told not in (None, policy is not None and policy.state_in_prompt):
+        raise InputError(
+            f"{source}: state_in_prompt: expected what the checkpoint says, {not told}, found {told}"
+        )
     robots = {} if options.weights_only else dict(metadata.robots)
     if robots and (options.robot is not None or options.embodiment is not None):
         name, record = choose_robot(metadata, options.robot, source)
@@ -278,7 +287,7 @@ def _completed(metadata: Metadata, options: Options, source: str) -> tuple[Metad
     if options.tokenizer is not None:
         tokenizer = Tokenizer.open(options.tokenizer).model
     completed = Metadata(
-        robots, horizon, max_tokens, metadata.mode, tokenizer, metadata.policy, metadata.training, metadata.position, metadata.sizes
+        robots, horizon, max_tokens, mode, tokenizer, policy, metadata.training, metadata.position, metadata.sizes
     )  # fmt: skip
     return completed, notes
 

@@ -57,6 +57,15 @@ mlp.down_proj.weight             mlp{s}/linear[layer]                 {W} {U} ->
 input_layernorm.weight           pre_attention_norm{s}/scale[layer]   {W} -> {W}
 post_attention_layernorm.weight  pre_ffw_norm{s}/scale[layer]         {W} -> {W}
 """
+# Of the action expert of π0.5, whose norms are dense layers of the time.
+_ADAPTIVE_NORMS = """
+layers.{layer}.input_layernorm.dense.weight           layers/pre_attention_norm_1/Dense_0/kernel[layer]  S E -> E S
+layers.{layer}.input_layernorm.dense.bias             layers/pre_attention_norm_1/Dense_0/bias[layer]    S -> S
+layers.{layer}.post_attention_layernorm.dense.weight  layers/pre_ffw_norm_1/Dense_0/kernel[layer]        S E -> E S
+layers.{layer}.post_attention_layernorm.dense.bias    layers/pre_ffw_norm_1/Dense_0/bias[layer]          S -> S
+norm.dense.weight                                     final_norm_1/Dense_0/kernel                        S E -> E S
+norm.dense.bias                                       final_norm_1/Dense_0/bias                          S -> S
+"""
 _PROJECTIONS = """
 state_proj.weight           state_proj/kernel           E A -> A E
 state_proj.bias             state_proj/bias             E -> E
@@ -68,6 +77,10 @@ action_time_mlp_in.weight   action_time_mlp_in/kernel   E T -> T E
 action_time_mlp_in.bias     action_time_mlp_in/bias     E -> E
 action_time_mlp_out.weight  action_time_mlp_out/kernel  E' E -> E E'
 action_time_mlp_out.bias    action_time_mlp_out/bias    E -> E
+time_mlp_in.weight          time_mlp_in/kernel          E' E -> E E'
+time_mlp_in.bias            time_mlp_in/bias            E -> E
+time_mlp_out.weight         time_mlp_out/kernel         E' E -> E E'
+time_mlp_out.bias           time_mlp_out/bias           E -> E
 """
 
 
@@ -120,7 +133,7 @@ def paligemma_rules(prefixes: Prefixes) -> list[Rule]:
 
 
 def pi0_rules(prefix: str) -> list[Rule]:
-    """Returns the rules of all of π0.
+    """Returns the rules of all of π0 and π0.5.
 
     openpi's PyTorch port has the prefix "", LeRobot's has "model.".
     """
@@ -135,6 +148,7 @@ def pi0_rules(prefix: str) -> list[Rule]:
     return [
         *paligemma_rules(prefixes),
         *_expert_rules(f"{expert}model.", "_1", "E", "G"),
+        *_rules(_ADAPTIVE_NORMS, f"{expert}model.", "PaliGemma/llm/"),
         rule(f"{expert}lm_head.weight", "", "V E -> V E", "unused"),
         *_rules(_PROJECTIONS, prefix, ""),
     ]
@@ -157,7 +171,7 @@ def is_published(sizes: Sizes) -> bool:
 
     Action dimension and vocabulary may be others.
     """
-    return all(sizes[letter] == size for letter, size in _PUBLISHED.items() if letter not in "AV")
+    return all(sizes[letter] == size for letter, size in _PUBLISHED.items() if letter not in "AVT")
 
 
 def heads(tensors: Tensors, beside: Sizes, given: Sizes) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A LeRobot π0 policy directory (LeRobot 0.6) is one robot's model.
+"""A LeRobot π0 or π0.5 policy directory (LeRobot 0.6) is one robot's model.
 
 It holds config.json, model.safetensors, and two processors with the robot's statistics:
 
@@ -39,7 +39,7 @@ from pi0_jax.convert.metadata import (
 )
 from pi0_jax.convert.rules import Rule
 from pi0_jax.convert.source import LazyArray, Source, Tensors, in_memory, mapped, torch_tensors
-from pi0_jax.convert.tree import Sizes
+from pi0_jax.convert.tree import Sizes, is_pi05
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError, expecting
 from pi0_jax.models.pi0 import MAX_PERIOD, MIN_PERIOD, Pi0Config
@@ -54,7 +54,11 @@ MODES: Mapping[str, Mode] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}
 
 CONFIG = "config.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
-PREPROCESSOR_STATE = "policy_preprocessor_step_6_normalizer_processor.safetensors"
+# A π0.5 normalises before it makes the prompt, which tells the state.
+PREPROCESSOR_STATES = {
+    "pi0": "policy_preprocessor_step_6_normalizer_processor.safetensors",
+    "pi05": "policy_preprocessor_step_3_normalizer_processor.safetensors",
+}
 POSTPROCESSOR_STATE = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
 _STATE, _ACTION, _IMAGES = "observation.state", "action", "observation.images."
 _EMPTY_CAMERA = "empty_camera_"  # the beginning of names of masked cameras that LeRobot adds
@@ -64,7 +68,7 @@ _NEEDED = (
     "type", "chunk_size", "n_action_steps", "tokenizer_max_length", "input_features", "output_features", "normalization_mapping"
 )  # fmt: skip
 _DEFAULTS: Mapping[str, Any] = {
-    "type": "pi0", "n_obs_steps": 1, "device": "cpu", "use_amp": False, "use_peft": False, "push_to_hub": True, "repo_id": None,
+    "n_obs_steps": 1, "device": "cpu", "use_amp": False, "use_peft": False, "push_to_hub": True, "repo_id": None,
     "private": None, "tags": None, "license": None, "pretrained_path": None, "pretrained_revision": None,
     "time_sampling_beta_alpha": 1.5, "time_sampling_beta_beta": 1.0, "time_sampling_scale": 0.999, "time_sampling_offset": 0.001,
     "rtc_config": None, "empty_cameras": 0, "gradient_checkpointing": False, "compile_model": False, "compile_mode": "max-autotune",
@@ -86,12 +90,21 @@ def read(folder: Folder | None, path: str, tensors: Tensors, sizes: Sizes) -> So
     source = mapped(tensors, RULES, format=NAME, path=path, given=given, metadata=metadata)
     if folder is not None:
         config = folder.read_json(CONFIG)
+        if (type_ := policy_type(source.sizes)) != config["type"]:
+            raise InputError(
+                f"{folder.file(CONFIG)}: type is {config['type']!r}, {type_!r} by the tensors"
+            )
         for name in ("max_state_dim", "max_action_dim"):
             if name in config and config[name] != source.sizes["A"]:
                 raise InputError(
                     f"{folder.file(CONFIG)}: {name} is {config[name]}, {source.sizes['A']} by the tensors"
                 )
     return source
+
+
+def policy_type(sizes: Sizes) -> str:
+    """Returns what LeRobot calls a model of these sizes."""
+    return "pi05" if is_pi05(sizes) else "pi0"
 
 
 def _metadata(folder: Folder) -> Metadata:
@@ -111,14 +124,14 @@ def read_metadata(folder: Folder) -> Metadata:
     """Reads what LeRobot's own files say.
 
     Raises:
-        InputError: it is another policy than π0; a field or a processor is missing; or we lack its
+        InputError: it is another policy than π0 or π0.5; a field or a processor is missing; or we lack its
             normalisation.
     """
     config, where = folder.read_json(CONFIG), str(folder.file(CONFIG))
     if missing := [name for name in _NEEDED if name not in config]:
         raise InputError(f"{where}: lacks {', '.join(missing)}")
-    if config["type"] != "pi0":
-        raise InputError(f"{where}: expected a policy of type pi0, found {config['type']}")
+    if config["type"] not in PREPROCESSOR_STATES:
+        raise InputError(f"{where}: expected a policy of type pi0 or pi05, found {config['type']}")
     mapping = config["normalization_mapping"]
     modes = {mapping[kind] for kind in ("STATE", "ACTION") if kind in mapping}
     if len(modes) != 1 or not modes <= set(MODES):
@@ -248,7 +261,7 @@ def write(source: Source, folder: Path) -> list[str]:
     for file, content in contents.items():
         (folder / file).write_text(json.dumps(content, indent=4 if file == CONFIG else 2))
     statistics, still = as_written(record.statistics, metadata.mode)
-    for file in (PREPROCESSOR_STATE, POSTPROCESSOR_STATE):
+    for file in (PREPROCESSOR_STATES[policy_type(source.sizes)], POSTPROCESSOR_STATE):
         safetensors_files.write_file(folder / file, _statistics_tensors(statistics))
     safetensors_files.write_file(folder / safetensors_files.SINGLE, tensors)
     return _notes(source, embodiment, still)
@@ -297,10 +310,10 @@ def descriptions(
     outputs: Record = {_ACTION: {"type": "ACTION", "shape": [len(embodiment.actions)]}}
     mode = next(name for name, mode in MODES.items() if mode == metadata.mode)
     norm_map = {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}
-    relative = _relative(embodiment)
+    relative, type_ = _relative(embodiment), "pi05" if model.adaptive else "pi0"
     backbone, expert = PUBLISHED_PORT_VARIANTS
     config = {
-        **_DEFAULTS, "input_features": inputs, "output_features": outputs, "normalization_mapping": norm_map,
+        **_DEFAULTS, "type": type_, "input_features": inputs, "output_features": outputs, "normalization_mapping": norm_map,
         "paligemma_variant": backbone, "action_expert_variant": expert, "dtype": dtype, "image_resolution": [size, size],
         "chunk_size": model.horizon, "n_action_steps": min(embodiment.execute_steps, model.horizon),
         "max_state_dim": model.action_dim, "max_action_dim": model.action_dim, "tokenizer_max_length": model.max_tokens,
@@ -315,14 +328,20 @@ def descriptions(
     device = {"device": "cpu", "float_dtype": None}
     to_robot: Record = {"eps": normalize.EPSILON, "features": outputs, "norm_map": norm_map}
     to_model = {**to_robot, "features": inputs | outputs}
+    prompt = "pi05_prepare_state_tokenizer_processor_step" if model.adaptive else "pi0_new_line_processor"  # fmt: skip
+    tokens = [
+        _step(prompt, {}),
+        _step("tokenizer_processor", tokenizer),
+        _step("device_processor", device),
+    ]
+    numbers = [
+        _step("relative_actions_processor", relative),
+        _step("normalizer_processor", to_model, state_file=PREPROCESSOR_STATES[type_]),
+    ]
     before = [
         _step("rename_observations_processor", {"rename_map": {}}),
         _step("to_batch_processor", {}),
-        _step("pi0_new_line_processor", {}),
-        _step("tokenizer_processor", tokenizer),
-        _step("device_processor", device),
-        _step("relative_actions_processor", relative),
-        _step("normalizer_processor", to_model, state_file=PREPROCESSOR_STATE),
+        *(numbers + tokens if model.adaptive else tokens + numbers),
     ]
     after = [
         _step("unnormalizer_processor", to_robot, state_file=POSTPROCESSOR_STATE),
@@ -360,13 +379,15 @@ def _relative(embodiment: Embodiment) -> Record:
 
 def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str]:
     """Returns what the user should know about what was written."""
-    pieces, order = source.sizes["V"], list(embodiment.cameras)
+    metadata, pieces, order = source.metadata, source.sizes["V"], list(embodiment.cameras)
     tokenizer = "warning: the processors name PaliGemma's tokenizer"
+    blind = is_pi05(source.sizes) and not (metadata.policy and metadata.policy.state_in_prompt)
     slots = f"cameras keep the order of their slots ({', '.join(order)})"
     notes = (
         (not is_published(source.sizes), "warning: config.json can only name gemma_2b and gemma_300m, which are of other sizes"),
         (pieces != PUBLISHED_VOCABULARY, f"{tokenizer}; this model's vocabulary has {pieces} pieces"),
         (still, f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"),
+        (blind, "warning: this π0.5 reads no state; LeRobot's prompt tells it, so its actions will differ"),
         (order != list(CAMERA_SLOTS[: len(order)]), f"{slots}; which those are is only in {FILE}"),
     )  # fmt: skip
-    return [note for holds, note in notes if holds] + differences(source.metadata, "LeRobot")
+    return [note for holds, note in notes if holds] + differences(metadata, "LeRobot")

@@ -28,7 +28,7 @@ from pi0_jax.preprocess.normalize import Mode, Statistics, VectorStatistics
 
 FILE = "pi0_jax.json"
 _FORMAT = 2
-PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS = 50, 48
+PUBLISHED_HORIZON, PUBLISHED_MAX_TOKENS, PUBLISHED_PI05_MAX_TOKENS = 50, 48, 200
 PUBLISHED_TOKENIZER = "google/paligemma-3b-pt-224"
 PUBLISHED_VOCABULARY = 257_152
 _NEUTRAL = 1e-6  # how exactly padding of statistics is 0 or 1

@@ -206,10 +206,11 @@ def _write_robots(source: Source, folder: Path) -> list[str]:
     for name, robot in source.metadata.robots.items():
         write_statistics(statistics_file(folder, name), robot.statistics)
     notes = differences(source.metadata, "openpi")
-    if source.metadata.normalization == "quantile":
-        notes.append(
-            "warning: normalised by percentiles; openpi's π0 takes mean and standard deviation"
-        )
+    by = {"zscore": "mean and standard deviation", "quantile": "percentiles"}
+    mode, model = ("quantile", "π0.5") if tree.is_pi05(source.sizes) else ("zscore", "π0")
+    if source.metadata.mode != mode:
+        found = by[source.metadata.mode]
+        notes.append(f"warning: normalised by {found}; openpi's {model} takes {by[mode]}")
     return notes
 
 

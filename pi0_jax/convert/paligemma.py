@@ -184,7 +184,7 @@ def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
     expert = {letter: given.get(letter, published[letter]) for letter in "EGA"}
     sizes = {**source.sizes, **expert, "T": 2 * expert["E"]}
     shapes = tree.expected_shapes(sizes)
-    missing = [path for path in tree.AXES if path not in source.leaves]
+    missing = [path for path in tree.PI0_AXES if path not in source.leaves]
     model = Pi0(
         tree.model_config(sizes, horizon=PUBLISHED_HORIZON, max_tokens=PUBLISHED_MAX_TOKENS)
     )
@@ -204,6 +204,6 @@ def with_fresh_leaves(source: Source, given: tree.Sizes, seed: int) -> Source:
 
         return LazyArray(shapes[path], np.dtype(np.float32), read)
 
-    leaves = {path: source.leaves[path] if path in source.leaves else fresh(path) for path in tree.AXES}  # fmt: skip
+    leaves = {path: source.leaves[path] if path in source.leaves else fresh(path) for path in tree.PI0_AXES}  # fmt: skip
     note = f"not in the input, freshly initialised with seed {seed}: {', '.join(missing)}"
     return dataclasses.replace(source, leaves=leaves, sizes=sizes, notes=(*source.notes, note))

@@ -23,6 +23,7 @@ import numpy as np
 
 from pi0_jax.convert.tree import NAMES, Shape, Sizes
 from pi0_jax.errors import InputError
+from pi0_jax.models.pi0 import name_of
 
 # A weight holds the leaf. A copy holds it once more (a tied embedding): it is written, and it is
 # read where the weight itself was left out. What is unused is no part of π0: it is written as zeros
@@ -208,7 +209,7 @@ def plan(
                 )
             places[place] = Piece(name, rule.layout)
     if strangers := sorted(pieces.keys() - wanted.keys()):
-        raise InputError(f"{source}: {_some(strangers)}: no leaf of π0")
+        raise InputError(f"{source}: {_some(strangers)}: no leaf of {name_of(wanted) or 'π0'}")
     depths = _depths(pieces, wanted)
     if missing := list(_missing(rules, pieces, wanted, depths)):
         raise InputError(f"{source}: {_some(missing)}: missing")
@@ -260,6 +261,7 @@ _RELATIONS: Sequence[tuple[str, Callable[..., bool], str]] = (
     ("XMJ", lambda X, M, J: X == M * J, "image_width = image_heads x image_head_dim"),
     ("NK", lambda N, K: K > 0 and N % K == 0, "num_heads a multiple of num_kv_heads"),
     ("TE", lambda T, E: T == 2 * E, "time_mlp_input = 2 x expert_width"),
+    ("SE", lambda S, E: S == 3 * E, "modulation = 3 x expert_width"),
 )
 
 

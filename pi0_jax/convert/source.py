@@ -121,7 +121,7 @@ def mapped(
     path: str,
     given: tree.Sizes,
     metadata: Metadata = _NOTHING,
-    wanted: Mapping[str, str] = tree.AXES,
+    wanted: Mapping[str, str] | None = None,
 ) -> Source:
     """Makes a source of a foreign checkpoint, through its rules.
 
@@ -132,11 +132,12 @@ def mapped(
         path: names the checkpoint in messages.
         given: sizes that the tensors do not show (letters of tree.py).
         metadata: what travels beside the weights.
-        wanted: the leaves to fill, with their axes.
+        wanted: the leaves to fill, with their axes; None: those of π0 or π0.5, as the names say.
 
     Raises:
         InputError: rules.plan raises it, or a tensor's dtype is wrong.
     """
+    wanted = tree.axes_of(tensors, path) if wanted is None else wanted
     found = {name: tensor.shape for name, tensor in tensors.items()}
     plan = rules.plan(table, found, wanted, given, path)
     shapes = tree.expected_shapes(plan.sizes, wanted)
@@ -234,7 +235,7 @@ def torch_tensors(source: Source, table: list[rules.Rule]) -> Iterator[tuple[str
     The leaf or layer that was read last is kept for the tensors that are made of it.
     """
     shapes = {path: leaf.shape for path, leaf in source.leaves.items()}
-    zeros = source.leaves["state_proj/kernel"].dtype  # the dtype of tensors of zeros
+    zeros = source.leaves["action_in_proj/kernel"].dtype  # the dtype of tensors of zeros
     held: dict[tuple[str, int | None], np.ndarray] = {}
 
     def tensor(entry: rules.Entry) -> LazyArray:

@@ -4,12 +4,15 @@ Axes of the image encoder: I layers, C colours, Q patch side, P patches, X width
 the MLP, M heads, J head dimension.
 Of both experts: L layers, V vocabulary, N heads, K key-value heads, H head dimension. Widths and
 hidden widths of the MLP: D and F of the language model, E and G of the action expert.
-A action dimension, T the time MLP's input (2 E). A number is an axis of that size.
+A action dimension, T the input of π0's time MLP (2 E), S what modulates a norm of π0.5 (3 E). A
+number is an axis of that size.
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 
+from pi0_jax.errors import InputError
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
 from pi0_jax.models.pi0 import Pi0Config
 from pi0_jax.models.siglip import VisionConfig
@@ -22,7 +25,7 @@ NAMES = {
     "I": "image_depth", "C": "image_channels", "Q": "patch_size", "P": "patches", "X": "image_width", "Y": "image_mlp_dim",
     "M": "image_heads", "J": "image_head_dim",
     "L": "depth", "V": "vocab_size", "N": "num_heads", "K": "num_kv_heads", "H": "head_dim",
-    "D": "width", "F": "mlp_dim", "E": "expert_width", "G": "expert_mlp_dim", "A": "action_dim", "T": "time_mlp_input",
+    "D": "width", "F": "mlp_dim", "E": "expert_width", "G": "expert_mlp_dim", "A": "action_dim", "T": "time_mlp_input", "S": "modulation",
 }  # fmt: skip
 LETTERS = {name: letter for letter, name in NAMES.items()}
 
@@ -60,21 +63,39 @@ layers/attn/kv_einsum{s}/w          L 2 K {W} H
 layers/attn/attn_vec_einsum{s}/w    L N H {W}
 layers/mlp{s}/gating_einsum         L 2 {W} {U}
 layers/mlp{s}/linear                L {U} {W}
+"""
+_NORMS = """
 layers/pre_attention_norm{s}/scale  L {W}
 layers/pre_ffw_norm{s}/scale        L {W}
 final_norm{s}/scale                 {W}
 """
+_ADAPTIVE_NORMS = """
+layers/pre_attention_norm_1/Dense_0/kernel  L E S
+layers/pre_attention_norm_1/Dense_0/bias    L S
+layers/pre_ffw_norm_1/Dense_0/kernel        L E S
+layers/pre_ffw_norm_1/Dense_0/bias          L S
+final_norm_1/Dense_0/kernel                 E S
+final_norm_1/Dense_0/bias                   S
+"""
 _PROJECTIONS = """
+action_in_proj/kernel   A E
+action_in_proj/bias     E
+action_out_proj/kernel  E A
+action_out_proj/bias    A
+"""
+_STATE_AND_TIME = """
 state_proj/kernel           A E
 state_proj/bias             E
-action_in_proj/kernel       A E
-action_in_proj/bias         E
 action_time_mlp_in/kernel   T E
 action_time_mlp_in/bias     E
 action_time_mlp_out/kernel  E E
 action_time_mlp_out/bias    E
-action_out_proj/kernel      E A
-action_out_proj/bias        A
+"""
+_TIME = """
+time_mlp_in/kernel   E E
+time_mlp_in/bias     E
+time_mlp_out/kernel  E E
+time_mlp_out/bias    E
 """
 
 
@@ -88,18 +109,49 @@ def _axes(table: str, prefix: str) -> dict[str, str]:
 BACKBONE_AXES = {
     **_axes(_IMAGE, "PaliGemma/img/"),
     "PaliGemma/llm/embedder/input_embedding": "V D",
-    **_axes(_EXPERT.format(s="", W="D", U="F"), "PaliGemma/llm/"),
+    **_axes((_EXPERT + _NORMS.lstrip()).format(s="", W="D", U="F"), "PaliGemma/llm/"),
 }
-# All of π0 has 50 leaves.
-AXES = {
+_BOTH = {
     **BACKBONE_AXES,
     **_axes(_EXPERT.format(s="_1", W="E", U="G"), "PaliGemma/llm/"),
     **_axes(_PROJECTIONS, ""),
 }
+# All of π0 has 50 leaves, and π0.5 has 51.
+PI0_AXES = {
+    **_BOTH,
+    **_axes(_NORMS.format(s="_1", W="E"), "PaliGemma/llm/"),
+    **_axes(_STATE_AND_TIME, ""),
+}
+PI05_AXES = {**_BOTH, **_axes(_ADAPTIVE_NORMS, "PaliGemma/llm/"), **_axes(_TIME, "")}
+AXES = {**PI0_AXES, **PI05_AXES}  # of either
+# What only one of the models has, in any format.
+_PI0 = re.compile(r"(^|[./])(state_proj|action_time_mlp_(in|out))([./]|$)")
+_PI05 = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|norm\.dense\.|norm_1/Dense_0")
 
 
-def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, Shape]:
-    """Returns every leaf's shape."""
+def axes_of(names: Collection[str], source: str) -> Mapping[str, str]:
+    """Returns the leaves of π0 or of π0.5, whichever has tensors of these names in any format.
+
+    Raises:
+        InputError: some are of the one and some of the other.
+    """
+    pi0, pi05 = (sorted(filter(own.search, names)) for own in (_PI0, _PI05))
+    if pi0 and pi05:
+        raise InputError(
+            f"{source}: expected one model, found {pi05[0]} of a π0.5 and {pi0[0]} of a π0"
+        )
+    return PI05_AXES if pi05 else PI0_AXES
+
+
+def is_pi05(sizes: Sizes) -> bool:
+    """Returns whether these are the sizes of a π0.5."""
+    return "S" in sizes
+
+
+def expected_shapes(sizes: Sizes, axes: Mapping[str, str] | None = None) -> dict[str, Shape]:
+    """Returns the shape of every leaf, or of those of some axes."""
+    if axes is None:
+        axes = PI05_AXES if is_pi05(sizes) else PI0_AXES
     return {
         path: tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in text.split())
         for path, text in axes.items()
@@ -108,13 +160,14 @@ def expected_shapes(sizes: Sizes, axes: Mapping[str, str] = AXES) -> dict[str, S
 
 def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
     """Returns the model of these sizes; no parameter shows horizon and prompt length."""
+    expert = ExpertConfig(sizes["E"], sizes["G"], adaptive=is_pi05(sizes))
     return Pi0Config(
         vision=VisionConfig(
             image_size=math.isqrt(sizes["P"]) * sizes["Q"], patch_size=sizes["Q"], width=sizes["X"],
             depth=sizes["I"], mlp_dim=sizes["Y"], num_heads=sizes["M"],
         ),
         gemma=GemmaConfig(
-            experts=(ExpertConfig(sizes["D"], sizes["F"]), ExpertConfig(sizes["E"], sizes["G"])),
+            experts=(ExpertConfig(sizes["D"], sizes["F"]), expert),
             depth=sizes["L"], num_heads=sizes["N"], num_kv_heads=sizes["K"], head_dim=sizes["H"], vocab_size=sizes["V"],
         ),
         action_dim=sizes["A"], horizon=horizon, max_tokens=max_tokens,
@@ -130,5 +183,5 @@ def sizes_of_config(config: Pi0Config) -> dict[str, int]:
         "M": vision.num_heads, "J": vision.width // vision.num_heads,
         "L": gemma.depth, "V": gemma.vocab_size, "N": gemma.num_heads, "K": gemma.num_kv_heads, "H": gemma.head_dim,
         "D": backbone.width, "F": backbone.mlp_dim, "E": expert.width, "G": expert.mlp_dim,
-        "A": config.action_dim, "T": 2 * expert.width,
+        "A": config.action_dim, **({"S": 3 * expert.width} if config.adaptive else {"T": 2 * expert.width}),
     }  # fmt: skip

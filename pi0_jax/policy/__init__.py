@@ -118,6 +118,7 @@ class Policy:
         embodiment: str | Embodiment | None = None,
         tokenizer: str | None = None,
         sizes: Mapping[str, int] | None = None,
+        state_in_prompt: bool | None = None,
         dtype: str | None = None,
         num_steps: int | None = None,
         scan_layers: bool | None = None,
@@ -127,7 +128,7 @@ class Policy:
         """Opens a policy: of a run, of one of its checkpoints, or of a released π0.
 
         Of a run it opens the moving average of the latest checkpoint. A released π0 is openpi's
-        folder (JAX or PyTorch) or LeRobot's directory. The first four options say what its files do
+        folder (JAX or PyTorch) or LeRobot's directory. The first five options say what its files do
         not; a checkpoint of ours does not take them.
 
         Args:
@@ -138,6 +139,8 @@ class Policy:
             tokenizer: of a released π0: path or URL of its SentencePiece model.
             sizes: of a released π0: sizes that no tensor shows, such as horizon, if not as
                 published.
+            state_in_prompt: of a released π0.5: whether its prompts tell the state, if not as
+                published. LIBERO's do not.
             dtype: "float32" or "bfloat16" to compute in; None takes the checkpoint's.
             num_steps: Euler steps of a call; None takes the checkpoint's.
             scan_layers, unroll_steps, limits: see Policy.
@@ -155,7 +158,7 @@ class Policy:
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"dtype: expected {' or '.join(DTYPES)}, found {dtype!r}")
         wanted = None if dtype is None else DTYPES[dtype]
-        given = Options(robot=robot, embodiment=embodiment, tokenizer=tokenizer, sizes=sizes or {})
+        given = Options(robot, embodiment, tokenizer, sizes or {}, state_in_prompt=state_in_prompt)
         if given != DEFAULTS or is_released(directory):
             description, params, notes = read_released(directory, given, wanted)
             if notes:
