@@ -5,7 +5,6 @@ weights. So every tensor that it loaded is compared with the file's.
 """
 
 import gc
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from pi0_jax.convert import Source
 from pi0_jax.convert.huggingface_names import is_published
+from pi0_jax.convert.lerobot import policy_type
 from pi0_jax.convert.safetensors_files import read_file
 from pi0_jax.errors import InputError
 from pi0_jax.models.layers import ComputeOptions
@@ -70,7 +70,8 @@ def compare_with_lerobot(
     observation, noise = inputs(model)
     ours = _our_actions(source, model, observation, noise, num_steps)
     gc.collect()
-    theirs = _their_actions(Path(directory), observation, noise, num_steps)
+    kind = policy_type(source.sizes)
+    theirs = _their_actions(kind, Path(directory), observation, noise, num_steps)
     return compare(f"actions after {num_steps} steps", ours, theirs)
 
 
@@ -119,15 +120,13 @@ def _our_actions(
 
 
 def _their_actions(
-    directory: Path, observation: Observation, noise: jax.Array, num_steps: int
+    kind: str, directory: Path, observation: Observation, noise: jax.Array, num_steps: int
 ) -> np.ndarray:
     import torch
-    from lerobot.policies.pi0.modeling_pi0 import PI0Policy
-    from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+    from lerobot.policies.factory import get_policy_class
 
     pixels, seen, tokens, token_mask, state, start = jax.tree.map(np.array, (*observation, noise))
-    pi05 = json.loads((directory / "config.json").read_text())["type"] == "pi05"
-    policy = (PI05Policy if pi05 else PI0Policy).from_pretrained(directory).float().eval()
+    policy = get_policy_class(kind).from_pretrained(directory).float().eval()
     _check_loaded(directory, policy.state_dict())
     images = [torch.from_numpy(pixels[slot].transpose(0, 3, 1, 2).copy()) for slot in CAMERA_SLOTS]
     masks = [torch.from_numpy(seen[slot]) for slot in CAMERA_SLOTS]
@@ -137,7 +136,7 @@ def _their_actions(
             masks,
             torch.from_numpy(tokens.astype(np.int64)),
             torch.from_numpy(token_mask),
-            *(() if pi05 else (torch.from_numpy(state),)),
+            *([torch.from_numpy(state)] if kind == "pi0" else []),
             noise=torch.from_numpy(start),
             num_steps=num_steps,
         )

@@ -343,5 +343,5 @@ def test_the_published_sizes_have_the_leaves_that_weights_come_for():
 
     The 18 leaves are the action expert's. No file is needed.
     """
-    assert len(tree.BACKBONE_AXES) == 32 and len(tree.AXES) == 50
+    assert len(tree.BACKBONE_AXES) == 32 and len(tree.PI0_AXES) == 50
     assert tree.expected_shapes(tree.sizes_of_config(VARIANTS["pi0"]))[EMBEDDING] == (257_152, 2048)

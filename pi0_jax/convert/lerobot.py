@@ -92,7 +92,7 @@ def read(folder: Folder | None, path: str, tensors: Tensors, sizes: Sizes) -> So
         config = folder.read_json(CONFIG)
         if (type_ := policy_type(source.sizes)) != config["type"]:
             raise InputError(
-                f"{folder.file(CONFIG)}: type is {config['type']!r}, {type_!r} by the tensors"
+                f"{folder.file(CONFIG)}: expected a policy of type {type_}, as its tensors are, found {config['type']}"
             )
         for name in ("max_state_dim", "max_action_dim"):
             if name in config and config[name] != source.sizes["A"]:
