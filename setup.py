@@ -99,7 +99,7 @@ setup(
         "remote": REMOTE,
         "serve": SERVE,
         "sim": SIM,
-        "lerobot": [*DATA, *LEROBOT],
+        "lerobot": LEROBOT,
         "torch": TORCH,
         "docs": DOCS,
         "tpu": ["jax[tpu]"],

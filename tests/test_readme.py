@@ -346,7 +346,7 @@ STORIES = {
     "a LeRobot dataset": Story(
         "docs/howto/lerobot.md",
         (
-            Run("pip install 'pi0_jax[lerobot]'", SATISFIED),
+            Run("pip install 'pi0_jax[data,lerobot]'", SATISFIED),
             Run(
                 "python -m launch.import_lerobot --input=DIR --output=DATA --name=my_robot > my_robot.py",
                 "&& python answer.py",
