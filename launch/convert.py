@@ -15,8 +15,9 @@ from absl import flags
 
 from pi0_jax import convert
 from pi0_jax.convert.source import compare
+from pi0_jax.parity import lerobot
 
-from . import app, lerobot_parity, shared
+from . import app, shared
 
 # fmt: off
 _INPUT = flags.DEFINE_string("input", None,
@@ -56,14 +57,13 @@ def main() -> int:
     report = convert.run(_INPUT.value, _OUTPUT.value, _TO.value, options)
     done = f"{report.parameters:,} parameters in {time.monotonic() - start:.0f} s"
     print(f"{report.source.format} -> {_TO.value}: {done}")
-    for note in report.notes:
-        print(f"- {note}")
+    print("".join(f"- {note}\n" for note in report.notes), end="")
     failures = _verify(report.source) if _VERIFY.value else 0
     # macOS counts in bytes, Linux in KiB.
     unit = 2**30 if sys.platform == "darwin" else 2**20
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB")
     if _VERIFY.value and _TO.value == "lerobot":
-        print(lerobot_parity.run_lerobot(report.source, _OUTPUT.value))
+        print(lerobot.run_lerobot(report.source, _OUTPUT.value))
     return 1 if failures else 0
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax import convert, verify
+from pi0_jax import convert, parity, verify
+from pi0_jax.parity import Comparison, lerobot, paligemma
 
-from . import app, formats_page, lerobot_parity, paligemma_parity
-from .lerobot_parity import Comparison
+from . import app, formats_page
 
 _OUTPUT = flags.DEFINE_string("output", "docs/formats.md", "The page, which is there.")
 _LEROBOT = flags.DEFINE_string(
@@ -30,16 +30,15 @@ def main() -> None:
         if not c.name.startswith("grad_norm/")
     ]
     measured += [
-        ("transformers' PaliGemma, toy size", c)
-        for c in paligemma_parity.compare_with_transformers()
+        ("transformers' PaliGemma, toy size", c) for c in paligemma.compare_with_transformers()
     ]
     if _LEROBOT.value is not None:
         source = convert.open(_LEROBOT.value)
-        c = lerobot_parity.compare_with_lerobot(source, _LEROBOT.value)
+        c = lerobot.compare_with_lerobot(source, _LEROBOT.value)
         measured.append(("LeRobot's π0, full size, random weights", c))
     page = Path(_OUTPUT.value)
     text = page.read_text(encoding="utf-8")
-    environment = lerobot_parity.environment()
+    environment = parity.environment()
     page.write_text(formats_page.renewed(text, measured, environment), encoding="utf-8")
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from pi0_jax.convert import lerobot, openpi, ours, paligemma
 from pi0_jax.convert.rules import Rule
 from pi0_jax.convert.tree import AXES, NAMES
-
-from .lerobot_parity import Comparison
+from pi0_jax.parity import Comparison
 
 # The first word of a heading -> the rules that its table shows.
 RULES = {

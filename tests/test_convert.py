@@ -18,7 +18,6 @@ import pytest
 import safetensors.numpy
 
 from launch import formats_page
-from launch.lerobot_parity import Comparison
 from pi0_jax import convert, verify
 from pi0_jax.convert import lerobot, openpi, rules, tree
 from pi0_jax.convert.folder import Folder
@@ -26,6 +25,7 @@ from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.source import compare, torch_tensors
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
+from pi0_jax.parity import Comparison
 from pi0_jax.policy import Policy
 from pi0_jax.policy_config import model_config
 from tests.checkpoints_of_others import (

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import paligemma_parity
 from pi0_jax import convert
 from pi0_jax.convert import tree
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.siglip import SigLIP
+from pi0_jax.parity import paligemma
 from tests.checkpoints_of_others import UNEVEN, random_parameters
 
 WHY = "needs a checkout of big_vision on PYTHONPATH"
@@ -65,4 +65,4 @@ def test_language_model(ours):
     with jax.default_matmul_precision("highest"):
         embedded = theirs.apply(variables, tokens, method="embed_tokens")
         _, out = theirs.apply(variables, embedded, mask=mask)
-        check_close(paligemma_parity.our_causal_outputs(ours["llm"], tokens), out["pre_logits"])
+        check_close(paligemma.our_causal_outputs(ours["llm"], tokens), out["pre_logits"])

@@ -14,8 +14,8 @@ import pytest
 TORCH_PYTHON = Path(sys.prefix) / "torch" / "bin" / "python"
 PROGRAM = """
 import json
-from launch import paligemma_parity
-print(json.dumps([comparison._asdict() for comparison in paligemma_parity.compare_with_transformers()]))
+from pi0_jax.parity import paligemma
+print(json.dumps([comparison._asdict() for comparison in paligemma.compare_with_transformers()]))
 """
 
 

@@ -5,10 +5,9 @@ weights. So every tensor that it loaded is compared with the file's.
 """
 
 import gc
-import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,31 +23,7 @@ from pi0_jax.models.paths import unflatten
 from pi0_jax.models.pi0 import Pi0, Pi0Config
 from pi0_jax.models.sampling import sample
 from pi0_jax.observation import CAMERA_SLOTS, Observation
-
-
-class Comparison(NamedTuple):
-    """Holds how far an output of ours (a) is from the other's (b)."""
-
-    output: str
-    absolute: float  # max|a-b|
-    relative: float  # max|a-b| / max|b|
-
-
-def compare(output: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
-    """Compares two outputs."""
-    assert ours.shape == theirs.shape, (output, ours.shape, theirs.shape)
-    error = float(np.abs(ours - theirs).max())
-    return Comparison(output, error, error / float(np.abs(theirs).max()))
-
-
-def environment() -> str:
-    """Says in a sentence what the comparisons ran on."""
-    import torch
-    import transformers
-
-    jax_, torch_, theirs = (module.__version__ for module in (jax, torch, transformers))
-    before = f"float32 on a CPU, Python {platform.python_version()}"
-    return f"{before}, JAX {jax_}, torch {torch_}, transformers {theirs}."
+from pi0_jax.parity import Comparison, compare
 
 
 def compare_with_lerobot(

@@ -16,8 +16,7 @@ from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.siglip import SigLIP, VisionConfig
-
-from .lerobot_parity import Comparison, compare
+from pi0_jax.parity import Comparison, compare
 
 _FLOAT32 = ComputeOptions(dtype=jnp.float32)
 _VISION = VisionConfig(image_size=42, patch_size=14, width=20, depth=2, mlp_dim=28, num_heads=4)
