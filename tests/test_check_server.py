@@ -1,5 +1,6 @@
 """A running server is checked, in a process of its own; wrong answers are found."""
 
+import dataclasses
 import re
 import socket
 import subprocess
@@ -61,6 +62,27 @@ def test_a_random_observation_is_what_the_robots_clients_send(robot):
     for value, dim in zip(observation["state"], embodiment.state, strict=True):
         assert dim.low is None or value >= np.float32(dim.low)
         assert dim.high is None or value <= np.float32(dim.high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (None, None, (-1, 1)),
+        (2.0, None, (2, 3)),
+        (-5.0, None, (-5, -4)),
+        (None, -2.0, (-3, -2)),
+        (None, 5.0, (4, 5)),
+        (2.0, 7.0, (2, 7)),
+    ],
+)
+def test_a_random_state_keeps_one_limit_and_both(low, high, expected):
+    arm = EMBODIMENTS["reach_arm3"]
+    joint = dataclasses.replace(arm.state[0], periodic=False, low=low, high=high)
+    arm = dataclasses.replace(arm, state=(joint, *arm.state[1:]))
+    rng = np.random.default_rng(0)
+    values = [random_observation(arm, rng, (1, 1))["state"][0] for _ in range(100)]
+    np.testing.assert_allclose((min(values), max(values)), expected, atol=0.3)
+    assert expected[0] <= min(values) and max(values) <= expected[1]
 
 
 def test_a_served_policy_passes(tmp_path):

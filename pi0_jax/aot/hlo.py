@@ -150,7 +150,7 @@ def size(shape: str, *, hbm_only: bool = False) -> int:
 def runs(program: Program) -> dict[str, int]:
     """Returns how often each computation runs in one call of the program.
 
-    A computation that a reduction applies to elements is not listed.
+    A loop's condition, and a computation that a reduction applies to elements, are not listed.
     """
     result: dict[str, int] = {}
 
@@ -166,7 +166,10 @@ def runs(program: Program) -> dict[str, int]:
 
 
 def _called(instruction: Instruction) -> Iterator[str]:
-    """Yields the names of the computations that an instruction runs."""
+    """Yields the names of the computations that an instruction runs.
+
+    A loop's condition, and what a reduction applies to elements, are left out.
+    """
     for role, name in _ROLE.findall(instruction.attributes):
         if role in ("body", "calls") or (role == "to_apply" and instruction.opcode == "call"):
             yield name

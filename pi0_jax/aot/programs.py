@@ -138,7 +138,7 @@ def traced_step(
 
 
 def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainBatch:
-    """Returns the shapes of a global batch, split over the mesh."""
+    """Returns a global batch of ShapeDtypeStructs, whose batch axis is split over the mesh."""
     config, split = model_config(run), sharding.batch_sharding(mesh)
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
@@ -157,7 +157,7 @@ def abstract_batch(run: RunConfig, slots: tuple[str, ...], mesh: Mesh) -> TrainB
 
 
 def _raw_batch(run: RunConfig, slots: tuple[str, ...], array: Any) -> RawBatch:
-    """Returns raw observations whose arrays `array(dtype, *shape)` makes, with the batch axis."""
+    """Returns raw observations; `array(dtype, *shape)` makes each one and adds the batch axis."""
     config = model_config(run)
     canvas = preprocess.canvas_for([(config.vision.image_size, config.vision.image_size)])
     return RawBatch(

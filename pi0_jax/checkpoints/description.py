@@ -23,7 +23,7 @@ MANIFEST = "manifest"  # the field that says that the step has one (manifest.py)
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """Holds what a checkpoint says of itself beside its arrays.
+    """Describes a checkpoint: all that it stores beside arrays, metrics and digests of files.
 
     Attributes:
         policy: what a policy needs of the run's config.

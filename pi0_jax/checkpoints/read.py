@@ -21,7 +21,7 @@ from pi0_jax.models.pi0 import name_of
 
 
 def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str | None:
-    """Returns what of a step is not as it was written, or is missing; None if the step is whole.
+    """Returns a line about a step's first damaged or missing file; None if the step is whole.
 
     Without a manifest only the description is checked. For `share` see manifest.damage.
     """
@@ -35,7 +35,7 @@ def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str |
 
 
 def read_description(step_directory: str | os.PathLike[str]) -> Description:
-    """Reads what a checkpoint says of itself; warns if it has no manifest.
+    """Reads a checkpoint's description; warns if there is no manifest.
 
     Raises:
         InputError: the file is missing or damaged, or `from_json` raises it.
@@ -78,9 +78,9 @@ def check_whole(step_directory: epath.Path, *items: str) -> None:
 
 
 def read_resumable(workdir: str | os.PathLike[str], step: int) -> Description:
-    """Reads what a step says of itself, for a run that resumes from it.
+    """Reads the description of a step, for a run that resumes from it.
 
-    It raises InputError where no run can: what a conversion wrote has no optimizer.
+    It raises InputError where no run can: a step that a conversion wrote has no optimizer.
     """
     directory = locate(workdir) / FOLDER / str(step)
     if not (directory / "optimizer").is_dir():

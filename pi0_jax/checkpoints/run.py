@@ -91,7 +91,7 @@ class RunCheckpoints:
 
         Args:
             state: the TrainState.
-            description: what the checkpoint says of itself; its position is the step.
+            description: is stored beside the arrays; its position is the step.
             metrics: the validation of this step, or {}.
 
         Raises:

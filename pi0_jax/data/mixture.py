@@ -59,8 +59,8 @@ class Draw(NamedTuple):
 class Order(Protocol):
     """Decides which frames make the global batch of a step: a pure function of (seed, step).
 
-    The argument `rows` is the rows of the global batch that are wanted, ascending: all of them, or
-    those of one host.
+    The argument `rows` says which rows of the global batch are returned: all of them, or those of
+    one host, ascending.
     """
 
     mixture: "Mixture"
@@ -106,14 +106,15 @@ class Mixture:
 
         Args:
             indices: one for each dataset.
-            weights: dataset name -> share of the samples, up to a common factor.
+            weights: dataset name -> a positive number. A dataset's share of the samples is its
+                number divided by the sum of all.
             split: "train" or "val".
             horizon: steps of an action chunk.
             seed: decides the order of the frames.
 
         Raises:
-            InputError: there are no datasets, or two of one name, there is a weight for no dataset
-                or none for a dataset, a weight is not positive, a share is below 1e-7, or a dataset
+            InputError: there are no datasets; two datasets have one name; a weight has no dataset,
+                or a dataset no weight; a weight is not positive; a share is below 1e-7; a dataset
                 has no kept frames in `split`.
         """
         _check_weights([index.name for index in indices], weights)

@@ -292,7 +292,10 @@ def row_from_mapping(name: str, record: Mapping[str, Any]) -> Dataset:
 
 
 def _recorded_rule(rule: Mapping[str, str], where: str) -> Rule:
-    """Returns what a checkpoint recorded of a rule."""
+    """Returns the rule that a checkpoint stored: a stand-in with its name and hash.
+
+    Where the dataset had no rule of its own, it is `as_recorded`.
+    """
     # No rule is no rule again, since that decides how grippers were recorded.
     unruled = rule["sha256"] == source_hash(as_recorded, where)
     return as_recorded if unruled else RecordedRule(rule["rule"], rule["sha256"])

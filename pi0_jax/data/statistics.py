@@ -100,7 +100,7 @@ def compute(index: Index, horizon: int, *, progress: bool, block: int = _BLOCK) 
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """Reads frames block by block. It may be run through any number of times."""
+    """Reads frames block by block. It may be iterated any number of times."""
 
     frames: np.ndarray  # int64[n], ascending
     size: int  # frames of a block

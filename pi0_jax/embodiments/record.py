@@ -67,7 +67,8 @@ class StateDim(_Dim):
         name: what it is called, such as "joint_0".
         unit: "rad", "m", "rad/s" and so on; "1" for a number without a unit.
         low: what is recorded is at least this; None where that is not known.
-        high: what is recorded is at most this.
+        high: what is recorded is at most this; None where that is not known. One of the two can be
+            known alone.
         one_means: for a gripper, which way its numbers count: "open" or "closed".
         open: for a gripper, instead of one_means, what is read where it is open.
         closed: for a gripper, what is read where it is closed.
@@ -107,7 +108,8 @@ class ActionDim(_Dim):
         delta: for an absolute action, whether the model learns its difference from the state
             dimension of the same name.
         low: an action is at least this; None where that is not known.
-        high: an action is at most this.
+        high: an action is at most this; None where that is not known. One of the two can be known
+            alone.
         one_means: for a gripper in [0, 1], what the robot takes 1 for: "open" or "closed".
         open: for a gripper, instead of one_means, what opens it.
         closed: for a gripper, what closes it.

@@ -49,7 +49,10 @@ def _averaged(step: epath.Path, config: PolicyConfig) -> Any:
         return np.broadcast_to(np.zeros((), dtype), shape)
 
     def held(path: str) -> np.ndarray:
-        """Returns a weight's array to read; float32 if a product is added: the sum rounds once."""
+        """Returns a placeholder with the shape and dtype in which a weight is read.
+
+        It is float32 where LoRA's product is added to the weight, so that the sum is rounded once.
+        """
         return host(
             shapes[path].shape,
             np.float32

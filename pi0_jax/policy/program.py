@@ -48,7 +48,7 @@ def robot_name(robots: Collection[str], name: str | None) -> str:
 
 
 def prompt_lengths(longest: int) -> tuple[int, ...]:
-    """Returns the numbers of tokens to which prompts are padded, up to the longest."""
+    """Returns the lengths, in tokens, to which a prompt may be padded: ascending to `longest`."""
     return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
 
 

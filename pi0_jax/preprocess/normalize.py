@@ -105,7 +105,7 @@ class _Moments(NamedTuple):
 def accumulate(blocks: Blocks) -> VectorStatistics:
     """Computes exact statistics of the rows of all blocks.
 
-    One block is held at a time, so there may be any number of them. They are run through several
+    One block is held at a time, so there may be any number of them. They are iterated several
     times (three times for float32, five times for float64). So `blocks` is a list, or an object
     whose iterator begins anew, and not a generator. Percentiles are those of np.quantile (method
     "linear").

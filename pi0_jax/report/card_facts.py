@@ -90,7 +90,10 @@ def dropped_steps(index: Index) -> list[tuple[str, int]]:
 
 
 def count_prompts(index: Index) -> Prompts:
-    """Counts the prompts of evenly spaced episodes; one with several counts for each of them."""
+    """Counts the prompts at the first step of evenly spaced episodes.
+
+    An episode with several prompts is counted once for each of them.
+    """
     starts = index.episodes["start"]
     chosen = starts[evenly(len(starts), _SAMPLED_EPISODES)].tolist()
     said = [dict.fromkeys(index.prompts_at(frame)) for frame in chosen]
@@ -182,10 +185,12 @@ def _copy_findings(index: Index) -> Iterator[Finding]:
 
 
 def copied_episodes(index: Index) -> list[tuple[int, int]]:
-    """Returns pairs of an episode and a later one with the same states and actions, to the bit.
+    """Returns pairs of numbers of episodes whose states and actions are equal bit for bit.
 
-    Episodes are first compared by their length, first and last step. All steps are read only of
-    those that agree in these.
+    The earlier one is first; of several copies, each is paired with the first. Episodes without a
+    kept frame, or with one step only, are left out.
+
+    Only episodes of equal length, first step and last step are read whole and compared.
     """
     start, stop = index.episodes["start"], index.episodes["stop"]
     acting = np.flatnonzero((index.episodes["kept"] > 0) & (stop > 1))

@@ -37,7 +37,7 @@ _SUCCESS = {1: "succeeded", 0: "failed", -1: "without a success label"}
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """Holds what a card is made of."""
+    """Holds what the card of one dataset shows."""
 
     index: Index
     statistics: normalize.Statistics  # of its training frames, actions over chunks
@@ -122,7 +122,7 @@ def _share(card: Card) -> str:
 
 
 def _write_card(card: Card, folder: Path) -> list[Finding]:
-    """Writes one dataset's page and pictures, and returns what was found."""
+    """Writes one dataset's page and pictures, and returns the findings."""
     folder.mkdir()
     index = card.index
     prompts, followed = card_facts.count_prompts(index), trends(index)
@@ -286,7 +286,7 @@ def _prompts(index: Index, prompts: card_facts.Prompts) -> str:
 
 
 def _rule(index: Index) -> str:
-    """Shows the row's notes, and what its rule says of itself."""
+    """Returns two sections: the row's notes, and the docstring of its rule."""
     dims, notes = index.embodiment.actions, list(index.row.notes)
     for place, gripper in index.row.recorded_grippers.items():
         if (ends := dims[place].ends) is not None:

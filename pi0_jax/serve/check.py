@@ -57,16 +57,14 @@ def check(client: Client, *, calls: int, image_size: tuple[int, int]) -> Iterato
 def random_observation(
     embodiment: Embodiment, rng: np.random.Generator, image_size: tuple[int, int]
 ) -> RawObservation:
-    """Returns noise as images and a state within its ranges, under the robot's own names.
+    """Returns images of noise, with the robot's own camera names, and a state within its limits.
 
     Returns:
         Images uint8[height, width, 3] of `image_size`, by camera, a state float32[S] and a fixed
-        prompt. A dimension of the state without a limit stays within -1 and 1.
+        prompt. A dimension of the state with one limit only stays within 1 of this limit. One
+        without limits stays between -1 and 1.
     """
-    state = [
-        rng.uniform(-1.0 if dim.low is None else dim.low, 1.0 if dim.high is None else dim.high)
-        for dim in embodiment.state
-    ]
+    state = [rng.uniform(*_ends(dim)) for dim in embodiment.state]
     return {
         "images": {
             camera: rng.integers(0, 256, (*image_size, 3), np.uint8)
@@ -75,6 +73,13 @@ def random_observation(
         "state": np.array(state, np.float32),
         "prompt": PROMPT,
     }
+
+
+def _ends(dim: StateDim) -> tuple[float, float]:
+    """Returns the lowest and the highest value that is sent for a dimension."""
+    if dim.low is None:
+        return (-1.0, 1.0) if dim.high is None else (dim.high - 1.0, dim.high)
+    return dim.low, dim.low + 1.0 if dim.high is None else dim.high
 
 
 def _record(metadata: Any) -> tuple[Embodiment, int]:

@@ -82,7 +82,7 @@ class Client:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Returns what the server says of itself (its fields are those of Service.metadata).
+        """Returns the server's metadata, with the fields of Service.metadata.
 
         Raises:
             InputError, TimeoutError: as in `infer`.

@@ -141,7 +141,7 @@ class _Traffic:
             largest.drop(f"of all that is not answered it holds the most, {largest.held:,} bytes")
 
     def since_last(self) -> int:
-        """Returns the most bytes that were held at once since the last call."""
+        """Returns the most bytes of unanswered requests at one time since the last call."""
         peak, self.peak = self.peak, self._held()
         return peak
 
@@ -323,7 +323,7 @@ class _PolicyServer:
             connection.transport.abort()
 
     async def _before_stop(self, wanted: Coroutine[Any, Any, T]) -> T | None:
-        """Returns what `wanted` gives, or None if the server stops first."""
+        """Returns the result of `wanted`, or None if the server stops first."""
         task, stop = asyncio.ensure_future(wanted), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

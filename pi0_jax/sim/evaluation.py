@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Holds what an evaluation found, and the seconds of physics, rendering, policy and videos."""
+    """Holds the success counts and the seconds of physics, rendering, policy and videos."""
 
     rows: list[Row]
     seconds: dict[str, float]

@@ -95,9 +95,9 @@ class Demonstration:
 
 
 def demonstrate(env: ReachEnv, seed: int) -> Demonstration:
-    """Returns a successful episode; only the robot and the seed decide it.
+    """Returns a successful episode, decided by the robot, the image size and the seed alone.
 
-    An attempt that fails is dropped, and another one is drawn.
+    The episode runs in `env`. An attempt that fails is dropped, and another one is drawn.
 
     Raises:
         RuntimeError: 20 attempts have failed.

@@ -116,19 +116,24 @@ class ReachEnv(gymnasium.Env[Any, np.ndarray]):
         The seed decides the blocks' positions, the start posture and the prompt. The options change
         the instruction and nothing else.
 
+            given options   the block that counts       the prompt
+            none            is drawn                    names it, in words that are drawn
+            prompt_color    has this colour             names it, in words that are drawn
+            prompt          is the one that it names    is the given one
+            both            has this colour             is the given one; may name another block
+
         Args:
-            seed: None goes on with the random numbers of the episode before.
-            options: a map with "prompt_color", "prompt" or both. "prompt_color" is the block that
-                counts: "red", "green" or "blue". Alone, the prompt names this block in the phrasing
-                that was drawn. "prompt" is the text that observations carry. Alone, it must name
-                one of the colours, and that block counts. Beside "prompt_color" its words do not
-                matter, so it can name another block.
+            seed: seeds the random numbers. None goes on with those of the episode before, or in the
+                first episode takes a seed from the system.
+            options: any of "prompt_color", which is "red", "green" or "blue", and "prompt", the
+                text that observations carry.
 
         Returns:
             Info, as in the class.
 
         Raises:
-            InputError: an option is unknown or wrong.
+            InputError: an option has another name; "prompt_color" is none of the three; "prompt" is
+                not a str, or without "prompt_color" does not name exactly one of the three.
         """
         super().reset(seed=seed)
         blocks = _draw_blocks(self.np_random)
@@ -243,6 +248,8 @@ def _instruction(color: str, phrasing: str, options: Mapping[str, Any]) -> tuple
     for name in options:
         if name not in _OPTIONS:
             raise InputError(f"reset option {name!r} is unknown; expected {' or '.join(_OPTIONS)}")
+    if "prompt" in options and not isinstance(options["prompt"], str):
+        raise InputError(f"reset option prompt: expected text, found {options['prompt']!r}")
     known = ", ".join(COLORS)
     if "prompt_color" in options:
         color = options["prompt_color"]

@@ -26,7 +26,7 @@ _PATH = (255, 120, 0)
 
 
 class Posture(NamedTuple):
-    """Holds what draws a tick: joint angles float64[n], rad, and blocks float64[3, 3], m."""
+    """Holds what a tick's picture needs: joints float64[n], rad, and blocks float64[3, 3], m."""
 
     joints: np.ndarray
     blocks: np.ndarray

@@ -143,7 +143,7 @@ class ReachScene:
         return np.array([joint.home for joint in self.arm.joints])
 
     def new_data(self) -> mujoco.MjData:
-        """Returns a new state of one world."""
+        """Returns the state of a new world, whose arm and blocks `place` must place before use."""
         return mujoco.MjData(self.model)
 
     def place(self, data: mujoco.MjData, joints: np.ndarray, blocks: np.ndarray) -> None:

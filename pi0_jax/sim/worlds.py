@@ -34,7 +34,7 @@ class World(Protocol):
         """Runs one tick with float32[A], and returns whether the episode succeeded and ended."""
 
     def snapshot(self) -> Any:
-        """Returns what is needed to draw this tick later."""
+        """Returns what is needed to make a picture of this tick later."""
 
 
 class Episode(NamedTuple):
@@ -68,7 +68,7 @@ class EpisodeResult:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Holds what is needed to draw an episode."""
+    """Holds what is needed to make pictures of an episode that has run."""
 
     result: EpisodeResult
     snapshots: tuple[Any, ...]  # World.snapshot() before every tick, and at the end

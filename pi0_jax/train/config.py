@@ -248,9 +248,10 @@ def explain() -> str:
 
 
 def from_mapping(config: Mapping[str, Any]) -> RunConfig:
-    """Returns the config that a page, or other plain data, states: field -> value.
+    """Returns the config that a ConfigDict or another mapping from field to value states.
 
-    A field that is not stated has its default.
+    A field that is not stated has its default. But a published mixture, named by `mixture`, gives
+    datasets, weights and frames_power; and without weights, each dataset has the weight 1.
 
     Raises:
         InputError: fields are unknown, missing, of another type or out of their range, or they
@@ -367,7 +368,7 @@ def write(run: RunConfig, workdir: epath.Path, resumed: tuple[int, RunConfig] | 
 
 
 def _resolved(run: RunConfig) -> RunConfig:
-    """Returns the config with the datasets and weights for which a mixture, or no field, stands."""
+    """Returns the config with a named mixture's datasets, or with weights of 1 if it has none."""
     if run.mixture:
         soup = SOUPS[run.mixture]
         return dataclasses.replace(

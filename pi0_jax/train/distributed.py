@@ -246,7 +246,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         self.leave(message, status)
 
     def leave(self, message: str, status: int) -> NoReturn:
-        """Ends this process and all others at once, each with the line and the status."""
+        """Ends this process and all others at once, each with `message` and `status`."""
         if self.count > 1:
             self._over.set()
             told = {"message": f"{self.name(self.index)}: {message}", "status": status}
@@ -254,7 +254,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         self._end(message, status)
 
     def _end(self, message: str, status: int) -> NoReturn:
-        """Prints the line and ends this process; process 0 ends last."""
+        """Writes `message` to stderr in one line, and ends this process with `status`.
+
+        Process 0 has the key-value store, so it waits a few seconds for the others to end.
+        """
         sys.stdout.flush()
         sys.stderr.write(f"{'error: ' if status else ''}{_one_line(message)}\n")
         sys.stderr.flush()

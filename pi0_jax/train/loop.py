@@ -197,7 +197,7 @@ def train(
 
 
 def _resumable(run: RunConfig, workdir: epath.Path, step: int) -> tuple[Description, RunConfig]:
-    """Returns what a step says of itself, and its run's config; InputError if `run` differs."""
+    """Returns a step's description and its run's config; InputError if `run` differs."""
     stored = read_resumable(workdir, step)
     where = f"{workdir / FOLDER / str(step)}: config"
     before = config.from_halves(stored.policy, stored.training, where)
@@ -303,7 +303,7 @@ def _halt(
     state: TrainState,
     unchecked: Mapping[int, tuple[FrameId, Mapping[str, jax.Array]]],
 ) -> NoReturn:
-    """Saves the state, which is that before the bad batch, writes down what it held, and raises."""
+    """Saves the state before the bad batch, writes this batch's frames to a file, and raises."""
     run, number = ctx.run, int(state.step)
     frames, values = unchecked[number]
     frames = FrameId(*multihost_utils.process_allgather(tuple(frames), tiled=True))

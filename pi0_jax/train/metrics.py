@@ -239,13 +239,13 @@ class Tracer(contextlib.AbstractContextManager["Tracer"]):
         self._local: Path | None = None  # the folder of a trace that is running
 
     def before(self, step: int) -> None:
-        """Starts the trace where it is due. Call it before the step with number `step`, from 0."""
+        """Starts the trace if it begins at `step`, counted from 0. Call it before each step."""
         if step == self._start:
             self._local = Path(tempfile.mkdtemp(prefix="pi0_jax_profile_"))
             jax.profiler.start_trace(self._local)
 
     def after(self, done: int, result: object) -> None:
-        """Ends the trace where it is due. Call it after each step, with what the step returned."""
+        """Ends the trace if it ends after `done` steps. Call it after each, with its result."""
         if done == self._end and self._local is not None:
             jax.block_until_ready(result)
             self._stop(self._local)

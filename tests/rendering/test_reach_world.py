@@ -187,6 +187,12 @@ def test_prompt_options(arm3):
             "prompt: expected text that names one of red, green, blue, found 'reach it'",
         ),
         ({"prompt": "red or blue"}, "prompt: expected text that names one of"),
+        ({"prompt": 5}, "reset option prompt: expected text, found 5"),
+        ({"prompt": None}, "reset option prompt: expected text, found None"),
+        (
+            {"prompt_color": "red", "prompt": 5},
+            "reset option prompt: expected text, found 5",
+        ),
         ({"color": "red"}, "reset option 'color' is unknown; expected prompt_color or prompt"),
     ],
 )

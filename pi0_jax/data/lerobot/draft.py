@@ -25,8 +25,8 @@ def draft(source: Path, declared: Declared, dataset: Path) -> str:
 
     Args:
         source: the LeRobot dataset.
-        declared: what its features are.
-        dataset: what was written, data_dir/name/version.
+        declared: what its meta/info.json says: version, rate and features.
+        dataset: the folder of the RLDS dataset that was written, data_dir/name/version.
     """
     by_name = {feature.name: feature for feature in declared.features}
     state, action = (by_name.get(name) for name in (_STATE, _ACTION))
@@ -125,7 +125,15 @@ def _field(feature: Feature | None, declared: Declared) -> str:
 
 
 def _ranges(source: Path, declared: Declared) -> dict[str, Range]:
-    """Returns what the dataset's own statistics say of state and action, where it has any."""
+    """Returns the ranges of state and action by the dataset's own statistics.
+
+    Returns:
+        Feature name -> the lowest and the highest value of each of its numbers. A feature that the
+        statistics do not cover is missing.
+
+    Raises:
+        InputError: the statistics have no min and max of the feature's size.
+    """
     meta = source / "meta"
     if declared.version == "v2.1":
         file = meta / "episodes_stats.jsonl"

@@ -45,11 +45,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """Says what an import gave.
+    """Holds the result of an import.
 
     Attributes:
         folder: the RLDS dataset, data_dir/name/version.
-        declared: what the LeRobot dataset's features are.
+        declared: what meta/info.json of the LeRobot dataset says: version, rate and features.
         episodes: the number of episodes, by split.
         frames: the number of all frames.
         written: whether it was written now. It was not if it was there already.
@@ -78,7 +78,7 @@ def import_lerobot(
         folder: a LeRobotDataset v2.1 or v3.0.
         data_dir: the folder of RLDS datasets.
         name: the RLDS dataset's name; by default it is made of the folder's.
-        encoding: what is made of images and numbers.
+        encoding: how images and numbers are stored, and how exact times must be.
         without: features that are left out.
         skip_episodes: episodes that are left out.
         workers: the number of processes.

@@ -21,13 +21,13 @@ from pi0_jax.errors import FULL_DISK, InputError
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """Says what one shard holds.
+    """Says which episodes one shard is to hold, and how they are written.
 
     Attributes:
         folder: the LeRobot dataset.
-        declared: what its features are.
+        declared: what its meta/info.json says: version, rate and features.
         tasks: the instruction of every task_index.
-        encoding: what is made of the values.
+        encoding: how images and numbers are stored, and how exact times must be.
         file: where the shard goes.
         number: its number among all shards.
         split: the split that it belongs to.

@@ -24,7 +24,7 @@ _START = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """Says what an import makes of the values.
+    """Says how an import stores images and numbers, and how exact times must be.
 
     Attributes:
         images: "jpeg" or "png". Images that are files of this kind already are kept as they are.
@@ -53,9 +53,9 @@ class EpisodeReader:
 
     Args:
         folder: the LeRobot dataset.
-        declared: what its features are.
+        declared: what its meta/info.json says: version, rate and features.
         tasks: the instruction of every task_index.
-        encoding: what is made of the values.
+        encoding: how images and numbers are stored, and how exact times must be.
     """
 
     def __init__(

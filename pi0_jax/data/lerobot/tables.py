@@ -128,7 +128,7 @@ class RowReader:
         )
 
     def _fill(self, stop: int) -> None:
-        """Reads until the rows below `stop` are held."""
+        """Reads until all rows below `stop` are in memory."""
         end = self._row + sum(len(batch) for batch in self._held)
         while end < stop:
             batch = next(self._batches)
@@ -151,7 +151,8 @@ def numbers(table: pa.Table, feature: Feature, where: str, *, round_float64: boo
         [n, *shape].
 
     Raises:
-        InputError: values are missing, have another shape, or cannot be kept to the bit.
+        InputError: values are missing or have another shape, or the declared dtype does not hold
+            them exactly (with `round_float64`, float32 may round float64).
     """
     column = table.column(feature.name).combine_chunks()
     while _is_list(column.type):

@@ -200,7 +200,9 @@ def _jpeg_header(payload: Payload, offset: int, end: int, number: int) -> tuple[
 
 
 def _exif_orientation(segment: bytes) -> int:
-    """Returns the orientation in the first directory of an APP1 segment; 0 if there is none.
+    """Returns the EXIF orientation (1 to 8) in a JPEG's APP1 segment; 0 if it states none.
+
+    Only the segment's first directory is read.
 
     Source: TIFF 6.0, section 2; tag 274.
     """

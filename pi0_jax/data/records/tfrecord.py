@@ -32,7 +32,7 @@ class Record(NamedTuple):
         number: its number within the file, from 0.
         offset: where the payload begins within the file, in bytes.
         payload: the bytes of the payload.
-        damage: "" if the payload has its checksum; otherwise the expected one and the found one.
+        damage: "" if the payload has its checksum, or a text with the stored and the computed one.
     """
 
     number: int
@@ -122,7 +122,7 @@ def _read_payload(file: BufferedReader, place: memoryview, where: str) -> bytes:
 
 
 def payload_damage(payload: bytes | memoryview, footer: bytes) -> str:
-    """Returns "" if the payload has its checksum, or which was expected and which was found."""
+    """Returns "" if the payload has its checksum, or a text with the stored and computed one."""
     (stored,), found = _FOOTER.unpack(footer), masked_crc(payload)
     return "" if found == stored else _mismatch("payload", stored, found)
 
