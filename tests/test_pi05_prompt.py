@@ -13,7 +13,7 @@ from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy import Policy
 from pi0_jax.policy.limits import Limits
 from pi0_jax.preprocess.tokenizer import BOS_ID, state_bins
-from pi0_jax.train import config, initial
+from pi0_jax.train import config, weights
 from tests import policies, training
 from tests.policies import TOKENIZER, observation
 from tests.test_train import tiny_config
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_the_other_model_is_named_so(tmp_path, written, expected
         checkpoints.read_params(checkpoints.find(workdir), "ema", other)
     run = policies.run_config(variant=expected, initial_weights=str(workdir))
     with pytest.raises(InputError, match=f"is a {found}, config.variant a {wanted}: "):
-        initial.check_start(run)
+        weights.check_start(run)
 
 
 # ---- training
