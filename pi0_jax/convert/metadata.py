@@ -230,7 +230,9 @@ def known_embodiment(record: RobotRecord, where: str) -> Embodiment:
 
 
 def without_padding(record: RobotRecord, where: str) -> RobotRecord:
-    """Returns the robot with the statistics of its own dimensions, where its record is known.
+    """Cuts the statistics to the robot's own dimensions; the rest must be padding.
+
+    Without an embodiment the record is returned as it is.
 
     Raises:
         InputError: there are fewer dimensions than the robot has, or further ones that are not

@@ -123,7 +123,7 @@ def read_npz(file: Location, sizes: tree.Sizes) -> Source:
 
 
 def is_hugging_face(names: Iterable[str]) -> bool:
-    """Returns whether a tensor has a name of Hugging Face's PaliGemma."""
+    """Returns whether any of the names is a tensor of Hugging Face's PaliGemma."""
     return any(match(name, table) for name in names for table in HUGGING_FACE_RULES)
 
 

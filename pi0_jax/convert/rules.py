@@ -38,7 +38,7 @@ class Rule(NamedTuple):
     Attributes:
         foreign: a name with at most one {layer} or {path}.
         ours: our path, or {path} in it.
-        place: the entry on the leading axes: "layer" or numbers.
+        place: the indices on the leading axes of our leaf: "layer" or numbers.
         layout: how the axes are laid out, see `parse_layout`.
         role: what the tensor is for.
     """
@@ -51,7 +51,7 @@ class Rule(NamedTuple):
 
 
 def rule(foreign: str, ours: str, layout: str = SAME, role: Role = "weight") -> Rule:
-    """Returns a rule, with our place written behind our path, as in "path[layer,0]"."""
+    """Makes a rule; `ours` may end with indices on its leading axes, as in "path[layer,0]"."""
     path, _, index = ours.removesuffix("]").partition("[")
     return Rule(foreign, path, tuple(index.split(",")) if index else (), layout, role)
 
@@ -107,12 +107,12 @@ def parse_layout(text: str) -> Layout:
 
 
 class Match(NamedTuple):
-    """Says what a foreign tensor is by its name.
+    """Says which leaf of ours a foreign tensor fills, found by the tensor's name.
 
     Attributes:
         rule: the rule that covers the name.
         path: our path.
-        place: the tensor's place along the leading axes of our leaf.
+        place: its indices on the leading axes of our leaf, such as (3,) for layer 3.
     """
 
     rule: Rule

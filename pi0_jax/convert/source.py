@@ -101,7 +101,7 @@ class Source:
         return tree.model_config(self.sizes, horizon=horizon, max_tokens=max_tokens)
 
     def tree(self) -> dict[str, Any]:
-        """Reads all of it at once, as the published tree."""
+        """Reads all arrays into memory at once, as the published tree."""
         return unflatten({path: self.read(path) for path in self.leaves})
 
 

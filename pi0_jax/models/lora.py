@@ -95,15 +95,17 @@ def variables(params: Any, factors: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def init(key: Key[Array, ""], params: Any, rules: Sequence[LoraRule]) -> dict[str, Any]:
-    """Draws the second tree: a with variance 1 / inputs, b zero.
+    """Draws LoRA's factors: a is normal with variance 1 / (number of inputs), b is zero.
+
+    So training starts from the given model.
 
     Args:
-        key: of jax.random.
+        key: a key of jax.random.
         params: the published tree, as arrays or as their shapes.
         rules: which weights are adapted.
 
     Returns:
-        The second tree, float32; {} without rules.
+        The tree of factors, float32; {} without rules.
     """
     factors = {}
     for path, leaf in sorted(paths.flatten(params).items()):
