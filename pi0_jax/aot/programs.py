@@ -25,7 +25,6 @@ from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions, Remat
 from pi0_jax.models.pi0 import Pi0, parameter_shapes
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
-from pi0_jax.policy.program import sample
 from pi0_jax.policy_config import layout, model_config
 from pi0_jax.train.chips import CHIPS, Chip, Roofline, matmul_flops, roofline
 from pi0_jax.train.config import RunConfig
@@ -197,6 +196,9 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     Raises:
         DoesNotFit: XLA says that the program needs more memory than the chip has.
     """
+    # Its package opens checkpoints, which who compiles a training step need not be able to.
+    from pi0_jax.policy.program import sample
+
     here = SingleDeviceSharding(device)
     slots, config = cameras(run), model_config(run)
 
