@@ -98,7 +98,7 @@ def write_rlds(
     steps: Features,
     metadata: Features,
     episode: Features | None = None,
-    splits: Mapping[str, Iterable[Mapping[str, Any]]],
+    splits: Mapping[str, Iterable[Mapping[str, Any] | bytes]],
     settings: Mapping[str, Any] | None = None,
     episodes_per_shard: int = 256,
 ) -> Path:
@@ -113,7 +113,8 @@ def write_rlds(
         steps: features of a step, `observation`, `action` and the rest; a nested dict.
         metadata: features of `episode_metadata`; empty for none.
         episode: further features of an episode, beside `steps` and `episode_metadata`.
-        splits: split name -> its episodes, each consumed once, in order.
+        splits: split name -> its episodes, each consumed once, in order. An episode may be
+            serialised already (example.py).
         settings: what the data were made with (JSON values), for `read_settings`.
         episodes_per_shard: the largest number of episodes in a file.
 
@@ -215,12 +216,15 @@ def _tfds_features(feature: Any) -> Any:
 
 
 def _encoded(
-    features: Any, steps: Features, episodes: Iterable[Mapping[str, Any]]
+    features: Any, steps: Features, episodes: Iterable[Mapping[str, Any] | bytes]
 ) -> Iterable[bytes]:
     """Yields each episode as a serialised tf.train.Example."""
     import tensorflow as tf
 
     for episode in episodes:
+        if isinstance(episode, bytes):
+            yield episode
+            continue
         encoded = {**episode, "steps": [_with_files(steps, step) for step in episode["steps"]]}
         example = tf.train.Example.FromString(features.serialize_example(encoded))
         # Without this a protocol buffer's maps are in any order.
