@@ -1,7 +1,6 @@
 """Serves a checkpoint to robots: python -m launch.serve --checkpoint=DIR [--robot=droid]
 
-The server speaks the protocol of openpi-client. Clients of openpi work unchanged, with the
-observation keys that the robot's record names.
+Clients of openpi work unchanged, with the observation keys that the robot's record names.
 """
 
 import sys
@@ -27,10 +26,10 @@ _ROBOT = flags.DEFINE_string("robot", None, "Whose statistics and keys, if there
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind; 0.0.0.0: every network's.")
 _PORT = flags.DEFINE_integer("port", 8000, "0: any that is free.", lower_bound=0, upper_bound=65535)
 _KEY_FILE = flags.DEFINE_string("api_key_file", None, "File with the key that clients must show.")
-_IMAGES = flags.DEFINE_list("image_sizes", ["224x224"],
-    "Sizes HEIGHTxWIDTH of images to compile for; others are brought to one of them.")
+_IMAGES = flags.DEFINE_list("image_sizes", ["224x224"], "To compile for; others become one of them.")
 _BATCHES = flags.DEFINE_list("batch_sizes", ["1"], "Observations in a request to compile for.")
 _PROMPT = flags.DEFINE_string("default_prompt", None, "For observations without one.")
+_UNTRAINED = flags.DEFINE_integer("untrained", None, "A control: weights drawn with this seed.")
 _STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; else the run's.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "To compute in; else the run's.")
 _LIMITS = flags.DEFINE_enum("limits", "tell", list(CHOICES),
@@ -46,10 +45,11 @@ def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
     policy = Policy.open(
         _CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value, limits=CHOICES[_LIMITS.value]
     )
+    policy = policy if _UNTRAINED.value is None else policy.untrained(_UNTRAINED.value)
     robot, canvases = policy.robot(_ROBOT.value).embodiment, [canvas_for([size]) for size in sizes]
     act = partial(policy.predict, robot=_ROBOT.value, canvases=canvases)
-    horizon, prompt = policy.config.horizon, _PROMPT.value
-    service = Service(act, robot, horizon=horizon, batch_sizes=batches, default_prompt=prompt)
+    length, prompt = policy.config.horizon, _PROMPT.value
+    service = Service(act, robot, horizon=length, batch_sizes=batches, default_prompt=prompt)
     print(f"compiling for {robot.name}", flush=True)
     policy.warm_up(robot=_ROBOT.value, image_sizes=sizes, batch_sizes=service.batch_sizes)
     return service

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from absl import flags
 
-from pi0_jax import compilation
 from pi0_jax.errors import InputError
 
 # --help then lists a flag as one of the script that asks for it.
@@ -75,5 +74,8 @@ def compilation_cache() -> flags.FlagHolder[str | None]:
 
 def tell_and_keep(cache: flags.FlagHolder[str | None]) -> None:
     """Announces and keeps all programs that are compiled from now on."""
+    # A simulator's environment has no JAX, and this file's other functions.
+    from pi0_jax import compilation
+
     compilation.announce()
     compilation.keep(cache.value)

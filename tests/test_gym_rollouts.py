@@ -22,9 +22,10 @@ from pi0_jax.errors import InputError
 from pi0_jax.evaluated_policies import opened, served
 from pi0_jax.serve.client import Client
 from pi0_jax.sim.evaluation import Case, Contestant, evaluate
-from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting, pictures
+from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting
 from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
 from pi0_jax.sim.rollouts import recordings, rollout
+from pi0_jax.sim.video import camera_pictures
 from pi0_jax.sim.workers import Slots, Workers
 from pi0_jax.sim.worlds import Episode, Setting
 from tests import policies
@@ -157,7 +158,7 @@ def test_whole_numbers_are_rounded_and_pictures_kept():
     env = Dial()
     world = GymWorld(env, "dial", SLIDER, success="success", prompt="turn")
     slots = Slots()
-    slots.open(lambda: contextlib.nullcontext(Setting(lambda: world, pictures)))
+    slots.open(lambda: contextlib.nullcontext(Setting(lambda: world, camera_pictures)))
     slots.begin({0: Episode(0, seed=0, record=True)})
     slots.observe([0])
     ended = slots.execute({0: np.array([[0.97], [-1.6], [7.0]], np.float32)}, 3)
@@ -239,7 +240,7 @@ def test_the_reach_world_is_a_gymnasium_environment(workers, prompts):
     assert outcomes(found) == outcomes(expected)
     (recording,) = recordings(workers)
     np.testing.assert_array_equal(recording.chunks, drawn.chunks)
-    assert next(iter(pictures(recording))).size == (448, 224)
+    assert next(iter(camera_pictures(recording))).size == (448, 224)
 
 
 # ---- policies

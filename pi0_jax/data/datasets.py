@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pi0_jax.data import storage
+from pi0_jax.data.metaworld import METAWORLD
 from pi0_jax.data.oxe.aloha import ALOHA
 from pi0_jax.data.oxe.arms import ARMS
 from pi0_jax.data.oxe.austin import AUSTIN
@@ -44,7 +45,9 @@ def by_name(*groups: Iterable[Dataset]) -> dict[str, Dataset]:
 _MOST_NAMES = 5  # in a message
 
 # A new file of rows is a new line here.
-ROWS = by_name(REACH, BRIDGE, GOOGLE, RTX, ALOHA, ARMS, AUSTIN, DROID, FRANKA, LIBERO)
+ROWS = by_name(
+    REACH, METAWORLD, BRIDGE, GOOGLE, RTX, ALOHA, ARMS, AUSTIN, DROID, FRANKA, LIBERO
+)  # fmt: skip
 
 
 def datasets_in(data_dir: AnyPath) -> list[str]:

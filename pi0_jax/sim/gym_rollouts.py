@@ -14,24 +14,22 @@ others, its owner wraps it.
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
-from PIL import Image
 
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.embodiments.keys import PROMPT, UnreadKeys, to_observation
 from pi0_jax.errors import InputError
 from pi0_jax.observation import RawObservation
-from pi0_jax.sim.worlds import Recording, Setting
+from pi0_jax.sim.video import camera_pictures
+from pi0_jax.sim.worlds import Setting
 
 logger = logging.getLogger(__name__)
 
 TERMINATED = "terminated"
-# The least height of a picture in pixels; what is smaller is enlarged.
-_LEAST_SIDE = 224
 
 
 class GymWorld:
@@ -153,16 +151,4 @@ def gym_setting(
             made.callback(one.close)
             return GymWorld(one, env, embodiment, success=success, prompt=prompt)
 
-        yield Setting(make_world, pictures)
-
-
-def pictures(recording: Recording) -> Iterable[Image.Image]:
-    """Yields for each snapshot what the policy's cameras saw, side by side."""
-    for images in recording.snapshots:
-        height = max(_LEAST_SIDE, *(image.shape[0] for image in images))
-        widths = [round(image.shape[1] * height / image.shape[0]) for image in images]
-        picture, left = Image.new("RGB", (sum(widths), height)), 0
-        for image, width in zip(images, widths, strict=True):
-            picture.paste(Image.fromarray(image).resize((width, height)), (left, 0))
-            left += width
-        yield picture
+        yield Setting(make_world, camera_pictures)

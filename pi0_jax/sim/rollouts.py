@@ -109,16 +109,16 @@ def rollout(
             running.sort(key=lambda one: one.episode.number)
             if started:
                 with _timed(seconds, "physics"):
-                    _per_slot(workers, Slots.begin, started)
+                    per_slot(workers, Slots.begin, started)
             with _timed(seconds, "rendering"):
-                seen = _per_slot(workers, Slots.observe, {one.slot: None for one in running})
+                seen = per_slot(workers, Slots.observe, {one.slot: None for one in running})
             with _timed(seconds, "policy"):
                 observations = [seen[one.slot] for one in running]
                 chunks = _ask(act, observations, running, rows, execute_steps, opened)
             with _timed(seconds, "physics"):
                 slots = [one.slot for one in running]
                 by_slot = dict(zip(slots, chunks, strict=True))
-                ended = _per_slot(workers, Slots.execute, by_slot, execute_steps)
+                ended = per_slot(workers, Slots.execute, by_slot, execute_steps)
             free += ended
             results += ended.values()
             bar.update(len(ended))
@@ -183,7 +183,7 @@ def _episodes(
     ]
 
 
-def _per_slot(
+def per_slot(
     workers: Workers,
     method: Callable[..., Mapping[int, Any]],
     by_slot: Mapping[int, Any],
@@ -213,7 +213,31 @@ def _ask(
     missing = rows - len(running)
     padded = np.array(seeds + seeds[:1] * missing, np.uint32)
     chunks = np.asarray(act(observations + observations[:1] * missing, padded))
-    names, shape = opened.action_names, chunks.shape
+    where = [f"episode {one.episode.number}, tick {one.ticks}" for one in running]
+    rows_of = dict(enumerate(where))
+    return checked(chunks, rows, execute_steps, opened.action_names, rows_of)[: len(running)]
+
+
+def checked(
+    chunks: np.ndarray,
+    rows: int,
+    execute_steps: int,
+    names: Sequence[str],
+    read: Mapping[int, str],
+) -> np.ndarray:
+    """Returns a policy's answer as float32[rows, H, A].
+
+    Args:
+        chunks: the answer.
+        rows: how many rows were asked for.
+        execute_steps: how many actions of a chunk will be executed.
+        names: of the A action dimensions.
+        read: the rows that are executed, with what each is called in a message.
+
+    Raises:
+        InputError: the answer has another shape, or a row that is executed is not finite.
+    """
+    shape = chunks.shape
     right = len(shape) == 3 and shape[1] >= execute_steps and shape[::2] == (rows, len(names))
     if not right or not np.issubdtype(chunks.dtype, np.floating):
         expected = f"float[{rows}, H >= {execute_steps}, {len(names)}]"
@@ -221,11 +245,10 @@ def _ask(
         raise InputError(
             f"policy's actions: expected {expected}, found {found}; H is at least execute_steps"
         )
-    chunks = chunks[: len(running)]
-    bad = np.argwhere(~np.isfinite(chunks))
-    if bad.size:
-        row, step, dim = bad[0]
-        one, found = running[row], chunks[row, step, dim]
-        where = f"episode {one.episode.number}, tick {one.ticks}, chunk step {step}, {names[dim]}"
-        raise InputError(f"policy's actions: {where}: expected a finite number, found {found}")
+    for row, called in read.items():
+        bad = np.argwhere(~np.isfinite(chunks[row]))
+        if bad.size:
+            step, dim = bad[0]
+            where, found = f"{called}, chunk step {step}, {names[dim]}", chunks[row, step, dim]
+            raise InputError(f"policy's actions: {where}: expected a finite number, found {found}")
     return chunks.astype(np.float32)

@@ -10,6 +10,8 @@ from pi0_jax.sim.worlds import Recording
 
 _MARGIN, _LINE = 6, 17  # pixels: the margin beside the text, and the height of a line
 _LAST_FRAME_SECONDS = 1.0
+# The least height of a picture of cameras in pixels; what is smaller is enlarged.
+_LEAST_SIDE = 224
 _INK, _PAPER, _GOOD, _BAD = (20, 20, 20), (250, 250, 250), (0, 130, 40), (190, 30, 30)
 
 
@@ -34,6 +36,18 @@ def save_gif(
         images[0].save(
             temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
         )
+
+
+def camera_pictures(recording: Recording) -> Iterable[Image.Image]:
+    """Yields for each snapshot what the policy's cameras saw, side by side."""
+    for images in recording.snapshots:
+        height = max(_LEAST_SIDE, *(image.shape[0] for image in images))
+        widths = [round(image.shape[1] * height / image.shape[0]) for image in images]
+        picture, left = Image.new("RGB", (sum(widths), height)), 0
+        for image, width in zip(images, widths, strict=True):
+            picture.paste(Image.fromarray(image).resize((width, height)), (left, 0))
+            left += width
+        yield picture
 
 
 def _frames(recording: Recording, pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:

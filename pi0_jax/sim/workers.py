@@ -211,6 +211,14 @@ class Slots:
             pictures = self._opened().pictures(recording)
             save_gif(path, recording, pictures, tick_seconds=tick_seconds)
 
+    def save_some(self, paths: Mapping[int, Path], tick_seconds: float) -> None:
+        """Draws the recordings of some episodes, by number, at these paths, and forgets all."""
+        recordings, self._recordings = self._recordings, []
+        for recording in recordings:
+            if (path := paths.get(recording.result.episode)) is not None:
+                pictures = self._opened().pictures(recording)
+                save_gif(path, recording, pictures, tick_seconds=tick_seconds)
+
     def _opened(self) -> Setting:
         if self._setting is None:
             raise InputError("a rollout: expected a setting that is open, found none")

@@ -1,0 +1,79 @@
+"""Rolls a policy out in a family of tasks, whose simulator this Python has; see launch.evaluate."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+
+from pi0_jax.errors import InputError
+from pi0_jax.serve.client import Client
+from pi0_jax.serve.process import serving
+from pi0_jax.serve.wire import read_api_key
+from pi0_jax.sim import benchmark, controls, families
+from pi0_jax.sim.rollouts import Act
+
+# --help then lists these flags as launch.evaluate's, which adopts them.
+_PYTHON = flags.DEFINE_string("policy_python", sys.executable,
+    "Families: the Python that serves --checkpoint.")  # fmt: skip
+_NEIGHBOURS = flags.DEFINE_string("neighbours", None,
+    "Families: file of launch.neighbours, for the conditions nearest_state and nearest_pixels.")  # fmt: skip
+_EXECUTE = flags.DEFINE_integer("execute_steps", None,
+    "Families: actions of a chunk that are executed; the record's if not given.", lower_bound=1)  # fmt: skip
+
+
+def main(
+    plan: benchmark.Plan, checkpoint: str | None, server: str | None, *,
+    key_file: str | None, num_steps: int | None, workers: int | None, output: Path,
+) -> None:  # fmt: skip
+    """Measures and prints the table. The plan's source and execute_steps are filled in here."""
+    if bool(checkpoint) == bool(server):
+        raise InputError("expected either --checkpoint or --server")
+    if server and "untrained" in plan.conditions:
+        raise InputError("condition untrained: expected a checkpoint, found a server")
+    family, _ = families.find(plan.env)
+    height, width = family.image_size
+    size = plan.rows * height * width * 3 * len(family.record.cameras) // 2**20 + 2
+    serve = [f"--checkpoint={checkpoint}", f"--image_sizes={height}x{width}",
+             f"--batch_sizes={plan.rows}", f"--max_message_mib={max(size, 16)}",
+             *([f"--num_steps={num_steps}"] if num_steps else [])]  # fmt: skip
+    with contextlib.ExitStack() as open_now:
+        clients: dict[str, Client] = {}
+
+        def client(weights: str) -> Client:
+            if weights not in clients:
+                open_now.close()
+                clients.clear()
+                given = [f"--untrained={plan.seed}"] if weights == "untrained" else []
+                module, tell = (
+                    f"{__package__}.serve",
+                    lambda said: print(f"server: {said}", flush=True),
+                )
+                opening = (
+                    Client(server, api_key=read_api_key(key_file), timeout=300.0)
+                    if server else serving(_PYTHON.value, module, [*serve, *given], tell)
+                )  # fmt: skip
+                clients[weights] = open_now.enter_context(opening)
+                robot = families.Embodiment.from_json(
+                    clients[weights].metadata["embodiment"], stored=True
+                )
+                families.check_record(family, robot)
+            return clients[weights]
+
+        @contextlib.contextmanager
+        def policy(condition: str) -> Iterator[Act]:
+            if condition.startswith("nearest"):
+                if not _NEIGHBOURS.value:
+                    raise InputError(f"condition {condition}: expected --neighbours, found none")
+                moments = controls.Neighbours.load(Path(_NEIGHBOURS.value))
+                yield moments.act(pixels=condition == "nearest_pixels")
+            else:
+                act = client("untrained" if condition == "untrained" else "trained").act
+                yield controls.black(act) if condition == "black" else act
+
+        source, steps = checkpoint or str(server), _EXECUTE.value or family.record.execute_steps
+        plan = benchmark.dataclasses.replace(plan, source=source, execute_steps=steps)
+        found = benchmark.measure(plan, policy, output, workers=workers)
+    print(benchmark.table(found["rows"]))
+    print(f"{family.name}: {family.protocol}\nwritten to {output}")

@@ -1,0 +1,58 @@
+"""Rolls policies out in the reach world or in Gymnasium, with JAX in this process or behind a server.
+
+See launch.evaluate.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+
+from absl import flags
+
+from pi0_jax.embodiments.keys import check_prompt
+from pi0_jax.sim.evaluation import evaluate, save, table
+
+# fmt: off
+_ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
+_EMBODIMENT = flags.DEFINE_string("embodiment", None,
+    "Record of the robot in --env, a name or a .json file; the policy's if not given.")
+_SUCCESS = flags.DEFINE_string("success", "success", "Key of --env's info, or terminated.")
+_PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where observations carry none.")
+_ROBOTS = flags.DEFINE_list("robots", None,
+    "Robots to try; in the reach world all that it has, elsewhere the only one, if not given.")
+# fmt: on
+
+
+def main(
+    env: str, checkpoint: str | None, server: str | None, *,
+    key_file: str | None, conditions: list[str], episodes: int, seed: int, parallel: int,
+    workers: int | None, num_steps: int | None, record: int, output: Path,
+) -> None:  # fmt: skip
+    """Evaluates, prints the table and writes it; the arguments are launch.evaluate's flags."""
+    from pi0_jax.evaluated_policies import contestants
+    from pi0_jax.sim.gym_rollouts import gym_setting
+    from pi0_jax.sim.reach_rollouts import reach_setting
+
+    if _PROMPT.value is not None:
+        check_prompt(_PROMPT.value, "--prompt")
+    start, reach = time.perf_counter(), env == "reach"
+    gym = partial(
+        gym_setting, env=env, arguments=_ENV_ARGS.value, success=_SUCCESS.value,
+        prompt=_PROMPT.value,
+    )  # fmt: skip
+    policies = contestants(
+        checkpoint, server, api_key_file=key_file, in_reach=reach, robots=_ROBOTS.value,
+        conditions=conditions, embodiment=_EMBODIMENT.value, num_steps=num_steps, seed=seed,
+    )  # fmt: skip
+    if server:
+        print(f"connecting to {server}, which may still be compiling", flush=True)
+    with policies as (some, source):
+        found = evaluate(
+            some, reach_setting if reach else gym, episodes=episodes, seed=seed,
+            parallel=parallel, record=record, directory=output, workers=workers,
+        )  # fmt: skip
+    print(table(found.rows))
+    save(output, found.rows, checkpoint=source, seed=seed)
+    total = time.perf_counter() - start
+    shares = ", ".join(f"{name} {100 * part / total:.0f}%" for name, part in found.seconds.items())
+    print(f"{total:.0f} s, of it {shares}; written to {output}")

@@ -1,0 +1,321 @@
+"""Runs a family's tasks under several conditions, and keeps every episode as soon as it is over.
+
+    directory/episodes.jsonl    what is measured, and a line for each episode that is over
+    directory/evaluation.json   the table, the protocol, versions and seeds, once all are over
+    directory/rollouts/         videos of the first successes and failures of each task
+
+Row r of every policy call runs the episodes r, r + rows, r + 2 rows ... of each task, and a call
+always has all rows. So an episode's result depends on the seed, its task, its number and the
+weights, and neither on the number of workers nor on which other episodes run. A run that was
+stopped goes on: episodes in the file are not run again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import platform
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pi0_jax.errors import InputError
+from pi0_jax.files import replacing
+from pi0_jax.observation import RawObservation
+from pi0_jax.progress import progress_bar
+from pi0_jax.sim import families
+from pi0_jax.sim.evaluation import FILE, UNKNOWN_HZ
+from pi0_jax.sim.families import Chosen, Family
+from pi0_jax.sim.rollouts import Act, checked, per_slot, wilson_interval
+from pi0_jax.sim.workers import Slots, Workers
+from pi0_jax.sim.worlds import Episode
+
+# The conditions of a table, in their order. The last two need demonstrations.
+CONDITIONS = ("right", "shuffled", "black", "untrained", "nearest_state", "nearest_pixels")
+EPISODES_FILE = "episodes.jsonl"
+_PROMPTS, _NOISE = 1, 2  # streams of random numbers beside that of initial states
+
+# Opens the policy of a condition.
+OpenPolicy: TypeAlias = Callable[[str], AbstractContextManager[Act]]
+
+
+class Key(NamedTuple):
+    """Names an episode: its condition, its task and its number."""
+
+    condition: str
+    task: str
+    episode: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Says what is measured.
+
+    Attributes:
+        env: what names the family and its tasks (families.py).
+        conditions: some of CONDITIONS.
+        episodes: how many of each task under each condition.
+        seed: decides initial states, the policy's noise and which prompts are shuffled to where.
+        rows: the observations of a policy call.
+        execute_steps: how many actions of a chunk are executed.
+        source: where the policy came from.
+        record: how many successes and how many failures of a task and condition become videos.
+    """
+
+    env: str
+    conditions: tuple[str, ...]
+    episodes: int
+    seed: int
+    rows: int
+    execute_steps: int
+    source: str
+    record: int = 1
+
+
+def measure(
+    plan: Plan, open_policy: OpenPolicy, directory: Path, *, workers: int | None = None
+) -> dict[str, Any]:
+    """Runs what is missing of a plan, and returns what evaluation.json then holds.
+
+    Args:
+        plan: what is measured.
+        open_policy: opens the policy of a condition. It is called for conditions of which an
+            episode is missing.
+        directory: the folder of the results.
+        workers: the number of processes; None takes one for each core.
+
+    Raises:
+        InputError: a condition is unknown, the folder holds the results of another plan, or a
+            worker or the policy fails; what is over by then is kept.
+    """
+    chosen = families.find(plan.env)
+    if unknown := [one for one in plan.conditions if one not in CONDITIONS]:
+        raise InputError(
+            f"condition {unknown[0]!r} is unknown; expected some of {', '.join(CONDITIONS)}"
+        )
+    if "shuffled" in plan.conditions and len(chosen.tasks) < 2:
+        raise InputError("condition shuffled: expected at least two tasks, found one")
+    directory.mkdir(parents=True, exist_ok=True)
+    journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen.family))
+    seconds = Counter[str]()
+    with contextlib.closing(journal):
+        for condition in plan.conditions:
+            missing = [
+                Key(condition, task, episode)
+                for task in chosen.tasks
+                for episode in range(plan.episodes)
+                if Key(condition, task, episode) not in journal.results
+            ]
+            if missing:
+                with open_policy(condition) as act, Workers(workers) as pool:
+                    _run(pool, plan, chosen, missing, act, journal, seconds, directory)
+    found = _found(plan, chosen, journal)
+    with replacing(directory / FILE) as temporary:
+        temporary.write_text(json.dumps({**found, "seconds": dict(seconds)}, indent=1))
+    return found
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows of a result as a text table: a line a group, a column a condition."""
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    cells = {(row["group"], row["condition"]): row for row in rows}
+    width = max(map(len, groups))
+    lines = [" " * width + "".join(f" {name:>22}" for name in conditions)]
+    for group in groups:
+        line = f"{group:<{width}}"
+        for condition in conditions:
+            row = cells[group, condition]
+            low, high = (round(100 * end) for end in row["interval"])
+            line += f" {row['successes']:>5}/{row['episodes']:<4} {low:>3} to {high:>3}%"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+class _Journal:
+    """Keeps the result of every episode that is over, one a line.
+
+    Attributes:
+        results: key -> whether it succeeded, and after how many actions.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.about, self.results = about, dict[Key, tuple[bool, int]]()
+        if path.exists():
+            lines = path.read_bytes().split(b"\n")[:-1]  # what a kill cut off is run again
+            if lines and (found := json.loads(lines[0])) != about:
+                names = sorted(k for k in {*found, *about} if found.get(k) != about.get(k))
+                told = "; ".join(
+                    f"{name}: expected {about.get(name)}, found {found.get(name)}" for name in names
+                )
+                raise InputError(f"{path}: is of another evaluation: {told}; choose another folder")
+            for line in lines[1:]:
+                condition, task, episode, success, ticks = json.loads(line)
+                self.results[Key(condition, task, episode)] = success, ticks
+            with path.open("r+b") as whole:
+                whole.truncate(sum(len(line) + 1 for line in lines))
+        self._file = path.open("a")
+        if not path.stat().st_size:
+            self._write(about)
+
+    def add(self, key: Key, success: bool, ticks: int) -> None:
+        self.results[key] = success, ticks
+        self._write([*key, success, ticks])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, line: Any) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def _run(
+    pool: Workers,
+    plan: Plan,
+    chosen: Chosen,
+    missing: Sequence[Key],
+    act: Act,
+    journal: _Journal,
+    seconds: Counter[str],
+    directory: Path,
+) -> None:
+    """Runs the missing episodes of one condition."""
+    opened = pool.open(partial(families.family_setting, plan.env))
+    queues = [
+        deque(key for key in missing if key.episode % plan.rows == r) for r in range(plan.rows)
+    ]
+    numbers = {key: number for number, key in enumerate(missing)}
+    running: dict[int, Key] = {}
+    ticks: dict[int, int] = {}
+    kept = Counter(
+        (key.task, success)
+        for key, (success, _) in journal.results.items()
+        if key.condition == missing[0].condition
+    )
+    hz = chosen.family.record.control_hz or UNKNOWN_HZ
+    with progress_bar(total=len(missing), desc=missing[0].condition, unit="episode") as bar:
+        while running or any(queues):
+            started = {
+                row: queue.popleft()
+                for row, queue in enumerate(queues)
+                if row not in running and queue
+            }
+            running |= started
+            ticks |= dict.fromkeys(started, 0)
+            with _timed(seconds, "simulation"):
+                begun = {
+                    row: _episode(plan, chosen, key, numbers[key]) for row, key in started.items()
+                }
+                per_slot(pool, Slots.begin, begun)
+                seen = per_slot(pool, Slots.observe, dict.fromkeys(running))
+            with _timed(seconds, "policy"):
+                chunks = _asked(plan, act, seen, running, ticks, opened.action_names)
+            with _timed(seconds, "simulation"):
+                given = {row: chunks[row] for row in running}
+                ended = per_slot(pool, Slots.execute, given, plan.execute_steps)
+            videos = {}
+            for row, result in sorted(ended.items()):
+                key = running.pop(row)
+                if kept[key.task, result.success] < plan.record:
+                    verdict = "success" if result.success else "failure"
+                    name = f"{key.condition}-{key.task}-{verdict}-{key.episode}.gif"
+                    videos[result.episode] = directory / "rollouts" / name
+                kept[key.task, result.success] += 1
+                journal.add(key, bool(result.success), result.ticks)
+            if ended:
+                with _timed(seconds, "videos"):
+                    pool.ask(Slots.save_some, [(videos, 1 / hz)] * pool.count)
+            ticks = {row: count + plan.execute_steps for row, count in ticks.items()}
+            bar.update(len(ended))
+            won = sum(
+                s for k, (s, _) in journal.results.items() if k.condition == missing[0].condition
+            )
+            bar.set_postfix(success=won, refresh=False)
+
+
+def _episode(plan: Plan, chosen: Chosen, key: Key, number: int) -> Episode:
+    """Returns the episode with the prompt that its policy reads; all are recorded."""
+    family, tasks = chosen
+    prompt = None
+    if key.condition == "shuffled":
+        others = [task for task in tasks if task != key.task]
+        random = families.stream(plan.seed, key.task, key.episode, _PROMPTS)
+        prompt = family.tasks[others[int(random.integers(len(others)))]]
+    state = family.initial_state(plan.seed, key.task, key.episode)
+    return Episode(number, families.world_seed(tasks.index(key.task), state), prompt, True)
+
+
+def _asked(
+    plan: Plan,
+    act: Act,
+    seen: Mapping[int, RawObservation],
+    running: Mapping[int, Key],
+    ticks: Mapping[int, int],
+    names: Sequence[str],
+) -> np.ndarray:
+    """Makes one policy call: every row has its place, and rows without an episode repeat one."""
+    some = next(iter(running))
+    observations = [seen.get(row, seen[some]) for row in range(plan.rows)]
+    seeds = np.zeros(plan.rows, np.uint32)
+    for row, key in running.items():
+        random = families.stream(plan.seed, key.task, key.episode, _NOISE, ticks[row])
+        seeds[row] = random.integers(2**32, dtype=np.uint32)
+    try:
+        answer = np.asarray(act(observations, seeds))
+    except TimeoutError as error:
+        kept = "what is over is kept, and the same command goes on"
+        raise InputError(f"the policy does not answer: {error}; {kept}") from error
+    read = {row: f"{key.task}, episode {key.episode}" for row, key in running.items()}
+    return checked(answer, plan.rows, plan.execute_steps, names, read).astype(np.float32)
+
+
+def _about(plan: Plan, family: Family) -> dict[str, Any]:
+    """Returns what decides the results, as JSON holds it."""
+    facts = dataclasses.asdict(plan) | {
+        "conditions": None, "episodes": None, "record": None,
+        "protocol": family.protocol,
+        "versions": {name: version(name) for name in ("numpy", *family.packages)}
+        | {"python": platform.python_version(), "machine": platform.machine()},
+    }  # fmt: skip
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
+    """Returns what evaluation.json holds: for each condition all tasks, groups, and each task."""
+    family, tasks = chosen
+    inside = {
+        name: group
+        for name, group in family.groups.items()
+        if 1 < len(group) < len(tasks) and set(group) < set(tasks)
+    }
+    each = {task: (task,) for task in tasks} if len(tasks) > 1 else {}
+    rows = []
+    for condition in plan.conditions:
+        for name, group in {"all": tasks, **inside, **each}.items():
+            keys = [Key(condition, task, e) for task in group for e in range(plan.episodes)]
+            won = sum(journal.results[key][0] for key in keys)
+            rows.append(
+                {
+                    "robot": family.record.name,
+                    "condition": condition,
+                    "group": name,
+                    "successes": won,
+                    "episodes": len(keys),
+                    "interval": list(wilson_interval(won, len(keys))),
+                }
+            )
+    return {"checkpoint": plan.source, **journal.about, "rows": rows}
+
+
+@contextlib.contextmanager
+def _timed(seconds: Counter[str], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
