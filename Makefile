@@ -1,5 +1,7 @@
 # make demo   makes data, trains, evaluates in a simulator, writes a report: see README.md
 # make smoke  the same in miniature
+# make metaworld  demonstrations, training, rollouts with controls and a page of five Meta-World tasks;
+#                 ARGS=--smoke in miniature, ARGS=--group=mt10 others
 # make test   installs what the tests need and runs them
 # make types  checks the types
 # make docs   builds the site, docs/_build/html/index.html, and runs its notebooks
@@ -19,7 +21,13 @@ SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: demo smoke test types docs install gl torch constraints what-is-newest
+# Meta-World pins a MuJoCo of its own, so its simulator has its own environment, without JAX and
+# TensorFlow; pi0_jax is installed there without what it depends on.
+METAWORLD := $(VENV)/metaworld
+METAWORLD_PINS := $(wildcard constraints/metaworld-$(basename $(VERSION)).txt)
+CLIENT := absl-py cloudpickle loky msgpack numpy pillow tqdm 'websockets>=17.4'
+
+.PHONY: metaworld metaworld-env demo smoke test types docs install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -90,3 +98,17 @@ demo: gl
 smoke: gl
 	rm -rf runs/smoke
 	$(PY) -m launch.demo --output=runs/smoke --smoke
+
+metaworld-env: $(METAWORLD)/.installed
+	launch/install_gl.sh $(METAWORLD)/bin/python
+
+$(METAWORLD)/.installed: setup.py $(METAWORLD_PINS)
+	$(PYTHON) -m venv $(METAWORLD)
+	$(METAWORLD)/bin/python -m pip install --quiet --upgrade pip
+	$(METAWORLD)/bin/python -m pip install --quiet $(METAWORLD_PINS:%=--constraint %) \
+	  metaworld==3.1.1 mujoco==3.3.0 imageio packaging $(CLIENT)
+	$(METAWORLD)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+metaworld: install metaworld-env
+	$(PY) -m launch.metaworld --simulator_python=$(METAWORLD)/bin/python --output=$(or $(filter-out runs/reach,$(RUN)),runs/metaworld) --seed=$(SEED) $(ARGS)

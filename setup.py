@@ -39,8 +39,8 @@ DOCS = [
 ]
 
 COMMANDS = """
-    check_server convert demo evaluate formats import_lerobot index make_reach_data make_tokenizer
-    memory report serve tpu_table train verify
+    check_server convert demo evaluate formats import_lerobot index make_metaworld_data
+    make_reach_data make_tokenizer memory metaworld neighbours report serve tpu_table train verify
 """.split()  # files of launch/
 
 

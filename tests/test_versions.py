@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "constraints").glob("*.txt"))
+FILES = sorted((ROOT / "constraints").glob("3.*.txt"))
 MADE_ON = {"sys_platform": "linux", "platform_machine": "x86_64"}
 CI_PYTHON = "3.11"  # whose file has the packages of `make torch` too
 
@@ -63,6 +63,20 @@ def test_every_package_named_in_setup_py_is_pinned_within_its_bounds(package, fi
             version = pinned.get(canonicalize_name(requirement.name))
             assert version is not None, f"{requirement}: expected a version, found none"
             assert requirement.specifier.contains(version), f"{requirement}: found {version}"
+
+
+def test_a_simulator_has_its_own_versions_without_jax_and_tensorflow(package):
+    """`make metaworld-env` installs what the files hold, and nothing that this package needs more."""
+    (file,) = (ROOT / "constraints").glob("metaworld-*.txt")
+    pinned = pins(file)
+    assert (pinned["metaworld"], pinned["mujoco"]) == ("3.1.1", "3.3.0")
+    assert not {"jax", "jaxlib", "flax", "tensorflow", "tensorflow-cpu", "torch"} & pinned.keys()
+    makefile = (ROOT / "Makefile").read_text()
+    client = re.search(r"^CLIENT := (.*)$", makefile, re.MULTILINE)[1].replace("'", "").split()
+    bounds = [*package["install_requires"], *package["extras_require"]["serve"]]
+    known = {canonicalize_name(r.name): r.specifier for r in map(Requirement, bounds)}
+    for name in (canonicalize_name(Requirement(one).name) for one in client):
+        assert known[name].contains(pinned[name]), f"{name}: found {pinned[name]}"
 
 
 @pytest.mark.parametrize(

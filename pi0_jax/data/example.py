@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, encode_jpeg
+from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, image_file
 from pi0_jax.errors import InputError
 
 _LENGTH_DELIMITED = 2
@@ -59,8 +59,8 @@ def _leaves(
 def _feature(name: str, feature: Any, found: Sequence[Any]) -> bytes:
     match feature:
         case ImageFeature():
-            images = (one if isinstance(one, bytes) else encode_jpeg(one) for one in found)
-            return _list(_BYTES, b"".join(_field(1, image) for image in images))
+            files = (image_file(feature, image) for image in found)
+            return _list(_BYTES, b"".join(_field(1, file) for file in files))
         case TextFeature():
             return _list(_BYTES, b"".join(_field(1, text.encode()) for text in found))
         case ArrayFeature():

@@ -231,14 +231,25 @@ def _encoded(
         yield example.SerializeToString(deterministic=True)
 
 
+def image_file(feature: ImageFeature, image: np.ndarray | bytes) -> bytes:
+    """Returns the file of an image: encoded as the feature says, or as it is.
+
+    Raises:
+        InputError: the image does not have the feature's size.
+    """
+    if not isinstance(image, np.ndarray):
+        return image
+    if image.shape[:2] != (feature.height, feature.width):
+        raise InputError(
+            f"image: expected uint8[{feature.height}, {feature.width}, 3], found {image.dtype}{list(image.shape)}"
+        )
+    return encode_jpeg(image) if feature.encoding == "jpeg" else encode_png(image)
+
+
 def _with_files(feature: Any, value: Any) -> Any:
     """Returns `value` with the arrays of image features encoded."""
-    if isinstance(feature, ImageFeature) and isinstance(value, np.ndarray):
-        if value.shape[:2] != (feature.height, feature.width):
-            raise InputError(
-                f"image: expected uint8[{feature.height}, {feature.width}, 3], found {value.dtype}{list(value.shape)}"
-            )
-        return encode_jpeg(value) if feature.encoding == "jpeg" else encode_png(value)
+    if isinstance(feature, ImageFeature):
+        return image_file(feature, value)
     if isinstance(feature, Mapping):
         return {name: _with_files(feature[name], child) for name, child in value.items()}
     return value

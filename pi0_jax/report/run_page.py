@@ -57,10 +57,13 @@ def write_report(
         parts = [_summary(policy, run, metrics)]
         if evaluation is not None and record is not None:
             rollouts = _rollouts(evaluation / "rollouts", folder / "rollouts")
+            # In the reach world a picture shows the chunk; a family's results say their protocol.
             of, line = (
                 record["checkpoint"],
                 "The line is the fingertip path of the predicted chunk.",
             )
+            if (protocol := record.get("protocol")) is not None:
+                of, line = f"{of}. Protocol: {protocol}", "What the policy's cameras saw."
             parts += [
                 section("Closed-loop success", _success_table(record["rows"]), f"Of {of}."),
                 section("Rollouts", rollouts, line),
