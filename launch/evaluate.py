@@ -49,7 +49,7 @@ def main() -> None:
     output, conditions = Path(_OUTPUT.value), _CONDITIONS.value
     if not families.names_a_family(_ENV.value):
         shared.tell_and_keep(_CACHE)
-        return worlds.main(
+        return worlds.run(
             _ENV.value, _CHECKPOINT.value, _SERVER.value, key_file=_KEY_FILE.value,
             conditions=conditions, episodes=_EPISODES.value, seed=_SEED.value,
             parallel=_PARALLEL.value, workers=_WORKERS.value, num_steps=_STEPS.value,
@@ -59,7 +59,7 @@ def main() -> None:
         _ENV.value, tuple(conditions), _EPISODES.value, _SEED.value, _PARALLEL.value, 0, "",
         _RECORD.value,
     )  # fmt: skip
-    return in_families.main(
+    return in_families.run(
         plan, _CHECKPOINT.value, _SERVER.value, key_file=_KEY_FILE.value, num_steps=_STEPS.value,
         workers=_WORKERS.value, output=output,
     )  # fmt: skip

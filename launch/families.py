@@ -23,7 +23,7 @@ _EXECUTE = flags.DEFINE_integer("execute_steps", None,
     "Families: actions of a chunk that are executed; the record's if not given.", lower_bound=1)  # fmt: skip
 
 
-def main(
+def run(
     plan: benchmark.Plan, checkpoint: str | None, server: str | None, *,
     key_file: str | None, num_steps: int | None, workers: int | None, output: Path,
 ) -> None:  # fmt: skip
@@ -34,9 +34,9 @@ def main(
         raise InputError("condition untrained: expected a checkpoint, found a server")
     family, _ = families.find(plan.env)
     height, width = family.image_size
-    size = plan.rows * height * width * 3 * len(family.record.cameras) // 2**20 + 2
+    size = plan.batch * height * width * 3 * len(family.record.cameras) // 2**20 + 2
     serve = [f"--checkpoint={checkpoint}", f"--image_sizes={height}x{width}",
-             f"--batch_sizes={plan.rows}", f"--max_message_mib={max(size, 16)}",
+             f"--batch_sizes={plan.batch}", f"--max_message_mib={max(size, 16)}",
              *([f"--num_steps={num_steps}"] if num_steps else [])]  # fmt: skip
     with contextlib.ExitStack() as open_now:
         clients: dict[str, Client] = {}

@@ -23,7 +23,7 @@ _ROBOTS = flags.DEFINE_list("robots", None,
 # fmt: on
 
 
-def main(
+def run(
     env: str, checkpoint: str | None, server: str | None, *,
     key_file: str | None, conditions: list[str], episodes: int, seed: int, parallel: int,
     workers: int | None, num_steps: int | None, record: int, output: Path,

@@ -103,14 +103,16 @@ def test_an_unknown_config_lists_the_recipes(tmp_path, config):
 
 
 @pytest.mark.parametrize(
-    ("script", "package", "extra"),
+    ("command", "package", "extra"),
     [
-        ("evaluate", "gymnasium", "sim"),
+        ("evaluate --checkpoint=nowhere --output=nowhere", "gymnasium", "sim"),
+        ("evaluate", "websockets", "serve"),
         ("serve", "websockets", "serve"),
     ],
 )
-def test_a_script_that_lacks_a_package_says_what_to_install(script, package, extra):
-    program = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('launch.{script}', run_name='__main__')"
+def test_a_script_that_lacks_a_package_says_what_to_install(command, package, extra):
+    script, *given = command.split()
+    program = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {given}; runpy.run_module('launch.{script}', run_name='__main__')"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

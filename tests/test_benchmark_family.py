@@ -17,7 +17,7 @@ from pi0_jax.sim.controls import Neighbours, small_images
 ROOT = Path(__file__).parent.parent
 FILE = str(ROOT / "tests" / "point_family.py")
 PLAN = Plan(
-    f"{FILE}:both", ("right", "shuffled", "black"), 6, 0, rows=4, execute_steps=2, source=""
+    f"{FILE}:both", ("right", "shuffled", "black"), 6, 0, batch=4, execute_steps=2, source=""
 )
 NEEDED = ("absl", "cloudpickle", "loky", "msgpack", "numpy", "PIL", "tqdm", "websockets")
 
@@ -53,7 +53,16 @@ def test_a_table_with_controls(tmp_path):
     assert counts["right", "all"] == counts["right", "left"] + counts["right", "right"] > 6
     assert counts["shuffled", "all"] == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["rows"] == found["rows"]
-    assert {"protocol", "versions", "seed", "rows", "env", "execute_steps"} <= found.keys()
+    assert {
+        "protocol",
+        "versions",
+        "seed",
+        "batch",
+        "policies",
+        "rows",
+        "env",
+        "execute_steps",
+    } <= found.keys()
     assert "right" in table(found["rows"]).splitlines()[0]
     assert len(list((tmp_path / "rollouts").glob("shuffled-left-failure-*.gif"))) == 1
 
@@ -65,7 +74,7 @@ def test_results_do_not_depend_on_workers_on_other_episodes_or_on_a_kill(tmp_pat
     measure(PLAN, policy, tmp_path / "one", workers=1)
     measure(PLAN, policy, tmp_path / "two", workers=2)
     whole = lines(tmp_path / "one")
-    assert len(whole) == 36 and lines(tmp_path / "two") == whole
+    assert len(whole) == 36 + 3 and lines(tmp_path / "two") == whole
     few = families.dataclasses.replace(PLAN, episodes=2, conditions=("right",))
     measure(few, policy, tmp_path / "few", workers=1)
     assert set(lines(tmp_path / "few")) < set(whole)
@@ -107,6 +116,16 @@ def test_a_record_of_another_robot_is_named():
     other = families.find("metaworld_held:mt5").family.record
     with pytest.raises(InputError, match=r"cameras: .*point has \['front'\].*\['corner2'\]"):
         families.check_record(family, other)
+
+
+def test_episodes_of_another_policy_are_not_mixed_in(tmp_path):
+    few = families.dataclasses.replace(PLAN, episodes=1, conditions=("right",))
+    measure(few, policy, tmp_path, workers=1)
+    more = families.dataclasses.replace(few, episodes=2)
+    other = lambda condition: contextlib.nullcontext(lambda seen, seeds: told(seen, seeds) * 0.9)  # noqa: E731
+    with pytest.raises(InputError, match="condition right: expected the policy of the episodes"):
+        measure(more, other, tmp_path, workers=1)
+    assert rows(measure(more, policy, tmp_path, workers=1))
 
 
 def test_a_policy_that_does_not_answer_keeps_what_is_over(tmp_path):

@@ -4,14 +4,15 @@
     directory/evaluation.json   the table, the protocol, versions and seeds, once all are over
     directory/rollouts/         videos of the first successes and failures of each task
 
-Row r of every policy call runs the episodes r, r + rows, r + 2 rows ... of each task, and a call
-always has all rows. So an episode's result depends on the seed, its task, its number and the
+Row r of every policy call runs the episodes r, r + B, r + 2 B ... of each task, and a call always
+has all B rows. So an episode's result depends on the seed, its task, its number and the
 weights, and neither on the number of workers nor on which other episodes run. A run that was
 stopped goes on: episodes in the file are not run again.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import platform
 import time
@@ -62,7 +63,7 @@ class Plan:
         conditions: some of CONDITIONS.
         episodes: how many of each task under each condition.
         seed: decides initial states, the policy's noise and which prompts are shuffled to where.
-        rows: the observations of a policy call.
+        batch: the observations of a policy call.
         execute_steps: how many actions of a chunk are executed.
         source: where the policy came from.
         record: how many successes and how many failures of a task and condition become videos.
@@ -72,7 +73,7 @@ class Plan:
     conditions: tuple[str, ...]
     episodes: int
     seed: int
-    rows: int
+    batch: int
     execute_steps: int
     source: str
     record: int = 1
@@ -143,10 +144,12 @@ class _Journal:
 
     Attributes:
         results: key -> whether it succeeded, and after how many actions.
+        policies: condition -> the digest of what its policy answered to a fixed question.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        self.about, self.results = about, dict[Key, tuple[bool, int]]()
+        self._path, self.about = path, about
+        self.results, self.policies = dict[Key, tuple[bool, int]](), dict[str, str]()
         if path.exists():
             lines = path.read_bytes().split(b"\n")[:-1]  # what a kill cut off is run again
             if lines and (found := json.loads(lines[0])) != about:
@@ -156,8 +159,12 @@ class _Journal:
                 )
                 raise InputError(f"{path}: is of another evaluation: {told}; choose another folder")
             for line in lines[1:]:
-                condition, task, episode, success, ticks = json.loads(line)
-                self.results[Key(condition, task, episode)] = success, ticks
+                condition, *said = json.loads(line)
+                if len(said) == 1:
+                    (self.policies[condition],) = said
+                else:
+                    task, episode, success, ticks = said
+                    self.results[Key(condition, task, episode)] = success, ticks
             with path.open("r+b") as whole:
                 whole.truncate(sum(len(line) + 1 for line in lines))
         self._file = path.open("a")
@@ -167,6 +174,17 @@ class _Journal:
     def add(self, key: Key, success: bool, ticks: int) -> None:
         self.results[key] = success, ticks
         self._write([*key, success, ticks])
+
+    def same_policy(self, condition: str, digest: str) -> None:
+        """Notes a condition's policy; raises InputError if its other episodes had another one."""
+        if (known := self.policies.get(condition, digest)) != digest:
+            raise InputError(
+                f"{self._path}: condition {condition}: expected the policy of the episodes that are"
+                f" over ({known}), found another one ({digest}); choose another folder"
+            )
+        if condition not in self.policies:
+            self.policies[condition] = digest
+            self._write([condition, digest])
 
     def close(self) -> None:
         self._file.close()
@@ -188,8 +206,9 @@ def _run(
 ) -> None:
     """Runs the missing episodes of one condition."""
     opened = pool.open(partial(families.family_setting, plan.env))
+    journal.same_policy(missing[0].condition, _fingerprint(pool, plan, chosen, act))
     queues = [
-        deque(key for key in missing if key.episode % plan.rows == r) for r in range(plan.rows)
+        deque(key for key in missing if key.episode % plan.batch == r) for r in range(plan.batch)
     ]
     numbers = {key: number for number, key in enumerate(missing)}
     running: dict[int, Key] = {}
@@ -262,8 +281,8 @@ def _asked(
 ) -> np.ndarray:
     """Makes one policy call: every row has its place, and rows without an episode repeat one."""
     some = next(iter(running))
-    observations = [seen.get(row, seen[some]) for row in range(plan.rows)]
-    seeds = np.zeros(plan.rows, np.uint32)
+    observations = [seen.get(row, seen[some]) for row in range(plan.batch)]
+    seeds = np.zeros(plan.batch, np.uint32)
     for row, key in running.items():
         random = families.stream(plan.seed, key.task, key.episode, _NOISE, ticks[row])
         seeds[row] = random.integers(2**32, dtype=np.uint32)
@@ -273,7 +292,16 @@ def _asked(
         kept = "what is over is kept, and the same command goes on"
         raise InputError(f"the policy does not answer: {error}; {kept}") from error
     read = {row: f"{key.task}, episode {key.episode}" for row, key in running.items()}
-    return checked(answer, plan.rows, plan.execute_steps, names, read).astype(np.float32)
+    return checked(answer, plan.batch, plan.execute_steps, names, read).astype(np.float32)
+
+
+def _fingerprint(pool: Workers, plan: Plan, chosen: Chosen, act: Act) -> str:
+    """Returns a digest of the policy's answer to the beginning of the first task's first episode."""
+    first = Key("right", chosen.tasks[0], 0)
+    per_slot(pool, Slots.begin, {0: _episode(plan, chosen, first, 0)})
+    question = per_slot(pool, Slots.observe, {0: None})[0]
+    answer = act([question] * plan.batch, np.zeros(plan.batch, np.uint32))
+    return hashlib.sha256(np.asarray(answer, np.float32).tobytes()).hexdigest()[:16]
 
 
 def _about(plan: Plan, family: Family) -> dict[str, Any]:
@@ -311,7 +339,8 @@ def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
                     "interval": list(wilson_interval(won, len(keys))),
                 }
             )
-    return {"checkpoint": plan.source, **journal.about, "rows": rows}
+    policies = {one: journal.policies[one] for one in plan.conditions}
+    return {"checkpoint": plan.source, **journal.about, "policies": policies, "rows": rows}
 
 
 @contextlib.contextmanager
