@@ -112,7 +112,10 @@ def test_an_unknown_config_lists_the_recipes(tmp_path, config):
 )
 def test_a_script_that_lacks_a_package_says_what_to_install(command, package, extra):
     script, *given = command.split()
-    program = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {given}; runpy.run_module('launch.{script}', run_name='__main__')"
+    program = (
+        f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {given};"
+        f" runpy.run_module('launch.{script}', run_name='__main__')"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

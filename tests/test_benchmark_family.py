@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,13 @@ def test_a_record_of_another_robot_is_named():
     other = families.find("metaworld_held:mt5").family.record
     with pytest.raises(InputError, match=r"cameras: .*point has \['front'\].*\['corner2'\]"):
         families.check_record(family, other)
+
+
+@pytest.mark.skipif(bool(find_spec("metaworld")), reason="Meta-World is installed here")
+def test_a_simulator_that_is_not_installed_is_named(tmp_path):
+    plan = families.dataclasses.replace(PLAN, env="metaworld_held:mt1", conditions=("right",))
+    with pytest.raises(InputError, match="the package metaworld is not installed in"):
+        measure(plan, policy, tmp_path, workers=1)
 
 
 def test_episodes_of_another_policy_are_not_mixed_in(tmp_path):

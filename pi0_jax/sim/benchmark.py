@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import time
 from collections import Counter, deque
@@ -30,7 +31,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 from pi0_jax.observation import RawObservation
 from pi0_jax.progress import progress_bar
-from pi0_jax.sim import families
+from pi0_jax.sim import families, gl
 from pi0_jax.sim.evaluation import FILE, UNKNOWN_HZ
 from pi0_jax.sim.families import Chosen, Family
 from pi0_jax.sim.rollouts import Act, checked, per_slot, wilson_interval
@@ -103,6 +104,7 @@ def measure(
     if "shuffled" in plan.conditions and len(chosen.tasks) < 2:
         raise InputError("condition shuffled: expected at least two tasks, found one")
     directory.mkdir(parents=True, exist_ok=True)
+    gl.prepare_workers()  # it chooses the OpenGL library, which the results name
     journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen.family))
     seconds = Counter[str]()
     with contextlib.closing(journal):
@@ -310,7 +312,8 @@ def _about(plan: Plan, family: Family) -> dict[str, Any]:
         "conditions": None, "episodes": None, "record": None,
         "protocol": family.protocol,
         "versions": {name: version(name) for name in ("numpy", *family.packages)}
-        | {"python": platform.python_version(), "machine": platform.machine()},
+        | {"python": platform.python_version(), "machine": platform.machine()}
+        | {"opengl": os.environ.get("MUJOCO_GL", "")},
     }  # fmt: skip
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -13,6 +13,7 @@ an environment that needs neither JAX nor TensorFlow.
 import contextlib
 import dataclasses
 import runpy
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -158,6 +159,17 @@ def check_record(family: Family, served: Embodiment) -> None:
             raise InputError(f"{part}: expected the same names and units; {names}")
 
 
+def opened(family: Family, task: str) -> Simulator:
+    """Opens a task's simulator; raises InputError if its package is not installed."""
+    try:
+        return family.open(task)
+    except ModuleNotFoundError as error:
+        missing = f"{family.name}: the package {error.name} is not installed in {sys.executable}"
+        raise InputError(
+            f"{missing}; expected the Python of the simulator's environment"
+        ) from error
+
+
 def world_seed(task_number: int, initial_state: int) -> int:
     """Returns what FamilyWorld.begin takes for a task, by its place, in an initial state."""
     return task_number << _NUMBER_BITS | initial_state
@@ -235,7 +247,7 @@ class _Simulators:
                 return simulator
         # Rows go from task to task together, so what waits for another task is hardly used again.
         self.close()
-        return family.open(task)
+        return opened(family, task)
 
     def give_back(self, task: str, simulator: Simulator) -> None:
         self._idle.append((task, simulator))

@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from pi0_jax.errors import InputError, optional_packages
@@ -68,7 +68,15 @@ def choose(
 
 
 def prepare_workers() -> None:
-    """Sets MUJOCO_GL for the processes that this one starts, and loads nothing here."""
+    """Sets MUJOCO_GL for the processes that this one starts, and loads nothing here.
+
+    Without MuJoCo it does nothing: other simulators draw in other ways, and one of MuJoCo's says in
+    its worker what is missing.
+    """
+    try:
+        version("mujoco")
+    except PackageNotFoundError:
+        return
     os.environ["MUJOCO_GL"] = choose(os.environ)
 
 

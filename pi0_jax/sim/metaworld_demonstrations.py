@@ -21,8 +21,9 @@ import numpy as np
 
 from pi0_jax.data.example import serialised
 from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature
+from pi0_jax.errors import InputError
 from pi0_jax.sim import gl
-from pi0_jax.sim.families import stream
+from pi0_jax.sim.families import opened, stream
 from pi0_jax.sim.metaworld import CAMERA, FAMILIES, HELD, LEROBOT, Protocol, Sawyer
 
 PROTOCOLS = {protocol.name: protocol for protocol in (LEROBOT, HELD)}
@@ -108,9 +109,14 @@ def run(job: Job) -> Done:
 
 @functools.lru_cache(maxsize=4)
 def _opened(task: str, protocol: Protocol) -> tuple[Sawyer, Any]:
+    own = dataclasses.replace(
+        FAMILIES[protocol.name], open=functools.partial(Sawyer, protocol=protocol)
+    )
+    simulator = opened(own, task)
+    assert isinstance(simulator, Sawyer)
     with gl.importing_mujoco():
         from metaworld.policies import ENV_POLICY_MAP
-    return Sawyer(task, protocol), ENV_POLICY_MAP[f"{task}-v3"]()
+    return simulator, ENV_POLICY_MAP[f"{task}-v3"]()
 
 
 def _attempt(
@@ -158,7 +164,11 @@ def main() -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             job = pickle.load(sys.stdin.buffer)
-            pickle.dump(tuple(run(Job(*job))), answers)
+            try:
+                done = run(Job(*job))
+            except InputError as error:
+                done = Done([], 0, str(error))
+            pickle.dump(tuple(done), answers)
             answers.flush()
 
 
