@@ -5,8 +5,11 @@ environment, and they meet at a local port.
 """
 
 import contextlib
+import ctypes
 import re
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from pi0_jax.errors import InputError
@@ -15,6 +18,7 @@ from pi0_jax.serve.client import Client
 _PORT = re.compile(r"warm on ws://[^ ]*:(\d+)\s*")
 # A server that should stop is killed after this time.
 _STOP_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 # A policy call of many rows on a slow machine.
 _CALL_SECONDS = 300.0
 
@@ -36,7 +40,9 @@ def serving(
     """
     command = [python, "-m", module, "--port=0", *arguments]
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent
+        )
     except OSError as error:
         expected = "expected the Python of the policy's environment"
         raise InputError(f"{python}: {expected}, found: {error.strerror}") from error
@@ -49,6 +55,12 @@ def serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _end_with_parent() -> None:
+    """Lets Linux stop the server when this process is killed and cannot do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _client(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Iterator[Client]:
