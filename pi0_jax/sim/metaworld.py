@@ -120,7 +120,6 @@ class _Drawing:
         self._model, self._option = model, mujoco.MjvOption()
         self._scene = mujoco.MjvScene(model, 1000)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         if protocol.plain:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -134,6 +133,8 @@ class _Drawing:
             self._scene,
         )  # fmt: skip
         _opengl(self._side)
+        # Another drawing may have bound its own buffer since.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         area = mujoco.MjrRect(0, 0, self._side, self._side)
         mujoco.mjr_render(area, self._scene, self._context)
         image = np.empty((self._side, self._side, 3), np.uint8)
