@@ -8,7 +8,6 @@ The simulator's Python is that of `make metaworld-env`.
 import json
 from pathlib import Path
 
-import loky
 from absl import flags
 
 from pi0_jax.sim import families
@@ -41,7 +40,7 @@ def main() -> None:
     folder, written = write_metaworld_data(
         Path(_DATA_DIR.value), _SIMULATOR.value, tasks, protocol=_PROTOCOL.value,
         episodes=_EPISODES.value, val_episodes=_VAL.value, seed=_SEED.value, noise=_NOISE.value,
-        side=_SIDE.value, workers=_WORKERS.value or loky.cpu_count(),
+        side=_SIDE.value, workers=_WORKERS.value,
     )  # fmt: skip
     print(expert_table(json.loads((folder.parent / EXPERT_FILE).read_text())))
     print(f"{folder}: {'written' if written else 'there already, with the same settings'}")

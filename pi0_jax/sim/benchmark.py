@@ -308,10 +308,12 @@ def _fingerprint(pool: Workers, plan: Plan, chosen: Chosen, act: Act) -> str:
 
 def _about(plan: Plan, family: Family) -> dict[str, Any]:
     """Returns what decides the results, as JSON holds it."""
+    with families.installed(family):
+        versions = {name: version(name) for name in ("numpy", *family.packages)}
     facts = dataclasses.asdict(plan) | {
         "conditions": None, "episodes": None, "record": None,
         "protocol": family.protocol,
-        "versions": {name: version(name) for name in ("numpy", *family.packages)}
+        "versions": versions
         | {"python": platform.python_version(), "machine": platform.machine()}
         | {"opengl": os.environ.get("MUJOCO_GL", "")},
     }  # fmt: skip

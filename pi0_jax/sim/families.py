@@ -161,8 +161,15 @@ def check_record(family: Family, served: Embodiment) -> None:
 
 def opened(family: Family, task: str) -> Simulator:
     """Opens a task's simulator; raises InputError if its package is not installed."""
-    try:
+    with installed(family):
         return family.open(task)
+
+
+@contextlib.contextmanager
+def installed(family: Family) -> Iterator[None]:
+    """Turns a package that the block misses into an InputError that names it."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         missing = f"{family.name}: the package {error.name} is not installed in {sys.executable}"
         raise InputError(

@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import loky
+
 from pi0_jax.data.write import read_settings, write_rlds
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
@@ -47,7 +49,7 @@ def write_metaworld_data(
     seed: int,
     noise: float,
     side: int,
-    workers: int,
+    workers: int | None = None,
 ) -> tuple[Path, bool]:
     """Writes the folder data_dir/<protocol>/1.0.0, and expert.json beside it.
 
@@ -61,7 +63,7 @@ def write_metaworld_data(
         seed: decides the episodes.
         noise: the standard deviation that is added to the actions of every second episode.
         side: height and width of images in pixels; 0 takes the protocol's.
-        workers: the number of processes.
+        workers: the number of processes; None takes one for each core.
 
     Returns:
         The folder, and whether it was written now.
@@ -81,7 +83,7 @@ def write_metaworld_data(
             mismatch = f"was made with other settings; expected {settings}, found {found}"
             raise InputError(f"{folder}: {mismatch}; choose another folder or delete it")
         return folder, False
-    players = _Players(simulator, workers)
+    players = _Players(simulator, workers or loky.cpu_count())
     attempts, kept = Counter[str](), Counter[str]()
     counts = {"train": episodes, "val": val_episodes}
     with players, progress_bar(
