@@ -8,7 +8,11 @@ from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rl
 from pi0_jax.errors import InputError
 
 STEPS = {
-    "observation": {"base": ImageFeature(8, 12), "state": ArrayFeature((3,), np.float32)},
+    "observation": {
+        "base": ImageFeature(8, 12),
+        "mask": ImageFeature(4, 4, "png"),
+        "state": ArrayFeature((3,), np.float32),
+    },
     "action": ArrayFeature((2, 2), np.float32),
     "language_instruction": TextFeature(),
     "is_first": ArrayFeature((), np.bool_),
@@ -24,6 +28,7 @@ def episode(number: int, length: int) -> dict:
         {
             "observation": {
                 "base": rng.integers(0, 255, (8, 12, 3), dtype=np.uint8),
+                "mask": rng.integers(0, 255, (4, 4, 3), dtype=np.uint8),
                 "state": rng.normal(size=3).astype(np.float32),
             },
             "action": rng.normal(size=(2, 2)).astype(np.float32),

@@ -115,6 +115,7 @@ def test_experts_write_the_same_bytes_whatever_the_workers(tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 @with_simulator
 def test_a_served_policy_is_measured_where_the_simulator_is(tmp_path):
     """The whole path in miniature: data, training, a server of this Python, and the table, twice."""
