@@ -445,6 +445,25 @@ STORIES = {
         ),
     ),
     "the site's first page": Story("docs/index.md", (Run("python: pi0_jax, 1"),), a_policy),
+    "a benchmark": Story(
+        "docs/howto/benchmarks.md",
+        tuple(
+            StandsIn(
+                name,
+                "tests/test_metaworld.py::test_a_served_policy_is_measured_where_the_simulator_is",
+                "needs the simulator's environment; the test runs every stage in miniature",
+            )
+            for name in (
+                "make metaworld",
+                "make metaworld ARGS=--smoke RUN=runs/metaworld_smoke",
+                "make metaworld ARGS=--group=mt10 RUN=runs/mt10",
+                "make metaworld-env",
+                "python -m launch.make_metaworld_data ...",
+                "python -m launch.train --config=metaworld:mt5 ...",
+                "python -m launch.neighbours ...",
+            )
+        ),
+    ),
     "a notebook's package": Story(
         "docs/notebooks/arrays.md", (Run("pip install 'pi0_jax[data]'", SATISFIED),)
     ),
