@@ -1,8 +1,10 @@
 """Rolls a policy out in a family of tasks, whose simulator this Python has; see launch.evaluate."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -40,25 +42,19 @@ def run(
              *([f"--num_steps={num_steps}"] if num_steps else [])]  # fmt: skip
     with contextlib.ExitStack() as open_now:
         clients: dict[str, Client] = {}
+        tell = partial(print, "server:", flush=True)
 
         def client(weights: str) -> Client:
             if weights not in clients:
                 open_now.close()
                 clients.clear()
                 given = [f"--untrained={plan.seed}"] if weights == "untrained" else []
-                module, tell = (
-                    f"{__package__}.serve",
-                    lambda said: print(f"server: {said}", flush=True),
-                )
                 opening = (
                     Client(server, api_key=read_api_key(key_file), timeout=300.0)
-                    if server else serving(_PYTHON.value, module, [*serve, *given], tell)
+                    if server else serving(_PYTHON.value, f"{__package__}.serve", [*serve, *given], tell)
                 )  # fmt: skip
                 clients[weights] = open_now.enter_context(opening)
-                robot = families.Embodiment.from_json(
-                    clients[weights].metadata["embodiment"], stored=True
-                )
-                families.check_record(family, robot)
+                families.check_record(family, clients[weights].metadata.get("embodiment"))
             return clients[weights]
 
         @contextlib.contextmanager
@@ -73,7 +69,7 @@ def run(
                 yield controls.black(act) if condition == "black" else act
 
         source, steps = checkpoint or str(server), _EXECUTE.value or family.record.execute_steps
-        plan = benchmark.dataclasses.replace(plan, source=source, execute_steps=steps)
+        plan = dataclasses.replace(plan, source=source, execute_steps=steps)
         found = benchmark.measure(plan, policy, output, workers=workers)
     print(benchmark.table(found["rows"]))
     print(f"{family.name}: {family.protocol}\nwritten to {output}")

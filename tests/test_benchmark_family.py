@@ -117,7 +117,7 @@ def test_a_record_of_another_robot_is_named():
     family, _ = families.find(f"{FILE}:both")
     other = families.find("metaworld_held:mt5").family.record
     with pytest.raises(InputError, match=r"cameras: .*point has \['front'\].*\['corner2'\]"):
-        families.check_record(family, other)
+        families.check_record(family, other.to_json())
 
 
 @pytest.mark.skipif(bool(find_spec("metaworld")), reason="Meta-World is installed here")

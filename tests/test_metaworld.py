@@ -50,7 +50,7 @@ def test_the_two_protocols_are_told_apart_by_their_records():
     assert every.record is EMBODIMENTS["metaworld"] is ROWS["metaworld"].embodiment
     assert held.record is EMBODIMENTS["metaworld_held"] is ROWS["metaworld_held"].embodiment
     with pytest.raises(families.InputError, match="control_hz"):
-        families.check_record(every, held.record)
+        families.check_record(every, held.record.to_json())
 
 
 def simulated(code: str) -> list[str]:

@@ -137,13 +137,21 @@ def find(env: str) -> Chosen:
     return Chosen(family, family.chosen(name))
 
 
-def check_record(family: Family, served: Embodiment) -> None:
+def check_record(family: Family, served: Any) -> None:
     """Checks that a policy's robot is the family's.
 
+    Args:
+        family: the family.
+        served: the record as a server sends it, or None where it sends none.
+
     Raises:
-        InputError: cameras, state or actions have other names or units.
+        InputError: cameras, state or actions have other names or units, or there is no record.
     """
-    ours, theirs = family.record, served
+    if served is None:
+        raise InputError(
+            "the server does not send its robot's record; expected one of launch.serve"
+        )
+    ours, theirs = family.record, Embodiment.from_json(served, stored=True)
     for part, expected, found in (
         ("cameras", sorted(ours.cameras.values()), sorted(theirs.cameras.values())),
         ("state", [(d.name, d.unit) for d in ours.state], [(d.name, d.unit) for d in theirs.state]),
