@@ -13,7 +13,8 @@ from absl import flags
 from . import app, shared
 
 with app.one_line_errors():
-    from pi0_jax.sim import benchmark, families
+    from pi0_jax.sim import benchmark
+    from pi0_jax.sim.benchmark import families
     from pi0_jax.sim.evaluation import CONDITIONS
 
     from . import families as in_families

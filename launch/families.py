@@ -13,7 +13,8 @@ from pi0_jax.errors import InputError
 from pi0_jax.serve.client import Client
 from pi0_jax.serve.process import serving
 from pi0_jax.serve.wire import read_api_key
-from pi0_jax.sim import benchmark, controls, families
+from pi0_jax.sim import benchmark
+from pi0_jax.sim.benchmark import controls, families
 from pi0_jax.sim.rollouts import Act
 
 # --help then lists these flags as launch.evaluate's, which adopts them.

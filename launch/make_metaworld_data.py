@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.sim import families
-from pi0_jax.sim.metaworld_data import EXPERT_FILE, expert_table, write_metaworld_data
+from pi0_jax.sim.benchmark import families
+from pi0_jax.sim.metaworld.data import EXPERT_FILE, expert_table, write_metaworld_data
 
 from . import app
 

@@ -12,7 +12,7 @@ from pi0_jax import checkpoints
 from pi0_jax.data.datasets import find_row
 from pi0_jax.data.index import open_index
 from pi0_jax.errors import InputError
-from pi0_jax.sim.controls import Neighbours, small_images
+from pi0_jax.sim.benchmark.controls import Neighbours, small_images
 from pi0_jax.train import config
 
 from . import app

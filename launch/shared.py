@@ -74,8 +74,7 @@ def compilation_cache() -> flags.FlagHolder[str | None]:
 
 def tell_and_keep(cache: flags.FlagHolder[str | None]) -> None:
     """Announces and keeps all programs that are compiled from now on."""
-    # A simulator's environment has no JAX, and this file's other functions.
-    from pi0_jax import compilation
+    from pi0_jax import compilation  # which needs JAX: a simulator's environment has none
 
     compilation.announce()
     compilation.keep(cache.value)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
-from pi0_jax.sim.families import Family
+from pi0_jax.sim.benchmark.families import Family
 
 RECORD = Embodiment(
     name="point",

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from pi0_jax.errors import InputError
-from pi0_jax.sim import families
-from pi0_jax.sim.benchmark import EPISODES_FILE, Plan, measure, table
-from pi0_jax.sim.controls import Neighbours, small_images
+from pi0_jax.sim.benchmark import EPISODES_FILE, Plan, families, measure, table
+from pi0_jax.sim.benchmark.controls import Neighbours, small_images
 
 ROOT = Path(__file__).parent.parent
 FILE = str(ROOT / "tests" / "point_family.py")
@@ -36,7 +35,7 @@ def told(observations, seeds):
 
 @contextlib.contextmanager
 def policy(condition):
-    from pi0_jax.sim.controls import black
+    from pi0_jax.sim.benchmark.controls import black
 
     yield black(told) if condition == "black" else told
 
@@ -182,7 +181,7 @@ def test_a_simulator_needs_neither_jax_nor_tensorflow():
     """What a simulator's environment runs imports none of them, and no other package than stated."""
     code = (
         "import sys; before = set(sys.modules); import launch.evaluate, pi0_jax.sim.metaworld,"
-        " pi0_jax.sim.metaworld_demonstrations;"
+        " pi0_jax.sim.metaworld.demonstrations;"
         "print(*sorted({n.split('.')[0] for n in set(sys.modules) - before}"
         " - set(sys.stdlib_module_names)))"
     )

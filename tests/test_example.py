@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pi0_jax.data.example import serialised
-from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
+from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, serialised, write_rlds
 from pi0_jax.errors import InputError
 
 STEPS = {

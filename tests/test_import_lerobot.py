@@ -28,8 +28,8 @@ from pi0_jax.data.lerobot import importer, steps
 from pi0_jax.data.lerobot.declared import read_declared
 from pi0_jax.data.lerobot.draft import draft
 from pi0_jax.data.lerobot.importer import import_lerobot
-from pi0_jax.data.lerobot.serialise import serialise_example
 from pi0_jax.data.lerobot.steps import Encoding
+from pi0_jax.data.records.serialise import serialise_example
 from pi0_jax.data.write import encode_jpeg
 from pi0_jax.errors import InputError
 from tests import lerobot_data as made

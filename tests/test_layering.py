@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "serve": "embodiments errors execution observation",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a
     # dataset.
-    "sim": "data.example data.write embodiments errors files observation progress",
+    "sim": "data.write embodiments errors files observation progress",
     # Policies in simulators.
     "evaluated_policies": "checkpoints convert.metadata embodiments errors policy serve.client serve.wire"
     " sim.evaluation sim.reach_rollouts",

@@ -15,8 +15,8 @@ import pytest
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.preprocess.tokenizer import Tokenizer
-from pi0_jax.sim import families
-from pi0_jax.sim.metaworld_tasks import GROUPS, INSTRUCTIONS
+from pi0_jax.sim.benchmark import families
+from pi0_jax.sim.metaworld.tasks import GROUPS, INSTRUCTIONS
 
 ROOT = Path(__file__).parent.parent
 SIMULATOR = os.environ.get("PI0_JAX_METAWORLD_PYTHON", "")
@@ -100,7 +100,7 @@ def test_an_episode_is_decided_by_its_number_alone():
 @with_simulator
 def test_experts_write_the_same_bytes_whatever_the_workers(tmp_path):
     """The expert of reach needs the goal: with a goal of 0 it would never succeed."""
-    from pi0_jax.sim.metaworld_data import EXPERT_FILE, write_metaworld_data
+    from pi0_jax.sim.metaworld.data import EXPERT_FILE, write_metaworld_data
 
     how = dict(protocol="metaworld_held", episodes=3, val_episodes=1, seed=0, noise=0.15, side=0)
     files = []

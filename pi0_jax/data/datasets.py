@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from pi0_jax.data import storage
-from pi0_jax.data.metaworld import METAWORLD
 from pi0_jax.data.oxe.aloha import ALOHA
 from pi0_jax.data.oxe.arms import ARMS
 from pi0_jax.data.oxe.austin import AUSTIN
@@ -19,9 +18,9 @@ from pi0_jax.data.oxe.franka import FRANKA
 from pi0_jax.data.oxe.google import GOOGLE
 from pi0_jax.data.oxe.libero import LIBERO
 from pi0_jax.data.oxe.rtx import RTX
-from pi0_jax.data.reach import REACH
 from pi0_jax.data.records.metadata import foreign_format
 from pi0_jax.data.rows import Dataset, row_from_mapping
+from pi0_jax.data.simulated import METAWORLD, REACH
 from pi0_jax.data.storage import AnyPath
 from pi0_jax.errors import InputError
 

@@ -15,13 +15,14 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image as PilImage
 
+from pi0_jax.data.records.serialise import Values, serialise_example
 from pi0_jax.errors import InputError, optional_packages
 
 JPEG_QUALITY = 95
@@ -330,3 +331,61 @@ def _write_info(
     info.set_file_format(tfds.core.FileFormat.TFRECORD)
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(folder)
+
+
+# ---- records without TensorFlow
+
+
+def serialised(steps: Features, metadata: Features, episode: Mapping[str, Any]) -> bytes:
+    """Returns an episode as TFDS serialises it, without TensorFlow.
+
+    TFDS takes longer for it than a small simulator takes for the episode. Worker processes that
+    have loaded OpenGL can make these bytes.
+
+    Args:
+        steps: features of a step. Arrays have fixed sizes.
+        metadata: features of `episode_metadata`.
+        episode: {"steps": [step, ...], "episode_metadata": {...}}, as write_rlds takes it.
+
+    Raises:
+        InputError: a value does not have its feature's shape, or the feature is of another kind.
+    """
+    about = [episode["episode_metadata"]] if metadata else []
+    leaves = [*_leaves(steps, episode["steps"], "steps")]
+    leaves += _leaves(metadata, about, "episode_metadata")
+    return serialise_example(
+        {name: _values(name, feature, found) for name, feature, found in leaves}
+    )
+
+
+def _leaves(
+    features: Features, items: Sequence[Any], place: str
+) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Yields every feature with its name and its values in all items."""
+    for name, feature in features.items():
+        path, found = f"{place}/{name}", [item[name] for item in items]
+        if isinstance(feature, Mapping):
+            yield from _leaves(feature, found, path)
+        else:
+            yield path, feature, found
+
+
+def _values(name: str, feature: Any, found: Sequence[Any]) -> Values:
+    """Returns a feature's values in all steps, one after the other, as a record holds them."""
+    match feature:
+        case ImageFeature():
+            return [image_file(feature, image) for image in found]
+        case TextFeature():
+            return [text.encode() for text in found]
+        case ArrayFeature():
+            dtype = np.dtype(feature.dtype)
+            if dtype != np.float32 and dtype.kind not in "bi":
+                raise InputError(f"{name}: expected float32, whole numbers or flags, found {dtype}")
+            rows = [np.asarray(one, dtype) for one in found]
+            for step, row in enumerate(rows):
+                if row.shape != tuple(feature.shape):
+                    expected = f"expected {list(feature.shape)}, found {list(row.shape)}"
+                    raise InputError(f"{name}, step {step}: {expected}")
+            return np.array(rows, dtype).ravel()
+        case _:
+            raise InputError(f"{name}: expected an image, an array or a text, found {feature!r}")

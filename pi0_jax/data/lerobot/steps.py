@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from pi0_jax.data.lerobot.declared import TEXT_DTYPE, Declared, Feature
 from pi0_jax.data.lerobot.layout import Episode
-from pi0_jax.data.lerobot.serialise import Values, serialise_example
 from pi0_jax.data.lerobot.tables import RowReader, numbers, texts
 from pi0_jax.data.lerobot.videos import FrameReader
 from pi0_jax.data.records.images import BadImageError, bad_image, decode_image
+from pi0_jax.data.records.serialise import Values, serialise_example
 from pi0_jax.data.write import JPEG_QUALITY, ImageEncoding, encode_jpeg, encode_png
 from pi0_jax.errors import InputError
 

@@ -31,9 +31,10 @@ from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 from pi0_jax.observation import RawObservation
 from pi0_jax.progress import progress_bar
-from pi0_jax.sim import families, gl
+from pi0_jax.sim import gl
+from pi0_jax.sim.benchmark import families
+from pi0_jax.sim.benchmark.families import Chosen, Family
 from pi0_jax.sim.evaluation import FILE, UNKNOWN_HZ
-from pi0_jax.sim.families import Chosen, Family
 from pi0_jax.sim.rollouts import Act, checked, per_slot, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
 from pi0_jax.sim.worlds import Episode

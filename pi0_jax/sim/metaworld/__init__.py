@@ -19,8 +19,8 @@ import numpy as np
 
 from pi0_jax.embodiments.metaworld import METAWORLD
 from pi0_jax.sim import gl
-from pi0_jax.sim.families import Family
-from pi0_jax.sim.metaworld_tasks import GROUPS, INSTRUCTIONS
+from pi0_jax.sim.benchmark.families import Family
+from pi0_jax.sim.metaworld.tasks import GROUPS, INSTRUCTIONS
 
 CAMERA = "corner2"
 _CAMERA_PLACE = (0.75, 0.075, 0.7)  # m

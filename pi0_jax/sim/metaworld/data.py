@@ -1,6 +1,6 @@
 """Writes demonstrations of Meta-World as an RLDS dataset.
 
-The experts play in processes of the simulator's Python (metaworld_demonstrations.py), which load
+The experts play in processes of the simulator's Python (demonstrations.py), which load
 OpenGL and make the records; this process has TensorFlow and writes them, in order. So the files do
 not depend on the number of workers.
 """
@@ -21,7 +21,7 @@ from pi0_jax.data.write import read_settings, write_rlds
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 from pi0_jax.progress import progress_bar
-from pi0_jax.sim.metaworld_demonstrations import (
+from pi0_jax.sim.metaworld.demonstrations import (
     METADATA_FEATURES,
     PROTOCOLS,
     Done,
@@ -142,7 +142,7 @@ class _Players:
     """Holds processes of the simulator's Python, which play jobs side by side."""
 
     def __init__(self, simulator: str, count: int) -> None:
-        command = [simulator, "-m", "pi0_jax.sim.metaworld_demonstrations"]
+        command = [simulator, "-m", "pi0_jax.sim.metaworld.demonstrations"]
         self._simulator, self._processes = simulator, list[subprocess.Popen[bytes]]()
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._threads = ThreadPoolExecutor(count)

@@ -1,6 +1,6 @@
 """Plays Meta-World's scripted experts, in the simulator's environment: a process of its own.
 
-    python -m pi0_jax.sim.metaworld_demonstrations    jobs on stdin, their episodes on stdout
+    python -m pi0_jax.sim.metaworld.demonstrations    jobs on stdin, their episodes on stdout
 
 What is recorded is the expert's clean action for the state that the arm is really in. A perturbed
 episode executes that action with noise added, so that the data also show how to come back. An
@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pi0_jax.data.example import serialised
-from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature
+from pi0_jax.data.write import ArrayFeature, Features, ImageFeature, TextFeature, serialised
 from pi0_jax.errors import InputError
 from pi0_jax.sim import gl
-from pi0_jax.sim.families import opened, stream
+from pi0_jax.sim.benchmark.families import opened, stream
 from pi0_jax.sim.metaworld import CAMERA, FAMILIES, HELD, LEROBOT, Protocol, Sawyer
 
 PROTOCOLS = {protocol.name: protocol for protocol in (LEROBOT, HELD)}

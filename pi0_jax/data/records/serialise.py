@@ -1,6 +1,6 @@
 """Writes a tf.train.Example in its wire format, byte for byte as TFDS and protobuf would.
 
-pi0_jax/data/records/example.py draws the format. TFDS takes 3 ms for a frame and copies an episode's images
+example.py draws the format. TFDS takes 3 ms for a frame and copies an episode's images
 eight times; this joins the bytes once, and needs no TensorFlow in the worker processes.
 """
 
