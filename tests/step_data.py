@@ -3,11 +3,15 @@
 There is one camera, and all is small enough to state by hand.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
+from pi0_jax.train.config import from_mapping
+from pi0_jax.train.optimizer import Optimizer, make_optimizer
 from pi0_jax.train.step import StepOptions
 
 CONFIG = VARIANTS["pico"]
@@ -17,6 +21,22 @@ OPTIONS = StepOptions(
     seed=0, layout=Layout((SLOT,), CONFIG.vision.image_size, D, L, "zscore", 0.0), draws=1, augment=False, real_dims_only=False,
     mask_past_end=False, ema_decay=0.9, datasets=3,
 )  # fmt: skip
+
+# Plain descent, whose state is the last gradient. It is linear in the gradient: Adam divides by its
+# size, and so scales rounding noise of small gradients up.
+DESCENT = Optimizer(
+    init=lambda params: jax.tree.map(jnp.zeros_like, params),
+    moments=lambda gradient, norm, state: gradient,
+    step=lambda state, params: jax.tree.map(lambda p, g: p - 1e-2 * g, params, state),
+)
+
+
+def adam(rate: float) -> Optimizer:
+    """Returns the reach run's optimizer at a constant rate."""
+    from configs.reach import get_config
+
+    constant = dict(learning_rate=rate, end_learning_rate=rate, warmup_steps=0)
+    return make_optimizer(from_mapping({**get_config().to_dict(), **constant}))
 
 
 def make_batch(number: int, *, action: float = 0.5, rows: int = B) -> TrainBatch:

@@ -6,7 +6,6 @@ Draws and masks do as configured, and randomness is keyed by (seed, step, row).
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from pi0_jax import sharding
@@ -16,6 +15,7 @@ from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.state import jit_init, jit_train_step
 from pi0_jax.train.step import StepOptions, row_keys
+from tests.step_data import DESCENT, adam
 
 CONFIG = VARIANTS["pico"]
 B, H, D, L = 8, CONFIG.horizon, CONFIG.action_dim, CONFIG.max_tokens
@@ -48,10 +48,7 @@ def batch() -> TrainBatch:
     )
 
 
-ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-# linear in the gradient: Adam divides by its size, and so scales rounding noise of small
-# gradients up
-DESCENT = optax.sgd(1e-2)
+ADAM = adam(1e-3)
 
 
 def run(

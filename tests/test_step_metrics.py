@@ -9,7 +9,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from pi0_jax.models.layers import ComputeOptions
@@ -17,10 +16,10 @@ from pi0_jax.models.pi0 import Pi0
 from pi0_jax.train.chips import peak_flops
 from pi0_jax.train.step import init_state, train_step
 from tests import step_data
-from tests.step_data import CONFIG, B, make_batch
+from tests.step_data import CONFIG, B, adam, make_batch
 
 OPTIONS = step_data.OPTIONS._replace(skip_nonfinite=1)
-MODEL, OPTIMIZER = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32)), optax.adam(1e-3)
+MODEL, OPTIMIZER = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32)), adam(1e-3)
 step = jax.jit(partial(train_step, model=MODEL, optimizer=OPTIMIZER, options=OPTIONS))
 
 

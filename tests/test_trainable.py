@@ -1,10 +1,12 @@
 """Expressions over parameter paths say what trains and what decays, and in which dtypes."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pi0_jax import policy_config, sharding
@@ -14,7 +16,7 @@ from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.trainable import Trainable
 from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
-from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.optimizer import learning_rate, make_optimizer
 from pi0_jax.train.state import (
     Footprint,
     abstract_run_state,
@@ -164,19 +166,46 @@ def test_decay_leaves_alone_what_it_is_told_to():
         "mlp": {"linear": jnp.ones(2)},
     }
     optimizer = make_optimizer(run)
-    updates, _ = optimizer.update(
-        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
-    )
-    np.testing.assert_allclose(updates["mlp"]["linear"], [-0.005, -0.005], rtol=1e-6)
-    assert not np.any(updates["norm"]["scale"]) and not np.any(
-        updates["embedder"]["input_embedding"]
+    still = jax.tree.map(jnp.zeros_like, params)
+    state = optimizer.moments(still, jnp.zeros(()), optimizer.init(params))
+    after = optimizer.step(state, params)
+    np.testing.assert_allclose(after["mlp"]["linear"], [0.995, 0.995], rtol=1e-6)
+    assert np.all(after["norm"]["scale"] == 1) and np.all(after["embedder"]["input_embedding"] == 1)
+
+
+def test_a_run_takes_the_steps_of_optax():
+    """Ten steps, three of them clipped; state and parameters agree in structure and to rounding."""
+    run = run_config(weight_decay=0.5, no_decay=("bias$",), clip_norm=1.0)
+    ours, theirs = make_optimizer(run), optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            learning_rate(run), b1=run.b1, b2=run.b2, eps=run.eps, weight_decay=0.5,
+            mask={"w": True, "bias": False},
+        ),
+    )  # fmt: skip
+    params = expected = {"w": jnp.linspace(-1.0, 1.0, 7), "bias": jnp.linspace(0.0, 1.0, 5)}
+    state, expected_state = ours.init(params), theirs.init(params)
+    clipped = 0
+    for seed in range(10):
+        draw = np.random.default_rng(seed).normal(0, 0.25, 12).astype(np.float32)
+        gradient = {"w": jnp.array(draw[:7]), "bias": jnp.array(draw[7:])}
+        norm = optax.tree.norm(gradient)
+        clipped += int(norm > 1.0)
+        state = ours.moments(gradient, norm, state)
+        params = ours.step(state, params)
+        updates, expected_state = theirs.update(gradient, expected_state, expected)
+        expected = optax.apply_updates(expected, updates)
+    assert clipped == 3
+    assert jax.tree.structure(state) == jax.tree.structure(expected_state)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=2e-6), (params, state), (expected, expected_state)
     )
 
 
 def test_the_first_moment_may_be_bfloat16():
     params = {"w": jnp.ones(3)}
     optimizer = make_optimizer(run_config(first_moment_dtype="bfloat16"))
-    _, state = optimizer.update({"w": jnp.full(3, 0.1)}, optimizer.init(params), params)
+    state = optimizer.moments({"w": jnp.full(3, 0.1)}, jnp.float32(0.2), optimizer.init(params))
     adam = state[1][0]
     assert (adam.mu["w"].dtype, adam.nu["w"].dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(np.float32(adam.mu["w"]), 0.01, rtol=4e-3)  # a tenth of the gradient

@@ -185,10 +185,11 @@ def attend(
     batch, tokens, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     q = q.reshape(batch, tokens, kv_heads, heads // kv_heads, head_dim)  # [B, T, K, G, H]
-    logits = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask[:, None, None], logits, MASKED_LOGIT)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # [B, K, G, T, S]
-    mixed = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v)
+    # Heads of a group stay beside each other, as in q, so logits are not transposed.
+    logits = jnp.einsum("BTKGH,BSKH->BKTGS", q, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask[:, None, :, None], logits, MASKED_LOGIT)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # [B, K, T, G, S]
+    mixed = jnp.einsum("BKTGS,BSKH->BTKGH", weights, v)
     return mixed.reshape(batch, tokens, heads, head_dim)
 
 

@@ -98,7 +98,7 @@ def run(
     carry: Any,
     stacked: Any,
     *,
-    last: Callable[..., Any],
+    last: Callable[..., Any] | None = None,
     scan: bool,
     remat: Remat,
 ) -> tuple[Any, list[Any]]:
@@ -110,7 +110,8 @@ def run(
         layer: the function of all layers but the last.
         carry: what the first layer takes, such as activations.
         stacked: pytree of arrays [layers, ...]: the layers' parameters and per-layer inputs.
-        last: the function of the last layer, which may compute less.
+        last: the function of the last layer, which may compute less; None where it is like all
+            others.
         scan: whether the layers run in one jax.lax.scan, which compiles one layer, or unrolled.
         remat: what each layer keeps for the backward pass, see `rematerialise`.
 
@@ -120,20 +121,23 @@ def run(
     """
 
     depth = jax.tree.leaves(stacked)[0].shape[0]
+    alike = depth if last is None else depth - 1
     outputs = []
-    if scan and depth > 1:
+    if scan and alike > 0:
         # The scan is over the layers' numbers. Scanning the arrays themselves would first copy all
         # layers but the last. A layer's slice is cut out inside of what is rematerialised, and
         # again in the backward pass. A slice cut outside would be an input of the layer, and kept:
         # a second copy of all weights.
         numbered = rematerialise(lambda x, i: layer(x, _pick(stacked, i)), remat)
-        carry, output = jax.lax.scan(numbered, carry, jnp.arange(depth - 1))
+        carry, output = jax.lax.scan(numbered, carry, jnp.arange(alike))
         outputs.append(output)
     else:
         traced_once = jax.jit(rematerialise(layer, remat))  # and inlined wherever it is called
-        for i in range(depth - 1):
+        for i in range(alike):
             carry, output = traced_once(carry, jax.tree.map(lambda w, i=i: w[i], stacked))
             outputs.append(jax.tree.map(lambda y: y[None], output))
+    if last is None:
+        return carry, outputs
     carry, output = rematerialise(lambda x: last(x, jax.tree.map(lambda w: w[-1], stacked)), remat)(
         carry
     )

@@ -235,7 +235,6 @@ class SigLIP(nn.Module):
             block,
             x,
             (encoder["encoderblock"], factors["encoderblock"]),
-            last=block,
             scan=options.scan_layers,
             remat=options.remat,
         )

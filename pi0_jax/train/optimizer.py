@@ -1,15 +1,35 @@
-"""The optimizer is AdamW with warm-up, cosine decay and clipping."""
+"""The optimizer is AdamW with warm-up, cosine decay and clipping.
+
+A step has two halves: new moments of the gradient, then new parameters of the moments. So the train
+step can keep the old moments before anything reads the new ones, and each number passes through
+memory once.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float32
 
 from pi0_jax.train.config import RunConfig
+
+
+class Optimizer(NamedTuple):
+    """Holds the functions of an optimizer; all trees are of what is trained (trainable.py).
+
+    Attributes:
+        init: parameters -> the state of a new run.
+        moments: (gradient, its norm, state) -> the state after this gradient.
+        step: (state of `moments`, parameters) -> the new parameters.
+    """
+
+    init: Callable[[Any], Any]
+    moments: Callable[[Any, Float32[Array, ""], Any], Any]
+    step: Callable[[Any, Any], Any]
 
 
 def learning_rate(run: RunConfig) -> optax.Schedule:
@@ -27,21 +47,56 @@ def learning_rate(run: RunConfig) -> optax.Schedule:
     )
 
 
-def make_optimizer(run: RunConfig) -> optax.GradientTransformation:
+def make_optimizer(run: RunConfig) -> Optimizer:
     """Returns the optimizer for the tree of what is trained (trainable.py).
 
     Clipping, moments and decay see nothing else. The first moment is kept in
     `run.first_moment_dtype`. The second stays float32: a step moves it by about 1 - b2 of itself,
     and the 8 bits of bfloat16 would round that away where b2 is near 1.
+
+    The state is that of optax.chain(clip_by_global_norm, adamw), which checkpoints hold; the
+    numbers are those of optax too.
     """
-    return optax.chain(
+    rate = learning_rate(run)
+    chain = optax.chain(
         optax.clip_by_global_norm(run.clip_norm),
         optax.adamw(
-            learning_rate(run), b1=run.b1, b2=run.b2, eps=run.eps,
-            mu_dtype=jnp.dtype(run.first_moment_dtype),
+            rate, b1=run.b1, b2=run.b2, eps=run.eps, mu_dtype=jnp.dtype(run.first_moment_dtype),
             weight_decay=run.weight_decay, mask=partial(decays, run.no_decay),
         ),
     )  # fmt: skip
+
+    def moments(gradient: Any, norm: Float32[Array, ""], state: Any) -> Any:
+        clip, (adam, decay, schedule) = state
+        # A factor, since XLA for CPUs would write the result of a division by itself.
+        clipping = jnp.where(norm < run.clip_norm, 1.0, run.clip_norm / norm)
+
+        def first(g: Array, mu: Array) -> Array:
+            return ((1 - run.b1) * (clipping * g) + run.b1 * mu).astype(mu.dtype)
+
+        def second(g: Array, nu: Array) -> Array:
+            return (1 - run.b2) * jnp.square(clipping * g) + run.b2 * nu
+
+        adam = adam._replace(
+            count=optax.safe_increment(adam.count),
+            mu=jax.tree.map(first, gradient, adam.mu),
+            nu=jax.tree.map(second, gradient, adam.nu),
+        )
+        return clip, (adam, decay, schedule._replace(count=optax.safe_increment(schedule.count)))
+
+    def step(state: Any, params: Any) -> Any:
+        _, (adam, _, schedule) = state
+        unbias1, unbias2 = 1 - run.b1**adam.count, 1 - run.b2**adam.count
+        factor = -rate(schedule.count - 1)
+
+        def moved(p: Array, mu: Array, nu: Array, decay: bool) -> Array:
+            update = mu / unbias1 / (jnp.sqrt(nu / unbias2) + run.eps)
+            update = update + run.weight_decay * p if decay else update
+            return p + factor * update
+
+        return jax.tree.map(moved, params, adam.mu, adam.nu, decays(run.no_decay, params))
+
+    return Optimizer(chain.init, moments, step)
 
 
 def decays(no_decay: Sequence[str], params: Any) -> Any:

@@ -26,7 +26,7 @@ from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.preprocess import Layout
 from pi0_jax.train.chips import matmul_flops, peak_flops
 from pi0_jax.train.config import RunConfig
-from pi0_jax.train.optimizer import make_optimizer
+from pi0_jax.train.optimizer import Optimizer, make_optimizer
 from pi0_jax.train.step import StepOptions, TrainState, init_state, train_step
 
 # ---- the mesh and the model
@@ -71,7 +71,7 @@ def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
 
 def abstract_state(
     model: Pi0,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     mesh: Mesh,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
@@ -105,7 +105,7 @@ def abstract_run_state(run: RunConfig, mesh: Mesh) -> TrainState:
 
 def jit_init(
     model: Pi0,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     mesh: Mesh,
     trainable: Trainable = EVERYTHING,
 ) -> Callable[[jax.Array], TrainState]:
@@ -136,7 +136,7 @@ def step_options(run: RunConfig, layout: Layout) -> StepOptions:
 
 
 def jit_train_step(
-    model: Pi0, optimizer: optax.GradientTransformation, options: StepOptions, state: TrainState
+    model: Pi0, optimizer: Optimizer, options: StepOptions, state: TrainState
 ) -> Any:
     """Returns the jitted step (TrainState, TrainBatch) -> (TrainState, metrics).
 

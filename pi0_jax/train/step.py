@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Int32, Integer, Key, Shaped
+from jaxtyping import Array, Bool, Float32, Int32, Integer, Key, Shaped
 
 from pi0_jax import flow, preprocess
 from pi0_jax.models import lora
@@ -21,6 +21,7 @@ from pi0_jax.models.pi0 import Pi0
 from pi0_jax.models.sampling import apply, sample
 from pi0_jax.models.trainable import EVERYTHING, Trainable, as_stored, trained_part, with_trained
 from pi0_jax.observation import Observation, TrainBatch
+from pi0_jax.train.optimizer import Optimizer
 
 # It stands in place of a step's number, so that randomness is the same in every validation.
 VALIDATION = 2**32 - 1
@@ -76,7 +77,7 @@ class StepOptions(NamedTuple):
 def init_state(
     key: Key[Array, ""],
     model: Pi0,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
     """Returns the state of a new run, whose parameters and LoRA's factors `key` draws."""
@@ -86,7 +87,7 @@ def init_state(
 def state_from(
     params: Any,
     key: Key[Array, ""],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     trainable: Trainable = EVERYTHING,
 ) -> TrainState:
     """Returns the state in which a run begins that starts from these parameters.
@@ -184,7 +185,7 @@ def train_step(
     batch: TrainBatch,
     *,
     model: Pi0,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     options: StepOptions,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Runs one update, or none: a loss or gradient that is not finite changes no parameter.
@@ -224,15 +225,17 @@ def train_step(
     skipped = state.skipped + (running & ~finite)
     halted = skipped > options.skip_nonfinite
 
-    updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
-    updated = optax.apply_updates(trained, updates)
+    # Parameters read the moments that are kept, and the average the parameters that are kept. If
+    # the old ones were kept at the end only, XLA would read moments and gradients twice.
+    taken = running & finite
+    opt_state = _new_if(
+        taken, lambda old: optimizer.moments(gradient, gradient_norm, old), state.opt_state
+    )
+    updated = _new_if(taken, partial(optimizer.step, opt_state), trained)
     ema = {}
     if options.trainable.averaged:
-        ema = optax.incremental_update(updated, state.ema, 1.0 - options.ema_decay)
-    before = (trained, state.ema, state.opt_state)
-    updated, ema, opt_state = jax.tree.map(
-        partial(jnp.where, running & finite), (updated, ema, opt_state), before
-    )
+        rate = 1.0 - options.ema_decay
+        ema = _new_if(taken, lambda old: optax.incremental_update(updated, old, rate), state.ema)
     metrics = {
         "loss": loss,
         "gradient_norm": gradient_norm,
@@ -244,6 +247,23 @@ def train_step(
     }
     params, factors = with_trained(state.params, updated)
     return TrainState(state.step + ~halted, params, ema, opt_state, skipped, factors), metrics
+
+
+def _new_if(taken: Bool[Array, ""], new: Callable[[Any], Any], old: Any) -> Any:
+    """Returns new(old) where `taken`, else `old`.
+
+    XLA for CPUs has no fusion with several results. It would compute what is new again wherever it
+    is read, from old arrays, and copy these before they are overwritten. A branch ends a fusion.
+    Elsewhere a branch would copy, and a choice is part of the fusion.
+    """
+
+    def branch() -> Any:
+        return jax.lax.cond(taken, new, lambda old: old, old)
+
+    def choice() -> Any:
+        return jax.tree.map(partial(jnp.where, taken), new(old), old)
+
+    return jax.lax.platform_dependent(cpu=branch, default=choice)
 
 
 def batch_gradient(
