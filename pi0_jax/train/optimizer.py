@@ -23,13 +23,24 @@ class Optimizer(NamedTuple):
 
     Attributes:
         init: parameters -> the state of a new run.
-        moments: (gradient, its norm, state) -> the state after this gradient.
-        step: (state of `moments`, parameters) -> the new parameters.
+        moments: (gradient, its norm, unrounded state) -> the unrounded state after this gradient.
+        step: (unrounded state after `moments`, parameters) -> the new parameters.
+        unrounded: state -> the same in the dtypes that `moments` computes in.
+        rounded: unrounded state -> the state as it is kept between steps.
     """
 
     init: Callable[[Any], Any]
     moments: Callable[[Any, Float32[Array, ""], Any], Any]
     step: Callable[[Any, Any], Any]
+    unrounded: Callable[[Any], Any] = lambda state: state
+    rounded: Callable[[Any], Any] = lambda state: state
+
+
+def _with_first_moment(state: Any, *, dtype: Any) -> Any:
+    """Returns the state of the chain below with its first moment in a dtype."""
+    clip, (adam, decay, schedule) = state
+    mu = jax.tree.map(lambda m: m.astype(dtype), adam.mu)
+    return clip, (adam._replace(mu=mu), decay, schedule)
 
 
 def learning_rate(run: RunConfig) -> optax.Schedule:
@@ -55,7 +66,7 @@ def make_optimizer(run: RunConfig) -> Optimizer:
     and the 8 bits of bfloat16 would round that away where b2 is near 1.
 
     The state is that of optax.chain(clip_by_global_norm, adamw), which checkpoints hold; the
-    numbers are those of optax too.
+    numbers are those of optax too, but for a bfloat16 moment, which optax multiplies in bfloat16.
     """
     rate = learning_rate(run)
     chain = optax.chain(
@@ -72,7 +83,7 @@ def make_optimizer(run: RunConfig) -> Optimizer:
         clipping = jnp.where(norm < run.clip_norm, 1.0, run.clip_norm / norm)
 
         def first(g: Array, mu: Array) -> Array:
-            return ((1 - run.b1) * (clipping * g) + run.b1 * mu).astype(mu.dtype)
+            return (1 - run.b1) * (clipping * g) + run.b1 * mu
 
         def second(g: Array, nu: Array) -> Array:
             return (1 - run.b2) * jnp.square(clipping * g) + run.b2 * nu
@@ -96,7 +107,13 @@ def make_optimizer(run: RunConfig) -> Optimizer:
 
         return jax.tree.map(moved, params, adam.mu, adam.nu, decays(run.no_decay, params))
 
-    return Optimizer(chain.init, moments, step)
+    return Optimizer(
+        chain.init,
+        moments,
+        step,
+        unrounded=partial(_with_first_moment, dtype=jnp.float32),
+        rounded=partial(_with_first_moment, dtype=jnp.dtype(run.first_moment_dtype)),
+    )
 
 
 def decays(no_decay: Sequence[str], params: Any) -> Any:

@@ -228,10 +228,13 @@ def train_step(
     # Parameters read the moments that are kept, and the average the parameters that are kept. If
     # the old ones were kept at the end only, XLA would read moments and gradients twice.
     taken = running & finite
-    opt_state = _new_if(
-        taken, lambda old: optimizer.moments(gradient, gradient_norm, old), state.opt_state
+    moments = _new_if(
+        taken,
+        lambda old: optimizer.moments(gradient, gradient_norm, old),
+        optimizer.unrounded(state.opt_state),
     )
-    updated = _new_if(taken, partial(optimizer.step, opt_state), trained)
+    updated = _new_if(taken, partial(optimizer.step, moments), trained)
+    opt_state = optimizer.rounded(moments)
     ema = {}
     if options.trainable.averaged:
         rate = 1.0 - options.ema_decay
