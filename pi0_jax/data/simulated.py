@@ -7,7 +7,7 @@ length of an action.
 
 from pi0_jax.data.rows import CameraField, Dataset, Language, RawField
 from pi0_jax.embodiments import EMBODIMENTS
-from pi0_jax.embodiments.metaworld import METAWORLD as METAWORLD_RECORDS
+from pi0_jax.embodiments.simulated import METAWORLD as METAWORLD_RECORDS
 
 _STATE = "steps/observation/state"  # joint positions, rad
 _ACTION = "steps/action"  # joint targets, rad

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pi0_jax.embodiments.metaworld import METAWORLD
+from pi0_jax.embodiments.simulated import METAWORLD
 from pi0_jax.sim import gl
 from pi0_jax.sim.benchmark.families import Family
 from pi0_jax.sim.metaworld.tasks import GROUPS, INSTRUCTIONS

@@ -1,11 +1,27 @@
-"""Holds the records of Meta-World's Sawyer arm, for actions of one control tick and of five.
+"""Holds the records of simulated arms: of the reach world (pi0_jax/sim), and of Meta-World.
 
-Its state is what LeRobot's environment gives: the first four of Meta-World's 39 numbers.
+The state of Meta-World's Sawyer arm is what LeRobot's environment gives: the first four of
+Meta-World's 39 numbers. Its records are for actions of one control tick and of five.
 """
 
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 
 _TICK_HZ = 80.0  # Meta-World runs five physics steps of 2.5 ms in a tick
+
+
+def _reach(name: str, joints: int) -> Embodiment:
+    """Returns a record with absolute joint targets at 10 Hz, learnt relative to the joints."""
+    return Embodiment(
+        name=name,
+        robot=f"simulated arm of {joints} joints",
+        cameras={"base_0_rgb": "base", "left_wrist_0_rgb": "wrist"},
+        state=tuple(StateDim(f"joint_{i}", "rad") for i in range(joints)),
+        actions=tuple(
+            ActionDim(f"joint_{i}", "rad", "absolute", delta=True) for i in range(joints)
+        ),
+        control_hz=10.0,
+        execute_steps=5,
+    )
 
 
 def _sawyer(name: str, ticks: int, execute_steps: int) -> Embodiment:
@@ -31,4 +47,5 @@ def _sawyer(name: str, ticks: int, execute_steps: int) -> Embodiment:
     )
 
 
+REACH = (_reach("reach_arm3", 3), _reach("reach_arm4", 4), _reach("reach_arm5", 5))
 METAWORLD = (_sawyer("metaworld", 1, 10), _sawyer("metaworld_held", 5, 4))
