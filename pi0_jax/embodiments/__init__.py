@@ -8,9 +8,9 @@ from pi0_jax.embodiments.arms import ARMS
 from pi0_jax.embodiments.droid import DROID
 from pi0_jax.embodiments.franka import FRANKA, LIBERO
 from pi0_jax.embodiments.google import GOOGLE
-from pi0_jax.embodiments.simulated import METAWORLD, REACH
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim, by_name
 from pi0_jax.embodiments.rtx import RTX
+from pi0_jax.embodiments.simulated import METAWORLD, REACH
 from pi0_jax.embodiments.widowx import WIDOWX
 
 __all__ = ["EMBODIMENTS", "ActionDim", "Embodiment", "StateDim"]
