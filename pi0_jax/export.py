@@ -13,8 +13,10 @@
 Images are uint8, state and actions in the robot's units. So only tokens are left to the caller:
 beginning of sequence, the prompt's pieces, the pieces of a line break, zeros. Where the prompt
 tells the state (π0.5), policy.json has "prompt": its text, in which the bins of the numbers
-(state - offset) / scale stand for {state}; see preprocess/tokenizer.py. Normalisation happens in
-float32 here, and in float64 on a policy's host, so actions differ in their last digits.
+(state - offset) / scale stand for {state}; see preprocess/tokenizer.py. An angle that turns, one
+with a turn above 0 in "turns", is first put to within half a turn of its "middle", by whole turns.
+Normalisation happens in float32 here, and in float64 on a policy's host, so actions differ in their
+last digits.
 """
 
 import json
@@ -26,6 +28,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 import safetensors.numpy
 
 from pi0_jax import preprocess
@@ -147,9 +150,16 @@ def _description(
     embodiment, (actions,) = robot.embodiment, exported.out_avals
     prompt = {}
     if layout.state_in_prompt:
-        offset, scale = normalize.offset_and_scale(robot.statistics.state, layout.normalization)
-        prompt["prompt"] = {"text": prompt_with_state("{prompt}", "{state}"), "bins": STATE_BINS,
-                            "offset": offset.tolist(), "scale": scale.tolist()}  # fmt: skip
+        statistics, turns = robot.statistics.state, embodiment.readings.state
+        offset, scale = normalize.offset_and_scale(statistics, layout.normalization)
+        prompt["prompt"] = {
+            "text": prompt_with_state("{prompt}", "{state}"),
+            "bins": STATE_BINS,
+            "offset": offset.tolist(),
+            "scale": scale.tolist(),
+            "turns": (np.zeros(len(offset)) if turns is None else turns).tolist(),
+            "middle": statistics.mean.tolist(),
+        }
     return {
         "robot": embodiment.robot,
         "platforms": list(exported.platforms),

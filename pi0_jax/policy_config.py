@@ -160,16 +160,23 @@ def layout(config: PolicyConfig, slots: tuple[str, ...]) -> Layout:
 
 
 def _check_variant(variant: str | Variant) -> Iterator[str]:
-    """Yields a complaint if no variant has this name."""
-    if isinstance(variant, str) and variant not in VARIANTS:
-        yield f"variant {variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
+    """Yields complaints about a name that no variant has, and about experts that π0 has not."""
+    if isinstance(variant, str):
+        if variant not in VARIANTS:
+            yield f"variant {variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
+        return
+    experts = variant.gemma.experts
+    if len(experts) != 2:
+        yield f"variant: expected two experts, PaliGemma's and the actions', found {len(experts)}"
+    if experts and experts[0].adaptive:
+        yield "variant: experts: expected adaptive norms in the second one alone, found them in the first"
 
 
 def _check_state_in_prompt(
     variant: str | Variant, normalization: str, state_in_prompt: bool
 ) -> Iterator[str]:
     """Yields complaints about a state in the prompt of a model that has a token for it."""
-    if not state_in_prompt or (isinstance(variant, str) and variant not in VARIANTS):
+    if not state_in_prompt or [*_check_variant(variant)]:
         return
     if not model_config(PolicyConfig(variant=variant)).adaptive:
         yield f"state_in_prompt is True, variant {variant} has a token for the state; expected False, or a pi05"
@@ -190,7 +197,7 @@ def shapes(variant: str | Variant, action_dim: int) -> Any:
 
     For a variant that does not exist it returns {}.
     """
-    if isinstance(variant, str) and variant not in VARIANTS:
+    if [*_check_variant(variant)]:
         return {}
     return parameter_shapes(model_config(PolicyConfig(variant=variant, action_dim=action_dim)))
 

@@ -148,3 +148,18 @@ def test_a_tensor_of_the_other_model_is_refused(tmp_path):
     flat = random_parameters(PICO) | {"state_proj/bias": np.zeros(24, np.float32)}
     with pytest.raises(InputError, match=r"expected one model, .* of a π0.5 and .*state_proj.* π0"):
         convert.open(write_openpi(tmp_path / "theirs", flat))
+
+
+def test_a_prompts_bins_need_quantiles(theirs, tmp_path):
+    """A LeRobot directory may normalise by mean and deviation, which the bins do not fit."""
+    folder = tmp_path / "lerobot"
+    convert.run(theirs, folder, "lerobot", OPTIONS)
+    (folder / "pi0_jax.json").unlink()
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text().replace('"QUANTILES"', '"MEAN_STD"'))
+    options = dataclasses.replace(OPTIONS, sizes={"head_dim": 8, "image_heads": 2})
+    with pytest.raises(InputError, match="normalization is 'zscore'; expected 'quantile'"):
+        convert.run(folder, tmp_path / "ours", "ours", options)
+    blind = dataclasses.replace(options, state_in_prompt=False)
+    convert.run(folder, tmp_path / "blind", "ours", blind)
+    assert Policy.open(tmp_path / "blind").config.normalization == "zscore"

@@ -112,12 +112,23 @@ def test_what_the_bins_cut_off_is_counted_and_told_in_the_log_alone(policy, capl
     assert Limits(record, "refuse").check_states(beyond[None]) == [[]]
 
 
-def test_an_export_says_how_the_state_gets_into_the_prompt(policy, tmp_path):
+def test_an_export_says_how_the_state_gets_into_the_prompt(tmp_path):
+    """By offset and scale, angles that turn being put near their mean first."""
+    policy = policies.policy("widowx", num_steps=2, **PI05)
     policy.export(tmp_path / "exported", image_size=(48, 64))
     description = json.loads((tmp_path / "exported" / "policy.json").read_text())
-    prompt = description["inputs"]["tokens"]["prompt"]
-    record, state = policy.robot(None), observation(ROBOT)["state"]
-    normalised = (state - np.array(prompt["offset"])) / np.array(prompt["scale"])
+    prompt = {
+        name: np.array(value) if isinstance(value, list) else value
+        for name, value in description["inputs"]["tokens"]["prompt"].items()
+    }
+    record, state = policy.robot(None), observation("widowx")["state"].copy()
+    angles = np.flatnonzero(prompt["turns"])
+    np.testing.assert_allclose(prompt["turns"][angles], 2 * np.pi, rtol=1e-6)
+    assert [record.embodiment.state[i].name for i in angles] == ["roll", "pitch", "yaw"]
+    state[angles] += 2 * np.pi  # as after one more turn of the wrist
+    turns = np.where(prompt["turns"], prompt["turns"], 1)
+    near = state - prompt["turns"] * np.round((state - prompt["middle"]) / turns)
+    normalised = (near - prompt["offset"]) / prompt["scale"]
     expected = preprocess.state_to_model(state, record, "quantile")
     np.testing.assert_allclose(normalised, expected, atol=1e-6)
     assert prompt["bins"] == 256

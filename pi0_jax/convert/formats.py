@@ -263,9 +263,15 @@ def _completed(opened: Source, options: Options) -> tuple[Metadata, list[str]]:
     policy, told = metadata.policy, options.state_in_prompt
     if policy is None and pi05:
         model = tree.model_config(opened.sizes, horizon=horizon, max_tokens=max_tokens)
+        if told is not False and mode != "quantile":
+            raise InputError(
+                f"{source}: normalization is {mode!r}; expected 'quantile': the prompt's bins go from"
+                " -1 to 1 (--nostate_in_prompt: it tells no state)"
+            )
         policy = PolicyConfig(
-            variant=ours.variant(model), normalization=mode, state_in_prompt=told is not False
-        )
+            variant=ours.variant(model), normalization=mode, state_in_prompt=told is not False,
+            action_dim=model.action_dim, horizon=horizon, max_tokens=max_tokens,
+        )  # fmt: skip
         if told is None and opened.format != lerobot.NAME:
             notes.append(
                 "state_in_prompt shows in no file of this format: the prompt tells the state, as published (--nostate_in_prompt)"
@@ -363,8 +369,8 @@ def read_released(
     source, notes = prepared(directory, ours.NAME, options)
     if source.format == ours.NAME:
         raise InputError(
-            f"{source.path}: a checkpoint of ours has its robots and tokenizer; expected none of"
-            " robot, embodiment, tokenizer and sizes"
+            f"{source.path}: a checkpoint of ours says what it needs; expected none of robot,"
+            " embodiment, tokenizer, sizes and state_in_prompt"
         )
     description = ours.describe(source).computing_in(dtype)
     kept = {

@@ -91,8 +91,7 @@ class Policy:
         self.config = config
         self.robots = dict(robots)
         self._choice = limits
-        binned = config.state_in_prompt
-        self._limits = {name: Limits(record, limits, binned) for name, record in robots.items()}
+        self._limits = self._unused_limits()
         self.tokenizer = tokenizer
         self.num_steps = config.sampling_steps if num_steps is None else num_steps
         if self.num_steps < 1:
@@ -176,6 +175,11 @@ class Policy:
             limits=limits,
         )
 
+    def _unused_limits(self) -> dict[str, Limits]:
+        """Returns each robot's limits, which have counted nothing yet."""
+        choice, binned = self._choice, self.config.state_in_prompt
+        return {name: Limits(record, choice, binned) for name, record in self.robots.items()}
+
     def _packed(self, params: Any) -> sampling.Packed:
         """Packs weights on the host, so nothing is compiled for it, and the device holds them once."""
         scan_layers = self.model.options.scan_layers
@@ -193,7 +197,7 @@ class Policy:
         init = jax.jit(lambda key: self.model.init(key, method=Pi0.declare)["params"])
         other = copy.copy(self)
         other.weights = self._packed(init(jax.random.key(seed)))
-        other._limits = {name: Limits(record, self._choice) for name, record in self.robots.items()}
+        other._limits = other._unused_limits()
         return other
 
     def robot(self, name: str | None) -> Robot:
