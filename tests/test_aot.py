@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -35,6 +34,7 @@ from pi0_jax.train.state import (
 )
 from tests import policies
 from tests.own_process import run_tests
+from tests.step_data import adam
 from tests.training import ROOT
 
 # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import
@@ -312,7 +312,7 @@ def large_embedding_state():
     """
     pico = VARIANTS["pico"]
     model = Pi0(dataclasses.replace(pico, gemma=dataclasses.replace(pico.gemma, vocab_size=2**18)))
-    mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), optax.adamw(1e-4)
+    mesh, optimizer = sharding.make_mesh(data=1, fsdp=8, tensor=1), adam(1e-4)
     return abstract_state(model, optimizer, mesh), jit_init(model, optimizer, mesh)
 
 

@@ -7,7 +7,6 @@ import importlib.util
 import math
 
 import jax
-import optax
 import pytest
 
 from pi0_jax import sharding
@@ -16,6 +15,7 @@ from pi0_jax.aot.report import compile_only
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.train.state import abstract_state, jit_init
+from tests.step_data import adam
 from tests.test_aot import FULL_SIZE, config
 
 pytestmark = pytest.mark.skipif(
@@ -98,7 +98,7 @@ def test_nothing_holds_the_full_model_while_it_is_created():
     mesh = sharding.make_mesh(
         data=1, fsdp=8, tensor=1, devices=programs.topology_devices("v5e:2x4")
     )
-    model, optimizer = Pi0(VARIANTS["pi0"]), optax.adamw(1e-4)
+    model, optimizer = Pi0(VARIANTS["pi0"]), adam(1e-4)
     state = abstract_state(model, optimizer, mesh)
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     key = jax.eval_shape(lambda: jax.random.key(0))
