@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -204,6 +205,75 @@ def test_half_a_record_is_cut_off(cut, tmp_path, monkeypatch):
     numbers = read_episodes(monkeypatch)
     folder = import_lerobot(tmp_path / "in", tmp_path / "out", name="data").folder
     assert numbers == [2] and digests(folder) == digests(whole)
+
+
+@pytest.mark.parametrize("skipped", [[2], [3], [2, 3]])
+def test_leaving_out_an_episode_moves_no_other_one(skipped, tmp_path, monkeypatch):
+    """What is done is kept, in the same four shards. The index takes one without episodes, too."""
+    monkeypatch.setattr(importer, "_LEAST_FRAMES", 10)  # two episodes a shard
+    made.write(tmp_path / "in", "v2.1", "image", [6] * 7)
+    for number in skipped:
+        file = f"data/chunk-000/episode_{number:06d}.parquet"
+        made.edit_table(tmp_path / "in" / file, "index", np.negative)
+    with pytest.raises(InputError, match=f"episode {skipped[0]}: frame 0: index"):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data")
+    numbers = read_episodes(monkeypatch)
+    again = import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=skipped)
+    assert numbers == ([3] if skipped == [2] else [])
+    kept = [number for number in range(7) if number not in skipped]
+    assert [episode["number"] for episode in made.steps_of(again.folder)] == kept
+    assert (again.episodes, again.frames) == ({"train": len(kept)}, 6 * len(kept))
+    sizes = [file.stat().st_size for file in sorted(again.folder.glob("*tfrecord*"))]
+    assert [size > 0 for size in sizes] == [True, skipped != [2, 3], True, True]
+    fresh = import_lerobot(tmp_path / "in", tmp_path / "new", name="data", skip_episodes=skipped)
+    assert digests(again.folder) == digests(fresh.folder)
+    config = {}
+    exec(answered(draft(tmp_path / "in", again.declared, again.folder)), config)
+    record = config["get_config"]().own_datasets["data"].to_dict()
+    index = build_or_open(find_row("data", {"data": record}), tmp_path / "out", None, workers=1)
+    assert len(index.state) == again.frames
+
+
+def test_an_episode_that_is_taken_in_again_is_not_put_behind_a_later_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(importer, "_LEAST_FRAMES", 10)  # two episodes a shard
+    made.write(tmp_path / "in", "v2.1", "image", [6] * 5)
+    made.edit_table(tmp_path / "in/data/chunk-000/episode_000004.parquet", "index", np.negative)
+    with pytest.raises(InputError, match="episode 4: frame 0: index"):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[2])
+    with pytest.raises(
+        InputError, match=r"00001-of-00003: expected the episodes 2 to 3.*found \[3\]"
+    ):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[4])
+    with pytest.raises(InputError, match=r"00001-of-00003: expected no episode.*found \[3\]"):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[2, 3])
+    numbers = read_episodes(monkeypatch)
+    next((tmp_path / "out").rglob("*-00001-of-00003")).unlink()
+    import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[4])
+    assert numbers == [2, 3]
+
+
+def test_an_episode_is_left_out_in_the_middle_of_a_video(tmp_path):
+    """The next one is found, and what is damaged before it is not decoded."""
+    episodes = made.write(tmp_path / "in", "v3.0", "video", episodes_per_file=3)
+    file = tmp_path / f"in/videos/{TOP}/chunk-000/file-000.mp4"
+    with av.open(str(file)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        times = [round(float(packet.pts * packet.time_base) * made.FPS) for packet in packets]
+        bad = packets[times.index(12)]
+        place, size = bad.pos, bad.size
+    assert bad.is_keyframe and made.LENGTHS[0] <= 12 < sum(made.LENGTHS[:2]) - 4
+    content = bytearray(file.read_bytes())
+    content[place : place + size] = bytes(size)
+    file.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"file-000.mp4: episode 1: .*top, frame \d+: does not decode"
+    ):
+        import_lerobot(tmp_path / "in", tmp_path / "broken", encoding=PNG)
+    imported = import_lerobot(tmp_path / "in", tmp_path / "out", encoding=PNG, skip_episodes=[1])
+    first, last = made.steps_of(imported.folder)
+    for camera in made.CAMERAS:
+        np.testing.assert_array_equal(made.at(first, camera), episodes[0][camera])
+        np.testing.assert_array_equal(made.at(last, camera), episodes[2][camera])
 
 
 def command(*flags):
