@@ -354,6 +354,20 @@ def column(file, name, change):
     return lambda folder: made.edit_table(folder / file, name, change)
 
 
+def as_texts(name):
+    """Makes texts of a column of meta/episodes."""
+
+    def change(folder):
+        with pq.ParquetFile(folder / EPISODES) as parquet:
+            rows = parquet.read()
+        place = rows.schema.get_field_index(name)
+        pq.write_table(
+            rows.set_column(place, name, rows.column(name).cast("string")), folder / EPISODES
+        )
+
+    return change
+
+
 def without(file):
     return lambda folder: (folder / file).unlink()
 
@@ -410,6 +424,15 @@ REFUSED = {
     "gap": ("v2.1", column(ONE, "action", lambda x: [None, *x[1:]]), r"000001.parquet: (episode 1: action: .*1 without|does not read)"),
     "float64": ("v2.1", column(ONE, "observation.effort", lambda x: [[[0.1, 0], [0, 0]]] * len(x)),
                 r"episode 1: observation.effort: .*float32.*--round_float64"),
+    "counter": ("v2.1", feature("timestamp", dtype="foo"), r"info.json: feature timestamp: expected dtype float32.*found 'foo'"),
+    "lists": ("v2.1", column(ONE, "observation.effort", lambda x: [*x[:3], [*x[3], x[4][0]], x[4][1:], *x[5:]]),
+              r"episode 1: observation.effort: expected float64 of shape \[2, 2\].*found a list of 3 in frame 3"),
+    "inner lists": ("v2.1", column(ONE, "observation.effort", lambda x: [*x[:5], [[1], [2, 3, 4]], *x[6:]]),
+                    r"episode 1: observation.effort: expected float64 of shape \[2, 2\].*found a list of 1 in frame 5"),
+    "no number": ("v3.0", column(EPISODES, "data/file_index", lambda x: [None, *x[1:]]), r"episode 0: data/file_index: .*found None"),
+    "text": ("v3.0", as_texts("dataset_from_index"), r"file-000.parquet: episode 0: dataset_from_index: expected a number, found '0'"),
+    "text number": ("v3.0", as_texts("episode_index"), r"file-000.parquet: .*episode_index: expected a number, found '0'"),
+    "text time": ("v3.0", as_texts(f"videos/{TOP}/from_timestamp"), r"episode 0: .*top/from_timestamp: expected a number, found '0"),
     "overlap": ("v3.0", column(EPISODES, "dataset_from_index", lambda x: [x[0], x[1] - 1, x[2]]), r"episode 1: expected 11 frames"),
     "begins": ("v3.0", column(EPISODES, f"videos/{TOP}/from_timestamp", lambda x: [0, 0, 0]), r"episode 1: .*expected 1.1.* s of video"),
     "longer": ("v2.1", video(1, frames=12), r"episode_000001.mp4: expected 11 frames.*found 12"),
@@ -542,6 +565,18 @@ def test_the_draft_says_what_was_recorded_and_units_that_are_given(tmp_path):
     (tmp_path / "in/meta/episodes_stats.jsonl").write_text("\n".join(lines))
     text = draft(tmp_path / "in", read_declared(tmp_path / "in"), Path("DATA/mine/1.0.0"))
     assert re.search(r'"elbow.pos", unit="rad", .*# recorded: -5 to 2', text), text
+
+
+@pytest.mark.parametrize(
+    ("version", "file"), [("v2.1", "episodes_stats.jsonl"), ("v3.0", "stats.json")]
+)
+@pytest.mark.parametrize("content", ['{"action"', "5", '{"stats": 5, "action": {}}'])
+def test_the_draft_refuses_statistics_that_are_broken(version, file, content, tmp_path):
+    made.write(tmp_path / "in", version, "image")
+    (tmp_path / "in/meta" / file).write_text(content)
+    with pytest.raises(InputError, match=f"{file}: .*expected .*, found") as told:
+        draft(tmp_path / "in", read_declared(tmp_path / "in"), Path("DATA/mine/1.0.0"))
+    assert len(told.value.args) == 1 and "\n" not in told.value.args[0]
 
 
 def test_the_command_prints_the_draft_and_refuses_in_one_line(tmp_path):
