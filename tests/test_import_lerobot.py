@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -206,6 +207,75 @@ def test_half_a_record_is_cut_off(cut, tmp_path, monkeypatch):
     assert numbers == [2] and digests(folder) == digests(whole)
 
 
+@pytest.mark.parametrize("skipped", [[2], [3], [2, 3]])
+def test_leaving_out_an_episode_moves_no_other_one(skipped, tmp_path, monkeypatch):
+    """What is done is kept, in the same four shards. The index takes one without episodes, too."""
+    monkeypatch.setattr(importer, "_LEAST_FRAMES", 10)  # two episodes a shard
+    made.write(tmp_path / "in", "v2.1", "image", [6] * 7)
+    for number in skipped:
+        file = f"data/chunk-000/episode_{number:06d}.parquet"
+        made.edit_table(tmp_path / "in" / file, "index", np.negative)
+    with pytest.raises(InputError, match=f"episode {skipped[0]}: frame 0: index"):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data")
+    numbers = read_episodes(monkeypatch)
+    again = import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=skipped)
+    assert numbers == ([3] if skipped == [2] else [])
+    kept = [number for number in range(7) if number not in skipped]
+    assert [episode["number"] for episode in made.steps_of(again.folder)] == kept
+    assert (again.episodes, again.frames) == ({"train": len(kept)}, 6 * len(kept))
+    sizes = [file.stat().st_size for file in sorted(again.folder.glob("*tfrecord*"))]
+    assert [size > 0 for size in sizes] == [True, skipped != [2, 3], True, True]
+    fresh = import_lerobot(tmp_path / "in", tmp_path / "new", name="data", skip_episodes=skipped)
+    assert digests(again.folder) == digests(fresh.folder)
+    config = {}
+    exec(answered(draft(tmp_path / "in", again.declared, again.folder)), config)
+    record = config["get_config"]().own_datasets["data"].to_dict()
+    index = build_or_open(find_row("data", {"data": record}), tmp_path / "out", None, workers=1)
+    assert len(index.state) == again.frames
+
+
+def test_an_episode_that_is_taken_in_again_is_not_put_behind_a_later_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(importer, "_LEAST_FRAMES", 10)  # two episodes a shard
+    made.write(tmp_path / "in", "v2.1", "image", [6] * 5)
+    made.edit_table(tmp_path / "in/data/chunk-000/episode_000004.parquet", "index", np.negative)
+    with pytest.raises(InputError, match="episode 4: frame 0: index"):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[2])
+    with pytest.raises(
+        InputError, match=r"00001-of-00003: expected the episodes 2 to 3.*found \[3\]"
+    ):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[4])
+    with pytest.raises(InputError, match=r"00001-of-00003: expected no episode.*found \[3\]"):
+        import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[2, 3])
+    numbers = read_episodes(monkeypatch)
+    next((tmp_path / "out").rglob("*-00001-of-00003")).unlink()
+    import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[4])
+    assert numbers == [2, 3]
+
+
+def test_an_episode_is_left_out_in_the_middle_of_a_video(tmp_path):
+    """The next one is found, and what is damaged before it is not decoded."""
+    episodes = made.write(tmp_path / "in", "v3.0", "video", episodes_per_file=3)
+    file = tmp_path / f"in/videos/{TOP}/chunk-000/file-000.mp4"
+    with av.open(str(file)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        times = [round(float(packet.pts * packet.time_base) * made.FPS) for packet in packets]
+        bad = packets[times.index(12)]
+        place, size = bad.pos, bad.size
+    assert bad.is_keyframe and made.LENGTHS[0] <= 12 < sum(made.LENGTHS[:2]) - 4
+    content = bytearray(file.read_bytes())
+    content[place : place + size] = bytes(size)
+    file.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"file-000.mp4: episode 1: .*top, frame \d+: does not decode"
+    ):
+        import_lerobot(tmp_path / "in", tmp_path / "broken", encoding=PNG)
+    imported = import_lerobot(tmp_path / "in", tmp_path / "out", encoding=PNG, skip_episodes=[1])
+    first, last = made.steps_of(imported.folder)
+    for camera in made.CAMERAS:
+        np.testing.assert_array_equal(made.at(first, camera), episodes[0][camera])
+        np.testing.assert_array_equal(made.at(last, camera), episodes[2][camera])
+
+
 def command(*flags):
     return [sys.executable, "-m", "launch.import_lerobot", *flags]
 
@@ -284,6 +354,20 @@ def column(file, name, change):
     return lambda folder: made.edit_table(folder / file, name, change)
 
 
+def as_texts(name):
+    """Makes texts of a column of meta/episodes."""
+
+    def change(folder):
+        with pq.ParquetFile(folder / EPISODES) as parquet:
+            rows = parquet.read()
+        place = rows.schema.get_field_index(name)
+        pq.write_table(
+            rows.set_column(place, name, rows.column(name).cast("string")), folder / EPISODES
+        )
+
+    return change
+
+
 def without(file):
     return lambda folder: (folder / file).unlink()
 
@@ -340,6 +424,15 @@ REFUSED = {
     "gap": ("v2.1", column(ONE, "action", lambda x: [None, *x[1:]]), r"000001.parquet: (episode 1: action: .*1 without|does not read)"),
     "float64": ("v2.1", column(ONE, "observation.effort", lambda x: [[[0.1, 0], [0, 0]]] * len(x)),
                 r"episode 1: observation.effort: .*float32.*--round_float64"),
+    "counter": ("v2.1", feature("timestamp", dtype="foo"), r"info.json: feature timestamp: expected dtype float32.*found 'foo'"),
+    "lists": ("v2.1", column(ONE, "observation.effort", lambda x: [*x[:3], [*x[3], x[4][0]], x[4][1:], *x[5:]]),
+              r"episode 1: observation.effort: expected float64 of shape \[2, 2\].*found a list of 3 in frame 3"),
+    "inner lists": ("v2.1", column(ONE, "observation.effort", lambda x: [*x[:5], [[1], [2, 3, 4]], *x[6:]]),
+                    r"episode 1: observation.effort: expected float64 of shape \[2, 2\].*found a list of 1 in frame 5"),
+    "no number": ("v3.0", column(EPISODES, "data/file_index", lambda x: [None, *x[1:]]), r"episode 0: data/file_index: .*found None"),
+    "text": ("v3.0", as_texts("dataset_from_index"), r"file-000.parquet: episode 0: dataset_from_index: expected a number, found '0'"),
+    "text number": ("v3.0", as_texts("episode_index"), r"file-000.parquet: .*episode_index: expected a number, found '0'"),
+    "text time": ("v3.0", as_texts(f"videos/{TOP}/from_timestamp"), r"episode 0: .*top/from_timestamp: expected a number, found '0"),
     "overlap": ("v3.0", column(EPISODES, "dataset_from_index", lambda x: [x[0], x[1] - 1, x[2]]), r"episode 1: expected 11 frames"),
     "begins": ("v3.0", column(EPISODES, f"videos/{TOP}/from_timestamp", lambda x: [0, 0, 0]), r"episode 1: .*expected 1.1.* s of video"),
     "longer": ("v2.1", video(1, frames=12), r"episode_000001.mp4: expected 11 frames.*found 12"),
@@ -472,6 +565,18 @@ def test_the_draft_says_what_was_recorded_and_units_that_are_given(tmp_path):
     (tmp_path / "in/meta/episodes_stats.jsonl").write_text("\n".join(lines))
     text = draft(tmp_path / "in", read_declared(tmp_path / "in"), Path("DATA/mine/1.0.0"))
     assert re.search(r'"elbow.pos", unit="rad", .*# recorded: -5 to 2', text), text
+
+
+@pytest.mark.parametrize(
+    ("version", "file"), [("v2.1", "episodes_stats.jsonl"), ("v3.0", "stats.json")]
+)
+@pytest.mark.parametrize("content", ['{"action"', "5", '{"stats": 5, "action": {}}'])
+def test_the_draft_refuses_statistics_that_are_broken(version, file, content, tmp_path):
+    made.write(tmp_path / "in", version, "image")
+    (tmp_path / "in/meta" / file).write_text(content)
+    with pytest.raises(InputError, match=f"{file}: .*expected .*, found") as told:
+        draft(tmp_path / "in", read_declared(tmp_path / "in"), Path("DATA/mine/1.0.0"))
+    assert len(told.value.args) == 1 and "\n" not in told.value.args[0]
 
 
 def test_the_command_prints_the_draft_and_refuses_in_one_line(tmp_path):

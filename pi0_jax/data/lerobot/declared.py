@@ -158,6 +158,8 @@ def _feature(name: str, record: Any, where: str) -> Feature:
     if not name or "/" in name:
         raise InputError(f"{where}: expected a name without a slash, {leave}")
     if name in COUNTERS:
+        if dtype not in NUMBER_DTYPES:
+            raise InputError(f"{where}: expected dtype {', '.join(NUMBER_DTYPES)}, found {dtype!r}")
         return Feature(name, dtype, ())
     if dtype in CAMERA_DTYPES:
         return Feature(name, dtype, _camera_shape(record, shape, where, leave))

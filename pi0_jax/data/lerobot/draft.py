@@ -132,22 +132,23 @@ def _ranges(source: Path, declared: Declared) -> dict[str, Range]:
         statistics do not cover is missing.
 
     Raises:
-        InputError: the statistics have no min and max of the feature's size.
+        InputError: the statistics are no JSON, or have no min and max of the feature's size.
     """
     meta = source / "meta"
-    if declared.version == "v2.1":
-        file = meta / "episodes_stats.jsonl"
-        records = read_lines(file) if file.is_file() else []
-        found = [record["stats"] for record in records if "stats" in record]
-    else:
-        file = meta / "stats.json"
-        found = [json.loads(file.read_text("utf-8"))] if file.is_file() else []
+    v21 = declared.version == "v2.1"
+    file = meta / ("episodes_stats.jsonl" if v21 else "stats.json")
     sizes = {
         feature.name: feature.shape[0]
         for feature in declared.features
         if feature.name in (_STATE, _ACTION) and len(feature.shape) == 1
     }
     with expecting("statistics with min and max", str(file)):
+        if not file.is_file():
+            found = []
+        elif v21:
+            found = [record["stats"] for record in read_lines(file) if "stats" in record]
+        else:
+            found = [json.loads(file.read_text("utf-8"))]
         return {
             name: (_fold(min, name, size, found), _fold(max, name, size, found))
             for name, size in sizes.items()

@@ -6,7 +6,8 @@
         dataset/                               what becomes data_dir/name/1.0.0
 
 A shard holds whole episodes. Which ones does not depend on the number of workers, so the bytes do
-not either. A command that was killed goes on behind the last whole episode of each shard.
+not either. A command that was killed goes on behind the last whole episode of each shard. An episode
+that is left out moves no other one to another shard, so that what is done stays.
 """
 
 import contextlib
@@ -92,33 +93,37 @@ def import_lerobot(
     declared = read_declared(folder, without)
     tasks = read_tasks(folder, declared)
     episodes = read_episodes(folder, declared)
-    splits = _splits(folder, declared, episodes, frozenset(skip_episodes))
+    skipped = frozenset(skip_episodes)
+    splits = _splits(folder, declared, episodes, skipped)
     settings = {
         "source": f"LeRobotDataset {declared.version}",
         "info": dict(declared.info),
         "without": sorted(without),
         **dataclasses.asdict(encoding),
     }
-    skipped = {"skipped_episodes": sorted(set(skip_episodes))}
+    all_settings = settings | {"skipped_episodes": sorted(skipped)}
     final = data_dir / name / VERSION
     work = final.with_name(f"{VERSION}.incomplete-import")
-    missing = _is_missing(final, settings | skipped)
+    missing = _is_missing(final, all_settings)
     if missing:
         with optional_packages():  # TFDS writes the last files, perhaps hours later
             import tensorflow_datasets as _  # noqa: F401
         with _working_folder(work, settings) as dataset:
             # Another import may have ended meanwhile.
-            if missing := _is_missing(final, settings | skipped):
+            if missing := _is_missing(final, all_settings):
                 shards = [
                     ShardTask(folder, declared, tasks, encoding, file, number, split, chosen)
-                    for number, (split, file, chosen) in enumerate(_plan(dataset, name, splits))
+                    for number, (split, file, chosen) in enumerate(
+                        _plan(dataset, name, splits, skipped)
+                    )
                 ]
                 done = write_shards(shards, work / "progress", workers, name)
-                _finish(dataset, name, declared, encoding, shards, done, settings | skipped)
+                _finish(dataset, name, declared, encoding, shards, done, all_settings)
                 os.rename(dataset, final)
     shutil.rmtree(work, ignore_errors=True)
-    counts = {split: len(chosen) for split, chosen in splits.items()}
-    frames = sum(episode.length for chosen in splits.values() for episode in chosen)
+    kept = {split: _without(chosen, skipped) for split, chosen in splits.items()}
+    counts = {split: len(chosen) for split, chosen in kept.items()}
+    frames = sum(episode.length for chosen in kept.values() for episode in chosen)
     return Imported(final, declared, counts, frames, missing)
 
 
@@ -139,7 +144,7 @@ def dataset_name(name: str, folder: Path) -> str:
 def _splits(
     folder: Path, declared: Declared, episodes: Sequence[Episode], skipped: frozenset[int]
 ) -> dict[str, list[Episode]]:
-    """Returns the episodes of each split that are not skipped.
+    """Returns the episodes of each split, and of these also the ones that are skipped.
 
     Raises:
         InputError: an episode to skip is not there, a split is left empty, or the splits of
@@ -165,21 +170,25 @@ def _splits(
         raise InputError(
             f"{where}: expected ranges that have each of {len(episodes)} episodes once, found {given}"
         )
-    kept = {
-        split: [episode for episode in chosen if episode.number not in skipped]
-        for split, chosen in splits.items()
-    }
-    if empty := [split for split, chosen in kept.items() if not chosen]:
+    if empty := [split for split, chosen in splits.items() if not _without(chosen, skipped)]:
         raise InputError(
             f"{where}: {empty[0]}: expected an episode that is not skipped, found none"
         )
-    return kept
+    return splits
+
+
+def _without(episodes: Sequence[Episode], skipped: frozenset[int]) -> tuple[Episode, ...]:
+    return tuple(episode for episode in episodes if episode.number not in skipped)
 
 
 def _plan(
-    dataset: Path, name: str, splits: Mapping[str, Sequence[Episode]]
+    dataset: Path, name: str, splits: Mapping[str, Sequence[Episode]], skipped: frozenset[int]
 ) -> Iterator[tuple[str, Path, tuple[Episode, ...]]]:
-    """Yields the split, the file and the episodes of each shard."""
+    """Yields the split, the file and the episodes of each shard.
+
+    Skipped episodes count where shards begin and end, and then are dropped. A shard of which all
+    are skipped is an empty file.
+    """
     frames = sum(episode.length for chosen in splits.values() for episode in chosen)
     least = max(_LEAST_FRAMES, frames // _MOST_SHARDS)
     for split, episodes in splits.items():
@@ -193,7 +202,7 @@ def _plan(
             room -= episode.length
         for number, group in enumerate(groups):
             file = f"{name}-{split}.tfrecord-{number:05d}-of-{len(groups):05d}"
-            yield split, dataset / file, tuple(group)
+            yield split, dataset / file, _without(group, skipped)
 
 
 @contextlib.contextmanager

@@ -200,9 +200,9 @@ def _records_v30(folder: Path, videos: Sequence[str]) -> Iterator[dict[str, Any]
         for values in zip(*found.values(), strict=True):
             record = dict(zip(found, values, strict=True))
             where = f"{file}: episode {record['episode_index']}"
-            if None in values:
-                empty = next(name for name, value in record.items() if value is None)
-                raise InputError(f"{where}: {empty}: expected a number, found none")
+            for name, value in record.items():
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise InputError(f"{where}: {name}: expected a number, found {value!r}")
             length = _length(record["length"], where)
             if record["dataset_to_index"] - record["dataset_from_index"] != length:
                 ends = f"{record['dataset_from_index']} to {record['dataset_to_index']}"

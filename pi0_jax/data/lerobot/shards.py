@@ -31,7 +31,7 @@ class ShardTask:
         file: where the shard goes.
         number: its number among all shards.
         split: the split that it belongs to.
-        episodes: its episodes, in their order.
+        episodes: its episodes, in their order. There is none where all of them are left out.
     """
 
     folder: Path
@@ -112,8 +112,9 @@ def _resume(task: ShardTask, file: BinaryIO) -> tuple[int, int]:
         pass
     wanted = [episode.number for episode in task.episodes]
     if found != wanted[: len(found)]:
+        expected = f"the episodes {wanted[0]} to {wanted[-1]}" if wanted else "no episode"
         raise InputError(
-            f"{task.file}: expected the episodes {wanted[0]} to {wanted[-1]}, as this command leaves them, found {found};"
+            f"{task.file}: expected {expected}, as this command leaves them, found {found};"
             f" delete the file, or leave out the same episodes as before"
         )
     file.truncate(end)

@@ -67,7 +67,7 @@ class EpisodeReader:
             [feature.name for feature in declared.features if feature.dtype != "video"]
         )
         self._videos = {
-            feature.name: FrameReader(encoding.tolerance_s)
+            feature.name: FrameReader(encoding.tolerance_s, 1 / declared.fps)
             for feature in declared.cameras
             if feature.dtype == "video"
         }

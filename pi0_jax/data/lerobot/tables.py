@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pi0_jax.data.lerobot.declared import Feature
@@ -155,16 +156,26 @@ def numbers(table: pa.Table, feature: Feature, where: str, *, round_float64: boo
             them exactly (with `round_float64`, float32 may round float64).
     """
     column = table.column(feature.name).combine_chunks()
+    expected = f"{feature.dtype} of shape {list(feature.shape)} in each of {len(table)} frames"
+    # Lists of one value, and none, are the same.
+    axes, per_frame = iter([size for size in feature.shape if size > 1]), 1
     while _is_list(column.type):
         _check_whole(column, where)
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        if (lengths != 1).any():
+            size = next(axes, 1)
+            if wrong := np.flatnonzero(lengths != size).tolist():
+                raise InputError(
+                    f"{where}: expected {expected}, found a list of {lengths[wrong[0]]} in frame {wrong[0] // per_frame}"
+                )
+            per_frame *= size
         column = column.flatten()
     _check_whole(column, where)
     values = column.to_numpy(zero_copy_only=False)
     shape = (len(table), *feature.shape)
     if values.size != np.prod(shape, dtype=int) or values.dtype.kind not in "fiub":
         raise InputError(
-            f"{where}: expected {feature.dtype} of shape {list(feature.shape)} in each of {len(table)} frames,"
-            f" found {values.size} values of {values.dtype}"
+            f"{where}: expected {expected}, found {values.size} values of {values.dtype}"
         )
     wanted = np.dtype(feature.stored_dtype)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -25,14 +25,15 @@ class Clip(NamedTuple):
 
 
 class FrameReader:
-    """Reads one camera's videos. What follows the last frame is read without going back.
+    """Reads one camera's videos. An episode that follows the last one is read without a seek.
 
     Args:
         tolerance_s: how far a frame's time may be from its row's.
+        period_s: from one frame to the next.
     """
 
-    def __init__(self, tolerance_s: float) -> None:
-        self._tolerance_s = tolerance_s
+    def __init__(self, tolerance_s: float, period_s: float) -> None:
+        self._tolerance_s, self._period_s = tolerance_s, period_s
         self._file: Path | None = None
         self._container: av.container.InputContainer | None = None
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -54,7 +55,9 @@ class FrameReader:
         # A row's time is stored as float32, which is coarse after some minutes.
         tolerance = self._tolerance_s + float(np.spacing(np.float32(times[-1])))
         try:
-            fresh = clip.file != self._file or times[0] <= self._after_s
+            # Other episodes lie between where they are left out.
+            gap_s = times[0] - self._after_s - self._period_s
+            fresh = clip.file != self._file or abs(gap_s) > self._period_s / 2
             if fresh:
                 self._open(clip, float(times[0]), place)
             for number, wanted in enumerate(times):
