@@ -53,6 +53,39 @@ def test_the_two_protocols_are_told_apart_by_their_records():
         families.check_record(every, held.record.to_json())
 
 
+@pytest.mark.parametrize(
+    "answer", ["", "import pickle\nwrite(pickle.dumps(([b'x' * 99], 1))[:-9])"]
+)
+def test_a_simulator_that_dies_ends_the_command(answer, tmp_path):
+    """Nothing waits for a process that is gone, whether it answered nothing or half."""
+    python = tmp_path / "python"
+    text = f"#!{sys.executable}\nimport sys\nwrite = sys.stdout.buffer.write\n{answer}\n"
+    python.write_text(text + "sys.stdout.flush()\nsys.exit(3)\n")
+    python.chmod(0o755)
+    command = [
+        sys.executable, "-m", "launch.make_metaworld_data", f"--simulator_python={python}",
+        f"--data_dir={tmp_path / 'data'}", "--tasks=mt10", "--workers=2",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "a simulator's process ended with status 3" in done.stderr.splitlines()[-1]
+
+
+def test_data_without_their_experts_are_named(tmp_path):
+    from pi0_jax.sim.metaworld.data import EXPERT_FILE, write_metaworld_data
+
+    settings = {"revision": 1, "tasks": ["reach"], "train": 1, "val": 1, "seed": 0}
+    folder = tmp_path / "metaworld_held" / "1.0.0"
+    folder.mkdir(parents=True)
+    found = {"noise": 0.0, "side": 64}
+    (folder / "metadata.json").write_text(json.dumps(settings | found))
+    with pytest.raises(families.InputError, match=f"{EXPERT_FILE}: expected it beside the data"):
+        write_metaworld_data(
+            tmp_path, "python", ["reach"], protocol="metaworld_held", episodes=1, val_episodes=1,
+            seed=0, noise=0.0, side=0,
+        )  # fmt: skip
+
+
 def simulated(code: str) -> list[str]:
     """Runs code in the simulator's Python, and returns the lines that it prints."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -5,6 +5,7 @@ OpenGL and make the records; this process has TensorFlow and writes them, in ord
 not depend on the number of workers.
 """
 
+import contextlib
 import json
 import pickle
 import subprocess
@@ -36,6 +37,8 @@ EXPERT_FILE = "expert.json"
 _REVISION = 1
 _EPISODES_PER_JOB = 10
 _SPLITS = ("train", "val")
+# A process that has closed its output, or wrote nonsense to it, is killed after this time.
+_END_SECONDS = 10.0
 
 
 def write_metaworld_data(
@@ -82,6 +85,9 @@ def write_metaworld_data(
         if found != settings:
             mismatch = f"was made with other settings; expected {settings}, found {found}"
             raise InputError(f"{folder}: {mismatch}; choose another folder or delete it")
+        if not (folder.parent / EXPERT_FILE).is_file():
+            missing = f"expected it beside the data, found none; delete {folder} to make both again"
+            raise InputError(f"{folder.parent / EXPERT_FILE}: {missing}")
         return folder, False
     players = _Players(simulator, workers or loky.cpu_count())
     attempts, kept = Counter[str](), Counter[str]()
@@ -105,6 +111,8 @@ def write_metaworld_data(
                 for record in done.records:
                     yield record
                     bar.update()
+            if split == _SPLITS[-1]:  # before the data get their name, so that both are there
+                _write_expert(folder.parent / EXPERT_FILE, tasks, kept, attempts)
 
         write_rlds(
             data_dir,
@@ -115,16 +123,6 @@ def write_metaworld_data(
             splits={split: records(split) for split in _SPLITS},
             settings=settings,
         )
-    expert = {
-        task: {
-            "successes": kept[task],
-            "attempts": attempts[task],
-            "interval": list(wilson_interval(kept[task], attempts[task])),
-        }
-        for task in tasks
-    }
-    with replacing(folder.parent / EXPERT_FILE) as temporary:
-        temporary.write_text(json.dumps(expert, indent=1))
     return folder, True
 
 
@@ -136,6 +134,21 @@ def expert_table(expert: Mapping[str, Mapping[str, Any]]) -> str:
         low, high = (f"{100 * end:.0f}" for end in row["interval"])
         lines.append(f"{task:<{width}} {row['successes']:>5}/{row['attempts']:<5} {low} to {high}%")
     return "\n".join([f"{'expert of':<{width}} success of attempts, 95% Wilson interval", *lines])
+
+
+def _write_expert(
+    file: Path, tasks: Sequence[str], kept: Mapping[str, int], attempts: Mapping[str, int]
+) -> None:
+    expert = {
+        task: {
+            "successes": kept[task],
+            "attempts": attempts[task],
+            "interval": list(wilson_interval(kept[task], attempts[task])),
+        }
+        for task in tasks
+    }
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(expert, indent=1))
 
 
 class _Players:
@@ -167,10 +180,14 @@ class _Players:
             pickle.dump(tuple(job), process.stdin)
             process.stdin.flush()
             records, attempts, failed = pickle.load(process.stdout)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
+            process.kill()
             ended = f"a simulator's process ended with status {process.wait()}, as said above"
             raise InputError(f"{self._simulator}: {ended}") from error
-        self._idle.put(process)
+        finally:
+            self._idle.put(process)  # a dead one too: the next job then fails, and does not wait
         return Done(records, attempts, failed)
 
     def __enter__(self) -> "_Players":
