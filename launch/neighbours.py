@@ -32,14 +32,14 @@ def main() -> None:
     row = find_row(run.datasets[0], run.own_datasets, keep_empty_language=run.keep_empty_language)
     index = open_index(row, _DATA_DIR.value or run.data_dir, run.index_dir or None)
     frames, cameras = index.frames("train"), list(row.embodiment.cameras.values())
-    seen = [index.observation(int(frame)) for frame in frames]
-    moments = Neighbours(
-        cameras,
-        [str(one["prompt"]) for one in seen],
-        np.stack([one["state"] for one in seen]),
-        np.stack([small_images(one, cameras) for one in seen]),
-        index.chunks(frames, run.horizon)[0],
-    )
+    prompts, states, pixels = [], [], []
+    for frame in frames:  # whole images of all frames need not fit into memory
+        one = index.observation(int(frame))
+        prompts.append(str(one["prompt"]))
+        states.append(one["state"])
+        pixels.append(small_images(one, cameras))
+    chunks = index.chunks(frames, run.horizon)[0]
+    moments = Neighbours(cameras, prompts, np.stack(states), np.stack(pixels), chunks)
     Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
     moments.save(Path(_OUTPUT.value))
     print(f"{_OUTPUT.value}: {len(frames):,} moments of {row.name}")

@@ -5,14 +5,18 @@ nearest_state     the demonstration's chunk whose state is the nearest, of the s
 nearest_pixels    the same, by the state and by 16x16 pixels of every camera
 """
 
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
+from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
+from pi0_jax.files import replacing
 from pi0_jax.observation import RawObservation
 from pi0_jax.sim.rollouts import Act
 
@@ -43,7 +47,8 @@ class Neighbours:
     """Acts as the nearest moment of the demonstrations with the same instruction did.
 
     Distances are mean squares: of the state's dimensions, each by its standard deviation over the
-    demonstrations, and of all pixels, by theirs. Both together weigh the same.
+    demonstrations, and of all pixels, by theirs. Both together weigh the same. What is constant in
+    the demonstrations does not count.
     """
 
     def __init__(
@@ -65,8 +70,9 @@ class Neighbours:
         """
         self.cameras, self.prompts = tuple(cameras), np.array(prompts)
         self.states, self.pixels, self.chunks = states, pixels, chunks
-        self._state_scale = 1 / np.maximum(states.std(0), 1e-6)
-        self._pixel_scale = 1 / max(float(pixels.std()), 1e-6)
+        varies = np.ptp(states, axis=0) > 1e-6
+        self._state_scale = varies / np.maximum(states.std(0), np.float32(1e-6))
+        self._pixel_scale = 1 / float(pixels.std()) if np.ptp(pixels) else 0.0
 
     def act(self, *, pixels: bool) -> Act:
         """Returns the policy that compares states, and images too if `pixels`."""
@@ -93,7 +99,7 @@ class Neighbours:
 
     def save(self, path: Path) -> None:
         """Writes the moments to a file."""
-        with path.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file, cameras=np.array(self.cameras), prompts=self.prompts, states=self.states,
                 pixels=self.pixels, chunks=self.chunks,
@@ -106,7 +112,30 @@ class Neighbours:
             with np.load(path) as file:
                 found: dict[str, Any] = {name: file[name] for name in file.files}
             return cls(**{**found, "cameras": found["cameras"].tolist()})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
+            *(zipfile.BadZipFile, zlib.error),
+        ) as error:
             raise InputError(
                 f"{path}: expected a file of launch.neighbours, found {error}"
             ) from error
+
+
+def open_neighbours(path: str | None, record: Embodiment, prompts: Iterable[str]) -> Neighbours:
+    """Reads the moments of a robot's demonstrations, which need to have all these instructions.
+
+    Raises:
+        InputError: there is no path, or the file is missing, damaged, another robot's, or lacks an
+            instruction.
+    """
+    if not path:
+        raise InputError("conditions nearest_state, nearest_pixels: expected --neighbours")
+    moments = Neighbours.load(Path(path))
+    expected = sorted(record.cameras.values()), len(record.state), len(record.actions)
+    found = sorted(moments.cameras), moments.states.shape[-1], moments.chunks.shape[-1]
+    if found != expected:
+        told = f"expected cameras, state and action dimensions {expected}, found {found}"
+        raise InputError(f"{path}: {told}")
+    if missing := sorted(set(prompts) - set(moments.prompts.tolist())):
+        raise InputError(f"{path}: expected demonstrations of {missing[0]!r}, found none")
+    return moments
