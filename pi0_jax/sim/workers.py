@@ -129,7 +129,7 @@ class Workers:
             return gl.not_opened(
                 f"a process that renders was ended by {signal.Signals(-code).name}"
             )
-        return RuntimeError(f"worker process {worker} has ended with status {code}, as said above")
+        return InputError(f"worker process {worker} has ended with status {code}, as said above")
 
     def __enter__(self) -> Self:
         return self

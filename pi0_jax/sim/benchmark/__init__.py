@@ -33,7 +33,7 @@ from pi0_jax.observation import RawObservation
 from pi0_jax.progress import progress_bar
 from pi0_jax.sim import gl
 from pi0_jax.sim.benchmark import families
-from pi0_jax.sim.benchmark.families import Chosen, Family
+from pi0_jax.sim.benchmark.families import Chosen
 from pi0_jax.sim.evaluation import FILE, UNKNOWN_HZ
 from pi0_jax.sim.rollouts import Act, checked, per_slot, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
@@ -94,10 +94,12 @@ def measure(
         workers: the number of processes; None takes one for each core.
 
     Raises:
-        InputError: a condition is unknown, the folder holds the results of another plan, or a
+        InputError: a condition is unknown or there is none, the folder holds the results of another plan, or a
             worker or the policy fails; what is over by then is kept.
     """
     chosen = families.find(plan.env)
+    if not plan.conditions:
+        raise InputError(f"conditions: expected some of {', '.join(CONDITIONS)}; found none")
     if unknown := [one for one in plan.conditions if one not in CONDITIONS]:
         raise InputError(
             f"condition {unknown[0]!r} is unknown; expected some of {', '.join(CONDITIONS)}"
@@ -106,8 +108,10 @@ def measure(
         raise InputError("condition shuffled: expected at least two tasks, found one")
     directory.mkdir(parents=True, exist_ok=True)
     gl.prepare_workers()  # it chooses the OpenGL library, which the results name
-    journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen.family))
+    journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen))
     seconds = Counter[str]()
+    if journal.results and (directory / FILE).is_file():  # they are added up over all starts
+        seconds.update(json.loads((directory / FILE).read_text()).get("seconds", {}))
     with contextlib.closing(journal):
         for condition in plan.conditions:
             missing = [
@@ -289,13 +293,17 @@ def _asked(
     for row, key in running.items():
         random = families.stream(plan.seed, key.task, key.episode, _NOISE, ticks[row])
         seeds[row] = random.integers(2**32, dtype=np.uint32)
+    answer = _answer(act, observations, seeds)
+    read = {row: f"{key.task}, episode {key.episode}" for row, key in running.items()}
+    return checked(answer, plan.batch, plan.execute_steps, names, read).astype(np.float32)
+
+
+def _answer(act: Act, observations: Sequence[RawObservation], seeds: np.ndarray) -> np.ndarray:
     try:
-        answer = np.asarray(act(observations, seeds))
+        return np.asarray(act(observations, seeds))
     except TimeoutError as error:
         kept = "what is over is kept, and the same command goes on"
         raise InputError(f"the policy does not answer: {error}; {kept}") from error
-    read = {row: f"{key.task}, episode {key.episode}" for row, key in running.items()}
-    return checked(answer, plan.batch, plan.execute_steps, names, read).astype(np.float32)
 
 
 def _fingerprint(pool: Workers, plan: Plan, chosen: Chosen, act: Act) -> str:
@@ -303,17 +311,22 @@ def _fingerprint(pool: Workers, plan: Plan, chosen: Chosen, act: Act) -> str:
     first = Key("right", chosen.tasks[0], 0)
     per_slot(pool, Slots.begin, {0: _episode(plan, chosen, first, 0)})
     question = per_slot(pool, Slots.observe, {0: None})[0]
-    answer = act([question] * plan.batch, np.zeros(plan.batch, np.uint32))
-    return hashlib.sha256(np.asarray(answer, np.float32).tobytes()).hexdigest()[:16]
+    answer = _answer(act, [question] * plan.batch, np.zeros(plan.batch, np.uint32))
+    return hashlib.sha256(answer.astype(np.float32).tobytes()).hexdigest()[:16]
 
 
-def _about(plan: Plan, family: Family) -> dict[str, Any]:
+def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     """Returns what decides the results, as JSON holds it."""
+    family, tasks = chosen
     with families.installed(family):
         versions = {name: version(name) for name in ("numpy", *family.packages)}
     facts = dataclasses.asdict(plan) | {
         "conditions": None, "episodes": None, "record": None,
         "protocol": family.protocol,
+        "tasks": [[task, family.tasks[task]] for task in tasks],
+        "most_actions": family.most_actions,
+        "initial_states": family.initial_states,
+        "family_file": hashlib.sha256(families.file_of(plan.env).read_bytes()).hexdigest()[:16],
         "versions": versions
         | {"python": platform.python_version(), "machine": platform.machine()}
         | {"opengl": os.environ.get("MUJOCO_GL", "")},

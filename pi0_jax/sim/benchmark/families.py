@@ -126,7 +126,10 @@ def find(env: str) -> Chosen:
     if place in (known := _known()):
         family = known[place]
     elif Path(place).is_file():
-        found = runpy.run_path(place).get(VARIABLE)
+        try:
+            found = runpy.run_path(place).get(VARIABLE)
+        except ImportError as error:
+            raise InputError(f"{place}: {error}, in {sys.executable}") from error
         if not isinstance(found, Family):
             kind = "none" if found is None else type(found).__name__
             raise InputError(f"{place}: expected a Family called {VARIABLE}, found {kind}")
@@ -135,6 +138,14 @@ def find(env: str) -> Chosen:
         names = ", ".join(known)
         raise InputError(f"--env={env}: expected a file, or a family of {names}, before the colon")
     return Chosen(family, family.chosen(name))
+
+
+def file_of(env: str) -> Path:
+    """Returns the file of the family that `env` names."""
+    from pi0_jax.sim import metaworld
+
+    place = env.rpartition(":")[0]
+    return Path(str(metaworld.__file__) if place in _known() else place)
 
 
 def check_record(family: Family, served: Any) -> None:
@@ -254,21 +265,28 @@ class _Simulators:
 
     def __init__(self) -> None:
         self._idle: list[tuple[str, Simulator]] = []
+        self._lent: list[Simulator] = []
 
     def take(self, family: Family, task: str) -> Simulator:
-        for place, (name, simulator) in enumerate(self._idle):
-            if name == task:
-                del self._idle[place]
-                return simulator
-        # Rows go from task to task together, so what waits for another task is hardly used again.
-        self.close()
-        return opened(family, task)
+        waiting = [place for place, (name, _) in enumerate(self._idle) if name == task]
+        if not waiting:
+            # Rows go from task to task together: what waits for another is hardly used again.
+            self._close_idle()
+        simulator = self._idle.pop(waiting[0])[1] if waiting else opened(family, task)
+        self._lent.append(simulator)
+        return simulator
 
     def give_back(self, task: str, simulator: Simulator) -> None:
+        self._lent = [one for one in self._lent if one is not simulator]
         self._idle.append((task, simulator))
 
     def close(self) -> None:
-        """Closes the simulators that nobody has."""
+        """Closes all simulators, also those that are lent."""
+        self._idle += [("", simulator) for simulator in self._lent]
+        self._lent = []
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         for _, simulator in self._idle:
             simulator.close()
         self._idle = []
