@@ -6,7 +6,7 @@ Wrong input, also in flags, ends with status 2 and without a traceback.
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import app, flags, logging
 
@@ -51,6 +51,12 @@ def command(main: Callable[..., int | None], *, argument: str = "") -> Callable[
         app.run(guarded, flags_parser=one_line_errors()(shared.parse))
 
     return entry
+
+
+def refuse_given(unread: Mapping[str, str]) -> None:
+    """Raises InputError for flags that were given; `unread` says with what each is expected."""
+    if given := [name for name in unread if flags.FLAGS[name].present]:
+        raise InputError(*[f"--{name}: expected with {unread[name]}" for name in given])
 
 
 @contextlib.contextmanager

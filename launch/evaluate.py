@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from . import app, shared
+from . import app
 
 with app.one_line_errors():
     from pi0_jax.sim import benchmark
@@ -38,32 +38,42 @@ _STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not 
 _RECORD = flags.DEFINE_integer("record", 2, "Episodes of each case to save as GIF; in a family so"
     " many successes and failures of each task.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", None,
-    "Folder for evaluation.json and rollouts/; what it holds of them is replaced.", required=True)
+    "Folder for evaluation.json and rollouts/, which are replaced; a family's go on.", required=True)
 flags.adopt_module_key_flags(in_families)
 flags.adopt_module_key_flags(worlds)
 # fmt: on
-_CACHE = shared.compilation_cache()
 
 
 @app.command
 def main() -> None:
-    output, conditions = Path(_OUTPUT.value), _CONDITIONS.value
-    if not families.names_a_family(_ENV.value):
-        shared.tell_and_keep(_CACHE)
+    family = families.names_a_family(_ENV.value)
+    _refuse_unread(family)
+    if _SERVER.value:
+        print(f"connecting to {_SERVER.value}, which may still be compiling", flush=True)
+    if not family:
         return worlds.run(
             _ENV.value, _CHECKPOINT.value, _SERVER.value, key_file=_KEY_FILE.value,
-            conditions=conditions, episodes=_EPISODES.value, seed=_SEED.value,
+            conditions=_CONDITIONS.value, episodes=_EPISODES.value, seed=_SEED.value,
             parallel=_PARALLEL.value, workers=_WORKERS.value, num_steps=_STEPS.value,
-            record=_RECORD.value, output=output,
+            record=_RECORD.value, output=Path(_OUTPUT.value),
         )  # fmt: skip
-    plan = benchmark.Plan(
-        _ENV.value, tuple(conditions), _EPISODES.value, _SEED.value, _PARALLEL.value, 0, "",
-        _RECORD.value,
-    )  # fmt: skip
+    plan = benchmark.Plan(_ENV.value, tuple(_CONDITIONS.value), _EPISODES.value, _SEED.value,
+                          _PARALLEL.value, 0, "", _RECORD.value)  # fmt: skip
     return in_families.run(
         plan, _CHECKPOINT.value, _SERVER.value, key_file=_KEY_FILE.value, num_steps=_STEPS.value,
-        workers=_WORKERS.value, output=output,
+        workers=_WORKERS.value, output=Path(_OUTPUT.value),
     )  # fmt: skip
+
+
+def _refuse_unread(family: bool) -> None:
+    other, kind = (worlds, "reach or Gymnasium") if family else (in_families, "a family")
+    theirs = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[other.__name__]]
+    unread = dict.fromkeys(theirs, f"--env of {kind}, found --env={_ENV.value}")
+    if _SERVER.value:
+        unread |= dict.fromkeys(["num_steps", "policy_python"], "--checkpoint, found --server")
+    if _CHECKPOINT.value:
+        unread["api_key_file"] = "--server, found --checkpoint"
+    app.refuse_given(unread)
 
 
 if __name__ == "__main__":

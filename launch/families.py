@@ -35,7 +35,10 @@ def run(
         raise InputError("expected either --checkpoint or --server")
     if server and "untrained" in plan.conditions:
         raise InputError("condition untrained: expected a checkpoint, found a server")
-    family, _ = families.find(plan.env)
+    family, tasks = families.find(plan.env)
+    prompts = [family.tasks[task] for task in tasks]
+    near = any(condition.startswith("nearest") for condition in plan.conditions)
+    moments = controls.open_neighbours(_NEIGHBOURS.value, family.record, prompts) if near else None
     height, width = family.image_size
     size = plan.batch * height * width * 3 * len(family.record.cameras) // 2**20 + 2
     serve = [f"--checkpoint={checkpoint}", f"--image_sizes={height}x{width}",
@@ -55,15 +58,16 @@ def run(
                     if server else serving(_PYTHON.value, f"{__package__}.serve", [*serve, *given], tell)
                 )  # fmt: skip
                 clients[weights] = open_now.enter_context(opening)
-                families.check_record(family, clients[weights].metadata.get("embodiment"))
+                try:
+                    metadata = clients[weights].metadata
+                except TimeoutError as error:
+                    raise InputError(str(error)) from error
+                families.check_record(family, metadata.get("embodiment"))
             return clients[weights]
 
         @contextlib.contextmanager
         def policy(condition: str) -> Iterator[Act]:
-            if condition.startswith("nearest"):
-                if not _NEIGHBOURS.value:
-                    raise InputError(f"condition {condition}: expected --neighbours, found none")
-                moments = controls.Neighbours.load(Path(_NEIGHBOURS.value))
+            if moments and condition.startswith("nearest"):
                 yield moments.act(pixels=condition == "nearest_pixels")
             else:
                 act = client("untrained" if condition == "untrained" else "trained").act

@@ -4,6 +4,7 @@ python -m launch.metaworld --simulator_python=PYTHON --output=runs/metaworld [--
 It can be stopped at any time; the same command goes on.
 """
 
+import shlex
 import subprocess
 import sys
 import time
@@ -23,15 +24,15 @@ _GROUP = flags.DEFINE_enum("group", "mt5", ["mt1", "mt5", "mt10"], "Which tasks.
 _SEED = flags.DEFINE_integer("seed", 0, "Of data, training and rollouts.", lower_bound=0)
 _EPISODES = flags.DEFINE_integer("episodes", 50, "Of each task and condition.", lower_bound=1)
 _SMOKE = flags.DEFINE_bool("smoke", False, "A few episodes and a few dozen steps of every stage.")
-# fmt: on
 
 _SMALL = {
-    "make_metaworld_data": "--episodes=4 --val_episodes=2",
-    "train": "--config.steps=20 --config.warmup_steps=10 --config.batch_size=16"
-    " --config.validate_every=20 --config.validation_frames=8 --config.save_every=20",
-    "evaluate": "--episodes=2 --parallel=10",
-    "report": "--frames=1",
+    "make_metaworld_data": ["--episodes=4", "--val_episodes=2"],
+    "train": ["--config.steps=20", "--config.warmup_steps=10", "--config.batch_size=16",
+        "--config.validate_every=20", "--config.validation_frames=8", "--config.save_every=20"],
+    "evaluate": ["--episodes=2", "--parallel=10"],
+    "report": ["--frames=1"],
 }
+# fmt: on
 
 
 @app.command
@@ -44,22 +45,23 @@ def main() -> int:
     shuffled = "" if group == "mt1" else "shuffled,"
     conditions = f"right,{shuffled}black,untrained,nearest_state,nearest_pixels"
     stages = {
-        "make_metaworld_data": f"--data_dir={output}/data --tasks={group} --seed={seed}"
-        f" --simulator_python={simulator}",
-        "train": f"--config=metaworld:{group} --config.seed={seed} --config.data_dir={output}/data"
-        f" --workdir={run}",
-        "neighbours": f"--checkpoint={run} --output={output}/neighbours.npz",
-        "evaluate": f"--env=metaworld_held:{group} --checkpoint={run} --conditions={conditions}"
-        f" --policy_python={sys.executable} --neighbours={output}/neighbours.npz --seed={seed}"
-        f" --episodes={_EPISODES.value} --parallel=25 --record=1 --output={evaluation}",
-        "report": f"--workdir={run} --evaluation={evaluation} --output={output}/report",
-    }
+        "make_metaworld_data": [f"--data_dir={output}/data", f"--tasks={group}", f"--seed={seed}",
+            f"--simulator_python={simulator}"],
+        "train": [f"--config=metaworld:{group}", f"--config.seed={seed}",
+            f"--config.data_dir={output}/data", f"--workdir={run}"],
+        "neighbours": [f"--checkpoint={run}", f"--output={output}/neighbours.npz"],
+        "evaluate": [f"--env=metaworld_held:{group}", f"--checkpoint={run}",
+            f"--conditions={conditions}", f"--policy_python={sys.executable}", f"--seed={seed}",
+            f"--neighbours={output}/neighbours.npz", f"--episodes={_EPISODES.value}",
+            "--parallel=25", "--record=1", f"--output={evaluation}"],
+        "report": [f"--workdir={run}", f"--evaluation={evaluation}", f"--output={output}/report"],
+    }  # fmt: skip
     start, took = time.monotonic(), {}
     for number, (stage, arguments) in enumerate(stages.items(), 1):
-        small = _SMALL.get(stage, "").split() if _SMOKE.value else []
+        small = _SMALL.get(stage, []) if _SMOKE.value else []
         python = simulator if stage == "evaluate" else sys.executable
-        command = [python, "-m", f"{__package__}.{stage}", *arguments.split(), *small]
-        print(f"[{number}/{len(stages)}] {' '.join(command)}", flush=True)
+        command = [python, "-m", f"{__package__}.{stage}", *arguments, *small]
+        print(f"[{number}/{len(stages)}] {shlex.join(command)}", flush=True)
         begun = time.monotonic()
         if status := subprocess.call(command):
             return status

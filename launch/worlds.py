@@ -10,7 +10,10 @@ from pathlib import Path
 from absl import flags
 
 from pi0_jax.embodiments.keys import check_prompt
+from pi0_jax.errors import InputError
 from pi0_jax.sim.evaluation import evaluate, save, table
+
+from . import shared
 
 # fmt: off
 _ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
@@ -21,6 +24,7 @@ _PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where observations c
 _ROBOTS = flags.DEFINE_list("robots", None,
     "Robots to try; in the reach world all that it has, elsewhere the only one, if not given.")
 # fmt: on
+_CACHE = shared.compilation_cache()
 
 
 def run(
@@ -29,6 +33,11 @@ def run(
     workers: int | None, num_steps: int | None, record: int, output: Path,
 ) -> None:  # fmt: skip
     """Evaluates, prints the table and writes it; the arguments are launch.evaluate's flags."""
+    try:
+        shared.tell_and_keep(_CACHE)
+    except ModuleNotFoundError as error:
+        expected = f"expected a family, metaworld:mt5 or my_family.py:task, without {error.name}"
+        raise InputError(f"--env={env}: {expected}") from error
     from pi0_jax.evaluated_policies import contestants
     from pi0_jax.sim.gym_rollouts import gym_setting
     from pi0_jax.sim.reach_rollouts import reach_setting
@@ -44,8 +53,6 @@ def run(
         checkpoint, server, api_key_file=key_file, in_reach=reach, robots=_ROBOTS.value,
         conditions=conditions, embodiment=_EMBODIMENT.value, num_steps=num_steps, seed=seed,
     )  # fmt: skip
-    if server:
-        print(f"connecting to {server}, which may still be compiling", flush=True)
     with policies as (some, source):
         found = evaluate(
             some, reach_setting if reach else gym, episodes=episodes, seed=seed,

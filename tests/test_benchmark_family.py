@@ -12,7 +12,7 @@ import pytest
 
 from pi0_jax.errors import InputError
 from pi0_jax.sim.benchmark import EPISODES_FILE, Plan, families, measure, table
-from pi0_jax.sim.benchmark.controls import Neighbours, small_images
+from pi0_jax.sim.benchmark.controls import Neighbours, open_neighbours, small_images
 
 ROOT = Path(__file__).parent.parent
 FILE = str(ROOT / "tests" / "point_family.py")
@@ -104,12 +104,113 @@ def test_a_folder_of_another_plan_is_refused(tmp_path):
         ("nowhere.py:up", "expected a file, or a family of metaworld"),
         (f"{Path(__file__)}:up", "expected a Family called FAMILY, found none"),
         ("metaworld:mt7", "task 'mt7' is unknown"),
+        ("{needs}:up", "No module named 'not_installed_here'"),
     ],
 )
-def test_unknown_families_and_tasks_are_named(env, said):
+def test_unknown_families_and_tasks_are_named(env, said, tmp_path):
+    (tmp_path / "needs.py").write_text("import not_installed_here\n")
+    env = env.format(needs=tmp_path / "needs.py")
     assert families.names_a_family(env)
     with pytest.raises(InputError, match=said):
         families.find(env)
+
+
+def test_no_condition_is_named(tmp_path):
+    with pytest.raises(InputError, match="conditions: expected some of right, .* found none"):
+        measure(families.dataclasses.replace(PLAN, conditions=()), policy, tmp_path)
+
+
+def test_a_finished_command_given_again_keeps_its_seconds(tmp_path):
+    few = families.dataclasses.replace(PLAN, episodes=1, conditions=("right",))
+    measure(few, policy, tmp_path, workers=1)
+    seconds = json.loads((tmp_path / "evaluation.json").read_text())["seconds"]
+    measure(few, policy, tmp_path, workers=1)
+    again = json.loads((tmp_path / "evaluation.json").read_text())["seconds"]
+    assert again == seconds and seconds["policy"] > 0
+
+
+def own_family(folder, *changes):
+    """Writes point_family.py with changes, and returns the plan of one episode of it."""
+    text = Path(FILE).read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "mine.py").write_text(text)
+    env = f"{folder / 'mine.py'}:both"
+    return families.dataclasses.replace(PLAN, env=env, episodes=1, conditions=("right",))
+
+
+def test_a_family_that_was_changed_is_another_evaluation(tmp_path):
+    measure(own_family(tmp_path), policy, tmp_path / "out", workers=1)
+    changes = ("most_actions=15", "most_actions=14"), ("0.06", "0.05"), ("to the left", "left")
+    with pytest.raises(InputError) as refused:
+        measure(own_family(tmp_path, *changes), policy, tmp_path / "out", workers=1)
+    for name in ("family_file", "most_actions", "tasks"):
+        assert f"{name}: expected " in str(refused.value)
+    assert "most_actions: expected 14, found 15" in str(refused.value)
+
+
+def test_every_simulator_that_was_opened_is_closed(tmp_path):
+    log = tmp_path / "log"
+    changes = (
+        (
+            "        self._side =",
+            f"        open({str(log)!r}, 'a').write('o')\n        self._side =",
+        ),
+        ("        pass", f"        open({str(log)!r}, 'a').write('c')"),
+    )
+    measure(own_family(tmp_path, *changes), policy, tmp_path / "out", workers=1)
+    assert log.read_text().count("o") == log.read_text().count("c") >= 2
+
+
+def test_a_simulator_that_fails_ends_the_command_in_one_line(tmp_path):
+    plan = own_family(tmp_path, ("self._x +=", "raise ValueError('broken'); self._x +="))
+    with pytest.raises(InputError, match="worker process 0 has ended with status 1"):
+        measure(plan, policy, tmp_path / "out", workers=1)
+
+
+def test_a_policy_that_never_answers_is_one_line(tmp_path):
+    def silent(observations, seeds):
+        raise TimeoutError("no answer in time")
+
+    with pytest.raises(InputError, match="the policy does not answer: no answer in time"):
+        measure(PLAN, lambda condition: contextlib.nullcontext(silent), tmp_path, workers=1)
+
+
+def evaluate(*flags, code="from launch import evaluate; evaluate.main()"):
+    command = [sys.executable, "-c", code, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "unread"),
+    [
+        (
+            ["--server=a:1", f"--env={FILE}:both", "--num_steps=2", "--prompt=x", "--robots=a"],
+            {"num_steps", "prompt", "robots"},
+        ),
+        (
+            ["--server=a:1", f"--env={FILE}:both", "--compilation_cache=", "--policy_python=a"],
+            {"compilation_cache", "policy_python"},
+        ),
+        (["--checkpoint=/a", f"--env={FILE}:both", "--api_key_file=a"], {"api_key_file"}),
+        (
+            ["--checkpoint=/a", "--execute_steps=1", "--neighbours=a", "--policy_python=python"],
+            {"execute_steps", "neighbours", "policy_python"},
+        ),
+    ],
+)
+def test_flags_that_would_not_be_read_are_refused(flags, unread, tmp_path):
+    said = evaluate(f"--output={tmp_path}", *flags)
+    assert {line.removeprefix("error: --").split(":")[0] for line in said} == unread
+
+
+def test_a_misspelt_family_where_there_is_no_jax_is_named(tmp_path):
+    code = "import sys; sys.modules['jax'] = None; from launch import evaluate; evaluate.main()"
+    (said,) = evaluate(f"--output={tmp_path}", "--server=a:1", "--env=metawrld:mt5", code=code)
+    assert "--env=metawrld:mt5: expected a family" in said
 
 
 def test_a_record_of_another_robot_is_named():
@@ -175,6 +276,36 @@ def test_neighbours_act_as_the_nearest_demonstration_of_the_prompt(tmp_path):
         assert ours.act(pixels=True)([{**seen, "prompt": "b"}], np.zeros(1)).item() == 3
     with pytest.raises(InputError, match="expected demonstrations of 'c'"):
         moments.act(pixels=False)([{**seen, "prompt": "c"}], np.zeros(1))
+
+
+def moments_of(states, cameras=("front",)):
+    count = len(states)
+    pixels = np.zeros((count, 1, 16, 16, 3), np.uint8)
+    chunks = np.arange(count, dtype=np.float32).reshape(count, 1, 1)
+    return Neighbours(cameras, ["go to the left"] * count, states, pixels, chunks)
+
+
+def test_what_is_constant_in_the_demonstrations_does_not_decide_which_is_nearest():
+    moments = moments_of(np.array([[0.0, 0.7], [1.0, 0.7], [1.1, 0.7]], np.float32))
+    image = np.full((40, 40, 3), 190, np.uint8)
+    seen = {"images": {"front": image}, "state": [1.04, 0.9], "prompt": "go to the left"}
+    for pixels in (False, True):
+        assert moments.act(pixels=pixels)([seen], np.zeros(1)).item() == 1
+
+
+def test_neighbours_that_do_not_fit_are_named_before_any_episode(tmp_path):
+    path, record = tmp_path / "moments.npz", families.find(f"{FILE}:both").family.record
+    states = np.arange(3, dtype=np.float32)[:, None]
+    moments_of(states).save(path)
+    assert len(open_neighbours(str(path), record, ["go to the left"]).states) == 3
+    with pytest.raises(InputError, match="expected demonstrations of 'go to the right'"):
+        open_neighbours(str(path), record, ["go to the left", "go to the right"])
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"moments\.npz: expected a file of launch\.neighbours"):
+        open_neighbours(str(path), record, ["go to the left"])
+    moments_of(states, ["wrist"]).save(path)
+    with pytest.raises(InputError, match="wrist"):
+        open_neighbours(str(path), record, ["go to the left"])
 
 
 def test_a_simulator_needs_neither_jax_nor_tensorflow():
