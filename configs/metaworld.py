@@ -58,7 +58,6 @@ def get_config(group: str = "mt5") -> ConfigDict:
 
     # Loop.
     c.log_every = 20
-    c.validate_every = 1000
     c.validation_frames = 128
     c.save_every = 1000
     return c

@@ -7,7 +7,6 @@ if launch.index prints a line that it does not print of the sound dataset. A cra
 exception. If a fault is silent although a file could show it, the fault is ours.
 """
 
-import contextlib
 import copy
 import dataclasses
 import io
@@ -36,6 +35,7 @@ from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rl
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import Robot
+from pi0_jax.report.cards import summary
 
 EPISODES, LENGTH, SIZE = 5, 12, 32
 STATE, ACTION, PACKED, COUNT = "steps/observation/state", "steps/action", "steps/packed", "steps/count"  # fmt: skip
@@ -640,17 +640,11 @@ def _answer(fault: Fault, data_dir: Path, usual: set[str]) -> Result:
 
 def printed_lines(row: Dataset, data_dir: Path) -> set[str]:
     """Returns the lines that launch.index prints of findings, and training of its dimensions."""
-    from launch import index as launcher
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         opened = build_or_open(row, data_dir, progress=False)
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            launcher._describe(opened, 0.0)
-        lines = {
-            line for line in printed.getvalue().splitlines() if line.startswith(("- ", "left out"))
-        }
+        printed = summary(opened, 0.0).splitlines()
+        lines = {line for line in printed if line.startswith(("- ", "left out"))}
         if len(opened.frames("train")):
             robot = Robot(opened.embodiment, index_statistics(opened, 4, progress=False))
             lines |= set(remarkable_dimensions(row.name, robot, "quantile"))

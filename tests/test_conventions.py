@@ -29,7 +29,7 @@ from pi0_jax.observation import CAMERA_SLOTS, Sample
 from pi0_jax.preprocess import Layout, Robot
 from tests.spec_data import index_from_spec
 from tests.test_oxe_rows import compressed, spec_of
-from tests.tiny_data import REACH_STEPS, solid, write_reach
+from tests.tiny_data import REACH_STEPS, solid, write_metaworld, write_reach
 
 HORIZON = 3
 STATE, ACTION, OBSERVATION = "steps/observation/state", "steps/action", "steps/observation"
@@ -316,6 +316,14 @@ def reach_case(name: str, folder: Path) -> tuple[Index, np.ndarray]:
     return build_or_open(ROWS[name], folder, progress=False), targets
 
 
+def metaworld_case(name: str, folder: Path) -> tuple[Index, np.ndarray]:
+    """Returns a case of Meta-World's arm, as launch.make_metaworld_data writes it."""
+    rng = np.random.default_rng(0)
+    states, actions = rng.uniform(0, 1, (STEPS, 4)), rng.uniform(-1, 1, (STEPS, 4))
+    write_metaworld(folder, name, (states, actions))
+    return build_or_open(ROWS[name], folder, progress=False), actions.astype(np.float32)
+
+
 class Result(NamedTuple):
     index: Index
     error: float  # largest difference between served and recorded, in the robot's units
@@ -357,6 +365,8 @@ def results(tmp_path_factory) -> dict[str, Result]:
         row = ROWS[name]
         if name.startswith("reach_"):
             found[name] = compared(*reach_case(name, folder))
+        elif name.startswith("metaworld"):
+            found[name] = compared(*metaworld_case(name, folder))
         else:
             case = CASES[name]
             index = index_from_spec(

@@ -272,6 +272,7 @@ def test_every_row_with_a_gripper_in_its_state_is_tried():
         name
         for name, row in ROWS.items()
         if any(gripper.action is not None and gripper.states for gripper in grippers(row))
+        and not name.startswith("metaworld")  # whose action is a force, of which all sizes occur
     }
     assert set(CONVENTIONS) == recorded and len(recorded) == 30
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from pi0_jax.data.datasets import ROWS, by_name
+from pi0_jax.data.simulated import METAWORLD, REACH
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
 from tests.spec_data import SPECS, index_from_spec, spec_fields
 
-PUBLIC = [name for name in ROWS if not name.startswith("reach_")]
+PUBLIC = [name for name in ROWS if name not in {row.name for row in (*METAWORLD, *REACH)}]
 SPEC_OF = {"bridge_dataset": "bridge_orig"}  # the same files under another name
 COMPRESSED = {
     "kuka": (

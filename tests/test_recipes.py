@@ -25,7 +25,7 @@ from pi0_jax.train.metrics import read_metrics
 from tests.checkpoints_of_others import random_parameters, write_openpi
 from tests.spec_data import write_from_spec
 from tests.test_config import by_name, load
-from tests.tiny_data import REACH_STEPS, reach_episodes, write_reach
+from tests.tiny_data import REACH_STEPS, reach_episodes, write_metaworld, write_reach
 from tests.training import ROOT, saved_steps
 
 ARRAY = REACH_STEPS["action"]
@@ -71,6 +71,8 @@ def data_dir(tmp_path_factory) -> Path:
             "action": vector,
         }
         write_reach(folder, name=f"reach_arm{joints}", steps=steps, episodes=episodes)
+    drawn = np.random.default_rng(0).uniform(0, 1, (2, 5, 4))
+    write_metaworld(folder, "metaworld_held", *((states, 1 - states) for states in drawn))
     return folder
 
 

@@ -75,6 +75,30 @@ def write_reach(
     )
 
 
+def write_metaworld(data_dir: Path, name: str, *episodes: tuple[np.ndarray, np.ndarray]) -> Path:
+    """Writes a dataset of Meta-World with episodes of these states and actions, [steps, 4] each."""
+    four = ArrayFeature((4,), np.float32)
+    features = {
+        "observation": {"corner2": ImageFeature(16, 24), "state": four},
+        "action": four,
+        "language_instruction": TextFeature(),
+    }
+    written = [
+        {
+            "steps": [
+                {
+                    "observation": {"corner2": solid((9, 9, 9)), "state": np.float32(state)},
+                    "action": np.float32(action),
+                    "language_instruction": "open the drawer",
+                }
+                for state, action in zip(*episode, strict=True)
+            ]
+        }
+        for episode in episodes
+    ]
+    return write_reach(data_dir, name=name, steps=features, episodes=written, per_shard=1)
+
+
 def assert_in_order(text: str, *parts: str) -> None:
     """Checks that a message has these parts, in this order, whatever stands between them."""
     rest = text
