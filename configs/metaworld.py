@@ -49,7 +49,6 @@ def get_config(group: str = "mt5") -> ConfigDict:
 
     # Optimizer: as for the reach world, where 2e-3 needed more steps.
     c.batch_size = 64
-    c.steps = STEPS[group]
     c.learning_rate = 3e-3
     c.end_learning_rate = 0.0
     c.warmup_steps = 200
@@ -59,7 +58,6 @@ def get_config(group: str = "mt5") -> ConfigDict:
     # Loop.
     c.log_every = 20
     c.validation_frames = 128
-    c.save_every = 1000
     return c
 
 
@@ -71,6 +69,5 @@ def _full_size() -> ConfigDict:
     c.datasets = ("metaworld",)  # an action for each tick: 80 Hz
     # A chunk of 50 steps is 0.6 s, of which the record executes 10: an expert's episode takes about
     # 100 ticks.
-    c.steps = 30_000
     c.keep_every = 5000
     return c

@@ -233,6 +233,7 @@ STORIES = {
         (
             StandsIn("make demo", "make smoke", "half an hour; the same stages in miniature"),
             StandsIn("make smoke", "make smoke", "three minutes, and installs"),
+            Run("make metaworld", DRY, in_repository=True),
             StandsIn("make test", "exec make test", "runs this"),
             StandsIn("make docs", "make docs", NETWORK),
             Run("make test LATEST=1", DRY, in_repository=True),
