@@ -49,6 +49,7 @@ def get_config(group: str = "mt5") -> ConfigDict:
 
     # Optimizer: as for the reach world, where 2e-3 needed more steps.
     c.batch_size = 64
+    c.steps = STEPS[group]
     c.learning_rate = 3e-3
     c.end_learning_rate = 0.0
     c.warmup_steps = 200
