@@ -150,7 +150,7 @@ from absl.flags import FLAGS
 for name in {sorted(modules - rendering - optional)}:
     importlib.import_module(name)
     # Two commands may have flags of the same name; some are defined in files that they share.
-    for owner in (name, "launch.shared", "launch.recipes"):
+    for owner in (name, "launch.shared", "launch.recipes", "launch.families", "launch.worlds"):
         FLAGS.remove_flag_values([flag.name for flag in FLAGS.get_flags_for_module(owner)])
 """
     loaded = "import sys; print([m for m in ('mujoco', 'tensorflow') if m in sys.modules])"
