@@ -21,9 +21,8 @@ def get_config() -> ConfigDict:
     # O: 8 dimensions, the velocities of 7 joints and the gripper.
     c.datasets = ("droid_velocity",)
     c.normalization = "quantile"  # O: for every π0.5
-    # With 1.8 TB whole records are read, in lanes (data/block_order.py).
-    # O shuffles a buffer of 250,000
-    # frames.
+    # With 1.8 TB whole records are read, in lanes (data/block_order.py). O shuffles a buffer of
+    # 250,000 frames.
     c.order = "local"
     c.lanes = 64  # at most 64 hosts, with 32 GB of encoded images over all of them
     c.loader_threads = 16

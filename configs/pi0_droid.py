@@ -31,9 +31,8 @@ def get_config(mode: str = "joint_position") -> ConfigDict:
     # The state is 7 joints and the gripper. The actions are joint targets relative to the state, or
     # velocities; and the gripper.
     c.datasets = (DATASETS[mode],)
-    # With 1.8 TB whole records are read, in lanes (data/block_order.py).
-    # O shuffles a buffer of 250,000
-    # frames.
+    # With 1.8 TB whole records are read, in lanes (data/block_order.py). O shuffles a buffer of
+    # 250,000 frames.
     c.order = "local"
     c.lanes = 64  # at most 64 hosts, with 32 GB of encoded images over all of them
     c.loader_threads = 16

@@ -12,7 +12,7 @@ import pytest
 
 from pi0_jax.models import masks
 from pi0_jax.models.layers import ComputeOptions
-from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes
+from pi0_jax.models.pi0 import VARIANTS, Pi0, Pi0Config, parameter_shapes
 from pi0_jax.models.sampling import sample
 from pi0_jax.observation import CAMERA_SLOTS, Observation
 
@@ -28,8 +28,23 @@ def model() -> Pi0:
 
 @pytest.fixture(scope="module")
 def params(model):
+    return moved(
+        jax.jit(lambda key: model.init(key, method=Pi0.declare))(jax.random.key(0))["params"]
+    )
+
+
+@pytest.fixture(scope="module")
+def observation() -> Observation:
+    return drawn_observation(CONFIG, tokens=CONFIG.max_tokens)
+
+
+@pytest.fixture(scope="module")
+def noisy_actions():
+    return drawn_actions(CONFIG)
+
+
+def moved(params):
     """Returns random parameters, also where initialisers give zeros, so that all count."""
-    params = jax.jit(lambda key: model.init(key, method=Pi0.declare))(jax.random.key(0))["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten(
@@ -40,10 +55,10 @@ def params(model):
     )
 
 
-@pytest.fixture(scope="module")
-def observation() -> Observation:
+def drawn_observation(config: Pi0Config, *, tokens: int) -> Observation:
+    """Returns two observations with one and two absent cameras, and one with padded tokens."""
     keys = jax.random.split(jax.random.key(2), 5)
-    side, length = CONFIG.vision.image_size, CONFIG.max_tokens
+    side = config.vision.image_size
     return Observation(
         images={
             slot: jax.random.uniform(key, (B, side, side, 3), minval=-1)
@@ -54,16 +69,17 @@ def observation() -> Observation:
             "left_wrist_0_rgb": jnp.array([True, False]),
             "right_wrist_0_rgb": jnp.array([False, False]),
         },
-        tokens=jax.random.randint(keys[3], (B, length), 3, 500),
-        token_mask=jnp.arange(length) < jnp.array([[length], [5]]),
-        state=jax.random.normal(keys[4], (B, D)),
+        tokens=jax.random.randint(keys[3], (B, tokens), 3, 500),
+        token_mask=jnp.arange(tokens) < jnp.array([[tokens], [5]]),
+        state=jax.random.normal(keys[4], (B, config.action_dim)),
     )
 
 
-@pytest.fixture(scope="module")
-def noisy_actions():
+def drawn_actions(config: Pi0Config):
+    """Returns noisy actions [B, K, H, D] and their times [B, K]."""
     x_key, t_key = jax.random.split(jax.random.key(3))
-    return jax.random.normal(x_key, (B, K, H, D)), jax.random.uniform(t_key, (B, K))
+    x_t = jax.random.normal(x_key, (B, K, config.horizon, config.action_dim))
+    return x_t, jax.random.uniform(t_key, (B, K))
 
 
 def velocity(model, params, observation, x_t, t):

@@ -15,12 +15,20 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LoraRule
 from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes
 from pi0_jax.models.sampling import pack, sample
-from pi0_jax.observation import CAMERA_SLOTS, Observation
-from tests.test_pi0 import actions, assert_close, velocity
+from pi0_jax.observation import Observation
+from tests.test_pi0 import (
+    B,
+    K,
+    actions,
+    assert_close,
+    drawn_actions,
+    drawn_observation,
+    moved,
+    velocity,
+)
 
 CONFIG = VARIANTS["pi05_pico"]
 PUBLISHED_TREE = Path(__file__).parent / "published_pi05_tree.json"
-B, K, H, D = 2, 3, CONFIG.horizon, CONFIG.action_dim
 
 
 @pytest.fixture(scope="module")
@@ -35,41 +43,17 @@ def initial(model):
 
 @pytest.fixture(scope="module")
 def params(initial):
-    """Returns random parameters, also where initialisers give zeros, so that all count."""
-    leaves, tree = jax.tree.flatten(initial)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [
-            leaf + 0.1 * jax.random.normal(key, leaf.shape)
-            for key, leaf in zip(keys, leaves, strict=True)
-        ]
-    )
+    return moved(initial)
 
 
 @pytest.fixture(scope="module")
 def observation() -> Observation:
-    keys = jax.random.split(jax.random.key(2), 5)
-    side, length = CONFIG.vision.image_size, 12
-    return Observation(
-        images={
-            slot: jax.random.uniform(key, (B, side, side, 3), minval=-1)
-            for slot, key in zip(CAMERA_SLOTS, keys[:3], strict=True)
-        },
-        image_masks={
-            "base_0_rgb": jnp.array([True, True]),
-            "left_wrist_0_rgb": jnp.array([True, False]),
-            "right_wrist_0_rgb": jnp.array([False, False]),
-        },
-        tokens=jax.random.randint(keys[3], (B, length), 3, 500),
-        token_mask=jnp.arange(length) < jnp.array([[length], [5]]),
-        state=jax.random.normal(keys[4], (B, D)),
-    )
+    return drawn_observation(CONFIG, tokens=12)
 
 
 @pytest.fixture(scope="module")
 def noisy_actions():
-    x_key, t_key = jax.random.split(jax.random.key(3))
-    return jax.random.normal(x_key, (B, K, H, D)), jax.random.uniform(t_key, (B, K))
+    return drawn_actions(CONFIG)
 
 
 def test_full_size_tree_is_the_published_one():

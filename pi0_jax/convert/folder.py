@@ -66,7 +66,6 @@ class Folder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Reads a JSON object; raises InputError if the file is something else."""
         file = self.file(name)
-        file = self.file(name)
         data = storage.read_all(file)
         try:
             record = json.loads(data)

@@ -225,8 +225,9 @@ def train_step(
     skipped = state.skipped + (running & ~finite)
     halted = skipped > options.skip_nonfinite
 
-    # Parameters read the moments that are kept, and the average the parameters that are kept. If
-    # the old ones were kept at the end only, XLA would read moments and gradients twice.
+    # Parameters read the moments that are kept (before they are rounded), and the average the
+    # parameters that are kept. If the old ones were kept at the end only, XLA would read moments and
+    # gradients twice.
     taken = running & finite
     moments = _new_if(
         taken,
