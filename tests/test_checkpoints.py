@@ -113,6 +113,8 @@ def test_arrays_that_are_not_there_are_named(tmp_path):
     ("changes", "message"),
     [
         ({"format": 1}, "run/1: expected checkpoint format 3, or 2, found 1$"),
+        ({"format": 2}, "run/1: expected .* of format 2, found nothing called 'config'$"),
+        ({"format": 2, "config": 3}, "run/1: expected .* of format 2, found 'int' object"),
         ({"format": 4}, "run/1: expected checkpoint format 3, or 2, found 4; .* newer version"),
         ({"colour": "red"}, "run/1: checkpoint format 3: colour is unknown; .* newer version"),
         (

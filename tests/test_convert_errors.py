@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ import safetensors.numpy
 from pi0_jax import convert
 from pi0_jax.convert import paligemma, rules
 from pi0_jax.convert.source import cast
+from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS
 from tests.checkpoints_of_others import (
@@ -389,6 +391,7 @@ def test_files_that_contradict_each_other_are_named(tmp_path, theirs):
         ({"sizes": {"heads": 3}}, "found nothing called 'heads'"),
         ({"tokenizer": 3}, "found argument should be a bytes-like"),
         ({"format": 7}, "expected format 2|found 7"),
+        ({"format": 1, "run": [3]}, "expected what an export of format 1 writes|found 'list'"),
         ({"horizon": 49}, "horizon"),
         ({"robots": {}}, "robots: none|droid"),
     ],
@@ -401,17 +404,56 @@ def test_a_record_of_another_make_is_named(tmp_path, theirs, change, facts):
 
 
 def test_a_dimension_without_spread_is_normalised_as_ours_is(tmp_path, theirs):
-    """LeRobot divides by std + 1e-6, so a joint that never moves would be noise times a million."""
+    """The ports divide by std + 1e-6: a joint that never moves would be noise times a million."""
     file = theirs / "assets" / "droid" / "norm_stats.json"
     record = json.loads(file.read_text())
     record["norm_stats"]["state"]["std"][2] = 0.0
     file.write_text(json.dumps(record))
-    report = convert.run(theirs, tmp_path / "o", "lerobot", DROID)
-    assert any(note.startswith("state[2]: hardly vary") for note in report.notes)
-    written = tmp_path / "o" / "policy_preprocessor_step_6_normalizer_processor.safetensors"
-    assert safetensors.numpy.load_file(written)["observation.state.std"][2] == 1.0
-    # our own is beside
-    assert convert.open(tmp_path / "o").metadata.robots["droid"].statistics.state.std[2] == 0.0
+    processor = "policy_preprocessor_step_6_normalizer_processor.safetensors"
+
+    def spread(format: str, folder: Path) -> float:
+        if format == "lerobot":
+            return safetensors.numpy.load_file(folder / processor)["observation.state.std"][2]
+        return read_statistics(folder)["state"]["std"][2]
+
+    def read_statistics(folder: Path) -> dict:
+        return json.loads((folder / "assets/droid/norm_stats.json").read_text())["norm_stats"]
+
+    for format in ("lerobot", "openpi_jax", "openpi_pytorch"):
+        out = tmp_path / format
+        notes = convert.run(theirs, out, format, DROID).notes
+        assert [note for note in notes if "droid: state[2]: hardly vary" in note], notes
+        assert spread(format, out) == 1.0
+        # our own is beside
+        assert convert.open(out).metadata.robots["droid"].statistics.state.std[2] == 0.0
+    # An export of before held it as it is; another's statistics, of an unknown robot, pass through.
+    (out / "assets/droid/norm_stats.json").write_text(json.dumps(record))
+    assert convert.open(out).metadata.robots["droid"].statistics.state.std[2] == 0.0
+    notes = convert.run(theirs, tmp_path / "through", "openpi_pytorch").notes
+    assert read_statistics(tmp_path / "through")["state"]["std"][2] == 0.0
+    assert not [note for note in notes if "hardly vary" in note]
+
+
+@pytest.mark.parametrize("format", ["lerobot", "openpi_jax", "openpi_pytorch"])
+def test_an_angle_that_turns_is_told_where_the_port_reads_plain_numbers(tmp_path, theirs, format):
+    droid = EMBODIMENTS["droid"]
+    state, actions = (
+        tuple(
+            dataclasses.replace(dim, periodic=True) if dim.name == "joint_6" else dim
+            for dim in dims
+        )
+        for dims in (droid.state, droid.actions)
+    )
+    options = dataclasses.replace(
+        DROID, embodiment=dataclasses.replace(droid, state=state, actions=actions)
+    )
+    told = [
+        note for note in convert.run(theirs, tmp_path / "o", format, options).notes
+        if "joint_6 turns" in note
+    ]  # fmt: skip
+    assert len(told) == 2, told
+    assert "action joint_6" in told[0]
+    assert "state joint_6" in told[1] and "[-3.14159, 3.14159) rad" in told[1]
 
 
 def with_statistics(folder, change):

@@ -92,7 +92,8 @@ class Description:
             )
         where = f"{source}: checkpoint format {found}"
         if found == 2:
-            record = _from_format_2(record)
+            with expecting("the description of a checkpoint of format 2", source):
+                record = _from_format_2(record)
         parts = {"format", *(part.name for part in dataclasses.fields(cls))}
         if unknown := record.keys() - parts - {MANIFEST}:
             raise InputError(

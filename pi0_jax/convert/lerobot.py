@@ -33,6 +33,7 @@ from pi0_jax.convert.metadata import (
     RobotRecord,
     choose_robot,
     differences,
+    for_ports,
     known_embodiment,
     read_beside,
     with_beside,
@@ -117,7 +118,7 @@ def _metadata(folder: Folder) -> Metadata:
     if beside is not None and len(beside.robots) == len(own.robots) == 1:
         robots = dict(zip(beside.robots, own.robots.values(), strict=True))
         own = dataclasses.replace(own, robots=robots)
-    return with_beside(own, folder, lambda statistics, mode: as_written(statistics, mode)[0])
+    return with_beside(own, folder)
 
 
 def read_metadata(folder: Folder) -> Metadata:
@@ -260,29 +261,11 @@ def write(source: Source, folder: Path) -> list[str]:
     contents = descriptions(source.model_config(), metadata, embodiment, dtype)
     for file, content in contents.items():
         (folder / file).write_text(json.dumps(content, indent=4 if file == CONFIG else 2))
-    statistics, still = as_written(record.statistics, metadata.mode)
+    statistics, _ = for_ports(record, metadata.mode)
     for file in (PREPROCESSOR_STATES[policy_type(source.sizes)], POSTPROCESSOR_STATE):
         safetensors_files.write_file(folder / file, _statistics_tensors(statistics))
     safetensors_files.write_file(folder / safetensors_files.SINGLE, tensors)
-    return _notes(source, embodiment, still)
-
-
-def as_written(statistics: Statistics, mode: Mode) -> tuple[Statistics, list[str]]:
-    """Returns the statistics that make LeRobot normalise as we do.
-
-    A dimension without spread is only centred (normalize.py); LeRobot would divide it by 1e-6. So
-    it gets a spread of 1. The names of these dimensions are returned, too.
-    """
-    still, parts = [], {}
-    for part, vector in statistics._asdict().items():
-        constant = normalize.constant(vector, mode)
-        still += [f"{part}[{i}]" for i in np.flatnonzero(constant)]
-        std = np.where(constant, 1.0, vector.std) if mode == "zscore" else vector.std
-        q01, q99 = vector.q01, vector.q99
-        if mode == "quantile":
-            q01, q99 = np.where(constant, q01 - 1.0, q01), np.where(constant, q01 + 1.0, q99)
-        parts[part] = vector._replace(std=std, q01=q01, q99=q99)
-    return Statistics(**parts), still
+    return _notes(source, embodiment)
 
 
 def _statistics_tensors(statistics: Statistics) -> dict[str, LazyArray]:
@@ -377,7 +360,7 @@ def _relative(embodiment: Embodiment) -> Record:
     return {"enabled": True, "exclude_joints": absolute(), "action_names": names}
 
 
-def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str]:
+def _notes(source: Source, embodiment: Embodiment) -> list[str]:
     """Returns what the user should know about what was written."""
     metadata, pieces, order = source.metadata, source.sizes["V"], list(embodiment.cameras)
     tokenizer = "warning: the processors name PaliGemma's tokenizer"
@@ -386,7 +369,6 @@ def _notes(source: Source, embodiment: Embodiment, still: list[str]) -> list[str
     notes = (
         (not is_published(source.sizes), "warning: config.json can only name gemma_2b and gemma_300m, which are of other sizes"),
         (pieces != PUBLISHED_VOCABULARY, f"{tokenizer}; this model's vocabulary has {pieces} pieces"),
-        (still, f"{', '.join(still)}: hardly vary; written with a spread of 1, since LeRobot would divide by 1e-6"),
         (blind, "warning: this π0.5 reads no state; LeRobot's prompt tells it, so its actions will differ"),
         (order != list(CAMERA_SLOTS[: len(order)]), f"{slots}; which those are is only in {FILE}"),
     )  # fmt: skip

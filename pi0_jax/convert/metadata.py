@@ -9,7 +9,7 @@ what left for it.
 import base64
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from operator import index
 from typing import Any, NamedTuple
 
@@ -113,8 +113,9 @@ class Metadata:
             raise InputError(f"{source}: expected format {_FORMAT}, or 1, found {found}")
         # In format 1 the run's config was one flat record, or null.
         if found == 1:
-            run = record.get("run")
-            policy, training = (None, {}) if run is None else policy_config.split(run)
+            with expecting("what an export of format 1 writes", source):
+                run = record.get("run")
+                policy, training = (None, {}) if run is None else policy_config.split(run)
             record = {**record, "policy": policy, "training": training}
         fields = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in fields if name not in record]:
@@ -143,14 +144,8 @@ def read_beside(folder: Folder) -> Metadata | None:
     return Metadata.from_json(folder.read_json(FILE), str(folder.file(FILE)))
 
 
-def with_beside(
-    own: Metadata,
-    folder: Folder,
-    written: Callable[[Statistics, Mode], Statistics] = lambda own, _: own,
-) -> Metadata:
+def with_beside(own: Metadata, folder: Folder) -> Metadata:
     """Returns what pi0_jax.json says, or where it is missing `own`: what the other files say.
-
-    `written` returns what becomes of statistics in those files.
 
     Raises:
         InputError: the two contradict each other.
@@ -167,18 +162,19 @@ def with_beside(
         theirs, ours = (", ".join(metadata.robots) or "none" for metadata in (beside, own))
         raise InputError(f"{where}: robots: {theirs}; the checkpoint's other files have {ours}")
     for name, robot in own.robots.items():
-        statistics, embodiment = beside.robots[name]
-        expected = RobotRecord(written(statistics, beside.mode), embodiment)
-        _check_robot(robot, expected, f"{where}: {name}")
+        _check_robot(robot, beside.robots[name], beside.mode, f"{where}: {name}")
     return beside
 
 
-def _check_robot(own: RobotRecord, beside: RobotRecord, where: str) -> None:
+def _check_robot(own: RobotRecord, beside: RobotRecord, mode: Mode, where: str) -> None:
     """Raises InputError if a robot's statistics, cameras or dimensions differ in the two."""
-    vectors = zip(Statistics._fields, beside.statistics, own.statistics, strict=True)
-    for part, theirs, ours in vectors:
-        for field, kept, found in zip(ours._fields, theirs, ours, strict=True):
-            if found is not None and kept is not None and not _equal(kept, found):
+    exported, _ = for_ports(beside, mode)
+    vectors = zip(Statistics._fields, beside.statistics, exported, own.statistics, strict=True)
+    for part, theirs, written, ours in vectors:
+        for field, *kept, found in zip(ours._fields, theirs, written, ours, strict=True):
+            # Exports to openpi held the statistics as they are, until they too were `for_ports`.
+            known = [values for values in kept if values is not None]
+            if found is not None and known and not any(_equal(values, found) for values in known):
                 raise InputError(
                     f"{where}: {part}.{field} is not that of the checkpoint's other files"
                 )
@@ -284,8 +280,32 @@ def find_embodiment(name: str | Embodiment) -> Embodiment:
         raise InputError(f"{name}: {error}") from error
 
 
-def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
-    """Yields warnings about actions for which the port computes deltas otherwise."""
+# ---- what a port does otherwise
+
+
+def for_ports(robot: RobotRecord, mode: Mode) -> tuple[Statistics, list[str]]:
+    """Returns the statistics that make openpi and LeRobot normalise as we do.
+
+    A dimension without spread is only centred (normalize.py); both of them would divide it by
+    1e-6. So it gets a spread of 1. The names of these dimensions are returned, too. Without an
+    embodiment the statistics are those of another's policy, and stay as they are.
+    """
+    if robot.embodiment is None:
+        return robot.statistics, []
+    still, parts = [], {}
+    for part, vector in robot.statistics._asdict().items():
+        constant = normalize.constant(vector, mode)
+        still += [f"{part}[{i}]" for i in np.flatnonzero(constant)]
+        std = np.where(constant, 1.0, vector.std) if mode == "zscore" else vector.std
+        q01, q99 = vector.q01, vector.q99
+        if mode == "quantile":
+            q01, q99 = np.where(constant, q01 - 1.0, q01), np.where(constant, q01 + 1.0, q99)
+        parts[part] = vector._replace(std=std, q01=q01, q99=q99)
+    return Statistics(**parts), still
+
+
+def _differing_dims(embodiment: Embodiment, port: str) -> Iterator[str]:
+    """Yields warnings about dimensions that the port computes otherwise."""
     for i, (dim, place) in enumerate(zip(embodiment.actions, embodiment.delta_states, strict=True)):
         if place not in (None, i):
             yield (
@@ -294,12 +314,25 @@ def _differing_deltas(embodiment: Embodiment, port: str) -> Iterator[str]:
             )
         if dim.turn:
             yield f"warning: action {dim.name} turns: its angles go the short way here; {port} knows no angles, so its actions may differ"
+    for read in embodiment.state:
+        if read.turn:
+            low, turn = read.turn
+            yield (
+                f"warning: state {read.name} turns: here it is read in [{low:g}, {low + turn:g}) {read.unit}, whatever is sent; {port}"
+                f" knows no angles, so send it in that range"
+            )
 
 
 def differences(metadata: Metadata, port: str) -> list[str]:
-    """Returns warnings about what the policy did and the port will not do."""
-    records = [robot.embodiment for robot in metadata.robots.values() if robot.embodiment]
-    notes = [note for record in records for note in _differing_deltas(record, port)]
+    """Returns what the user should know about what the policy did and the port does otherwise."""
+    notes = []
+    for name, robot in metadata.robots.items():
+        if still := for_ports(robot, metadata.mode)[1]:
+            notes.append(
+                f"{name}: {', '.join(still)}: hardly vary; written with a spread of 1, since {port} would divide by 1e-6"
+            )
+        if robot.embodiment:
+            notes += _differing_dims(robot.embodiment, port)
     if metadata.policy and metadata.policy.loss_dims == "real":
         notes.append(
             f"warning: trained on real dimensions only; {port} lets noise into the others, so its actions will differ"

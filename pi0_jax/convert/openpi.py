@@ -28,7 +28,7 @@ from pi0_jax.convert.huggingface_names import (
     is_published,
     pi0_rules,
 )
-from pi0_jax.convert.metadata import Metadata, RobotRecord, differences, with_beside
+from pi0_jax.convert.metadata import Metadata, RobotRecord, differences, for_ports, with_beside
 from pi0_jax.convert.rules import Rule, rule
 from pi0_jax.convert.source import LazyArray, Source, Tensors, mapped, torch_tensors
 from pi0_jax.errors import InputError
@@ -204,7 +204,8 @@ def write_torch(source: Source, folder: Path) -> list[str]:
 def _write_robots(source: Source, folder: Path) -> list[str]:
     """Writes the robots' statistics; returns warnings of what openpi will do otherwise."""
     for name, robot in source.metadata.robots.items():
-        write_statistics(statistics_file(folder, name), robot.statistics)
+        written, _ = for_ports(robot, source.metadata.mode)
+        write_statistics(statistics_file(folder, name), written)
     notes = differences(source.metadata, "openpi")
     by = {"zscore": "mean and standard deviation", "quantile": "percentiles"}
     mode, model = ("quantile", "π0.5") if tree.is_pi05(source.sizes) else ("zscore", "π0")
