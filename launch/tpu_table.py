@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pi0_jax.aot import report
+from pi0_jax.aot import slices
 from pi0_jax.errors import InputError
 from pi0_jax.train.config import from_mapping
 
@@ -23,6 +23,11 @@ _ROWS = flags.DEFINE_list(
     None,
     "TOPOLOGY/BATCH/DATAxFSDPxTENSOR for a training step, TOPOLOGY/sampler; such as v5e:4x4/64/2x8x1 or pi05@v5e:1x1/sampler.",
 )
+_SEARCH = flags.DEFINE_list(
+    "search",
+    [],
+    "TOPOLOGY/DATAxFSDPxTENSOR: slices whose best remat and batch are searched, such as v5e:2x4/1x8x1.",
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
@@ -34,12 +39,12 @@ flags.mark_flags_as_required(["config", "rows", "output"])
 @app.command
 def main() -> None:
     run, path = from_mapping(config_mapping(_CONFIG)), shared.needed(_OUTPUT)
-    rows = [report.Row.parse(text) for text in shared.needed(_ROWS)]
+    rows = [slices.Row.parse(text) for text in shared.needed(_ROWS)]
     try:
         libtpu = version("libtpu")
     except PackageNotFoundError as error:
         raise InputError("libtpu is not installed: pip install pi0_jax[tpu]") from error
-    about = report.page_head(
+    about = slices.page_head(
         command="python -m launch.tpu_table " + shlex.join(sys.argv[1:]),
         run_flags=shlex.join(
             argument for argument in sys.argv[1:] if argument.startswith("--config")
@@ -47,18 +52,11 @@ def main() -> None:
         jax=version("jax"),
         libtpu=libtpu,
     )
-    output = Path(path)
-    kept = report.kept_rows(output.read_text("utf-8"), about, path) if output.exists() else {}
+    page = slices.Page(Path(path), about, run, rows)
     for row in rows:
-        if row.flags not in kept:
-            kept[row.flags] = row.line(run)
-            print(kept[row.flags], flush=True)
-        # The rows come in the order asked for, and older rows after them.
-        lines = {row.flags: kept[row.flags] for row in rows if row.flags in kept} | kept
-        output.with_suffix(".partial").write_text(
-            about + "\n".join(lines.values()) + "\n", encoding="utf-8"
-        )
-        output.with_suffix(".partial").replace(output)
+        page.line_of(row)
+    for text in shared.needed(_SEARCH):
+        page.search(text)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.memory import PeakMemory
 from pi0_jax import checkpoints, sharding
-from pi0_jax.aot import hlo, programs, report
+from pi0_jax.aot import hlo, programs, slices
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.train.chips import CHIPS, matmul_flops, roofline
-from pi0_jax.train.config import RunConfig, from_mapping
+from pi0_jax.train.config import MeshConfig, RunConfig, from_mapping
 from pi0_jax.train.state import (
     abstract_run_state,
     abstract_state,
@@ -354,26 +354,84 @@ def test_restoring_reads_each_part_once(tmp_path):
 
 
 def test_a_page_keeps_its_rows_and_refuses_those_of_another_compiler():
-    row = report.Row.parse("v5e:4x4/64/2x8x1")
+    row = slices.Row.parse("v5e:4x4/64/2x8x1")
     line = f"| v5e:4x4 | 16 | 64 | 2 x 8 x 1 | 6.7 + 4.6 | `{row.flags}` |"
     made = dict(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
-    text = f"{report.page_head(**made)}{line}\n"
+    text = f"{slices.page_head(**made)}{line}\n"
     assert (
         row.flags
         == "--topology=v5e:4x4 --config.batch_size=64 --config.mesh.data=2 --config.mesh.fsdp=8 --config.mesh.tensor=1"
     )
-    assert report.kept_rows(text, report.page_head(**made | {"command": "another"}), "tpu.md") == {
+    assert slices.kept_rows(text, slices.page_head(**made | {"command": "another"}), "tpu.md") == {
         row.flags: line
     }
     for other in ({"jax": "0.11"}, {"libtpu": "0.2"}, {"run_flags": "--config=b.py"}):
         with pytest.raises(InputError, match="tpu.md: its rows are of another run or compiler"):
-            report.kept_rows(text, report.page_head(**made | other), "tpu.md")
+            slices.kept_rows(text, slices.page_head(**made | other), "tpu.md")
 
 
 @pytest.mark.parametrize("text", ["v5e:4x4", "v5e:4x4/64", "v5e:4x4/64/2x8", "v5e:4x4/64/2x8xa"])
 def test_a_row_that_cannot_be_read(text):
     with pytest.raises(InputError, match=f"row '{text}': expected TOPOLOGY/BATCH"):
-        report.Row.parse(text)
+        slices.Row.parse(text)
+
+
+class Chip:
+    """A chip whose step takes so many GB: a state, and as much again for every sample."""
+
+    def __init__(self, memory: float, state: float, a_sample: dict[str, float]) -> None:
+        self._memory, self._state, self._a_sample = memory, state, a_sample
+        self.compiled: list[tuple[str, int]] = []
+
+    def line(self, row: slices.Row) -> str:
+        """Returns a line as the page has them; a larger batch and less remat use it better."""
+        samples = row.batch // 8
+        self.compiled.append((row.remat, samples))
+        used = self._a_sample[row.remat] * samples
+        if self._state + used > self._memory:
+            cells = ["does not fit: too large", *[""] * 6]
+        else:
+            percent = 10 * math.log2(samples) + {"full": 10, "dots": 18, "none": 22}[row.remat]
+            cells = [f"{self._state:.1f} + {used:.1f}", f"{self._memory:.1f}", "1.0", "1.0", "1.0"]
+            cells += ["1 to 2", f"{percent:.0f}% to 99%"]
+        what = [row.topology, "8", str(row.batch), "1 x 8 x 1"]
+        return " | ".join(["", *what, *cells, f"`{row.flags}`", ""]).strip()
+
+
+def test_a_search_takes_the_remat_and_the_largest_batch_that_use_the_slice_best():
+    chip = Chip(16.9, 6.7, {"full": 1.2, "dots": 2.5, "none": 30.0})
+    best = slices.best_setting("v5e:2x4", MeshConfig(1, 8, 1), chip.line)
+    # 10.2 GB hold 8 samples with "full" (40%), 4 with "dots" (38%), none with "none".
+    assert (best.row.remat, best.row.batch, best.utilisation) == ("full", 64, 0.4)
+    assert chip.compiled == [
+        ("full", 1), ("full", 2), ("full", 8), ("dots", 1), ("dots", 2), ("dots", 4), ("none", 1)
+    ]  # fmt: skip
+    roomy = Chip(33.6, 6.7, {"full": 1.2, "dots": 1.6, "none": 30.0})
+    best = slices.best_setting("v6e:2x4", MeshConfig(1, 8, 1), roomy.line)
+    assert (best.row.remat, best.row.batch) == ("dots", 128)
+
+
+def test_where_nothing_fits_the_nearest_is_named():
+    chip = Chip(16.9, 51.8, {"full": 1.2, "dots": 2.5, "none": 30.0})
+    with pytest.raises(InputError, match="v5e:2x4: nothing fits; .*batch_size=8 .*too large"):
+        slices.best_setting("v5e:2x4", MeshConfig(1, 8, 1), chip.line)
+
+
+def test_a_page_compiles_what_it_lacks_and_ends_with_what_to_set(tmp_path, monkeypatch):
+    chip = Chip(16.9, 6.7, {"full": 1.2, "dots": 2.5, "none": 30.0})
+    monkeypatch.setattr(slices.Row, "line", lambda row, run: chip.line(row))
+    head = slices.page_head(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
+
+    def search() -> str:
+        page = slices.Page(tmp_path / "tpu.md", head, policies.run_config(), [])
+        page.search("v5e:2x4/1x8x1")
+        return (tmp_path / "tpu.md").read_text()
+
+    text, compiled = search(), len(chip.compiled)
+    assert text.splitlines()[-1].startswith("| v5e:2x4 | 1 x 8 x 1 | full | 8 | 64 | 16.3 | 16.9 |")
+    assert search() == text and len(chip.compiled) == compiled
+    with pytest.raises(InputError, match="search 'v5e:2x4': expected TOPOLOGY/DATAxFSDPxTENSOR"):
+        slices.Page(tmp_path / "tpu.md", head, policies.run_config(), []).search("v5e:2x4")
 
 
 # Without a TPU, for a TPU.
