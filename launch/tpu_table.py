@@ -5,6 +5,7 @@ docs/tpu.md names the command that made it.
 
 import shlex
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def main() -> None:
         jax=version("jax"),
         libtpu=libtpu,
     )
-    page = slices.Page(Path(path), about, run, rows)
+    page = slices.Page(Path(path), about, run, rows, said=partial(print, flush=True))
     for row in rows:
         page.line_of(row)
     for text in shared.needed(_SEARCH):

@@ -423,7 +423,7 @@ def test_a_page_compiles_what_it_lacks_and_ends_with_what_to_set(tmp_path, monke
     head = slices.page_head(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
 
     def search() -> str:
-        page = slices.Page(tmp_path / "tpu.md", head, policies.run_config(), [])
+        page = slices.Page(tmp_path / "tpu.md", head, policies.run_config(), [], said=print)
         page.search("v5e:2x4/1x8x1")
         return (tmp_path / "tpu.md").read_text()
 
@@ -431,7 +431,9 @@ def test_a_page_compiles_what_it_lacks_and_ends_with_what_to_set(tmp_path, monke
     assert text.splitlines()[-1].startswith("| v5e:2x4 | 1 x 8 x 1 | full | 8 | 64 | 16.3 | 16.9 |")
     assert search() == text and len(chip.compiled) == compiled
     with pytest.raises(InputError, match="search 'v5e:2x4': expected TOPOLOGY/DATAxFSDPxTENSOR"):
-        slices.Page(tmp_path / "tpu.md", head, policies.run_config(), []).search("v5e:2x4")
+        slices.Page(tmp_path / "tpu.md", head, policies.run_config(), [], said=print).search(
+            "v5e:2x4"
+        )
 
 
 # Without a TPU, for a TPU.

@@ -164,7 +164,9 @@ def _mesh(text: str) -> MeshConfig:
 class Page:
     """The page of a run and a compiler, which is written after every row."""
 
-    def __init__(self, file: Path, head: str, run: RunConfig, rows: list[Row]) -> None:
+    def __init__(
+        self, file: Path, head: str, run: RunConfig, rows: list[Row], said: Callable[[str], object]
+    ) -> None:
         """Reads the rows that the file has, if it is there.
 
         Args:
@@ -172,19 +174,20 @@ class Page:
             head: what `page_head` returned.
             run: the run that the rows compile, each for its slice.
             rows: the rows that come first, in this order; older ones come after them.
+            said: is called with every new line.
 
         Raises:
             InputError: the file's rows are of another run or compiler.
         """
         self._file, self._head, self._run, self._first = file, head, run, rows
         self._lines = kept_rows(file.read_text("utf-8"), head, str(file)) if file.exists() else {}
-        self._best: list[Setting] = []
+        self._said, self._best = said, list[Setting]()
 
     def line_of(self, row: Row) -> str:
         """Returns a row's line. At full size compiling one that the page lacks takes minutes."""
         if row.flags not in self._lines:
             self._lines[row.flags] = row.line(self._run)
-            print(self._lines[row.flags], flush=True)
+            self._said(self._lines[row.flags])
         self._write()
         return self._lines[row.flags]
 
@@ -200,7 +203,7 @@ class Page:
         except (TypeError, ValueError) as error:
             raise InputError(f"search {text!r}: expected TOPOLOGY/DATAxFSDPxTENSOR") from error
         self._best.append(best_setting(topology, mesh, self.line_of))
-        print(self._best[-1].line, flush=True)
+        self._said(self._best[-1].line)
         self._write()
 
     def _write(self) -> None:
