@@ -42,8 +42,8 @@ def get_config() -> ConfigDict:
 
     # Optimizer.
     c.batch_size = 64
-    c.steps = 1500
-    c.learning_rate = 3e-3  # 2e-3 needs more steps: of 200 episodes 194 succeed, and 199 with this
+    c.steps = 2000  # after 1,500, 187, 199 and 200 of 200 episodes succeed (three seeds)
+    c.learning_rate = 3e-3  # 2e-3 needs more steps
     c.end_learning_rate = 0.0
     c.warmup_steps = 150
     c.ema_decay = 0.995

@@ -202,7 +202,7 @@ def test_sizes_stand_where_a_variants_name_does(values):
         ("datasets", (), "config.datasets is empty"),
         ("weights", (1.0,), "config.weights has 1 entries for 2 datasets"),
         ("weights", (1.0, 0.0), "config.weights is (1.0, 0.0); expected positive numbers"),
-        ("warmup_steps", 9999, "config.warmup_steps is 9999; expected at least 0 and less than steps (1500)"),
+        ("warmup_steps", 9999, "config.warmup_steps is 9999; expected at least 0 and less than steps (2000)"),
         ("warmup_steps", -1, "config.warmup_steps is -1; expected a number of at least 0"),
         ("end_learning_rate", -1e-5, "config.end_learning_rate is -1e-05; expected a number of at least 0"),
         ("weight_decay", -1.0, "config.weight_decay is -1.0; expected a number of at least 0"),
@@ -323,7 +323,7 @@ def test_every_field_is_explained():
 
 def test_a_run_says_its_config_and_what_is_not_the_default(values):
     text = config.describe(config.from_mapping(values))
-    assert {"*steps 1500", "b1 0.9", "*draws 4", "seed 0"} <= set(re.split(r",\s+|\s{2,}", text))
+    assert {"*steps 2000", "b1 0.9", "*draws 4", "seed 0"} <= set(re.split(r",\s+|\s{2,}", text))
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("*") == 1 + sum(
         config.to_json(config.from_mapping(values))[name] != value
