@@ -76,5 +76,5 @@ def run(
         source, steps = checkpoint or str(server), _EXECUTE.value or family.record.execute_steps
         plan = dataclasses.replace(plan, source=source, execute_steps=steps)
         found = benchmark.measure(plan, policy, output, workers=workers)
-    print(benchmark.table(found["rows"]))
+    print(benchmark.table(found["rows"], found.get("published")))
     print(f"{family.name}: {family.protocol}\nwritten to {output}")

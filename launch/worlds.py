@@ -24,6 +24,7 @@ _PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where observations c
 _ROBOTS = flags.DEFINE_list("robots", None,
     "Robots to try; in the reach world all that it has, elsewhere the only one, if not given.")
 # fmt: on
+OF_GYMNASIUM = ("env_args", "success", "prompt")  # what the reach world does not read
 _CACHE = shared.compilation_cache()
 
 

@@ -105,14 +105,38 @@ def test_a_folder_of_another_plan_is_refused(tmp_path):
         (f"{Path(__file__)}:up", "expected a Family called FAMILY, found none"),
         ("metaworld:mt7", "task 'mt7' is unknown"),
         ("{needs}:up", "No module named 'not_installed_here'"),
+        ("{wrong}:up", r"wrong\.py: line 2: '\(' was never closed"),
+        (f"{FILE}:left,up", "task 'up' is unknown"),
     ],
 )
 def test_unknown_families_and_tasks_are_named(env, said, tmp_path):
     (tmp_path / "needs.py").write_text("import not_installed_here\n")
-    env = env.format(needs=tmp_path / "needs.py")
+    (tmp_path / "wrong.py").write_text("import numpy\nFAMILY = Family(\n")
+    env = env.format(needs=tmp_path / "needs.py", wrong=tmp_path / "wrong.py")
     assert families.names_a_family(env)
     with pytest.raises(InputError, match=said):
         families.find(env)
+
+
+def test_several_tasks_and_groups_are_each_taken_once():
+    assert families.find(f"{FILE}:right,both").tasks == ("right", "left")
+
+
+def test_a_task_may_have_its_own_limit_and_published_rates_stand_beside(tmp_path):
+    """A row of a table is named by the group or the task; what was chosen is "all"."""
+    mine = (
+        'packages=("numpy",),',
+        'packages=("numpy",), limits={"left": 1},\n'
+        '    published={"A (a paper)": {"both": 50.0, "left": 12.5}, "B": {"up": 1.0}},',
+    )
+    plan = families.dataclasses.replace(own_family(tmp_path, mine), conditions=("right", "black"))
+    found = measure(plan, policy, tmp_path / "out", workers=1)
+    assert found["most_actions"] == {"left": 1, "right": 15}
+    journal = map(json.loads, lines(tmp_path / "out"))
+    ticks = {line[1]: line[4] for line in journal if line[0] == "black" and len(line) == 5}
+    assert ticks["left"] <= plan.execute_steps < ticks["right"]
+    assert found["published"] == {"A (a paper)": {"all": 50.0}}
+    assert "50.0  A (a paper)" in table(found["rows"], found["published"])
 
 
 def test_no_condition_is_named(tmp_path):
@@ -199,6 +223,10 @@ def evaluate(*flags, code="from launch import evaluate; evaluate.main()"):
         (
             ["--checkpoint=/a", "--execute_steps=1", "--neighbours=a", "--policy_python=python"],
             {"execute_steps", "neighbours", "policy_python"},
+        ),
+        (
+            ["--checkpoint=/a", "--env_args={}", "--success=a", "--prompt=x", "--robots=a"],
+            {"env_args", "success", "prompt"},
         ),
     ],
 )
@@ -311,7 +339,7 @@ def test_neighbours_that_do_not_fit_are_named_before_any_episode(tmp_path):
 def test_a_simulator_needs_neither_jax_nor_tensorflow():
     """What a simulator's environment runs imports none of them, and no other package than stated."""
     code = (
-        "import sys; before = set(sys.modules); import launch.evaluate, pi0_jax.sim.metaworld,"
+        "import sys; before = set(sys.modules); import launch.evaluate, pi0_jax.sim.libero, pi0_jax.sim.metaworld,"
         " pi0_jax.sim.metaworld.demonstrations;"
         "print(*sorted({n.split('.')[0] for n in set(sys.modules) - before}"
         " - set(sys.stdlib_module_names)))"

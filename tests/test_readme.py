@@ -234,6 +234,7 @@ STORIES = {
             StandsIn("make demo", "make smoke", "half an hour; the same stages in miniature"),
             StandsIn("make smoke", "make smoke", "three minutes, and installs"),
             Run("make metaworld", DRY, in_repository=True),
+            Run("make libero CHECKPOINT=DIR", DRY, in_repository=True),
             StandsIn("make test", "exec make test", "runs this"),
             StandsIn("make docs", "make docs", NETWORK),
             Run("make test LATEST=1", DRY, in_repository=True),
@@ -463,6 +464,14 @@ STORIES = {
                 "python -m launch.train --config=metaworld:mt5 ...",
                 "python -m launch.neighbours ...",
             )
+        )
+        + tuple(
+            StandsIn(
+                name,
+                "tests/test_libero.py::test_an_untrained_policy_is_measured_beside_published_rates",
+                "needs the simulator's environment; the test runs an untrained policy",
+            )
+            for name in ("make libero CHECKPOINT=DIR", "make libero-env")
         ),
     ),
     "a notebook's package": Story(

@@ -129,8 +129,13 @@ def measure(
     return found
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows of a result as a text table: a line a group, a column a condition."""
+def table(
+    rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """Returns the rows of a result as a text table: a line a group, a column a condition.
+
+    What others published of the same rows stands below, in percent.
+    """
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     groups = list(dict.fromkeys(row["group"] for row in rows))
     cells = {(row["group"], row["condition"]): row for row in rows}
@@ -143,7 +148,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             low, high = (round(100 * end) for end in row["interval"])
             line += f" {row['successes']:>5}/{row['episodes']:<4} {low:>3} to {high:>3}%"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_published_lines(published) if published else [])])
+
+
+def _published_lines(published: Mapping[str, Mapping[str, float]]) -> list[str]:
+    groups = list(dict.fromkeys(group for rates in published.values() for group in rates))
+    wide = max(len(one) for one in (*groups, "100.0"))
+    lines = ["published, in percent", " ".join(f"{group:>{wide}}" for group in groups)]
+    for who, rates in published.items():
+        cells = (rates.get(group, "") for group in groups)
+        lines.append(" ".join(f"{cell:>{wide}}" for cell in cells) + f"  {who}")
+    return lines
 
 
 class _Journal:
@@ -318,13 +333,14 @@ def _fingerprint(pool: Workers, plan: Plan, chosen: Chosen, act: Act) -> str:
 def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     """Returns what decides the results, as JSON holds it."""
     family, tasks = chosen
-    with families.installed(family):
+    with families.installed(family.name):
         versions = {name: version(name) for name in ("numpy", *family.packages)}
     facts = dataclasses.asdict(plan) | {
         "conditions": None, "episodes": None, "record": None,
         "protocol": family.protocol,
         "tasks": [[task, family.tasks[task]] for task in tasks],
-        "most_actions": family.most_actions,
+        "most_actions": {task: family.limit(task) for task in tasks}
+        if family.limits else family.most_actions,
         "initial_states": family.initial_states,
         "family_file": hashlib.sha256(families.file_of(plan.env).read_bytes()).hexdigest()[:16],
         "versions": versions
@@ -359,7 +375,15 @@ def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
                 }
             )
     policies = {one: journal.policies[one] for one in plan.conditions}
-    return {"checkpoint": plan.source, **journal.about, "policies": policies, "rows": rows}
+    # The chosen tasks, which the rows call "all", are a group of some name or several.
+    names = {plan.env.rpartition(":")[2]: "all"} | {name: name for name in inside}
+    published = {
+        who: told
+        for who, rates in family.published.items()
+        if (told := {row: rates[name] for name, row in names.items() if name in rates})
+    }
+    found = {"checkpoint": plan.source, **journal.about, "policies": policies, "rows": rows}
+    return {**found, "published": published} if published else found
 
 
 @contextlib.contextmanager
