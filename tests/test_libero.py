@@ -153,7 +153,7 @@ def test_observations_are_the_environments_own_whatever_ran_before():
 @with_simulator
 def test_an_untrained_policy_is_measured_beside_published_rates(tmp_path):
     """The whole path: a checkpoint, a server of this Python, two episodes, and the same again."""
-    policies.write_checkpoint(tmp_path / "run", ["libero"], sampling_steps=2)
+    policies.write_checkpoint(tmp_path / "run", ["libero"], sampling_steps=2, max_tokens=64)
     command = [
         "-m", "launch.evaluate", "--env=libero:libero_spatial_0", f"--checkpoint={tmp_path / 'run'}",
         f"--policy_python={sys.executable}", "--seed=7", "--episodes=2", "--parallel=1",
