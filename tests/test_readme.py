@@ -521,6 +521,11 @@ STORIES = {
             for name in ("make libero CHECKPOINT=DIR", "make libero-env")
         )
         + (
+            StandsIn(
+                "pip install vla-eval==0.8.0",
+                "tests/test_vla_eval.py::test_its_runner_gets_the_actions_of_the_record",
+                f"{NETWORK}; the test runs vla-eval's command against the model server",
+            ),
             Run("python: A third environment, 1", file="pusht.py"),
             Run(
                 "python -m launch.evaluate --env=pusht.py:pusht --checkpoint=DIR --output=OUT",
