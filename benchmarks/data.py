@@ -32,7 +32,7 @@ from pi0_jax.data.statistics import index_statistics
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.preprocess.tokenizer import Tokenizer
-from pi0_jax.serve.freed_memory import keep_freed_memory
+from pi0_jax.freed_memory import keep_freed_memory
 from pi0_jax.train.data import Batcher, canvases, train_batches
 
 NAME = "benchmark_arm"
