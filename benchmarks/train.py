@@ -5,6 +5,7 @@ TensorFlow.
 """
 
 import math
+import resource
 import statistics
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from benchmarks.matmul import matmul_rate
 from pi0_jax.aot.programs import abstract_batch, traced_step
 from pi0_jax.errors import InputError
+from pi0_jax.freed_memory import give_back_freed_memory
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import CAMERA_SLOTS, TrainBatch
 from pi0_jax.policy_config import model_config, trainable_part
@@ -67,6 +69,7 @@ class TrainSpeed(NamedTuple):
         matmul_rate: operations per second of large matrix products, on all devices.
         peak_bytes: the most memory of one device since the process began; None where the device
             does not count it.
+        resident_bytes: the most resident memory of this process; on a CPU all is in it.
     """
 
     device: str
@@ -84,6 +87,7 @@ class TrainSpeed(NamedTuple):
     flops: int
     matmul_rate: float
     peak_bytes: int | None
+    resident_bytes: int
 
     @property
     def seconds(self) -> float:
@@ -156,6 +160,7 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
     state = jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(
         jax.random.key(run.seed)
     )
+    give_back_freed_memory()  # as training does
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     times = _time_steps(step, state, synthetic_batch(run, slots, mesh), steps)
     stats = devices[0].memory_stats()
@@ -175,6 +180,7 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
         flops=matmul_flops(traced.jaxpr),
         matmul_rate=len(devices) * statistics.mean([before, matmul_rate(run.dtype)]),
         peak_bytes=stats["peak_bytes_in_use"] if stats else None,
+        resident_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
 
 
@@ -252,6 +258,7 @@ def table(speed: TrainSpeed) -> str:
         "large products alone": f"{speed.matmul_rate / 1e12:.4g} TFLOP/s, measured in {speed.dtype}",
         "the model's of these": f"{speed.share:.1%}",
         "memory at its peak": peak,
+        "resident memory at its peak": f"{speed.resident_bytes / 1e9:.2f} GB",
     }
     return "\n".join(
         [

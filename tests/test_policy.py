@@ -298,6 +298,10 @@ def test_a_checkpoint_opens_in_another_dtype(tmp_path):
         num_steps=2,
     )
     jax.tree.map(np.testing.assert_array_equal, dict(opened.weights), dict(expected.weights))
+    kept = {path.removeprefix("PaliGemma/"): w.dtype.name for path, w in opened.weights.items()}
+    # The largest weight; what is computed in float32 stays so.
+    assert kept["llm/embedder/input_embedding"] == kept["action_in_proj/kernel"] == "bfloat16"
+    assert kept["llm/final_norm_1/scale"] == kept["action_out_proj/kernel"] == "float32"
     assert np.isfinite(opened(observation(ROBOT))["actions"]).all()
 
 
