@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from benchmarks.matmul import matmul_rate
 from pi0_jax.aot.programs import abstract_batch, traced_step
 from pi0_jax.errors import InputError
-from pi0_jax.freed_memory import give_back_freed_memory
+from pi0_jax.freed_memory import SETTLING, give_back_freed_memory
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import CAMERA_SLOTS, TrainBatch
 from pi0_jax.policy_config import model_config, trainable_part
@@ -29,7 +29,7 @@ from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.state import jit_init, make_model, run_mesh
 
-WARM_UP = 3  # steps that are not timed
+WARM_UP = SETTLING  # steps that are not timed
 
 # A variant changes these settings of a config beside its sizes: the full model is measured as it is
 # trained on accelerators.
@@ -160,7 +160,6 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
     state = jit_init(make_model(run, mesh), make_optimizer(run), mesh, trainable_part(run))(
         jax.random.key(run.seed)
     )
-    give_back_freed_memory()  # as training does
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     times = _time_steps(step, state, synthetic_batch(run, slots, mesh), steps)
     stats = devices[0].memory_stats()
@@ -186,10 +185,13 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
 
 def _time_steps(step: Any, state: Any, batch: TrainBatch, steps: int) -> tuple[float, ...]:
     times = []
-    for _ in range(WARM_UP + steps):
+    give_back_freed_memory()  # as training does
+    for number in range(WARM_UP + steps):
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, batch))
         times.append(time.perf_counter() - start)
+        if number < SETTLING:
+            give_back_freed_memory()
     return tuple(times[WARM_UP:])
 
 

@@ -38,7 +38,7 @@ from pi0_jax.checkpoints import (
     read_resumable,
 )
 from pi0_jax.errors import InputError
-from pi0_jax.freed_memory import give_back_freed_memory
+from pi0_jax.freed_memory import SETTLING, give_back_freed_memory
 from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.progress import progress_bar
 from pi0_jax.train import config
@@ -236,6 +236,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         state, values = ctx.compiled.step(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
+        if done <= start + SETTLING:
+            jax.block_until_ready(state)
+            give_back_freed_memory()
         last = done == run.steps
         stopping = ctx.stop.reached(done) and not last
         logging = done % run.log_every == 0 or last
