@@ -94,7 +94,7 @@ def _warm_up(checkpoint: str, how: Mapping[str, Any], cache: str, cameras: int) 
     policy = Policy.open(checkpoint, **how)
     events = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **__: events.append(event)
+        lambda event, duration_secs, **_: events.append(event)
     )
     clock, processor = time.perf_counter(), time.process_time()
     policy.warm_up(robot=arm.ROBOTS[cameras].name, image_sizes=(arm.IMAGE_SIZE,))
