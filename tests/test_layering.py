@@ -26,6 +26,7 @@ MAY_IMPORT = {
     # Leaves.
     "errors": "",
     "files": "",
+    "freed_memory": "",
     "progress": "",
     "compilation": "files progress",
     "fields": "errors",
@@ -49,11 +50,11 @@ MAY_IMPORT = {
     # What runs.
     "export": "embodiments errors files observation preprocess",
     "policy": "checkpoints convert embodiments errors export models observation policy_config preprocess",
-    "train": "checkpoints convert data errors fields files flow models observation policy_config preprocess progress"
-    " sharding",
+    "train": "checkpoints convert data errors fields files flow freed_memory models observation policy_config preprocess"
+    " progress sharding",
     "aot": "data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
-    "serve": "embodiments errors execution observation",
+    "serve": "embodiments errors execution freed_memory observation",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a
     # dataset.
     "sim": "data.write embodiments errors files observation progress",
