@@ -6,6 +6,7 @@ See launch.evaluate.
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -13,7 +14,7 @@ from pi0_jax.embodiments.keys import check_prompt
 from pi0_jax.errors import InputError
 from pi0_jax.sim.evaluation import evaluate, save, table
 
-from . import shared
+from . import app, shared
 
 # fmt: off
 _ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
@@ -50,7 +51,9 @@ def run(
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--prompt")
     start, reach = time.perf_counter(), env == "reach"
-    how = {"execute_steps": EXECUTE_STEPS.value, "ensemble": _ENSEMBLE.value}
+    if _ENSEMBLE.value is not None:
+        app.refuse_given({EXECUTE_STEPS.name: "open loop, found --temporal_ensemble"})
+    how: dict[str, Any] = {"execute_steps": EXECUTE_STEPS.value, "ensemble": _ENSEMBLE.value}
     gym = partial(
         gym_setting, env=env, arguments=_ENV_ARGS.value, success=_SUCCESS.value,
         prompt=_PROMPT.value,

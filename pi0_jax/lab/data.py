@@ -12,6 +12,7 @@ from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 
 VERSION = "1.0.0"
+_REVISION = 1  # is raised when the same settings no longer give the same data
 
 
 def row(name: str, embodiment: Embodiment) -> Dataset:
@@ -52,7 +53,7 @@ def write(
     Raises:
         InputError: a dataset of other settings is there.
     """
-    folder = data_dir / name / VERSION
+    folder, settings = data_dir / name / VERSION, {**settings, "revision": _REVISION}
     if (found := read_settings(folder)) is not None:
         if found != settings:
             raise InputError(f"{folder}: expected data of {settings}, found {found}")

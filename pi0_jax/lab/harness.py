@@ -8,9 +8,10 @@
 A seed whose file is there is done. So a command that was stopped goes on.
 """
 
-import contextlib
 import json
+import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
@@ -34,12 +35,7 @@ from pi0_jax.sim.workers import Workers
 PILOT_SEED, PILOT_SEEDS = 1000, 4  # a pilot has seeds of its own
 QUICK_SEEDS, QUICK_EPISODES = 2, 6
 RESULTS = "results.json"
-# A process of one thread: measured, two of these beat one of two threads.
-_ONE_THREAD = {
-    "NPROC": "1",
-    "OMP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-}
+ONE_THREAD_FLAG = "--xla_cpu_multi_thread_eigen=false"
 _IDLE_S = 10  # a process without work ends, as when this one was killed
 
 
@@ -86,7 +82,7 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
         )
         start = time.monotonic()
         # The processes are fresh interpreters, so what they import sees these variables.
-        with loky.ProcessPoolExecutor(processes, timeout=_IDLE_S, env=_ONE_THREAD) as pool:
+        with loky.ProcessPoolExecutor(processes, timeout=_IDLE_S, env=one_thread()) as pool:
             jobs = {
                 pool.submit(_run_seed, experiment.name, seed, options): seed for seed in missing
             }
@@ -98,18 +94,23 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
     return _gather(experiment, folder, options, made_with)
 
 
+def one_thread() -> dict[str, str]:
+    """Returns the variables of a process of one thread: two of these beat one of two threads."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {"NPROC": "1", "OMP_NUM_THREADS": "1", "XLA_FLAGS": f"{flags} {ONE_THREAD_FLAG}"}
+
+
 def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Trains and measures one seed, in a process of its own, and writes its file."""
     compilation.keep(options.cache)
     experiment, start, path = find(name), time.process_time(), _file(options.output / name, seed)
     found: dict[str, Any] = {"seed": seed, "made_with": _made_with(experiment, options)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        path.with_suffix(".log").open("w") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-        Workers(1) as workers,
-    ):
+    # Libraries' logs and child processes write to these descriptors, whatever sys.stderr is.
+    with path.with_suffix(".log").open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    with Workers(1) as workers:
         trained = {}
         for training in experiment.trainings:
             folder = _trained_folder(training, seed, options)

@@ -56,7 +56,8 @@ def write_overview(output: Path) -> Path:
         if not means.runs:
             continue
         link = Html(f'<a href="{experiment.name}/{PAGE}">{escaped(experiment.title)}</a>')
-        seeds = f"{len(means.seeds)} seeds, {record['date']}"
+        lost = f", {len(means.diverged)} diverged" if means.diverged else ""
+        seeds = f"{len(means.seeds)} seeds{lost}, {record['date']}"
         lines = "<br>".join(_says(experiment, means)[: len(experiment.pairs)])
         rows.append((link, experiment.question, Html(lines), seeds))
     with new_pages(output, f"<title>{_OVERVIEW}</title>") as folder:

@@ -14,7 +14,8 @@ DEMONSTRATIONS = 200
 def _write(name: str, sides: tuple[int, ...], data_dir: Path, seed: int) -> Sequence[Dataset]:
     states, actions, _ = worlds.demonstrations(DEMONSTRATIONS, seed, sides)
     prompts = [worlds.PROMPT] * DEMONSTRATIONS
-    data.write(data_dir, name, states, actions, prompts, {"seed": seed, "sides": list(sides)})
+    settings = {"seed": seed, "sides": list(sides), "episodes": DEMONSTRATIONS}
+    data.write(data_dir, name, states, actions, prompts, settings)
     return [data.row(name, worlds.RECORD)]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from pi0_jax.execution import OpenLoop
 from pi0_jax.lab import figures, worlds
+from pi0_jax.lab.experiments import gaussian
 from pi0_jax.lab.experiments.detour import TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes
 from pi0_jax.policy import Policy
@@ -22,6 +23,9 @@ def measure(at: Measuring) -> Outcomes:
     for steps in STEPS:
         policy = one.policy(steps)
         found[f"{steps} steps"] = {"milliseconds": _timed(policy)}
+        known = at.trained[gaussian.GAUSSIAN.name].policy(steps)
+        for arm, variance in zip(_gaussian(steps), gaussian.variances(known, at.seed), strict=True):
+            found[arm] = {"variance": [variance]}
         for executed in EXECUTED:
             episodes = one.rollouts(
                 policy, worlds.setting, OpenLoop(executed), episodes=at.episodes, seed=at.seed
@@ -32,6 +36,10 @@ def measure(at: Measuring) -> Outcomes:
 
 def _arm(steps: int, executed: int) -> str:
     return f"{steps} steps, executing {executed}"
+
+
+def _gaussian(steps: int) -> tuple[str, str]:
+    return f"{steps} steps, Gaussian", f"{steps} steps, Gaussian, exact field"
 
 
 def _timed(policy: Policy) -> list[float]:
@@ -46,7 +54,7 @@ def _timed(policy: Policy) -> list[float]:
 
 
 def draw(means: Means, path: Path) -> None:
-    """Draws clearance and success against the number of Euler steps."""
+    """Draws clearance, success and the Gaussian's variance against the number of Euler steps."""
     figures.lines(
         list(STEPS),
         {
@@ -57,6 +65,12 @@ def draw(means: Means, path: Path) -> None:
                 for executed in EXECUTED
             }
             for quantity in ("clearance", "success")
+        }
+        | {
+            "variance": {
+                name: [means.of(_gaussian(steps)[i], "variance") for steps in STEPS]
+                for i, name in enumerate(("learnt", "exact field"))
+            }
         },
         "Euler steps",
         path,
@@ -71,17 +85,23 @@ EXPERIMENT = Experiment(
     question="How many Euler steps are enough where there are two ways, and does that depend on how"
     " many of a chunk's 8 actions are executed?",
     design="E1's policies, with nothing trained anew: 1, 2, 5, 10 and 20 Euler steps, each executing"
-    " 1, 2, 4 and 8 actions, in the same episodes from the same noise.",
+    " 1, 2, 4 and 8 actions, in the same episodes from the same noise. Beside it E1's policies of Gaussian actions: how"
+    " much of the data's variance is left after so many steps, learnt and with the exact field.",
     limits="The milliseconds are those of a tiny model on a busy CPU; they show how time grows, not"
     " what a robot's policy takes.",
-    trainings=(TWO_SIDES,),
+    trainings=(TWO_SIDES, gaussian.GAUSSIAN),
     measure=measure,
-    quantities={**worlds.QUANTITIES, "milliseconds": "of a call with one observation"},
+    quantities={
+        **worlds.QUANTITIES,
+        "milliseconds": "of a call with one observation",
+        "variance": "of sampled actions, over the data's",
+    },
     primary="clearance",
     pairs=(
         *((_arm(steps, 8), _arm(10, 8)) for steps in (1, 2, 5, 20)),
         *((_arm(steps, 4), _arm(10, 4)) for steps in (1, 2, 5, 20)),
         (_arm(1, 1), _arm(10, 1)),
+        *(_gaussian(steps) for steps in (2, 5, 10, 20)),
     ),
     expected=(
         Expected(
@@ -94,6 +114,6 @@ EXPERIMENT = Experiment(
         ),
     ),
     draw=draw,
-    seconds=60.0,
+    seconds=40.0,
     episodes=100,
 )
