@@ -26,7 +26,7 @@ _CACHE = shared.compilation_cache()
 # fmt: on
 
 
-def main(name: str) -> None:
+def experiment(name: str) -> None:
     output = Path(_OUTPUT.value or ("runs/lab_quick" if _QUICK.value else "runs/lab"))
     options = harness.Options(
         output, _SEEDS.value, _PILOT.value, _QUICK.value, _PROCESSES.value, _CACHE.value,
@@ -36,7 +36,7 @@ def main(name: str) -> None:
     print(f"page: {pages.write_page(results)}, overview: {pages.write_overview(output)}")
 
 
-main = app.command(main, argument="an experiment's name")
+main = app.command(experiment, argument="an experiment's name")
 
 if __name__ == "__main__":
     main()

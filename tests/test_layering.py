@@ -60,7 +60,7 @@ MAY_IMPORT = {
     # Policies in simulators.
     "evaluated_policies": "checkpoints convert.metadata embodiments errors policy serve.client serve.wire"
     " sim.evaluation sim.reach_rollouts",
-    "lab": "checkpoints compilation data embodiments errors execution files flow models policy preprocess report sim train",
+    "lab": "checkpoints compilation data embodiments errors execution files flow models observation policy preprocess report sim train",
     "report": "checkpoints data embodiments errors files observation policy preprocess train.config train.data train.metrics",
 }
 

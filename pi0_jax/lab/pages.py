@@ -165,7 +165,8 @@ def _power(experiment: Experiment, means: Means, pilot: Means) -> str:
 
 def _says(experiment: Experiment, means: Means) -> list[str]:
     """Returns a line for each pair about its primary quantity, or its first if it has not that."""
-    lines, told = [], set()
+    lines: list[str] = []
+    told: set[tuple[str, str]] = set()
     for arm, other, name, one in _compared(experiment, means):
         if (arm, other) in told:
             continue

@@ -5,10 +5,11 @@ A run's number is its mean over episodes, so the seeds are the sample, not the e
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+Values: TypeAlias = Sequence[float] | np.ndarray  # one for each seed
 LEVEL = 0.95  # of intervals
 POWER = 0.8  # the chance of seeing an effect of the stated size
 
@@ -28,7 +29,7 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def paired(values: Sequence[float], others: Sequence[float]) -> Difference:
+def paired(values: Values, others: Values) -> Difference:
     """Returns `values - others`, seed by seed; with fewer than two seeds the interval is endless."""
     differences = np.subtract(values, others)
     count, mean = len(differences), float(np.mean(differences))

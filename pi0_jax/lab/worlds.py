@@ -22,6 +22,7 @@ import gymnasium
 import numpy as np
 
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
+from pi0_jax.observation import RawObservation
 from pi0_jax.sim.gym_rollouts import GymWorld
 from pi0_jax.sim.worlds import Recording, Setting
 
@@ -45,6 +46,13 @@ RECORD = Embodiment(
     control_hz=10.0,
     execute_steps=8,
 )
+
+
+def observed(states: np.ndarray) -> list[RawObservation]:
+    """Returns what a policy sees of each of these states, [n, 4]."""
+    return [
+        RawObservation(images={}, state=state, prompt=PROMPT) for state in states.astype(np.float32)
+    ]
 
 
 def begin(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,9 +164,9 @@ class TracedWorld(GymWorld):
         self._detour = Detour()
         super().__init__(self._detour, "Detour-v0", RECORD, success="success", prompt=PROMPT)
 
-    def snapshot(self) -> np.ndarray:
-        """Returns the state: position and goal."""
-        return self._seen["state"].copy()
+    def snapshot(self) -> tuple[np.ndarray, ...]:
+        """Returns the state alone: position and goal."""
+        return (self._seen["state"].copy(),)
 
 
 @contextlib.contextmanager
@@ -174,7 +182,7 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
     """Returns what each recorded episode shows, by quantity: see QUANTITIES."""
     found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     for recording in recordings:
-        states = np.array(recording.snapshots, np.float64)  # [T + 1, 4]
+        states = np.array(recording.snapshots, np.float64)[:, 0]  # [T + 1, 4]
         way, goal = states[:, :2], states[-1, 2:]
         near = float(clearance(way[:-1], way[1:]).min())
         third = np.diff(way, 3, axis=0)

@@ -119,10 +119,10 @@ def rollout(
             with _timed(seconds, "policy"):
                 observations = [seen[one.slot] for one in running]
                 chunks = _ask(act, observations, running, rows, execution.shortest, opened)
-                chunks, running, steps = _executed(chunks, running)
+                executed, running, steps = _executed(chunks, running)
             with _timed(seconds, "physics"):
                 slots = [one.slot for one in running]
-                by_slot = dict(zip(slots, chunks, strict=True))
+                by_slot = dict(zip(slots, executed, strict=True))
                 ended = per_slot(workers, Slots.execute, by_slot, steps)
             free += ended
             results += ended.values()

@@ -44,11 +44,11 @@ def _gaussian(steps: int) -> tuple[str, str]:
 
 def _timed(policy: Policy) -> list[float]:
     """Returns the milliseconds of calls with one observation, after the first, which compiles."""
-    state = np.array([-0.8, 0.0, 0.8, 0.0], np.float32)
+    (observation,) = worlds.observed(np.array([[-0.8, 0.0, 0.8, 0.0]]))
     taken = []
     for _ in range(_CALLS + 1):
         start = time.perf_counter()
-        policy({"images": {}, "state": state, "prompt": worlds.PROMPT})
+        policy(observation)
         taken.append(1e3 * (time.perf_counter() - start))
     return taken[1:]
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pi0_jax.execution import OpenLoop, TemporalEnsemble
+from pi0_jax.execution import Execution, OpenLoop, TemporalEnsemble
 from pi0_jax.lab import figures, worlds
 from pi0_jax.lab.experiments.detour import ONE_SIDE, SIDES, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes
 from pi0_jax.policy import Policy
 
-WAYS = {
+WAYS: dict[str, Execution] = {
     **{f"open loop of {steps}": OpenLoop(steps) for steps in (8, 4, 2, 1)},
     "ensemble": TemporalEnsemble(),
 }
@@ -42,13 +42,11 @@ def _errors(policy: Policy, sides: tuple[int, ...], seed: int) -> np.ndarray:
     horizon = policy.config.horizon
     states, _, _ = worlds.demonstrations(_FRESH, _FRESH_SEED + seed, sides)
     states = states[:, : -horizon + 1 : 3].reshape(-1, states.shape[2])
-    observations = [
-        {"images": {}, "state": state, "prompt": worlds.PROMPT} for state in states
-    ] * _NOISE
+    observations = worlds.observed(states) * _NOISE
     chunks = policy.act(observations, range(len(observations)))  # float32[n, H, 2]
     errors = []
     for side in sides:
-        position, goal = np.float64(states[:, :2]), np.float64(states[:, 2:])
+        position, goal = np.split(states.astype(np.float64), 2, axis=1)
         way = []
         for _ in range(horizon):
             position = worlds.expert(position, goal, np.full(len(position), side))

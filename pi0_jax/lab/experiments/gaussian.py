@@ -40,7 +40,7 @@ def _write(data_dir: Path, seed: int) -> Sequence[Dataset]:
     embodiment = Embodiment.from_json({**record, "name": "planar_gaussian"})
     prompts = [worlds.PROMPT] * _EPISODES
     settings = {"seed": seed, "episodes": _EPISODES, "steps": _STEPS}
-    data.write(data_dir, "gaussian", np.float32(states), actions, prompts, settings)
+    data.write(data_dir, "gaussian", states.astype(np.float32), actions, prompts, settings)
     return [data.row("gaussian", embodiment)]
 
 
@@ -50,7 +50,7 @@ def _process(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
     values = [fresh[:, 0]]
     for step in range(1, steps):
         values.append(_KEPT * values[-1] + np.sqrt(1 - _KEPT**2) * fresh[:, step])
-    return np.float32(np.sqrt(_VARIANCE) * np.stack(values, axis=1))
+    return (np.sqrt(_VARIANCE) * np.stack(values, axis=1)).astype(np.float32)
 
 
 def field(x: np.ndarray, t: float, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -68,10 +68,8 @@ def field(x: np.ndarray, t: float, mean: np.ndarray, covariance: np.ndarray) -> 
 def _moments(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and covariance of each dimension of a chunk in model units, [2, H], [2, H, H]."""
     (robot,), horizon = policy.robots.values(), policy.config.horizon
-    mean, deviation = (
-        np.float64(part)[:, None]
-        for part in (robot.statistics.actions.mean, robot.statistics.actions.std)
-    )
+    scale = robot.statistics.actions
+    mean, deviation = (np.asarray(part, np.float64)[:, None] for part in (scale.mean, scale.std))
     lags = np.abs(np.subtract.outer(np.arange(horizon), np.arange(horizon)))
     centre = np.broadcast_to(-mean / deviation, (2, horizon))
     return centre, _VARIANCE * _KEPT**lags / deviation[:, :, None] ** 2
@@ -79,9 +77,8 @@ def _moments(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
 
 def _prepared(policy: Policy, rng: np.random.Generator) -> Prepared:
     """Returns observations that say nothing, each with noise of its own."""
-    states = rng.normal(size=(_DRAWS, len(worlds.RECORD.state))).astype(np.float32)
-    observations = [{"images": {}, "state": one, "prompt": worlds.PROMPT} for one in states]
-    return policy.prepare(observations, range(_DRAWS))
+    states = rng.normal(size=(_DRAWS, len(worlds.RECORD.state)))
+    return policy.prepare(worlds.observed(states), range(_DRAWS))
 
 
 @partial(jax.jit, static_argnames=("model", "layout"))
