@@ -1,8 +1,11 @@
 """The laboratory: its world, its statistics, and a harness that goes on, refuses and equals training."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium
@@ -12,8 +15,8 @@ from scipy import stats
 
 from pi0_jax.errors import InputError
 from pi0_jax.lab import harness, pages, runs, worlds
-from pi0_jax.lab.experiments import EXPERIMENTS, gaussian
-from pi0_jax.lab.plan import Means
+from pi0_jax.lab.experiments import EXPERIMENTS, execution, gaussian
+from pi0_jax.lab.plan import Expected, Means, Pair, check
 from pi0_jax.lab.statistics import paired, smallest_seen, student_quantile
 from tests import training
 from tests.training import ROOT
@@ -143,7 +146,7 @@ def test_an_experiment_leaves_results_a_page_and_an_overview(quick):
     (found,) = record["runs"]
     assert found["seed"] == 0 and record["made_with"]["quick"]
     assert record["configs"]["two_sides"]["variant"] == "femto"
-    assert len(found["outcomes"]["two sides: ensemble"]["clearance"]) == harness.QUICK_EPISODES
+    assert len(found["outcomes"]["two sides: ensemble"]["margin"]) == harness.QUICK_EPISODES
     assert found["curves"]["one_side"][-1][0] == runs.QUICK["steps"]
     page = (quick / "execution" / "index.html").read_text()
     assert "in miniature" in page and (quick / "execution" / "figure.png").exists()
@@ -193,7 +196,11 @@ def test_a_run_equals_launch_train_and_launch_evaluate(quick, tmp_path):
         assert [path for path in ours if not np.array_equal(ours[path], theirs[path])] == []
     record = json.loads((quick / "execution" / harness.RESULTS).read_text())
     count = harness.QUICK_EPISODES
-    for arm, flags in (("open loop of 8", []), ("ensemble", ["--temporal_ensemble=0.01"])):
+    succeeded = []
+    for arm, flags in (
+        ("open loop of 2", ["--execute_steps=2"]),
+        ("ensemble", ["--temporal_ensemble=0.01"]),
+    ):
         launch(
             "evaluate", f"--checkpoint={tmp_path / 'run'}", "--env=pi0_jax.lab.worlds:Detour-v0",
             f"--prompt={worlds.PROMPT}", f"--episodes={count}", f"--parallel={count}", "--seed=0",
@@ -202,6 +209,42 @@ def test_a_run_equals_launch_train_and_launch_evaluate(quick, tmp_path):
         (row,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
         outcomes = record["runs"][0]["outcomes"][f"two sides: {arm}"]
         assert (row["successes"], row["episodes"]) == (sum(outcomes["success"]), count)
+        succeeded.append(row["successes"])
+    assert 0 < sum(succeeded) < 2 * count  # or the comparison would say nothing
+
+
+@pytest.mark.slow
+def test_a_training_that_a_signal_stops_is_not_measured_and_goes_on(quick, tmp_path):
+    """Stopped and gone on, the seed's file is that of the run that was left alone."""
+    command = [sys.executable, "-m", "launch.experiment", *QUICK, f"--output={tmp_path}"]
+    env = training.environment(1)
+    metrics = tmp_path / "trained" / "two_sides" / "seed_0" / "train" / "metrics.jsonl"
+    with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True) as process:
+        while not metrics.exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) != 0
+    seed = tmp_path / "execution" / "seed_0.json"
+    assert not seed.exists()
+    again = run(*QUICK, f"--output={tmp_path}")
+    assert again.returncode == 0, again.stderr
+    alone = json.loads((quick / "execution" / "seed_0.json").read_text())
+    assert json.loads(seed.read_text())["outcomes"] == alone["outcomes"]
+
+
+@pytest.mark.slow
+def test_a_training_of_other_versions_is_refused(quick):
+    file = quick / "trained" / "two_sides" / "seed_0" / "versions.json"
+    before, seed = file.read_text(), quick / "execution" / "seed_0.json"
+    measured = seed.read_text()
+    file.write_text(json.dumps({**json.loads(before), "jax": "0.1"}))
+    seed.unlink()
+    process = run(*QUICK, f"--output={quick}")
+    file.write_text(before)
+    seed.write_text(measured)
+    assert process.returncode == 2
+    assert "versions.json: expected " in process.stderr.splitlines()[-1]
+    assert "'jax': '0.1'" in process.stderr.splitlines()[-1]
 
 
 def test_an_unknown_experiment_is_one_line():
@@ -214,12 +257,14 @@ def test_an_unknown_experiment_is_one_line():
 
 def some_runs(experiment, seeds):
     rng = np.random.default_rng(0)
-    arms = {arm for pair in experiment.pairs for arm in pair}
+    arms = {arm for pair in experiment.pairs for arm in (pair.arm, pair.minus)}
     arms |= {arm for one in experiment.expected for arm in (one.arm, one.minus) if arm}
     return [
         {
             "seed": seed,
             "cpu_seconds": 1.0,
+            "date": "2026-01-01",
+            "command": "c",
             "outcomes": {
                 arm: {name: rng.uniform(0, 1, 4).tolist() for name in experiment.quantities}
                 for arm in sorted(arms)
@@ -232,8 +277,9 @@ def some_runs(experiment, seeds):
 def written(folder: Path, experiment, found, pilot=()) -> Path:
     (folder / experiment.name).mkdir()
     path = folder / experiment.name / harness.RESULTS
-    made_with = {"quick": False, "versions": {"jax": "0"}}
-    about = {"experiment": experiment.name, "date": "2026-01-01", "command": "c", "machine": "m"}
+    made_with = {"quick": False, "episodes": 4, "versions": {"jax": "0"}}
+    made_with["revision"] = experiment.revision
+    about = {"experiment": experiment.name, "machine": "m"}
     path.write_text(json.dumps({**about, "made_with": made_with, "runs": found, "pilot": pilot}))
     return path
 
@@ -255,7 +301,7 @@ def test_a_difference_that_is_not_shown_is_told_with_what_would_have_been_seen(t
 
 
 def test_an_unknown_arm_is_named():
-    experiment = EXPERIMENTS["generation"]._replace(pairs=(("flow", "one stpe"),))
+    experiment = EXPERIMENTS["generation"]._replace(pairs=(Pair("flow", "one stpe"),))
     with pytest.raises(InputError, match="arm 'one stpe' is unknown; expected one of .*one step"):
         Means(experiment, some_runs(EXPERIMENTS["generation"], 1))
 
@@ -266,3 +312,38 @@ def test_only_a_loss_that_is_not_finite_is_a_divergence(tmp_path):
         runs.diverged(tmp_path, error)
     (tmp_path / "train" / "nonfinite").mkdir(parents=True)
     assert runs.diverged(tmp_path, error) == "batch 3: loss nan"
+
+
+def test_an_unknown_quantity_is_named_before_a_run():
+    experiment = EXPERIMENTS["generation"]._replace(told=("sucess",))
+    with pytest.raises(InputError, match="quantity 'sucess' is unknown; expected one of .*success"):
+        check(experiment)
+
+
+@pytest.mark.parametrize(
+    ("low", "verdict"), [(0.4, "as expected"), (0.7, "not so"), (0.52, "undecided")]
+)
+def test_a_verdict_needs_the_whole_interval(low, verdict):
+    experiment = EXPERIMENTS["generation"]
+    found = some_runs(experiment, 6)
+    for run_, value in zip(found, (0.5, 0.52, 0.54, 0.5, 0.52, 0.54), strict=True):
+        run_["outcomes"]["flow"]["success"] = [value]
+    means = Means(experiment, found)
+    _, said = pages._found(Expected("", "success", "flow", low=low), means)
+    assert said.startswith(verdict)
+
+
+def test_the_pilots_page_tells_what_a_full_run_would_show(tmp_path):
+    experiment = EXPERIMENTS["generation"]
+    page = pages.write_page(written(tmp_path, experiment, [], some_runs(experiment, 4)))
+    assert f"With {experiment.seeds} seeds the last column" in page.read_text()
+
+
+def test_a_perfect_sampler_has_no_bias():
+    """The mean of continued demonstrations is the undisturbed expert's way, at every place."""
+    states, _, _ = worlds.demonstrations(10, 5, (1,))
+    start = np.repeat(states[:, 4], 4000, axis=0)
+    drawn = execution._continued(start, 8, np.random.default_rng(0)).reshape(10, 4000, 8, 2)
+    undisturbed = execution._continued(states[:, 4], 8, None)
+    assert np.abs(drawn.mean(axis=1) - undisturbed).max() < 2e-3
+    assert drawn.std(axis=1)[:, 7].max() > 0.02  # one draw is off by ten times as much

@@ -5,7 +5,8 @@
     output/<experiment>/results.json       all of it, with the pilot's
     output/<experiment>/index.html         the page
 
-A seed whose file is there is done. So a command that was stopped goes on.
+A seed whose file is there is done. So a command that was stopped goes on. After a SIGKILL its
+processes end the seeds that they have.
 """
 
 import json
@@ -19,17 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import loky
 import numpy as np
 
-import pi0_jax
 from pi0_jax import compilation
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 from pi0_jax.lab import runs
 from pi0_jax.lab.experiments import EXPERIMENTS
-from pi0_jax.lab.plan import Experiment, Measuring, Outcomes
+from pi0_jax.lab.plan import Experiment, Measuring, Outcomes, check
 from pi0_jax.sim.workers import Workers
 
 PILOT_SEED, PILOT_SEEDS = 1000, 4  # a pilot has seeds of its own
@@ -56,6 +55,7 @@ def find(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS)
         raise InputError(f"experiment {name!r} is unknown; expected one of {known}")
+    check(EXPERIMENTS[name])
     return EXPERIMENTS[name]
 
 
@@ -70,7 +70,8 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
     usual = QUICK_SEEDS if options.quick else PILOT_SEEDS if options.pilot else experiment.seeds
     seeds = range(first, first + (options.seeds or usual))
     made_with = _made_with(experiment, options)
-    missing = [seed for seed in seeds if _read(folder, seed, made_with) is None]
+    there = _all_read(folder, made_with)  # before a run, so that what is refused costs no time
+    missing = [seed for seed in seeds if seed not in there]
     processes = min(options.processes or loky.cpu_count(), max(len(missing), 1))
     if missing:
         minutes = len(missing) * experiment.seconds * (0.2 if options.quick else 1) / 60
@@ -86,25 +87,41 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
             jobs = {
                 pool.submit(_run_seed, experiment.name, seed, options): seed for seed in missing
             }
-            for number, job in enumerate(as_completed(jobs), 1):
-                found = job.result()
-                took = (time.monotonic() - start) / 60
-                how = "diverged" if "diverged" in found else f"{found['cpu_seconds']:.0f} CPU s"
-                say(f"  seed {jobs[job]}: {how}; {number} of {len(missing)}, {took:.1f} minutes")
+            try:
+                for number, job in enumerate(as_completed(jobs), 1):
+                    found = job.result()
+                    took = (time.monotonic() - start) / 60
+                    how = "diverged" if "diverged" in found else f"{found['cpu_seconds']:.0f} CPU s"
+                    say(
+                        f"  seed {jobs[job]}: {how}; {number} of {len(missing)}, {took:.1f} minutes"
+                    )
+            except BaseException:
+                pool.shutdown(kill_workers=True)  # or all other seeds would be run first
+                raise
     return _gather(experiment, folder, options, made_with)
 
 
 def one_thread() -> dict[str, str]:
     """Returns the variables of a process of one thread: two of these beat one of two threads."""
     flags = os.environ.get("XLA_FLAGS", "")
-    return {"NPROC": "1", "OMP_NUM_THREADS": "1", "XLA_FLAGS": f"{flags} {ONE_THREAD_FLAG}"}
+    return {
+        "NPROC": "1",
+        "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": f"{flags} {ONE_THREAD_FLAG}",
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Trains and measures one seed, in a process of its own, and writes its file."""
     compilation.keep(options.cache)
     experiment, start, path = find(name), time.process_time(), _file(options.output / name, seed)
-    found: dict[str, Any] = {"seed": seed, "made_with": _made_with(experiment, options)}
+    found: dict[str, Any] = {
+        "seed": seed,
+        "made_with": _made_with(experiment, options),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": options.command,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     # Libraries' logs and child processes write to these descriptors, whatever sys.stderr is.
     with path.with_suffix(".log").open("w") as log:
@@ -116,8 +133,8 @@ def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
             folder = _trained_folder(training, seed, options)
             try:
                 run = runs.trained(training, folder, seed, quick=options.quick)
-            except InputError as error:
-                found["diverged"] = f"{training.name}: {runs.diverged(folder, error)}"
+            except runs.DivergedError as error:
+                found["diverged"] = f"{training.name}: {error}"
                 break
             trained[training.name] = runs.Trained(folder, run, workers)
         else:
@@ -153,47 +170,40 @@ def _rounded(outcomes: Outcomes) -> Outcomes:
 def _made_with(experiment: Experiment, options: Options) -> dict[str, Any]:
     """Returns what decides a seed's numbers beside the seed."""
     changes = {training.name: dict(training.changes) for training in experiment.trainings}
-    versions = {"pi0_jax": pi0_jax.__version__, "jax": jax.__version__, "numpy": np.__version__}
-    versions["python"] = platform.python_version()
     episodes = QUICK_EPISODES if options.quick else experiment.episodes
     plan = {"revision": experiment.revision, "quick": options.quick, "episodes": episodes}
-    stated = {**plan, "versions": versions, "base": dict(runs.BASE), "trainings": changes}
+    stated = {**plan, "versions": runs.versions(), "base": dict(runs.BASE), "trainings": changes}
     plain: dict[str, Any] = json.loads(json.dumps(stated))
     return plain
 
 
-def _read(folder: Path, seed: int, made_with: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Returns a seed's results, or None where there are none.
+def _all_read(folder: Path, made_with: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Returns the results of every seed that is there, by seed.
 
     Raises:
-        InputError: they were made by another version or config.
+        InputError: one was made by another version or config.
     """
-    path = _file(folder, seed)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    if made_with is None or found["made_with"] == made_with:
-        return found
-    theirs = found["made_with"]
-    other = [name for name in made_with if theirs.get(name) != made_with[name]]
-    raise InputError(
-        f"{path}: {other[0]}: expected {made_with[other[0]]}, found {theirs.get(other[0])}; delete"
-        " it, or take another --output"
-    )
+    found = {}
+    for path in folder.glob("seed_*.json"):
+        one = json.loads(path.read_text())
+        for name, expected in made_with.items():
+            if (theirs := one["made_with"].get(name)) != expected:
+                raise InputError(
+                    f"{path}: {name}: expected {expected}, found {theirs}; delete it, or take another"
+                    " --output"
+                )
+        found[one["seed"]] = one
+    return dict(sorted(found.items()))
 
 
 def _gather(
     experiment: Experiment, folder: Path, options: Options, made_with: dict[str, Any]
 ) -> Path:
     """Writes results.json of all seeds that are there, the pilot's apart, and returns its path."""
-    seeds = sorted(int(path.stem.removeprefix("seed_")) for path in folder.glob("seed_*.json"))
-    found = {seed: _read(folder, seed, made_with) or {} for seed in seeds}
-    full, pilot = _split(list(found.values()))
+    full, pilot = _split(list(_all_read(folder, made_with).values()))
     one: dict[str, Any] = next((run for run in [*full, *pilot] if "outcomes" in run), {})
     record = {
         "experiment": experiment.name,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": options.command,
         "machine": f"{platform.machine()}, {loky.cpu_count()} cores",
         "made_with": made_with,
         # Those of the first run; the others' have another seed.

@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pi0_jax.lab import figures
 from pi0_jax.lab.experiments import EXPERIMENTS
@@ -23,21 +25,19 @@ def write_page(results: Path) -> Path:
     experiment = EXPERIMENTS[record["experiment"]]
     means, pilot = (Means(experiment, record[part]) for part in ("runs", "pilot"))
     with new_pages(results.parent, f"<title>{escaped(experiment.title)}</title>") as folder:
-        parts = [_head(experiment, record, means)]
+        says = "\n".join(f"<p>{line}</p>" for line in _says(experiment, means))
+        parts = [_head(experiment, record, means), section("What it says", says)]
         if means.runs:
             _draw(experiment, means, folder / _FIGURE)
             parts += [
                 section("Figure", picture(_FIGURE, f"{experiment.title}: a dot for every seed")),
                 section("Differences, paired by seed", _pairs(experiment, means)),
-                section("Arms", _arms(experiment, means)),
+                section("Arms: means over the seeds", _arms(experiment, means)),
             ]
         if means.runs and experiment.expected:
             parts.append(section("What was expected", _expected(experiment, means)))
         parts += [
             section("What n seeds can show", _power(experiment, means, pilot)),
-            section(
-                "What it says", "\n".join(f"<p>{line}</p>" for line in _says(experiment, means))
-            ),
             section("What it does not say", f"<p>{escaped(experiment.limits)}</p>"),
             section("How it was run", _how(record, means)),
         ]
@@ -52,13 +52,17 @@ def write_overview(output: Path) -> Path:
         if not (results := output / experiment.name / RESULTS).exists():
             continue
         record = json.loads(results.read_text())
+        made_with = record["made_with"]
+        # Results of another revision may lack what is told now.
+        if made_with["quick"] or made_with["revision"] != experiment.revision:
+            continue
         means = Means(experiment, record["runs"])
         if not means.runs:
             continue
         link = Html(f'<a href="{experiment.name}/{PAGE}">{escaped(experiment.title)}</a>')
         lost = f", {len(means.diverged)} diverged" if means.diverged else ""
-        seeds = f"{len(means.seeds)} seeds{lost}, {record['date']}"
-        lines = "<br>".join(_says(experiment, means)[: len(experiment.pairs)])
+        seeds = f"{len(means.seeds)} seeds{lost}, {_range(means.runs, 'date')}"
+        lines = "<br>".join(_says(experiment, means))
         rows.append((link, experiment.question, Html(lines), seeds))
     with new_pages(output, f"<title>{_OVERVIEW}</title>") as folder:
         body = [
@@ -77,7 +81,8 @@ def _head(experiment: Experiment, record: Mapping[str, Any], means: Means) -> st
         ("asked by", experiment.asked),
         ("design", experiment.design),
         ("primary quantity, chosen before", primary),
-        ("seeds", f"{len(means.seeds)}, {experiment.episodes} episodes each"),
+        ("primary difference", " minus ".join(experiment.pairs[0][:2])),
+        ("seeds", f"{len(means.seeds)}, {record['made_with']['episodes']} episodes each"),
     ]
     if record["made_with"]["quick"]:
         rows.insert(0, ("in miniature", "a few steps of training: nothing was learnt"))
@@ -93,11 +98,13 @@ def _draw(experiment: Experiment, means: Means, path: Path) -> None:
 
 
 def _compared(experiment: Experiment, means: Means) -> Iterator[tuple[str, str, str, Difference]]:
-    """Yields (arm, other, quantity, difference), the primary quantity of each pair first."""
-    for arm, other in experiment.pairs:
-        names = [n for n in experiment.quantities if means.has(arm, n) and means.has(other, n)]
-        for name in sorted(names, key=lambda name: name != experiment.primary):
-            yield arm, other, name, paired(means.of(arm, name), means.of(other, name))
+    """Yields (arm, other, quantity, difference), the quantity that judges a pair first."""
+    for arm, other, judge in experiment.pairs:
+        for name in dict.fromkeys(
+            (judge or experiment.primary, experiment.primary, *experiment.told)
+        ):
+            if means.has(arm, name) and means.has(other, name):
+                yield arm, other, name, paired(means.of(arm, name), means.of(other, name))
 
 
 def _pairs(experiment: Experiment, means: Means) -> str:
@@ -114,18 +121,17 @@ def _interval(one: Difference) -> str:
 
 
 def _arms(experiment: Experiment, means: Means) -> str:
-    rows = []
-    for arm in means.arms:
-        for name in experiment.quantities:
-            if means.has(arm, name):
-                values = means.of(arm, name)
-                ends = f"{values.min():.3g} to {values.max():.3g}"
-                rows.append((arm, name, f"{values.mean():.3g}", ends))
-    note = "".join(
-        f"<p>{escaped(name)}: {escaped(meaning)}</p>"
-        for name, meaning in experiment.quantities.items()
-    )
-    return table(("arm", "quantity", "mean of the seeds", "smallest to largest"), rows) + note
+    """Returns the mean over seeds of every arm and quantity, and what the quantities mean."""
+    names = [name for name in experiment.quantities if any(means.has(a, name) for a in means.arms)]
+    rows = [
+        [
+            arm,
+            *(f"{means.of(arm, n).mean():.3g}" if means.has(arm, n) else "" for n in names),
+        ]
+        for arm in means.arms
+    ]
+    meanings = [(name, experiment.quantities[name]) for name in names]
+    return table(("arm", *names), rows) + table((), meanings)
 
 
 def _expected(experiment: Experiment, means: Means) -> str:
@@ -134,37 +140,53 @@ def _expected(experiment: Experiment, means: Means) -> str:
 
 
 def _found(one: Expected, means: Means) -> tuple[str, str]:
-    if one.minus:
-        found = paired(means.of(one.arm, one.quantity), means.of(one.minus, one.quantity))
-        value, text = found.mean, f"{found.mean:+.3g} ({_interval(found)})"
-    else:
-        value = float(means.of(one.arm, one.quantity).mean())
-        text = f"{value:.3g}"
-    return text, "as expected" if one.low <= value <= one.high else "not so"
+    """Returns what was found, and whether its whole interval is as expected."""
+    values = means.of(one.arm, one.quantity)
+    if one.every:
+        low, high, text = values.min(), values.max(), f"{values.min():.3g} to {values.max():.3g}"
+        return (
+            f"{text} over seeds",
+            "as expected" if one.low <= low and high <= one.high else "not so",
+        )
+    others = means.of(one.minus, one.quantity) if one.minus else np.zeros_like(values)
+    found = paired(values, others)
+    text = f"{found.mean:{'+' if one.minus else ''}.3g} ({_interval(found)})"
+    if one.low <= found.low and found.high <= one.high:
+        return text, "as expected"
+    outside = found.high < one.low or found.low > one.high
+    return text, "not so" if outside else "undecided: the interval holds both"
 
 
 def _power(experiment: Experiment, means: Means, pilot: Means) -> str:
     if len(pilot.runs) < 2:
         return "<p>There was no pilot: --pilot runs one, on seeds of its own.</p>"
     rows = []
-    for arm, other in experiment.pairs:
-        name = experiment.primary
+    seeds = len(means.seeds) or experiment.seeds
+    for arm, other, judge in experiment.pairs:
+        name = judge or experiment.primary
         if not (pilot.has(arm, name) and pilot.has(other, name)):
             continue
         one = paired(pilot.of(arm, name), pilot.of(other, name))
-        seen = f"{smallest_seen(one.deviation, max(len(means.seeds), 2)):.2g}"
-        rows.append((arm, other, f"{one.deviation:.2g}", f"{one.mean:+.2g}", seen))
-    header = ("arm", "minus", "deviation in the pilot", "difference in the pilot", "can be seen")
+        seen = f"{smallest_seen(one.deviation, seeds):.2g}"
+        rows.append((arm, other, name, f"{one.deviation:.2g}", f"{one.mean:+.2g}", seen))
+    header = (
+        "arm",
+        "minus",
+        "quantity",
+        "deviation in the pilot",
+        "difference in the pilot",
+        "can be seen",
+    )
     note = (
-        f"{len(pilot.seeds)} pilot seeds, none of them among the runs; {experiment.primary}."
-        f" With {len(means.seeds)} seeds the last column's difference is seen with a chance of 80%."
-        " A deviation of so few seeds is itself known to a factor of 2 or so."
+        f"{len(pilot.seeds)} pilot seeds, none of them among the runs."
+        f" With {seeds} seeds the last column's difference is seen with a chance of 80%."
+        " A deviation of so few seeds is itself known only roughly: of four, to a factor of 0.6 to 3.7."
     )
     return f"<p>{escaped(note)}</p>{table(header, rows)}"
 
 
 def _says(experiment: Experiment, means: Means) -> list[str]:
-    """Returns a line for each pair about its primary quantity, or its first if it has not that."""
+    """Returns a line for each pair about the quantity by which it is judged."""
     lines: list[str] = []
     told: set[tuple[str, str]] = set()
     for arm, other, name, one in _compared(experiment, means):
@@ -180,12 +202,17 @@ def _says(experiment: Experiment, means: Means) -> list[str]:
     return lines
 
 
+def _range(found: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Returns the different values of a field of the runs."""
+    return ", ".join(sorted({run[name] for run in found}))
+
+
 def _how(record: Mapping[str, Any], means: Means) -> str:
     versions = ", ".join(f"{name} {at}" for name, at in record["made_with"]["versions"].items())
     seconds = [run["cpu_seconds"] for run in means.runs]
     rows = [
-        ("command", record["command"]),
-        ("date", record["date"]),
+        ("command", _range(means.runs, "command")),
+        ("date", _range(means.runs, "date")),
         ("machine", record["machine"]),
         ("versions", versions),
         ("CPU seconds of a seed", f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "-"),

@@ -23,7 +23,10 @@ class Measuring(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """States what somebody expects of an arm's mean, or of its difference from another arm's."""
+    """States what somebody expects of an arm's mean, or of its difference from another arm's.
+
+    With `every` it is expected of each seed, and not of the mean over seeds.
+    """
 
     text: str
     quantity: str
@@ -31,6 +34,15 @@ class Expected(NamedTuple):
     minus: str = ""
     low: float = -math.inf
     high: float = math.inf
+    every: bool = False
+
+
+class Pair(NamedTuple):
+    """Names a difference, arm - minus, and by which quantity it is judged; "": the primary one."""
+
+    arm: str
+    minus: str
+    quantity: str = ""
 
 
 class Experiment(NamedTuple):
@@ -44,7 +56,9 @@ class Experiment(NamedTuple):
         measure: runs one seed's measurement.
         quantities: name -> meaning.
         primary: the quantity that was chosen before the run.
-        pairs: (arm, other arm): the differences arm - other that are looked at.
+        told: further quantities of which differences are told.
+        pairs: the differences that are looked at; the first was chosen before the run, and the
+            others describe.
         expected: what the notes or the paper expect.
         draw: (the runs' means, a file): draws the figure; None draws a dot for every seed.
         seconds: CPU seconds of a seed, as measured.
@@ -62,13 +76,27 @@ class Experiment(NamedTuple):
     measure: Callable[[Measuring], Outcomes]
     quantities: Mapping[str, str]
     primary: str
-    pairs: tuple[tuple[str, str], ...]
+    told: tuple[str, ...]
+    pairs: tuple[Pair, ...]
     expected: tuple[Expected, ...]
     seconds: float
     draw: "Callable[[Means, Path], None] | None" = None
     seeds: int = 12
     revision: int = 1
     episodes: int = 200
+
+
+def check(experiment: Experiment) -> None:
+    """Raises InputError if an experiment names a quantity that it does not explain."""
+    named = [experiment.primary, *experiment.told]
+    named += [one.quantity for one in experiment.expected]
+    named += [pair.quantity for pair in experiment.pairs if pair.quantity]
+    for quantity in named:
+        if quantity not in experiment.quantities:
+            raise InputError(
+                f"experiment {experiment.name}: quantity {quantity!r} is unknown; expected one of"
+                f" {', '.join(experiment.quantities)}"
+            )
 
 
 class Means:
@@ -78,7 +106,7 @@ class Means:
         """Averages over episodes.
 
         Raises:
-            InputError: a pair or an expectation names an arm or a quantity that was not measured.
+            InputError: a pair or an expectation names an arm that was not measured.
         """
         self.runs = [run for run in runs if "diverged" not in run]
         self.diverged = [run for run in runs if "diverged" in run]
@@ -86,7 +114,7 @@ class Means:
         self.arms: tuple[str, ...] = tuple(self.runs[0]["outcomes"]) if self.runs else ()
         if not self.runs:
             return
-        named = [arm for pair in experiment.pairs for arm in pair]
+        named = [arm for pair in experiment.pairs for arm in (pair.arm, pair.minus)]
         named += [arm for one in experiment.expected for arm in (one.arm, one.minus) if arm]
         if unknown := [arm for arm in named if arm not in self.arms]:
             raise InputError(

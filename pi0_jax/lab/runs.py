@@ -7,15 +7,22 @@ A run's folder holds all of it:
     config.py   python -m launch.train --config=config.py --workdir=DIR trains the same policy
 """
 
+import json
+import platform
 import pprint
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
+import pi0_jax
 from pi0_jax import checkpoints, train
 from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
 from pi0_jax.execution import Execution
+from pi0_jax.files import replacing
 from pi0_jax.policy import Policy
 from pi0_jax.sim.rollouts import recordings, rollout
 from pi0_jax.sim.workers import OpenSetting, Workers
@@ -125,33 +132,63 @@ def deciding(run: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_json(run).items() if name not in FREE_FIELDS}
 
 
+class DivergedError(Exception):
+    """Says why a run stopped whose loss or gradient was not finite."""
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides a run's numbers."""
+    found = {"pi0_jax": pi0_jax.__version__, "jax": jax.__version__, "numpy": np.__version__}
+    return {**found, "python": platform.python_version()}
+
+
 def trained(training: Training, folder: Path, seed: int, *, quick: bool) -> RunConfig:
     """Trains a policy in a folder, or goes on there, or finds it trained; returns its config.
 
     Raises:
-        InputError: the folder holds a run of another config; or the loss or gradient was not finite
-            (`diverged` tells that).
+        InputError: the folder holds a run of another config or of other versions, or a signal
+            stopped the training, which goes on with the next call.
+        DivergedError: the loss or the gradient was not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_versions(folder / "versions.json")
     rows = training.write(folder / "data", seed)
     run = configured(training, folder, rows, seed, quick=quick)
     workdir = folder / "train"
-    if (workdir / checkpoints.FOLDER).exists():
+    if checkpoints.latest_step(workdir) is not None:
         stored = checkpoints.read_description(checkpoints.find(workdir))
         before = config.from_halves(stored.policy, stored.training, f"{workdir}: config")
         config.check_resumes(run, before)
         if stored.position == run.steps:
             return run
     (folder / "config.py").write_text(_CONFIG.format(fields=pprint.pformat(config.to_json(run))))
-    train.run(run, workdir)
+    reports = _nonfinite(workdir)
+    try:
+        train.run(run, workdir)
+    except InputError as error:
+        if _nonfinite(workdir) == reports:
+            raise
+        raise DivergedError(" ".join(str(error).split())) from error
+    # A signal makes a training save and return.
+    if (done := checkpoints.latest_step(workdir) or 0) < run.steps:
+        raise InputError(f"{workdir}: stopped after step {done} of {run.steps}")
     return run
 
 
-def diverged(folder: Path, error: InputError) -> str:
-    """Returns why a run in this folder stopped, if a loss was not finite; raises `error` if not."""
-    if not (folder / "train" / "nonfinite").exists():
-        raise error
-    return " ".join(str(error).split())
+def _check_versions(file: Path) -> None:
+    """Notes the versions in a new folder; raises InputError if the folder is of others."""
+    if not file.exists():
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(versions()))
+    if (found := json.loads(file.read_text())) != versions():
+        raise InputError(
+            f"{file}: expected {versions()}, found {found}; delete the folder, or take another --output"
+        )
+
+
+def _nonfinite(workdir: Path) -> dict[str, int]:
+    """Returns the reports of losses that were not finite, and when they were written."""
+    return {str(file): file.stat().st_mtime_ns for file in (workdir / "nonfinite").rglob("*")}
 
 
 _CONFIG = '''"""The config of the run in this folder."""

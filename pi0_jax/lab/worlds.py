@@ -35,7 +35,7 @@ _START, _GOAL = -0.8, 0.8  # x
 _START_SPREAD, _GOAL_SPREAD = 0.1, 0.4  # of y, either way
 _AWAY = 0.5  # y of a demonstration beside the obstacle
 _LONGEST = 0.15  # a point moves at most so far in a tick
-_JOLT = 0.015  # standard deviation of what disturbs a demonstration in a tick
+JOLT = 0.015  # standard deviation of what disturbs a demonstration in a tick
 
 RECORD = Embodiment(
     name="planar_point",
@@ -111,7 +111,7 @@ def demonstrations(
         target = expert(position, goal, side)
         states.append(np.concatenate([position, goal], axis=1))
         actions.append(target)
-        position = move(position, target + rng.normal(0.0, _JOLT, target.shape))
+        position = move(position, target + rng.normal(0.0, JOLT, target.shape))
     return np.stack(states, 1).astype(np.float32), np.stack(actions, 1).astype(np.float32), side
 
 
@@ -186,11 +186,13 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
         way, goal = states[:, :2], states[-1, 2:]
         near = float(clearance(way[:-1], way[1:]).min())
         third = np.diff(way, 3, axis=0)
-        beside = int(np.argmax(way[:, 0] > 0))
+        past = np.flatnonzero(way[:, 0] > 0)
+        if len(past):
+            found["upper side"].append(float(way[past[0], 1] > 0))
+        found["margin"].append(min(near, 0.0) if len(past) else -RADIUS)
         found["success"].append(float(recording.result.success))
         found["clearance"].append(near)
         found["collision"].append(float(near < 0))
-        found["upper side"].append(float(way[beside, 1] > 0))
         found["distance"].append(float(np.linalg.norm(way[-1] - goal)))
         found["jerk"].append(float(np.sqrt(np.mean(np.sum(third**2, axis=1)))))
         found["ticks"].append(float(recording.result.ticks))
@@ -198,10 +200,12 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
 
 
 QUANTITIES = {
+    "margin": "how deep an episode goes into the obstacle, as a negative number: 0 where it goes round,"
+    f" {-RADIUS} where it goes through the middle or never gets past (workspace: 2)",
     "clearance": "least distance from the obstacle in an episode, negative inside (workspace: 2)",
     "success": "share of episodes that reach the goal without touching the obstacle",
     "collision": "share of episodes that touch the obstacle",
-    "upper side": "share of episodes that pass the obstacle above",
+    "upper side": "share of the episodes that get past the obstacle which pass it above",
     "distance": "from the goal at the episode's end",
     "jerk": "root mean square of third differences of the position, per tick^3",
     "ticks": "length of an episode",

@@ -75,10 +75,10 @@ def _moments(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
     return centre, _VARIANCE * _KEPT**lags / deviation[:, :, None] ** 2
 
 
-def _prepared(policy: Policy, rng: np.random.Generator) -> Prepared:
-    """Returns observations that say nothing, each with noise of its own."""
+def _prepared(policy: Policy, rng: np.random.Generator, seed: int) -> Prepared:
+    """Returns observations that say nothing, each with noise of its own, other in each seed."""
     states = rng.normal(size=(_DRAWS, len(worlds.RECORD.state)))
-    return policy.prepare(worlds.observed(states), range(_DRAWS))
+    return policy.prepare(worlds.observed(states), range(seed * _DRAWS, (seed + 1) * _DRAWS))
 
 
 @partial(jax.jit, static_argnames=("model", "layout"))
@@ -90,7 +90,7 @@ def _velocity(weights: Any, batch: Any, x: Any, t: Any, *, model: Pi0, layout: L
 def field_error(policy: Policy, seed: int) -> float:
     """Returns |v - v*| / |v*| of the learnt field, at times of the training's own density."""
     rng = np.random.default_rng([seed, 0xF1E1D])
-    (centre, covariance), prepared = _moments(policy), _prepared(policy, rng)
+    (centre, covariance), prepared = _moments(policy), _prepared(policy, rng, seed)
     chunks = np.stack(
         [rng.multivariate_normal(*dim, _DRAWS) for dim in zip(centre, covariance, strict=True)], -1
     )
@@ -113,14 +113,15 @@ def field_error(policy: Policy, seed: int) -> float:
 def variances(policy: Policy, seed: int) -> tuple[float, float]:
     """Returns the variance of sampled actions over the data's: the policy's, and the exact field's.
 
-    Both take the policy's number of Euler steps.
+    Both take the policy's number of Euler steps, from the same noise.
     """
     rng, steps = np.random.default_rng([seed, 0x5A]), policy.num_steps
     centre, covariance = _moments(policy)
-    sampled = np.asarray(policy.compute(_prepared(policy, rng)), np.float64)[..., :2]
-    exact = []
-    for mean, spread in zip(centre, covariance, strict=True):
-        x = rng.normal(size=(8 * _DRAWS, len(mean)))
+    prepared, exact = _prepared(policy, rng, seed), []
+    sampled = np.asarray(policy.compute(prepared), np.float64)[..., :2]
+    noise = np.asarray(prepared.noise, np.float64)
+    for dim, (mean, spread) in enumerate(zip(centre, covariance, strict=True)):
+        x = noise[..., dim]
         for step in range(steps):
             x = x - field(x, 1 - step / steps, mean, spread) / steps
         exact.append(x)
