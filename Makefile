@@ -2,6 +2,7 @@
 # make smoke  the same in miniature
 # make metaworld  demonstrations, training, rollouts with controls and a page of five Meta-World tasks;
 #                 ARGS=--smoke in miniature, ARGS=--group=mt10 others
+# make lab-quick  two experiments of the laboratory in miniature
 # make test   installs what the tests need and runs them
 # make types  checks the types
 # make docs   builds the site, docs/_build/html/index.html, and runs its notebooks
@@ -27,7 +28,7 @@ METAWORLD := $(VENV)/metaworld
 METAWORLD_PINS := $(wildcard constraints/metaworld-$(basename $(VERSION)).txt)
 CLIENT := absl-py cloudpickle loky msgpack numpy pillow tqdm 'websockets>=17.4'
 
-.PHONY: metaworld metaworld-env demo smoke test types docs install gl torch constraints what-is-newest
+.PHONY: metaworld metaworld-env demo smoke lab-quick test types docs install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -98,6 +99,11 @@ demo: gl
 smoke: gl
 	rm -rf runs/smoke
 	$(PY) -m launch.demo --output=runs/smoke --smoke
+
+lab-quick: install
+	rm -rf runs/lab_quick
+	$(PY) -m launch.experiment generation --quick
+	$(PY) -m launch.experiment execution --quick
 
 metaworld-env: $(METAWORLD)/.installed
 	launch/install_gl.sh $(METAWORLD)/bin/python

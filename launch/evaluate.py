@@ -33,8 +33,7 @@ _EPISODES = flags.DEFINE_integer("episodes", 200, "Of each robot (or task) and c
 _SEED = flags.DEFINE_integer("seed", 0, "Of the episodes and the policy's noise.", lower_bound=0)
 _PARALLEL = flags.DEFINE_integer("parallel", 50, "Environments; rows of a call.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes; else one a core.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not given.",
-    lower_bound=1)
+_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; else the run's.", lower_bound=1)
 _RECORD = flags.DEFINE_integer("record", 2, "Episodes of each case to save as GIF; in a family so"
     " many successes and failures of each task.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", None,
@@ -67,7 +66,8 @@ def main() -> None:
 
 def _refuse_unread(family: bool) -> None:
     other, kind = (worlds, "reach or Gymnasium") if family else (in_families, "a family")
-    theirs = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[other.__name__]]
+    theirs = {flag.name for flag in flags.FLAGS.flags_by_module_dict()[other.__name__]}
+    theirs -= {"execute_steps"}  # which both read
     unread = dict.fromkeys(theirs, f"--env of {kind}, found --env={_ENV.value}")
     if _SERVER.value:
         unread |= dict.fromkeys(["num_steps", "policy_python"], "--checkpoint, found --server")

@@ -17,13 +17,13 @@ from pi0_jax.sim import benchmark
 from pi0_jax.sim.benchmark import controls, families
 from pi0_jax.sim.rollouts import Act
 
+from .worlds import EXECUTE_STEPS
+
 # --help then lists these flags as launch.evaluate's, which adopts them.
 _PYTHON = flags.DEFINE_string("policy_python", sys.executable,
     "Families: the Python that serves --checkpoint.")  # fmt: skip
 _NEIGHBOURS = flags.DEFINE_string("neighbours", None,
     "Families: file of launch.neighbours, for the conditions nearest_state and nearest_pixels.")  # fmt: skip
-_EXECUTE = flags.DEFINE_integer("execute_steps", None,
-    "Families: actions of a chunk that are executed; the record's if not given.", lower_bound=1)  # fmt: skip
 
 
 def run(
@@ -73,8 +73,8 @@ def run(
                 act = client("untrained" if condition == "untrained" else "trained").act
                 yield controls.black(act) if condition == "black" else act
 
-        source, steps = checkpoint or str(server), _EXECUTE.value or family.record.execute_steps
-        plan = dataclasses.replace(plan, source=source, execute_steps=steps)
+        steps = EXECUTE_STEPS.value or family.record.execute_steps
+        plan = dataclasses.replace(plan, source=checkpoint or str(server), execute_steps=steps)
         found = benchmark.measure(plan, policy, output, workers=workers)
     print(benchmark.table(found["rows"]))
     print(f"{family.name}: {family.protocol}\nwritten to {output}")

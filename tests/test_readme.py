@@ -300,6 +300,11 @@ STORIES = {
                 EVALUATE,
                 {"DIR": "runs/reach/train"},
             ),
+            StandsIn(
+                "python -m launch.experiment NAME",
+                "tests/test_lab.py::test_an_experiment_leaves_results_a_page_and_an_overview",
+                "trains; the test does so in miniature",
+            ),
         ),
         a_policy,
     ),
@@ -570,6 +575,34 @@ STORIES = {
             ),
         ),
         a_policy,
+    ),
+    "the laboratory": Story(
+        "docs/lab.md",
+        (
+            *(
+                StandsIn(
+                    f"python -m launch.experiment generation{flags}",
+                    "tests/test_lab.py::test_an_experiment_leaves_results_a_page_and_an_overview",
+                    "trains many seeds; the test runs another experiment in miniature",
+                )
+                for flags in ("", " --pilot", " --quick")
+            ),
+            StandsIn("make lab-quick", "make lab-quick", "CI runs it"),
+            Run("python -m launch.train --config_help"),
+            *(
+                StandsIn(
+                    name,
+                    "tests/test_lab.py::test_a_run_equals_launch_train_and_launch_evaluate",
+                    "takes a run of the laboratory; the test has one",
+                )
+                for name in (
+                    "python -m launch.train --config=runs/lab/trained/two_sides/seed_0/config.py"
+                    " --workdir=RUN",
+                    "python -m launch.evaluate --checkpoint=RUN --env=pi0_jax.lab.worlds:Detour-v0"
+                    " --prompt=reach --output=OUT",
+                )
+            ),
+        ),
     ),
     "memory": Story(
         "docs/memory.md",
