@@ -550,6 +550,16 @@ STORIES = {
                 "needs a released π0.5; the test runs the recipe from a small one",
             ),
             StandsIn(
+                "python -m launch.train --config=reach ...",
+                "tests/test_pi05_prompt.py::test_a_run_trains_with_its_norms_split_over_devices",
+                "takes eight minutes; the test trains a smaller one",
+            ),
+            StandsIn(
+                "python -m launch.evaluate ...",
+                "make smoke",
+                "takes what was trained; CI evaluates a π0 so",
+            ),
+            StandsIn(
                 "python -m launch.verify",
                 "tests/test_verify.py::test_every_shipped_output_is_reproduced_in_float32",
                 "compiles for a minute; the test runs all that the command does",
@@ -599,7 +609,7 @@ STORIES = {
                     "python -m launch.train --config=runs/lab/trained/two_sides/seed_0/config.py"
                     " --workdir=RUN",
                     "python -m launch.evaluate --checkpoint=RUN --env=pi0_jax.lab.worlds:Detour-v0"
-                    " --prompt=reach --output=OUT",
+                    " --prompt=reach --output=OUT --episodes=200 --parallel=200 --seed=0 --workers=1",
                 )
             ),
         ),
