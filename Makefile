@@ -3,6 +3,7 @@
 # make metaworld  demonstrations, training, rollouts with controls and a page of five Meta-World tasks;
 #                 ARGS=--smoke in miniature, ARGS=--group=mt10 others
 # make libero  rollouts of CHECKPOINT=... in the four suites of LIBERO, beside published rates
+# make lab-quick  two experiments of the laboratory in miniature
 # make test   installs what the tests need and runs them
 # make types  checks the types
 # make docs   builds the site, docs/_build/html/index.html, and runs its notebooks
@@ -30,7 +31,7 @@ LIBERO := $(VENV)/libero
 LIBERO_PINS := $(wildcard constraints/libero-$(basename $(VERSION)).txt)
 CLIENT := absl-py cloudpickle loky msgpack numpy pillow tqdm 'websockets>=17.4'
 
-.PHONY: metaworld metaworld-env libero libero-env demo smoke test types docs install gl torch constraints what-is-newest
+.PHONY: metaworld metaworld-env libero libero-env demo smoke lab-quick test types docs install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -102,6 +103,11 @@ smoke: gl
 	rm -rf runs/smoke
 	$(PY) -m launch.demo --output=runs/smoke --smoke
 
+lab-quick: install
+	rm -rf runs/lab_quick
+	$(PY) -m launch.experiment generation --quick
+	$(PY) -m launch.experiment execution --quick
+
 metaworld-env: $(METAWORLD)/.installed
 	launch/install_gl.sh $(METAWORLD)/bin/python
 
@@ -126,7 +132,12 @@ libero-env: $(LIBERO)/.installed
 metaworld: install metaworld-env
 	$(PY) -m launch.metaworld --simulator_python=$(METAWORLD)/bin/python --output=$(or $(filter-out runs/reach,$(RUN)),runs/metaworld) --seed=$(SEED) $(ARGS)
 
+ifeq ($(filter libero,$(MAKECMDGOALS))$(CHECKPOINT),libero)
+$(error make libero: expected CHECKPOINT=DIR)
+endif
+# About 1 GB of memory for each of the episodes that run side by side.
+PARALLEL ?= 4
+
 libero: install libero-env
-	$(if $(CHECKPOINT),,$(error make libero: expected CHECKPOINT=DIR))
 	$(LIBERO)/bin/python -m launch.evaluate --env=libero:all --checkpoint=$(CHECKPOINT) --policy_python=$(PY) \
-	  --seed=7 --episodes=50 --parallel=4 --output=$(or $(filter-out runs/reach,$(RUN)),runs/libero) $(ARGS)
+	  --seed=7 --episodes=50 --parallel=$(PARALLEL) --output=$(or $(filter-out runs/reach,$(RUN)),runs/libero) $(ARGS)

@@ -39,7 +39,7 @@ DOCS = [
 ]
 
 COMMANDS = """
-    check_server convert demo evaluate formats import_lerobot index make_metaworld_data
+    check_server convert demo evaluate experiment formats import_lerobot index make_metaworld_data
     make_reach_data make_tokenizer memory metaworld neighbours report serve tpu_table train verify
 """.split()  # files of launch/
 

@@ -30,9 +30,9 @@ from pi0_jax.data.records.metadata import dataset_directory
 from pi0_jax.data.rows import row_from_mapping
 from pi0_jax.data.statistics import index_statistics
 from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rlds
+from pi0_jax.freed_memory import keep_freed_memory
 from pi0_jax.preprocess import Layout, Robot
 from pi0_jax.preprocess.tokenizer import Tokenizer
-from pi0_jax.serve.freed_memory import keep_freed_memory
 from pi0_jax.train.data import Batcher, canvases, train_batches
 
 NAME = "benchmark_arm"

@@ -5,6 +5,7 @@ TensorFlow.
 """
 
 import math
+import resource
 import statistics
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from benchmarks.matmul import matmul_rate
 from pi0_jax.aot.programs import abstract_batch, traced_step
 from pi0_jax.errors import InputError
+from pi0_jax.freed_memory import SETTLING, give_back_freed_memory
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import CAMERA_SLOTS, TrainBatch
 from pi0_jax.policy_config import model_config, trainable_part
@@ -27,7 +29,7 @@ from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.state import jit_init, make_model, run_mesh
 
-WARM_UP = 3  # steps that are not timed
+WARM_UP = SETTLING  # steps that are not timed
 
 # A variant changes these settings of a config beside its sizes: the full model is measured as it is
 # trained on accelerators.
@@ -67,6 +69,7 @@ class TrainSpeed(NamedTuple):
         matmul_rate: operations per second of large matrix products, on all devices.
         peak_bytes: the most memory of one device since the process began; None where the device
             does not count it.
+        resident_bytes: the most resident memory of this process; on a CPU all is in it.
     """
 
     device: str
@@ -84,6 +87,7 @@ class TrainSpeed(NamedTuple):
     flops: int
     matmul_rate: float
     peak_bytes: int | None
+    resident_bytes: int
 
     @property
     def seconds(self) -> float:
@@ -175,15 +179,19 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
         flops=matmul_flops(traced.jaxpr),
         matmul_rate=len(devices) * statistics.mean([before, matmul_rate(run.dtype)]),
         peak_bytes=stats["peak_bytes_in_use"] if stats else None,
+        resident_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
 
 
 def _time_steps(step: Any, state: Any, batch: TrainBatch, steps: int) -> tuple[float, ...]:
     times = []
-    for _ in range(WARM_UP + steps):
+    give_back_freed_memory()  # as training does
+    for number in range(WARM_UP + steps):
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, batch))
         times.append(time.perf_counter() - start)
+        if number < SETTLING:
+            give_back_freed_memory()
     return tuple(times[WARM_UP:])
 
 
@@ -252,6 +260,7 @@ def table(speed: TrainSpeed) -> str:
         "large products alone": f"{speed.matmul_rate / 1e12:.4g} TFLOP/s, measured in {speed.dtype}",
         "the model's of these": f"{speed.share:.1%}",
         "memory at its peak": peak,
+        "resident memory at its peak": f"{speed.resident_bytes / 1e9:.2f} GB",
     }
     return "\n".join(
         [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from absl import app, flags, logging
 
 from pi0_jax.errors import InputError, optional_packages
-from pi0_jax.serve.freed_memory import keep_freed_memory
+from pi0_jax.freed_memory import keep_freed_memory
 
 from . import shared
 

@@ -28,15 +28,12 @@ _ENV = flags.DEFINE_string("env", "reach",
     "reach, a Gymnasium ID (sim/gym_rollouts.py), or a family: libero:libero_goal, my_family.py:a,b.")
 _CONDITIONS = flags.DEFINE_list("conditions", ["right"],
     f"Of {', '.join(CONDITIONS)}; in a family of {', '.join(benchmark.CONDITIONS)}.")
-_EPISODES = flags.DEFINE_integer("episodes", 200, "Of each robot (or task) and condition.",
-    lower_bound=1)
+_EPISODES = flags.DEFINE_integer("episodes", 200, "Of each robot or task.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the episodes and the policy's noise.", lower_bound=0)
 _PARALLEL = flags.DEFINE_integer("parallel", 50, "Environments; rows of a call.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes; else one a core.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; the run's if not given.",
-    lower_bound=1)
-_RECORD = flags.DEFINE_integer("record", 2, "Episodes of each case to save as GIF; in a family so"
-    " many successes and failures of each task.", lower_bound=0)
+_STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; else the run's.", lower_bound=1)
+_RECORD = flags.DEFINE_integer("record", 2, "GIFs; in a family of each outcome.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", None,
     "Folder for evaluation.json and rollouts/, which are replaced; a family's go on.", required=True)
 flags.adopt_module_key_flags(in_families)
@@ -65,12 +62,14 @@ def main() -> None:
 
 def _refuse_unread(family: bool) -> None:
     other, kind = (worlds, "reach or Gymnasium") if family else (in_families, "a family")
-    theirs = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[other.__name__]]
+    theirs = {f.name for f in flags.FLAGS.flags_by_module_dict()[other.__name__]}
+    theirs.discard("execute_steps")  # which both read
     unread = dict.fromkeys(theirs, f"--env of {kind}, found --env={_ENV.value}")
     if _ENV.value == "reach":
         unread |= dict.fromkeys(worlds.OF_GYMNASIUM, "--env of Gymnasium, found --env=reach")
     if _SERVER.value:
-        unread |= dict.fromkeys(["num_steps", "policy_python"], "--checkpoint, found --server")
+        of_checkpoint = ["num_steps", "policy_python", "policy_robot"]
+        unread |= dict.fromkeys(of_checkpoint, "--checkpoint, found --server")
     if _CHECKPOINT.value:
         unread["api_key_file"] = "--server, found --checkpoint"
     app.refuse_given(unread)

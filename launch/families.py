@@ -17,13 +17,13 @@ from pi0_jax.sim import benchmark
 from pi0_jax.sim.benchmark import controls, families
 from pi0_jax.sim.rollouts import Act
 
-# --help then lists these flags as launch.evaluate's, which adopts them.
-_PYTHON = flags.DEFINE_string("policy_python", sys.executable,
-    "Families: the Python that serves --checkpoint.")  # fmt: skip
-_NEIGHBOURS = flags.DEFINE_string("neighbours", None,
-    "Families: file of launch.neighbours, for the conditions nearest_state and nearest_pixels.")  # fmt: skip
-_EXECUTE = flags.DEFINE_integer("execute_steps", None,
-    "Families: actions of a chunk that are executed; the record's if not given.", lower_bound=1)  # fmt: skip
+from .worlds import EXECUTE_STEPS
+
+# fmt: off
+_PYTHON = flags.DEFINE_string("policy_python", sys.executable, "The Python that serves --checkpoint.")
+_ROBOT = flags.DEFINE_string("policy_robot", None, "Whose statistics, if --checkpoint has several.")
+_NEIGHBOURS = flags.DEFINE_string("neighbours", None, "A file of launch.neighbours, for nearest_*.")
+# fmt: on
 
 
 def run(
@@ -39,11 +39,11 @@ def run(
     prompts = [family.tasks[task] for task in tasks]
     near = any(condition.startswith("nearest") for condition in plan.conditions)
     moments = controls.open_neighbours(_NEIGHBOURS.value, family.record, prompts) if near else None
-    height, width = family.image_size
+    optional, (height, width) = {"num_steps": num_steps, "robot": _ROBOT.value}, family.image_size
     size = plan.batch * height * width * 3 * len(family.record.cameras) // 2**20 + 2
     serve = [f"--checkpoint={checkpoint}", f"--image_sizes={height}x{width}",
              f"--batch_sizes={plan.batch}", f"--max_message_mib={max(size, 16)}",
-             *([f"--num_steps={num_steps}"] if num_steps else [])]  # fmt: skip
+             *(f"--{flag}={value}" for flag, value in optional.items() if value)]  # fmt: skip
     with contextlib.ExitStack() as open_now:
         clients: dict[str, Client] = {}
         tell = partial(print, "server:", flush=True)
@@ -73,8 +73,8 @@ def run(
                 act = client("untrained" if condition == "untrained" else "trained").act
                 yield controls.black(act) if condition == "black" else act
 
-        source, steps = checkpoint or str(server), _EXECUTE.value or family.record.execute_steps
-        plan = dataclasses.replace(plan, source=source, execute_steps=steps)
+        steps = EXECUTE_STEPS.value or family.record.execute_steps
+        plan = dataclasses.replace(plan, source=checkpoint or str(server), execute_steps=steps)
         found = benchmark.measure(plan, policy, output, workers=workers)
     print(benchmark.table(found["rows"], found.get("published")))
     print(f"{family.name}: {family.protocol}\nwritten to {output}")

@@ -33,8 +33,8 @@ allocates nothing.
 {table}
 - GB are 10⁹ bytes on one device that holds everything. Several devices share every column of the
   training rows, by `mesh.fsdp`.
-- A policy that computes in bfloat16 keeps some weights in float32: the norms, the embedding and the
-  last projection.
+- A policy that computes in bfloat16 keeps some weights in float32: the norms and the last
+  projection.
 - The training rows are the recipes `configs/pi0_finetune.py:lora`, `:expert` and `:full`. The first
   two keep what is frozen in bfloat16. Everything that trains is in float32. Adam's state is two
   numbers for each trained parameter. The LoRA recipe keeps no moving average.

@@ -6,6 +6,7 @@ See launch.evaluate.
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -13,7 +14,7 @@ from pi0_jax.embodiments.keys import check_prompt
 from pi0_jax.errors import InputError
 from pi0_jax.sim.evaluation import evaluate, save, table
 
-from . import shared
+from . import app, shared
 
 # fmt: off
 _ENV_ARGS = flags.DEFINE_string("env_args", "{}", "JSON: arguments for gymnasium.make.")
@@ -23,6 +24,11 @@ _SUCCESS = flags.DEFINE_string("success", "success", "Key of --env's info, or te
 _PROMPT = flags.DEFINE_string("prompt", None, "Instruction, where observations carry none.")
 _ROBOTS = flags.DEFINE_list("robots", None,
     "Robots to try; in the reach world all that it has, elsewhere the only one, if not given.")
+EXECUTE_STEPS = flags.DEFINE_integer("execute_steps", None,
+    "Actions of a chunk that are executed; the record's if not given.", lower_bound=1)
+_ENSEMBLE = flags.DEFINE_float("temporal_ensemble", None, "Instead, a chunk at every tick, and the"
+    " mean of what all say about it; a newer one has exp(-this) of the weight (ACT: 0.01).",
+    lower_bound=0.0)
 # fmt: on
 OF_GYMNASIUM = ("env_args", "success", "prompt")  # what the reach world does not read
 _CACHE = shared.compilation_cache()
@@ -46,6 +52,9 @@ def run(
     if _PROMPT.value is not None:
         check_prompt(_PROMPT.value, "--prompt")
     start, reach = time.perf_counter(), env == "reach"
+    if _ENSEMBLE.value is not None:
+        app.refuse_given({EXECUTE_STEPS.name: "open loop, found --temporal_ensemble"})
+    how: dict[str, Any] = {"execute_steps": EXECUTE_STEPS.value, "ensemble": _ENSEMBLE.value}
     gym = partial(
         gym_setting, env=env, arguments=_ENV_ARGS.value, success=_SUCCESS.value,
         prompt=_PROMPT.value,
@@ -57,10 +66,10 @@ def run(
     with policies as (some, source):
         found = evaluate(
             some, reach_setting if reach else gym, episodes=episodes, seed=seed,
-            parallel=parallel, record=record, directory=output, workers=workers,
+            parallel=parallel, record=record, directory=output, workers=workers, **how,
         )  # fmt: skip
     print(table(found.rows))
-    save(output, found.rows, checkpoint=source, seed=seed)
+    save(output, found.rows, checkpoint=source, seed=seed, **how)
     total = time.perf_counter() - start
     shares = ", ".join(f"{name} {100 * part / total:.0f}%" for name, part in found.seconds.items())
     print(f"{total:.0f} s, of it {shares}; written to {output}")

@@ -26,6 +26,10 @@ from pi0_jax.errors import InputError
 class Execution(Protocol):
     """Is a strategy for executing chunks."""
 
+    @property
+    def shortest(self) -> int:
+        """Returns how many actions a chunk must have at least."""
+
     def wants_chunk(self) -> bool:
         """Returns whether the next `step` needs a chunk, predicted from this tick's observation."""
 
@@ -41,6 +45,27 @@ class Execution(Protocol):
         Raises:
             InputError: the chunk was wanted and is not given, or is too short.
         """
+
+
+def until_next_chunk(execution: Execution, chunk: np.ndarray) -> tuple[np.ndarray, Execution]:
+    """Executes a chunk that was wanted, up to the tick that wants the next one.
+
+    Args:
+        execution: the strategy at a tick that wants a chunk.
+        chunk: float[H, A].
+
+    Returns:
+        The actions of these ticks, float[n, A], and the strategy for the tick after them.
+
+    Raises:
+        InputError: see `Execution.step`.
+    """
+    action, execution = execution.step(chunk)
+    actions = [action]
+    while not execution.wants_chunk():
+        action, execution = execution.step(None)
+        actions.append(action)
+    return np.stack(actions), execution
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +86,11 @@ class OpenLoop:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"open loop: expected at least 1 step of a chunk, found {self.steps}")
+
+    @property
+    def shortest(self) -> int:
+        """Returns `steps`."""
+        return self.steps
 
     def wants_chunk(self) -> bool:
         """Returns whether all actions of the last chunk are executed."""
@@ -103,6 +133,11 @@ class TemporalEnsemble:
     decay: float = 0.01
     chunks: tuple[np.ndarray, ...] = ()
     turns: tuple[tuple[float, float] | None, ...] = ()
+
+    @property
+    def shortest(self) -> int:
+        """Returns 1."""
+        return 1
 
     def wants_chunk(self) -> bool:
         """Returns True: every tick needs a chunk."""

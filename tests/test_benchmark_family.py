@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pi0_jax.errors import InputError
+from pi0_jax.sim import benchmark
 from pi0_jax.sim.benchmark import EPISODES_FILE, Plan, families, measure, table
 from pi0_jax.sim.benchmark.controls import Neighbours, open_neighbours, small_images
 
@@ -221,8 +222,8 @@ def evaluate(*flags, code="from launch import evaluate; evaluate.main()"):
         ),
         (["--checkpoint=/a", f"--env={FILE}:both", "--api_key_file=a"], {"api_key_file"}),
         (
-            ["--checkpoint=/a", "--execute_steps=1", "--neighbours=a", "--policy_python=python"],
-            {"execute_steps", "neighbours", "policy_python"},
+            ["--checkpoint=/a", "--policy_robot=a", "--neighbours=a", "--policy_python=python"],
+            {"policy_robot", "neighbours", "policy_python"},
         ),
         (
             ["--checkpoint=/a", "--env_args={}", "--success=a", "--prompt=x", "--robots=a"],
@@ -350,3 +351,30 @@ def test_a_simulator_needs_neither_jax_nor_tensorflow():
     loaded = {name for name in done.stdout.split() if not name.startswith("_")}
     assert not loaded & {"jax", "jaxlib", "flax", "tensorflow", "tensorflow_datasets", "optax"}
     assert loaded - {"launch", "pi0_jax"} <= {*NEEDED, *OPTIONAL}
+
+
+def test_a_shuffled_prompt_is_another_sentence_and_not_another_task_of_the_same(tmp_path):
+    file = tmp_path / "twice.py"
+    file.write_text(
+        "import dataclasses, importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('point', {FILE!r})\n"
+        "point = importlib.util.module_from_spec(spec); spec.loader.exec_module(point)\n"
+        "tasks = dict(point.FAMILY.tasks, again=point.FAMILY.tasks['left'])\n"
+        "FAMILY = dataclasses.replace(point.FAMILY, tasks=tasks)\n"
+    )
+    plan = families.dataclasses.replace(PLAN, env=f"{file}:left,right,again")
+    chosen = families.find(plan.env)
+    for task in ("left", "again"):
+        prompts = {
+            benchmark._episode(plan, chosen, benchmark.Key("shuffled", task, e), 0).prompt
+            for e in range(20)
+        }
+        assert prompts == {chosen.family.tasks["right"]}
+    with pytest.raises(InputError, match="at least two instructions, found one"):
+        measure(families.dataclasses.replace(plan, env=f"{file}:left,again"), policy, tmp_path)
+
+
+def test_the_row_all_is_of_all_chosen_tasks_whatever_the_family_calls_all():
+    family, tasks = families.find(PLAN.env)
+    family = families.dataclasses.replace(family, groups={"all": tasks[:2], "both": tasks})
+    assert "all" not in benchmark.groups_inside(family, (*tasks, "one more", "and another"))

@@ -123,8 +123,11 @@ def test_a_process_starts_cold_and_warm(checkpoint, monkeypatch):
     starts = first_action.benchmark_starts(
         checkpoint, {"dtype": "float32", "scan_layers": False}, cameras=1
     )
-    for start in starts:
+    for start in (starts.cold, starts.warm):
         assert 0 < start.imported < start.opened < start.acted
+    lengths = Policy.open(checkpoint).prompt_lengths("benchmark_arm_1")
+    assert starts.warm_up.programs == len(lengths) + 1  # and the noise's
+    assert starts.warm_up.seconds > 0 and starts.warm_up.processor_seconds > 0
     assert first_action.table(starts).splitlines()[-1] == f"warm / cold: {starts.ratio:.2f}"
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 SPEED = TrainSpeed(
     device="chip", devices=2, mesh={"data": 2, "fsdp": 1, "tensor": 1}, parameters=1234, batch=16, draws=1, cameras=3, dtype="bfloat16",
     remat="full", compile_seconds=3.0, step_seconds=(0.5, 0.4, 1.5), model_flops=int(2e12), flops=int(3e12), matmul_rate=16e12,
-    peak_bytes=None,
+    peak_bytes=None, resident_bytes=2_350_000_000,
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def test_rates_follow_from_the_median_step():
     assert "| the model's products | 2 TFLOP a step, 4 TFLOP/s |" in lines
     assert "| computed again | 50% of them: 6 TFLOP/s in all |" in lines
     assert "| the model's of these | 25.0% |" in lines
+    assert "| resident memory at its peak | 2.35 GB |" in lines
 
 
 def test_a_variant_comes_with_its_sizes_and_settings_and_the_user_goes_before():

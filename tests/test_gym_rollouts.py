@@ -5,6 +5,7 @@ a server.
 """
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.embodiments.record import ClientKeys
 from pi0_jax.errors import InputError
 from pi0_jax.evaluated_policies import opened, served
+from pi0_jax.execution import OpenLoop
 from pi0_jax.serve.client import Client
-from pi0_jax.sim.evaluation import Case, Contestant, evaluate
+from pi0_jax.sim.evaluation import Case, Contestant, chosen_execution, evaluate
 from pi0_jax.sim.gym_rollouts import GymWorld, gym_setting
 from pi0_jax.sim.reach_rollouts import in_reach_world, reach_setting
 from pi0_jax.sim.rollouts import recordings, rollout
@@ -130,7 +132,7 @@ def workers():
 def test_a_world_by_its_record(workers):
     """Keys that the record names, actions cut to the space, success from info ends an episode."""
     setting = partial(slider, SLIDER)
-    how = dict(seed=0, execute_steps=2)
+    how = dict(seed=0, execution=OpenLoop(2))
     result = rollout(workers, setting, towards_the_goal, episodes=10, parallel=4, **how)
     assert result.successes == 10
     for episode in result.episodes:
@@ -145,7 +147,7 @@ def test_a_world_by_its_record(workers):
 
 def test_success_can_have_another_name_or_be_termination(workers):
     other = partial(slider, SLIDER, arguments='{"key": "is_success"}')
-    how = dict(episodes=2, seed=0, execute_steps=2)
+    how = dict(episodes=2, seed=0, execution=OpenLoop(2))
     named = rollout(workers, partial(other, success="is_success"), towards_the_goal, **how)
     assert named.successes == 2
     ended = rollout(workers, partial(other, success="terminated"), towards_the_goal, **how)
@@ -191,6 +193,19 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
         assert gif.size == (336, 224 + 43)  # a line more
 
 
+def test_an_evaluation_executes_as_the_record_says_or_as_it_is_told():
+    turning = dataclasses.replace(
+        SLIDER.actions[0], unit="rad", kind="absolute", delta=False, periodic=True
+    )
+    robot = dataclasses.replace(SLIDER, actions=(turning,), execute_steps=3)
+    assert chosen_execution(robot, None, None).steps == 3
+    assert chosen_execution(robot, 2, None).steps == 2
+    ensemble = chosen_execution(robot, None, 0.5)
+    assert ensemble.decay == 0.5 and ensemble.turns == (turning.turn,)
+    with pytest.raises(InputError, match="found both"):
+        chosen_execution(robot, 2, 0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -205,7 +220,7 @@ def test_an_evaluation_has_intervals_videos_and_json(tmp_path):
 def test_what_is_wrong_with_an_environment_is_named(workers, changes, message):
     setting = partial(slider, SLIDER, **changes)
     with pytest.raises(InputError, match=message):
-        rollout(workers, setting, away, episodes=1, seed=0, execute_steps=2)
+        rollout(workers, setting, away, episodes=1, seed=0, execution=OpenLoop(2))
 
 
 def test_a_record_of_another_robot_is_refused(workers):
@@ -231,7 +246,7 @@ def some_function_of_what_is_seen(observations, seeds):
 def test_the_reach_world_is_a_gymnasium_environment(workers, prompts):
     """Gymnasium's reset and step give the same episodes as the halves that render on demand."""
     embodiment, act = EMBODIMENTS["reach_arm3"], some_function_of_what_is_seen
-    how = dict(episodes=3, seed=2, parallel=2, execute_steps=5, record=1, prompts=prompts)
+    how = dict(episodes=3, seed=2, parallel=2, execution=OpenLoop(5), record=1, prompts=prompts)
     expected = rollout(workers, partial(reach_setting, embodiment), act, **how)
     (drawn,) = recordings(workers)
     about = dict(arguments='{"robot": "reach_arm3"}', success="success", prompt=None)
@@ -263,6 +278,10 @@ def run_evaluate(*flags):
         ),
         (["--checkpoint=/nowhere", "--prompt=a"], "--prompt: expected with --env of Gymnasium"),
         (["--server=127.0.0.1:1", "--api_key_file=/nowhere"], "--api_key_file: /nowhere: "),
+        (
+            ["--checkpoint=/nowhere", "--execute_steps=2", "--temporal_ensemble=0.01"],
+            "--execute_steps: expected with open loop, found --temporal_ensemble",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(flags, said, tmp_path):
@@ -308,10 +327,12 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
         process = run_evaluate(
             f"--server={address}", f"--output={tmp_path / 'out'}", key, f"--env={REACH}",
             '--env_args={"robot": "reach_arm3"}', "--episodes=2", "--parallel=2", "--record=1",
+            "--temporal_ensemble=0.01",
         )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "reach_arm3   right      all" in process.stdout
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["checkpoint"] == address and record["rows"][0]["episodes"] == 2
+    assert (record["temporal_ensemble"], record["execute_steps"]) == (0.01, None)
     (gif,) = (tmp_path / "out" / "rollouts").iterdir()
     assert gif.name == "reach_arm3-right-0.gif"

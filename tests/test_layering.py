@@ -26,6 +26,7 @@ MAY_IMPORT = {
     # Leaves.
     "errors": "",
     "files": "",
+    "freed_memory": "",
     "progress": "",
     "compilation": "files progress",
     "fields": "errors",
@@ -49,17 +50,18 @@ MAY_IMPORT = {
     # What runs.
     "export": "embodiments errors files observation preprocess",
     "policy": "checkpoints convert embodiments errors export models observation policy_config preprocess",
-    "train": "checkpoints convert data errors fields files flow models observation policy_config preprocess progress"
-    " sharding",
+    "train": "checkpoints convert data errors fields files flow freed_memory models observation policy_config preprocess"
+    " progress sharding",
     "aot": "data.datasets errors models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
-    "serve": "embodiments errors execution observation",
+    "serve": "embodiments errors execution freed_memory observation",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a
     # dataset.
-    "sim": "data.write embodiments errors files observation progress",
+    "sim": "data.write embodiments errors execution files observation progress",
     # Policies in simulators.
     "evaluated_policies": "checkpoints convert.metadata embodiments errors policy serve.client serve.wire"
     " sim.evaluation sim.reach_rollouts",
+    "lab": "checkpoints compilation data embodiments errors execution files flow models observation policy preprocess report sim train",
     "report": "checkpoints data embodiments errors files observation policy preprocess train.config train.data train.metrics",
 }
 
@@ -71,9 +73,9 @@ CONFINED = {
     "lerobot": ("pi0_jax/parity/",),
     "tensorstore": ("pi0_jax/convert/", "pi0_jax/train/workdir.py"),
     "mujoco": ("pi0_jax/sim/",),
-    "gymnasium": ("pi0_jax/sim/",),
+    "gymnasium": ("pi0_jax/sim/", "pi0_jax/lab/worlds.py"),
     "google_crc32c": ("pi0_jax/data/", "pi0_jax/checkpoints/manifest.py", "benchmarks/"),
-    "loky": ("pi0_jax/data/", "benchmarks/", "pi0_jax/sim/"),
+    "loky": ("pi0_jax/data/", "benchmarks/", "pi0_jax/sim/", "pi0_jax/lab/harness.py"),
     "av": ("pi0_jax/data/lerobot/",),
     "pyarrow": ("pi0_jax/data/lerobot/",),
     "cloudpickle": ("pi0_jax/data/", "pi0_jax/sim/"),
@@ -81,7 +83,7 @@ CONFINED = {
     "aiohttp": ("pi0_jax/data/",),
     "orbax": ("pi0_jax/checkpoints/", "pi0_jax/convert/"),
     "tensorboardX": ("pi0_jax/train/metrics.py",),
-    "matplotlib": ("pi0_jax/report/",),
+    "matplotlib": ("pi0_jax/report/", "pi0_jax/lab/figures.py"),
     "msgpack": ("pi0_jax/serve/",),
     # convert/ reads and writes the format itself: tensor by tensor, behind URLs too, and in one
     # file, which the ports' loaders want.

@@ -99,7 +99,8 @@ def test_suites_sentences_and_limits_and_no_jax():
         " sorted({'jax', 'tensorflow', 'flax', 'mujoco'} & set(sys.modules))]))"
     )
     four, every, sentences, limits, loaded = json.loads(simulated("-c", code))
-    assert (four, every, loaded) == (40, 290, [])
+    assert (four, every, loaded) == (40, 270, [])
+    assert all(sentence == sentence.lower() for sentence in sentences.values())
     for suite, steps in (("spatial", 220), ("object", 280), ("goal", 300), ("10", 520)):
         for kind, changed in {"lan": 10, "task": 10, "swap": 0, "object": 0}.items():
             plain, other = (
@@ -109,6 +110,20 @@ def test_suites_sentences_and_limits_and_no_jax():
             assert sum(a != b for a, b in zip(plain, other, strict=True)) == changed
             assert limits[f"libero_{suite}_{kind}_9"] == limits[f"libero_{suite}_0"] == steps
     assert sentences["libero_goal_1"] == "put the bowl on the stove"
+
+
+@with_simulator
+def test_every_task_has_the_initial_states_that_its_episodes_count():
+    code = (
+        "import contextlib, io; from pi0_jax.sim import libero\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    from libero.libero.benchmark import get_benchmark\n"
+        "    suites = {task.rpartition('_')[0] for task in libero.family().tasks}\n"
+        "    counts = {len(get_benchmark(suite)(0).get_task_init_states(i))"
+        " for suite in suites for i in range(10)}\n"
+        "print(counts)"
+    )
+    assert simulated("-c", code).strip() == "{50}"
 
 
 @with_simulator

@@ -17,6 +17,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.models import ComputeOptions, Pi0, sample, sampling
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.policy import Policy
+from pi0_jax.policy.program import PROMPT_LENGTHS, prompt_lengths
 from pi0_jax.policy_config import layout, model_config
 from pi0_jax.preprocess import Robot
 from tests import policies
@@ -98,9 +99,8 @@ def test_shortcuts_give_the_numbers_of_the_plain_path(layers, plain, request):
     """
     policy = request.getfixturevalue(layers)
     (noise,) = noise_for(policy)
-    assert policy.prompt_lengths == (16, 24) and policy.model.options.scan_layers == (
-        layers == "policy"
-    )
+    assert policy.prompt_lengths(ROBOT) == (16, 24)
+    assert policy.model.options.scan_layers == (layers == "policy")
     for prompt in (SHORT, LONG):
         seen = observation(ROBOT, prompt=prompt)
         found = policy(seen, noise=noise)["actions"]
@@ -222,6 +222,27 @@ def test_a_larger_canvas_changes_nothing():
     )
 
 
+@pytest.mark.parametrize(
+    ("longest", "images", "lengths"),
+    [
+        (48, 0, (16, 32, 48)),
+        (48, 196, (16, 48)),  # 212 tokens are an eighth less than 244
+        (48, 256, (48,)),  # one published camera
+        (48, 768, (48,)),  # three
+        (200, 256, (16, 64, 128, 200)),
+        (200, 768, (64, 200)),
+        (12, 4, (12,)),
+    ],
+)
+def test_a_prompt_length_has_a_program_where_it_saves_an_eighth(longest, images, lengths):
+    assert prompt_lengths(longest, images) == lengths
+    # Whatever the prompt, the prefix has at most a seventh more tokens than with all lengths.
+    for prompt in range(1, longest + 1):
+        finest = next((n for n in PROMPT_LENGTHS if prompt <= n < longest), longest)
+        padded = next(n for n in lengths if prompt <= n)
+        assert images + padded < (images + finest) * 8 / 7
+
+
 def test_nothing_compiles_after_warm_up():
     fresh = policies.policy("google_robot", num_steps=1)
     fresh.warm_up(image_sizes=((48, 64),), batch_sizes=(1, 2))
@@ -277,6 +298,10 @@ def test_a_checkpoint_opens_in_another_dtype(tmp_path):
         num_steps=2,
     )
     jax.tree.map(np.testing.assert_array_equal, dict(opened.weights), dict(expected.weights))
+    kept = {path.removeprefix("PaliGemma/"): w.dtype.name for path, w in opened.weights.items()}
+    # The largest weight; what is computed in float32 stays so.
+    assert kept["llm/embedder/input_embedding"] == kept["action_in_proj/kernel"] == "bfloat16"
+    assert kept["llm/final_norm_1/scale"] == kept["action_out_proj/kernel"] == "float32"
     assert np.isfinite(opened(observation(ROBOT))["actions"]).all()
 
 

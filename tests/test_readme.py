@@ -348,6 +348,11 @@ STORIES = {
                 EVALUATE,
                 {"DIR": "runs/reach/train"},
             ),
+            StandsIn(
+                "python -m launch.experiment NAME",
+                "tests/test_lab.py::test_an_experiment_leaves_results_a_page_and_an_overview",
+                "trains; the test does so in miniature",
+            ),
         ),
         a_policy,
     ),
@@ -614,6 +619,16 @@ STORIES = {
                 "needs a released π0.5; the test runs the recipe from a small one",
             ),
             StandsIn(
+                "python -m launch.train --config=reach ...",
+                "tests/test_pi05_prompt.py::test_a_run_trains_with_its_norms_split_over_devices",
+                "takes eight minutes; the test trains a smaller one",
+            ),
+            StandsIn(
+                "python -m launch.evaluate ...",
+                "make smoke",
+                "takes what was trained; CI evaluates a π0 so",
+            ),
+            StandsIn(
                 "python -m launch.verify",
                 "tests/test_verify.py::test_every_shipped_output_is_reproduced_in_float32",
                 "compiles for a minute; the test runs all that the command does",
@@ -639,6 +654,34 @@ STORIES = {
             ),
         ),
         a_policy,
+    ),
+    "the laboratory": Story(
+        "docs/lab.md",
+        (
+            *(
+                StandsIn(
+                    f"python -m launch.experiment generation{flags}",
+                    "tests/test_lab.py::test_an_experiment_leaves_results_a_page_and_an_overview",
+                    "trains many seeds; the test runs another experiment in miniature",
+                )
+                for flags in ("", " --pilot", " --quick")
+            ),
+            StandsIn("make lab-quick", "make lab-quick", "CI runs it"),
+            Run("python -m launch.train --config_help"),
+            *(
+                StandsIn(
+                    name,
+                    "tests/test_lab.py::test_a_run_equals_launch_train_and_launch_evaluate",
+                    "takes a run of the laboratory; the test has one",
+                )
+                for name in (
+                    "python -m launch.train --config=runs/lab/trained/two_sides/seed_0/config.py"
+                    " --workdir=RUN",
+                    "python -m launch.evaluate --checkpoint=RUN --env=pi0_jax.lab.worlds:Detour-v0"
+                    " --prompt=reach --output=OUT --episodes=200 --parallel=200 --seed=0 --workers=1",
+                )
+            ),
+        ),
     ),
     "memory": Story(
         "docs/memory.md",

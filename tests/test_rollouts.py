@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pi0_jax.errors import InputError
+from pi0_jax.execution import OpenLoop, TemporalEnsemble
 from pi0_jax.sim.rollouts import recordings, rollout, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
 
@@ -120,7 +121,7 @@ def test_every_call_has_the_same_number_of_rows_and_every_row_its_own_seed(worke
 
 
 def test_recordings_hold_what_was_predicted_and_done(workers, oracle):
-    result = run(workers, oracle, episodes=4, seed=0, parallel=2, execute_steps=3, record=2)
+    result = run(workers, oracle, episodes=4, seed=0, parallel=2, execution=OpenLoop(3), record=2)
     found = recordings(workers)
     assert [recording.result.episode for recording in found] == [0, 1]
     for recording in found:
@@ -130,6 +131,27 @@ def test_recordings_hold_what_was_predicted_and_done(workers, oracle):
         assert recording.snapshots[0].joints.shape == (3,)
         assert recording.chunk_ticks == tuple(range(0, ticks, 3))
         assert recording.chunks.shape == (len(recording.chunk_ticks), HORIZON, 3)
+
+
+def test_a_temporal_ensemble_asks_at_every_tick_and_each_episode_has_its_own(workers):
+    """The recorded chunks begin with what was executed: the mean of all that was said of a tick."""
+    said = np.random.default_rng(0).uniform(-0.3, 0.3, (100, HORIZON, 3)).astype(np.float32)
+
+    def act(observations, seeds):
+        """Says the same to an episode's tick in every run, by its seed."""
+        return said[seeds % 100]
+
+    run(workers, act, episodes=3, seed=0, parallel=2, record=3, execution=TemporalEnsemble())
+    for recording in recordings(workers):
+        assert recording.chunk_ticks == tuple(range(recording.result.ticks))
+        # Past the first action a recorded chunk is the policy's own; the first one is the mean of
+        # what this chunk and the older ones say of the tick. Replay them.
+        keys = [recording.chunks[tick, 1:].tobytes() for tick in recording.chunk_ticks]
+        own = {chunk[1:].tobytes(): chunk for chunk in said}
+        strategy = TemporalEnsemble()
+        for tick, key in enumerate(keys):
+            action, strategy = strategy.step(own[key])
+            np.testing.assert_array_equal(recording.chunks[tick, 0], action)
 
 
 def test_the_time_of_a_rollout_is_told_by_stage(workers, oracle):

@@ -360,11 +360,13 @@ class Gemma(nn.Module):
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),
         )
         everyone = tuple(True for _ in xs)
+        # Where every expert that takes part is read, the last layer is as the others: one program.
+        all_read = all(x is None or wanted for x, wanted in zip(xs, read, strict=True))
         ys, pieces = layers.run(
             partial(step, read=everyone),
             tuple(None if x is None else x.astype(options.dtype) for x in xs),
             (self.layers, self.get_variable(LORA, "layers", {}), cache),
-            last=partial(step, read=tuple(read)),
+            last=None if all_read else partial(step, read=tuple(read)),
             scan=options.scan_layers,
             remat=options.remat,
         )

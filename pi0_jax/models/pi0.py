@@ -105,6 +105,16 @@ VARIANTS = {
         ),
         action_dim=6, horizon=4, max_tokens=12,
     ),
+    # It learns a planar world from state and prompt in a CPU minute, for experiments of many seeds
+    # (lab/). The image encoder is there because the tree is the published one; it never runs.
+    "femto": Pi0Config(
+        vision=VisionConfig(image_size=16, patch_size=16, width=8, depth=1, mlp_dim=8, num_heads=1),
+        gemma=GemmaConfig(
+            experts=(ExpertConfig(width=16, mlp_dim=32), ExpertConfig(width=32, mlp_dim=64)),
+            depth=2, num_heads=4, num_kv_heads=1, head_dim=16, vocab_size=512,
+        ),
+        action_dim=4, horizon=8, max_tokens=8,
+    ),
 }  # fmt: skip
 # The published π0.5: 3,353,433,872 parameters.
 VARIANTS["pi05"] = pi05(VARIANTS["pi0"], max_tokens=200)

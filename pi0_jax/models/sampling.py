@@ -126,7 +126,7 @@ _INPUT_FIRST = (
     (r"/kv_einsum", (2, 0, 1, 3)),
 )
 # The model itself computes with these weights in float32.
-_FLOAT32 = r"norm(_\d+)?/(scale|bias)$|LayerNorm|input_embedding|action_out_proj"
+_FLOAT32 = r"norm(_\d+)?/(scale|bias)$|LayerNorm|action_out_proj"
 
 
 def pack(params: Any, dtype: Any, *, scan_layers: bool) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def unpack(weights: Any) -> dict[str, Any]:
 def storage_dtype(path: str, dtype: Any) -> Any:
     """Returns the dtype in which a packed weight is kept.
 
-    Computing in `dtype` with it gives the numbers of float32 weights.
+    Computing in `dtype` with it gives the numbers of float32 weights. Only a token's embedding is
+    rounded twice, as a weight and as an activation, which moves actions less than the products do.
 
     Args:
         path: the weight's published path.

@@ -300,7 +300,7 @@ class Policy:
         image_sizes: Sequence[tuple[int, int]] = ((224, 224),),
         batch_sizes: Sequence[int] = (1,),
     ) -> None:
-        """Compiles for all prompt lengths, so that later calls need not.
+        """Compiles for all lengths of the robot's prompts, so that later calls need not.
 
         Args:
             robot: the name of the robot's dataset; None where the checkpoint has one robot.
@@ -308,22 +308,24 @@ class Policy:
             batch_sizes: numbers of observations in one call of `act`.
         """
         embodiment, statistics = self.robot(robot)
-        for size, batch, tokens in itertools.product(image_sizes, batch_sizes, self.prompt_lengths):
+        lengths = self.prompt_lengths(robot)
+        for size, batch, tokens in itertools.product(image_sizes, batch_sizes, lengths):
             image = np.zeros((*size, 3), np.uint8)
             observation: RawObservation = {
                 "images": dict.fromkeys(embodiment.cameras.values(), image),
                 "state": statistics.state.mean.astype(np.float32),
                 "prompt": "",
             }
-            if tokens < self._prompt_length([observation], embodiment):
+            if tokens < self._prompt_length([observation], robot):
                 continue  # the state alone takes more
             prepared = self.prepare([observation] * batch, robot=robot, tokens=tokens)
             self.compute(prepared).block_until_ready()
 
-    @property
-    def prompt_lengths(self) -> tuple[int, ...]:
-        """Returns the numbers of tokens to which prompts are padded."""
-        return program.prompt_lengths(self.config.max_tokens)
+    def prompt_lengths(self, robot: str | None = None) -> tuple[int, ...]:
+        """Returns the numbers of tokens to which the prompts of a robot, by its name, are padded."""
+        layout = self.layout(self.robot(robot))
+        images = len(layout.slots) * self.model.config.vision.num_patches
+        return program.prompt_lengths(layout.max_tokens, images)
 
     def layout(self, record: Robot) -> Layout:
         """Returns the layout of a robot's observations.
@@ -384,7 +386,7 @@ class Policy:
             )
         count, record = len(observations), self.robot(robot)
         if tokens is None:
-            tokens = self._prompt_length(observations, record.embodiment)
+            tokens = self._prompt_length(observations, robot)
         wanted = self.layout(record)._replace(max_tokens=tokens)
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
@@ -415,7 +417,8 @@ class Policy:
         actions, beyond = limits.check_actions(actions, states)
         return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
 
-    def _prompt_length(self, observations: Sequence[RawObservation], robot: Embodiment) -> int:
+    def _prompt_length(self, observations: Sequence[RawObservation], robot: str | None) -> int:
         """Returns the first of `prompt_lengths` that holds all prompts, with any state in them."""
-        dims = len(robot.state) if self.config.state_in_prompt else None
-        return program.prompt_length(observations, self.tokenizer, self.prompt_lengths, dims)
+        state = self.robot(robot).embodiment.state
+        dims = len(state) if self.config.state_in_prompt else None
+        return program.prompt_length(observations, self.tokenizer, self.prompt_lengths(robot), dims)

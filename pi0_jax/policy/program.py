@@ -18,9 +18,11 @@ from pi0_jax.observation import RawBatch, RawObservation, prompt_text
 from pi0_jax.preprocess import Layout
 from pi0_jax.preprocess.tokenizer import Tokenizer
 
-# A prompt is padded to the first of these lengths that holds it, or to the run's max_tokens: few
-# shapes, so few compilations.
+# A prompt may be padded to one of these lengths, or to the run's max_tokens.
 PROMPT_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
+# A length gets a program of its own where it makes the prefix so much shorter than the next one
+# does, in share. So a prefix has at most a seventh more tokens than if each length had one.
+WORTH_A_PROGRAM = 1 / 8
 
 
 class Prepared(NamedTuple):
@@ -47,9 +49,20 @@ def robot_name(robots: Collection[str], name: str | None) -> str:
     return name
 
 
-def prompt_lengths(longest: int) -> tuple[int, ...]:
-    """Returns the lengths, in tokens, to which a prompt may be padded: ascending to `longest`."""
-    return (*(length for length in PROMPT_LENGTHS if length < longest), longest)
+def prompt_lengths(longest: int, images: int) -> tuple[int, ...]:
+    """Returns the lengths, in tokens, to which a prompt may be padded: ascending to `longest`.
+
+    Behind many image tokens a shorter prompt saves little, so few lengths have a program.
+
+    Args:
+        longest: the most tokens that a prompt may have.
+        images: the tokens of the images before the prompt.
+    """
+    lengths = [longest]
+    for length in reversed(PROMPT_LENGTHS):
+        if images + length <= (1 - WORTH_A_PROGRAM) * (images + lengths[-1]):
+            lengths.append(length)
+    return tuple(reversed(lengths))
 
 
 def prompt_length(

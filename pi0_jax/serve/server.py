@@ -43,8 +43,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from pi0_jax.errors import InputError, NotFiniteError
+from pi0_jax.freed_memory import give_back_freed_memory
 from pi0_jax.serve import wire
-from pi0_jax.serve.freed_memory import give_back_freed_memory
 from pi0_jax.serve.service import Service
 
 HEALTH_PATH = "/healthz"

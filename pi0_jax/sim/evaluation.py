@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pi0_jax.embodiments import Embodiment
+from pi0_jax.errors import InputError
+from pi0_jax.execution import Execution, OpenLoop, TemporalEnsemble
 from pi0_jax.files import replacing
 from pi0_jax.sim.rollouts import Act, rollout, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
@@ -77,6 +79,8 @@ def evaluate(
     record: int,
     directory: Path,
     workers: int | None = None,
+    execute_steps: int | None = None,
+    ensemble: float | None = None,
 ) -> Evaluation:
     """Runs the episodes of every case.
 
@@ -92,6 +96,7 @@ def evaluate(
         record: the number of episodes of each case that become GIFs.
         directory: the folder for the results.
         workers: the number of processes that simulate and render; None takes one for each core.
+        execute_steps, ensemble: see `chosen_execution`.
 
     Returns:
         For every case a row over all episodes, then a row for each group if there are several.
@@ -110,7 +115,7 @@ def evaluate(
                 episodes=episodes,
                 seed=seed,
                 parallel=parallel,
-                execute_steps=embodiment.execute_steps,
+                execution=chosen_execution(embodiment, execute_steps, ensemble),
                 prompts="shuffled" if case.condition == "shuffled" else "right",
                 record=record,
             )
@@ -125,7 +130,38 @@ def evaluate(
     return Evaluation(rows, dict(seconds))
 
 
-def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) -> None:
+def chosen_execution(
+    embodiment: Embodiment, execute_steps: int | None, ensemble: float | None
+) -> Execution:
+    """Returns how chunks of a robot are executed.
+
+    Args:
+        embodiment: the robot's record.
+        execute_steps: so many steps of a chunk before the next one; None takes the record's.
+        ensemble: instead, the decay of a temporal ensemble; None is no ensemble.
+
+    Raises:
+        InputError: both are given.
+    """
+    if ensemble is None:
+        return OpenLoop(execute_steps or embodiment.execute_steps)
+    if execute_steps is not None:
+        raise InputError(
+            "expected --execute_steps or --temporal_ensemble, which asks for a chunk at every tick,"
+            " found both"
+        )
+    return TemporalEnsemble(ensemble, turns=tuple(dim.turn for dim in embodiment.actions))
+
+
+def save(
+    directory: Path,
+    rows: Sequence[Row],
+    *,
+    checkpoint: str,
+    seed: int,
+    execute_steps: int | None = None,
+    ensemble: float | None = None,
+) -> None:
     """Writes evaluation.json.
 
     Args:
@@ -133,6 +169,7 @@ def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) ->
         rows: the counts.
         checkpoint: the folder or the server's address that the policy came from.
         seed: the seed of the evaluation.
+        execute_steps, ensemble: as they were given, see `chosen_execution`.
     """
     counts = [
         {
@@ -145,7 +182,8 @@ def save(directory: Path, rows: Sequence[Row], *, checkpoint: str, seed: int) ->
         for row in rows
     ]
     with replacing(directory / FILE) as temporary:
-        record = {"checkpoint": checkpoint, "seed": seed, "rows": counts}
+        execution = {"execute_steps": execute_steps, "temporal_ensemble": ensemble}
+        record = {"checkpoint": checkpoint, "seed": seed, **execution, "rows": counts}
         temporary.write_text(json.dumps(record, indent=1))
 
 

@@ -1,11 +1,12 @@
 """Runs rollouts in closed loop: many environments side by side, one policy call per replan.
 
     tick     0    1    2    3    4    5    6 ...
-    slot 0   [act, execute_steps of it ][act ...     one episode per slot; when it ends, the next
-    slot 1   [act, execute_steps of it ][act ...     one begins in that slot at the next replan
+    slot 0   [act, some steps of it    ][act ...     one episode per slot; when it ends, the next
+    slot 1   [act, some steps of it    ][act ...     one begins in that slot at the next replan
              ^ observe, one call for all ^
 
-The policy is a function of observations and seeds. The environments run in worker processes
+How a chunk is executed, and so when a replan is due, is said by a strategy (execution.py), of which
+every episode has its own. The policy is a function of observations and seeds. The environments run in worker processes
 (workers.py). What an episode looks like depends on the rollout's seed and the episode's number, and
 on neither `parallel` nor the number of workers, if a policy's rows do not depend on each other.
 """
@@ -20,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from pi0_jax.errors import InputError
+from pi0_jax.execution import Execution, OpenLoop, until_next_chunk
 from pi0_jax.observation import RawObservation
 from pi0_jax.progress import progress_bar
 from pi0_jax.sim.workers import Opened, OpenSetting, Slots, Workers
@@ -31,6 +33,7 @@ Act: TypeAlias = Callable[[Sequence[RawObservation], np.ndarray], np.ndarray]
 
 # This number keeps the episodes apart from demonstrations that were made with the same seed.
 _STREAM = 0x5EED
+_OPEN_LOOP = OpenLoop(5)
 
 
 class Rollout(NamedTuple):
@@ -51,6 +54,7 @@ class _Running(NamedTuple):
     slot: int
     episode: Episode
     ticks: int
+    execution: Execution
 
     def noise_seed(self) -> int:
         return int(np.random.SeedSequence([self.episode.seed, self.ticks]).generate_state(1)[0])
@@ -64,7 +68,7 @@ def rollout(
     episodes: int,
     seed: int,
     parallel: int = 50,
-    execute_steps: int = 5,
+    execution: Execution = _OPEN_LOOP,
     prompts: Literal["right", "shuffled"] = "right",
     record: int = 0,
 ) -> Rollout:
@@ -80,7 +84,7 @@ def rollout(
         seed: decides the episodes' seeds, the permutation of their prompts, and the policy's noise.
         parallel: the number of environments, and of rows of a policy call; fewer if there are
             fewer episodes.
-        execute_steps: the number of actions of a chunk that are executed before the next chunk.
+        execution: how every episode executes its chunks.
         prompts: "right": the policy reads each episode's own prompt. "shuffled": the prompts are
             permuted at random among the episodes, and success is still measured for the episode's
             own. So a policy that ignores its prompt loses nothing. In the reach world, one that
@@ -88,8 +92,8 @@ def rollout(
         record: the first so many episodes are recorded.
 
     Raises:
-        InputError: the policy's answer is not float[n, H >= execute_steps, A] and finite. Whatever
-            the setting raises comes through as well.
+        InputError: the policy's answer is not float[n, H, A] and finite, or H is too short to be
+            executed. Whatever the setting raises comes through as well.
     """
     if prompts not in ("right", "shuffled"):
         raise InputError(f"prompts: expected right or shuffled, found {prompts!r}")
@@ -103,7 +107,7 @@ def rollout(
         while waiting or running:
             started = {slot: waiting.popleft() for slot in free[: len(waiting)]}
             free = free[len(started) :]
-            running += [_Running(slot, episode, 0) for slot, episode in started.items()]
+            running += [_Running(slot, episode, 0, execution) for slot, episode in started.items()]
             # The rows are in order of episode numbers, so that a row does not depend on when other
             # episodes end.
             running.sort(key=lambda one: one.episode.number)
@@ -114,19 +118,16 @@ def rollout(
                 seen = per_slot(workers, Slots.observe, {one.slot: None for one in running})
             with _timed(seconds, "policy"):
                 observations = [seen[one.slot] for one in running]
-                chunks = _ask(act, observations, running, rows, execute_steps, opened)
+                chunks = _ask(act, observations, running, rows, execution.shortest, opened)
+                executed, running, steps = _executed(chunks, running)
             with _timed(seconds, "physics"):
                 slots = [one.slot for one in running]
-                by_slot = dict(zip(slots, chunks, strict=True))
-                ended = per_slot(workers, Slots.execute, by_slot, execute_steps)
+                by_slot = dict(zip(slots, executed, strict=True))
+                ended = per_slot(workers, Slots.execute, by_slot, steps)
             free += ended
             results += ended.values()
             bar.update(len(ended))
-            running = [
-                one._replace(ticks=one.ticks + execute_steps)
-                for one in running
-                if one.slot not in ended
-            ]
+            running = [one for one in running if one.slot not in ended]
             score = f"{sum(result.success for result in results)}/{len(results)}"
             bar.set_postfix(success=score, refresh=False)
     return Rollout(tuple(sorted(results, key=lambda result: result.episode)), seconds)
@@ -200,12 +201,27 @@ def per_slot(
     return {slot: found for answer in answers for slot, found in answer.items()}
 
 
+def _executed(
+    chunks: np.ndarray, running: Sequence[_Running]
+) -> tuple[list[np.ndarray], list[_Running], int]:
+    """Returns the chunks with the actions that are executed, float[H, A] each, and their number.
+
+    Also returns the episodes as they are after that number of ticks.
+    """
+    executed, after = [], []
+    for chunk, one in zip(chunks, running, strict=True):
+        actions, execution = until_next_chunk(one.execution, chunk)
+        executed.append(np.concatenate([actions, chunk[len(actions) :]]))
+        after.append(one._replace(ticks=one.ticks + len(actions), execution=execution))
+    return executed, after, len(actions)
+
+
 def _ask(
     act: Act,
     observations: list[RawObservation],
     running: Sequence[_Running],
     rows: int,
-    execute_steps: int,
+    shortest: int,
     opened: Opened,
 ) -> np.ndarray:
     """Makes one policy call of `rows` rows, and returns float32[len(running), H, A]."""
@@ -215,7 +231,7 @@ def _ask(
     chunks = np.asarray(act(observations + observations[:1] * missing, padded))
     where = [f"episode {one.episode.number}, tick {one.ticks}" for one in running]
     rows_of = dict(enumerate(where))
-    return checked(chunks, rows, execute_steps, opened.action_names, rows_of)[: len(running)]
+    return checked(chunks, rows, shortest, opened.action_names, rows_of)[: len(running)]
 
 
 def checked(

@@ -38,6 +38,7 @@ from pi0_jax.checkpoints import (
     read_resumable,
 )
 from pi0_jax.errors import InputError
+from pi0_jax.freed_memory import SETTLING, give_back_freed_memory
 from pi0_jax.observation import FrameId, TrainBatch
 from pi0_jax.progress import progress_bar
 from pi0_jax.train import config
@@ -215,6 +216,7 @@ def _compile_first(
     mesh = state.step.sharding.mesh
     batch = sharding.place_batch(first, mesh)
     step = compile_step(run, data.batcher.layout, state, batch, mesh)
+    give_back_freed_memory()  # of drawing the state and of compiling
     return step, itertools.chain([first], made)
 
 
@@ -222,7 +224,8 @@ def _loop(ctx: _Context, state: TrainState) -> int:
     """Runs the steps and returns how many are done, all of them saved."""
     run, mesh = ctx.run, state.step.sharding.mesh
     start = done = int(state.step)
-    schedule, clock = learning_rate(run), Clock()
+    # Jitted: it would be a dozen programs.
+    schedule, clock = jax.jit(learning_rate(run)), Clock()
     # A batch's number -> its frames, and the metrics of its step.
     unchecked: dict[int, tuple[FrameId, Mapping[str, jax.Array]]] = {}
     for done in ctx.progress:
@@ -233,6 +236,9 @@ def _loop(ctx: _Context, state: TrainState) -> int:
         state, values = ctx.compiled.step(state, batch)
         unchecked[done - 1] = batch.frames, values
         ctx.tracer.after(done, state)
+        if done <= start + SETTLING:
+            jax.block_until_ready(state)
+            give_back_freed_memory()
         last = done == run.steps
         stopping = ctx.stop.reached(done) and not last
         logging = done % run.log_every == 0 or last
@@ -261,8 +267,12 @@ def _loop(ctx: _Context, state: TrainState) -> int:
             if validating and not stopping:
                 validation = ctx.validate(averaged(state))
                 _write(ctx, done, validation)
+            # Validation and saving take and free other arrays than steps do. What lies free between
+            # these is of no use to a step.
+            give_back_freed_memory()
             if saving:
                 _save(ctx, state, done, validation)
+                give_back_freed_memory()
         if stopping:
             break
     ctx.checkpoints.wait()

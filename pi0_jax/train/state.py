@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -138,7 +139,7 @@ def step_options(run: RunConfig, layout: Layout) -> StepOptions:
 def jit_train_step(
     model: Pi0, optimizer: Optimizer, options: StepOptions, state: TrainState
 ) -> Any:
-    """Returns the jitted step (TrainState, TrainBatch) -> (TrainState, metrics).
+    """Returns the jitted step (TrainState, TrainBatch, seed = options.seed) -> (TrainState, metrics).
 
     It gives up the buffers of the state that goes in. The new state is placed as `state`, which may
     be arrays, or shapes with their shardings.
@@ -158,7 +159,12 @@ def trace_step(
     step = jit_train_step(
         make_model(run, mesh), make_optimizer(run), step_options(run, layout), state
     )
-    return step.trace(state, batch)
+    return step.trace(state, batch, program_seed(run))
+
+
+def program_seed(run: RunConfig) -> np.uint32:
+    """Returns the seed as an argument of the step, which keys by its 32 lower bits anyway."""
+    return np.uint32(run.seed % 2**32)
 
 
 class CompiledStep(NamedTuple):
@@ -208,7 +214,8 @@ def compile_step(
         f" {memory.temp_size_in_bytes / 1e6:,.1f};"
         f" {model_flops / 1e12:,.4g} TFLOP of matrix products{again}"
     )
-    return CompiledStep(compiled, model_flops, text)
+    seed = program_seed(run)
+    return CompiledStep(lambda state, batch: compiled(state, batch, seed), model_flops, text)
 
 
 # ---- memory

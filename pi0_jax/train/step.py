@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float32, Int32, Integer, Key, Shaped
+from jaxtyping import Array, Bool, Float32, Int32, Integer, Key, Shaped, UInt32
 
 from pi0_jax import flow, preprocess
 from pi0_jax.models import lora
@@ -61,7 +61,7 @@ class Weights(NamedTuple):
 class StepOptions(NamedTuple):
     """Says what a step does beside the model and the optimizer; static."""
 
-    seed: int  # keys all random numbers
+    seed: int | UInt32[Array, ""]  # keys all random numbers
     layout: preprocess.Layout  # how images and states are read
     draws: int  # K, the draws of noise and time for each observation
     augment: bool  # whether images are cropped, turned and recoloured at random
@@ -115,7 +115,9 @@ def averaged(state: TrainState) -> Weights:
     return Weights(*with_trained(state.params, state.ema))
 
 
-def row_keys(seed: int, step: Integer[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, " B"]:
+def row_keys(
+    seed: int | UInt32[Array, ""], step: Integer[Array, ""], rows: Int32[Array, " B"]
+) -> Key[Array, " B"]:
     """Returns one key for each row of a step."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
@@ -183,6 +185,7 @@ def sample_losses(
 def train_step(
     state: TrainState,
     batch: TrainBatch,
+    seed: UInt32[Array, ""] | None = None,
     *,
     model: Pi0,
     optimizer: Optimizer,
@@ -202,6 +205,8 @@ def train_step(
     Args:
         state: the state before the step.
         batch: the global batch, on the devices.
+        seed: stands in the place of options.seed, so that runs which differ in it alone share one
+            compiled program.
         model: static.
         optimizer: static.
         options: static.
@@ -211,6 +216,7 @@ def train_step(
         float32[]. row_loss is float32[B]. dataset_loss is float32[datasets], NaN where the batch
         holds none of a dataset. skipped is int32[] and halted is bool[], both after the step.
     """
+    options = options if seed is None else options._replace(seed=seed)
     trained = trained_part(state.params, state.factors, options.trainable)
     gradients = partial(
         batch_gradient, trained, params=state.params, step=state.step, model=model, options=options

@@ -157,8 +157,9 @@ class _Columns:
 
     def append(self, raw: RawEpisode, episode: Standardised, sizes: tuple[SizeRange, ...]) -> None:
         """Appends one episode."""
-        # int64[V, 2, T]
-        images = np.array([[view.offsets, view.lengths] for view in raw.images.values()])
+        # int64[V, 2, T]; V is 0 for a robot without cameras
+        ranges = [[view.offsets, view.lengths] for view in raw.images.values()]
+        images = np.array(ranges, np.int64).reshape(len(ranges), 2, raw.steps)
         columns = {
             "state": episode.state,
             "action": episode.action,

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+import pi0_jax
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 from pi0_jax.observation import RawObservation
@@ -104,8 +105,11 @@ def measure(
         raise InputError(
             f"condition {unknown[0]!r} is unknown; expected some of {', '.join(CONDITIONS)}"
         )
-    if "shuffled" in plan.conditions and len(chosen.tasks) < 2:
-        raise InputError("condition shuffled: expected at least two tasks, found one")
+    sentences = {chosen.family.tasks[task] for task in chosen.tasks}
+    if "shuffled" in plan.conditions and len(sentences) < 2:
+        raise InputError(
+            "condition shuffled: expected tasks of at least two instructions, found one"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     gl.prepare_workers()  # it chooses the OpenGL library, which the results name
     journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen))
@@ -286,7 +290,7 @@ def _episode(plan: Plan, chosen: Chosen, key: Key, number: int) -> Episode:
     family, tasks = chosen
     prompt = None
     if key.condition == "shuffled":
-        others = [task for task in tasks if task != key.task]
+        others = [task for task in tasks if family.tasks[task] != family.tasks[key.task]]
         random = families.stream(plan.seed, key.task, key.episode, _PROMPTS)
         prompt = family.tasks[others[int(random.integers(len(others)))]]
     state = family.initial_state(plan.seed, key.task, key.episode)
@@ -335,8 +339,10 @@ def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     family, tasks = chosen
     with families.installed(family.name):
         versions = {name: version(name) for name in ("numpy", *family.packages)}
+    versions["pi0_jax"] = pi0_jax.__version__
     facts = dataclasses.asdict(plan) | {
-        "conditions": None, "episodes": None, "record": None,
+        # A server that is started again elsewhere is the same policy if its answers are.
+        "conditions": None, "episodes": None, "record": None, "source": None,
         "protocol": family.protocol,
         "tasks": [[task, family.tasks[task]] for task in tasks],
         "most_actions": {task: family.limit(task) for task in tasks}
@@ -350,14 +356,19 @@ def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
+def groups_inside(family: families.Family, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the family's groups that are a part of these tasks; "all" are the tasks themselves."""
+    return {
+        name: group
+        for name, group in family.groups.items()
+        if name != "all" and 1 < len(group) < len(tasks) and set(group) < set(tasks)
+    }
+
+
 def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
     """Returns what evaluation.json holds: for each condition all tasks, groups, and each task."""
     family, tasks = chosen
-    inside = {
-        name: group
-        for name, group in family.groups.items()
-        if 1 < len(group) < len(tasks) and set(group) < set(tasks)
-    }
+    inside = groups_inside(family, tasks)
     each = {task: (task,) for task in tasks} if len(tasks) > 1 else {}
     rows = []
     for condition in plan.conditions:
@@ -380,7 +391,8 @@ def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
     published = {
         who: told
         for who, rates in family.published.items()
-        if (told := {row: rates[name] for name, row in names.items() if name in rates})
+        if "right" in plan.conditions
+        and (told := {row: rates[name] for name, row in names.items() if name in rates})
     }
     found = {"checkpoint": plan.source, **journal.about, "policies": policies, "rows": rows}
     return {**found, "published": published} if published else found

@@ -13,6 +13,12 @@ import platform
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _MOST = 2**31 - 1
 
+# After so many steps a process has its memory where it stays. A step's temporaries are one block. If
+# what is allocated between two steps breaks into its place, the next block lies elsewhere, and the
+# heap has room for two, until small arrays have places of their own. What is free after each of
+# these steps is better given back.
+SETTLING = 3
+
 
 def give_back_freed_memory() -> None:
     """Gives the memory that is free now back to the kernel, where the C library is glibc."""

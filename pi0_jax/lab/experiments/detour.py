@@ -1,0 +1,24 @@
+"""Holds the trainings that several experiments share: a way round an obstacle, by two sides or one."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pi0_jax.data.rows import Dataset
+from pi0_jax.lab import data, worlds
+from pi0_jax.lab.runs import Training
+
+DEMONSTRATIONS = 200
+
+
+def _write(name: str, sides: tuple[int, ...], data_dir: Path, seed: int) -> Sequence[Dataset]:
+    states, actions, _ = worlds.demonstrations(DEMONSTRATIONS, seed, sides)
+    prompts = [worlds.PROMPT] * DEMONSTRATIONS
+    settings = {"seed": seed, "sides": list(sides), "episodes": DEMONSTRATIONS}
+    data.write(data_dir, name, states, actions, prompts, settings)
+    return [data.row(name, worlds.RECORD)]
+
+
+TWO_SIDES = Training("two_sides", partial(_write, "two_sides", (1, -1)), {})
+ONE_SIDE = Training("one_side", partial(_write, "one_side", (1,)), {})
+SIDES = {"two sides": TWO_SIDES.name, "one side": ONE_SIDE.name}

@@ -1,0 +1,166 @@
+"""E4: how should a chunk be executed, and is its tail less accurate?"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pi0_jax.execution import Execution, OpenLoop, TemporalEnsemble
+from pi0_jax.lab import figures, worlds
+from pi0_jax.lab.experiments.detour import ONE_SIDE, SIDES, TWO_SIDES
+from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair
+from pi0_jax.policy import Policy
+
+WAYS: dict[str, Execution] = {
+    **{f"open loop of {steps}": OpenLoop(steps) for steps in (8, 4, 2, 1)},
+    "ensemble": TemporalEnsemble(),
+}
+_FRESH_SEED, _FRESH = 10_000_000, 40  # demonstrations that no run was trained on
+_DRAWS = 16  # chunks for each observation
+
+
+def measure(at: Measuring) -> Outcomes:
+    """Executes the same policies in five ways, and compares chunks with demonstrations."""
+    found: Outcomes = {}
+    for world, training in SIDES.items():
+        one = at.trained[training]
+        policy = one.policy()
+        for name, execution in WAYS.items():
+            episodes = one.rollouts(
+                policy, worlds.setting, execution, episodes=at.episodes, seed=at.seed
+            )
+            found[f"{world}: {name}"] = worlds.outcomes(episodes)
+    found |= _places(at.trained[ONE_SIDE.name].policy(), at.seed)
+    return found
+
+
+def _places(policy: Policy, seed: int) -> Outcomes:
+    """Compares chunks with the expert's by the place in the chunk, where there is one way.
+
+    The demonstrations' own actions differ more and more from the undisturbed expert's, because
+    jolts add up. So it is the mean of many chunks that is compared, and a perfect sampler, which
+    continues the demonstrations with new jolts, is compared beside it.
+    """
+    horizon, rng = policy.config.horizon, np.random.default_rng([seed, 0xE4])
+    states, _, _ = worlds.demonstrations(_FRESH, _FRESH_SEED + seed, (1,))
+    states = states[:, : -horizon + 1 : 3].reshape(-1, states.shape[2])
+    seeds = seed * 1_000_000 + np.arange(_DRAWS * len(states))
+    shape = (_DRAWS, len(states), horizon, 2)
+    chunks = {
+        "policy": policy.act(worlds.observed(states) * _DRAWS, seeds).reshape(shape),
+        "perfect sampler": _continued(np.tile(states, (_DRAWS, 1)), horizon, rng).reshape(shape),
+    }
+    undisturbed, found = _continued(states, horizon, None), Outcomes()
+    for name, drawn in chunks.items():
+        scatter = drawn.var(axis=0, ddof=1).sum(axis=-1)  # float64[n, H]
+        # The mean of so many draws is itself off by the scatter over their number.
+        squared = np.sum((drawn.mean(axis=0) - undisturbed) ** 2, axis=-1) - scatter / _DRAWS
+        for place in range(horizon):
+            found[_place(name, place + 1)] = {
+                "squared bias": squared[:, place].tolist(),
+                "spread": np.sqrt(scatter[:, place]).tolist(),
+            }
+    return found
+
+
+def _continued(states: np.ndarray, steps: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Returns what the expert aims at next, float64[n, steps, 2], with new jolts or undisturbed."""
+    position, goal = np.split(states.astype(np.float64), 2, axis=1)
+    side, targets = np.ones(len(states)), []
+    for _ in range(steps):
+        targets.append(worlds.expert(position, goal, side))
+        jolts = 0.0 if rng is None else rng.normal(0.0, worlds.JOLT, position.shape)
+        position = worlds.move(position, targets[-1] + jolts)
+    return np.stack(targets, axis=1)
+
+
+def _place(name: str, place: int) -> str:
+    return f"{name}, place {place}"
+
+
+def draw(means: Means, path: Path) -> None:
+    """Draws margin and jerk of each way to execute, and the bias against place in the chunk."""
+    ways = [f"{world}: {name}" for world in SIDES for name in WAYS]
+    places = range(1, 9)
+    lines = {
+        name: [means.of(_place(name, place), "squared bias") for place in places]
+        for name in ("policy", "perfect sampler")
+    }
+    figures.dots_and_lines(
+        {name: {way: means.of(way, name) for way in ways} for name in ("margin", "jerk")},
+        list(places), lines, ("place in the chunk", "squared bias"), path,
+    )  # fmt: skip
+
+
+_TWO, _ONE = "two sides: ", "one side: "
+EXPERIMENT = Experiment(
+    name="execution",
+    title="E4. Executing chunks: open loop of every length against temporal ensembling",
+    asked="The paper (section IV, appendix D) found temporal ensembling to hurt; a reader's note (A)"
+    " asks why, and claims that the tail of a chunk is less accurate.",
+    question="How many actions of a chunk of 8 should be executed before the next one? Does the mean"
+    " of overlapping chunks (ACT's temporal ensembling, decay 0.01) hurt where demonstrations have"
+    " two ways, and help smoothness where they have one? Is the tail of a chunk less accurate?",
+    design="E1's policies of the world with two sides, and as many of a world where all"
+    " demonstrations go above. Each runs the same episodes in five ways. Where there is one way, the"
+    " mean of 16 chunks from the same state is compared with what the expert would do undisturbed,"
+    " place by place, on demonstrations on which no run was trained; a perfect sampler, which"
+    " continues the demonstration with new jolts, is compared beside it.",
+    limits="The world answers at once and without noise, so replanning has little to correct, and"
+    " latency costs nothing here. Horizon 8 is short beside the paper's 50.",
+    trainings=(TWO_SIDES, ONE_SIDE),
+    measure=measure,
+    quantities={
+        **worlds.QUANTITIES,
+        "squared bias": "squared distance of a chunk's mean action from the expert's, less what the"
+        " number of chunks adds",
+        "spread": "standard deviation of an action among chunks from the same state",
+    },
+    primary="margin",
+    told=("success", "jerk"),
+    pairs=(
+        *(Pair(f"{_TWO}ensemble", f"{_TWO}open loop of {steps}") for steps in (4, 8, 2, 1)),
+        Pair(f"{_TWO}open loop of 8", f"{_TWO}open loop of 1"),
+        *(Pair(f"{_ONE}ensemble", f"{_ONE}open loop of {steps}", "jerk") for steps in (8, 4, 1)),
+        Pair(f"{_ONE}open loop of 8", f"{_ONE}open loop of 1", "jerk"),
+        Pair(_place("policy", 8), _place("policy", 1), "squared bias"),
+        Pair(_place("policy", 8), _place("policy", 4), "squared bias"),
+        Pair(_place("policy", 8), _place("perfect sampler", 8), "spread"),
+    ),
+    expected=(
+        Expected(
+            "two sides: open loop succeeds 10 points more often than the ensemble",
+            "success",
+            f"{_TWO}open loop of 4",
+            f"{_TWO}ensemble",
+            low=0.1,
+        ),
+        Expected(
+            "one side: they succeed equally, within 3 points",
+            "success",
+            f"{_ONE}open loop of 4",
+            f"{_ONE}ensemble",
+            low=-0.03,
+            high=0.03,
+        ),
+        *(
+            Expected(
+                f"one side: the ensemble has less jerk than open loop of {steps}",
+                "jerk",
+                f"{_ONE}ensemble",
+                f"{_ONE}open loop of {steps}",
+                high=0.0,
+            )
+            for steps in (4, 1)
+        ),
+        Expected(
+            "the tail is less accurate",
+            "squared bias",
+            _place("policy", 8),
+            _place("policy", 1),
+            low=0.0,
+        ),
+    ),
+    draw=draw,
+    seconds=110.0,
+    revision=2,
+)

@@ -1,0 +1,131 @@
+"""Says what an experiment is: its question, its trainings, what is measured, and what is compared."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pi0_jax.errors import InputError
+from pi0_jax.lab.runs import Trained, Training
+
+# Arm -> quantity -> a number for each episode (or frame, or draw).
+Outcomes = dict[str, dict[str, list[float]]]
+
+
+class Measuring(NamedTuple):
+    """Holds what a seed's measurement has at hand."""
+
+    trained: Mapping[str, Trained]  # by the training's name
+    seed: int
+    episodes: int
+
+
+class Expected(NamedTuple):
+    """States what somebody expects of an arm's mean, or of its difference from another arm's.
+
+    With `every` it is expected of each seed, and not of the mean over seeds.
+    """
+
+    text: str
+    quantity: str
+    arm: str
+    minus: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    every: bool = False
+
+
+class Pair(NamedTuple):
+    """Names a difference, arm - minus, and by which quantity it is judged; "": the primary one."""
+
+    arm: str
+    minus: str
+    quantity: str = ""
+
+
+class Experiment(NamedTuple):
+    """Describes an experiment.
+
+    Attributes:
+        name: of the command's argument and of the folder.
+        title, asked, question, design, limits: for the page; `asked` says who asked and where,
+            `limits` what the results do not say.
+        trainings: what is trained, once a seed.
+        measure: runs one seed's measurement.
+        quantities: name -> meaning.
+        primary: the quantity that was chosen before the run.
+        told: further quantities of which differences are told.
+        pairs: the differences that are looked at; the first was chosen before the run, and the
+            others describe.
+        expected: what the notes or the paper expect.
+        draw: (the runs' means, a file): draws the figure; None draws a dot for every seed.
+        seconds: CPU seconds of a seed, as measured.
+        seeds: how many a full run takes.
+        revision: is raised when what is measured changes, so that old results are not mixed in.
+    """
+
+    name: str
+    title: str
+    asked: str
+    question: str
+    design: str
+    limits: str
+    trainings: tuple[Training, ...]
+    measure: Callable[[Measuring], Outcomes]
+    quantities: Mapping[str, str]
+    primary: str
+    told: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    expected: tuple[Expected, ...]
+    seconds: float
+    draw: "Callable[[Means, Path], None] | None" = None
+    seeds: int = 12
+    revision: int = 1
+    episodes: int = 200
+
+
+def check(experiment: Experiment) -> None:
+    """Raises InputError if an experiment names a quantity that it does not explain."""
+    named = [experiment.primary, *experiment.told]
+    named += [one.quantity for one in experiment.expected]
+    named += [pair.quantity for pair in experiment.pairs if pair.quantity]
+    for quantity in named:
+        if quantity not in experiment.quantities:
+            raise InputError(
+                f"experiment {experiment.name}: quantity {quantity!r} is unknown; expected one of"
+                f" {', '.join(experiment.quantities)}"
+            )
+
+
+class Means:
+    """Holds the mean of every arm and quantity in every run that came to its end."""
+
+    def __init__(self, experiment: Experiment, runs: Sequence[Mapping[str, Any]]) -> None:
+        """Averages over episodes.
+
+        Raises:
+            InputError: a pair or an expectation names an arm that was not measured.
+        """
+        self.runs = [run for run in runs if "diverged" not in run]
+        self.diverged = [run for run in runs if "diverged" in run]
+        self.seeds: list[int] = [run["seed"] for run in self.runs]
+        self.arms: tuple[str, ...] = tuple(self.runs[0]["outcomes"]) if self.runs else ()
+        if not self.runs:
+            return
+        named = [arm for pair in experiment.pairs for arm in (pair.arm, pair.minus)]
+        named += [arm for one in experiment.expected for arm in (one.arm, one.minus) if arm]
+        if unknown := [arm for arm in named if arm not in self.arms]:
+            raise InputError(
+                f"experiment {experiment.name}: arm {unknown[0]!r} is unknown; expected one of"
+                f" {', '.join(self.arms)}"
+            )
+
+    def of(self, arm: str, quantity: str) -> np.ndarray:
+        """Returns the arm's mean in each run, float64[runs]."""
+        return np.array([np.mean(run["outcomes"][arm][quantity]) for run in self.runs])
+
+    def has(self, arm: str, quantity: str) -> bool:
+        """Returns whether this quantity of this arm was measured."""
+        return bool(self.runs) and quantity in self.runs[0]["outcomes"][arm]

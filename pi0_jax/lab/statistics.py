@@ -1,0 +1,76 @@
+"""Compares arms that are paired by seed: differences, their intervals, and what n seeds can show.
+
+A run's number is its mean over episodes, so the seeds are the sample, not the episodes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+Values: TypeAlias = Sequence[float] | np.ndarray  # one for each seed
+LEVEL = 0.95  # of intervals
+POWER = 0.8  # the chance of seeing an effect of the stated size
+
+
+class Difference(NamedTuple):
+    """Holds the mean of paired differences, its 95% t interval, and their standard deviation."""
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    seeds: int
+
+    @property
+    def clear(self) -> bool:
+        """Returns whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def paired(values: Values, others: Values) -> Difference:
+    """Returns `values - others`, seed by seed; with fewer than two seeds the interval is endless."""
+    differences = np.subtract(values, others)
+    count, mean = len(differences), float(np.mean(differences))
+    if count < 2:
+        return Difference(mean, -math.inf, math.inf, math.nan, count)
+    deviation = float(np.std(differences, ddof=1))
+    half = student_quantile((1 + LEVEL) / 2, count - 1) * deviation / math.sqrt(count)
+    return Difference(mean, mean - half, mean + half, deviation, count)
+
+
+def smallest_seen(deviation: float, seeds: int) -> float:
+    """Returns the difference that `seeds` pairs show with a chance of 80%, at a level of 95%.
+
+    Source: the usual approximation (t_0.975 + t_0.8) s / sqrt(n), with n - 1 degrees of freedom.
+    """
+    if seeds < 2:
+        return math.inf
+    quantiles = student_quantile((1 + LEVEL) / 2, seeds - 1) + student_quantile(POWER, seeds - 1)
+    return quantiles * deviation / math.sqrt(seeds)
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """Returns the quantile of Student's t distribution, to about 1e-6.
+
+    The density is integrated by Simpson's rule in the angle of t = sqrt(freedom) tan(angle), where
+    it is a power of the cosine, and the quantile is found by halving.
+
+    Args:
+        probability: above 0.5 and below 1.
+        freedom: degrees of freedom, at least 1.
+    """
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+
+    def below(angle: float) -> float:
+        at = np.linspace(0.0, angle, 2001)
+        weights = np.ones(2001)
+        weights[1:-1:2], weights[2:-1:2] = 4, 2
+        return 0.5 + scale * float(weights @ np.cos(at) ** (freedom - 1)) * angle / 6000
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < probability else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
