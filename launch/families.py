@@ -19,11 +19,11 @@ from pi0_jax.sim.rollouts import Act
 
 from .worlds import EXECUTE_STEPS
 
-# --help then lists these flags as launch.evaluate's, which adopts them.
-_PYTHON = flags.DEFINE_string("policy_python", sys.executable,
-    "Families: the Python that serves --checkpoint.")  # fmt: skip
-_NEIGHBOURS = flags.DEFINE_string("neighbours", None,
-    "Families: file of launch.neighbours, for the conditions nearest_state and nearest_pixels.")  # fmt: skip
+# fmt: off
+_PYTHON = flags.DEFINE_string("policy_python", sys.executable, "The Python that serves --checkpoint.")
+_ROBOT = flags.DEFINE_string("policy_robot", None, "Whose statistics, if --checkpoint has several.")
+_NEIGHBOURS = flags.DEFINE_string("neighbours", None, "A file of launch.neighbours, for nearest_*.")
+# fmt: on
 
 
 def run(
@@ -39,11 +39,11 @@ def run(
     prompts = [family.tasks[task] for task in tasks]
     near = any(condition.startswith("nearest") for condition in plan.conditions)
     moments = controls.open_neighbours(_NEIGHBOURS.value, family.record, prompts) if near else None
-    height, width = family.image_size
+    optional, (height, width) = {"num_steps": num_steps, "robot": _ROBOT.value}, family.image_size
     size = plan.batch * height * width * 3 * len(family.record.cameras) // 2**20 + 2
     serve = [f"--checkpoint={checkpoint}", f"--image_sizes={height}x{width}",
              f"--batch_sizes={plan.batch}", f"--max_message_mib={max(size, 16)}",
-             *([f"--num_steps={num_steps}"] if num_steps else [])]  # fmt: skip
+             *(f"--{flag}={value}" for flag, value in optional.items() if value)]  # fmt: skip
     with contextlib.ExitStack() as open_now:
         clients: dict[str, Client] = {}
         tell = partial(print, "server:", flush=True)
@@ -76,5 +76,5 @@ def run(
         steps = EXECUTE_STEPS.value or family.record.execute_steps
         plan = dataclasses.replace(plan, source=checkpoint or str(server), execute_steps=steps)
         found = benchmark.measure(plan, policy, output, workers=workers)
-    print(benchmark.table(found["rows"]))
+    print(benchmark.table(found["rows"], found.get("published")))
     print(f"{family.name}: {family.protocol}\nwritten to {output}")

@@ -30,6 +30,7 @@ _ENSEMBLE = flags.DEFINE_float("temporal_ensemble", None, "Instead, a chunk at e
     " mean of what all say about it; a newer one has exp(-this) of the weight (ACT: 0.01).",
     lower_bound=0.0)
 # fmt: on
+OF_GYMNASIUM = ("env_args", "success", "prompt")  # what the reach world does not read
 _CACHE = shared.compilation_cache()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pi0_jax.checkpoints import Description, RunCheckpoints
-from pi0_jax.embodiments import EMBODIMENTS, ActionDim, StateDim
+from pi0_jax.embodiments import EMBODIMENTS, ActionDim, Embodiment, StateDim
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.observation import RawObservation
 from pi0_jax.policy import Policy
@@ -34,13 +34,18 @@ def run_config(**changes) -> RunConfig:
     return from_mapping({**get_config().to_dict(), **sizes, **changes})
 
 
-def robot(name: str) -> Robot:
-    """Returns a record with any statistics that lie within the ranges that it declares."""
-    embodiment, rng = EMBODIMENTS[name], np.random.default_rng(len(name))
+def robot(name: str, record: Embodiment | None = None) -> Robot:
+    """Returns a record with any statistics that lie within the ranges that it declares.
+
+    The states of a record that is given take all of their ranges.
+    """
+    embodiment, rng = record or EMBODIMENTS[name], np.random.default_rng(len(name))
 
     def drawn(dims: Sequence[StateDim | ActionDim]) -> np.ndarray:
         means, deviations = rng.normal(size=len(dims)), rng.uniform(0.5, 2, len(dims))
         low, high = np.transpose([_declared_range(dim) for dim in dims])
+        if record is not None and np.isfinite(high - low).all():
+            return rng.uniform(low, high, (200, len(dims)))
         return rng.normal(means, deviations, (200, len(dims))).clip(low, high)
 
     state, actions = (
@@ -81,8 +86,13 @@ def description(
     )
 
 
-def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
-    """Writes the workdir of a run that ended after one step; its policy is `policy(*robots)`."""
+def write_checkpoint(
+    workdir: Path, robots: Sequence[str], record: Embodiment | None = None, **changes
+) -> Path:
+    """Writes the workdir of a run that ended after one step; its policy is `policy(*robots)`.
+
+    A record that is given is the robots' own.
+    """
     run = run_config(**changes)
     params = parameters(run)
     counters = dict(step=jnp.int32(1), opt_state={"count": jnp.int32(1)}, skipped=jnp.int32(0))
@@ -90,7 +100,7 @@ def write_checkpoint(workdir: Path, robots: Sequence[str], **changes) -> Path:
     saved = RunCheckpoints(workdir, keep=1)
     saved.save(
         state,
-        description(run, {name: robot(name) for name in robots}, position=1),
+        description(run, {name: robot(name, record) for name in robots}, position=1),
         {},
     )
     saved.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pi0_jax.errors import InputError
+from pi0_jax.sim import benchmark
 from pi0_jax.sim.benchmark import EPISODES_FILE, Plan, families, measure, table
 from pi0_jax.sim.benchmark.controls import Neighbours, open_neighbours, small_images
 
@@ -105,14 +106,38 @@ def test_a_folder_of_another_plan_is_refused(tmp_path):
         (f"{Path(__file__)}:up", "expected a Family called FAMILY, found none"),
         ("metaworld:mt7", "task 'mt7' is unknown"),
         ("{needs}:up", "No module named 'not_installed_here'"),
+        ("{wrong}:up", r"wrong\.py: line 2: '\(' was never closed"),
+        (f"{FILE}:left,up", "task 'up' is unknown"),
     ],
 )
 def test_unknown_families_and_tasks_are_named(env, said, tmp_path):
     (tmp_path / "needs.py").write_text("import not_installed_here\n")
-    env = env.format(needs=tmp_path / "needs.py")
+    (tmp_path / "wrong.py").write_text("import numpy\nFAMILY = Family(\n")
+    env = env.format(needs=tmp_path / "needs.py", wrong=tmp_path / "wrong.py")
     assert families.names_a_family(env)
     with pytest.raises(InputError, match=said):
         families.find(env)
+
+
+def test_several_tasks_and_groups_are_each_taken_once():
+    assert families.find(f"{FILE}:right,both").tasks == ("right", "left")
+
+
+def test_a_task_may_have_its_own_limit_and_published_rates_stand_beside(tmp_path):
+    """A row of a table is named by the group or the task; what was chosen is "all"."""
+    mine = (
+        'packages=("numpy",),',
+        'packages=("numpy",), limits={"left": 1},\n'
+        '    published={"A (a paper)": {"both": 50.0, "left": 12.5}, "B": {"up": 1.0}},',
+    )
+    plan = families.dataclasses.replace(own_family(tmp_path, mine), conditions=("right", "black"))
+    found = measure(plan, policy, tmp_path / "out", workers=1)
+    assert found["most_actions"] == {"left": 1, "right": 15}
+    journal = map(json.loads, lines(tmp_path / "out"))
+    ticks = {line[1]: line[4] for line in journal if line[0] == "black" and len(line) == 5}
+    assert ticks["left"] <= plan.execute_steps < ticks["right"]
+    assert found["published"] == {"A (a paper)": {"all": 50.0}}
+    assert "50.0  A (a paper)" in table(found["rows"], found["published"])
 
 
 def test_no_condition_is_named(tmp_path):
@@ -197,8 +222,12 @@ def evaluate(*flags, code="from launch import evaluate; evaluate.main()"):
         ),
         (["--checkpoint=/a", f"--env={FILE}:both", "--api_key_file=a"], {"api_key_file"}),
         (
-            ["--checkpoint=/a", "--execute_steps=1", "--neighbours=a", "--policy_python=python"],
-            {"execute_steps", "neighbours", "policy_python"},
+            ["--checkpoint=/a", "--policy_robot=a", "--neighbours=a", "--policy_python=python"],
+            {"policy_robot", "neighbours", "policy_python"},
+        ),
+        (
+            ["--checkpoint=/a", "--env_args={}", "--success=a", "--prompt=x", "--robots=a"],
+            {"env_args", "success", "prompt"},
         ),
     ],
 )
@@ -311,7 +340,7 @@ def test_neighbours_that_do_not_fit_are_named_before_any_episode(tmp_path):
 def test_a_simulator_needs_neither_jax_nor_tensorflow():
     """What a simulator's environment runs imports none of them, and no other package than stated."""
     code = (
-        "import sys; before = set(sys.modules); import launch.evaluate, pi0_jax.sim.metaworld,"
+        "import sys; before = set(sys.modules); import launch.evaluate, pi0_jax.sim.libero, pi0_jax.sim.metaworld,"
         " pi0_jax.sim.metaworld.demonstrations;"
         "print(*sorted({n.split('.')[0] for n in set(sys.modules) - before}"
         " - set(sys.stdlib_module_names)))"
@@ -322,3 +351,30 @@ def test_a_simulator_needs_neither_jax_nor_tensorflow():
     loaded = {name for name in done.stdout.split() if not name.startswith("_")}
     assert not loaded & {"jax", "jaxlib", "flax", "tensorflow", "tensorflow_datasets", "optax"}
     assert loaded - {"launch", "pi0_jax"} <= {*NEEDED, *OPTIONAL}
+
+
+def test_a_shuffled_prompt_is_another_sentence_and_not_another_task_of_the_same(tmp_path):
+    file = tmp_path / "twice.py"
+    file.write_text(
+        "import dataclasses, importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('point', {FILE!r})\n"
+        "point = importlib.util.module_from_spec(spec); spec.loader.exec_module(point)\n"
+        "tasks = dict(point.FAMILY.tasks, again=point.FAMILY.tasks['left'])\n"
+        "FAMILY = dataclasses.replace(point.FAMILY, tasks=tasks)\n"
+    )
+    plan = families.dataclasses.replace(PLAN, env=f"{file}:left,right,again")
+    chosen = families.find(plan.env)
+    for task in ("left", "again"):
+        prompts = {
+            benchmark._episode(plan, chosen, benchmark.Key("shuffled", task, e), 0).prompt
+            for e in range(20)
+        }
+        assert prompts == {chosen.family.tasks["right"]}
+    with pytest.raises(InputError, match="at least two instructions, found one"):
+        measure(families.dataclasses.replace(plan, env=f"{file}:left,again"), policy, tmp_path)
+
+
+def test_the_row_all_is_of_all_chosen_tasks_whatever_the_family_calls_all():
+    family, tasks = families.find(PLAN.env)
+    family = families.dataclasses.replace(family, groups={"all": tasks[:2], "both": tasks})
+    assert "all" not in benchmark.groups_inside(family, (*tasks, "one more", "and another"))

@@ -23,8 +23,13 @@ from tests.training import ROOT, TINY, saved_steps
 
 data_dir = training.data_dir
 
-# OpenGL, and TensorFlow at once: they never share a process.
-APART = ("pi0_jax.sim.scene", "pi0_jax.sim.reach", "pi0_jax.sim.expert")
+# OpenGL, and TensorFlow at once: they never share a process. And vla-eval has its own environment.
+APART = (
+    "pi0_jax.sim.scene",
+    "pi0_jax.sim.reach",
+    "pi0_jax.sim.expert",
+    "pi0_jax.serve.vla_eval",
+)
 
 
 def python(program: str) -> str:

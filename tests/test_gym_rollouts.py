@@ -272,7 +272,11 @@ def run_evaluate(*flags):
         ([], "either --checkpoint or --server"),
         (["--server=127.0.0.1:1", "--num_steps=2"], "--num_steps: expected with --checkpoint"),
         (["--checkpoint=/nowhere", "--api_key_file=key"], "--api_key_file: expected with --server"),
-        (["--checkpoint=/nowhere", "--prompt= "], "--prompt: expected an instruction, found empty"),
+        (
+            ["--checkpoint=/nowhere", "--env=a:B-v0", "--prompt= "],
+            "--prompt: expected an instruction, found empty",
+        ),
+        (["--checkpoint=/nowhere", "--prompt=a"], "--prompt: expected with --env of Gymnasium"),
         (["--server=127.0.0.1:1", "--api_key_file=/nowhere"], "--api_key_file: /nowhere: "),
         (
             ["--checkpoint=/nowhere", "--execute_steps=2", "--temporal_ensemble=0.01"],

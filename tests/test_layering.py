@@ -89,6 +89,7 @@ CONFINED = {
     # file, which the ports' loaders want.
     "safetensors": ("pi0_jax/export.py",),
     "websockets": ("pi0_jax/serve/",),
+    "vla_eval": ("pi0_jax/serve/vla_eval.py",),
 }
 # Importing these loads OpenGL, which no process may do that has TensorFlow: worker processes import
 # them, inside functions. Each may import those before it.
@@ -97,6 +98,7 @@ ONLY_INSIDE_FUNCTIONS = ("tensorflow", "tensorflow_datasets", "aiohttp", "torch"
 MAY_PRINT = (
     "launch/",
     "pi0_jax/compilation.py",
+    "pi0_jax/serve/vla_eval.py",
     "pi0_jax/train/loop.py",
     "pi0_jax/train/weights.py",
 )

@@ -35,6 +35,24 @@ def test_every_task_has_one_difficulty_and_its_own_sentence():
     assert set(GROUPS["mt1"]) < set(GROUPS["mt5"]) < set(GROUPS["mt10"]) < set(GROUPS["mt50"])
 
 
+@pytest.mark.skipif(
+    not os.environ.get("LEROBOT_PYTHON"),
+    reason="LEROBOT_PYTHON names no Python that has lerobot (tests/test_import_lerobot_published.py)",
+)
+def test_difficulties_are_those_of_lerobot():
+    code = (
+        "from importlib.util import find_spec; from pathlib import Path\n"
+        "folder = Path(find_spec('lerobot').submodule_search_locations[0])\n"
+        "print((folder / 'envs' / 'metaworld_config.json').read_text())"
+    )
+    command = [os.environ["LEROBOT_PYTHON"], "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    theirs = json.loads(done.stdout)["DIFFICULTY_TO_TASKS"]
+    assert {name: {f"{task}-v3" for task in GROUPS[name]} for name in DIFFICULTIES} == {
+        name.replace("_", " "): set(tasks) for name, tasks in theirs.items()
+    }
+
+
 def test_the_recipe_reads_every_instruction_whole():
     from configs.metaworld import get_config
 

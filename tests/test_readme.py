@@ -20,6 +20,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,6 +175,52 @@ def a_policy(folder: Path) -> None:
     policies.write_checkpoint(folder / "runs/reach/train", ["reach_arm3"], sampling_steps=2)
 
 
+# Stands in for gym-pusht where that is not installed: its name, spaces and info, and a T that is
+# never moved.
+GYM_PUSHT = """
+import gymnasium
+import numpy as np
+
+
+class PushT(gymnasium.Env):
+    action_space = gymnasium.spaces.Box(0.0, 512.0, (2,), np.float32)
+    observation_space = gymnasium.spaces.Dict(
+        pixels=gymnasium.spaces.Box(0, 255, (96, 96, 3), np.uint8),
+        agent_pos=gymnasium.spaces.Box(0.0, 512.0, (2,), np.float64),
+    )
+
+    def __init__(self, obs_type):
+        assert obs_type == "pixels_agent_pos"
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._seen(self.np_random.uniform(50, 450, 2)), {}
+
+    def step(self, action):
+        return self._seen(action.astype(np.float64)), 0.0, False, False, {"is_success": False}
+
+    def _seen(self, place):
+        return {"pixels": np.full((96, 96, 3), 255, np.uint8), "agent_pos": place}
+
+
+gymnasium.register("gym_pusht/PushT-v0", PushT, max_episode_steps=300)
+"""
+
+
+def a_policy_of_a_third_environment(folder: Path) -> None:
+    """Writes a policy DIR of the page's record, and gym-pusht's stand-in where it is needed."""
+    names = {}
+    exec(contents("docs/howto/benchmarks.md")["python: A third environment, 1"], names)
+    record = names["FAMILY"].record
+    policies.write_checkpoint(folder / "DIR", [record.name], record, sampling_steps=2)
+    if find_spec("gym_pusht") is None:
+        print("    gym-pusht is not installed: a stand-in has its name")
+        (folder / "gym_pusht.py").write_text(GYM_PUSHT)
+        about = folder / "gym_pusht-0.1.8.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: gym-pusht\nVersion: 0.1.8\n")
+
+
 def public_datasets(folder: Path) -> None:
     bridge = {"steps/is_first": [True, False, False]}
     write_dataset(folder / "public", "bridge_dataset", "bridge_orig", bridge)
@@ -234,6 +281,7 @@ STORIES = {
             StandsIn("make demo", "make smoke", "half an hour; the same stages in miniature"),
             StandsIn("make smoke", "make smoke", "three minutes, and installs"),
             Run("make metaworld", DRY, in_repository=True),
+            Run("make libero CHECKPOINT=DIR", DRY, in_repository=True),
             StandsIn("make test", "exec make test", "runs this"),
             StandsIn("make docs", "make docs", NETWORK),
             Run("make test LATEST=1", DRY, in_repository=True),
@@ -468,7 +516,28 @@ STORIES = {
                 "python -m launch.train --config=metaworld:mt5 ...",
                 "python -m launch.neighbours ...",
             )
+        )
+        + tuple(
+            StandsIn(
+                name,
+                "tests/test_libero.py::test_an_untrained_policy_is_measured_beside_published_rates",
+                "needs the simulator's environment; the test runs an untrained policy",
+            )
+            for name in ("make libero CHECKPOINT=DIR", "make libero-env")
+        )
+        + (
+            StandsIn(
+                "pip install vla-eval==0.8.0",
+                "tests/test_vla_eval.py::test_its_runner_gets_the_actions_of_the_record",
+                f"{NETWORK}; the test runs vla-eval's command against the model server",
+            ),
+            Run("python: A third environment, 1", file="pusht.py"),
+            Run(
+                "python -m launch.evaluate --env=pusht.py:pusht --checkpoint=DIR --output=OUT",
+                EVALUATE,
+            ),
         ),
+        a_policy_of_a_third_environment,
     ),
     "a notebook's package": Story(
         "docs/notebooks/arrays.md", (Run("pip install 'pi0_jax[data]'", SATISFIED),)

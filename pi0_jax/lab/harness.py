@@ -9,6 +9,7 @@ A seed whose file is there is done. So a command that was stopped goes on. After
 processes end the seeds that they have.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -87,7 +88,9 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
             jobs = {
                 pool.submit(_run_seed, experiment.name, seed, options): seed for seed in missing
             }
-            try:
+            with contextlib.ExitStack() as failing:
+                # Otherwise all other seeds would be run before an error is told.
+                failing.callback(pool.shutdown, kill_workers=True)
                 for number, job in enumerate(as_completed(jobs), 1):
                     found = job.result()
                     took = (time.monotonic() - start) / 60
@@ -95,9 +98,7 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
                     say(
                         f"  seed {jobs[job]}: {how}; {number} of {len(missing)}, {took:.1f} minutes"
                     )
-            except BaseException:
-                pool.shutdown(kill_workers=True)  # or all other seeds would be run first
-                raise
+                failing.pop_all()
     return _gather(experiment, folder, options, made_with)
 
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+import pi0_jax
 from pi0_jax.errors import InputError
 from pi0_jax.files import replacing
 from pi0_jax.observation import RawObservation
@@ -104,8 +105,11 @@ def measure(
         raise InputError(
             f"condition {unknown[0]!r} is unknown; expected some of {', '.join(CONDITIONS)}"
         )
-    if "shuffled" in plan.conditions and len(chosen.tasks) < 2:
-        raise InputError("condition shuffled: expected at least two tasks, found one")
+    sentences = {chosen.family.tasks[task] for task in chosen.tasks}
+    if "shuffled" in plan.conditions and len(sentences) < 2:
+        raise InputError(
+            "condition shuffled: expected tasks of at least two instructions, found one"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     gl.prepare_workers()  # it chooses the OpenGL library, which the results name
     journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen))
@@ -129,8 +133,13 @@ def measure(
     return found
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows of a result as a text table: a line a group, a column a condition."""
+def table(
+    rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """Returns the rows of a result as a text table: a line a group, a column a condition.
+
+    What others published of the same rows stands below, in percent.
+    """
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     groups = list(dict.fromkeys(row["group"] for row in rows))
     cells = {(row["group"], row["condition"]): row for row in rows}
@@ -143,7 +152,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             low, high = (round(100 * end) for end in row["interval"])
             line += f" {row['successes']:>5}/{row['episodes']:<4} {low:>3} to {high:>3}%"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_published_lines(published) if published else [])])
+
+
+def _published_lines(published: Mapping[str, Mapping[str, float]]) -> list[str]:
+    groups = list(dict.fromkeys(group for rates in published.values() for group in rates))
+    wide = max(len(one) for one in (*groups, "100.0"))
+    lines = ["published, in percent", " ".join(f"{group:>{wide}}" for group in groups)]
+    for who, rates in published.items():
+        cells = (rates.get(group, "") for group in groups)
+        lines.append(" ".join(f"{cell:>{wide}}" for cell in cells) + f"  {who}")
+    return lines
 
 
 class _Journal:
@@ -271,7 +290,7 @@ def _episode(plan: Plan, chosen: Chosen, key: Key, number: int) -> Episode:
     family, tasks = chosen
     prompt = None
     if key.condition == "shuffled":
-        others = [task for task in tasks if task != key.task]
+        others = [task for task in tasks if family.tasks[task] != family.tasks[key.task]]
         random = families.stream(plan.seed, key.task, key.episode, _PROMPTS)
         prompt = family.tasks[others[int(random.integers(len(others)))]]
     state = family.initial_state(plan.seed, key.task, key.episode)
@@ -318,13 +337,16 @@ def _fingerprint(pool: Workers, plan: Plan, chosen: Chosen, act: Act) -> str:
 def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     """Returns what decides the results, as JSON holds it."""
     family, tasks = chosen
-    with families.installed(family):
+    with families.installed(family.name):
         versions = {name: version(name) for name in ("numpy", *family.packages)}
+    versions["pi0_jax"] = pi0_jax.__version__
     facts = dataclasses.asdict(plan) | {
-        "conditions": None, "episodes": None, "record": None,
+        # A server that is started again elsewhere is the same policy if its answers are.
+        "conditions": None, "episodes": None, "record": None, "source": None,
         "protocol": family.protocol,
         "tasks": [[task, family.tasks[task]] for task in tasks],
-        "most_actions": family.most_actions,
+        "most_actions": {task: family.limit(task) for task in tasks}
+        if family.limits else family.most_actions,
         "initial_states": family.initial_states,
         "family_file": hashlib.sha256(families.file_of(plan.env).read_bytes()).hexdigest()[:16],
         "versions": versions
@@ -334,14 +356,19 @@ def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
+def groups_inside(family: families.Family, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the family's groups that are a part of these tasks; "all" are the tasks themselves."""
+    return {
+        name: group
+        for name, group in family.groups.items()
+        if name != "all" and 1 < len(group) < len(tasks) and set(group) < set(tasks)
+    }
+
+
 def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
     """Returns what evaluation.json holds: for each condition all tasks, groups, and each task."""
     family, tasks = chosen
-    inside = {
-        name: group
-        for name, group in family.groups.items()
-        if 1 < len(group) < len(tasks) and set(group) < set(tasks)
-    }
+    inside = groups_inside(family, tasks)
     each = {task: (task,) for task in tasks} if len(tasks) > 1 else {}
     rows = []
     for condition in plan.conditions:
@@ -359,7 +386,16 @@ def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
                 }
             )
     policies = {one: journal.policies[one] for one in plan.conditions}
-    return {"checkpoint": plan.source, **journal.about, "policies": policies, "rows": rows}
+    # The chosen tasks, which the rows call "all", are a group of some name or several.
+    names = {plan.env.rpartition(":")[2]: "all"} | {name: name for name in inside}
+    published = {
+        who: told
+        for who, rates in family.published.items()
+        if "right" in plan.conditions
+        and (told := {row: rates[name] for name, row in names.items() if name in rates})
+    }
+    found = {"checkpoint": plan.source, **journal.about, "policies": policies, "rows": rows}
+    return {**found, "published": published} if published else found
 
 
 @contextlib.contextmanager

@@ -5,13 +5,14 @@
         open=lambda task: PushT(), most_actions=300, protocol="as shipped", image_size=(96, 96),
     )
 
-A file of one's own is named with a task or a group of tasks: --env=my_family.py:pusht. A family of
-the package goes by its name: --env=metaworld:drawer-open. Simulators run in worker processes, in
-an environment that needs neither JAX nor TensorFlow.
+A file of one's own is named with tasks or groups of tasks: --env=my_family.py:pusht. A family of
+the package goes by its name: --env=metaworld:drawer-open,door-open. Simulators run in worker
+processes, in an environment that needs neither JAX nor TensorFlow.
 """
 
 import contextlib
 import dataclasses
+import functools
 import runpy
 import sys
 import zlib
@@ -59,12 +60,14 @@ class Family:
         tasks: the name of a task -> its instruction.
         open: opens the simulator of a task, by its name.
         most_actions: the number of actions after which an episode has failed.
+        limits: tasks -> such a number of their own.
         protocol: in words, for the results: cameras, images, how long an action lasts.
         image_size: height and width of an image, for which a server compiles.
         groups: names of several tasks, which may stand after --env's colon.
         initial_states: how many initial states a task has: episode i begins in state i modulo so
             many. 0: any whole number below 2^31 is one, and the seed draws it.
         packages: names of the packages whose versions belong to the results.
+        published: who measured, and where that stands -> group or task -> its success in percent.
     """
 
     name: str
@@ -77,19 +80,26 @@ class Family:
     groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     initial_states: int = 0
     packages: tuple[str, ...] = ()
+    limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
-    def chosen(self, name: str) -> tuple[str, ...]:
-        """Returns the tasks of a group, or the one task of that name.
+    def chosen(self, names: str) -> tuple[str, ...]:
+        """Returns the tasks of "door-open,mt5": of groups and single ones, each once.
 
         Raises:
             InputError: there is no such group or task.
         """
-        if name in self.groups:
-            return self.groups[name]
-        if name in self.tasks:
-            return (name,)
-        known = ", ".join([*self.groups, *self.tasks])
-        raise InputError(f"{self.name}: task {name!r} is unknown; expected one of {known}")
+        tasks = list[str]()
+        for name in names.split(","):
+            if name not in self.groups and name not in self.tasks:
+                known = ", ".join([*self.groups, *self.tasks])
+                raise InputError(f"{self.name}: task {name!r} is unknown; expected one of {known}")
+            tasks += self.groups.get(name, (name,))
+        return tuple(dict.fromkeys(tasks))
+
+    def limit(self, task: str) -> int:
+        """Returns the number of actions after which an episode of a task has failed."""
+        return self.limits.get(task, self.most_actions)
 
     def initial_state(self, seed: int, task: str, episode: int) -> int:
         """Returns the number of an episode's initial state."""
@@ -124,10 +134,13 @@ def find(env: str) -> Chosen:
     """
     place, _, name = env.rpartition(":")
     if place in (known := _known()):
-        family = known[place]
+        with installed(place):
+            family = known[place].family()
     elif Path(place).is_file():
         try:
             found = runpy.run_path(place).get(VARIABLE)
+        except SyntaxError as error:
+            raise InputError(f"{place}: line {error.lineno}: {error.msg}") from error
         except ImportError as error:
             raise InputError(f"{place}: {error}, in {sys.executable}") from error
         if not isinstance(found, Family):
@@ -142,10 +155,8 @@ def find(env: str) -> Chosen:
 
 def file_of(env: str) -> Path:
     """Returns the file of the family that `env` names."""
-    from pi0_jax.sim import metaworld
-
     place = env.rpartition(":")[0]
-    return Path(str(metaworld.__file__) if place in _known() else place)
+    return Path(_known()[place].file if place in _known() else place)
 
 
 def check_record(family: Family, served: Any) -> None:
@@ -180,17 +191,17 @@ def check_record(family: Family, served: Any) -> None:
 
 def opened(family: Family, task: str) -> Simulator:
     """Opens a task's simulator; raises InputError if its package is not installed."""
-    with installed(family):
+    with installed(family.name):
         return family.open(task)
 
 
 @contextlib.contextmanager
-def installed(family: Family) -> Iterator[None]:
-    """Turns a package that the block misses into an InputError that names it."""
+def installed(family: str) -> Iterator[None]:
+    """Turns a package that the block misses into an InputError that names it and the family."""
     try:
         yield
     except ModuleNotFoundError as error:
-        missing = f"{family.name}: the package {error.name} is not installed in {sys.executable}"
+        missing = f"{family}: the package {error.name} is not installed in {sys.executable}"
         raise InputError(
             f"{missing}; expected the Python of the simulator's environment"
         ) from error
@@ -247,7 +258,7 @@ class FamilyWorld:
         assert self._simulator is not None
         success = bool(self._simulator.step(action))
         self._ticks, self._fresh = self._ticks + 1, False
-        return success, success or self._ticks >= self._family.most_actions
+        return success, success or self._ticks >= self._family.limit(self._task)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
         """Returns the images that the policy saw last."""
@@ -292,8 +303,21 @@ class _Simulators:
         self._idle = []
 
 
-def _known() -> Mapping[str, Family]:
-    """Returns the package's families; their files import their simulators only when one opens."""
-    from pi0_jax.sim.metaworld import FAMILIES
+class _Known(NamedTuple):
+    """Is a family of the package: the file that defines it, and what makes it."""
 
-    return FAMILIES
+    file: str
+    family: Callable[[], Family]
+
+
+def _known() -> Mapping[str, _Known]:
+    """Returns the package's families; their files import their simulators only when one opens."""
+    from pi0_jax.sim import libero, metaworld
+
+    named = {
+        name: _Known(
+            str(metaworld.__file__), functools.partial(metaworld.FAMILIES.__getitem__, name)
+        )
+        for name in metaworld.FAMILIES
+    }
+    return named | {"libero": _Known(str(libero.__file__), libero.family)}
