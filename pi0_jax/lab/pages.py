@@ -62,7 +62,12 @@ def write_overview(output: Path) -> Path:
         link = Html(f'<a href="{experiment.name}/{PAGE}">{escaped(experiment.title)}</a>')
         lost = f", {len(means.diverged)} diverged" if means.diverged else ""
         seeds = f"{len(means.seeds)} seeds{lost}, {_range(means.runs, 'date')}"
-        lines = "<br>".join(_says(experiment, means))
+        # The difference that was chosen before, and what was expected; the page has all others.
+        found = [f"{one.text}: {': '.join(_found(one, means))}" for one in experiment.expected]
+        lost_seeds = [f"seed {run['seed']} diverged" for run in means.diverged]
+        lines = "<br>".join(
+            [_says(experiment, means)[0], *(escaped(line) for line in [*found, *lost_seeds])]
+        )
         rows.append((link, experiment.question, Html(lines), seeds))
     with new_pages(output, f"<title>{_OVERVIEW}</title>") as folder:
         body = [
@@ -215,7 +220,10 @@ def _how(record: Mapping[str, Any], means: Means) -> str:
         ("date", _range(means.runs, "date")),
         ("machine", record["machine"]),
         ("versions", versions),
-        ("CPU seconds of a seed", f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "-"),
+        (
+            "CPU seconds of a seed, without trainings that were there",
+            f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "-",
+        ),
         ("diverged seeds", ", ".join(str(run["seed"]) for run in means.diverged) or "none"),
         ("data", Html(f'<a href="{RESULTS}">{RESULTS}</a>')),
     ]
