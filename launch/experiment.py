@@ -28,9 +28,11 @@ _CACHE = shared.compilation_cache()
 
 def experiment(name: str) -> None:
     output = Path(_OUTPUT.value or ("runs/lab_quick" if _QUICK.value else "runs/lab"))
+    places = "--output", "--compilation_cache"  # of this machine, and nothing follows from them
+    told = [argument for argument in sys.argv[1:] if not argument.startswith(places)]
     options = harness.Options(
         output, _SEEDS.value, _PILOT.value, _QUICK.value, _PROCESSES.value, _CACHE.value,
-        shlex.join(["python", "-m", "launch.experiment", *sys.argv[1:]]),
+        shlex.join(["python", "-m", "launch.experiment", *told]),
     )  # fmt: skip
     results = harness.run(harness.find(name), options, partial(print, flush=True))
     print(f"page: {pages.write_page(results)}, overview: {pages.write_overview(output)}")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -18,6 +19,7 @@ from pi0_jax.lab import harness, pages, runs, worlds
 from pi0_jax.lab.experiments import EXPERIMENTS, execution, gaussian
 from pi0_jax.lab.plan import Expected, Means, Pair, check
 from pi0_jax.lab.statistics import paired, smallest_seen, student_quantile
+from pi0_jax.policy_config import PolicyConfig
 from tests import training
 from tests.training import ROOT
 
@@ -306,12 +308,26 @@ def test_an_unknown_arm_is_named():
         Means(experiment, some_runs(EXPERIMENTS["generation"], 1))
 
 
-def test_only_a_loss_that_is_not_finite_is_a_divergence(tmp_path):
-    error = InputError("batch 3: loss nan")
+def test_only_a_loss_that_is_not_finite_is_a_divergence(tmp_path, monkeypatch):
+    """An older report in the folder does not turn another mistake into a divergence."""
+    training_ = EXPERIMENTS["generation"].trainings[0]
+    reports = tmp_path / "train" / "nonfinite"
+
+    def stops(run, workdir, *, reported):
+        if reported:
+            reports.mkdir(parents=True, exist_ok=True)
+            (reports / "step_3.jsonl").write_text("{}")
+        raise InputError("batch 3: loss nan")
+
+    monkeypatch.setattr(runs.train, "run", partial(stops, reported=False))
     with pytest.raises(InputError, match="batch 3"):
-        runs.diverged(tmp_path, error)
-    (tmp_path / "train" / "nonfinite").mkdir(parents=True)
-    assert runs.diverged(tmp_path, error) == "batch 3: loss nan"
+        runs.trained(training_, tmp_path, 0, quick=True)
+    monkeypatch.setattr(runs.train, "run", partial(stops, reported=True))
+    with pytest.raises(runs.DivergedError, match="batch 3"):
+        runs.trained(training_, tmp_path, 0, quick=True)
+    monkeypatch.setattr(runs.train, "run", partial(stops, reported=False))
+    with pytest.raises(InputError, match="batch 3"):
+        runs.trained(training_, tmp_path, 0, quick=True)
 
 
 def test_an_unknown_quantity_is_named_before_a_run():
@@ -339,11 +355,21 @@ def test_the_pilots_page_tells_what_a_full_run_would_show(tmp_path):
     assert f"With {experiment.seeds} seeds the last column" in page.read_text()
 
 
-def test_a_perfect_sampler_has_no_bias():
-    """The mean of continued demonstrations is the undisturbed expert's way, at every place."""
-    states, _, _ = worlds.demonstrations(10, 5, (1,))
-    start = np.repeat(states[:, 4], 4000, axis=0)
-    drawn = execution._continued(start, 8, np.random.default_rng(0)).reshape(10, 4000, 8, 2)
-    undisturbed = execution._continued(states[:, 4], 8, None)
-    assert np.abs(drawn.mean(axis=1) - undisturbed).max() < 2e-3
-    assert drawn.std(axis=1)[:, 7].max() > 0.02  # one draw is off by ten times as much
+def test_a_perfect_sampler_has_no_bias_at_any_place():
+    """Its chunks spread more and more, which alone would look like a tail that is less accurate."""
+
+    class Perfect:
+        config = PolicyConfig(horizon=8)
+
+        def act(self, observations, seeds):
+            states = np.stack([one["state"] for one in observations])
+            return execution._continued(states, 8, np.random.default_rng(9))
+
+    found = [execution._places(Perfect(), seed) for seed in range(8)]
+    for name in ("policy", "perfect sampler"):
+        for place in range(1, 9):
+            arms = [one[f"{name}, place {place}"] for one in found]
+            bias = np.array([arm["squared bias"][0] for arm in arms])
+            assert abs(bias.mean()) < 1e-5, (name, place, bias)
+        assert found[0][f"{name}, place 1"]["spread"][0] < 1e-9
+        assert found[0][f"{name}, place 8"]["spread"][0] > 0.03

@@ -158,10 +158,15 @@ def _file(folder: Path, seed: int) -> Path:
 
 
 def _rounded(outcomes: Outcomes) -> Outcomes:
-    """Returns the numbers with six digits, which halves the files."""
+    """Returns the numbers with five digits and whole ones without a point: small files."""
+
+    def short(value: float) -> float:
+        value = float(f"{value:.5g}")
+        return int(value) if value.is_integer() else value
+
     return {
         arm: {
-            name: [float(f"{value:.6g}") for value in np.ravel(values)]
+            name: [short(value) for value in np.ravel(values)]
             for name, values in quantities.items()
         }
         for arm, quantities in outcomes.items()
@@ -213,7 +218,7 @@ def _gather(
         "pilot": [_short(run) for run in pilot],
     }
     with replacing(folder / RESULTS) as temporary:
-        temporary.write_text(json.dumps(record))
+        temporary.write_text(json.dumps(record, separators=(",", ":")))
     return folder / RESULTS
 
 

@@ -54,7 +54,7 @@ def write_overview(output: Path) -> Path:
         record = json.loads(results.read_text())
         made_with = record["made_with"]
         # Results of another revision may lack what is told now.
-        if made_with["quick"] or made_with["revision"] != experiment.revision:
+        if made_with["revision"] != experiment.revision:
             continue
         means = Means(experiment, record["runs"])
         if not means.runs:
@@ -62,7 +62,8 @@ def write_overview(output: Path) -> Path:
         link = Html(f'<a href="{experiment.name}/{PAGE}">{escaped(experiment.title)}</a>')
         lost = f", {len(means.diverged)} diverged" if means.diverged else ""
         seeds = f"{len(means.seeds)} seeds{lost}, {_range(means.runs, 'date')}"
-        # The difference that was chosen before, and what was expected; the page has all others.
+        seeds += ", in miniature: nothing was learnt" if made_with["quick"] else ""
+        # The primary difference, and what was expected; the page has all others.
         found = [f"{one.text}: {': '.join(_found(one, means))}" for one in experiment.expected]
         lost_seeds = [f"seed {run['seed']} diverged" for run in means.diverged]
         lines = "<br>".join(
@@ -85,7 +86,7 @@ def _head(experiment: Experiment, record: Mapping[str, Any], means: Means) -> st
         ("question", experiment.question),
         ("asked by", experiment.asked),
         ("design", experiment.design),
-        ("primary quantity, chosen before", primary),
+        ("primary quantity", primary),
         ("primary difference", " minus ".join(experiment.pairs[0][:2])),
         ("seeds", f"{len(means.seeds)}, {record['made_with']['episodes']} episodes each"),
     ]

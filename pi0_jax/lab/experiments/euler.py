@@ -5,7 +5,7 @@ from pathlib import Path
 from pi0_jax.execution import OpenLoop
 from pi0_jax.lab import figures, worlds
 from pi0_jax.lab.experiments import gaussian
-from pi0_jax.lab.experiments.detour import TWO_SIDES
+from pi0_jax.lab.experiments.detour import CHANGED, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair
 
 STEPS, EXECUTED = (1, 2, 5, 10, 20), (1, 2, 4, 8)
@@ -71,7 +71,7 @@ EXPERIMENT = Experiment(
     " 1, 2, 4 and 8 actions, in the same episodes from the same noise. Beside it E1's policies of Gaussian actions: how"
     " much of the data's variance is left after so many steps, learnt and with the exact field.",
     limits="A tiny model in a plane: more dimensions may need more steps. The world answers at once, so"
-    " executing fewer actions brings little.",
+    " executing fewer actions brings little." + CHANGED,
     trainings=(TWO_SIDES, gaussian.GAUSSIAN),
     measure=measure,
     quantities={
@@ -79,7 +79,10 @@ EXPERIMENT = Experiment(
         "variance": "of sampled actions, over the data's",
     },
     primary="margin",
-    told=("success",),
+    told=(
+        "clearance",
+        "success",
+    ),
     pairs=(
         *(Pair(_arm(steps, 8), _arm(10, 8)) for steps in (20, 5, 2, 1)),
         *(Pair(_arm(steps, 4), _arm(10, 4)) for steps in (20, 5, 2, 1)),

@@ -3,7 +3,7 @@
 from pi0_jax.execution import OpenLoop
 from pi0_jax.lab import worlds
 from pi0_jax.lab.experiments import gaussian
-from pi0_jax.lab.experiments.detour import TWO_SIDES
+from pi0_jax.lab.experiments.detour import CHANGED, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 
 
@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
     " what is due to Euler's method and what to learning.",
     limits="The control is this model's own estimate of the mean, not a network trained by"
     " regression. The world is small and without images; the obstacle lies where the mean goes,"
-    " by design.",
+    " by design." + CHANGED,
     trainings=(TWO_SIDES, gaussian.GAUSSIAN),
     measure=measure,
     quantities={
@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
         "variance": "of sampled actions, over the data's",
     },
     primary="margin",
-    told=("success", "collision"),
+    told=("clearance", "success", "collision"),
     pairs=(
         Pair("flow", "one step"),
         Pair("Gaussian, flow", "Gaussian, flow, exact field", "variance"),
