@@ -27,7 +27,7 @@ from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.train.chips import matmul_flops
 from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.optimizer import make_optimizer
-from pi0_jax.train.state import jit_init, make_model, run_mesh
+from pi0_jax.train.state import jit_init, make_model, program_seed, run_mesh
 
 WARM_UP = SETTLING  # steps that are not timed
 
@@ -161,7 +161,8 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
         jax.random.key(run.seed)
     )
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    times = _time_steps(step, state, synthetic_batch(run, slots, mesh), steps)
+    batch = synthetic_batch(run, slots, mesh)
+    times = _time_steps(lambda state: step(state, batch, program_seed(run)), state, steps)
     stats = devices[0].memory_stats()
     return TrainSpeed(
         device=devices[0].device_kind,
@@ -183,12 +184,12 @@ def benchmark_train(run: RunConfig, *, cameras: int, steps: int) -> TrainSpeed:
     )
 
 
-def _time_steps(step: Any, state: Any, batch: TrainBatch, steps: int) -> tuple[float, ...]:
+def _time_steps(step: Any, state: Any, steps: int) -> tuple[float, ...]:
     times = []
     give_back_freed_memory()  # as training does
     for number in range(WARM_UP + steps):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, batch))
+        state, _ = jax.block_until_ready(step(state))
         times.append(time.perf_counter() - start)
         if number < SETTLING:
             give_back_freed_memory()

@@ -26,7 +26,8 @@ _CACHE = shared.compilation_cache()
 # fmt: on
 
 
-def experiment(name: str) -> None:
+@partial(app.command, argument="an experiment's name")
+def main(name: str) -> None:
     output = Path(_OUTPUT.value or ("runs/lab_quick" if _QUICK.value else "runs/lab"))
     places = "--output", "--compilation_cache"  # of this machine, and nothing follows from them
     told = [argument for argument in sys.argv[1:] if not argument.startswith(places)]
@@ -37,8 +38,6 @@ def experiment(name: str) -> None:
     results = harness.run(harness.find(name), options, partial(print, flush=True))
     print(f"page: {pages.write_page(results)}, overview: {pages.write_overview(output)}")
 
-
-main = app.command(experiment, argument="an experiment's name")
 
 if __name__ == "__main__":
     main()

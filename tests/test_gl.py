@@ -139,7 +139,8 @@ def test_no_command_loads_opengl_by_importing_its_modules():
     """Only worker processes load it: not the commands, nor what a test imports of the package."""
     files = [*(ROOT / "launch").glob("*.py"), *(ROOT / "pi0_jax").rglob("*.py")]
     rendering = {"pi0_jax.sim.scene", "pi0_jax.sim.reach", "pi0_jax.sim.expert"}
-    optional = {"benchmarks.tfdata"}  # imports TensorFlow at once
+    # They import TensorFlow and vla-eval at once.
+    optional = {"benchmarks.tfdata", "pi0_jax.serve.vla_eval"}
     modules = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for file in files
