@@ -377,4 +377,6 @@ def test_a_shuffled_prompt_is_another_sentence_and_not_another_task_of_the_same(
 def test_the_row_all_is_of_all_chosen_tasks_whatever_the_family_calls_all():
     family, tasks = families.find(PLAN.env)
     family = families.dataclasses.replace(family, groups={"all": tasks[:2], "both": tasks})
-    assert "all" not in benchmark.groups_inside(family, (*tasks, "one more", "and another"))
+    assert "all" not in families.groups_inside(
+        families.Chosen(family, (*tasks, "one more", "and another"))
+    )

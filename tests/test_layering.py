@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "policy": "checkpoints convert embodiments errors export models observation policy_config preprocess",
     "train": "checkpoints convert data errors fields files flow freed_memory models observation policy_config preprocess"
     " progress sharding",
-    "aot": "data.datasets errors models observation policy policy_config preprocess sharding train",
+    "aot": "data.datasets errors files models observation policy policy_config preprocess sharding train",
     # A server knows act(observation), and what a robot's clients send.
     "serve": "embodiments errors execution freed_memory observation",
     # The simulator knows act(observation), what an environment calls its parts, and how to write a

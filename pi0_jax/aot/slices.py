@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 from pi0_jax.aot import programs
 from pi0_jax.aot.programs import Compiled, DoesNotFit
 from pi0_jax.errors import InputError
+from pi0_jax.files import replacing
 from pi0_jax.models.layers import Remat
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.train.config import MeshConfig, RunConfig
@@ -212,9 +213,8 @@ class Page:
         text = self._head + "".join(f"{line}\n" for line in lines.values())
         if self._best:
             text += _RECOMMENDED + "".join(f"{setting.line}\n" for setting in self._best)
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self._file)
+        with replacing(self._file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 # ---- the best setting of a slice

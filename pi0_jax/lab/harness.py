@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import as_completed
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,7 +206,9 @@ def _gather(
     experiment: Experiment, folder: Path, options: Options, made_with: dict[str, Any]
 ) -> Path:
     """Writes results.json of all seeds that are there, the pilot's apart, and returns its path."""
-    full, pilot = _split(list(_all_read(folder, made_with).values()))
+    found = _all_read(folder, made_with)
+    full = [run for seed, run in found.items() if seed < PILOT_SEED]
+    pilot = [run for seed, run in found.items() if seed >= PILOT_SEED]
     one: dict[str, Any] = next((run for run in [*full, *pilot] if "outcomes" in run), {})
     record = {
         "experiment": experiment.name,
@@ -220,14 +222,6 @@ def _gather(
     with replacing(folder / RESULTS) as temporary:
         temporary.write_text(json.dumps(record, separators=(",", ":")))
     return folder / RESULTS
-
-
-def _split(found: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the runs and those of the pilot."""
-    return (
-        [run for run in found if run["seed"] < PILOT_SEED],
-        [run for run in found if run["seed"] >= PILOT_SEED],
-    )
 
 
 def _short(run: dict[str, Any]) -> dict[str, Any]:

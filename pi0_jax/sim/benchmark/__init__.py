@@ -356,19 +356,10 @@ def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def groups_inside(family: families.Family, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Returns the family's groups that are a part of these tasks; "all" are the tasks themselves."""
-    return {
-        name: group
-        for name, group in family.groups.items()
-        if name != "all" and 1 < len(group) < len(tasks) and set(group) < set(tasks)
-    }
-
-
 def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
     """Returns what evaluation.json holds: for each condition all tasks, groups, and each task."""
     family, tasks = chosen
-    inside = groups_inside(family, tasks)
+    inside = families.groups_inside(chosen)
     each = {task: (task,) for task in tasks} if len(tasks) > 1 else {}
     rows = []
     for condition in plan.conditions:

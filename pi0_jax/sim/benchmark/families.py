@@ -115,6 +115,16 @@ class Chosen(NamedTuple):
     tasks: tuple[str, ...]
 
 
+def groups_inside(chosen: Chosen) -> dict[str, tuple[str, ...]]:
+    """Returns the family's groups that are a part of the tasks; "all" are the tasks themselves."""
+    family, tasks = chosen
+    return {
+        name: group
+        for name, group in family.groups.items()
+        if name != "all" and 1 < len(group) < len(tasks) and set(group) < set(tasks)
+    }
+
+
 def stream(seed: int, task: str, *numbers: int) -> np.random.Generator:
     """Returns random numbers that depend on the seed, the task's name and the numbers alone."""
     return np.random.default_rng([seed, zlib.crc32(task.encode()), *numbers])
