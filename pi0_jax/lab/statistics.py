@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from scipy.special import stdtrit
 
 Values: TypeAlias = Sequence[float] | np.ndarray  # one for each seed
 LEVEL = 0.95  # of intervals
@@ -52,25 +53,5 @@ def smallest_seen(deviation: float, seeds: int) -> float:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Returns the quantile of Student's t distribution, to about 1e-6.
-
-    The density is integrated by Simpson's rule in the angle of t = sqrt(freedom) tan(angle), where
-    it is a power of the cosine, and the quantile is found by halving.
-
-    Args:
-        probability: above 0.5 and below 1.
-        freedom: degrees of freedom, at least 1.
-    """
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-
-    def below(angle: float) -> float:
-        at = np.linspace(0.0, angle, 2001)
-        weights = np.ones(2001)
-        weights[1:-1:2], weights[2:-1:2] = 4, 2
-        return 0.5 + scale * float(weights @ np.cos(at) ** (freedom - 1)) * angle / 6000
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < probability else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
+    """Returns the quantile of Student's t distribution with so many degrees of freedom."""
+    return float(stdtrit(freedom, probability))
