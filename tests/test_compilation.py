@@ -127,7 +127,7 @@ from pi0_jax import compilation
 if sys.argv[1:]:
     compilation.announce()
 def fold():
-    return jax.lax.reduce_window(jnp.arange(2000.0), 0.0, jax.lax.add, (1000,), (1,), "SAME")
+    return jax.lax.reduce_window(jnp.arange(4000.0), 0.0, jax.lax.add, (2000,), (1,), "SAME")
 jax.jit(fold).lower().compile()
 """
 

@@ -172,9 +172,9 @@ def test_a_stopped_experiment_goes_on_and_another_config_is_refused(quick):
     assert "seed_0.json: quick: expected False, found True" in full.stderr.splitlines()[-1]
     file.unlink()
     workdir = run("execution", "--seeds=1", "--processes=1", f"--output={quick}")
+    file.write_text(json.dumps(before))
     assert workdir.returncode == 2
     assert "steps: 1500 now, 40 in the checkpoint" in workdir.stderr.splitlines()[-1]
-    file.write_text(json.dumps(before))
 
 
 @pytest.mark.slow

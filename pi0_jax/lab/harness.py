@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import as_completed
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import loky
 import numpy as np
+from tqdm import tqdm
 
 from pi0_jax import compilation
 from pi0_jax.errors import InputError
@@ -115,6 +117,8 @@ def one_thread() -> dict[str, str]:
 
 def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Trains and measures one seed, in a process of its own, and writes its file."""
+    # The default, a lock that processes share, is reported as leaked when this process is killed.
+    tqdm.set_lock(threading.RLock())
     compilation.keep(options.cache)
     experiment, start, path = find(name), time.process_time(), _file(options.output / name, seed)
     found: dict[str, Any] = {
