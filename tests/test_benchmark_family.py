@@ -12,7 +12,7 @@ import pytest
 
 from pi0_jax.errors import InputError
 from pi0_jax.sim import benchmark
-from pi0_jax.sim.benchmark import EPISODES_FILE, Plan, families, measure, table
+from pi0_jax.sim.benchmark import EPISODES_FILE, Candidate, Plan, families, measure, table
 from pi0_jax.sim.benchmark.controls import Neighbours, open_neighbours, small_images
 
 ROOT = Path(__file__).parent.parent
@@ -38,11 +38,13 @@ def told(observations, seeds):
 def policy(condition):
     from pi0_jax.sim.benchmark.controls import black
 
-    yield black(told) if condition == "black" else told
+    yield Candidate(black(told) if condition == "black" else told)
 
 
 def lines(folder):
-    return sorted((folder / EPISODES_FILE).read_text().splitlines()[1:])
+    """Returns the journal's lines without those that say how long it took."""
+    found = (folder / EPISODES_FILE).read_text().splitlines()[1:]
+    return sorted(line for line in found if line.startswith("["))
 
 
 def rows(found):
@@ -145,13 +147,27 @@ def test_no_condition_is_named(tmp_path):
         measure(families.dataclasses.replace(PLAN, conditions=()), policy, tmp_path)
 
 
-def test_a_finished_command_given_again_keeps_its_seconds(tmp_path):
+def test_seconds_are_those_of_all_starts(tmp_path):
     few = families.dataclasses.replace(PLAN, episodes=1, conditions=("right",))
     measure(few, policy, tmp_path, workers=1)
     seconds = json.loads((tmp_path / "evaluation.json").read_text())["seconds"]
     measure(few, policy, tmp_path, workers=1)
     again = json.loads((tmp_path / "evaluation.json").read_text())["seconds"]
     assert again == seconds and seconds["policy"] > 0
+    # As after a kill: the journal alone is there.
+    (tmp_path / "evaluation.json").unlink()
+    measure(families.dataclasses.replace(few, episodes=2), policy, tmp_path, workers=1)
+    more = json.loads((tmp_path / "evaluation.json").read_text())["seconds"]
+    assert all(more[stage] > seconds[stage] for stage in ("policy", "simulation", "videos"))
+
+
+def test_a_worker_that_is_killed_is_not_told_as_opengls_fault(tmp_path):
+    plan = own_family(
+        tmp_path,
+        ("self._x +=", "__import__('os').kill(__import__('os').getpid(), 9); self._x +="),
+    )
+    with pytest.raises(InputError, match=r"worker process 0 was killed \(SIGKILL\)"):
+        measure(plan, policy, tmp_path / "out", workers=1)
 
 
 def own_family(folder, *changes):
@@ -199,7 +215,9 @@ def test_a_policy_that_never_answers_is_one_line(tmp_path):
         raise TimeoutError("no answer in time")
 
     with pytest.raises(InputError, match="the policy does not answer: no answer in time"):
-        measure(PLAN, lambda condition: contextlib.nullcontext(silent), tmp_path, workers=1)
+        measure(
+            PLAN, lambda condition: contextlib.nullcontext(Candidate(silent)), tmp_path, workers=1
+        )
 
 
 def evaluate(*flags, code="from launch import evaluate; evaluate.main()"):
@@ -260,9 +278,15 @@ def test_episodes_of_another_policy_are_not_mixed_in(tmp_path):
     few = families.dataclasses.replace(PLAN, episodes=1, conditions=("right",))
     measure(few, policy, tmp_path, workers=1)
     more = families.dataclasses.replace(few, episodes=2)
-    other = lambda condition: contextlib.nullcontext(lambda seen, seeds: told(seen, seeds) * 0.9)  # noqa: E731
+
+    def answering(act, **marks):
+        return lambda condition: contextlib.nullcontext(Candidate(act, marks))
+
     with pytest.raises(InputError, match="condition right: expected the policy of the episodes"):
-        measure(more, other, tmp_path, workers=1)
+        measure(more, answering(lambda *seen: told(*seen) * 0.9), tmp_path, workers=1)
+    # The same answer to the first question is not enough.
+    with pytest.raises(InputError, match="versions: expected None, found {'jax': '0'}"):
+        measure(more, answering(told, versions={"jax": "0"}), tmp_path, workers=1)
     assert rows(measure(more, policy, tmp_path, workers=1))
 
 
@@ -277,7 +301,7 @@ def test_a_policy_that_does_not_answer_keeps_what_is_over(tmp_path):
                 raise TimeoutError("no answer in time")
             return told(observations, seeds)
 
-        yield act
+        yield Candidate(act)
 
     with pytest.raises(InputError, match="no answer in time; what is over is kept"):
         measure(PLAN, dying, tmp_path, workers=1)
@@ -299,6 +323,7 @@ def test_neighbours_act_as_the_nearest_demonstration_of_the_prompt(tmp_path):
     image = np.full((40, 40, 3), 190, np.uint8)
     seen = {"images": {"front": image}, "state": np.array([0.9]), "prompt": "a"}
     assert small_images(seen, ["front"]).shape == (1, 16, 16, 3)
+    assert loaded.digest() == moments.digest() != moments_of(moments.states).digest()
     for ours in (moments, loaded):
         assert ours.act(pixels=False)([seen], np.zeros(1)).item() == 1
         assert ours.act(pixels=True)([seen], np.zeros(1)).item() == 2

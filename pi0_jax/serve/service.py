@@ -14,10 +14,12 @@ a list for each observation.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import numpy as np
 
+import pi0_jax
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.embodiments.keys import UnreadKeys, shortened, to_observation
 from pi0_jax.errors import InputError, NotFiniteError
@@ -41,7 +43,7 @@ class Service:
     Attributes:
         batch_sizes: the numbers of rows that the policy takes, in rising order, with 1 among them.
         metadata: what a client is told when it connects: the robot's record, its names and rates,
-            the chunk's length and the batch sizes. "image_rotation" is the angle in degrees by
+            the chunk's length, the batch sizes and versions. "image_rotation" is the angle in degrees by
             which clients turn their images.
     """
 
@@ -79,6 +81,8 @@ class Service:
             "channel_first": keys.channel_first,
             "image_rotation": embodiment.image_rotation,
             "batch_sizes": list(self.batch_sizes),
+            "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy")}
+            | {"pi0_jax": pi0_jax.__version__},
         }
 
     def answer(self, message: bytes, received: float) -> bytes:

@@ -125,6 +125,11 @@ class Workers:
         process = self._processes[worker]
         process.join(_END_SECONDS)
         code = process.exitcode
+        if code == -signal.SIGKILL:
+            return InputError(
+                f"worker process {worker} was killed (SIGKILL), as Linux does where memory ends:"
+                " run fewer environments side by side"
+            )
         if code is not None and code < 0:
             return gl.not_opened(
                 f"a process that renders was ended by {signal.Signals(-code).name}"

@@ -45,8 +45,16 @@ CONDITIONS = ("right", "shuffled", "black", "untrained", "nearest_state", "neare
 EPISODES_FILE = "episodes.jsonl"
 _PROMPTS, _NOISE = 1, 2  # streams of random numbers beside that of initial states
 
+
+class Candidate(NamedTuple):
+    """Holds a policy, and what tells it from another beside its answers: versions, a digest."""
+
+    act: Act
+    marks: Mapping[str, Any] = {}
+
+
 # Opens the policy of a condition.
-OpenPolicy: TypeAlias = Callable[[str], AbstractContextManager[Act]]
+OpenPolicy: TypeAlias = Callable[[str], AbstractContextManager[Candidate]]
 
 
 class Key(NamedTuple):
@@ -113,9 +121,6 @@ def measure(
     directory.mkdir(parents=True, exist_ok=True)
     gl.prepare_workers()  # it chooses the OpenGL library, which the results name
     journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen))
-    seconds = Counter[str]()
-    if journal.results and (directory / FILE).is_file():  # they are added up over all starts
-        seconds.update(json.loads((directory / FILE).read_text()).get("seconds", {}))
     with contextlib.closing(journal):
         for condition in plan.conditions:
             missing = [
@@ -125,11 +130,11 @@ def measure(
                 if Key(condition, task, episode) not in journal.results
             ]
             if missing:
-                with open_policy(condition) as act, Workers(workers) as pool:
-                    _run(pool, plan, chosen, missing, act, journal, seconds, directory)
+                with open_policy(condition) as candidate, Workers(workers) as pool:
+                    _run(pool, plan, chosen, missing, candidate, journal, directory)
     found = _found(plan, chosen, journal)
     with replacing(directory / FILE) as temporary:
-        temporary.write_text(json.dumps({**found, "seconds": dict(seconds)}, indent=1))
+        temporary.write_text(json.dumps({**found, "seconds": dict(journal.seconds)}, indent=1))
     return found
 
 
@@ -158,7 +163,8 @@ def table(
 def _published_lines(published: Mapping[str, Mapping[str, float]]) -> list[str]:
     groups = list(dict.fromkeys(group for rates in published.values() for group in rates))
     wide = max(len(one) for one in (*groups, "100.0"))
-    lines = ["published, in percent", " ".join(f"{group:>{wide}}" for group in groups)]
+    lines = ["published, in percent, each by its own protocol"]
+    lines.append(" ".join(f"{group:>{wide}}" for group in groups))
     for who, rates in published.items():
         cells = (rates.get(group, "") for group in groups)
         lines.append(" ".join(f"{cell:>{wide}}" for cell in cells) + f"  {who}")
@@ -170,12 +176,15 @@ class _Journal:
 
     Attributes:
         results: key -> whether it succeeded, and after how many actions.
-        policies: condition -> the digest of what its policy answered to a fixed question.
+        policies: condition -> the digest of what its policy answered to a fixed question, and its
+            other marks.
+        seconds: stage -> what it took in all starts.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path, self.about = path, about
-        self.results, self.policies = dict[Key, tuple[bool, int]](), dict[str, str]()
+        self.results, self.policies = dict[Key, tuple[bool, int]](), dict[str, Any]()
+        self.seconds = Counter[str]()
         if path.exists():
             lines = path.read_bytes().split(b"\n")[:-1]  # what a kill cut off is run again
             if lines and (found := json.loads(lines[0])) != about:
@@ -184,13 +193,14 @@ class _Journal:
                     f"{name}: expected {about.get(name)}, found {found.get(name)}" for name in names
                 )
                 raise InputError(f"{path}: is of another evaluation: {told}; choose another folder")
-            for line in lines[1:]:
-                condition, *said = json.loads(line)
-                if len(said) == 1:
-                    (self.policies[condition],) = said
-                else:
-                    task, episode, success, ticks = said
-                    self.results[Key(condition, task, episode)] = success, ticks
+            for said in map(json.loads, lines[1:]):
+                match said:
+                    case dict():
+                        self.seconds.update(said)
+                    case [condition, marks]:
+                        self.policies[condition] = marks
+                    case [condition, task, episode, success, ticks]:
+                        self.results[Key(condition, task, episode)] = success, ticks
             with path.open("r+b") as whole:
                 whole.truncate(sum(len(line) + 1 for line in lines))
         self._file = path.open("a")
@@ -201,16 +211,24 @@ class _Journal:
         self.results[key] = success, ticks
         self._write([*key, success, ticks])
 
-    def same_policy(self, condition: str, digest: str) -> None:
+    def took(self, seconds: Mapping[str, float]) -> None:
+        """Notes what the stages took since the last time."""
+        rounded = {stage: round(taken, 4) for stage, taken in seconds.items()}
+        self.seconds.update(rounded)
+        self._write(rounded)
+
+    def same_policy(self, condition: str, marks: Mapping[str, Any]) -> None:
         """Notes a condition's policy; raises InputError if its other episodes had another one."""
-        if (known := self.policies.get(condition, digest)) != digest:
+        known = self.policies.setdefault(condition, marks)
+        if known != marks:
+            names = sorted(name for name in {*known, *marks} if known.get(name) != marks.get(name))
+            told = "; ".join(f"{n}: expected {known.get(n)}, found {marks.get(n)}" for n in names)
             raise InputError(
                 f"{self._path}: condition {condition}: expected the policy of the episodes that are"
-                f" over ({known}), found another one ({digest}); choose another folder"
+                f" over, found another one ({told}); choose another folder"
             )
-        if condition not in self.policies:
-            self.policies[condition] = digest
-            self._write([condition, digest])
+        if known is marks:
+            self._write([condition, marks])
 
     def close(self) -> None:
         self._file.close()
@@ -225,14 +243,15 @@ def _run(
     plan: Plan,
     chosen: Chosen,
     missing: Sequence[Key],
-    act: Act,
+    candidate: Candidate,
     journal: _Journal,
-    seconds: Counter[str],
     directory: Path,
 ) -> None:
     """Runs the missing episodes of one condition."""
-    opened = pool.open(partial(families.family_setting, plan.env))
-    journal.same_policy(missing[0].condition, _fingerprint(pool, plan, chosen, act))
+    opened, act = pool.open(partial(families.family_setting, plan.env)), candidate.act
+    answer = _fingerprint(pool, plan, chosen, act)
+    journal.same_policy(missing[0].condition, {"answer": answer, **candidate.marks})
+    seconds = Counter[str]()
     queues = [
         deque(key for key in missing if key.episode % plan.batch == r) for r in range(plan.batch)
     ]
@@ -265,18 +284,22 @@ def _run(
             with _timed(seconds, "simulation"):
                 given = {row: chunks[row] for row in running}
                 ended = per_slot(pool, Slots.execute, given, plan.execute_steps)
+            over = [(running.pop(row), result) for row, result in sorted(ended.items())]
             videos = {}
-            for row, result in sorted(ended.items()):
-                key = running.pop(row)
+            for key, result in over:
                 if kept[key.task, result.success] < plan.record:
                     verdict = "success" if result.success else "failure"
                     name = f"{key.condition}-{key.task}-{verdict}-{key.episode}.gif"
                     videos[result.episode] = directory / "rollouts" / name
                 kept[key.task, result.success] += 1
-                journal.add(key, bool(result.success), result.ticks)
-            if ended:
+            if over:
                 with _timed(seconds, "videos"):
                     pool.ask(Slots.save_some, [(videos, 1 / hz)] * pool.count)
+                # What is in the journal has its video.
+                for key, result in over:
+                    journal.add(key, bool(result.success), result.ticks)
+                journal.took(seconds)
+                seconds.clear()
             ticks = {row: count + plan.execute_steps for row, count in ticks.items()}
             bar.update(len(ended))
             won = sum(

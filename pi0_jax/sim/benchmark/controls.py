@@ -5,6 +5,7 @@ nearest_state     the demonstration's chunk whose state is the nearest, of the s
 nearest_pixels    the same, by the state and by 16x16 pixels of every camera
 """
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -96,6 +97,13 @@ class Neighbours:
             return int(places[prompt][distance.argmin()])
 
         return lambda observations, seeds: self.chunks[[nearest(one) for one in observations]]
+
+    def digest(self) -> str:
+        """Returns a digest of all moments."""
+        found = hashlib.sha256("\n".join((*self.cameras, *self.prompts)).encode())
+        for array in (self.states, self.pixels, self.chunks):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Writes the moments to a file."""

@@ -50,6 +50,17 @@ class Simulator(Protocol):
         """Frees what the simulator holds."""
 
 
+class Usual(NamedTuple):
+    """Holds what an evaluation takes that does not say otherwise."""
+
+    episodes: int  # of each task
+    seed: int = 0
+    parallel: int = 25  # simulators; each may take a gigabyte of memory
+
+
+_USUAL = Usual(episodes=50)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """Describes a family of tasks in a simulator.
@@ -68,6 +79,7 @@ class Family:
             many. 0: any whole number below 2^31 is one, and the seed draws it.
         packages: names of the packages whose versions belong to the results.
         published: who measured, and where that stands -> group or task -> its success in percent.
+        usual: the protocol's episodes and seed, and what fits into a machine's memory.
     """
 
     name: str
@@ -82,6 +94,7 @@ class Family:
     packages: tuple[str, ...] = ()
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     published: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    usual: Usual = _USUAL
 
     def chosen(self, names: str) -> tuple[str, ...]:
         """Returns the tasks of "door-open,mt5": of groups and single ones, each once.

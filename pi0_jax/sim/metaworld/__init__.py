@@ -19,7 +19,7 @@ import numpy as np
 
 from pi0_jax.embodiments.simulated import METAWORLD
 from pi0_jax.sim import gl
-from pi0_jax.sim.benchmark.families import Family
+from pi0_jax.sim.benchmark.families import Family, Usual
 from pi0_jax.sim.metaworld.tasks import GROUPS, INSTRUCTIONS
 
 CAMERA = "corner2"
@@ -167,7 +167,7 @@ def _hide_heavy_meshes(model: Any) -> None:
             model.geom_group[geom] = _UNSEEN
 
 
-def _family(protocol: Protocol, record_number: int, words: str) -> Family:
+def _family(protocol: Protocol, record_number: int, episodes: int, words: str) -> Family:
     return Family(
         name=protocol.name,
         record=METAWORLD[record_number],
@@ -178,17 +178,19 @@ def _family(protocol: Protocol, record_number: int, words: str) -> Family:
         protocol=words,
         image_size=(protocol.side, protocol.side),
         packages=("metaworld", "mujoco"),
+        usual=Usual(episodes),
     )
 
 
 FAMILIES = {
     "metaworld": _family(
-        LEROBOT, 0,
+        LEROBOT, 0, 10,
         "LeRobot's: corner2 at (0.75, 0.075, 0.7), 480x480 as shipped, turned by 180 degrees;"
-        " the first 4 numbers as state; 500 ticks, an action each",
+        " the first 4 numbers as state; 500 ticks, an action each; but the instructions are"
+        " pi0_jax's own sentences",
     ),
     "metaworld_held": _family(
-        HELD, 1,
+        HELD, 1, 50,
         "pi0_jax's for CPUs, not LeRobot's: corner2 at (0.75, 0.075, 0.7), 64x64 without shadows,"
         " multisampling and heavy arm meshes, turned by 180 degrees; the first 4 numbers as state;"
         " 500 ticks, an action held for five",
