@@ -80,6 +80,12 @@ def test_without_the_package_it_is_named():
         families.find("libero:libero_spatial")
 
 
+def test_a_simulator_that_does_not_open_is_named_with_its_task():
+    said = pytest.raises(InputError, match="libero_goal_3: .*FileNotFoundError: table.xml")
+    with said, libero._naming("libero_goal_3"):
+        raise FileNotFoundError("table.xml")
+
+
 def simulated(*arguments: str) -> str:
     """Runs the simulator's Python, and returns what it prints."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
