@@ -198,3 +198,7 @@ class _Players:
         for process in self._processes:
             process.kill()
             process.wait()
+            assert process.stdin is not None
+            # What was not written to a dead process is otherwise told when Python ends.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
