@@ -56,7 +56,7 @@ def write_report(
         figures.curves(metrics, folder / "curves.png")
         parts = [_summary(policy, run, metrics)]
         if evaluation is not None and record is not None:
-            rollouts = _rollouts(evaluation / "rollouts", folder / "rollouts")
+            rollouts = _rollouts(evaluation / "rollouts", folder / "rollouts", record["rows"])
             # In the reach world a picture shows the chunk; a family's results say their protocol.
             of, line = (
                 record["checkpoint"],
@@ -65,7 +65,11 @@ def write_report(
             if (protocol := record.get("protocol")) is not None:
                 of, line = f"{of}. Protocol: {protocol}", "What the policy's cameras saw."
             parts += [
-                section("Closed-loop success", _success_table(record["rows"]), f"Of {of}."),
+                section(
+                    "Closed-loop success",
+                    _success_table(record["rows"]),
+                    f"Of {of}. In brackets 95% Wilson intervals.",
+                ),
                 section("Rollouts", rollouts, line),
             ]
         parts += [
@@ -113,21 +117,29 @@ def _summary(policy: Policy, run: RunConfig, metrics: Sequence[Mapping[str, floa
 
 
 def _success_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = ("robot", "condition", "group", "success", "rate", "95% Wilson interval")
-    lines = []
+    """Returns a line for each robot and group, and a column for each condition."""
+    cells = dict[tuple[str, str], dict[str, str]]()
     for row in rows:
         if episodes := row["episodes"]:
-            low, high = (f"{100 * end:.1f}%" for end in row["interval"])
-            rate = f"{100 * row['successes'] / episodes:.1f}%"
-            score = f"{row['successes']}/{episodes}", rate, f"{low} to {high}"
-            lines.append((row["robot"], row["condition"], row["group"], *score))
-    return table(header, lines)
+            low, high = (round(100 * end) for end in row["interval"])
+            score = f"{row['successes']}/{episodes} ({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high}%)"
+            cells.setdefault((row["robot"], row["group"]), {})[row["condition"]] = score
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    lines = [(*name, *(line.get(one, "") for one in conditions)) for name, line in cells.items()]
+    return table(("robot", "group", *conditions), lines)
 
 
-def _rollouts(source: Path, target: Path) -> str:
-    """Copies the pictures of an evaluation beside the page, and returns what shows them."""
+def _rollouts(source: Path, target: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Copies the pictures of an evaluation beside the page, and returns what shows them.
+
+    They stand in the order of the conditions, with which a family's pictures begin.
+    """
     target.mkdir()
-    gifs = sorted(source.glob("*.gif"))
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    places = {condition: place for place, condition in enumerate(conditions)}
+    gifs = sorted(
+        source.glob("*.gif"), key=lambda gif: (places.get(gif.name.split("-")[0], 0), gif.name)
+    )
     for gif in gifs:
         shutil.copy(gif, target)
     return "\n".join(picture(f"rollouts/{gif.name}", gif.stem, gif.stem) for gif in gifs)
