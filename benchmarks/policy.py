@@ -165,15 +165,15 @@ def _halves(policy: Policy, seen: RawObservation, robot: str) -> tuple[float, fl
     actions = policy.compute(prepared).block_until_ready()
     end = time.perf_counter()
     preprocess.to_robot(
-        np.asarray(actions), seen["state"][None], policy.robot(robot), prepared.layout.normalization
+        np.asarray(actions), prepared.states, policy.robot(robot), prepared.layout.normalization
     )
     return end - begin, time.perf_counter() - start - (end - begin)
 
 
 def _placed(prepared: Prepared) -> Prepared:
     """Returns the prepared call with its arrays on the device."""
-    batch, dims, noise = jax.block_until_ready(jax.device_put(prepared[:-1]))
-    return Prepared(batch, dims, noise, prepared.layout)
+    batch, dims, noise = jax.block_until_ready(jax.device_put(prepared[:3]))
+    return prepared._replace(batch=batch, dims=dims, noise=noise)
 
 
 def device_parts(policy: Policy, prepared: Prepared) -> Mapping[str, Part]:

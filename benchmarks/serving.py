@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,7 +156,7 @@ def _serve(checkpoint: Path, dtype: str, pipe: Connection) -> None:
         policy = Policy.open(checkpoint, dtype=dtype)
         policy.act([arm.observation(CAMERAS)], robot=ROBOT.name)
         return Service(
-            partial(policy.predict, robot=ROBOT.name),
+            lambda *request: policy.finish(policy.prepare(*request, robot=ROBOT.name)),
             policy.robot(ROBOT.name).embodiment,
             horizon=policy.config.horizon,
         )

@@ -46,12 +46,12 @@ def _load(sizes: list[tuple[int, int]], batches: list[int]) -> Service:
         _CHECKPOINT.value, num_steps=_STEPS.value, dtype=_DTYPE.value, limits=CHOICES[_LIMITS.value]
     )
     policy = policy if _UNTRAINED.value is None else policy.untrained(_UNTRAINED.value)
-    robot, canvases = policy.robot(_ROBOT.value).embodiment, [canvas_for([size]) for size in sizes]
-    act = partial(policy.predict, robot=_ROBOT.value, canvases=canvases)
-    length, prompt = policy.config.horizon, _PROMPT.value
+    name, canvases = _ROBOT.value, [canvas_for([size]) for size in sizes]
+    robot, length, prompt = policy.robot(name).embodiment, policy.config.horizon, _PROMPT.value
+    act = lambda *seen: policy.finish(policy.prepare(*seen, robot=name, canvases=canvases))  # noqa: E731
     service = Service(act, robot, horizon=length, batch_sizes=batches, default_prompt=prompt)
     print(f"compiling for {robot.name}", flush=True)
-    policy.warm_up(robot=_ROBOT.value, image_sizes=sizes, batch_sizes=service.batch_sizes)
+    policy.warm_up(robot=name, image_sizes=sizes, batch_sizes=service.batch_sizes)
     return service
 
 

@@ -18,7 +18,7 @@ CONFIG = VARIANTS["pico"]
 B, H, D, L = 4, CONFIG.horizon, CONFIG.action_dim, CONFIG.max_tokens
 SLOT = "base_0_rgb"
 OPTIONS = StepOptions(
-    seed=0, layout=Layout((SLOT,), CONFIG.vision.image_size, D, L, "zscore", 0.0), draws=1, augment=False, real_dims_only=False,
+    layout=Layout((SLOT,), CONFIG.vision.image_size, D, L, "zscore", 0.0), draws=1, augment=False, real_dims_only=False,
     mask_past_end=False, ema_decay=0.9, datasets=3,
 )  # fmt: skip
 

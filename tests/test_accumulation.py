@@ -33,7 +33,7 @@ def step(accumulate: int, *, devices: int, fsdp: int, remat: str):
     run = jit_train_step(
         model, DESCENT, OPTIONS._replace(augment=True, draws=2, accumulate=accumulate), state
     )
-    return run(state, sharding.place_batch(make_batch(1, rows=ROWS), mesh))
+    return run(state, sharding.place_batch(make_batch(1, rows=ROWS), mesh), np.uint32(0))
 
 
 @pytest.fixture(scope="module")

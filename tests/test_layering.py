@@ -48,8 +48,7 @@ MAY_IMPORT = {
     # Other people's models beside ours.
     "parity": "convert errors models observation",
     # What runs.
-    "export": "embodiments errors files observation preprocess",
-    "policy": "checkpoints convert embodiments errors export models observation policy_config preprocess",
+    "policy": "checkpoints convert embodiments errors files models observation policy_config preprocess",
     "train": "checkpoints convert data errors fields files flow freed_memory models observation policy_config preprocess"
     " progress sharding",
     "aot": "data.datasets errors files models observation policy policy_config preprocess sharding train",
@@ -87,7 +86,7 @@ CONFINED = {
     "msgpack": ("pi0_jax/serve/",),
     # convert/ reads and writes the format itself: tensor by tensor, behind URLs too, and in one
     # file, which the ports' loaders want.
-    "safetensors": ("pi0_jax/export.py",),
+    "safetensors": ("pi0_jax/policy/export.py",),
     "websockets": ("pi0_jax/serve/",),
     "vla_eval": ("pi0_jax/serve/vla_eval.py",),
 }
@@ -102,7 +101,8 @@ MAY_PRINT = (
     "pi0_jax/train/loop.py",
     "pi0_jax/train/weights.py",
 )
-MOST_LINES = {"pi0_jax": 450, "benchmarks": 400, "configs": 400, "launch": 80}
+MOST_LINES = {"pi0_jax": 400, "benchmarks": 400, "configs": 400, "launch": 80}
+STILL_LONGER = {"pi0_jax/sim/benchmark/__init__.py": 450}
 
 
 class Import(NamedTuple):
@@ -293,9 +293,8 @@ def test_opening_and_training_a_model_needs_no_heavy_package():
 
 def test_files_are_rooms_not_houses():
     lines = {relative(file): len(file.read_text().splitlines()) for file in FILES}
-    assert {
-        file: count for file, count in lines.items() if count > MOST_LINES[file.split("/")[0]]
-    } == {}
+    most = {file: MOST_LINES[file.split("/")[0]] for file in lines} | STILL_LONGER
+    assert {file: count for file, count in lines.items() if count > most[file]} == {}
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[int]:

@@ -256,7 +256,7 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     batch = sharding.place_batch(make_batch(1), mesh)
     before, losses = jax.device_get(state.params), []
     for _ in range(6):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, np.uint32(0))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0]
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, jax.device_get(state.params))))
@@ -274,7 +274,9 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == [
         leaf.sharding for leaf in jax.tree.leaves(state)
     ]
-    ours, theirs = (jax.device_get(step(start, batch)[0]) for start in (state, restored))
+    ours, theirs = (
+        jax.device_get(step(start, batch, np.uint32(0))[0]) for start in (state, restored)
+    )
     assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
 
 

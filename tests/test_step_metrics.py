@@ -20,7 +20,7 @@ from tests.step_data import CONFIG, B, adam, make_batch
 
 OPTIONS = step_data.OPTIONS._replace(skip_nonfinite=1)
 MODEL, OPTIMIZER = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32)), adam(1e-3)
-step = jax.jit(partial(train_step, model=MODEL, optimizer=OPTIMIZER, options=OPTIONS))
+step = jax.jit(partial(train_step, model=MODEL, optimizer=OPTIMIZER, options=OPTIONS, seed=0))
 
 
 @pytest.fixture(scope="module")

@@ -239,7 +239,7 @@ def test_frozen_leaves_cost_their_values_and_stay_as_they_are():
     step = jit_train_step(model, optimizer, OPTIONS._replace(trainable=part), state)
     losses = []
     for _ in range(8):
-        state, metrics = step(state, sharding.place_batch(make_batch(1), mesh))
+        state, metrics = step(state, sharding.place_batch(make_batch(1), mesh), np.uint32(0))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0]
     after = jax.device_get(state.params)

@@ -214,7 +214,8 @@ def sampler(run: RunConfig, device: jax.Device) -> Compiled:
     function = partial(
         sample,
         layout=layout(run, slots),
-        sampler=partial(sampling.sample, model=model, num_steps=run.sampling_steps),
+        model=model,
+        num_steps=run.sampling_steps,
         real_dims_only=run.loss_dims == "real",
     )
     dims, noise = array(bool, config.action_dim), (config.horizon, config.action_dim)

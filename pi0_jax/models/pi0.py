@@ -207,15 +207,12 @@ class Pi0(nn.Module):
         Returns:
             The state's token, which π0.5 has not, then those of each draw.
         """
-        batch, draws, horizon, _ = x_t.shape
         dtype = self.options.dtype
-        if self.config.adaptive:
-            suffix = self.project("action_in_proj", x_t, dtype)  # [B, K, H, W]
-            suffix = suffix.reshape(batch, draws * horizon, suffix.shape[-1])
-            return self.options.constrain(suffix, ("batch", "tokens", "embed"))
-        from_state = self.project("state_proj", state, dtype)  # [B, W]
         actions = self.project("action_in_proj", x_t, dtype)  # [B, K, H, W]
-        width = actions.shape[-1]
+        batch, width = len(actions), actions.shape[-1]
+        if self.config.adaptive:
+            suffix = actions.reshape(batch, -1, width)  # [B, K*H, W]
+            return self.options.constrain(suffix, ("batch", "tokens", "embed"))
         mlp_in = self._gathered("action_time_mlp_in", dtype)
         code = time_code(t, width).astype(dtype)  # [B, K, W]
         # The two parts of W2's product are added in float32, as one product would add them.
@@ -224,8 +221,8 @@ class Pi0(nn.Module):
         from_actions = layers.dense(actions, mlp_in["kernel"][:width], dtype=jnp.float32)
         hidden = from_actions + from_time[:, :, None]  # float32[B, K, H, W]
         hidden = jax.nn.swish(hidden.astype(dtype))
-        actions = self.project("action_time_mlp_out", hidden, dtype)  # [B, K, H, W]
-        actions = actions.reshape(batch, draws * horizon, width)
+        actions = self.project("action_time_mlp_out", hidden, dtype).reshape(batch, -1, width)
+        from_state = self.project("state_proj", state, dtype)  # [B, W]
         suffix = jnp.concatenate([from_state[:, None], actions], axis=1)  # [B, 1 + K*H, W]
         return self.options.constrain(suffix, ("batch", "tokens", "embed"))
 
@@ -339,24 +336,18 @@ class Pi0(nn.Module):
 def projection_table(config: Pi0Config) -> Table:
     """Returns shapes and initializers of the projections, under the published names."""
     width, action_dim = config.gemma.experts[1].width, config.action_dim
-
-    def projection(inputs: int, outputs: int) -> Table:
-        kernel = Param((inputs, outputs), fan_in_normal(inputs))
-        return {"kernel": kernel, "bias": Param((outputs,), 0.0)}
-
-    ends = {
-        "action_in_proj": projection(action_dim, width),
-        "action_out_proj": projection(width, action_dim),
-    }
+    shapes = {"action_in_proj": (action_dim, width), "action_out_proj": (width, action_dim)}
     if config.adaptive:
-        return ends | {
-            "time_mlp_in": projection(width, width),
-            "time_mlp_out": projection(width, width),
+        shapes |= {"time_mlp_in": (width, width), "time_mlp_out": (width, width)}
+    else:
+        shapes |= {
+            "state_proj": (action_dim, width),
+            "action_time_mlp_in": (2 * width, width),
+            "action_time_mlp_out": (width, width),
         }
-    return ends | {
-        "state_proj": projection(action_dim, width),
-        "action_time_mlp_in": projection(2 * width, width),
-        "action_time_mlp_out": projection(width, width),
+    return {
+        name: {"kernel": Param(shape, fan_in_normal(shape[0])), "bias": Param(shape[1:], 0.0)}
+        for name, shape in shapes.items()
     }
 
 

@@ -22,14 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from pi0_jax import checkpoints, export, preprocess
+from pi0_jax import checkpoints, preprocess
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import RawObservation
-from pi0_jax.policy import averaged, program
+from pi0_jax.policy import averaged, export, program
 from pi0_jax.policy.limits import Choice, Limits, Outside
 from pi0_jax.policy.program import Prepared
 from pi0_jax.policy_config import DTYPES, PolicyConfig, layout, model_config
@@ -73,12 +73,10 @@ class Policy:
         """Makes a policy of parameters that are at hand.
 
         Args:
-            config: the model's sizes, and how it reads observations.
-            robots: the embodiment and the statistics of each robot, by its dataset's name.
+            config, robots, num_steps: see the attributes; None takes the config's number of steps.
             tokenizer: the prompts' tokenizer.
             params: the published tree. It is kept in the config's compute dtype, but for what the
                 model computes in float32.
-            num_steps: Euler steps; None takes the config's.
             scan_layers: whether one layer is compiled and looped over. None does so on a CPU, where
                 starts take half as long; elsewhere weights would be copied out of a stack.
             unroll_steps: whether each Euler step is compiled by itself instead of a loop.
@@ -100,13 +98,14 @@ class Policy:
         options = ComputeOptions(dtype=jnp.dtype(config.dtype), scan_layers=scan_layers)
         self.model = Pi0(model_config(config), options)
         self.weights = self._packed(params)
-        sampler = partial(
-            sampling.sample, model=self.model, num_steps=self.num_steps, unroll_steps=unroll_steps
+        sample = partial(
+            program.sample,
+            model=self.model,
+            num_steps=self.num_steps,
+            real_dims_only=config.loss_dims == "real",
+            unroll_steps=unroll_steps,
         )
-        self._sample = jax.jit(
-            partial(program.sample, sampler=sampler, real_dims_only=config.loss_dims == "real"),
-            static_argnames="layout",
-        )
+        self._sample = jax.jit(sample, static_argnames="layout")
 
     @classmethod
     def open(
@@ -239,7 +238,7 @@ class Policy:
             [observation], [seed], robot=robot, noise=None if noise is None else noise[None]
         )
         host_done = time.perf_counter()
-        actions, (outside,) = self._act([observation], prepared, robot)
+        actions, (outside,) = self.finish(prepared)
         end = time.perf_counter()
         seconds = {"host": host_done - start, "device": end - host_done, "infer": end - start}
         return {
@@ -257,19 +256,7 @@ class Policy:
         noise: np.ndarray | None = None,
         canvases: Sequence[tuple[int, int]] | None = None,
     ) -> np.ndarray:
-        """Predicts action chunks for several observations of one robot; see `predict`."""
-        return self.predict(observations, seeds, robot=robot, noise=noise, canvases=canvases)[0]
-
-    def predict(
-        self,
-        observations: Sequence[RawObservation],
-        seeds: Sequence[int] | np.ndarray | None = None,
-        *,
-        robot: str | None = None,
-        noise: np.ndarray | None = None,
-        canvases: Sequence[tuple[int, int]] | None = None,
-    ) -> tuple[np.ndarray, list[list[Outside]]]:
-        """Predicts action chunks, and says what lies outside of the data or of hard limits.
+        """Predicts action chunks for several observations of one robot.
 
         Args:
             observations: B of them, see `__call__`.
@@ -281,8 +268,8 @@ class Policy:
                 `warm_up` nothing is compiled any more.
 
         Returns:
-            float32[B, H, number of action dimensions], in the robot's units, and for each
-            observation a list of what is outside.
+            float32[B, H, number of action dimensions], in the robot's units. `finish` also says
+            what lies outside of the data or of hard limits.
 
         Raises:
             InputError: an observation lacks something, or has something of another shape; a state
@@ -291,7 +278,7 @@ class Policy:
                 infinite; a chunk is never returned then.
         """
         prepared = self.prepare(observations, seeds, robot=robot, noise=noise, canvases=canvases)
-        return self._act(observations, prepared, robot)
+        return self.finish(prepared)[0]
 
     def warm_up(
         self,
@@ -307,19 +294,20 @@ class Policy:
             image_sizes: heights and widths of images; all cameras are alike.
             batch_sizes: numbers of observations in one call of `act`.
         """
-        embodiment, statistics = self.robot(robot)
-        lengths = self.prompt_lengths(robot)
-        for size, batch, tokens in itertools.product(image_sizes, batch_sizes, lengths):
+        record = self.robot(robot)
+        for size, batch in itertools.product(image_sizes, batch_sizes):
             image = np.zeros((*size, 3), np.uint8)
             observation: RawObservation = {
-                "images": dict.fromkeys(embodiment.cameras.values(), image),
-                "state": statistics.state.mean.astype(np.float32),
+                "images": dict.fromkeys(record.embodiment.cameras.values(), image),
+                "state": record.statistics.state.mean.astype(np.float32),
                 "prompt": "",
             }
-            if tokens < self._prompt_length([observation], robot):
-                continue  # the state alone takes more
-            prepared = self.prepare([observation] * batch, robot=robot, tokens=tokens)
-            self.compute(prepared).block_until_ready()
+            # In shorter ones there is no room for the state, where the prompt tells it.
+            shortest = self.prepare([observation] * batch, robot=robot).layout.max_tokens
+            for tokens in self.prompt_lengths(robot):
+                if tokens >= shortest:
+                    prepared = self.prepare([observation] * batch, robot=robot, tokens=tokens)
+                    self.compute(prepared).block_until_ready()
 
     def prompt_lengths(self, robot: str | None = None) -> tuple[int, ...]:
         """Returns the numbers of tokens to which the prompts of a robot, by its name, are padded."""
@@ -328,10 +316,7 @@ class Policy:
         return program.prompt_lengths(layout.max_tokens, images)
 
     def layout(self, record: Robot) -> Layout:
-        """Returns the layout of a robot's observations.
-
-        A camera that the robot lacks has no slot, so it is not encoded.
-        """
+        """Returns the layout of a robot's observations. A camera that it lacks has no slot."""
         return layout(self.config, preprocess.used_slots([record.embodiment]))
 
     def export(
@@ -372,53 +357,44 @@ class Policy:
         canvases: Sequence[tuple[int, int]] | None = None,
         tokens: int | None = None,
     ) -> Prepared:
-        """Runs the host's half of `predict`, whose other arguments it takes too.
+        """Runs the host's half of `act`, whose arguments it takes.
 
-        Args:
-            observations: B of them.
-            seeds, robot, noise, canvases: see `predict`.
-            tokens: the length to which prompts are padded; None takes the first of `prompt_lengths`
-                that fits.
+        One more is `tokens`, the length to which prompts are padded. None takes the first of
+        `prompt_lengths` that holds them, with any state in them.
         """
         if isinstance(observations, Mapping):
-            raise InputError(
-                "expected several observations, found one: policy(observation) takes it"
-            )
-        count, record = len(observations), self.robot(robot)
+            raise InputError("expected several observations, found one: call policy(observation)")
+        name = program.robot_name(self.robots, robot)
+        record, count = self.robots[name], len(observations)
+        wanted = self.layout(record)
         if tokens is None:
-            tokens = self._prompt_length(observations, robot)
-        wanted = self.layout(record)._replace(max_tokens=tokens)
+            told = len(record.embodiment.state) if self.config.state_in_prompt else None
+            lengths = self.prompt_lengths(name)
+            tokens = program.prompt_length(observations, self.tokenizer, lengths, told)
+        wanted = wanted._replace(max_tokens=tokens)
         batch = preprocess.host(observations, [record] * count, wanted, self.tokenizer, canvases)
         dims = preprocess.dimension_masks([record] * count, wanted.action_dim)
         shape = (count, self.config.horizon, wanted.action_dim)
-        return Prepared(batch, dims, program.start(seeds, noise, shape), wanted)
+        states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
+        return Prepared(batch, dims, program.start(seeds, noise, shape), wanted, name, states)
 
     def compute(self, prepared: Prepared) -> Float32[Array, "B H D"]:
-        """Starts the device's half of `predict`, and does not wait for it.
-
-        Returns:
-            Actions in model units.
-        """
+        """Starts the device's part of `finish`: returns actions in model units, not waited for."""
         actions: Array = self._sample(
             self.weights, prepared.batch, prepared.dims, prepared.noise, layout=prepared.layout
         )
         return actions
 
-    def _act(
-        self, observations: Sequence[RawObservation], prepared: Prepared, robot: str | None
-    ) -> tuple[np.ndarray, list[list[Outside]]]:
-        """Runs the device's half of `predict`; also returns for each observation what is outside."""
-        name = program.robot_name(self.robots, robot)
-        record, limits = self.robots[name], self._limits[name]
-        states = np.stack([np.asarray(o["state"], np.float32) for o in observations])
-        outside = limits.check_states(states)
-        chunks = np.asarray(self.compute(prepared))
-        actions = preprocess.to_robot(chunks, states, record, prepared.layout.normalization)
-        actions, beyond = limits.check_actions(actions, states)
-        return actions, [a + b for a, b in zip(outside, beyond, strict=True)]
+    def finish(self, prepared: Prepared) -> tuple[np.ndarray, list[list[Outside]]]:
+        """Runs the second half of `act`.
 
-    def _prompt_length(self, observations: Sequence[RawObservation], robot: str | None) -> int:
-        """Returns the first of `prompt_lengths` that holds all prompts, with any state in them."""
-        state = self.robot(robot).embodiment.state
-        dims = len(state) if self.config.state_in_prompt else None
-        return program.prompt_length(observations, self.tokenizer, self.prompt_lengths(robot), dims)
+        Returns:
+            The actions, and for each observation what lies outside of the data or of hard limits.
+        """
+        record, limits = self.robots[prepared.robot], self._limits[prepared.robot]
+        outside = limits.check_states(prepared.states)
+        chunks = np.asarray(self.compute(prepared))
+        normalization = prepared.layout.normalization
+        actions = preprocess.to_robot(chunks, prepared.states, record, normalization)
+        actions, beyond = limits.check_actions(actions, prepared.states)
+        return actions, [a + b for a, b in zip(outside, beyond, strict=True)]

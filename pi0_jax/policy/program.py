@@ -3,7 +3,7 @@
 Axes: B observations, H action horizon, D dimensions of the model.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float32, UInt32
 from pi0_jax import preprocess
 from pi0_jax.errors import InputError
 from pi0_jax.models import sampling
+from pi0_jax.models.pi0 import Pi0
 from pi0_jax.observation import RawBatch, RawObservation, prompt_text
 from pi0_jax.preprocess import Layout
 from pi0_jax.preprocess.tokenizer import Tokenizer
@@ -32,6 +33,8 @@ class Prepared(NamedTuple):
     dims: Bool[np.ndarray, "B D"]  # the dimensions that the robot has
     noise: Float32[Array | np.ndarray, "B H D"]
     layout: Layout  # static
+    robot: str  # the name of its dataset
+    states: Float32[np.ndarray, "B n"]  # in the robot's units
 
 
 def robot_name(robots: Collection[str], name: str | None) -> str:
@@ -127,8 +130,10 @@ def sample(
     noise: Float32[Array, "B H D"],
     *,
     layout: Layout,
-    sampler: Callable[..., Float32[Array, "B H D"]],
+    model: Pi0,
+    num_steps: int,
     real_dims_only: bool,
+    unroll_steps: bool = False,
 ) -> Float32[Array, "B H D"]:
     """Samples action chunks from what the host has prepared; all of it is one program.
 
@@ -138,11 +143,19 @@ def sample(
         dims: bool[B, D], the dimensions that each robot has.
         noise: float32[B, H, D].
         layout: which camera slots there are, and how images and state are read; static.
-        sampler: sampling.sample with its model and number of steps.
+        model, num_steps, unroll_steps: see sampling.sample.
         real_dims_only: whether the model was trained on the dimensions in `dims` alone.
 
     Returns:
         float32[B, H, D], in model units.
     """
     observation = preprocess.device(batch, layout)
-    return sampler(weights, observation, noise, dim_mask=dims if real_dims_only else None)
+    return sampling.sample(
+        weights,
+        observation,
+        noise,
+        model=model,
+        num_steps=num_steps,
+        dim_mask=dims if real_dims_only else None,
+        unroll_steps=unroll_steps,
+    )

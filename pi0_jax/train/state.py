@@ -122,7 +122,6 @@ def jit_init(
 def step_options(run: RunConfig, layout: Layout) -> StepOptions:
     """Returns what a run's config says about its step."""
     return StepOptions(
-        seed=run.seed,
         layout=layout,
         draws=run.draws,
         augment=run.augment,
@@ -139,7 +138,7 @@ def step_options(run: RunConfig, layout: Layout) -> StepOptions:
 def jit_train_step(
     model: Pi0, optimizer: Optimizer, options: StepOptions, state: TrainState
 ) -> Any:
-    """Returns the jitted step (TrainState, TrainBatch, seed = options.seed) -> (TrainState, metrics).
+    """Returns the jitted step (TrainState, TrainBatch, seed) -> (TrainState, metrics).
 
     It gives up the buffers of the state that goes in. The new state is placed as `state`, which may
     be arrays, or shapes with their shardings.

@@ -61,7 +61,6 @@ class Weights(NamedTuple):
 class StepOptions(NamedTuple):
     """Says what a step does beside the model and the optimizer; static."""
 
-    seed: int | UInt32[Array, ""]  # keys all random numbers
     layout: preprocess.Layout  # how images and states are read
     draws: int  # K, the draws of noise and time for each observation
     augment: bool  # whether images are cropped, turned and recoloured at random
@@ -115,12 +114,14 @@ def averaged(state: TrainState) -> Weights:
     return Weights(*with_trained(state.params, state.ema))
 
 
-def row_keys(
-    seed: int | UInt32[Array, ""], step: Integer[Array, ""], rows: Int32[Array, " B"]
-) -> Key[Array, " B"]:
-    """Returns one key for each row of a step."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+def step_key(seed: int | UInt32[Array, ""], step: Integer[Array, ""]) -> Key[Array, ""]:
+    """Returns the key of a step."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def row_keys(key: Key[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, "B 2"]:
+    """Returns two keys for each row, made of the step's key."""
+    return jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
 
 
 def draw_noise_and_time(
@@ -185,7 +186,7 @@ def sample_losses(
 def train_step(
     state: TrainState,
     batch: TrainBatch,
-    seed: UInt32[Array, ""] | None = None,
+    seed: int | UInt32[Array, ""],
     *,
     model: Pi0,
     optimizer: Optimizer,
@@ -205,8 +206,8 @@ def train_step(
     Args:
         state: the state before the step.
         batch: the global batch, on the devices.
-        seed: stands in the place of options.seed, so that runs which differ in it alone share one
-            compiled program.
+        seed: keys all random numbers. It is not static, so that runs which differ in it alone share
+            one compiled program.
         model: static.
         optimizer: static.
         options: static.
@@ -216,10 +217,10 @@ def train_step(
         float32[]. row_loss is float32[B]. dataset_loss is float32[datasets], NaN where the batch
         holds none of a dataset. skipped is int32[] and halted is bool[], both after the step.
     """
-    options = options if seed is None else options._replace(seed=seed)
     trained = trained_part(state.params, state.factors, options.trainable)
+    key = step_key(seed, state.step)
     gradients = partial(
-        batch_gradient, trained, params=state.params, step=state.step, model=model, options=options
+        batch_gradient, trained, params=state.params, key=key, model=model, options=options
     )
     if options.accumulate == 1:
         loss, row_loss, gradient = gradients(batch)
@@ -281,7 +282,7 @@ def batch_gradient(
     batch: TrainBatch,
     *,
     params: Any,
-    step: Int32[Array, ""],
+    key: Key[Array, ""],
     model: Pi0,
     options: StepOptions,
 ) -> tuple[Float32[Array, ""], Float32[Array, " B"], Any]:
@@ -291,25 +292,20 @@ def batch_gradient(
         trained: the tree of what is trained (trainable.py), for which the gradient is.
         batch: on the devices.
         params: the published tree, from which all else is taken.
-        step: the number of the step, which keys its randomness.
+        key: of `step_key`.
         model: static.
         options: static.
     """
-    keys = jax.vmap(lambda key: jax.random.split(key, 2))(row_keys(options.seed, step, batch.rows))
+    keys = row_keys(key, batch.rows)
     observation = preprocess.device(
         batch.observation, options.layout, augmentation_keys=keys[:, 1] if options.augment else None
     )
 
     def mean_loss(trained: Any) -> tuple[Float32[Array, ""], Float32[Array, " B"]]:
         weights = Weights(*with_trained(params, trained))
+        draws = options.draws
         losses = sample_losses(
-            weights,
-            batch,
-            observation,
-            keys[:, 0],
-            model=model,
-            options=options,
-            draws=options.draws,
+            weights, batch, observation, keys[:, 0], model=model, options=options, draws=draws
         )
         return jnp.mean(losses), jnp.mean(losses, axis=1)
 
@@ -373,6 +369,7 @@ def validation_step(
     *,
     model: Pi0,
     options: StepOptions,
+    seed: int,
     draws: int,
     num_steps: int,
 ) -> dict[str, Array]:
@@ -383,9 +380,7 @@ def validation_step(
     Returns:
         `loss`, float32[B], and `actions`, float32[B, H, D] in model units.
     """
-    keys = jax.vmap(lambda key: jax.random.split(key, 2))(
-        row_keys(options.seed, jnp.uint32(VALIDATION), batch.rows)
-    )
+    keys = row_keys(step_key(seed, jnp.uint32(VALIDATION)), batch.rows)
     observation = preprocess.device(batch.observation, options.layout)
     losses = sample_losses(
         weights, batch, observation, keys[:, 0], model=model, options=options, draws=draws

@@ -41,6 +41,7 @@ class Validation:
             validation_step,
             model=make_model(run, mesh),
             options=step_options(run, data.batcher.layout),
+            seed=run.seed,
             draws=DRAWS,
             num_steps=run.sampling_steps,
         )
