@@ -6,7 +6,6 @@ one on TPU slices (see below).
 
 import dataclasses
 import math
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,9 +32,8 @@ from pi0_jax.train.state import (
     run_mesh,
 )
 from tests import policies
-from tests.own_process import run_tests
+from tests.own_process import python, run_tests
 from tests.step_data import adam
-from tests.training import ROOT
 
 # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import
 # it
@@ -341,10 +339,7 @@ def test_restoring_reads_each_part_once(tmp_path):
     saved.save(init(jax.random.key(0)), policies.description(config(), {}, position=1), {})
     saved.close()
     program = f"from tests.test_aot import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
-    process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    growth = int(process.stdout)
+    growth = int(python("-c", program).stdout)
     # The state is held once where it stays. The devices are in the host's memory here, so parts of
     # it are held once more on their way.
     assert total < growth < 2 * total
@@ -441,10 +436,8 @@ def test_a_page_compiles_what_it_lacks_and_ends_with_what_to_set(tmp_path, monke
 
 def refusal(*flags: str) -> str:
     """Returns the last line of the command with these flags, which it refuses."""
-    command = [sys.executable, "-m", "launch.train", "--config=configs/reach.py", *flags]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 2
-    return process.stderr.splitlines()[-1]
+    ended = python("-m", "launch.train", "--config=configs/reach.py", *flags, status=2)
+    return ended.stderr.splitlines()[-1]
 
 
 def test_an_unknown_slice_is_one_line():

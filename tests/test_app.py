@@ -11,16 +11,12 @@ import pytest
 
 from pi0_jax.data.write import write_rlds
 from pi0_jax.errors import InputError, optional_packages
-
-ROOT = Path(__file__).parents[1]
+from tests.own_process import ROOT, python
 
 
 def test_stopped_by_hand_it_says_so_in_one_line():
     program = "from launch import app\n@app.command\ndef main(): raise KeyboardInterrupt\nmain()"
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
-    assert (ended.returncode, ended.stderr) == (130, "stopped\n")
+    assert python("-c", program, status=130).stderr == "stopped\n"
 
 
 READS_A_CONFIG = """
@@ -53,19 +49,16 @@ app.command(lambda: print(recipes.config_mapping(config)))()
 def test_what_is_wrong_with_a_config_is_one_line(tmp_path: Path, body: str, flag: str, said: str):
     file = tmp_path / "mine.py"
     file.write_text(f"from ml_collections import ConfigDict\n\ndef get_config():\n    {body}\n")
-    command = [sys.executable, "-c", READS_A_CONFIG, f"--config={file}", *filter(None, [flag])]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
+    flags = filter(None, [f"--config={file}", flag])
+    (line,) = python("-c", READS_A_CONFIG, *flags, status=2).stderr.splitlines()
     assert line.startswith("error: ") and line.endswith(said.format(file=file))
 
 
-def frozen_dtype(*flags: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Returns what a script prints that prints this field of its config."""
+def frozen_dtype(*flags: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess:
+    """Runs a script that prints this field of its config."""
     program = READS_A_CONFIG.replace("mapping(config)", "mapping(config)['frozen_dtype']")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program, *flags]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    return python("-c", program, *flags, cwd=cwd, env=env, status=status)
 
 
 MINE = """
@@ -87,17 +80,14 @@ def get_config(mode="mine"):
 )
 def test_a_config_goes_by_a_recipes_name_or_a_files_path(tmp_path, config, value):
     (tmp_path / "mine.py").write_text(MINE)
-    ended = frozen_dtype(f"--config={config}", cwd=tmp_path)
-    assert ended.stdout == f"{value}\n", ended.stderr
+    assert frozen_dtype(f"--config={config}", cwd=tmp_path).stdout == f"{value}\n"
     changed = frozen_dtype(f"--config={config}", "--config.frozen_dtype=another", cwd=tmp_path)
-    assert changed.stdout == "another\n", changed.stderr
+    assert changed.stdout == "another\n"
 
 
 @pytest.mark.parametrize("config", ["rech", "configs/nothing.py"])
 def test_an_unknown_config_lists_the_recipes(tmp_path, config):
-    ended = frozen_dtype(f"--config={config}", cwd=tmp_path)
-    (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 2
+    (line,) = frozen_dtype(f"--config={config}", cwd=tmp_path, status=2).stderr.splitlines()
     assert line.startswith(f"error: flag --config={config}: ")
     assert {"reach", "pi0_finetune", "pi0_open_pretrain"} <= set(re.findall(r"\w+", line))
 
@@ -116,22 +106,16 @@ def test_a_script_that_lacks_a_package_says_what_to_install(command, package, ex
         f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {given};"
         f" runpy.run_module('launch.{script}', run_name='__main__')"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
+    (line,) = python("-c", program, status=2).stderr.splitlines()
     assert line == f"error: the package {package} is not installed: pip install 'pi0_jax[{extra}]'"
 
 
 def test_a_package_that_is_missed_while_a_script_runs():
-    program = "from launch import app\n@app.command\ndef main(): import tensorflow_datasets\nmain()"
-    ended = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.modules['tensorflow_datasets'] = None\n{program}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert ended.returncode == 2
-    assert ended.stderr.endswith(
+    program = (
+        "import sys; sys.modules['tensorflow_datasets'] = None\nfrom launch import app\n"
+        "@app.command\ndef main(): import tensorflow_datasets\nmain()"
+    )
+    assert python("-c", program, status=2).stderr.endswith(
         "error: the package tensorflow_datasets is not installed: pip install 'pi0_jax[data]'\n"
     )
 
@@ -165,8 +149,5 @@ def test_every_mistake_is_a_line():
         "from launch import app\nfrom pi0_jax.errors import InputError\n@app.command\n"
         "def main(): raise InputError('steps is 0', 'data_dir is\\nmissing')\nmain()"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines() == ["error: steps is 0", "error: data_dir is missing"]
+    said = python("-c", program, status=2).stderr
+    assert said.splitlines() == ["error: steps is 0", "error: data_dir is missing"]

@@ -5,8 +5,6 @@ What they count is checked on a variant of which every number can be had by hand
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -17,6 +15,7 @@ from benchmarks import arm, first_action, policy, random_checkpoint, serving
 from benchmarks.roofline import Device, Work, measure_device
 from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
 from pi0_jax.policy import Policy
+from tests.own_process import loaded_by
 
 PICO = dataclasses.replace(VARIANTS["pico"], action_dim=8, max_tokens=48)
 STEPS = 10
@@ -142,10 +141,5 @@ def test_what_serving_adds_is_taken_apart(checkpoint):
 
 
 def test_the_benchmark_needs_neither_tensorflow_nor_a_simulator():
-    modules = "policy, serving, first_action"
     absent = ("tensorflow", "tensorflow_datasets", "torch", "mujoco", "gymnasium", "grain")
-    code = f"import sys; from benchmarks import {modules}; print([name for name in {absent} if name in sys.modules])"
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert process.stdout.strip() == "[]"
+    assert loaded_by("from benchmarks import policy, serving, first_action", *absent) == []

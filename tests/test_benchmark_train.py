@@ -1,8 +1,6 @@
 """launch.benchmark train counts the numbers of a step right (at toy size, by hand), and it runs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +13,7 @@ from configs.reach import get_config
 from pi0_jax.errors import InputError
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.train.state import run_mesh
+from tests.own_process import python
 from tests.training import environment
 
 ROOT = Path(__file__).parents[1]
@@ -85,25 +84,10 @@ def test_the_command_measures_a_step_without_tensorflow_or_data(tmp_path):
     """Packages that only reading and writing data need are not there."""
     absent = ("tensorflow", "tensorflow_datasets", "simplejpeg", "google_crc32c", "loky", "orbax")
     program = f"import sys, runpy; sys.modules.update(dict.fromkeys({absent})); runpy.run_module('launch.benchmark', run_name='__main__')"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "train",
-        "--variant=pico",
-        "--config.batch_size=8",
-        "--cameras=2",
-        "--calls=3",
-    ]
-    process = subprocess.run(
-        [*command, f"--json={tmp_path / 'speed.json'}"],
-        cwd=ROOT,
-        env=environment(1, cached=False),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("| what | result |\n|---|---|\n| device | ")
+    flags = ("--variant=pico", "--config.batch_size=8", "--cameras=2", "--calls=3")
+    flags += (f"--json={tmp_path / 'speed.json'}",)
+    done = python("-c", program, "train", *flags, env=environment(1, cached=False))
+    assert done.stdout.startswith("| what | result |\n|---|---|\n| device | ")
     measured = json.loads((tmp_path / "speed.json").read_text())
     assert (
         len(measured["step_seconds"]) == 3 and measured["batch"] == 8 and measured["cameras"] == 2

@@ -18,6 +18,7 @@ from pi0_jax.data.index import build as build_module
 from pi0_jax.data.index import build_or_open, open_index, shards
 from pi0_jax.data.index.columns import ColumnWriters
 from pi0_jax.errors import InputError
+from tests.own_process import python, run
 from tests.small_disk import grow, small_disk
 from tests.tiny_data import assert_in_order, reach_episodes, shard_files, write_reach
 
@@ -152,8 +153,7 @@ build_or_open(ROWS["reach_arm3"], sys.argv[1], sys.argv[2], progress=False)
 def test_a_killed_build_goes_on_where_it_was(
     data_dir, undisturbed, tmp_path, monkeypatch, moment, module, name, call, left
 ):
-    command = [sys.executable, "-c", KILLED, data_dir, tmp_path, module, name, str(call)]
-    assert subprocess.run(command, timeout=100).returncode == -9
+    python("-c", KILLED, data_dir, tmp_path, module, name, call, status=-9)
     with pytest.raises(InputError, match="found none"):
         open_index(ROW, data_dir, tmp_path)
     read = []
@@ -177,10 +177,8 @@ def test_a_build_whose_workers_outlive_it_goes_on(data_dir, tmp_path):
         "build(sys.argv[1], sys.argv[2], users_row(Path(sys.argv[2]), 'deadly_rule'), workers=2)"
     )
     (tmp_path / "flag").write_text("parent")
-    assert (
-        subprocess.run([sys.executable, "-c", program, data_dir, tmp_path], timeout=100).returncode
-        == -9
-    )
+    # What outlives it would keep a pipe open.
+    python("-c", program, data_dir, tmp_path, status=-9, capture_output=False)
     (tmp_path / "flag").unlink()
     assert contents(build(data_dir, tmp_path, row, workers=2)) == contents(
         build(data_dir, tmp_path / "alone", row)
@@ -328,8 +326,7 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
 
 
 def test_the_command_lists_what_it_leaves_out(bad_data):
-    command = [*COMMAND, f"--data_dir={bad_data}", "--skip_bad_episodes=2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    done = run([*COMMAND, f"--data_dir={bad_data}", "--skip_bad_episodes=2"])
     first, second, counts, *_ = done.stdout.splitlines()
     assert_in_order(first, "left out", "reach_arm3", "split train", "episode 1")
     assert_in_order(second, "left out", "reach_arm3", "split train", "episode 4")

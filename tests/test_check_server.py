@@ -3,8 +3,6 @@
 import dataclasses
 import re
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
@@ -17,7 +15,8 @@ from pi0_jax.embodiments.keys import to_message, to_observation
 from pi0_jax.serve import wire
 from pi0_jax.serve.check import random_observation
 from tests import policies
-from tests.numpy_server import DIMS, HORIZON, ROOT, running, serving
+from tests.numpy_server import DIMS, HORIZON, running, serving
+from tests.own_process import python
 
 DROID = {"embodiment": EMBODIMENTS["droid"].to_json(), "horizon": HORIZON}
 
@@ -29,8 +28,8 @@ def acting(actions):
 
 def check(address, *flags):
     """Returns the status, the facts by name, and the errors' text of the command."""
-    command = [sys.executable, "-m", "launch.check_server", f"--server={address}", "--calls=3"]
-    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = ("-m", "launch.check_server", f"--server={address}", "--calls=3", *flags)
+    done = python(*command, status=None)
     facts = dict(re.split(r" +", line, maxsplit=1) for line in done.stdout.splitlines())
     return done.returncode, facts, done.stderr
 

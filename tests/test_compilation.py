@@ -9,6 +9,7 @@ import pytest
 
 from pi0_jax import compilation
 from pi0_jax.files import cache_folder
+from tests.own_process import python
 
 # A command that compiles one program of its own, and speaks of all, however quick.
 COMMAND = """
@@ -31,12 +32,7 @@ def run(*arguments: object, code: str = COMMAND, **environment: str) -> str:
         for name, value in os.environ.items()
         if not name.startswith(("JAX_COMP", "JAX_PERS"))
     }
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    ended = subprocess.run(
-        command, env={**usual, **environment}, capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stderr
+    return python("-c", code, *arguments, env=usual | environment).stderr
 
 
 def about_the_step(said: str) -> list[str]:

@@ -5,8 +5,6 @@ import json
 import pydoc
 import re
 import shutil
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.train.config import to_json
 from tests import policies, training
 from tests.checkpoints_of_others import random_parameters, write_openpi
+from tests.own_process import loaded_by, python
 from tests.training import ROOT, TINY, saved_steps
 
 data_dir = training.data_dir
@@ -32,18 +31,8 @@ APART = (
 )
 
 
-def python(program: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_importing_it_is_cheap():
-    heavy = ("jax", "numpy", "tensorflow", "mujoco", "torch")
-    said = python(f"import sys, pi0_jax; print([name for name in {heavy} if name in sys.modules])")
-    assert said == "[]\n"
+    assert loaded_by("import pi0_jax", "jax", "numpy", "tensorflow", "mujoco", "torch") == []
 
 
 def test_every_name_is_what_it_was_after_all_submodules_are_imported():
@@ -51,7 +40,7 @@ def test_every_name_is_what_it_was_after_all_submodules_are_imported():
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for file in (ROOT / "pi0_jax").rglob("*.py")
     )
-    said = python(f"""
+    program = f"""
 import importlib, sys, types, pi0_jax
 first = {{name: getattr(pi0_jax, name) for name in pi0_jax.__all__}}
 for name in {[name for name in modules if name not in APART]}:
@@ -63,7 +52,8 @@ hidden = [name for name, module in sys.modules.items() if name.startswith("pi0_j
 print(hidden)
 print([callable(call) for call in (pi0_jax.Policy.open, pi0_jax.train.run, pi0_jax.convert.run,
        pi0_jax.models.Pi0, pi0_jax.models.sample, pi0_jax.flow.integrate)])
-""")
+"""
+    said = python("-c", program).stdout
     assert said.splitlines() == ["[]", "[]", "[]", str([True] * 6)]
 
 

@@ -1,7 +1,6 @@
 """The right OpenGL library renders, and none shares a process with TensorFlow."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from pi0_jax.errors import InputError
 from pi0_jax.sim import gl
+from tests import own_process
 
 ROOT = Path(__file__).parents[1]
 RENDER = """
@@ -26,14 +26,7 @@ def python(program, **environ):
     """Runs a program in a fresh interpreter in which no OpenGL is chosen yet."""
     unset = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
     clean = {name: value for name, value in os.environ.items() if name not in unset}
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**clean, **environ},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return own_process.python("-c", program, status=None, env=clean | environ)
 
 
 @pytest.mark.parametrize(

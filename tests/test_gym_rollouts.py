@@ -7,8 +7,6 @@ a server.
 import contextlib
 import dataclasses
 import json
-import subprocess
-import sys
 from functools import partial
 
 import gymnasium
@@ -31,7 +29,8 @@ from pi0_jax.sim.video import camera_pictures
 from pi0_jax.sim.workers import Slots, Workers
 from pi0_jax.sim.worlds import Episode, Setting
 from tests import policies
-from tests.numpy_server import ROOT, serving
+from tests.numpy_server import serving
+from tests.own_process import python
 
 SLIDER = Embodiment(
     name="slider",
@@ -261,11 +260,6 @@ def test_the_reach_world_is_a_gymnasium_environment(workers, prompts):
 # ---- policies
 
 
-def run_evaluate(*flags):
-    command = [sys.executable, "-m", "launch.evaluate", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -285,8 +279,8 @@ def run_evaluate(*flags):
     ],
 )
 def test_flags_that_do_not_go_together(flags, said, tmp_path):
-    process = run_evaluate(f"--output={tmp_path}", *flags)
-    assert process.returncode == 2 and said in process.stderr.splitlines()[-1]
+    ended = python("-m", "launch.evaluate", f"--output={tmp_path}", *flags, status=2)
+    assert said in ended.stderr.splitlines()[-1]
 
 
 def test_a_robot_that_the_reach_world_lacks_needs_an_environment():
@@ -324,13 +318,12 @@ def test_a_policy_behind_a_server_does_what_the_policy_does(tmp_path):
             np.testing.assert_array_equal(remote.act(*asked), local.act(*asked))
             with pytest.raises(InputError, match="untrained: expected a checkpoint"):
                 served(client, conditions=["untrained"], embodiment=None)
-        process = run_evaluate(
-            f"--server={address}", f"--output={tmp_path / 'out'}", key, f"--env={REACH}",
-            '--env_args={"robot": "reach_arm3"}', "--episodes=2", "--parallel=2", "--record=1",
-            "--temporal_ensemble=0.01",
+        done = python(
+            "-m", "launch.evaluate", f"--server={address}", f"--output={tmp_path / 'out'}", key,
+            f"--env={REACH}", '--env_args={"robot": "reach_arm3"}', "--episodes=2", "--parallel=2",
+            "--record=1", "--temporal_ensemble=0.01",
         )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert "reach_arm3   right      all" in process.stdout
+    assert "reach_arm3   right      all" in done.stdout
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["checkpoint"] == address and record["rows"][0]["episodes"] == 2
     assert (record["temporal_ensemble"], record["execute_steps"]) == (0.01, None)

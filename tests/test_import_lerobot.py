@@ -34,6 +34,7 @@ from pi0_jax.data.records.serialise import serialise_example
 from pi0_jax.data.write import encode_jpeg
 from pi0_jax.errors import InputError
 from tests import lerobot_data as made
+from tests import own_process
 from tests.training import ROOT, environment
 
 LAYOUTS = [(version, kind) for version in ("v2.1", "v3.0") for kind in ("video", "image")]
@@ -584,21 +585,17 @@ def test_the_command_prints_the_draft_and_refuses_in_one_line(tmp_path):
 
     def run(*flags):
         given = (f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", *flags)
-        return subprocess.run(
-            command(*given), cwd=ROOT, env=environment(1), capture_output=True, text=True
-        )
+        return own_process.run(command(*given), status=None, env=environment(1))
 
     first, again = run("--workers=1"), run("--workers=1")
     assert first.returncode == again.returncode == 0, first.stderr
     assert "in/1.0.0: written; episodes 3 train; 28 frames" in first.stderr
     assert "there already" in again.stderr and again.stdout == first.stdout
     (tmp_path / "asked.py").write_text(first.stdout)
-    asked = subprocess.run(
-        [sys.executable, "-m", "launch.index", f"--config={tmp_path / 'asked.py'}"],
-        cwd=ROOT, env=environment(1), capture_output=True, text=True,
-    )  # fmt: skip
+    index = ("-m", "launch.index", f"--config={tmp_path / 'asked.py'}")
+    asked = own_process.python(*index, status=2, env=environment(1))
     line = 1 + first.stdout.splitlines().index("ACTION = dict(kind=ASK, delta=ASK)")
-    assert asked.returncode == 2 and "Traceback" not in asked.stderr
+    assert "Traceback" not in asked.stderr
     assert f"error: {tmp_path / 'asked.py'}, line {line}: " in asked.stderr
     shutil.rmtree(tmp_path / "in/videos")
     refused = run("--name=other")

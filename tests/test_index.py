@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pi0_jax.data.rows import CameraField, Dataset, Language, RawField, Standard
 from pi0_jax.data.write import ArrayFeature, ImageFeature, write_rlds
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
+from tests.own_process import loaded_by, python
 from tests.tiny_data import (
     REACH_STEPS,
     reach_episodes,
@@ -229,28 +229,25 @@ def test_few_shards_stay_open(tmp_path):
     assert sum(file.startswith(str(tmp_path)) for file in opened) <= 30
 
 
+READS = """
+import sys
+from pi0_jax.data.datasets import ROWS
+from pi0_jax.data.index import open_index
+sys.keep = open_index(ROWS["reach_arm3"], "{}")
+sys.keep.observation(4)
+"""
+
+
 def test_a_reader_is_quiet_when_the_interpreter_ends(tmp_path):
     write_reach(tmp_path)
     build(tmp_path)
-    program = (
-        "import sys; from pi0_jax.data.datasets import ROWS; from pi0_jax.data.index import open_index\n"
-        f"sys.keep = open_index(ROWS['reach_arm3'], {str(tmp_path)!r}); sys.keep.observation(0)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert python("-c", READS.format(tmp_path)).stderr == ""
 
 
 def test_reading_an_index_needs_no_tensorflow(tmp_path):
     write_reach(tmp_path)
     build(tmp_path)
-    program = (
-        "import sys; from pi0_jax.data.index import open_index; from pi0_jax.data.datasets import ROWS\n"
-        f"open_index(ROWS['reach_arm3'], {str(tmp_path)!r}).observation(4)\n"
-        "assert not {'tensorflow', 'tensorflow_datasets', 'jax'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert loaded_by(READS.format(tmp_path), "tensorflow", "tensorflow_datasets", "jax") == []
 
 
 # ---- when it is stale
@@ -331,29 +328,14 @@ def test_changed_metadata_make_the_index_stale(tmp_path):
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "launch.index",
-        f"--data_dir={tmp_path}",
-        "--datasets=reach_arm3",
-    ]
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1].startswith(
-        "error: dataset reach_arm3: expected a readable directory "
-    )
+    command = ("-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3")
+    line = python(*command, status=2).stderr.splitlines()[-1]
+    assert line.startswith("error: dataset reach_arm3: expected a readable directory ")
 
 
 def test_a_missing_dataset_is_said_before_another_is_built(tmp_path):
     directory = write_reach(tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "launch.index",
-        f"--data_dir={tmp_path}",
-        "--datasets=reach_arm3,reach_arm4",
-    ]
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = ("-m", "launch.index", f"--data_dir={tmp_path}", "--datasets=reach_arm3,reach_arm4")
+    failed = python(*command, status=2)
     assert "error: dataset reach_arm4: expected a readable directory" in failed.stderr
     assert not (directory / "pi0_index").exists()

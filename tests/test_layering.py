@@ -4,13 +4,13 @@ launch -> train, policy, sim, report -> data, preprocess, models, checkpoints ->
 """
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.own_process import loaded_by
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
@@ -280,15 +280,11 @@ def test_opening_and_training_a_model_needs_no_heavy_package():
 
     A machine without TensorFlow can train on arrays, sample and serve.
     """
-    modules = (
-        "pi0_jax.policy", "pi0_jax.flow", "pi0_jax.models.pi0", "pi0_jax.train.step", "pi0_jax.train.config"
-    )  # fmt: skip
-    absent = ("tensorflow", "torch", "mujoco")
-    code = f"import sys, {', '.join(modules)}; print([name for name in {absent} if name in sys.modules])"
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    program = (
+        "import pi0_jax.policy, pi0_jax.flow, pi0_jax.models.pi0, pi0_jax.train.step,"
+        " pi0_jax.train.config"
     )
-    assert process.stdout.strip() == "[]"
+    assert loaded_by(program, "tensorflow", "torch", "mujoco") == []
 
 
 def test_files_are_rooms_not_houses():

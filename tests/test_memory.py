@@ -3,8 +3,6 @@
 It is also as its command makes it.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from pi0_jax.aot.report import policy_bytes
 from pi0_jax.train.config import from_mapping
 from tests import policies
+from tests.own_process import python
 from tests.test_config import load
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +31,7 @@ def test_the_full_size_takes_four_bytes_a_parameter():
 
 def test_the_page_is_what_its_command_writes_today(tmp_path):
     page = tmp_path / "memory.md"
-    command = [sys.executable, "-m", "launch.memory", f"--output={page}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = python("-m", "launch.memory", f"--output={page}")
     assert page.read_text("utf-8") == PAGE.read_text("utf-8")
     assert done.stdout in page.read_text("utf-8")
     rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
@@ -47,7 +44,5 @@ def test_the_page_is_what_its_command_writes_today(tmp_path):
 
 
 def test_a_field_of_a_recipe_is_a_flag():
-    command = [sys.executable, "-m", "launch.memory", "--full.ema_decay=0", "--full.variant=pico"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = python("-m", "launch.memory", "--full.ema_decay=0", "--full.variant=pico")
     assert done.stdout.splitlines()[-1].split(" | ")[5] == "0.0"

@@ -2,12 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.own_process import python
 from tests.training import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
@@ -26,15 +25,7 @@ def test_a_notebook_runs(notebook, tmp_path):
     program = tmp_path / f"{notebook.stem}.py"
     program.write_text(code(notebook), encoding="utf-8")
     env = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, program],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    python(program, cwd=tmp_path, env=env, timeout=600)
 
 
 def test_there_are_notebooks():

@@ -1,7 +1,5 @@
 """A user's own robot and dataset work; test_readme.py runs the README's example of one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from pi0_jax.data.write import ArrayFeature, ImageFeature, TextFeature, write_rl
 from pi0_jax.errors import InputError
 from pi0_jax.train import config
 from tests import my_robot
+from tests.own_process import python
 from tests.tiny_data import solid
 
 ROOT = Path(__file__).parent.parent
@@ -125,10 +124,8 @@ def test_the_command_takes_a_config(data_dir, tmp_path):
         f"--config.data_dir={data_dir}",
         f"--config.index_dir={tmp_path / 'index'}",
     ]
-    command = [sys.executable, "-m", "launch.index", *flags, f"--report={tmp_path / 'cards'}"]
-    lines = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=120
-    ).stdout.splitlines()
+    done = python("-m", "launch.index", *flags, f"--report={tmp_path / 'cards'}")
+    lines = done.stdout.splitlines()
     assert lines[0].startswith("my_robot: 1 episodes, 13 steps, kept frames 3 train, 0 val")
     assert "100.00%" in (tmp_path / "cards" / "my_robot" / "index.html").read_text()
 

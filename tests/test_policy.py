@@ -4,8 +4,6 @@ Nothing compiles after warm-up, and an export runs with JAX alone.
 """
 
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +19,7 @@ from pi0_jax.policy.program import PROMPT_LENGTHS, prompt_lengths
 from pi0_jax.policy_config import layout, model_config
 from pi0_jax.preprocess import Robot
 from tests import policies
+from tests.own_process import python
 from tests.policies import observation
 
 ROBOT = "droid"  # two cameras of three, joints learnt as deltas
@@ -280,10 +279,7 @@ def test_wrong_input_is_named(policy):
         policy.act([])
     with pytest.raises(InputError, match="expected float32 or bfloat16, found 'float16'"):
         Policy.open("anywhere", dtype="float16")
-    with pytest.raises(
-        InputError,
-        match=r"expected several observations, found one: policy\(observation\)",
-    ):
+    with pytest.raises(InputError, match="expected several observations, found one"):
         policy.act({"images": {}, "state": np.zeros(3), "prompt": "reach"})
 
 
@@ -313,10 +309,7 @@ def test_compilations_are_kept_for_the_next_process(tmp_path):
         "policies.policy('google_robot', num_steps=1, max_tokens=16).warm_up(image_sizes=((48, 64),));"
         "print(events.count('cache_hits'), events.count('cache_misses'))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
+    runs = [python("-c", code) for _ in range(2)]
     (_, missed), (hit, missed_again) = (map(int, run.stdout.split()) for run in runs)
     assert missed > 0 and missed_again == 0 and hit >= missed
 
@@ -348,14 +341,8 @@ def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
     np.savez(
         folder / "given.npz", tokens=tokens[None], state=seen["state"][None], noise=noise, **images
     )
-    process = subprocess.run(
-        [sys.executable, "-c", RUN_EXPORT, str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    assert json.loads(process.stdout) == [["cpu", "cuda", "tpu"], []]
+    done = python("-c", RUN_EXPORT, folder, cwd=tmp_path)
+    assert json.loads(done.stdout) == [["cpu", "cuda", "tpu"], []]
     np.testing.assert_allclose(
         np.load(folder / "actions.npy"), policy.act([seen], noise=noise), atol=1e-5
     )

@@ -5,8 +5,6 @@ Nothing is half-written.
 
 import hashlib
 import multiprocessing
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from pi0_jax.data.write import (
 from pi0_jax.errors import InputError
 from pi0_jax.sim import demonstrations
 from pi0_jax.sim.demonstrations import write_reach_data
+from tests.own_process import python
 
 COLORS = ("red", "green", "blue")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -163,27 +162,11 @@ def test_what_is_there_already_is_kept_or_refused(data_dir):
 
 
 def test_command_line(data_dir):
-    def run(*more):
-        flags = [f"--{name}={value}" for name, value in SIZES.items()]
-        command = [
-            sys.executable,
-            "-m",
-            "launch.make_reach_data",
-            f"--data_dir={data_dir}",
-            *flags,
-            *more,
-        ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-    again = run()
-    assert (
-        again.returncode == 0 and again.stdout.count("there already, with the same settings") == 3
-    ), again.stderr
-    refused = run("--episodes=0")
-    assert (
-        refused.returncode == 2
-        and "error: episodes: expected at least 1, found 0" in refused.stderr
-    )
+    flags = [f"--{name}={value}" for name, value in SIZES.items()]
+    command = ("-m", "launch.make_reach_data", f"--data_dir={data_dir}", *flags)
+    assert python(*command).stdout.count("there already, with the same settings") == 3
+    refused = python(*command, "--episodes=0", status=2)
+    assert "error: episodes: expected at least 1, found 0" in refused.stderr
 
 
 # ---- the writer

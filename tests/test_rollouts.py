@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -14,6 +12,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.execution import OpenLoop, TemporalEnsemble
 from pi0_jax.sim.rollouts import recordings, rollout, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
+from tests.own_process import python
 
 HORIZON, COLORS, EPISODE_TICKS = 8, ("red", "green", "blue"), 60
 
@@ -214,8 +213,7 @@ def loaded(slots):
 with Workers(1) as workers:  # without a guard, as scripts are
     print(workers.ask(loaded, [()]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "[False]\n", done.stderr
+    assert python("-c", script).stdout == "[False]\n"
 
 
 def test_the_number_of_workers_is_checked():

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from pi0_jax.serve import wire
 from pi0_jax.serve.client import Client, ServerError
 from tests import numpy_server
 from tests.numpy_server import answer, message, observation, resident, running
+from tests.own_process import python
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -337,10 +337,7 @@ def test_memory_comes_back_after_an_attack():
 
 def ended(*arguments):
     """Returns a process that ends by itself, and its lines on standard error."""
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(
-        command, cwd=numpy_server.ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = python("-m", *arguments, status=None)
     return done.returncode, done.stderr.splitlines()
 
 

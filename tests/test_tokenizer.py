@@ -1,8 +1,6 @@
 """The prompt has its format, and the small model that ships works."""
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import sentencepiece
 from pi0_jax.errors import InputError
 from pi0_jax.preprocess import tokenizer
 from pi0_jax.preprocess.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
+from tests.own_process import python
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,10 +124,5 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_the_shipped_model_is_what_its_command_writes(tmp_path):
     output = tmp_path / "small.model"
-    subprocess.run(
-        [sys.executable, "-m", "launch.make_tokenizer", f"--output={output}"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    python("-m", "launch.make_tokenizer", f"--output={output}")
     assert output.read_bytes() == tokenizer.SMALL_MODEL.read_bytes()

@@ -7,19 +7,17 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from pi0_jax import checkpoints, convert
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import flatten
 from pi0_jax.policy import Policy
 from pi0_jax.report.run_page import write_report
 from pi0_jax.train.config import RunConfig, from_mapping
@@ -27,8 +25,9 @@ from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from pi0_jax.train.state import named_out_of_memory
 from tests import training
+from tests.own_process import python, run
 from tests.tiny_data import write_reach
-from tests.training import ROOT, TINY, arrays, command, losses, saved_steps, validations
+from tests.training import TINY, arrays, command, losses, saved_steps, validations
 
 
 def tiny_config(data: Path, **changes) -> RunConfig:
@@ -44,10 +43,7 @@ data_dir = training.data_dir
 def finished(data_dir, tmp_path_factory) -> Path:
     """Returns the workdir of an uninterrupted run of the real command."""
     workdir = tmp_path_factory.mktemp("run")
-    said = subprocess.run(
-        command(data_dir, workdir), check=True, capture_output=True, text=True, cwd=ROOT
-    ).stdout
-    (workdir / "said").write_text(said)
+    (workdir / "said").write_text(run(command(data_dir, workdir)).stdout)
     return workdir
 
 
@@ -122,7 +118,7 @@ def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_pat
         tmp_path / "none"
     ) == validations(tmp_path / "short")
     trained = arrays(tmp_path / "none", 3, "params")
-    opened = flatten_dict(Policy.open(tmp_path / "none").params, sep="/")
+    opened = flatten(Policy.open(tmp_path / "none").params)
     converted = convert.open(str(tmp_path / "none"))
     assert opened.keys() == trained.keys() == converted.leaves.keys()
     for path, array in trained.items():
@@ -130,18 +126,13 @@ def test_without_a_moving_average_a_policy_runs_the_parameters(data_dir, tmp_pat
         np.testing.assert_array_equal(converted.read(path), array, err_msg=path)
 
 
-def evaluate(checkpoint: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "launch.evaluate", f"--checkpoint={checkpoint}", *flags]
-    return subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
-
-
 def test_a_checkpoint_is_rolled_out_and_reported(data_dir, finished, tmp_path):
     """The real commands run on the real simulator, and write the table, a GIF and the page."""
     evaluation, report = tmp_path / "evaluation", tmp_path / "report"
-    flags = ["--episodes=3", "--parallel=2", "--record=1", "--conditions=right,untrained"]
-    process = evaluate(finished, f"--output={evaluation}", "--robots=reach_arm3", *flags)
-    assert process.returncode == 0, process.stderr
-    assert "reach_arm3   untrained  all" in process.stdout
+    command = ("-m", "launch.evaluate", f"--checkpoint={finished}", f"--output={evaluation}")
+    flags = ("--episodes=3", "--parallel=2", "--record=1", "--conditions=right,untrained")
+    done = python(*command, "--robots=reach_arm3", *flags)
+    assert "reach_arm3   untrained  all" in done.stdout
     rows = json.loads((evaluation / "evaluation.json").read_text())["rows"]
     assert [row["episodes"] for row in rows if row["group"] == "all"] == [3, 3]
 
@@ -165,9 +156,8 @@ def test_evaluation_refuses_what_it_does_not_know(finished):
         ("--robots=reach_arm9", "robot 'reach_arm9'"),
         ("--conditions=left", "'left' is unknown"),
     ):
-        process = evaluate(finished, "--output=/nowhere", flag)
-        assert process.returncode == 2
-        assert message in process.stderr.splitlines()[-1]
+        command = ("-m", "launch.evaluate", f"--checkpoint={finished}", "--output=/nowhere")
+        assert message in python(*command, flag, status=2).stderr.splitlines()[-1]
 
 
 def test_training_again_is_nothing_to_do(data_dir, finished, capsys):
@@ -320,6 +310,5 @@ def test_only_a_lack_of_memory_is_named_so(data_dir):
 
 
 def test_an_unknown_config_field_ends_in_one_line(data_dir, tmp_path):
-    run = [*command(data_dir, tmp_path), "--config.bach_size=3"]
-    process = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
-    assert process.returncode != 0 and "bach_size" in process.stderr.splitlines()[-1]
+    ended = run([*command(data_dir, tmp_path), "--config.bach_size=3"], status=2)
+    assert "bach_size" in ended.stderr.splitlines()[-1]

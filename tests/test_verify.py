@@ -1,13 +1,11 @@
 """The known-answer vectors are reproduced, and a broken vectors file is refused."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from pi0_jax import verify
 from pi0_jax.errors import InputError
+from tests.own_process import python
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +45,8 @@ def test_every_shipped_output_is_reproduced_in_float32(path, leaves):
 def test_a_wrong_parameter_fails_and_says_so(arrays, tmp_path):
     arrays = arrays | {"params/state_proj/bias": arrays["params/state_proj/bias"] + 0.01}
     vectors = write(tmp_path / "vectors.npz", arrays)
-    process = subprocess.run(
-        [sys.executable, "-m", "launch.verify", f"--vectors={vectors}"],
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 1
-    lines = {line.split()[0]: line for line in process.stdout.splitlines() if line}
+    said = python("-m", "launch.verify", f"--vectors={vectors}", status=1).stdout
+    lines = {line.split()[0]: line for line in said.splitlines() if line}
     assert lines["velocity"].endswith("FAIL") and lines["prefix_embedding"].endswith("ok")
 
 
