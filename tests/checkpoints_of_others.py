@@ -5,13 +5,16 @@ The sizes of the model are all different.
 
 import json
 from pathlib import Path
+from typing import Any
 
-import flax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pi0_jax.convert import rules, tree
+from pi0_jax.convert.paligemma import HUGGING_FACE_RULES
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.models.gemma import ExpertConfig, GemmaConfig
+from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import Pi0Config, parameter_shapes
 from pi0_jax.models.siglip import VisionConfig
 
@@ -30,15 +33,32 @@ UNEVEN = Pi0Config(
 ROBOT = EMBODIMENTS["droid"]  # 8 dimensions, the first 7 learnt relative to the state
 
 
+def shapes_of(config: Pi0Config) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a model's parameters by path."""
+    return {path: leaf.shape for path, leaf in flatten(parameter_shapes(config)).items()}
+
+
 def random_parameters(config: Pi0Config, seed: int = 0) -> dict[str, np.ndarray]:
     """Returns random float32 parameters by path."""
     rng = np.random.default_rng(seed)
-    shapes = flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/")
-    return {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}
+    shapes = shapes_of(config)
+    return {path: rng.standard_normal(shape, np.float32) for path, shape in shapes.items()}
 
 
-def nested(flat: dict[str, np.ndarray]) -> dict:
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+def hugging_face(
+    backbone: dict[str, np.ndarray], config: Pi0Config, table: Any = HUGGING_FACE_RULES[0]
+) -> dict[str, np.ndarray]:
+    """Returns a PaliGemma's tensors under Hugging Face's names.
+
+    What they compute there is compared in test_convert_torch.py.
+    """
+    shapes = {path: array.shape for path, array in backbone.items()}
+    return {
+        entry.name: np.ascontiguousarray(
+            rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])
+        )
+        for entry in rules.entries(table, shapes, tree.sizes_of_config(config), "backbone")
+    }
 
 
 def norm_stats(dims: int, seed: int = 1) -> dict:
@@ -72,7 +92,8 @@ def write_openpi(
 
     With `value_level` it is as training saves it.
     """
-    tree = nested({f"{path}/value": array for path, array in flat.items()} if value_level else flat)
+    end = "/value" if value_level else ""
+    tree = unflatten({path + end: array for path, array in flat.items()})
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", {"params": tree})
     assets = folder / "assets" / asset

@@ -5,11 +5,8 @@ A conversion is streamed, and its output is whole or not there.
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import flax
 import jax
 import ml_dtypes
 import numpy as np
@@ -24,7 +21,8 @@ from pi0_jax.convert.folder import Folder
 from pi0_jax.convert.metadata import Metadata
 from pi0_jax.convert.source import compare, torch_tensors
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
-from pi0_jax.models.pi0 import VARIANTS, parameter_shapes
+from pi0_jax.models.paths import flatten, unflatten
+from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.parity import Comparison
 from pi0_jax.policy import Policy
 from pi0_jax.policy_config import model_config
@@ -32,10 +30,11 @@ from tests.checkpoints_of_others import (
     GOLDEN,
     ROBOT,
     UNEVEN,
-    nested,
     random_parameters,
+    shapes_of,
     write_openpi,
 )
+from tests.own_process import python
 
 TOY = GOLDEN / "openpi_toy_checkpoint"
 UNEVEN_OPTIONS = convert.Options(
@@ -50,12 +49,7 @@ HEADS = {"head_dim": 8, "image_heads": 2}  # of the toy, which PyTorch's flatten
 
 @pytest.fixture(scope="module")
 def toy():
-    with np.load(verify.SHIPPED_VECTORS) as archive:
-        return {
-            name.removeprefix("params/"): archive[name]
-            for name in archive.files
-            if name.startswith("params/")
-        }
+    return flatten(verify.load_vectors(verify.SHIPPED_VECTORS).params)
 
 
 @pytest.fixture(scope="module")
@@ -141,40 +135,57 @@ def _dims(count):
 
 
 @pytest.mark.parametrize(
-    ("table", "file"),
+    ("variant", "table", "file"),
     [
-        (lerobot.RULES, "lerobot_pi0_tensors.json"),
-        (openpi.TORCH_RULES, "openpi_pytorch_pi0_tensors.json"),
+        ("pi0", lerobot.RULES, "lerobot_pi0_tensors.json"),
+        ("pi0", openpi.TORCH_RULES, "openpi_pytorch_pi0_tensors.json"),
+        ("pi05", lerobot.RULES, "lerobot_pi05_tensors.json"),
     ],
 )
-def test_at_full_size_every_tensor_of_the_ports_is_there_and_no_other(table, file):
-    """There are 778 tensors.
+def test_at_full_size_every_tensor_of_the_ports_is_there_and_no_other(variant, table, file):
+    """The backbone's output head is the embedding once more, and the expert's is zeros."""
+    config = VARIANTS[variant]
+    shapes, sizes = shapes_of(config), tree.sizes_of_config(config)
+    assert tree.expected_shapes(sizes) == shapes
+    entries = rules.entries(table, shapes, sizes, "full size")
+    published = json.loads((GOLDEN / file).read_text())
+    assert len(entries) == len(published)
+    assert {entry.name: list(entry.shape) for entry in entries} == published
 
-    The backbone's output head is the embedding once more, and the expert's is zeros.
-    """
-    config = VARIANTS["pi0"]
-    shapes = {
-        path: leaf.shape
-        for path, leaf in flax.traverse_util.flatten_dict(parameter_shapes(config), sep="/").items()
-    }
-    entries = rules.entries(table, shapes, tree.sizes_of_config(config), "full size")
-    assert len(entries) == 778 and len({entry.name for entry in entries}) == 778
-    assert {entry.name: list(entry.shape) for entry in entries} == json.loads(
-        (GOLDEN / file).read_text()
+
+def test_openpis_port_of_pi05_has_lerobots_names():
+    config = VARIANTS["pi05"]
+    entries = rules.entries(
+        openpi.TORCH_RULES, shapes_of(config), tree.sizes_of_config(config), "full size"
     )
+    published = json.loads((GOLDEN / "lerobot_pi05_tensors.json").read_text())
+    assert {f"model.{entry.name}" for entry in entries} == published.keys()
 
 
-def test_the_files_of_a_policy_directory_are_lerobots_own():
+SLOTS = {slot: slot for slot in ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")}
+
+
+@pytest.mark.parametrize(
+    ("variant", "folder", "cameras", "normalization"),
+    [
+        ("pi0", "lerobot_policy_directory", SLOTS, "zscore"),
+        (
+            "pi05",
+            "lerobot_pi05_policy_directory",
+            {"base_0_rgb": "exterior", "left_wrist_0_rgb": "wrist"},
+            "quantile",
+        ),
+    ],
+)
+def test_the_files_of_a_policy_directory_are_lerobots_own(variant, folder, cameras, normalization):
     """All agree but the epsilon of the normalisation.
 
     It is ours (1e-6), because LeRobot adds what the file says.
     """
-    published = GOLDEN / "lerobot_policy_directory"
-    cameras = {slot: slot for slot in ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")}
+    published = GOLDEN / folder
     robot = Embodiment("arm", "eight joints", cameras, *_dims(8), control_hz=50.0, execute_steps=50)
-    files = lerobot.descriptions(
-        VARIANTS["pi0"], Metadata(normalization="zscore"), robot, "float32"
-    )
+    metadata = Metadata(normalization=normalization)
+    files = lerobot.descriptions(VARIANTS[variant], metadata, robot, "float32")
     for name in ("config.json", "policy_preprocessor.json", "policy_postprocessor.json"):
         text = json.dumps(files[name]).replace('"eps": 1e-06', '"eps": 1e-08')
         assert json.loads(text) == json.loads((published / name).read_text()), name
@@ -229,7 +240,7 @@ def test_every_format_there_and_back_bit_for_bit(uneven, theirs, tmp_path):
     )
     with ocp.PyTreeCheckpointer() as checkpointer:  # openpi's own way of reading
         restored = checkpointer.restore(path / "params")
-    jax.tree.map(np.testing.assert_array_equal, restored["params"], nested(uneven))
+    jax.tree.map(np.testing.assert_array_equal, restored["params"], unflatten(uneven))
 
 
 def test_a_cast_rounds_each_tensor_to_nearest(uneven, theirs, tmp_path):
@@ -265,7 +276,7 @@ def test_a_converted_checkpoint_opens_as_a_policy_and_goes_back(pico, tmp_path):
     flat = random_parameters(PICO)
     convert.run(pico, tmp_path / "ours", "ours", PICO_OPTIONS)
     policy = Policy.open(tmp_path / "ours", dtype="float32")
-    jax.tree.map(np.testing.assert_array_equal, policy.params, nested(flat))
+    jax.tree.map(np.testing.assert_array_equal, policy.params, unflatten(flat))
     assert (
         policy.config.variant == "pico"
         and policy.config.action_dim == 9
@@ -325,25 +336,15 @@ def test_an_interrupted_conversion_leaves_nothing(pico, tmp_path, monkeypatch, t
 
 
 def test_the_command_converts_verifies_and_says_what_it_assumed(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "launch.convert",
-        f"--input={TOY}",
-        f"--output={tmp_path / 'out'}",
-        "--to=openpi_pytorch",
-        "--verify",
-    ]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "openpi_jax -> openpi_pytorch: 57,912 parameters" in process.stdout
-    assert "50 of 50 leaves read back bit for bit" in process.stdout
-    assert "horizon shows in no file of this format: 50, as published" in process.stdout
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert (
-        again.stderr.strip()
-        == f"error: {tmp_path / 'out'}: exists; expected a new path to write to"
-    )
+    output = tmp_path / "out"
+    command = ("-m", "launch.convert", f"--input={TOY}", f"--output={output}")
+    command += ("--to=openpi_pytorch", "--verify")
+    said = python(*command).stdout
+    assert "openpi_jax -> openpi_pytorch: 57,912 parameters" in said
+    assert "50 of 50 leaves read back bit for bit" in said
+    assert "horizon shows in no file of this format: 50, as published" in said
+    refusal = f"error: {output}: exists; expected a new path to write to"
+    assert python(*command, status=2).stderr.strip() == refusal
 
 
 def test_the_page_of_formats_is_up_to_date():

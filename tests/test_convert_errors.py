@@ -17,11 +17,11 @@ from pi0_jax.convert import paligemma, rules
 from pi0_jax.convert.source import cast
 from pi0_jax.embodiments import EMBODIMENTS
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import unflatten
 from pi0_jax.models.pi0 import VARIANTS
 from tests.checkpoints_of_others import (
     GOLDEN,
     UNEVEN,
-    nested,
     norm_stats,
     random_parameters,
     write_openpi,
@@ -241,7 +241,9 @@ def test_a_missing_shard_is_named(tmp_path, tensors):
 
 def test_a_damaged_orbax_checkpoint_is_named(tmp_path):
     with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "a" / "params", {"params": nested(random_parameters(UNEVEN))})
+        checkpointer.save(
+            tmp_path / "a" / "params", {"params": unflatten(random_parameters(UNEVEN))}
+        )
     for file in (tmp_path / "a" / "params" / "ocdbt.process_0" / "d").iterdir():
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     refused("a/params: params/|expected a whole array", convert.open(tmp_path / "a").tree)

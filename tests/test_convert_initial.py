@@ -5,17 +5,16 @@ They fill the backbone. Everything else is fresh, and the run says so.
 
 import json
 
-import flax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from pi0_jax import convert
-from pi0_jax.convert import paligemma, rules, tree
+from pi0_jax.convert import paligemma, tree
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import parameter_shapes
-from tests.checkpoints_of_others import UNEVEN, nested, random_parameters
+from pi0_jax.models.paths import unflatten
+from tests.checkpoints_of_others import UNEVEN, hugging_face, random_parameters, shapes_of
 
 EXPERT = convert.Options(sizes={"expert_width": 16, "expert_mlp_dim": 44, "action_dim": 10}, seed=3)
 HEADS = {"head_dim": 8, "image_heads": 4}
@@ -27,13 +26,16 @@ def backbone():
     return {path: flat[path] for path in tree.BACKBONE_AXES}
 
 
+def written(flat, file):
+    """Writes an npz as big_vision does."""
+    names = {path.replace("PaliGemma/", "params/"): array for path, array in flat.items()}
+    np.savez(file, **names)
+    return file
+
+
 @pytest.fixture
 def npz(backbone, tmp_path):
-    np.savez(
-        tmp_path / "pt_42.npz",
-        **{path.replace("PaliGemma/", "params/"): array for path, array in backbone.items()},
-    )
-    return tmp_path / "pt_42.npz"
+    return written(backbone, tmp_path / "pt_42.npz")
 
 
 def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path):
@@ -54,7 +56,7 @@ def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path
         if note.startswith("not in the input, freshly initialised with seed 3: ")
     ]
     assert set(note.partition(": ")[2].split(", ")) == fresh and len(fresh) == 18
-    assert whole.tree().keys() == nested(random_parameters(UNEVEN)).keys()
+    assert whole.tree().keys() == unflatten(random_parameters(UNEVEN)).keys()
     # by fan-in, as from scratch
     assert 0.1 < whole.read("PaliGemma/llm/layers/attn/q_einsum_1/w").std() * 16**0.5 < 1.1
     assert not whole.read("state_proj/bias").any()
@@ -63,36 +65,15 @@ def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path
 
 def test_bfloat16_in_an_npz_has_no_name_and_is_read(backbone, tmp_path):
     rounded = {path: array.astype(ml_dtypes.bfloat16) for path, array in backbone.items()}
-    np.savez(
-        tmp_path / "pt.npz",
-        **{path.replace("PaliGemma/", "params/"): array for path, array in rounded.items()},
-    )
-    source = convert.open(tmp_path / "pt.npz")
+    source = convert.open(written(rounded, tmp_path / "pt.npz"))
     for path, array in rounded.items():
-        assert (
-            source.leaves[path].dtype == ml_dtypes.bfloat16
-            and source.read(path).tobytes() == array.tobytes()
-        )
-
-
-def hugging_face(backbone, table):
-    """Returns the tensors under Hugging Face's names.
-
-    What they compute there is compared in test_convert_torch.py.
-    """
-    shapes = {path: array.shape for path, array in backbone.items()}
-    entries = rules.entries(table, shapes, tree.sizes_of_config(UNEVEN), "backbone")
-    return {
-        entry.name: np.ascontiguousarray(
-            rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])
-        )
-        for entry in entries
-    }
+        assert source.leaves[path].dtype == ml_dtypes.bfloat16
+        assert source.read(path).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("table", paligemma.HUGGING_FACE_RULES)
 def test_shards_of_hugging_face_are_read_under_old_names_and_new(backbone, tmp_path, table):
-    tensors = hugging_face(backbone, table)
+    tensors = hugging_face(backbone, UNEVEN, table)
     names = sorted(tensors)
     shards = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
     for shard in set(shards.values()):
@@ -117,7 +98,7 @@ def test_shards_of_hugging_face_are_read_under_old_names_and_new(backbone, tmp_p
 
 def test_a_padded_embedding_is_cut_to_the_vocabulary(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(paligemma, "PUBLISHED_VOCABULARY", 66)
-    tensors = hugging_face(backbone, paligemma.HUGGING_FACE_RULES[0])
+    tensors = hugging_face(backbone, UNEVEN)
     for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
         tensors[name] = np.concatenate([tensors[name], np.ones((6, 24), np.float32)])
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
@@ -132,22 +113,13 @@ def test_a_padded_embedding_is_cut_to_the_vocabulary(backbone, tmp_path, monkeyp
 
 
 def test_a_backbone_that_lacks_a_part_is_refused(backbone, tmp_path):
-    left = {
-        path.replace("PaliGemma/", "params/"): array
-        for path, array in backbone.items()
-        if "/llm/layers" not in path
-    }
-    np.savez(tmp_path / "pt.npz", **left)
-    with pytest.raises(
-        InputError, match=r"pt.npz: PaliGemma/llm/layers/attn/q_einsum/w, .* and 4 more: missing"
-    ):
-        convert.open(tmp_path / "pt.npz")
+    left = {path: array for path, array in backbone.items() if "/llm/layers" not in path}
+    missing = r"pt.npz: PaliGemma/llm/layers/attn/q_einsum/w, .* and 4 more: missing"
+    with pytest.raises(InputError, match=missing):
+        convert.open(written(left, tmp_path / "pt.npz"))
 
 
 def test_the_fresh_tree_is_the_models(npz, tmp_path):
     convert.run(npz, tmp_path / "out", "openpi_jax", EXPERT)
     found = {path: leaf.shape for path, leaf in convert.open(tmp_path / "out").leaves.items()}
-    assert found == {
-        path: leaf.shape
-        for path, leaf in flax.traverse_util.flatten_dict(parameter_shapes(UNEVEN), sep="/").items()
-    }
+    assert found == shapes_of(UNEVEN)

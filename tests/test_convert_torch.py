@@ -5,11 +5,12 @@ the environment that `make torch` makes.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.own_process import run
 
 TORCH_PYTHON = Path(sys.prefix) / "torch" / "bin" / "python"
 PROGRAM = """
@@ -25,10 +26,6 @@ print(json.dumps([comparison._asdict() for comparison in paligemma.compare_with_
     reason=f"PyTorch is not there: make torch puts it into {TORCH_PYTHON.parents[1]}",
 )
 def test_image_tokens_and_language_model_are_theirs():
-    process = subprocess.run(
-        [TORCH_PYTHON, "-c", PROGRAM], capture_output=True, text=True, cwd=Path(__file__).parents[1]
-    )
-    assert process.returncode == 0, process.stderr
-    comparisons = json.loads(process.stdout.splitlines()[-1])
+    comparisons = json.loads(run([TORCH_PYTHON, "-c", PROGRAM]).stdout.splitlines()[-1])
     assert [c["output"] for c in comparisons] == ["image tokens", "language model's outputs"]
     assert [c for c in comparisons if c["relative"] > 1e-5] == []

@@ -4,11 +4,9 @@ The tests check what is loaded, fresh and ignored, mistakes, and runs that start
 """
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import flax
 import jax
 import ml_dtypes
 import numpy as np
@@ -16,9 +14,9 @@ import pytest
 import safetensors.numpy
 
 from pi0_jax import policy_config
-from pi0_jax.convert import rules, tree
-from pi0_jax.convert.paligemma import HUGGING_FACE_RULES
+from pi0_jax.convert import tree
 from pi0_jax.errors import InputError
+from pi0_jax.models.paths import flatten
 from pi0_jax.models.pi0 import VARIANTS, Pi0Config
 from pi0_jax.policy_config import model_config
 from pi0_jax.train import config
@@ -28,7 +26,8 @@ from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.state import abstract_state, jit_init, make_model, run_mesh
 from pi0_jax.train.weights import state_from_weights
 from tests import training
-from tests.checkpoints_of_others import random_parameters, write_openpi
+from tests.checkpoints_of_others import hugging_face, random_parameters, write_openpi
+from tests.own_process import run
 from tests.test_config import load
 from tests.test_train import tiny_config
 from tests.training import ROOT, arrays, command
@@ -62,8 +61,7 @@ def from_scratch(run: RunConfig):
 
 
 def flat(tree_: object) -> dict[str, np.ndarray]:
-    leaves = flax.traverse_util.flatten_dict(tree_, sep="/")
-    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    return {path: np.asarray(leaf) for path, leaf in flatten(tree_).items()}
 
 
 def assert_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
@@ -150,14 +148,7 @@ def test_another_action_dimension_starts_with_new_projections(released, paramete
 
 def test_hugging_face_tensors_and_narrow_ones_are_widened(parameters, pico, tmp_path, capsys):
     backbone = {path: parameters[path] for path in tree.BACKBONE_AXES}
-    shapes = {path: array.shape for path, array in backbone.items()}
-    entries = rules.entries(HUGGING_FACE_RULES[0], shapes, tree.sizes_of_config(pico), "backbone")
-    tensors = {
-        entry.name: np.ascontiguousarray(
-            rules.parse_layout(entry.layout).inverse(backbone[entry.path][entry.place])
-        )
-        for entry in entries
-    }
+    tensors = hugging_face(backbone, pico)
     tensors["vision_tower.vision_model.embeddings.position_ids"] = np.arange(4)[None]
     tensors = {
         name: array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array
@@ -307,12 +298,7 @@ def first(data_dir, npz, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("runs")
     weights = shutil.copy(npz, folder / "pt.npz")
     flags = [f"--config.initial_rules={EXPERT_FRESH!r}"]
-    subprocess.run(
-        command(data_dir, folder / "run", *flags, initial_weights=weights, **SHORT),
-        check=True,
-        capture_output=True,
-        cwd=ROOT,
-    )
+    run(command(data_dir, folder / "run", *flags, initial_weights=weights, **SHORT))
     weights.unlink()
     return Run(folder / "run", weights)
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import print_saved_residuals
 from jax.sharding import PartitionSpec
 
@@ -18,6 +17,7 @@ from pi0_jax.checkpoints import RunCheckpoints
 from pi0_jax.models import lora, trainable
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import Pi0
 from pi0_jax.policy import Policy
 from pi0_jax.train.optimizer import make_optimizer
@@ -81,7 +81,7 @@ def merged(params, factors):
     They are per head for the language model, and one matrix for the image encoder.
     """
     flat, pairs = (
-        {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+        {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
         for tree in (params, factors)
     )
     for path in [path for path in flat if f"{path}/a" in pairs]:
@@ -90,11 +90,11 @@ def merged(params, factors):
         layers = flat[path].shape[0]
         product = a.reshape(layers, -1, 2) @ b.reshape(layers, 2, -1) if "img" in path else a @ b
         flat[path] = flat[path] + scale * product.reshape(flat[path].shape)
-    return unflatten_dict(flat, sep="/")
+    return unflatten(flat)
 
 
 def test_shapes_and_starting_values(params):
-    made = flatten_dict(lora.init(jax.random.key(0), params, RULES), sep="/")
+    made = flatten(lora.init(jax.random.key(0), params, RULES))
     shapes = {
         path: tuple(made[f"{path}/{part}"].shape for part in "ab")
         for path in (Q, KV, OUT, IMAGE_KEYS)
@@ -114,7 +114,7 @@ def test_shapes_and_starting_values(params):
 
 def added(params, factors):
     """Returns the same by what exports use."""
-    flat, pairs = flatten_dict(params, sep="/"), flatten_dict(factors, sep="/")
+    flat, pairs = flatten(params), flatten(factors)
     for path in [path for path in flat if f"{path}/a" in pairs]:
         flat[path] = lora.add(
             flat[path],
@@ -124,7 +124,7 @@ def added(params, factors):
             path=path,
             dtype=jnp.float32,
         )
-    return unflatten_dict(flat, sep="/")
+    return unflatten(flat)
 
 
 def test_products_by_hand(params, factors):
@@ -179,7 +179,7 @@ def test_a_layers_products_are_computed_again_in_the_backward_pass(params, facto
     from pi0_jax.models import layers
 
     linear = "PaliGemma/llm/layers/mlp_1"
-    w, pair = (flatten_dict(tree, sep="/") for tree in (params, factors))
+    w, pair = (flatten(tree) for tree in (params, factors))
     arguments = (
         {"linear": w[f"{linear}/linear"][0]},
         {"linear": {part: pair[f"{linear}/linear/{part}"][0] for part in "ab"}},
@@ -199,9 +199,7 @@ def test_a_layers_products_are_computed_again_in_the_backward_pass(params, facto
 def test_factors_are_split_like_their_weights(run):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     state = abstract_run_state(run, mesh)
-    specs = {
-        path: leaf.sharding.spec for path, leaf in flatten_dict(state.factors, sep="/").items()
-    }
+    specs = {path: leaf.sharding.spec for path, leaf in flatten(state.factors).items()}
     assert specs[f"{Q}/a"] == PartitionSpec(None, "tensor", "fsdp", None) and specs[
         f"{Q}/b"
     ] == PartitionSpec(None, "tensor", None, None)
@@ -215,9 +213,7 @@ def test_factors_are_split_like_their_weights(run):
         len(spec) == len(leaf.shape)
         for spec, leaf in zip(specs.values(), jax.tree.leaves(state.factors), strict=False)
     )
-    assert (
-        flatten_dict(state.opt_state[1][0].mu, sep="/")[f"{Q}/a"].sharding.spec == specs[f"{Q}/a"]
-    )
+    assert flatten(state.opt_state[1][0].mu)[f"{Q}/a"].sharding.spec == specs[f"{Q}/a"]
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, 0.0])
@@ -267,7 +263,7 @@ def test_training_moves_factors_alone_and_resumes_to_the_bit(tmp_path, ema_decay
     saved.wait()
     restored = saved.restore(6, abstract_state(model, optimizer, mesh, part))
     saved.close()
-    average = flatten_dict(state.factors if ema_decay == 0 else state.ema, sep="/")
+    average = flatten(state.factors if ema_decay == 0 else state.ema)
     assert (state.ema == {}) == (ema_decay == 0) and all(
         np.array_equal(leaf, average[path]) for path, leaf in arrays(tmp_path, 6, "ema").items()
     )
@@ -302,11 +298,11 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
     saved.close()
 
     base, products = (jax.tree.map(np.float32, jax.device_get(tree)) for tree in averaged(state))
-    assert set(flatten_dict(products, sep="/")) == {
-        path for path in flatten_dict(average, sep="/") if path.endswith(("/a", "/b"))
+    assert set(flatten(products)) == {
+        path for path in flatten(average) if path.endswith(("/a", "/b"))
     }
-    expected = flatten_dict(merged(base, products), sep="/")
-    opened = flatten_dict(Policy.open(tmp_path / "run").params, sep="/")
+    expected = flatten(merged(base, products))
+    opened = flatten(Policy.open(tmp_path / "run").params)
     assert opened.keys() == expected.keys()
     for path, leaf in expected.items():
         found = np.float32(opened[path])
@@ -331,7 +327,7 @@ def test_a_policy_and_a_conversion_give_merged_weights(run, params, factors, tmp
     for path in (Q, OUT, IMAGE_KEYS):  # trained, adapted, frozen
         np.testing.assert_allclose(
             np.float32(current.layer(path, 1)),
-            flatten_dict(now, sep="/")[path][1],
+            flatten(now)[path][1],
             rtol=1e-5,
             atol=1e-6,
         )

@@ -1,9 +1,5 @@
 """π0.5 is a variant of the one model: what differs from π0, and what does not."""
 
-import json
-from pathlib import Path
-
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +9,13 @@ from pi0_jax.models import lora, masks
 from pi0_jax.models.gemma import norm, residual, rms_norm
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LoraRule
+from pi0_jax.models.paths import flatten, unflatten
 from pi0_jax.models.pi0 import VARIANTS, Pi0, parameter_shapes
 from pi0_jax.models.sampling import pack, sample
 from pi0_jax.observation import Observation
+from tests import test_pi0
 from tests.test_pi0 import (
     B,
-    K,
     actions,
     assert_close,
     drawn_actions,
@@ -28,7 +25,6 @@ from tests.test_pi0 import (
 )
 
 CONFIG = VARIANTS["pi05_pico"]
-PUBLISHED_TREE = Path(__file__).parent / "published_pi05_tree.json"
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +52,8 @@ def noisy_actions():
     return drawn_actions(CONFIG)
 
 
-def test_full_size_tree_is_the_published_one():
-    """Paths and shapes are those of the published checkpoint: 3,353,433,872 parameters."""
-    ours = {
-        path: list(leaf.shape)
-        for path, leaf in flax.traverse_util.flatten_dict(
-            parameter_shapes(VARIANTS["pi05"]), sep="/"
-        ).items()
-    }
-    published = json.loads(PUBLISHED_TREE.read_text())
-    assert ours == {path: shape for path, (shape, _) in published["tree"].items()}
-    count = sum(np.prod(shape, dtype=np.int64) for shape in ours.values())
-    assert count == published["parameters"] == 3_353_433_872
-
-
 def test_what_differs_from_pi0_is_the_experts_norms_and_the_projections_of_state_and_time():
-    pi0, pi05 = (
-        set(flax.traverse_util.flatten_dict(parameter_shapes(VARIANTS[name]), sep="/"))
-        for name in ("pi0", "pi05")
-    )
+    pi0, pi05 = (set(flatten(parameter_shapes(VARIANTS[name]))) for name in ("pi0", "pi05"))
     norms = ("layers/pre_attention_norm_1", "layers/pre_ffw_norm_1", "final_norm_1")
     dense = ("kernel", "bias")
     assert pi0 - pi05 == {f"PaliGemma/llm/{name}/scale" for name in norms} | {
@@ -118,7 +97,7 @@ def test_a_condition_scales_shifts_and_gates():
 
 def test_training_starts_with_every_gate_closed(initial, model, observation, noisy_actions):
     """The dense layers of the norms start at zero: no branch, no prefix and no time is read."""
-    flat = flax.traverse_util.flatten_dict(initial, sep="/")
+    flat = flatten(initial)
     assert not any(np.any(leaf) for path, leaf in flat.items() if "norm_1/Dense_0" in path)
     x_t, t = noisy_actions
     before = velocity(model, initial, observation, x_t, t)
@@ -135,47 +114,18 @@ def test_time_is_read_and_the_state_array_is_not(model, params, observation, noi
     np.testing.assert_array_equal(jnp.any(changed, axis=(2, 3)), [[False, True, False]] * B)
 
 
-def test_draws_with_a_time_each_equal_draws_alone(model, params, observation, noisy_actions):
-    x_t, t = noisy_actions
-    together = velocity(model, params, observation, x_t, t)
-    for k in range(K):
-        alone = velocity(model, params, observation, x_t[:, k : k + 1], t[:, k : k + 1])
-        assert_close(together[:, k : k + 1], alone)
-
-
-def test_cached_sampling_equals_full_recomputation(model, params, observation, noisy_actions):
-    x = noise = noisy_actions[0][:, 0]
-    for i in range(5):
-        t = jnp.full((B, 1), 1.0 - i / 5)
-        x = x - velocity(model, params, observation, x[:, None], t)[:, 0] / 5
-    assert_close(actions(model, params, observation, noise, num_steps=5), x)
-
-
-def test_a_dropped_camera_equals_a_masked_one(model, params, observation, noisy_actions):
-    images = {s: i for s, i in observation.images.items() if s != "right_wrist_0_rgb"}
-    dropped = observation._replace(images=images)
-    noise = noisy_actions[0][:, 0]
-    assert_close(
-        velocity(model, params, dropped, *noisy_actions),
-        velocity(model, params, observation, *noisy_actions),
-    )
-    assert_close(actions(model, params, dropped, noise), actions(model, params, observation, noise))
+# What holds for π0 holds here too; these tests take the fixtures of this file.
+test_draws_with_a_time_each_equal_draws_alone = test_pi0.test_draws_together_equal_draws_alone
+test_cached_sampling_equals_full_recomputation = (
+    test_pi0.test_cached_sampling_equals_full_recomputation
+)
+test_a_dropped_camera_equals_a_masked_one = test_pi0.test_a_dropped_camera_equals_a_masked_one
 
 
 @pytest.mark.parametrize(("scan", "remat"), [(False, "none"), (True, "full"), (False, "dots")])
 def test_scan_and_remat_change_no_number(model, params, observation, noisy_actions, scan, remat):
-    def gradient(model):
-        def loss(p):
-            v = model.apply({"params": p}, observation, *noisy_actions, method=Pi0.velocity)
-            return jnp.mean(jnp.square(v))
-
-        return flax.traverse_util.flatten_dict(jax.jit(jax.grad(loss))(params), sep="/")
-
-    other = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, scan_layers=scan, remat=remat))
-    got, expected = gradient(other), gradient(model)
-    for path, a in expected.items():
-        if not path.endswith("key/bias"):  # rounding noise about zero
-            assert jnp.max(jnp.abs(a - got[path])) <= 1e-5 * jnp.max(jnp.abs(a)) + 1e-9, path
+    given = (model, params, observation, noisy_actions)
+    test_pi0.test_scan_and_remat_change_no_number(*given, scan, remat)
 
 
 def test_packed_weights_give_the_same_actions(params, observation, noisy_actions):
@@ -189,11 +139,11 @@ def test_packed_weights_give_the_same_actions(params, observation, noisy_actions
     assert packed["PaliGemma/llm/layers/pre_ffw_norm_1/Dense_0/kernel/0"].dtype == jnp.bfloat16
     assert packed["PaliGemma/llm/layers/pre_ffw_norm/scale/0"].dtype == jnp.float32
     table = "PaliGemma/llm/embedder/input_embedding"
-    rounded = flax.traverse_util.flatten_dict(params, sep="/")
+    rounded = flatten(params)
     rounded[table] = rounded[table].astype(jnp.bfloat16).astype(jnp.float32)
     np.testing.assert_array_equal(packed[table], rounded[table])
     run = jax.jit(lambda w: sample(w, observation, noise, model=model, num_steps=2))
-    expected = run(flax.traverse_util.unflatten_dict(rounded, sep="/"))
+    expected = run(unflatten(rounded))
     np.testing.assert_array_equal(run(packed), expected)
 
 
@@ -202,12 +152,12 @@ def test_lora_adapts_what_it_adapts_in_pi0(params, observation, noisy_actions):
     rules = (LoraRule("llm/layers/(attn|mlp).*_1/", rank=2, alpha=4.0),)
     factors = lora.init(jax.random.key(4), params, rules)
     factors = jax.tree.map(lambda leaf: leaf + 0.05, factors)
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    pairs = flax.traverse_util.flatten_dict(factors, sep="/")
+    flat = flatten(params)
+    pairs = flatten(factors)
     for path in {path.rpartition("/")[0] for path in pairs}:
         a, b = pairs[f"{path}/a"], pairs[f"{path}/b"]
         flat[path] = lora.add(flat[path], a, b, rules=rules, path=path, dtype=jnp.float32)
-    merged = flax.traverse_util.unflatten_dict(flat, sep="/")
+    merged = unflatten(flat)
     model = Pi0(CONFIG, ComputeOptions(dtype=jnp.float32, lora=rules))
     noise = noisy_actions[0][:, 0]
     adapted = jax.jit(

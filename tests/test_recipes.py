@@ -9,13 +9,13 @@ import math
 import re
 from pathlib import Path
 
-import flax
 import numpy as np
 import pytest
 
 from pi0_jax.convert import tree
 from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.oxe.soups import SOUPS
+from pi0_jax.models.paths import flatten
 from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy_config import model_config
 from pi0_jax.train import config
@@ -181,7 +181,7 @@ def test_starting_weights_fit_the_full_model(path, mode):
     if not run.initial_weights:
         return
     assert run.variant in ("pi0", "pi05")
-    found = flax.traverse_util.flatten_dict(parameter_shapes(model_config(run)), sep="/")
+    found = flatten(parameter_shapes(model_config(run)))
     fresh = {
         leaf
         for leaf in found
