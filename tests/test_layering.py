@@ -44,7 +44,8 @@ MAY_IMPORT = {
     # What a policy needs of its config; the training's half of it is in train.
     "policy_config": "fields models preprocess",
     "checkpoints": "embodiments errors models policy_config preprocess",
-    "convert": "checkpoints data.remote_errors data.storage embodiments errors files models observation policy_config preprocess",
+    "convert": "checkpoints data.remote data.remote_errors data.storage embodiments errors files models"
+    " observation policy_config preprocess",
     # Other people's models beside ours.
     "parity": "convert errors models observation",
     # What runs.

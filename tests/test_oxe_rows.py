@@ -6,10 +6,9 @@ Its robot fits it, and its notes can be read.
 import numpy as np
 import pytest
 
-from pi0_jax.data.datasets import ROWS, by_name
+from pi0_jax.data.datasets import ROWS
 from pi0_jax.data.simulated import METAWORLD, REACH
 from pi0_jax.embodiments import EMBODIMENTS
-from pi0_jax.errors import InputError
 from tests.spec_data import SPECS, index_from_spec, spec_fields
 
 PUBLIC = [name for name in ROWS if name not in {row.name for row in (*METAWORLD, *REACH)}]
@@ -28,13 +27,6 @@ def spec_of(row):
 
 def compressed(row):
     return COMPRESSED.get(row.tfds_name, ())
-
-
-def test_a_name_that_two_rows_have_is_refused():
-    with pytest.raises(
-        InputError, match="dataset toto: expected names that differ, found two rows of it"
-    ):
-        by_name((ROWS["kuka"], ROWS["toto"]), (ROWS["toto"],))
 
 
 def test_every_description_belongs_to_a_row():

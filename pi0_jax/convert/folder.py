@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from pi0_jax.data import storage
-from pi0_jax.data.remote_errors import diagnose, errors, without_secrets
+from pi0_jax.data import remote, storage
+from pi0_jax.data.remote_errors import diagnose, errors
 from pi0_jax.data.storage import AnyPath, Location, RangeReader, RemotePath
 from pi0_jax.errors import FULL_DISK, InputError
 from pi0_jax.files import new_path
@@ -94,11 +94,7 @@ def _remote_files(place: RemotePath) -> Iterator[tuple[fsspec.AbstractFileSystem
 
     Errors of the file system in the block become an InputError.
     """
-    try:
-        files, name = fsspec.core.url_to_fs(place.url, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        found = without_secrets(str(error))
-        raise InputError(f"{place}: expected a URL that fsspec reads, found: {found}") from None
+    files, name = remote.file_system(place)
     try:
         yield files, name.rstrip("/")
     except errors(place.protocol) as error:

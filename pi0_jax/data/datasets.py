@@ -2,8 +2,7 @@
 
 import dataclasses
 import difflib
-import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,30 +21,14 @@ from pi0_jax.data.records.metadata import foreign_format
 from pi0_jax.data.rows import Dataset, row_from_mapping
 from pi0_jax.data.simulated import METAWORLD, REACH
 from pi0_jax.data.storage import AnyPath
+from pi0_jax.embodiments.record import by_name
 from pi0_jax.errors import InputError
-
-
-def by_name(*groups: Iterable[Dataset]) -> dict[str, Dataset]:
-    """Returns every row of the groups under its name.
-
-    Raises:
-        InputError: two rows have the same name.
-    """
-    rows: dict[str, Dataset] = {}
-    for row in itertools.chain(*groups):
-        if row.name in rows:
-            raise InputError(
-                f"dataset {row.name}: expected names that differ, found two rows of it"
-            )
-        rows[row.name] = row
-    return rows
-
 
 _MOST_NAMES = 5  # in a message
 
 # A new file of rows is a new line here.
 ROWS = by_name(
-    REACH, METAWORLD, BRIDGE, GOOGLE, RTX, ALOHA, ARMS, AUSTIN, DROID, FRANKA, LIBERO
+    "dataset", REACH, METAWORLD, BRIDGE, GOOGLE, RTX, ALOHA, ARMS, AUSTIN, DROID, FRANKA, LIBERO
 )  # fmt: skip
 
 

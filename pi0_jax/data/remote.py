@@ -181,7 +181,7 @@ class _BlockStream(io.RawIOBase):
 
 def _persist(path: RemotePath, wanted: str, attempt: Callable[..., T], patience: Patience) -> T:
     """Calls `attempt` with file system and the file's name there, as often as that may help."""
-    files, name = _file_system(path)
+    files, name = file_system(path)
     start, tries = time.monotonic(), 0
     while True:
         tries += 1
@@ -205,8 +205,12 @@ def _persist(path: RemotePath, wanted: str, attempt: Callable[..., T], patience:
         time.sleep(wait)
 
 
-def _file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns fsspec's instance for the URL, and the file's name there."""
+def file_system(path: RemotePath) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns fsspec's instance for the URL, and the file's name there.
+
+    Raises:
+        InputError: fsspec does not know such URLs, or lacks the package for them.
+    """
     # fsspec keeps one instance for each process, so it is asked each time.
     try:
         options = _http_options(path.protocol) if path.protocol in HTTP else {}

@@ -17,14 +17,5 @@ __all__ = ["EMBODIMENTS", "ActionDim", "Embodiment", "StateDim"]
 
 # A new file of records is a new line here.
 EMBODIMENTS = by_name(
-    ALOHA,
-    ARMS,
-    DROID,
-    FRANKA,
-    GOOGLE,
-    LIBERO,
-    METAWORLD,
-    REACH,
-    RTX,
-    WIDOWX,
+    "embodiment", ALOHA, ARMS, DROID, FRANKA, GOOGLE, LIBERO, METAWORLD, REACH, RTX, WIDOWX
 )

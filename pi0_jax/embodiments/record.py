@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from pi0_jax.embodiments.client_keys import ClientKeys, fields_of, names_of, several
 from pi0_jax.embodiments.readings import Readings, readings
@@ -33,6 +33,11 @@ class _Dim:
     open: float | None
     closed: float | None
     periodic: bool
+
+    @property
+    def label(self) -> str:
+        """Returns the name and the unit."""
+        return f"{self.name} [{self.unit}]"
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -323,7 +328,7 @@ def _action_problems(dim: ActionDim, state: Sequence[StateDim]) -> Iterator[str]
     wanted = dim.delta_from or dim.name
     found = [other for other in state if other.name == wanted]
     if dim.kind != "absolute" or len(found) != 1 or found[0].unit != dim.unit:
-        names = ", ".join(f"{other.name} [{other.unit}]" for other in state) or "none"
+        names = ", ".join(other.label for other in state) or "none"
         yield (
             f"can be a delta only if it is absolute and one state dimension called {wanted!r} (delta_from names another) has its unit,"
             f" {dim.unit}; the states are {names}"
@@ -358,17 +363,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def by_name(*groups: Iterable[Embodiment]) -> dict[str, Embodiment]:
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
+
+
+def by_name(kind: str, *groups: Iterable[Named]) -> dict[str, Named]:
     """Returns every record of the groups under its name.
 
     Raises:
-        InputError: two records have the same name.
+        InputError: two records have the same name; `kind` says what they are of.
     """
-    records: dict[str, Embodiment] = {}
+    records: dict[str, Named] = {}
     for record in itertools.chain(*groups):
         if record.name in records:
-            raise InputError(
-                f"embodiment {record.name}: expected names that differ, found two records of it"
-            )
+            where = f"{kind} {record.name}"
+            raise InputError(f"{where}: expected names that differ, found two records of it")
         records[record.name] = record
     return records

@@ -15,7 +15,7 @@ import numpy as np
 
 from pi0_jax.data.index import Index
 from pi0_jax.data.index.columns import SPLITS
-from pi0_jax.data.index.findings import told_findings
+from pi0_jax.data.index.findings import image_size, told_findings
 from pi0_jax.data.index.gripper_check import Finding, Trend, grippers
 from pi0_jax.data.index.validate import is_gripper
 from pi0_jax.embodiments import ActionDim, StateDim
@@ -261,12 +261,6 @@ def _dimension_findings(
             span = f"{ranges.minimum[i]:.4g} to {ranges.maximum[i]:.4g}{unit}"
             far = f"{reach[i]:.0f} standard deviations from its mean ({span})"
             yield _look(f"{name} reaches {far}")
-
-
-def image_size(index: Index, view: str) -> str:
-    """Returns height x width in words, or a range where images vary."""
-    sizes = index.image_sizes[view]
-    return " to ".join(dict.fromkeys("x".join(map(str, sizes[end][:2])) for end in ("min", "max")))
 
 
 def _prompt_findings(prompts: Prompts) -> Iterator[Finding]:

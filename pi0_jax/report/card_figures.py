@@ -235,7 +235,7 @@ def _histogram(
     axes.spines["left"].set_visible(False)
     axes.tick_params(labelsize=7.5)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_title(f"{dim.name} [{dim.unit}]", loc="left", fontsize=9, fontweight="bold")
+    axes.set_title(dim.label, loc="left", fontsize=9, fontweight="bold")
     ends = f"{minimum:.3g} … {maximum:.3g}"
     axes.set_title(ends, loc="right", fontsize=7.5, color="#555555")
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from pi0_jax.data.index import Index
 from pi0_jax.data.index.columns import SPLITS
-from pi0_jax.data.index.findings import still_findings
+from pi0_jax.data.index.findings import image_size, still_findings
 from pi0_jax.data.index.gripper_check import Finding, Trend, gripper_lines, grippers, trends
 from pi0_jax.data.mixture import shares_by_frames
 from pi0_jax.data.statistics import index_statistics
@@ -150,7 +150,7 @@ def _summary(card: Card) -> str:
     index, episodes, robot = card.index, card.index.episodes, card.index.embodiment
     slots = {camera: slot for slot, camera in robot.cameras.items()}
     cameras = [
-        f"{view.label}: {card_facts.image_size(index, view.path)}, {view.order}, slot {slots[view.camera]}"
+        f"{view.label}: {image_size(index, view.path)}, {view.order}, slot {slots[view.camera]}"
         for view in card_figures.views(index)
     ]
     kept = [
@@ -178,7 +178,7 @@ def _summary(card: Card) -> str:
 
 
 def _dims(dims: Sequence[Any]) -> str:
-    return f"{len(dims)}: " + ", ".join(f"{dim.name} [{dim.unit}]" for dim in dims)
+    return f"{len(dims)}: " + ", ".join(dim.label for dim in dims)
 
 
 def _camera_file(view: int) -> str:
@@ -198,7 +198,7 @@ def _cameras(index: Index, folder: Path) -> str:
         file, swapped = _camera_file(number), f"camera-{number}-swapped.png"
         card_figures.save_image(image, folder / file)
         card_figures.save_image(np.ascontiguousarray(image[:, :, ::-1]), folder / swapped)
-        size = card_facts.image_size(index, view.path)
+        size = image_size(index, view.path)
         right = (
             f"{view.label}: {size}, files taken to hold {view.order}. This is what the model sees."
         )

@@ -92,7 +92,7 @@ def chunk(sample: Sample, predicted: np.ndarray, embodiment: Embodiment, path: P
             if not sample.action_valid.all():
                 end = seconds[sample.action_valid.sum() - 1]
                 axes.axvspan(end, seconds[-1], color="#000000", alpha=0.06, linewidth=0)
-            axes.set_title(f"{dim.name} [{dim.unit}]", fontsize=8)
+            axes.set_title(dim.label, fontsize=8)
         for axes in grid[len(dims) :]:
             axes.set_visible(False)
         grid[0].legend(frameon=False, fontsize=7)

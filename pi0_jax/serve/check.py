@@ -112,7 +112,7 @@ def _policy_time(reply: Any, shape: tuple[int, int]) -> float:
 
 
 def _dimensions(dims: Sequence[StateDim | ActionDim]) -> str:
-    return f"{len(dims)}: " + ", ".join(f"{dim.name} [{dim.unit}]" for dim in dims)
+    return f"{len(dims)}: " + ", ".join(dim.label for dim in dims)
 
 
 def _percentiles(milliseconds: Sequence[float]) -> str:

@@ -137,11 +137,14 @@ def _sizes(index: Index) -> Iterator[str]:
             for end in ("min", "max")
             for size, found in zip(declared, sizes[end], strict=True)
         ):
-            found = " to ".join(
-                dict.fromkeys("x".join(map(str, sizes[end])) for end in ("min", "max"))
-            )
             said = "x".join("any" if size is None else str(size) for size in declared)
-            yield f"images of {view} are {found} where features.json says {said}"
+            yield f"images of {view} are {image_size(index, view)} where features.json says {said}"
+
+
+def image_size(index: Index, view: str) -> str:
+    """Returns height x width of a view's images in words, or a range where they vary."""
+    sizes = index.image_sizes[view]
+    return " to ".join(dict.fromkeys("x".join(map(str, sizes[end])) for end in ("min", "max")))
 
 
 def _chosen(index: Index) -> np.ndarray:
