@@ -45,6 +45,14 @@ def random_parameters(config: Pi0Config, seed: int = 0) -> dict[str, np.ndarray]
     return {path: rng.standard_normal(shape, np.float32) for path, shape in shapes.items()}
 
 
+def write_big_vision(file: Path, flat: dict[str, np.ndarray]) -> Path:
+    """Writes the PaliGemma among these parameters as big_vision's npz."""
+    backbone = {path: array for path, array in flat.items() if path in tree.BACKBONE_AXES}
+    names = {path.replace("PaliGemma/", "params/"): array for path, array in backbone.items()}
+    np.savez(file, **names)
+    return file
+
+
 def hugging_face(
     backbone: dict[str, np.ndarray], config: Pi0Config, table: Any = HUGGING_FACE_RULES[0]
 ) -> dict[str, np.ndarray]:

@@ -21,17 +21,16 @@ from pi0_jax.policy_config import model_config
 from pi0_jax.preprocess import Robot, normalize
 from pi0_jax.preprocess.record_fit import _declared_range
 from pi0_jax.preprocess.tokenizer import Tokenizer
-from pi0_jax.train.config import RunConfig, from_mapping, policy_half, training_half
+from pi0_jax.train.config import RunConfig, policy_half, training_half
+from tests.step_data import reach_config
 
 PROMPT = "pick up the red block"
 TOKENIZER = Tokenizer.open("small")
 
 
 def run_config(**changes) -> RunConfig:
-    from configs.reach import get_config
-
     sizes = dict(variant="pico", action_dim=16, horizon=10, max_tokens=24, loss_dims="padded")
-    return from_mapping({**get_config().to_dict(), **sizes, **changes})
+    return reach_config(**sizes | changes)
 
 
 def robot(name: str, record: Embodiment | None = None) -> Robot:

@@ -3,6 +3,8 @@
 There is one camera, and all is small enough to state by hand.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from pi0_jax.models.pi0 import VARIANTS
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
-from pi0_jax.train.config import from_mapping
+from pi0_jax.train.config import RunConfig, from_mapping
 from pi0_jax.train.optimizer import Optimizer, make_optimizer
 from pi0_jax.train.step import StepOptions
 
@@ -31,12 +33,17 @@ DESCENT = Optimizer(
 )
 
 
-def adam(rate: float) -> Optimizer:
-    """Returns the reach run's optimizer at a constant rate."""
+def reach_config(**changes: Any) -> RunConfig:
+    """Returns the reach run's config with some fields changed."""
     from configs.reach import get_config
 
+    return from_mapping(get_config().to_dict() | changes)
+
+
+def adam(rate: float) -> Optimizer:
+    """Returns the reach run's optimizer at a constant rate."""
     constant = dict(learning_rate=rate, end_learning_rate=rate, warmup_steps=0)
-    return make_optimizer(from_mapping({**get_config().to_dict(), **constant}))
+    return make_optimizer(reach_config(**constant))
 
 
 def make_batch(number: int, *, action: float = 0.5, rows: int = B) -> TrainBatch:

@@ -12,10 +12,9 @@ from pi0_jax import sharding
 from pi0_jax.errors import InputError
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import Pi0
-from pi0_jax.train.config import from_mapping
 from pi0_jax.train.state import jit_init, jit_train_step, run_mesh
 from pi0_jax.train.step import in_parts
-from tests.step_data import CONFIG, DESCENT, OPTIONS, make_batch
+from tests.step_data import CONFIG, DESCENT, OPTIONS, make_batch, reach_config
 
 ROWS = 8
 
@@ -99,18 +98,10 @@ def test_every_device_cuts_its_own_rows():
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
-    from configs.reach import get_config
-
-    values = get_config().to_dict() | {"batch_size": 16, "mesh": dict(data=4, fsdp=2, tensor=1)}
-    assert dict(run_mesh(from_mapping(values | {"accumulate": 2}), jax.devices()).shape) == {
-        "data": 4,
-        "fsdp": 2,
-        "tensor": 1,
-    }
-    with pytest.raises(
-        InputError,
-        match=r"^config\.batch_size 16 is not a multiple of accumulate x data x fsdp = 3 x 8$",
-    ):
-        run_mesh(from_mapping(values | {"accumulate": 3}), jax.devices())
+    mesh = dict(data=4, fsdp=2, tensor=1)
+    run = partial(reach_config, batch_size=16, mesh=mesh)
+    assert dict(run_mesh(run(accumulate=2), jax.devices()).shape) == mesh
+    with pytest.raises(InputError, match=r"^config\.batch_size 16 .* data x fsdp = 3 x 8$"):
+        run_mesh(run(accumulate=3), jax.devices())
     with pytest.raises(InputError, match=r"^config\.accumulate is 0; expected a positive number$"):
-        from_mapping(values | {"accumulate": 0})
+        run(accumulate=0)

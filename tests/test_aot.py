@@ -23,7 +23,7 @@ from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.train.chips import CHIPS, matmul_flops, roofline
-from pi0_jax.train.config import MeshConfig, RunConfig, from_mapping
+from pi0_jax.train.config import MeshConfig
 from pi0_jax.train.state import (
     abstract_run_state,
     abstract_state,
@@ -33,7 +33,7 @@ from pi0_jax.train.state import (
 )
 from tests import policies
 from tests.own_process import python, run_tests
-from tests.step_data import adam
+from tests.step_data import adam, reach_config
 
 # where make test puts libtpu: outside the path, since JAX looks for a TPU wherever it can import
 # it
@@ -44,12 +44,6 @@ FULL_SIZE = dict(
     variant="pi0", datasets=("aloha_mobile",), weights=(1.0,), statistics_only=(), action_dim=32, horizon=50, max_tokens=48, draws=1,
     dtype="bfloat16", scan_layers=True, remat="full", augment=True, loss_dims="padded",
 )  # fmt: skip
-
-
-def config(**changes) -> RunConfig:
-    from configs.reach import get_config
-
-    return from_mapping({**get_config().to_dict(), **changes})
 
 
 # What is read from XLA's text. Programs of eight virtual devices, small enough to count by hand.
@@ -241,7 +235,7 @@ def step_collectives(*, data: int, fsdp: int) -> list[hlo.Collective]:
 
     Its token counts (prompt 14, prefix 22, suffix 11) are in no weight's shape.
     """
-    run = config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
+    run = reach_config(variant="pico", action_dim=6, horizon=5, max_tokens=14, draws=2, batch_size=16, dtype="float32", scan_layers=True,
                  remat="full", mesh=dict(data=data, fsdp=fsdp, tensor=1))  # fmt: skip
     compiled = (
         programs.traced_step(run, programs.cameras(run), run_mesh(run, jax.devices()))
@@ -282,7 +276,7 @@ def dimensions(collective: hlo.Collective) -> set[int]:
 @pytest.mark.slow
 def test_the_full_size_step_gathers_one_layer_at_a_time():
     """Float32 travels here, because CPUs multiply bfloat16 numbers as float32."""
-    run = config(**FULL_SIZE, batch_size=8, mesh=dict(data=1, fsdp=8, tensor=1))
+    run = reach_config(**FULL_SIZE, batch_size=8, mesh=dict(data=1, fsdp=8, tensor=1))
     compiled = (
         programs.traced_step(run, CAMERA_SLOTS, run_mesh(run, jax.devices())).lower().compile()
     )
@@ -297,7 +291,7 @@ def test_the_full_size_step_gathers_one_layer_at_a_time():
 
 def test_eight_devices_hold_an_eighth_of_the_state_each():
     """A full-size restore creates an eighth on each device; the test below shows how it is read."""
-    run = config(**FULL_SIZE, mesh=dict(data=1, fsdp=8, tensor=1))
+    run = reach_config(**FULL_SIZE, mesh=dict(data=1, fsdp=8, tensor=1))
     each = bytes_per_device(abstract_run_state(run, run_mesh(run, jax.devices())))
     state = 4 * 4 * 3_238_048_528
     assert state / 8 < each < 1.01 * state / 8
@@ -336,7 +330,7 @@ def test_restoring_reads_each_part_once(tmp_path):
     abstract, init = large_embedding_state()
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     saved = checkpoints.RunCheckpoints(tmp_path, keep=1)
-    saved.save(init(jax.random.key(0)), policies.description(config(), {}, position=1), {})
+    saved.save(init(jax.random.key(0)), policies.description(reach_config(), {}, position=1), {})
     saved.close()
     program = f"from tests.test_aot import growth_while_restoring; print(growth_while_restoring({str(tmp_path)!r}))"
     growth = int(python("-c", program).stdout)

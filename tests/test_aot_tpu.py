@@ -15,8 +15,8 @@ from pi0_jax.aot.report import compile_only
 from pi0_jax.errors import InputError
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.train.state import abstract_state, jit_init
-from tests.step_data import adam
-from tests.test_aot import FULL_SIZE, config
+from tests.step_data import adam, reach_config
+from tests.test_aot import FULL_SIZE
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -44,11 +44,11 @@ pytestmark = pytest.mark.skipif(
 )
 def test_what_cannot_be_compiled_is_refused(topology, changes, message):
     with pytest.raises(InputError, match=message):
-        next(compile_only(config(**changes), topology))
+        next(compile_only(reach_config(**changes), topology))
 
 
 def test_a_state_that_is_too_large_is_told_before_compiling():
-    report = next(compile_only(config(**FULL_SIZE, batch_size=4), "v5e:1x1"))
+    report = next(compile_only(reach_config(**FULL_SIZE, batch_size=4), "v5e:1x1"))
     assert not report.fits
     assert report.text.endswith(
         "\n  does not fit: parameters, EMA and optimizer state alone take 51.8 of 16.9 GB a chip"
@@ -58,7 +58,9 @@ def test_a_state_that_is_too_large_is_told_before_compiling():
 @pytest.mark.slow
 def test_a_small_model_fits_one_chip():
     reports = list(
-        compile_only(config(variant="pico", action_dim=6, horizon=4, max_tokens=12), "v5e:1x1")
+        compile_only(
+            reach_config(variant="pico", action_dim=6, horizon=4, max_tokens=12), "v5e:1x1"
+        )
     )
     assert [report.fits for report in reports] == [True, True]
     assert (
@@ -74,7 +76,7 @@ def test_the_full_size_step_on_sixteen_chips():
 
     Gradients leave by rings and scatters.
     """
-    run = config(**FULL_SIZE, batch_size=64, mesh=dict(data=2, fsdp=8, tensor=1))
+    run = reach_config(**FULL_SIZE, batch_size=64, mesh=dict(data=2, fsdp=8, tensor=1))
     step = programs.train_step(run, programs.topology_devices("v5e:4x4"))
     state = 4 * 4 * 3_238_048_528  # parameters, EMA and two moments in float32
     assert state / 8 < step.arguments < 1.05 * state / 8

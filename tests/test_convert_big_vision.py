@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from pi0_jax import convert
-from pi0_jax.convert import tree
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.siglip import SigLIP
 from pi0_jax.parity import paligemma
-from tests.checkpoints_of_others import UNEVEN, random_parameters
+from tests.checkpoints_of_others import UNEVEN, random_parameters, write_big_vision
 
 WHY = "needs a checkout of big_vision on PYTHONPATH"
 vit = pytest.importorskip("big_vision.models.vit", reason=WHY)
@@ -22,12 +21,8 @@ gemma = pytest.importorskip("big_vision.models.ppp.gemma", reason=WHY)
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    flat = random_parameters(UNEVEN)
-    file = tmp_path_factory.mktemp("big_vision") / "pt.npz"
-    np.savez(
-        file,
-        **{path.replace("PaliGemma/", "params/"): 0.3 * flat[path] for path in tree.BACKBONE_AXES},
-    )
+    flat = {path: 0.3 * array for path, array in random_parameters(UNEVEN).items()}
+    file = write_big_vision(tmp_path_factory.mktemp("big_vision") / "pt.npz", flat)
     return convert.open(file).tree()["PaliGemma"]
 
 

@@ -14,7 +14,13 @@ from pi0_jax import convert
 from pi0_jax.convert import paligemma, tree
 from pi0_jax.errors import InputError
 from pi0_jax.models.paths import unflatten
-from tests.checkpoints_of_others import UNEVEN, hugging_face, random_parameters, shapes_of
+from tests.checkpoints_of_others import (
+    UNEVEN,
+    hugging_face,
+    random_parameters,
+    shapes_of,
+    write_big_vision,
+)
 
 EXPERT = convert.Options(sizes={"expert_width": 16, "expert_mlp_dim": 44, "action_dim": 10}, seed=3)
 HEADS = {"head_dim": 8, "image_heads": 4}
@@ -26,16 +32,9 @@ def backbone():
     return {path: flat[path] for path in tree.BACKBONE_AXES}
 
 
-def written(flat, file):
-    """Writes an npz as big_vision does."""
-    names = {path.replace("PaliGemma/", "params/"): array for path, array in flat.items()}
-    np.savez(file, **names)
-    return file
-
-
 @pytest.fixture
 def npz(backbone, tmp_path):
-    return written(backbone, tmp_path / "pt_42.npz")
+    return write_big_vision(tmp_path / "pt_42.npz", backbone)
 
 
 def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path):
@@ -65,7 +64,7 @@ def test_an_npz_fills_the_backbone_and_the_rest_is_fresh(backbone, npz, tmp_path
 
 def test_bfloat16_in_an_npz_has_no_name_and_is_read(backbone, tmp_path):
     rounded = {path: array.astype(ml_dtypes.bfloat16) for path, array in backbone.items()}
-    source = convert.open(written(rounded, tmp_path / "pt.npz"))
+    source = convert.open(write_big_vision(tmp_path / "pt.npz", rounded))
     for path, array in rounded.items():
         assert source.leaves[path].dtype == ml_dtypes.bfloat16
         assert source.read(path).tobytes() == array.tobytes()
@@ -116,7 +115,7 @@ def test_a_backbone_that_lacks_a_part_is_refused(backbone, tmp_path):
     left = {path: array for path, array in backbone.items() if "/llm/layers" not in path}
     missing = r"pt.npz: PaliGemma/llm/layers/attn/q_einsum/w, .* and 4 more: missing"
     with pytest.raises(InputError, match=missing):
-        convert.open(written(left, tmp_path / "pt.npz"))
+        convert.open(write_big_vision(tmp_path / "pt.npz", left))
 
 
 def test_the_fresh_tree_is_the_models(npz, tmp_path):

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from pi0_jax import convert
-from pi0_jax.convert import tree
 from pi0_jax.errors import InputError
-from tests.checkpoints_of_others import GOLDEN, UNEVEN, random_parameters
+from tests.checkpoints_of_others import GOLDEN, UNEVEN, random_parameters, write_big_vision
 
 
 @pytest.fixture
@@ -32,9 +31,7 @@ def test_a_directory_behind_a_url_is_written_whole_and_read(bucket, tmp_path, mo
     assert theirs.format == "openpi_pytorch" and theirs.metadata.robots.keys() == {"toy"}
     for path in ours.leaves:
         assert theirs.read(path).tobytes() == ours.read(path).tobytes()
-    with pytest.raises(
-        InputError, match="memory://bucket/toy: exists; expected a new path to write to"
-    ):
+    with pytest.raises(InputError, match="memory://bucket/toy: exists; expected a new path"):
         convert.run(GOLDEN / "openpi_toy_checkpoint", f"{bucket}/toy", "openpi_jax")
 
 
@@ -50,11 +47,8 @@ def test_a_file_behind_a_url_is_read(bucket):
 
 def test_an_npz_behind_a_url_is_read(bucket, tmp_path):
     flat = random_parameters(UNEVEN)
-    np.savez(
-        tmp_path / "pt.npz",
-        **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES},
-    )
-    fsspec.filesystem("memory").put_file(str(tmp_path / "pt.npz"), "/bucket/pt.npz")
+    file = write_big_vision(tmp_path / "pt.npz", flat)
+    fsspec.filesystem("memory").put_file(str(file), "/bucket/pt.npz")
     source = convert.open(f"{bucket}/pt.npz")
     np.testing.assert_array_equal(
         source.read("PaliGemma/img/head/kernel"), flat["PaliGemma/img/head/kernel"]
@@ -62,7 +56,5 @@ def test_an_npz_behind_a_url_is_read(bucket, tmp_path):
 
 
 def test_nothing_behind_a_url_is_named(bucket):
-    with pytest.raises(
-        InputError, match=r"^memory://bucket/none: expected a checkpoint, found nothing$"
-    ):
+    with pytest.raises(InputError, match="^memory://bucket/none: expected .*, found nothing$"):
         convert.open(f"{bucket}/none")

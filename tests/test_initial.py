@@ -26,7 +26,12 @@ from pi0_jax.train.optimizer import make_optimizer
 from pi0_jax.train.state import abstract_state, jit_init, make_model, run_mesh
 from pi0_jax.train.weights import state_from_weights
 from tests import training
-from tests.checkpoints_of_others import hugging_face, random_parameters, write_openpi
+from tests.checkpoints_of_others import (
+    hugging_face,
+    random_parameters,
+    write_big_vision,
+    write_openpi,
+)
 from tests.own_process import run
 from tests.test_config import load
 from tests.test_train import tiny_config
@@ -81,12 +86,7 @@ def parameters(pico) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def npz(parameters, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("paligemma") / "pt_32.npz"
-    np.savez(
-        path,
-        **{name.replace("PaliGemma/", "params/"): parameters[name] for name in tree.BACKBONE_AXES},
-    )
-    return path
+    return write_big_vision(tmp_path_factory.mktemp("paligemma") / "pt_32.npz", parameters)
 
 
 @pytest.fixture(scope="module")

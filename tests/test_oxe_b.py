@@ -59,19 +59,15 @@ CASES = [
         OPENING_ACTION,
         BOTH,
     ),
-    Case(
-        f"austin_sailor_dataset{CONVERTED}",
-        {**NAMED_JOINTS_AND_WIDTH, **CLOSING},
-        JOINT_STATES,
-        OPENING_ACTION,
-        BOTH,
-    ),
-    Case(
-        f"austin_sirius_dataset{CONVERTED}",
-        {**NAMED_JOINTS_AND_WIDTH, **CLOSING},
-        JOINT_STATES,
-        OPENING_ACTION,
-        BOTH,
+    *(
+        Case(
+            f"austin_{name}_dataset{CONVERTED}",
+            {**NAMED_JOINTS_AND_WIDTH, **CLOSING},
+            JOINT_STATES,
+            OPENING_ACTION,
+            BOTH,
+        )
+        for name in ("sailor", "sirius")
     ),
     Case(
         "utaustin_mutex", {**JOINTS_AND_WIDTH, **CLOSING}, JOINT_STATES, OPENING_ACTION, BOTH, "BGR"

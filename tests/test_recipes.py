@@ -22,7 +22,7 @@ from pi0_jax.train import config
 from pi0_jax.train.config import RunConfig
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import read_metrics
-from tests.checkpoints_of_others import random_parameters, write_openpi
+from tests.checkpoints_of_others import random_parameters, write_big_vision, write_openpi
 from tests.spec_data import write_from_spec
 from tests.test_config import by_name, load
 from tests.tiny_data import REACH_STEPS, reach_episodes, write_metaworld, write_reach
@@ -105,13 +105,9 @@ def starting_weights(run: RunConfig, small: RunConfig, folder: Path) -> str:
     if not run.initial_weights:
         return ""
     flat = {path: 0.1 * array for path, array in random_parameters(model_config(small)).items()}
-    if not run.initial_weights.endswith(".npz"):
-        return str(write_openpi(folder / "pi0", flat))
-    np.savez(
-        folder / "pt.npz",
-        **{path.replace("PaliGemma/", "params/"): flat[path] for path in tree.BACKBONE_AXES},
-    )
-    return str(folder / "pt.npz")
+    if run.initial_weights.endswith(".npz"):
+        return str(write_big_vision(folder / "pt.npz", flat))
+    return str(write_openpi(folder / "pi0", flat))
 
 
 @by_name

@@ -20,20 +20,19 @@ from pi0_jax.errors import InputError
 from pi0_jax.models.paths import flatten
 from pi0_jax.policy import Policy
 from pi0_jax.report.run_page import write_report
-from pi0_jax.train.config import RunConfig, from_mapping
+from pi0_jax.train.config import RunConfig
 from pi0_jax.train.loop import train
 from pi0_jax.train.metrics import METRICS_FILE, read_metrics
 from pi0_jax.train.state import named_out_of_memory
 from tests import training
 from tests.own_process import python, run
+from tests.step_data import reach_config
 from tests.tiny_data import write_reach
 from tests.training import TINY, arrays, command, losses, saved_steps, validations
 
 
 def tiny_config(data: Path, **changes) -> RunConfig:
-    from configs.reach import get_config
-
-    return from_mapping({**get_config().to_dict(), **TINY, "data_dir": str(data), **changes})
+    return reach_config(**TINY | {"data_dir": str(data)} | changes)
 
 
 data_dir = training.data_dir
@@ -212,9 +211,7 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
             del record["manifest"]  # as of a time before there was one: its digests are others now
             content = json.dumps(record)
         (description / file.name).write_text(content)
-    with pytest.raises(
-        InputError, match=r"is of another model: PaliGemma/\S+: expected \S+.*found .* and \d+ more"
-    ):
+    with pytest.raises(InputError, match=r"another model: .*PaliGemma/\S+: expected .*found"):
         Policy.open(tmp_path)
     assert not step.exists()
 

@@ -26,25 +26,15 @@ from pi0_jax.train.state import (
     make_model,
 )
 from pi0_jax.train.step import averaged
-from tests.step_data import CONFIG, OPTIONS, make_batch
+from tests.step_data import CONFIG, OPTIONS, make_batch, reach_config
 
 IMAGES = "PaliGemma/img/"
 NOT_THE_EXPERT = (IMAGES, r"PaliGemma/llm/(?!.*_1/)")
 
 
 def run_config(**changes) -> RunConfig:
-    from configs.reach import get_config
-
-    small = dict(
-        variant="pico",
-        action_dim=6,
-        horizon=4,
-        max_tokens=12,
-        warmup_steps=0,
-        steps=100,
-        learning_rate=1e-2,
-    )
-    return config.from_mapping({**get_config().to_dict(), **small, **changes})
+    small = dict(variant="pico", action_dim=6, horizon=4, max_tokens=12)
+    return reach_config(**small | dict(warmup_steps=0, steps=100, learning_rate=1e-2) | changes)
 
 
 def paths(tree) -> set[str]:
