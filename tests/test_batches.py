@@ -173,19 +173,14 @@ def test_a_failing_read_reaches_the_consumer(kind, data_dir, tmp_path):
     with open(shard, "r+b") as file:
         file.truncate(10_000)
     began = time.monotonic()
-    with pytest.raises(
-        InputError,
-        match=rf"^{shard}: expected \d+ bytes at byte \d+, found \d+: the file has changed since it was indexed$",
-    ):
+    with pytest.raises(InputError, match=rf"^{shard}: expected \d+ bytes .*found \d+: .*changed"):
         for _ in batches(make(kind, indices), stop=1000):
             pass
     assert time.monotonic() - began < 20 and not running()
 
 
 def test_wrong_rows_are_refused_at_the_first_batch(indices):
-    with pytest.raises(
-        InputError, match=r"rows \[0\]: expected whole lanes of 2 rows each, ascending"
-    ):
+    with pytest.raises(InputError, match=r"rows \[0\]: expected whole lanes of 2 rows"):
         next(batches(make("local", indices), rows=range(1)))
 
 

@@ -73,9 +73,7 @@ def test_a_synthetic_batch_is_one_that_a_model_can_read():
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     run = train.sized(get_config().to_dict() | {"batch_size": 12}, {}, variant="pico")
-    with pytest.raises(
-        InputError, match="config.batch_size 12 is not a multiple of data x fsdp = 8"
-    ):
+    with pytest.raises(InputError, match=r"config\.batch_size 12 .* data x fsdp = 8"):
         train.benchmark_train(run, cameras=1, steps=1)
 
 

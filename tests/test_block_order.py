@@ -222,17 +222,13 @@ def test_mixing_grows_with_the_pool_and_the_lanes(indices):
 
 
 def test_wrong_numbers(indices):
-    with pytest.raises(
-        InputError, match="5 lanes: expected a number that divides the batch of 16 rows"
-    ):
+    with pytest.raises(InputError, match="5 lanes: expected .* divides the batch of 16 rows"):
         make(indices, lanes=5)
     with pytest.raises(InputError, match="a pool of 0 bytes a lane: expected a positive number"):
         make(indices, pool_bytes=0)
     with pytest.raises(InputError, match="16 hosts: expected a number that divides the 8 lanes"):
         make(indices).rows(0, 16)
-    with pytest.raises(
-        InputError, match=r"rows \[1, 2\]: expected whole lanes of 2 rows each, ascending"
-    ):
+    with pytest.raises(InputError, match=r"rows \[1, 2\]: expected whole lanes of 2 rows"):
         next(make(indices).frames(0, 1, range(1, 3)))
 
 

@@ -227,9 +227,7 @@ def test_a_damaged_part_is_refused(data_dir, tmp_path, monkeypatch):
     flipped[len(whole) // 2] ^= 1
     for damaged in (whole[:-100], bytes(flipped)):
         part.write_bytes(damaged)
-        with pytest.raises(
-            InputError, match=f"{part}: expected a part of an index, found: .*delete"
-        ):
+        with pytest.raises(InputError, match=f"{part}: expected a part .*, found: .*delete"):
             build(data_dir, tmp_path)
 
 
@@ -301,9 +299,7 @@ def test_bad_episodes_may_be_left_out(bad_data, data_dir, tmp_path, workers):
     options = {"workers": workers}
     with pytest.raises(InputError, match=f"{NAN}|{PAYLOAD}"):
         build(bad_data, tmp_path, **options)
-    with pytest.raises(
-        InputError, match=rf"({NAN}|{PAYLOAD}).* \(and 1 more bad episodes; 1 may be left out\)"
-    ):
+    with pytest.raises(InputError, match=rf"({NAN}|{PAYLOAD}).* 1 more bad .*; 1 may be left out"):
         build(bad_data, tmp_path, skip_bad_episodes=1, **options)
     index = build(bad_data, tmp_path, skip_bad_episodes=2, **options)
     whole = build(data_dir, tmp_path / "whole")
@@ -356,9 +352,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
         return index_episode(*arguments, **options)
 
     monkeypatch.setattr(shards, "index_episode", change)
-    with pytest.raises(
-        InputError, match=f"dataset reach_arm3: {shard} changed while it was indexed"
-    ):
+    with pytest.raises(InputError, match=f"dataset reach_arm3: {shard} changed while"):
         build(tmp_path)
 
 
@@ -395,9 +389,7 @@ def test_a_column_that_the_disk_cannot_take_says_so(tmp_path):
 
 def test_a_full_disk_keeps_the_shards_that_are_done(data_dir, undisturbed, tmp_path):
     with small_disk(tmp_path / "disk", 24 << 10) as disk:
-        with pytest.raises(
-            InputError, match=f"dataset reach_arm3: no space left for its index below {root(disk)}"
-        ):
+        with pytest.raises(InputError, match=f"reach_arm3: no space left .* {root(disk)}"):
             build(data_dir, disk)
         grow(disk, 10 << 20)
         assert contents(build(data_dir, disk)) == undisturbed

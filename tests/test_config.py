@@ -83,9 +83,7 @@ def test_every_config_file_takes_another_mixture(path, mode):
     stated = load(path, mode)
     stated.mixture = "oxe_magic_soup"
     if stated.datasets:
-        with pytest.raises(
-            InputError, match=r"^config\.mixture is .* expected config\.datasets to be"
-        ):
+        with pytest.raises(InputError, match=r"^config\.mixture .* expected config\.datasets"):
             config.from_mapping(stated.to_dict())
     stated.update(datasets=(), weights=(), keep_empty_language=())
     run = config.from_mapping(stated.to_dict())

@@ -81,9 +81,7 @@ def test_what_does_not_fit_is_named(tmp_path, parts, message):
 def test_another_format_is_refused(tmp_path, content):
     file = tmp_path / "norm_stats.json"
     file.write_text(content)
-    with pytest.raises(
-        InputError, match=f"^{file}: (expected .*, found|statistics lack state.mean)"
-    ) as error:
+    with pytest.raises(InputError, match=f"^{file}: (expected .*, found|.* lack state)") as error:
         load(file, 2, 1)
     assert "\n" not in str(error.value)
 
@@ -115,8 +113,5 @@ def test_quantile_normalisation_without_quantiles_is_refused_by_name(tmp_path):
         normalization_clip=0.0,
     )
     check_robot(robot, layout)
-    with pytest.raises(
-        InputError,
-        match="^reach_arm3: quantile normalisation: expected state statistics with q01 and q99, found none$",
-    ):
+    with pytest.raises(InputError, match="^reach_arm3: quantile .*expected state .*found none"):
         check_robot(robot, layout._replace(normalization="quantile"))

@@ -155,9 +155,7 @@ def test_a_damaged_step_of_ours_is_not_taken_for_a_released_policy(tmp_path):
     step = tmp_path / "run" / "checkpoints" / "1"
     shutil.rmtree(step / "description")
     for opened in (pi0_jax.Policy.open, pi0_jax.convert.open):
-        with pytest.raises(
-            pi0_jax.InputError, match=r"1/description/.*: expected .*, found nothing"
-        ):
+        with pytest.raises(pi0_jax.InputError, match="1/description/.*: expected .*found nothing"):
             opened(step)
 
 

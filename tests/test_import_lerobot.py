@@ -241,9 +241,7 @@ def test_an_episode_that_is_taken_in_again_is_not_put_behind_a_later_one(tmp_pat
     made.edit_table(tmp_path / "in/data/chunk-000/episode_000004.parquet", "index", np.negative)
     with pytest.raises(InputError, match="episode 4: frame 0: index"):
         import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[2])
-    with pytest.raises(
-        InputError, match=r"00001-of-00003: expected the episodes 2 to 3.*found \[3\]"
-    ):
+    with pytest.raises(InputError, match=r"00001-of-00003: expected .* 2 to 3.*found \[3\]"):
         import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[4])
     with pytest.raises(InputError, match=r"00001-of-00003: expected no episode.*found \[3\]"):
         import_lerobot(tmp_path / "in", tmp_path / "out", name="data", skip_episodes=[2, 3])
@@ -266,9 +264,7 @@ def test_an_episode_is_left_out_in_the_middle_of_a_video(tmp_path):
     content = bytearray(file.read_bytes())
     content[place : place + size] = bytes(size)
     file.write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"file-000.mp4: episode 1: .*top, frame \d+: does not decode"
-    ):
+    with pytest.raises(InputError, match=r"file-000.mp4: episode 1: .*frame \d+: does not decode"):
         import_lerobot(tmp_path / "in", tmp_path / "broken", encoding=PNG)
     imported = import_lerobot(tmp_path / "in", tmp_path / "out", encoding=PNG, skip_episodes=[1])
     first, last = made.steps_of(imported.folder)

@@ -127,9 +127,7 @@ def test_columns_of_the_same_shape_that_were_exchanged(dataset):
     state.write_bytes(two)
     action.write_bytes(one)
     for reopen in (open_index, lambda *args: build_or_open(*args, progress=False)):
-        with pytest.raises(
-            InputError, match=r"(state|action)\.npy: expected rows and checksum .* found"
-        ):
+        with pytest.raises(InputError, match=r"(state|action)\.npy: expected .*checksum .* found"):
             reopen(ROW, data_dir)
 
 
@@ -182,7 +180,5 @@ def test_the_index_of_another_dataset_in_its_place(dataset, tmp_path):
     other = build_or_open(ROW, tmp_path / "other", progress=False).path
     shutil.rmtree(folder)
     shutil.copytree(other, folder)
-    with pytest.raises(
-        InputError, match=f"{folder}: expected the index of .*, found that of {other.name}"
-    ):
+    with pytest.raises(InputError, match=f"{folder}: expected the index .*that of {other.name}"):
         open_index(ROW, data_dir)

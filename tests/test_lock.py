@@ -196,8 +196,5 @@ class _Remote:
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        InputError,
-        match=f"^workdir {tmp_path}/file/run: expected a folder to write to, found: Not a dir",
-    ):
+    with pytest.raises(InputError, match=f"^workdir {tmp_path}/file/run: expected a folder"):
         WorkdirLock(epath.Path(tmp_path / "file" / "run"), silent).__enter__()

@@ -48,9 +48,7 @@ def test_random_mutations():
 def test_the_file_is_named(run):
     file = largest(run / "checkpoints" / "1" / "ema")
     flip(file)
-    with pytest.raises(
-        InputError, match=rf"^{file}: expected [\d,]+ bytes with CRC32C \w{{8}}, found \w{{8}}$"
-    ):
+    with pytest.raises(InputError, match=rf"^{file}: expected [\d,]+ bytes with CRC.*, found \w+$"):
         Policy.open(run)
     with pytest.raises(InputError, match=f"^{file}: expected"):
         convert.run(str(run), str(run.parent / "out"), "lerobot")
@@ -71,10 +69,7 @@ def test_a_policy_does_not_read_the_optimizer(run):
 
 def test_a_manifest_that_is_gone_is_missed(run):
     (run / "checkpoints" / "1" / "manifest").unlink()
-    with pytest.raises(
-        InputError,
-        match="/1/manifest: expected the digests of the checkpoint's files, found nothing$",
-    ):
+    with pytest.raises(InputError, match="/1/manifest: expected the digests .*, found nothing$"):
         Policy.open(run)
 
 
@@ -115,10 +110,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, monkeypatch, value):
 
     monkeypatch.setattr(policies, "parameters", broken)
     policies.write_checkpoint(tmp_path, [ROBOT])
-    with pytest.raises(
-        InputError,
-        match="action_out_proj/bias: expected weights that are finite in .*, found 1 NaN",
-    ):
+    with pytest.raises(InputError, match="action_out_proj/bias: expected .*finite.*, found 1 NaN"):
         Policy.open(tmp_path)
 
 

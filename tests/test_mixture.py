@@ -150,10 +150,7 @@ def test_a_global_batch_is_the_same_for_any_number_of_hosts_and_from_any_step(in
             for own in rows
             for pair in own[step * count : (step + 1) * count]
         ] == whole[300 * BATCH :]
-    with pytest.raises(
-        InputError,
-        match="host 0 of 3: expected a host below a number of hosts that divides the batch of 16 rows",
-    ):
+    with pytest.raises(InputError, match="host 0 of 3: expected .* divides the batch of 16 rows"):
         UniformOrder(mix(indices), BATCH).rows(0, 3)
 
 
@@ -312,18 +309,13 @@ def test_weights_that_give_no_shares(indices, weights, power, message):
 
 
 def test_wrong_datasets(indices, tmp_path):
-    with pytest.raises(
-        InputError, match="expected datasets of different names, found reach_arm3 2 times"
-    ):
+    with pytest.raises(InputError, match="expected .* different names, found reach_arm3 2 times"):
         mix([indices[0], indices[0]], {"reach_arm3": 1.0})
     with pytest.raises(InputError, match="expected at least one dataset, found none"):
         mix([], {})
     write_reach(tmp_path, (4,))  # one episode: nothing to hold out
     single = build_or_open(ROWS["reach_arm3"], tmp_path, progress=False)
-    with pytest.raises(
-        InputError,
-        match="dataset reach_arm3: expected frames to draw in split val, found none: none of its 1 episodes is held out; train without",
-    ):
+    with pytest.raises(InputError, match="reach_arm3: expected frames .* split val, found none"):
         mix([single], {"reach_arm3": 1.0}, split="val")
     silent = [
         {"steps": [{**step, "language_instruction": " "} for step in episode["steps"]]}
@@ -331,8 +323,5 @@ def test_wrong_datasets(indices, tmp_path):
     ]
     write_reach(tmp_path / "silent", episodes=silent)
     index = build_or_open(ROWS["reach_arm3"], tmp_path / "silent", progress=False)
-    with pytest.raises(
-        InputError,
-        match="split train, found none: of its 2 episodes in that split 2 have no instruction .draw them with config.keep_empty",
-    ):
+    with pytest.raises(InputError, match="split train, found none: .*2 episodes .*keep_empty"):
         shares_by_frames([index], [1.0], 1.0)

@@ -218,9 +218,7 @@ def test_clipping_bounds_model_units_on_the_way_in_only(rows, statistics):
 
 
 def test_an_unknown_mode_is_refused(rows, statistics):
-    with pytest.raises(
-        InputError, match="normalisation 'minmax' is unknown; expected zscore or quantile"
-    ):
+    with pytest.raises(InputError, match="'minmax' is unknown; expected zscore or quantile"):
         normalize.normalize(rows, statistics, "minmax")
 
 
@@ -246,9 +244,7 @@ def test_statistics_without_quantiles_serve_zscore_only(rows, statistics):
     np.testing.assert_array_equal(
         normalize.normalize(rows, poor, "zscore"), normalize.normalize(rows, statistics, "zscore")
     )
-    with pytest.raises(
-        InputError, match="quantile normalisation: expected statistics with q01 and q99, found none"
-    ):
+    with pytest.raises(InputError, match="quantile .*expected .*q01 and q99, found none"):
         normalize.normalize(rows, poor, "quantile")
     back = normalize.from_json(
         json.loads(json.dumps(normalize.to_json(normalize.Statistics(poor, poor)))), "file"

@@ -111,9 +111,7 @@ def test_it_resumes(golden, capsys):
 @every_format
 def test_it_does_not_resume_on_data_that_changed(golden, tmp_path):
     write_reach(tmp_path / "other", lengths=(7,) * 4)
-    with pytest.raises(
-        InputError, match=rf"^dataset reach_arm3: the digest of its index is .* step {SAVED}"
-    ):
+    with pytest.raises(InputError, match=rf"^dataset reach_arm3: the digest .* step {SAVED}"):
         train(stored_config(golden, tmp_path / "other"), golden / "run")
 
 

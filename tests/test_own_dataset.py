@@ -296,18 +296,12 @@ def test_what_a_rule_raises_says_where(record, data_dir, tmp_path):
 
 
 def test_missing_parts_are_named():
-    with pytest.raises(
-        InputError,
-        match="expected versions, embodiment, cameras, fields, language, embodiment, cameras missing",
-    ):
+    with pytest.raises(InputError, match="expected versions, .*language, embodiment, .* missing"):
         row_from_mapping("mine", {"versions": ("1.0.0",), "fields": [], "language": {"paths": ()}})
 
 
 def test_a_name_that_the_package_has_is_refused(record):
-    with pytest.raises(
-        InputError,
-        match="dataset reach_arm3: the config's own_datasets holds one, and the package another",
-    ):
+    with pytest.raises(InputError, match="reach_arm3: the config's .* and the package another"):
         find_row("reach_arm3", {"reach_arm3": record})
 
 

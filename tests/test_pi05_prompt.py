@@ -152,10 +152,7 @@ def test_a_prompt_that_is_too_long_says_what_the_state_takes():
     needed = len(TOKENIZER.pieces(TASK, bins))
     own = needed - len(TOKENIZER.pieces(TASK, []))
     # It is never cut: it would lose numbers.
-    with pytest.raises(
-        InputError,
-        match=rf"^prompt has {needed} tokens, {own} of them the state's, the limit is {needed - 1}: ",
-    ):
+    with pytest.raises(InputError, match=rf"has {needed} .*, {own} of .*limit is {needed - 1}"):
         TOKENIZER.encode(TASK, needed - 1, bins, cut=True)
     tokens, mask = TOKENIZER.encode(TASK, needed, bins)
     assert mask.all() and tokens.tolist() == TOKENIZER.pieces(TASK, bins)

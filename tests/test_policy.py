@@ -271,9 +271,7 @@ def test_wrong_input_is_named(policy):
     with pytest.raises(InputError, match=r"noise has shape \[1, 10, 15\]; expected \[1, 10, 16\]"):
         policy(seen, noise=np.zeros((10, 15), np.float32))
     for seed in (-1, 2**32, 1.5):
-        with pytest.raises(
-            InputError, match=rf"seeds: expected whole numbers in \[0, 2\^32\), found \[{seed}\]"
-        ):
+        with pytest.raises(InputError, match=rf"seeds: expected .*\[0, 2\^32\), found \[{seed}\]"):
             policy(seen, seed=seed)
     with pytest.raises(InputError, match="no observations"):
         policy.act([])
@@ -366,7 +364,5 @@ def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
 def test_a_robot_must_be_named_where_there_are_several():
     both = policies.policy("droid", "libero")
     assert isinstance(both.robot("libero"), Robot)
-    with pytest.raises(
-        InputError, match="no robot is named: the checkpoint has several, droid, libero"
-    ):
+    with pytest.raises(InputError, match="no robot is named: .* several, droid, libero"):
         both(observation("droid"))

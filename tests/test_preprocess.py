@@ -377,9 +377,7 @@ def test_a_cameras_augmentation_does_not_depend_on_the_other_cameras(halves):
 
 def test_check_robot_names_what_does_not_fit():
     preprocess.check_robot(WIDOWX, LAYOUT)
-    with pytest.raises(
-        InputError, match=r"^widowx has 7 state dimensions, the model 6 \(action_dim\)$"
-    ):
+    with pytest.raises(InputError, match=r"^widowx has 7 state .*, the model 6 \(action_dim\)$"):
         preprocess.check_robot(WIDOWX, LAYOUT._replace(action_dim=6))
     with pytest.raises(InputError, match=r"^widowx has 7 state dimensions, its statistics 3$"):
         preprocess.check_robot(Robot(WIDOWX.embodiment, ARM3.statistics), LAYOUT)
@@ -532,9 +530,7 @@ def test_statistics_of_a_state_outside_its_declared_range_are_refused():
     low = dataclasses.replace(
         MIXED, state=(*MIXED.state[:2], StateDim("c", "m", low=-0.1, high=0.1))
     )
-    with pytest.raises(
-        InputError, match="^mixed: statistics of state c: expected values from -0.1 to 0.1"
-    ):
+    with pytest.raises(InputError, match="^mixed: .*state c: expected values from -0.1 to 0.1"):
         preprocess.check_robot(robot(low), LAYOUT)
 
 

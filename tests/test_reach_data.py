@@ -154,9 +154,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(data_
 def test_what_is_there_already_is_kept_or_refused(data_dir):
     before = digests(data_dir)
     assert not any(write_reach_data(data_dir, seed=0, workers=1, **SIZES).values())
-    with pytest.raises(
-        InputError, match=r"reach_arm3/1.0.0: was made with other settings.*'seed': 7.*delete it"
-    ):
+    with pytest.raises(InputError, match="reach_arm3/1.0.0: .*other settings.*'seed': 7.*delete"):
         write_reach_data(data_dir, seed=7, workers=1, **SIZES)
     assert digests(data_dir) == before
 

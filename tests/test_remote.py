@@ -96,10 +96,7 @@ def test_an_index_folder_of_ones_own(server, tmp_path):
     before = len(server.asked("GET", FIRST))
     assert open_index(ROW, server.url, tmp_path / "indices").path == built.path
     assert len(server.asked("GET", FIRST)) == before + 2  # both ends
-    with pytest.raises(
-        InputError,
-        match="dataset reach_arm3: expected a local folder for its index, found s3://bucket/x",
-    ):
+    with pytest.raises(InputError, match="expected a local folder .*, found s3://bucket/x"):
         open_index(ROW, server.url, "s3://bucket/x")
 
 
@@ -128,15 +125,10 @@ def test_a_missing_shard_is_named_at_once(server, data_dir):
     (data_dir / FOLDER / SECOND).rename(data_dir / "away")
     missing = f"{server.url}/{FOLDER}/{SECOND}"
     for act in (build, lambda url: open_index(ROW, url)):
-        with pytest.raises(
-            InputError,
-            match=f"^dataset reach_arm3: split train: expected the shard file {missing}, found none$",
-        ):
+        with pytest.raises(InputError, match=f"reach_arm3: .*expected .*{missing}, found none$"):
             act(server.url)
     before = len(server.asked("GET", SECOND))
-    with pytest.raises(
-        InputError, match=rf"^{missing}: expected [0-9]+ bytes at byte [0-9]+, found none$"
-    ):
+    with pytest.raises(InputError, match=rf"^{missing}: expected \d+ bytes at .*, found none"):
         index.observation(11)
     assert len(server.asked("GET", SECOND)) == before + 1
 
@@ -146,16 +138,11 @@ def test_versions_are_tried_in_order(server, data_dir):
     assert str(dataset_directory(row, server.url)) == f"{server.url}/{FOLDER}"
     shutil.copytree(data_dir / FOLDER, data_dir / "reach_arm3" / "2.0.0")
     assert dataset_directory(row, f"{server.url}/").name == "2.0.0"
-    with pytest.raises(
-        InputError,
-        match=rf"expected 4.0.0/dataset_info.json in {server.url}/reach_arm3, found none$",
-    ):
+    with pytest.raises(InputError, match=f"4.0.0/.* in {server.url}/reach_arm3, found none"):
         dataset_directory(dataclasses.replace(ROW, versions=("4.0.0",)), server.url)
     server.fail("dataset_info.json", 403, method="HEAD")
     server.fail("dataset_info.json", 403)
-    with pytest.raises(
-        InputError, match=r"3.0.0/dataset_info.json: expected a file, found HTTP 403: Forbidden$"
-    ):
+    with pytest.raises(InputError, match="3.0.0/dataset_info.json: expected a file, found .*403"):
         dataset_directory(row, server.url)
 
 
@@ -163,10 +150,7 @@ def test_changed_files_are_noticed_and_metadata_copied_anew(server, data_dir, ca
     old = build(server.url)
     shutil.rmtree(data_dir / FOLDER)
     write_reach(data_dir, (3, 5, 7))
-    with pytest.raises(
-        InputError,
-        match=r"found a stale one: file dataset_info.json changed since; build it with launch.index",
-    ):
+    with pytest.raises(InputError, match="a stale one: file dataset_info.json changed"):
         open_index(ROW, server.url)
     new = build(server.url)
     assert (old.steps, new.steps) == (12, 15) and old.digest != new.digest
@@ -207,10 +191,7 @@ def test_metadata_that_names_no_shards(server, data_dir):
         ),
     ):
         file.write_text(json.dumps({**info, "splits": splits}))
-        with pytest.raises(
-            InputError,
-            match=f"^dataset reach_arm3: {server.url}/{FOLDER}/dataset_info.json: expected .*{found}",
-        ):
+        with pytest.raises(InputError, match=f"{FOLDER}/dataset_info.json: expected .*{found}"):
             build(server.url)
 
 
@@ -264,10 +245,7 @@ def test_a_dataset_in_memory(data_dir):
     assert_same_samples(build("memory://remote_test"), build(f"file://{data_dir}"))
     (shard,) = [file for file in files.find("/remote_test") if file.endswith(SECOND)]
     files.rm(shard)
-    with pytest.raises(
-        InputError,
-        match=f"expected the shard file memory://remote_test/{FOLDER}/{SECOND}, found none",
-    ):
+    with pytest.raises(InputError, match=f"shard file memory://remote_test/{FOLDER}/{SECOND}"):
         build("memory://remote_test")
     files.rm("/remote_test", recursive=True)
 
@@ -295,9 +273,6 @@ def test_no_secret_of_a_url_is_written_or_shown(server, data_dir, tmp_path):
 
 def test_a_cache_that_cannot_be_written(server, tmp_path, cache):
     cache.parent.write_text("in the way")
-    with pytest.raises(
-        InputError,
-        match=rf"{cache}/metadata/[0-9a-f]+: expected a folder that can be written, found: .*; set XDG_CACHE_HOME",
-    ):
+    with pytest.raises(InputError, match=rf"{cache}/metadata/\w+: expected a folder .*XDG_CACHE"):
         build(server.url, index_dir=tmp_path / "indices")
     assert not list(shard_files(tmp_path))

@@ -32,9 +32,7 @@ def test_our_client_acts_like_a_policy(server):
             client.act(seen, np.arange(6)), [answer(o, i) for i, o in enumerate(seen)]
         )
         np.testing.assert_array_equal(client.act(seen[:1]), [answer(seen[0])])
-        with pytest.raises(
-            ServerError, match="'prompt': expected an instruction, found empty text"
-        ):
+        with pytest.raises(ServerError, match="'prompt': expected .*, found empty text"):
             client.act([observation(prompt="")])
         with pytest.raises(InputError, match="no observations: expected at least one"):
             client.act([])
@@ -127,8 +125,6 @@ def test_a_record_that_executes_more_than_a_chunk_has_needs_an_execution():
         running("franka_osc") as (address, _),
         Client(address) as client,
     ):
-        with pytest.raises(
-            InputError, match="the robot's record executes 16 steps of a chunk, which has 10"
-        ):
+        with pytest.raises(InputError, match="executes 16 steps of a chunk, which has 10"):
             Controller(client)
         Controller(client, TemporalEnsemble())

@@ -48,10 +48,7 @@ def test_a_mesh_over_given_devices():
 
 @pytest.mark.parametrize("sizes", [(-1, -1, 1), (0, 1, 1), (-2, 1, 1)])
 def test_a_mesh_size_is_positive_or_once_minus_one(sizes):
-    with pytest.raises(
-        InputError,
-        match=r"^mesh data=.* fsdp=.* tensor=.*: sizes must be positive, at most one of them -1$",
-    ):
+    with pytest.raises(InputError, match="^mesh data=.* fsdp=.* tensor=.*: .*at most one"):
         sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
 
 
@@ -121,9 +118,7 @@ def test_an_axis_that_does_not_divide_stays_whole():
 
 
 def test_a_parameter_without_a_rule_is_an_error():
-    with pytest.raises(
-        ValueError, match="no rule of PARAMETER_AXES covers the parameter 'head/new_kernel'"
-    ):
+    with pytest.raises(ValueError, match="no rule of .* covers .*'head/new_kernel'"):
         sharding.logical_axes("head/new_kernel")
 
 

@@ -83,9 +83,7 @@ def test_a_lasting_fault_is_reported_with_url_range_and_reason(server, path, fau
 )
 def test_what_would_not_change_is_reported_at_once(server, path, fault, found):
     server.fail("data.bin", *[fault] * 3)
-    with pytest.raises(
-        InputError, match=f"^{path}: expected 2000 bytes at byte 1000, found {found}[^()]*$"
-    ):
+    with pytest.raises(InputError, match=rf"^{path}: expected 2000 bytes .*1000, found {found}"):
         remote.read_range(path, 1000, 2000)
     assert len(server.requests) == 1
 
@@ -116,10 +114,7 @@ def test_a_missing_file_is_reported_at_once(server, tmp_path):
 
 
 def test_no_server_at_all():
-    with pytest.raises(
-        InputError,
-        match=r"^http://127.0.0.1:9/x: expected a file, found .*127.0.0.1.* \(3 tries in",
-    ):
+    with pytest.raises(InputError, match=r"^http://127.0.0.1:9/x: expected a file, .*\(3 tries in"):
         remote.file_info(RemotePath("http://127.0.0.1:9/x"), QUICK)
 
 
@@ -182,30 +177,20 @@ def test_other_protocols_and_local_urls(tmp_path):
     assert storage.RangeReader(place).read(7, 5) == CONTENT[7:12]
     with storage.open_stream(place) as file:
         assert file.read() == CONTENT
-    with pytest.raises(
-        MissingFileError, match="^memory://storage_test/data.bin/more: expected a file, found none$"
-    ):
+    with pytest.raises(MissingFileError, match="data.bin/more: expected a file, found none$"):
         storage.size(place / "more")
-    with pytest.raises(
-        MissingFileError, match="^memory://storage_test: expected a file, found a directory$"
-    ):
+    with pytest.raises(MissingFileError, match="expected a file, found a directory$"):
         storage.size("memory://storage_test")
     files.rm("/storage_test", recursive=True)
     assert storage.locate(f"file://{tmp_path}") == storage.locate(str(tmp_path)) == tmp_path
 
 
 def test_a_protocol_that_is_unknown_or_lacks_its_package(monkeypatch):
-    with pytest.raises(
-        InputError,
-        match=r"^abc://bucket/x: expected a URL that fsspec reads, found: Protocol not known: abc$",
-    ):
+    with pytest.raises(InputError, match="^abc://bucket/x: expected a URL .*, found: .*abc$"):
         storage.size("abc://bucket/x")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
-    with pytest.raises(
-        InputError,
-        match=r"^gs://bucket/x: reading gs:// needs another package: pip install 'pi0_jax\[remote\]' \(found: Please install gcsfs",
-    ):
+    with pytest.raises(InputError, match=r"^gs://bucket/x: .*'pi0_jax\[remote\]' .*gcsfs"):
         storage.size("gs://bucket/x")
 
 

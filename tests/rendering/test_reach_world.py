@@ -56,9 +56,7 @@ def test_arms_are_the_embodiments(robot):
 
 
 def test_unknown_robot_is_named():
-    with pytest.raises(
-        InputError, match=r"robot 'reach_arm7' is unknown.*reach_arm3, reach_arm4, reach_arm5"
-    ):
+    with pytest.raises(InputError, match="'reach_arm7' is unknown.*reach_arm3, reach_arm4"):
         ReachEnv("reach_arm7")
 
 
