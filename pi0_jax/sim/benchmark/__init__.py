@@ -35,6 +35,7 @@ from pi0_jax.progress import progress_bar
 from pi0_jax.sim import gl
 from pi0_jax.sim.benchmark import families
 from pi0_jax.sim.benchmark.families import Chosen
+from pi0_jax.sim.benchmark.journal import Journal, Key
 from pi0_jax.sim.evaluation import FILE, UNKNOWN_HZ
 from pi0_jax.sim.rollouts import Act, checked, per_slot, wilson_interval
 from pi0_jax.sim.workers import Slots, Workers
@@ -55,14 +56,6 @@ class Candidate(NamedTuple):
 
 # Opens the policy of a condition.
 OpenPolicy: TypeAlias = Callable[[str], AbstractContextManager[Candidate]]
-
-
-class Key(NamedTuple):
-    """Names an episode: its condition, its task and its number."""
-
-    condition: str
-    task: str
-    episode: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +113,7 @@ def measure(
         )
     directory.mkdir(parents=True, exist_ok=True)
     gl.prepare_workers()  # it chooses the OpenGL library, which the results name
-    journal = _Journal(directory / EPISODES_FILE, _about(plan, chosen))
+    journal = Journal(directory / EPISODES_FILE, _about(plan, chosen))
     with contextlib.closing(journal):
         for condition in plan.conditions:
             missing = [
@@ -171,80 +164,13 @@ def _published_lines(published: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-class _Journal:
-    """Keeps the result of every episode that is over, one a line.
-
-    Attributes:
-        results: key -> whether it succeeded, and after how many actions.
-        policies: condition -> the digest of what its policy answered to a fixed question, and its
-            other marks.
-        seconds: stage -> what it took in all starts.
-    """
-
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        self._path, self.about = path, about
-        self.results, self.policies = dict[Key, tuple[bool, int]](), dict[str, Any]()
-        self.seconds = Counter[str]()
-        if path.exists():
-            lines = path.read_bytes().split(b"\n")[:-1]  # what a kill cut off is run again
-            if lines and (found := json.loads(lines[0])) != about:
-                names = sorted(k for k in {*found, *about} if found.get(k) != about.get(k))
-                told = "; ".join(
-                    f"{name}: expected {about.get(name)}, found {found.get(name)}" for name in names
-                )
-                raise InputError(f"{path}: is of another evaluation: {told}; choose another folder")
-            for said in map(json.loads, lines[1:]):
-                match said:
-                    case dict():
-                        self.seconds.update(said)
-                    case [condition, marks]:
-                        self.policies[condition] = marks
-                    case [condition, task, episode, success, ticks]:
-                        self.results[Key(condition, task, episode)] = success, ticks
-            with path.open("r+b") as whole:
-                whole.truncate(sum(len(line) + 1 for line in lines))
-        self._file = path.open("a")
-        if not path.stat().st_size:
-            self._write(about)
-
-    def add(self, key: Key, success: bool, ticks: int) -> None:
-        self.results[key] = success, ticks
-        self._write([*key, success, ticks])
-
-    def took(self, seconds: Mapping[str, float]) -> None:
-        """Notes what the stages took since the last time."""
-        rounded = {stage: round(taken, 4) for stage, taken in seconds.items()}
-        self.seconds.update(rounded)
-        self._write(rounded)
-
-    def same_policy(self, condition: str, marks: Mapping[str, Any]) -> None:
-        """Notes a condition's policy; raises InputError if its other episodes had another one."""
-        known = self.policies.setdefault(condition, marks)
-        if known != marks:
-            names = sorted(name for name in {*known, *marks} if known.get(name) != marks.get(name))
-            told = "; ".join(f"{n}: expected {known.get(n)}, found {marks.get(n)}" for n in names)
-            raise InputError(
-                f"{self._path}: condition {condition}: expected the policy of the episodes that are"
-                f" over, found another one ({told}); choose another folder"
-            )
-        if known is marks:
-            self._write([condition, marks])
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, line: Any) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-
 def _run(
     pool: Workers,
     plan: Plan,
     chosen: Chosen,
     missing: Sequence[Key],
     candidate: Candidate,
-    journal: _Journal,
+    journal: Journal,
     directory: Path,
 ) -> None:
     """Runs the missing episodes of one condition."""
@@ -379,7 +305,7 @@ def _about(plan: Plan, chosen: Chosen) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _found(plan: Plan, chosen: Chosen, journal: _Journal) -> dict[str, Any]:
+def _found(plan: Plan, chosen: Chosen, journal: Journal) -> dict[str, Any]:
     """Returns what evaluation.json holds: for each condition all tasks, groups, and each task."""
     family, tasks = chosen
     inside = families.groups_inside(chosen)
