@@ -17,7 +17,8 @@ from scipy import stats
 from pi0_jax.errors import InputError
 from pi0_jax.lab import harness, pages, runs, worlds
 from pi0_jax.lab.experiments import EXPERIMENTS, execution, gaussian
-from pi0_jax.lab.plan import Expected, Means, Pair, check
+from pi0_jax.lab.experiments.detour import ONE_SIDE, TWO_SIDES
+from pi0_jax.lab.plan import Expected, Means, Measuring, Pair, check
 from pi0_jax.lab.statistics import paired, smallest_seen, student_quantile
 from pi0_jax.policy_config import PolicyConfig
 from tests import training
@@ -286,12 +287,27 @@ def written(folder: Path, experiment, found, pilot=()) -> Path:
     return path
 
 
-def test_a_diverged_seed_is_told_and_not_dropped(tmp_path):
+def test_a_diverged_training_is_told_and_the_other_arms_of_its_seed_count(tmp_path):
     experiment = EXPERIMENTS["generation"]
-    found = [*some_runs(experiment, 4), {"seed": 4, "cpu_seconds": 1.0, "diverged": "loss nan"}]
+    found = some_runs(experiment, 5)
+    found[4]["diverged"] = {"gaussian": "loss nan"}
+    for arm in [arm for arm in found[4]["outcomes"] if arm.startswith("Gaussian")]:
+        del found[4]["outcomes"][arm]
     page = pages.write_page(written(tmp_path, experiment, found)).read_text()
-    assert "seed 4 diverged: loss nan" in page and "There was no pilot" in page
-    assert "4 seeds, 1 diverged" in pages.write_overview(tmp_path).read_text()
+    assert "seed 4: gaussian diverged: loss nan" in page and "There was no pilot" in page
+    assert "5 seeds, 1 diverged" in pages.write_overview(tmp_path).read_text()
+    means = Means(experiment, found)
+    assert paired(means.of("flow", "margin"), means.of("one step", "margin")).seeds == 5
+    one = "Gaussian, flow"
+    assert paired(means.of(one, "variance"), means.of(f"{one}, exact field", "variance")).seeds == 4
+
+
+def test_a_policy_that_diverged_or_was_not_trained_is_not_opened():
+    at = Measuring({"two_sides": None}, None, 0, 1)
+    with pytest.raises(runs.DivergedError, match="two_sides"):
+        at.policy(TWO_SIDES)
+    with pytest.raises(KeyError, match="one_side"):
+        at.policy(ONE_SIDE)
 
 
 def test_a_difference_that_is_not_shown_is_told_with_what_would_have_been_seen(tmp_path):

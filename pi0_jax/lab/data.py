@@ -1,6 +1,5 @@
 """Writes demonstrations of planar worlds as RLDS, and says how such a dataset is read."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +14,54 @@ VERSION = "1.0.0"
 _REVISION = 1  # is raised when the same settings no longer give the same data
 
 
-def row(name: str, embodiment: Embodiment) -> Dataset:
-    """Returns how a dataset of this robot is read; it has no cameras and holds nothing out."""
-    return Dataset(
+def write(
+    data_dir: Path,
+    name: str,
+    embodiment: Embodiment,
+    states: np.ndarray,
+    actions: np.ndarray,
+    prompt: str,
+    settings: dict[str, Any],
+) -> Dataset:
+    """Writes the dataset data_dir/name, if it is not there already; returns how it is read.
+
+    Args:
+        data_dir: the folder of datasets.
+        name: the dataset's name.
+        embodiment: the record of its robot.
+        states: float32[episodes, steps, S].
+        actions: float32[episodes, steps, A].
+        prompt: of all episodes.
+        settings: what made them, as JSON values.
+
+    Raises:
+        InputError: a dataset of other settings is there.
+    """
+    row = Dataset(
         name=name,
         tfds_name=name,
         versions=(VERSION,),
         embodiment=embodiment,
         cameras={},
         fields={
-            "steps/observation/state": RawField((len(embodiment.state),), "float32"),
-            "steps/action": RawField((len(embodiment.actions),), "float32"),
+            "steps/observation/state": RawField(states.shape[2:], "float32"),
+            "steps/action": RawField(actions.shape[2:], "float32"),
         },
         language=Language(("steps/language_instruction",)),
         held_out=0.0,
     )
-
-
-def write(
-    data_dir: Path,
-    name: str,
-    states: np.ndarray,
-    actions: np.ndarray,
-    prompts: Sequence[str],
-    settings: dict[str, Any],
-) -> None:
-    """Writes episodes of equal length as the dataset data_dir/name, if it is not there already.
-
-    Args:
-        data_dir: the folder of datasets.
-        name: the dataset's name.
-        states: float32[episodes, steps, S].
-        actions: float32[episodes, steps, A].
-        prompts: one for each episode.
-        settings: what made them, as JSON values.
-
-    Raises:
-        InputError: a dataset of other settings is there.
-    """
     folder, settings = data_dir / name / VERSION, {**settings, "revision": _REVISION}
     if (found := read_settings(folder)) is not None:
         if found != settings:
             raise InputError(f"{folder}: expected data of {settings}, found {found}")
-        return
-    episodes = (
-        {
-            "steps": [
-                {
-                    "observation": {"state": state},
-                    "action": action,
-                    "language_instruction": prompt,
-                }
-                for state, action in zip(seen, done, strict=True)
-            ]
-        }
-        for seen, done, prompt in zip(states, actions, prompts, strict=True)
-    )
+        return row
+    steps = [
+        [
+            {"observation": {"state": seen}, "action": done, "language_instruction": prompt}
+            for seen, done in zip(*episode, strict=True)
+        ]
+        for episode in zip(states, actions, strict=True)
+    ]
     write_rlds(
         data_dir,
         name,
@@ -81,6 +72,7 @@ def write(
             "language_instruction": TextFeature(),
         },
         metadata={},
-        splits={"train": episodes},
+        splits={"train": ({"steps": episode} for episode in steps)},
         settings=settings,
     )
+    return row

@@ -96,10 +96,9 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
                 for number, job in enumerate(as_completed(jobs), 1):
                     found = job.result()
                     took = (time.monotonic() - start) / 60
-                    how = "diverged" if "diverged" in found else f"{found['cpu_seconds']:.0f} CPU s"
-                    say(
-                        f"  seed {jobs[job]}: {how}; {number} of {len(missing)}, {took:.1f} minutes"
-                    )
+                    told = ", ".join(f"{one} diverged" for one in found.get("diverged", ()))
+                    told = told or f"{found['cpu_seconds']:.0f} CPU s"
+                    say(f"  seed {jobs[job]}: {told}; {number} of {len(missing)}, {took:.1f} min")
                 failing.pop_all()
     return _gather(experiment, folder, options, made_with)
 
@@ -120,45 +119,47 @@ def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
     # The default, a lock that processes share, is reported as leaked when this process is killed.
     tqdm.set_lock(threading.RLock())
     compilation.keep(options.cache)
-    experiment, start, path = find(name), time.process_time(), _file(options.output / name, seed)
+    start, experiment = time.process_time(), find(name)
+    path = options.output / name / f"seed_{seed}.json"
     found: dict[str, Any] = {
         "seed": seed,
         "made_with": _made_with(experiment, options),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": options.command,
+        "outcomes": {},
+        "curves": {},
+        "configs": {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # Libraries' logs and child processes write to these descriptors, whatever sys.stderr is.
     with path.with_suffix(".log").open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    with Workers(1) as workers:
-        trained = {}
-        for training in experiment.trainings:
-            folder = _trained_folder(training, seed, options)
-            try:
-                run = runs.trained(training, folder, seed, quick=options.quick)
-            except runs.DivergedError as error:
-                found["diverged"] = f"{training.name}: {error}"
-                break
-            trained[training.name] = runs.Trained(folder, run, workers)
+    trained: dict[str, runs.Trained | None] = {}
+    for training in experiment.trainings:
+        folder = options.output / "trained" / training.name / f"seed_{seed}"
+        first = training.changes.get("initial_weights")
+        try:
+            if first and trained[first] is None:
+                raise runs.DivergedError(f"it begins with {first}")
+            one = runs.trained(training, folder, seed, quick=options.quick)
+        except runs.DivergedError as error:
+            trained[training.name] = None
+            found.setdefault("diverged", {})[training.name] = str(error)
         else:
-            episodes = QUICK_EPISODES if options.quick else experiment.episodes
-            found["outcomes"] = _rounded(experiment.measure(Measuring(trained, seed, episodes)))
-        found["curves"] = {name: one.curve() for name, one in trained.items()}
-        found["configs"] = {name: runs.deciding(one.run) for name, one in trained.items()}
+            trained[training.name] = one
+            found["curves"][training.name] = one.curve()
+            found["configs"][training.name] = runs.deciding(one.run, training)
+    episodes = QUICK_EPISODES if options.quick else experiment.episodes
+    with Workers(1) as workers:
+        for part in experiment.measure:
+            with contextlib.suppress(runs.DivergedError):  # told already
+                measured = part(Measuring(trained, workers, seed, episodes))
+                found["outcomes"] |= _rounded(measured)
     found["cpu_seconds"] = round(time.process_time() - start, 1)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(found))
     return found
-
-
-def _trained_folder(training: runs.Training, seed: int, options: Options) -> Path:
-    return options.output / "trained" / training.name / f"seed_{seed}"
-
-
-def _file(folder: Path, seed: int) -> Path:
-    return folder / f"seed_{seed}.json"
 
 
 def _rounded(outcomes: Outcomes) -> Outcomes:
@@ -169,10 +170,7 @@ def _rounded(outcomes: Outcomes) -> Outcomes:
         return int(value) if value.is_integer() else value
 
     return {
-        arm: {
-            name: [short(value) for value in np.ravel(values)]
-            for name, values in quantities.items()
-        }
+        arm: {name: [short(one) for one in np.ravel(values)] for name, values in quantities.items()}
         for arm, quantities in outcomes.items()
     }
 
@@ -211,23 +209,20 @@ def _gather(
 ) -> Path:
     """Writes results.json of all seeds that are there, the pilot's apart, and returns its path."""
     found = _all_read(folder, made_with)
-    full = [run for seed, run in found.items() if seed < PILOT_SEED]
-    pilot = [run for seed, run in found.items() if seed >= PILOT_SEED]
-    one: dict[str, Any] = next((run for run in [*full, *pilot] if "outcomes" in run), {})
+    short: dict[int, dict[str, Any]] = {
+        # Without what all runs share.
+        seed: {name: run[name] for name in run if name not in ("made_with", "configs")}
+        for seed, run in found.items()
+    }
     record = {
         "experiment": experiment.name,
         "machine": f"{platform.machine()}, {loky.cpu_count()} cores",
         "made_with": made_with,
         # Those of the first run; the others' have another seed.
-        "configs": one["configs"] if one else {},
-        "runs": [_short(run) for run in full],
-        "pilot": [_short(run) for run in pilot],
+        "configs": next((run["configs"] for run in found.values() if run["configs"]), {}),
+        "runs": [run for seed, run in short.items() if seed < PILOT_SEED],
+        "pilot": [run for seed, run in short.items() if seed >= PILOT_SEED],
     }
     with replacing(folder / RESULTS) as temporary:
         temporary.write_text(json.dumps(record, separators=(",", ":")))
     return folder / RESULTS
-
-
-def _short(run: dict[str, Any]) -> dict[str, Any]:
-    """Returns a run without what all runs share."""
-    return {name: value for name, value in run.items() if name not in ("made_with", "configs")}

@@ -35,7 +35,8 @@ def write_page(results: Path) -> Path:
                 section("Arms: means over the seeds", _arms(experiment, means)),
             ]
         if means.runs and experiment.expected:
-            parts.append(section("What was expected", _expected(experiment, means)))
+            rows = [(one.text, *_found(one, means)) for one in experiment.expected]
+            parts.append(section("What was expected", table(("expected", "found", ""), rows)))
         parts += [
             section("What n seeds can show", _power(experiment, means, pilot)),
             section("What it does not say", f"<p>{escaped(experiment.limits)}</p>"),
@@ -52,24 +53,19 @@ def write_overview(output: Path) -> Path:
         if not (results := output / experiment.name / RESULTS).exists():
             continue
         record = json.loads(results.read_text())
-        made_with = record["made_with"]
         # Results of another revision may lack what is told now.
-        if made_with["revision"] != experiment.revision:
+        if record["made_with"]["revision"] != experiment.revision:
             continue
-        means = Means(experiment, record["runs"])
-        if not means.runs:
+        if not (means := Means(experiment, record["runs"])).runs:
             continue
         link = Html(f'<a href="{experiment.name}/{PAGE}">{escaped(experiment.title)}</a>')
         lost = f", {len(means.diverged)} diverged" if means.diverged else ""
-        seeds = f"{len(means.seeds)} seeds{lost}, {_range(means.runs, 'date')}"
-        seeds += ", in miniature: nothing was learnt" if made_with["quick"] else ""
+        miniature = ", in miniature: nothing was learnt" if record["made_with"]["quick"] else ""
+        seeds = f"{len(means.seeds)} seeds{lost}, {_range(means.runs, 'date')}{miniature}"
         # The primary difference, and what was expected; the page has all others.
         found = [f"{one.text}: {': '.join(_found(one, means))}" for one in experiment.expected]
-        lost_seeds = [f"seed {run['seed']} diverged" for run in means.diverged]
-        lines = "<br>".join(
-            [_says(experiment, means)[0], *(escaped(line) for line in [*found, *lost_seeds])]
-        )
-        rows.append((link, experiment.question, Html(lines), seeds))
+        lines = [_says(experiment, means)[0], *map(escaped, found), *_diverged(means)]
+        rows.append((link, experiment.question, Html("<br>".join(lines)), seeds))
     with new_pages(output, f"<title>{_OVERVIEW}</title>") as folder:
         body = [
             "<p>Experiments of minutes on a CPU, with intervals between training seeds."
@@ -81,12 +77,11 @@ def write_overview(output: Path) -> Path:
 
 
 def _head(experiment: Experiment, record: Mapping[str, Any], means: Means) -> str:
-    primary = f"{experiment.primary}: {experiment.quantities[experiment.primary]}"
     rows = [
         ("question", experiment.question),
         ("asked by", experiment.asked),
         ("design", experiment.design),
-        ("primary quantity", primary),
+        ("primary quantity", f"{experiment.primary}: {experiment.quantities[experiment.primary]}"),
         ("primary difference", " minus ".join(experiment.pairs[0][:2])),
         ("seeds", f"{len(means.seeds)}, {record['made_with']['episodes']} episodes each"),
     ]
@@ -98,26 +93,51 @@ def _head(experiment: Experiment, record: Mapping[str, Any], means: Means) -> st
 def _draw(experiment: Experiment, means: Means, path: Path) -> None:
     if experiment.draw is not None:
         return experiment.draw(means, path)
-    names = [experiment.primary, "success", "collision"]
     arms = [arm for arm in means.arms if means.has(arm, experiment.primary)]
-    figures.dots({name: {arm: means.of(arm, name) for arm in arms} for name in names}, path)
+    names = experiment.primary, *experiment.told[-2:]
+    figures.draw({name: {arm: means.of(arm, name) for arm in arms} for name in names}, path)
 
 
-def _compared(experiment: Experiment, means: Means) -> Iterator[tuple[str, str, str, Difference]]:
-    """Yields (arm, other, quantity, difference), the quantity that judges a pair first."""
+def _differences(
+    experiment: Experiment, means: Means, *, told: bool = False
+) -> Iterator[tuple[str, str, str, Difference]]:
+    """Yields (arm, other, quantity, difference) of each pair, by the quantity that judges it.
+
+    With `told` the other quantities of which differences are told follow.
+    """
     for arm, other, judge in experiment.pairs:
-        for name in dict.fromkeys(
-            (judge or experiment.primary, experiment.primary, *experiment.told)
-        ):
+        names = [judge or experiment.primary]
+        names += [experiment.primary, *experiment.told] if told else []
+        for name in dict.fromkeys(names):
             if means.has(arm, name) and means.has(other, name):
                 yield arm, other, name, paired(means.of(arm, name), means.of(other, name))
 
 
+def _says(experiment: Experiment, means: Means) -> list[str]:
+    """Returns a line for each pair, and for each training that diverged."""
+    lines: list[str] = []
+    for arm, other, name, one in _differences(experiment, means):
+        what = f"{arm} minus {other}: {name} {one.mean:+.3g} ({_interval(one)})"
+        if one.seeds >= 2 and not one.clear:
+            seen = smallest_seen(one.deviation, one.seeds)
+            what += f": no difference is shown; one of {seen:.2g} would probably have been seen"
+        lines.append(escaped(what))
+    return [*lines, *_diverged(means)]
+
+
+def _diverged(means: Means) -> list[str]:
+    return [
+        escaped(f"seed {run['seed']}: {training} diverged: {why}")
+        for run in means.diverged
+        for training, why in run["diverged"].items()
+    ]
+
+
 def _pairs(experiment: Experiment, means: Means) -> str:
-    header = ("arm", "minus", "quantity", "difference", "95% interval", "deviation between seeds")
+    header = "arm", "minus", "quantity", "difference", "95% interval", "deviation", "seeds"
     rows = [
-        (arm, other, name, f"{one.mean:+.3g}", _interval(one), f"{one.deviation:.3g}")
-        for arm, other, name, one in _compared(experiment, means)
+        (arm, other, name, f"{one.mean:+.3g}", _interval(one), f"{one.deviation:.3g}", one.seeds)
+        for arm, other, name, one in _differences(experiment, means, told=True)
     ]
     return table(header, rows)
 
@@ -130,30 +150,20 @@ def _arms(experiment: Experiment, means: Means) -> str:
     """Returns the mean over seeds of every arm and quantity, and what the quantities mean."""
     names = [name for name in experiment.quantities if any(means.has(a, name) for a in means.arms)]
     rows = [
-        [
-            arm,
-            *(f"{means.of(arm, n).mean():.3g}" if means.has(arm, n) else "" for n in names),
-        ]
+        [arm, *(f"{np.nanmean(means.of(arm, n)):.3g}" if means.has(arm, n) else "" for n in names)]
         for arm in means.arms
     ]
     meanings = [(name, experiment.quantities[name]) for name in names]
     return table(("arm", *names), rows) + table((), meanings)
 
 
-def _expected(experiment: Experiment, means: Means) -> str:
-    rows = [(one.text, *_found(one, means)) for one in experiment.expected]
-    return table(("expected", "found", ""), rows)
-
-
 def _found(one: Expected, means: Means) -> tuple[str, str]:
     """Returns what was found, and whether its whole interval is as expected."""
     values = means.of(one.arm, one.quantity)
     if one.every:
-        low, high, text = values.min(), values.max(), f"{values.min():.3g} to {values.max():.3g}"
-        return (
-            f"{text} over seeds",
-            "as expected" if one.low <= low and high <= one.high else "not so",
-        )
+        low, high = np.nanmin(values), np.nanmax(values)
+        fits = one.low <= low and high <= one.high
+        return f"{low:.3g} to {high:.3g} over seeds", "as expected" if fits else "not so"
     others = means.of(one.minus, one.quantity) if one.minus else np.zeros_like(values)
     found = paired(values, others)
     text = f"{found.mean:{'+' if one.minus else ''}.3g} ({_interval(found)})"
@@ -166,46 +176,20 @@ def _found(one: Expected, means: Means) -> tuple[str, str]:
 def _power(experiment: Experiment, means: Means, pilot: Means) -> str:
     if len(pilot.runs) < 2:
         return "<p>There was no pilot: --pilot runs one, on seeds of its own.</p>"
-    rows = []
     seeds = len(means.seeds) or experiment.seeds
-    for arm, other, judge in experiment.pairs:
-        name = judge or experiment.primary
-        if not (pilot.has(arm, name) and pilot.has(other, name)):
-            continue
-        one = paired(pilot.of(arm, name), pilot.of(other, name))
-        seen = f"{smallest_seen(one.deviation, seeds):.2g}"
-        rows.append((arm, other, name, f"{one.deviation:.2g}", f"{one.mean:+.2g}", seen))
-    header = (
-        "arm",
-        "minus",
-        "quantity",
-        "deviation in the pilot",
-        "difference in the pilot",
-        "can be seen",
-    )
+    rows = [
+        (arm, other, name, f"{one.deviation:.2g}", f"{one.mean:+.2g}",
+         f"{smallest_seen(one.deviation, seeds):.2g}")
+        for arm, other, name, one in _differences(experiment, pilot)
+    ]  # fmt: skip
+    in_pilot = "deviation in the pilot", "difference in the pilot"
     note = (
         f"{len(pilot.seeds)} pilot seeds, none of them among the runs."
         f" With {seeds} seeds the last column's difference is seen with a chance of 80%."
         " A deviation of so few seeds is itself known only roughly: of four, to a factor of 0.6 to 3.7."
     )
+    header = "arm", "minus", "quantity", *in_pilot, "can be seen"
     return f"<p>{escaped(note)}</p>{table(header, rows)}"
-
-
-def _says(experiment: Experiment, means: Means) -> list[str]:
-    """Returns a line for each pair about the quantity by which it is judged."""
-    lines: list[str] = []
-    told: set[tuple[str, str]] = set()
-    for arm, other, name, one in _compared(experiment, means):
-        if (arm, other) in told:
-            continue
-        told.add((arm, other))
-        what = f"{arm} minus {other}: {name} {one.mean:+.3g} ({_interval(one)})"
-        if one.seeds >= 2 and not one.clear:
-            seen = smallest_seen(one.deviation, one.seeds)
-            what += f": no difference is shown; one of {seen:.2g} would probably have been seen"
-        lines.append(escaped(what))
-    lines += [escaped(f"seed {run['seed']} diverged: {run['diverged']}") for run in means.diverged]
-    return lines
 
 
 def _range(found: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -216,16 +200,14 @@ def _range(found: Sequence[Mapping[str, Any]], name: str) -> str:
 def _how(record: Mapping[str, Any], means: Means) -> str:
     versions = ", ".join(f"{name} {at}" for name, at in record["made_with"]["versions"].items())
     seconds = [run["cpu_seconds"] for run in means.runs]
+    took = f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "-"
     rows = [
         ("command", _range(means.runs, "command")),
         ("date", _range(means.runs, "date")),
         ("machine", record["machine"]),
         ("versions", versions),
-        (
-            "CPU seconds of a seed, without trainings that were there",
-            f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "-",
-        ),
-        ("diverged seeds", ", ".join(str(run["seed"]) for run in means.diverged) or "none"),
+        ("CPU seconds of a seed, without trainings that were there", took),
+        ("seeds with diverged trainings", ", ".join(str(run["seed"]) for run in means.diverged) or "none"),
         ("data", Html(f'<a href="{RESULTS}">{RESULTS}</a>')),
-    ]
+    ]  # fmt: skip
     return table((), rows)

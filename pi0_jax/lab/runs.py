@@ -1,4 +1,4 @@
-"""Trains one policy of an experiment and rolls it out, by the project's own commands' functions.
+"""Trains one policy of an experiment, by the project's own command's functions.
 
 A run's folder holds all of it:
 
@@ -21,12 +21,8 @@ import pi0_jax
 from pi0_jax import checkpoints, train
 from pi0_jax.data.rows import Dataset
 from pi0_jax.errors import InputError
-from pi0_jax.execution import Execution
 from pi0_jax.files import replacing
 from pi0_jax.policy import Policy
-from pi0_jax.sim.rollouts import recordings, rollout
-from pi0_jax.sim.workers import OpenSetting, Workers
-from pi0_jax.sim.worlds import Recording
 from pi0_jax.train import config
 from pi0_jax.train.config import FREE_FIELDS, RunConfig
 from pi0_jax.train.metrics import read_metrics
@@ -68,7 +64,8 @@ class Training(NamedTuple):
     Attributes:
         name: the name of its folder. Experiments that name the same training share its runs.
         write: (folder of datasets, seed) -> the rows of the datasets, which it has written there.
-        changes: the fields of the config that differ from BASE.
+        changes: the fields of the config that differ from BASE; but `initial_weights` names an
+            earlier training of the experiment, with whose weights of the same seed it starts.
     """
 
     name: str
@@ -77,31 +74,14 @@ class Training(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Holds a trained policy's folder, and the processes in which its worlds run."""
+    """Holds a trained policy's folder and config."""
 
     folder: Path
     run: RunConfig
-    workers: Workers
 
     def policy(self, num_steps: int | None = None) -> Policy:
         """Opens the policy, with so many Euler steps; None takes the config's 10."""
         return Policy.open(self.folder / "train", num_steps=num_steps)
-
-    def rollouts(
-        self,
-        policy: Policy,
-        setting: OpenSetting,
-        execution: Execution,
-        *,
-        episodes: int,
-        seed: int,
-    ) -> list[Recording]:
-        """Runs episodes side by side, and returns all of them, recorded."""
-        rollout(
-            self.workers, setting, policy.act, episodes=episodes, seed=seed, parallel=episodes,
-            execution=execution, record=episodes,
-        )  # fmt: skip
-        return recordings(self.workers)
 
     def curve(self) -> list[tuple[int, float]]:
         """Returns steps and losses."""
@@ -122,14 +102,17 @@ def configured(
         "datasets": tuple(row.name for row in rows),
         "own_datasets": {row.name: row for row in rows},
     }
+    if start := stated["initial_weights"]:
+        stated["initial_weights"] = str(folder.parents[1] / start / folder.name / "train")
     page = config.defaults()
     page.update(stated)
     return train.resolve(page)
 
 
-def deciding(run: RunConfig) -> dict[str, Any]:
-    """Returns the fields that decide a run's numbers, as plain data."""
-    return {name: value for name, value in config.to_json(run).items() if name not in FREE_FIELDS}
+def deciding(run: RunConfig, training: Training) -> dict[str, Any]:
+    """Returns the fields that decide a run's numbers, as plain data and without places of files."""
+    stated = {name: value for name, value in config.to_json(run).items() if name not in FREE_FIELDS}
+    return {**stated, **training.changes}
 
 
 class DivergedError(Exception):
@@ -142,8 +125,8 @@ def versions() -> dict[str, str]:
     return {**found, "python": platform.python_version()}
 
 
-def trained(training: Training, folder: Path, seed: int, *, quick: bool) -> RunConfig:
-    """Trains a policy in a folder, or goes on there, or finds it trained; returns its config.
+def trained(training: Training, folder: Path, seed: int, *, quick: bool) -> Trained:
+    """Trains a policy in a folder, or goes on there, or finds it trained.
 
     Raises:
         InputError: the folder holds a run of another config or of other versions, or a signal
@@ -160,7 +143,7 @@ def trained(training: Training, folder: Path, seed: int, *, quick: bool) -> RunC
         before = config.from_halves(stored.policy, stored.training, f"{workdir}: config")
         config.check_resumes(run, before)
         if stored.position == run.steps:
-            return run
+            return Trained(folder, run)
     (folder / "config.py").write_text(_CONFIG.format(fields=pprint.pformat(config.to_json(run))))
     reports = _nonfinite(workdir)
     try:
@@ -172,7 +155,7 @@ def trained(training: Training, folder: Path, seed: int, *, quick: bool) -> RunC
     # A signal makes a training save and return.
     if (done := checkpoints.latest_step(workdir) or 0) < run.steps:
         raise InputError(f"{workdir}: stopped after step {done} of {run.steps}")
-    return run
+    return Trained(folder, run)
 
 
 def _check_versions(file: Path) -> None:

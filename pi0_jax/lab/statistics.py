@@ -31,9 +31,14 @@ class Difference(NamedTuple):
 
 
 def paired(values: Values, others: Values) -> Difference:
-    """Returns `values - others`, seed by seed; with fewer than two seeds the interval is endless."""
+    """Returns `values - others`, seed by seed, of the seeds that have both (others hold NaN).
+
+    With fewer than two such seeds the interval is endless.
+    """
     differences = np.subtract(values, others)
-    count, mean = len(differences), float(np.mean(differences))
+    differences = differences[np.isfinite(differences)]
+    count = len(differences)
+    mean = float(np.mean(differences)) if count else math.nan
     if count < 2:
         return Difference(mean, -math.inf, math.inf, math.nan, count)
     deviation = float(np.std(differences, ddof=1))

@@ -20,12 +20,9 @@ CHANGED = (
 
 def _write(name: str, sides: tuple[int, ...], data_dir: Path, seed: int) -> Sequence[Dataset]:
     states, actions, _ = worlds.demonstrations(DEMONSTRATIONS, seed, sides)
-    prompts = [worlds.PROMPT] * DEMONSTRATIONS
     settings = {"seed": seed, "sides": list(sides), "episodes": DEMONSTRATIONS}
-    data.write(data_dir, name, states, actions, prompts, settings)
-    return [data.row(name, worlds.RECORD)]
+    return [data.write(data_dir, name, worlds.RECORD, states, actions, worlds.PROMPT, settings)]
 
 
 TWO_SIDES = Training("two_sides", partial(_write, "two_sides", (1, -1)), {})
 ONE_SIDE = Training("one_side", partial(_write, "one_side", (1,)), {})
-SIDES = {"two sides": TWO_SIDES.name, "one side": ONE_SIDE.name}

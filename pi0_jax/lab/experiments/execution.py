@@ -1,12 +1,13 @@
 """E4: how should a chunk be executed, and is its tail less accurate?"""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pi0_jax.execution import Execution, OpenLoop, TemporalEnsemble
 from pi0_jax.lab import figures, worlds
-from pi0_jax.lab.experiments.detour import CHANGED, ONE_SIDE, SIDES, TWO_SIDES
+from pi0_jax.lab.experiments.detour import CHANGED, ONE_SIDE, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair
 from pi0_jax.policy import Policy
 
@@ -14,24 +15,19 @@ WAYS: dict[str, Execution] = {
     **{f"open loop of {steps}": OpenLoop(steps) for steps in (8, 4, 2, 1)},
     "ensemble": TemporalEnsemble(),
 }
+SIDES = {"two sides": TWO_SIDES, "one side": ONE_SIDE}
 _FRESH_SEED, _FRESH = 10_000_000, 40  # demonstrations that no run was trained on
 _DRAWS = 16  # chunks for each observation
 _REFERENCE = 256  # continued demonstrations for each observation, whose mean is the truth
 
 
-def measure(at: Measuring) -> Outcomes:
-    """Executes the same policies in five ways, and compares chunks with demonstrations."""
-    found: Outcomes = {}
-    for world, training in SIDES.items():
-        one = at.trained[training]
-        policy = one.policy()
-        for name, execution in WAYS.items():
-            episodes = one.rollouts(
-                policy, worlds.setting, execution, episodes=at.episodes, seed=at.seed
-            )
-            found[f"{world}: {name}"] = worlds.outcomes(episodes)
-    found |= _places(at.trained[ONE_SIDE.name].policy(), at.seed)
-    return found
+def _rollouts(world: str, at: Measuring) -> Outcomes:
+    """Executes the same policy in five ways."""
+    policy = at.policy(SIDES[world])
+    return {
+        f"{world}: {name}": worlds.outcomes(at.rollouts(policy, worlds.setting, execution))
+        for name, execution in WAYS.items()
+    }
 
 
 def _places(policy: Policy, seed: int) -> Outcomes:
@@ -85,18 +81,39 @@ def _place(name: str, place: int) -> str:
 def draw(means: Means, path: Path) -> None:
     """Draws margin and jerk of each way to execute, and the bias against place in the chunk."""
     ways = [f"{world}: {name}" for world in SIDES for name in WAYS]
+    panels: dict[str, figures.Dots | figures.Lines] = {
+        name: {way: means.of(way, name) for way in ways} for name in ("margin", "jerk")
+    }
     places = range(1, 9)
     lines = {
         name: [means.of(_place(name, place), "squared bias") for place in places]
         for name in ("policy", "perfect sampler")
     }
-    figures.dots_and_lines(
-        {name: {way: means.of(way, name) for way in ways} for name in ("margin", "jerk")},
-        list(places), lines, ("place in the chunk", "squared bias"), path,
-    )  # fmt: skip
+    panels["squared bias"] = figures.Lines(places, "place in the chunk", lines, "linear")
+    figures.draw(panels, path)
 
 
-_TWO, _ONE = "two sides: ", "one side: "
+_LOOP = {steps: f"open loop of {steps}" for steps in (8, 4, 2, 1)}
+_TWO, _ONE = ({name: f"{world}: {name}" for name in WAYS} for world in SIDES)
+_FIRST, _LAST = _place("policy", 1), _place("policy", 8)
+_EXPECTED = (
+    Expected(
+        "two sides: open loop succeeds 10 points more often than the ensemble",
+        "success", _TWO[_LOOP[4]], _TWO["ensemble"], 0.1,
+    ),
+    Expected(
+        "one side: they succeed equally, within 3 points",
+        "success", _ONE[_LOOP[4]], _ONE["ensemble"], -0.03, 0.03,
+    ),
+    *(
+        Expected(
+            f"one side: the ensemble has less jerk than {loop}",
+            "jerk", _ONE["ensemble"], _ONE[loop], high=0.0,
+        )
+        for loop in (_LOOP[4], _LOOP[1])
+    ),
+    Expected("the tail is less accurate", "squared bias", _LAST, _FIRST, 0.0),
+)  # fmt: skip
 EXPERIMENT = Experiment(
     name="execution",
     title="E4. Executing chunks: open loop of every length against temporal ensembling",
@@ -113,7 +130,11 @@ EXPERIMENT = Experiment(
     limits="The world answers at once and without noise, so replanning has little to correct, and"
     " latency costs nothing here. Horizon 8 is short beside the paper's 50." + CHANGED,
     trainings=(TWO_SIDES, ONE_SIDE),
-    measure=measure,
+    measure=(
+        partial(_rollouts, "two sides"),
+        partial(_rollouts, "one side"),
+        lambda at: _places(at.policy(ONE_SIDE), at.seed),
+    ),
     quantities={
         **worlds.QUANTITIES,
         "squared bias": "squared distance of the mean action of chunks from that of demonstrations, less"
@@ -123,48 +144,15 @@ EXPERIMENT = Experiment(
     primary="margin",
     told=("clearance", "success", "jerk"),
     pairs=(
-        *(Pair(f"{_TWO}ensemble", f"{_TWO}open loop of {steps}") for steps in (4, 8, 2, 1)),
-        Pair(f"{_TWO}open loop of 8", f"{_TWO}open loop of 1"),
-        *(Pair(f"{_ONE}ensemble", f"{_ONE}open loop of {steps}", "jerk") for steps in (8, 4, 1)),
-        Pair(f"{_ONE}open loop of 8", f"{_ONE}open loop of 1", "jerk"),
-        Pair(_place("policy", 8), _place("policy", 1), "squared bias"),
-        Pair(_place("policy", 8), _place("policy", 4), "squared bias"),
-        Pair(_place("policy", 8), _place("perfect sampler", 8), "spread"),
+        *(Pair(_TWO["ensemble"], _TWO[_LOOP[steps]]) for steps in (4, 8, 2, 1)),
+        Pair(_TWO[_LOOP[8]], _TWO[_LOOP[1]]),
+        *(Pair(_ONE["ensemble"], _ONE[_LOOP[steps]], "jerk") for steps in (8, 4, 1)),
+        Pair(_ONE[_LOOP[8]], _ONE[_LOOP[1]], "jerk"),
+        Pair(_LAST, _FIRST, "squared bias"),
+        Pair(_LAST, _place("policy", 4), "squared bias"),
+        Pair(_LAST, _place("perfect sampler", 8), "spread"),
     ),
-    expected=(
-        Expected(
-            "two sides: open loop succeeds 10 points more often than the ensemble",
-            "success",
-            f"{_TWO}open loop of 4",
-            f"{_TWO}ensemble",
-            low=0.1,
-        ),
-        Expected(
-            "one side: they succeed equally, within 3 points",
-            "success",
-            f"{_ONE}open loop of 4",
-            f"{_ONE}ensemble",
-            low=-0.03,
-            high=0.03,
-        ),
-        *(
-            Expected(
-                f"one side: the ensemble has less jerk than open loop of {steps}",
-                "jerk",
-                f"{_ONE}ensemble",
-                f"{_ONE}open loop of {steps}",
-                high=0.0,
-            )
-            for steps in (4, 1)
-        ),
-        Expected(
-            "the tail is less accurate",
-            "squared bias",
-            _place("policy", 8),
-            _place("policy", 1),
-            low=0.0,
-        ),
-    ),
+    expected=_EXPECTED,
     draw=draw,
     seconds=110.0,
     revision=3,

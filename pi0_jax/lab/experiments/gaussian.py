@@ -4,6 +4,7 @@ States say nothing of the actions. A chunk is Gaussian with mean 0 and covarianc
 its scale.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 
 from pi0_jax import flow, preprocess
 from pi0_jax.data.rows import Dataset
-from pi0_jax.embodiments import Embodiment
 from pi0_jax.lab import data, worlds
 from pi0_jax.lab.runs import Training
 from pi0_jax.models.pi0 import Pi0
@@ -32,16 +32,16 @@ _DRAWS = 512
 def _write(data_dir: Path, seed: int) -> Sequence[Dataset]:
     """Writes actions that are a stationary Gaussian process, beside states that say nothing."""
     rng = np.random.default_rng([seed, 0x6A55])
-    states = rng.normal(size=(_EPISODES, _STEPS, len(worlds.RECORD.state)))
+    states = rng.normal(size=(_EPISODES, _STEPS, len(worlds.RECORD.state))).astype(np.float32)
+    embodiment = dataclasses.replace(
+        worlds.RECORD,
+        name="planar_gaussian",
+        actions=tuple(dataclasses.replace(dim, delta=False) for dim in worlds.RECORD.actions),
+    )
     actions = _process(rng, _EPISODES, _STEPS)
-    record = worlds.RECORD.to_json()
-    for dim in record["actions"]:
-        dim["delta"] = False
-    embodiment = Embodiment.from_json({**record, "name": "planar_gaussian"})
-    prompts = [worlds.PROMPT] * _EPISODES
     settings = {"seed": seed, "episodes": _EPISODES, "steps": _STEPS}
-    data.write(data_dir, "gaussian", states.astype(np.float32), actions, prompts, settings)
-    return [data.row("gaussian", embodiment)]
+    name = "gaussian"
+    return [data.write(data_dir, name, embodiment, states, actions, worlds.PROMPT, settings)]
 
 
 def _process(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
@@ -53,16 +53,20 @@ def _process(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
     return (np.sqrt(_VARIANCE) * np.stack(values, axis=1)).astype(np.float32)
 
 
-def field(x: np.ndarray, t: float, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Returns E[noise - action | x_t = x] for Gaussian actions, float64[n, H].
+def field(
+    x: np.ndarray, t: float | np.ndarray, mean: np.ndarray, covariance: np.ndarray
+) -> np.ndarray:
+    """Returns E[noise - action | x_t = x] for Gaussian actions, float64[..., H].
 
     With x_t = t noise + (1 - t) a and a ~ N(m, C), x_t has covariance S = t^2 I + (1 - t)^2 C, and
-    the expectation is (t I - (1 - t) C) S^-1 (x - (1 - t) m) - m.
+    the expectation is (t I - (1 - t) C) S^-1 (x - (1 - t) m) - m. The axes before H of all four
+    broadcast.
     """
-    one = np.eye(len(mean))
-    spread = t**2 * one + (1 - t) ** 2 * covariance
-    slope = (t * one - (1 - t) * covariance) @ np.linalg.inv(spread)
-    return (x - (1 - t) * mean) @ slope.T - mean
+    one, t = np.eye(mean.shape[-1]), np.asarray(t)[..., None]
+    many = t[..., None]
+    spread = many**2 * one + (1 - many) ** 2 * covariance
+    slope = (many * one - (1 - many) * covariance) @ np.linalg.inv(spread)
+    return np.einsum("...ij,...j->...i", slope, x - (1 - t) * mean) - mean
 
 
 def _moments(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +94,9 @@ def _velocity(weights: Any, batch: Any, x: Any, t: Any, *, model: Pi0, layout: L
 def field_error(policy: Policy, seed: int) -> float:
     """Returns |v - v*| / |v*| of the learnt field, at times of the training's own density."""
     rng = np.random.default_rng([seed, 0xF1E1D])
-    (centre, covariance), prepared = _moments(policy), _prepared(policy, rng, seed)
-    chunks = np.stack(
-        [rng.multivariate_normal(*dim, _DRAWS) for dim in zip(centre, covariance, strict=True)], -1
-    )
+    (mean, covariance), prepared = _moments(policy), _prepared(policy, rng, seed)
+    moments = zip(mean, covariance, strict=True)
+    chunks = np.stack([rng.multivariate_normal(*dim, _DRAWS) for dim in moments], -1)
     times = np.asarray(flow.sample_time(jax.random.key(seed), (_DRAWS,)))
     x = times[:, None, None] * rng.normal(size=chunks.shape) + (1 - times[:, None, None]) * chunks
     padded = np.pad(np.float32(x), ((0, 0), (0, 0), (0, policy.config.action_dim - 2)))
@@ -101,33 +104,24 @@ def field_error(policy: Policy, seed: int) -> float:
         policy.weights, prepared.batch, padded, times, model=policy.model, layout=prepared.layout
     )
     found = np.asarray(learnt, np.float64)[:, 0, :, :2]
-    exact = np.array(
-        [
-            [field(x[i, None, :, d], t, centre[d], covariance[d])[0] for d in range(2)]
-            for i, t in enumerate(times)
-        ]
-    ).transpose(0, 2, 1)
+    exact = field(x.swapaxes(1, 2), times[:, None], mean, covariance).swapaxes(1, 2)
     return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
 
 
-def variances(policy: Policy, seed: int) -> tuple[float, float]:
+def variances(policy: Policy, seed: int) -> tuple[float, ...]:
     """Returns the variance of sampled actions over the data's: the policy's, and the exact field's.
 
     Both take the policy's number of Euler steps, from the same noise.
     """
     rng, steps = np.random.default_rng([seed, 0x5A]), policy.num_steps
-    centre, covariance = _moments(policy)
-    prepared, exact = _prepared(policy, rng, seed), []
+    mean, covariance = _moments(policy)
+    prepared = _prepared(policy, rng, seed)
     sampled = np.asarray(policy.compute(prepared), np.float64)[..., :2]
-    noise = np.asarray(prepared.noise, np.float64)
-    for dim, (mean, spread) in enumerate(zip(centre, covariance, strict=True)):
-        x = noise[..., dim]
-        for step in range(steps):
-            x = x - field(x, 1 - step / steps, mean, spread) / steps
-        exact.append(x)
+    x = np.asarray(prepared.noise, np.float64)[..., :2].swapaxes(1, 2)
+    for step in range(steps):
+        x = x - field(x, 1 - step / steps, mean, covariance) / steps
     of_data = np.trace(covariance, axis1=1, axis2=2).mean() / covariance.shape[1]
-    found = (np.var(sampled, axis=0).mean(), np.mean(np.var(exact, axis=1)))
-    return float(found[0] / of_data), float(found[1] / of_data)
+    return tuple(float(np.var(chunks, axis=0).mean() / of_data) for chunks in (sampled, x))
 
 
 GAUSSIAN = Training("gaussian", _write, {"mask_past_end": True})
