@@ -16,11 +16,19 @@ from scipy import stats
 
 from pi0_jax.errors import InputError
 from pi0_jax.lab import harness, pages, runs, worlds
-from pi0_jax.lab.experiments import EXPERIMENTS, execution, gaussian
+from pi0_jax.lab.experiments import (
+    EXPERIMENTS,
+    detour,
+    execution,
+    gaussian,
+    posttraining,
+    weighting,
+)
 from pi0_jax.lab.experiments.detour import ONE_SIDE, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Means, Measuring, Pair, check
 from pi0_jax.lab.statistics import paired, smallest_seen, student_quantile
 from pi0_jax.policy_config import PolicyConfig
+from pi0_jax.sim.worlds import EpisodeResult, Recording
 from tests import training
 from tests.training import ROOT
 
@@ -74,6 +82,72 @@ def test_success_needs_the_goal_and_no_touch(side, succeeds):
         assert not truncated
     assert info["success"] == succeeds and (info["clearance"] > 0) == succeeds
     assert reward == float(succeeds)
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("prompt", worlds.ROUTES)
+def test_a_named_route_succeeds_by_its_expert_alone(prompt, pushed):
+    """The expert gets there pushed or not, and is where its guide is; another route's fails."""
+    for side in worlds.ROUTES.values():
+        for seed in range(4):
+            env = worlds.Detour(prompt, pushed)
+            env.reset(seed=seed)
+            goal, ended = np.float64(env._observation()["state"][None, 2:]), False
+            while not ended:
+                (target,) = worlds.expert(env.position, goal, np.array([side]))
+                before = env.position
+                *_, terminated, truncated, info = env.step(target)
+                moved = np.linalg.norm(env.position - worlds.move(before, target[None]))
+                assert (moved > 0.29) == (pushed and env._ticks == worlds.PUSH_TICK)
+                ended = terminated or truncated
+            named = side == worlds.ROUTES[prompt]
+            assert info["success"] == named
+            assert not named or np.abs(env.position - env.guide).max() < 1e-6
+
+
+def test_the_gap_is_told_of_named_routes():
+    still = np.array([-0.8, 0.0, 0.8, 0.1])
+    snapshots = tuple((np.array([*still, -0.8 + 0.1 * tick, 0.0]),) for tick in range(5))
+    for prompt in ("above", worlds.PROMPT):
+        result = EpisodeResult(0, "planar_point", 1, prompt, prompt, False, 4)
+        found = worlds.outcomes([Recording(result, snapshots, np.zeros((0, 8, 2)), ())])
+        assert ("gap" in found) == (prompt == "above") and found["margin"] == [-worlds.RADIUS]
+        assert "upper side" not in found  # it never got past
+        assert "gap" not in found or found["gap"] == pytest.approx([0.2])
+
+
+def test_manners_of_demonstrations():
+    def driven(**manner):
+        states, actions, _ = worlds.demonstrations(50, 0, (1.0,), worlds.Manner(jolt=0.0, **manner))
+        way = np.float64(states[..., :2])
+        moved = [worlds.move(way[:, t], np.float64(actions[:, t])) for t in range(way.shape[1] - 1)]
+        off = np.linalg.norm(way[:, 1:] - np.stack(moved, 1), axis=2)
+        return np.diff(way[:, :10, 0], axis=1) / worlds.SPEED, off
+
+    pace, off = driven()
+    assert pace.min() > 0.85 and off.max() < 1e-6
+    pace, off = driven(dawdling=0.6, ticks=30)
+    assert off.shape == (50, 29) and off.max() < 1e-6
+    assert 0.35 < pace.min() < 0.5 and 0.9 < pace.max() < 1.001
+    _, off = driven(mistakes=0.1)
+    assert 0.05 < np.mean(off > 1e-6) < 0.15
+
+
+def test_fewer_demonstrations_are_the_first_of_more(tmp_path):
+    """Each route has starts of its own; and a rare route differs from seed to seed."""
+    written = {}
+
+    def write(data_dir, name, embodiment, states, actions, prompt, settings):
+        written[name, len(states)] = states
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(detour.data, "write", write)
+        detour.write([detour.route("above", count) for count in (5, 30)], tmp_path, 3)
+        detour.write([detour.route("below", 5)], tmp_path, 3)
+    np.testing.assert_array_equal(written["above", 5], written["above", 30][:5])
+    assert not np.isclose(written["above", 5][:, 0, 1], written["below", 5][:, 0, 1]).any()
+    rare = {weighting.roles(seed)["rare"].prompt for seed in range(3)}
+    assert len(rare) == 3
 
 
 # ---- statistics
@@ -346,10 +420,61 @@ def test_only_a_loss_that_is_not_finite_is_a_divergence(tmp_path, monkeypatch):
         runs.trained(training_, tmp_path, 0, quick=True)
 
 
-def test_an_unknown_quantity_is_named_before_a_run():
+def test_an_unknown_quantity_or_training_is_named_before_a_run():
     experiment = EXPERIMENTS["generation"]._replace(told=("sucess",))
     with pytest.raises(InputError, match="quantity 'sucess' is unknown; expected one of .*success"):
         check(experiment)
+    recovery = EXPERIMENTS["recovery"]
+    later = recovery._replace(trainings=recovery.trainings[::-1])
+    with pytest.raises(InputError, match="earlier training 'recovery_first' is unknown"):
+        check(later)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=list(EXPERIMENTS))
+def test_every_experiment_is_whole(experiment, tmp_path):
+    """Its names are known, its configs are valid, and its page can be written."""
+    check(experiment)
+    names = [one.name for one in experiment.trainings]
+    assert len(set(names)) == len(names)
+    row = detour.data.write(
+        tmp_path, "one", worlds.RECORD, *np.zeros((2, 1, 9, 4), np.float32), "above", {}
+    )
+    for one in experiment.trainings:
+        folder = tmp_path / "trained" / one.name / "seed_7"
+        run_ = runs.configured(one, folder, [row], 7, quick=False)
+        first = one.changes.get("initial_weights")
+        expected = str(tmp_path / "trained" / first / "seed_7" / "train") if first else ""
+        assert run_.initial_weights == expected
+        assert runs.deciding(run_, one)["initial_weights"] == (first or "")
+    arms = experiment._replace(draw=None, measure=())  # figures want arms that no pair names
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(EXPERIMENTS, experiment.name, arms)
+        pages.write_page(written(tmp_path, arms, some_runs(arms, 3)))
+
+
+def test_only_what_begins_with_a_diverged_training_is_lost_with_it(tmp_path, monkeypatch):
+    recovery = EXPERIMENTS["recovery"]
+
+    def trained(training_, folder, seed, *, quick):
+        if training_.name == "recovery_first":
+            raise runs.DivergedError("loss nan")
+        return runs.Trained(folder, None)
+
+    monkeypatch.setattr(harness.runs, "trained", trained)
+    found, diverged = harness._train(recovery, 0, harness.Options(tmp_path))
+    assert diverged == {
+        "recovery_first": "loss nan",
+        "recovery_both": "it begins with recovery_first",
+    }
+    assert [name for name, one in found.items() if one is None] == list(diverged)
+
+
+@pytest.mark.parametrize(
+    ("success", "expected"),
+    [((0.9, 1, 1, 1), 2), ((0, 0, 0.1, 0.7), 60), ((0, 0.6, 1.0, 1), (5 * 12) ** 0.5)],
+)
+def test_the_demonstrations_at_80_percent(success, expected):
+    assert 2 ** posttraining.log_needed(success) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -127,29 +127,18 @@ def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": options.command,
         "outcomes": {},
-        "curves": {},
-        "configs": {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # Libraries' logs and child processes write to these descriptors, whatever sys.stderr is.
     with path.with_suffix(".log").open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    trained: dict[str, runs.Trained | None] = {}
-    for training in experiment.trainings:
-        folder = options.output / "trained" / training.name / f"seed_{seed}"
-        first = training.changes.get("initial_weights")
-        try:
-            if first and trained[first] is None:
-                raise runs.DivergedError(f"it begins with {first}")
-            one = runs.trained(training, folder, seed, quick=options.quick)
-        except runs.DivergedError as error:
-            trained[training.name] = None
-            found.setdefault("diverged", {})[training.name] = str(error)
-        else:
-            trained[training.name] = one
-            found["curves"][training.name] = one.curve()
-            found["configs"][training.name] = runs.deciding(one.run, training)
+    trained, diverged = _train(experiment, seed, options)
+    if diverged:
+        found["diverged"] = diverged
+    done = [(training, one) for training in experiment.trainings if (one := trained[training.name])]
+    found["curves"] = {training.name: one.curve() for training, one in done}
+    found["configs"] = {training.name: runs.deciding(one.run, training) for training, one in done}
     episodes = QUICK_EPISODES if options.quick else experiment.episodes
     with Workers(1) as workers:
         for part in experiment.measure:
@@ -160,6 +149,23 @@ def _run_seed(name: str, seed: int, options: Options) -> dict[str, Any]:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(found))
     return found
+
+
+def _train(
+    experiment: Experiment, seed: int, options: Options
+) -> tuple[dict[str, runs.Trained | None], dict[str, str]]:
+    """Trains one after the other; returns the policies, None where it diverged, and why it did."""
+    trained: dict[str, runs.Trained | None] = {}
+    diverged: dict[str, str] = {}
+    for training in experiment.trainings:
+        folder = options.output / "trained" / training.name / f"seed_{seed}"
+        try:
+            if (first := training.changes.get("initial_weights", "")) in diverged:
+                raise runs.DivergedError(f"it begins with {first}")
+            trained[training.name] = runs.trained(training, folder, seed, quick=options.quick)
+        except runs.DivergedError as error:
+            trained[training.name], diverged[training.name] = None, str(error)
+    return trained, diverged
 
 
 def _rounded(outcomes: Outcomes) -> Outcomes:

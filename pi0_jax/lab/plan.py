@@ -1,7 +1,7 @@
 """Says what an experiment is: its question, its trainings, what is measured, and what is compared."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,15 @@ from pi0_jax.sim.worlds import Recording
 
 # Arm -> quantity -> a number for each episode (or frame, or draw).
 Outcomes = dict[str, dict[str, list[float]]]
+
+
+def pooled(several: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """Returns all numbers of several arms, by quantity, as those of one."""
+    found: dict[str, list[float]] = {}
+    for one in several:
+        for name, values in one.items():
+            found.setdefault(name, []).extend(values)
+    return found
 
 
 WHOLE_CHUNKS = OpenLoop(int(BASE["horizon"]))
@@ -121,16 +130,24 @@ class Experiment(NamedTuple):
 
 
 def check(experiment: Experiment) -> None:
-    """Raises InputError if an experiment names a quantity that it does not explain."""
-    named = [experiment.primary, *experiment.told]
-    named += [one.quantity for one in experiment.expected]
-    named += [pair.quantity for pair in experiment.pairs if pair.quantity]
-    for quantity in named:
-        if quantity not in experiment.quantities:
+    """Raises InputError if an experiment names a quantity or a training that is not there."""
+
+    def known(kind: str, name: str, names: Iterable[str]) -> None:
+        if name not in names:
             raise InputError(
-                f"experiment {experiment.name}: quantity {quantity!r} is unknown; expected one of"
-                f" {', '.join(experiment.quantities)}"
+                f"experiment {experiment.name}: {kind} {name!r} is unknown; expected one of"
+                f" {', '.join(names)}"
             )
+
+    named = [experiment.primary, *experiment.told]
+    named += [one.quantity for one in (*experiment.expected, *experiment.pairs) if one.quantity]
+    for quantity in named:
+        known("quantity", quantity, experiment.quantities)
+    earlier: list[str] = []
+    for training in experiment.trainings:
+        if first := training.changes.get("initial_weights"):
+            known("earlier training", first, earlier)
+        earlier.append(training.name)
 
 
 class Means:

@@ -10,13 +10,15 @@
         -1             0              1
 
 A demonstration goes round by one of the sides. Where both sides are demonstrated, nothing in the
-first observations says which one is meant. Functions take any number of episodes, one a row.
-Lengths have no unit; the workspace is 2 long.
+first observations says which one is meant; or the prompt names a route, and the task is to take it.
+The point may be pushed on its way. Functions take any number of episodes, one a row. Lengths have no
+unit; the workspace is 2 long.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -34,6 +36,10 @@ PROMPT = "reach"
 _START, _GOAL = -0.8, 0.8  # x
 _START_SPREAD, _GOAL_SPREAD = 0.1, 0.4  # of y, either way
 _AWAY = 0.5  # y of a demonstration beside the obstacle
+# Prompts that name a route -> its side, times how far it goes round.
+ROUTES = {"above": 1.0, "below": -1.0, "far above": 1.5, "far below": -1.5}
+_NEAR = 0.12  # a named route is taken by a point that passes the obstacle so close to it
+PUSH_TICK, _PUSH = 4, (0.3, 0.5)  # when a point is pushed, and how far along y, up or down
 _LONGEST = 0.15  # a point moves at most so far in a tick
 JOLT = 0.015  # standard deviation of what disturbs a demonstration in a tick
 
@@ -64,7 +70,7 @@ def begin(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def path(x: np.ndarray, goal: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """Returns the y, float64[n], of the demonstrated path at these x; side is 1 or -1."""
+    """Returns the y, float64[n], of the demonstrated path at these x; side is 1 or -1 (ROUTES)."""
     bump = np.where(np.abs(x) < -_START, np.cos(np.pi * x / (2 * -_START)) ** 2, 0.0)
     ramp = np.clip(x / _GOAL, 0.0, 1.0)
     return side * _AWAY * bump + goal[:, 1] * ramp**2 * (3 - 2 * ramp)
@@ -92,8 +98,27 @@ def clearance(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.linalg.norm(start + nearest[:, None] * way, axis=1) - RADIUS
 
 
+class Manner(NamedTuple):
+    """Says how demonstrations are driven.
+
+    Attributes:
+        jolt: standard deviation of what disturbs each tick's motion.
+        mistakes: the chance that a tick ends with a large mistake along y, of deviation 0.25.
+        dawdling: the slowest go at one less this, of the usual speed.
+        ticks: length of a demonstration.
+    """
+
+    jolt: float = JOLT
+    mistakes: float = 0.0
+    dawdling: float = 0.0
+    ticks: int = DEMONSTRATION_TICKS
+
+
+USUAL = Manner()
+
+
 def demonstrations(
-    count: int, seed: int, sides: tuple[int, ...]
+    count: int, seed: int, sides: tuple[float, ...], manner: Manner = USUAL
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs demonstrations, each by one of the sides, drawn with equal chances.
 
@@ -101,50 +126,72 @@ def demonstrations(
     back to the path is demonstrated too.
 
     Returns:
-        States float32[n, T, 4], actions float32[n, T, 2], and the sides, int[n].
+        States float32[n, T, 4], actions float32[n, T, 2], and the sides, [n].
     """
     rng = np.random.default_rng([seed, 0xDE70])
     position, goal = begin(rng.integers(2**32, size=count))
     side = rng.choice(sides, count)
+    pace = 1 - manner.dawdling * rng.random((count, 1)) if manner.dawdling else None
     states, actions = [], []
-    for _ in range(DEMONSTRATION_TICKS):
+    for _ in range(manner.ticks):
         target = expert(position, goal, side)
+        if pace is not None:
+            target = position + pace * (target - position)
         states.append(np.concatenate([position, goal], axis=1))
         actions.append(target)
-        position = move(position, target + rng.normal(0.0, JOLT, target.shape))
+        position = move(position, target + rng.normal(0.0, manner.jolt, target.shape))
+        if manner.mistakes:
+            position[:, 1] += rng.normal(0.0, 0.25, count) * (rng.random(count) < manner.mistakes)
     return np.stack(states, 1).astype(np.float32), np.stack(actions, 1).astype(np.float32), side
 
 
 class Detour(gymnasium.Env):
     """Is one episode of the world, as a Gymnasium environment."""
 
-    def __init__(self) -> None:
-        """Says what observations and actions are."""
+    def __init__(self, prompt: str = PROMPT, pushed: bool = False) -> None:
+        """Says what observations and actions are.
+
+        Args:
+            prompt: a route of ROUTES, or any other text where the way round is free.
+            pushed: whether the point is pushed on its way.
+        """
         self.observation_space = gymnasium.spaces.Dict(
             {"state": gymnasium.spaces.Box(-np.inf, np.inf, (len(RECORD.state),), np.float32)}
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(RECORD.actions),), np.float32)
+        self._side, self._pushed = ROUTES.get(prompt), pushed
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begins an episode; the seed decides start and goal."""
+        """Begins an episode; the seed decides start, goal and push."""
         super().reset(seed=seed)
         drawn = self.np_random.integers(2**32) if seed is None else seed
         self.position, self._goal = begin(np.array([drawn]))
-        self._ticks, self._clearance = 0, np.inf
+        self.guide = self.position  # where the expert would be who takes the named route
+        self._ticks, self._clearance, self._on_route = 0, np.inf, True
+        rng = np.random.default_rng([int(drawn), 0x9053])
+        self._push = np.array([0.0, rng.choice((-1, 1)) * rng.uniform(*_PUSH)]) * self._pushed
         return self._observation(), {}
 
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Moves the point; the goal counts only if the obstacle was not touched on the way."""
+        """Moves the point; the goal counts only after the named route and without a touch."""
         before = self.position
         self.position = move(before, np.asarray(action, np.float64)[None])
         self._clearance = min(self._clearance, float(clearance(before, self.position)[0]))
+        (x, y), (next_x, next_y) = before[0], self.position[0]
+        if self._side is not None:
+            if x <= 0 < next_x:
+                passed = y - x * (next_y - y) / (next_x - x)
+                self._on_route = abs(passed - self._side * _AWAY) < _NEAR
+            self.guide = move(self.guide, expert(self.guide, self._goal, np.array([self._side])))
         self._ticks += 1
+        if self._ticks == PUSH_TICK:
+            self.position, self.guide = self.position + self._push, self.guide + self._push
         reached = bool(np.linalg.norm(self.position - self._goal) < REACHED)
-        success = reached and self._clearance > 0
+        success = reached and self._clearance > 0 and self._on_route
         info = {"success": success, "clearance": self._clearance}
         return self._observation(), float(success), reached, self._ticks >= EPISODE_TICKS, info
 
@@ -159,20 +206,20 @@ gymnasium.register("Detour-v0", entry_point="pi0_jax.lab.worlds:Detour")
 class TracedWorld(GymWorld):
     """Is the world of a rollout that keeps where the point was at every tick."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: str, pushed: bool) -> None:
         """Makes the world."""
-        self._detour = Detour()
-        super().__init__(self._detour, "Detour-v0", RECORD, success="success", prompt=PROMPT)
+        self._detour = Detour(prompt, pushed)
+        super().__init__(self._detour, "Detour-v0", RECORD, success="success", prompt=prompt)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
-        """Returns the state alone: position and goal."""
-        return (self._seen["state"].copy(),)
+        """Returns position, goal, and where the expert would be, float64[6]."""
+        return (np.concatenate([self._seen["state"], self._detour.guide[0]]),)
 
 
 @contextlib.contextmanager
-def setting() -> Iterator[Setting]:
+def setting(prompt: str = PROMPT, pushed: bool = False) -> Iterator[Setting]:
     """Opens worlds of rollouts; nothing of them is drawn."""
-    yield Setting(TracedWorld, lambda recording: ())
+    yield Setting(partial(TracedWorld, prompt, pushed), lambda recording: ())
 
 
 # ---- what an episode shows
@@ -182,13 +229,15 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
     """Returns what each recorded episode shows, by quantity: see QUANTITIES."""
     found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     for recording in recordings:
-        states = np.array(recording.snapshots, np.float64)[:, 0]  # [T + 1, 4]
-        way, goal = states[:, :2], states[-1, 2:]
+        states = np.array(recording.snapshots, np.float64)[:, 0]  # [T + 1, 6]
+        way, goal, guide = states[:, :2], states[-1, 2:4], states[:, 4:]
         near = float(clearance(way[:-1], way[1:]).min())
         third = np.diff(way, 3, axis=0)
         past = np.flatnonzero(way[:, 0] > 0)
         if len(past):
             found["upper side"].append(float(way[past[0], 1] > 0))
+        if recording.result.prompt in ROUTES:
+            found["gap"].append(float(np.linalg.norm(way - guide, axis=1).mean()))
         found["margin"].append(min(near, 0.0) if len(past) else -RADIUS)
         found["success"].append(float(recording.result.success))
         found["clearance"].append(near)
@@ -196,14 +245,17 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
         found["distance"].append(float(np.linalg.norm(way[-1] - goal)))
         found["jerk"].append(float(np.sqrt(np.mean(np.sum(third**2, axis=1)))))
         found["ticks"].append(float(recording.result.ticks))
-    return found
+    return {name: values for name, values in found.items() if values}
 
 
 QUANTITIES = {
+    "gap": "mean distance from where an expert of the named route would be at the same tick"
+    " (workspace: 2)",
     "margin": "how deep an episode goes into the obstacle, as a negative number: 0 where it goes round,"
     f" {-RADIUS} where it goes through the middle or never gets past (workspace: 2)",
     "clearance": "least distance from the obstacle in an episode, negative inside (workspace: 2)",
-    "success": "share of episodes that reach the goal without touching the obstacle",
+    "success": "share of episodes that reach the goal without touching the obstacle, on the route"
+    " that is named, if any",
     "collision": "share of episodes that touch the obstacle",
     "upper side": "share of the episodes that get past the obstacle which pass it above",
     "distance": "from the goal at the episode's end",

@@ -1,14 +1,16 @@
 """Holds the experiments, by name. A new one is a file here and a line below."""
 
-from pi0_jax.lab.experiments import euler, execution, generation, loss
+from pi0_jax.lab.experiments import (
+    euler,
+    execution,
+    generation,
+    loss,
+    posttraining,
+    recovery,
+    transfer,
+    weighting,
+)
 from pi0_jax.lab.plan import Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {
-    one.name: one
-    for one in (
-        generation.EXPERIMENT,
-        execution.EXPERIMENT,
-        euler.EXPERIMENT,
-        loss.EXPERIMENT,
-    )
-}
+_MODULES = generation, execution, euler, loss, weighting, transfer, posttraining, recovery
+EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _MODULES}
