@@ -34,7 +34,12 @@ REACHED = 0.1  # 5% of the workspace: from here the goal is reached
 EPISODE_TICKS, DEMONSTRATION_TICKS = 40, 24
 PROMPT = "reach"
 _START, _GOAL = -0.8, 0.8  # x
-_START_SPREAD, _GOAL_SPREAD = 0.1, 0.4  # of y, either way
+_SPREAD = (
+    0.1,
+    0.4,
+    0.0,
+)  # of the start's y and the goal's y, either way, and of the goal's x, nearer
+_VARIED = 0.4, 0.5, 0.2  # the same, of a task that takes more demonstrations
 _AWAY = 0.5  # y of a demonstration beside the obstacle
 # Prompts that name a route -> its side, times how far it goes round.
 ROUTES = {"above": 1.0, "below": -1.0, "far above": 1.5, "far below": -1.5}
@@ -61,18 +66,19 @@ def observed(states: np.ndarray) -> list[RawObservation]:
     ]
 
 
-def begin(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def begin(seeds: np.ndarray, varied: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns where episodes begin and where they shall end, float64[n, 2] each."""
-    drawn = np.array([np.random.default_rng(int(seed)).uniform(-1, 1, 2) for seed in seeds])
-    y = drawn * (_START_SPREAD, _GOAL_SPREAD)
-    x = np.broadcast_to((_START, _GOAL), y.shape)
-    return np.stack([x[:, 0], y[:, 0]], axis=1), np.stack([x[:, 1], y[:, 1]], axis=1)
+    drawn = np.array([np.random.default_rng(int(seed)).uniform(-1, 1, 3) for seed in seeds])
+    start_y, goal_y, nearer = (drawn * (_VARIED if varied else _SPREAD)).T
+    start_x, goal_x = np.full(len(seeds), _START), _GOAL - np.abs(nearer)
+    return np.stack([start_x, start_y], axis=1), np.stack([goal_x, goal_y], axis=1)
 
 
 def path(x: np.ndarray, goal: np.ndarray, side: np.ndarray) -> np.ndarray:
     """Returns the y, float64[n], of the demonstrated path at these x; side is 1 or -1 (ROUTES)."""
-    bump = np.where(np.abs(x) < -_START, np.cos(np.pi * x / (2 * -_START)) ** 2, 0.0)
-    ramp = np.clip(x / _GOAL, 0.0, 1.0)
+    end = np.where(x < 0, -_START, goal[:, 0])
+    bump = np.where(np.abs(x) < end, np.cos(np.pi * x / (2 * end)) ** 2, 0.0)
+    ramp = np.clip(x / goal[:, 0], 0.0, 1.0)
     return side * _AWAY * bump + goal[:, 1] * ramp**2 * (3 - 2 * ramp)
 
 
@@ -98,6 +104,12 @@ def clearance(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.linalg.norm(start + nearest[:, None] * way, axis=1) - RADIUS
 
 
+def missed(start: np.ndarray, end: np.ndarray, side: float) -> float:
+    """Returns how far from a route a straight way passes the obstacle, which is at x = 0."""
+    y = start[1] - start[0] * (end[1] - start[1]) / (end[0] - start[0])
+    return float(abs(y - side * _AWAY))
+
+
 class Manner(NamedTuple):
     """Says how demonstrations are driven.
 
@@ -106,12 +118,14 @@ class Manner(NamedTuple):
         mistakes: the chance that a tick ends with a large mistake along y, of deviation 0.25.
         dawdling: the slowest go at one less this, of the usual speed.
         ticks: length of a demonstration.
+        varied: whether starts and goals lie further apart.
     """
 
     jolt: float = JOLT
     mistakes: float = 0.0
     dawdling: float = 0.0
     ticks: int = DEMONSTRATION_TICKS
+    varied: bool = False
 
 
 USUAL = Manner()
@@ -129,7 +143,7 @@ def demonstrations(
         States float32[n, T, 4], actions float32[n, T, 2], and the sides, [n].
     """
     rng = np.random.default_rng([seed, 0xDE70])
-    position, goal = begin(rng.integers(2**32, size=count))
+    position, goal = begin(rng.integers(2**32, size=count), manner.varied)
     side = rng.choice(sides, count)
     pace = 1 - manner.dawdling * rng.random((count, 1)) if manner.dawdling else None
     states, actions = [], []
@@ -148,18 +162,19 @@ def demonstrations(
 class Detour(gymnasium.Env):
     """Is one episode of the world, as a Gymnasium environment."""
 
-    def __init__(self, prompt: str = PROMPT, pushed: bool = False) -> None:
+    def __init__(self, prompt: str = PROMPT, varied: bool = False, pushed: bool = False) -> None:
         """Says what observations and actions are.
 
         Args:
             prompt: a route of ROUTES, or any other text where the way round is free.
+            varied: whether starts and goals lie further apart.
             pushed: whether the point is pushed on its way.
         """
         self.observation_space = gymnasium.spaces.Dict(
             {"state": gymnasium.spaces.Box(-np.inf, np.inf, (len(RECORD.state),), np.float32)}
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(RECORD.actions),), np.float32)
-        self._side, self._pushed = ROUTES.get(prompt), pushed
+        self._side, self._varied, self._pushed = ROUTES.get(prompt), varied, pushed
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,7 +182,7 @@ class Detour(gymnasium.Env):
         """Begins an episode; the seed decides start, goal and push."""
         super().reset(seed=seed)
         drawn = self.np_random.integers(2**32) if seed is None else seed
-        self.position, self._goal = begin(np.array([drawn]))
+        self.position, self._goal = begin(np.array([drawn]), self._varied)
         self.guide = self.position  # where the expert would be who takes the named route
         self._ticks, self._clearance, self._on_route = 0, np.inf, True
         rng = np.random.default_rng([int(drawn), 0x9053])
@@ -181,11 +196,9 @@ class Detour(gymnasium.Env):
         before = self.position
         self.position = move(before, np.asarray(action, np.float64)[None])
         self._clearance = min(self._clearance, float(clearance(before, self.position)[0]))
-        (x, y), (next_x, next_y) = before[0], self.position[0]
         if self._side is not None:
-            if x <= 0 < next_x:
-                passed = y - x * (next_y - y) / (next_x - x)
-                self._on_route = abs(passed - self._side * _AWAY) < _NEAR
+            if before[0, 0] <= 0 < self.position[0, 0]:
+                self._on_route &= missed(before[0], self.position[0], self._side) < _NEAR
             self.guide = move(self.guide, expert(self.guide, self._goal, np.array([self._side])))
         self._ticks += 1
         if self._ticks == PUSH_TICK:
@@ -206,9 +219,9 @@ gymnasium.register("Detour-v0", entry_point="pi0_jax.lab.worlds:Detour")
 class TracedWorld(GymWorld):
     """Is the world of a rollout that keeps where the point was at every tick."""
 
-    def __init__(self, prompt: str, pushed: bool) -> None:
+    def __init__(self, prompt: str, varied: bool, pushed: bool) -> None:
         """Makes the world."""
-        self._detour = Detour(prompt, pushed)
+        self._detour = Detour(prompt, varied, pushed)
         super().__init__(self._detour, "Detour-v0", RECORD, success="success", prompt=prompt)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
@@ -217,9 +230,9 @@ class TracedWorld(GymWorld):
 
 
 @contextlib.contextmanager
-def setting(prompt: str = PROMPT, pushed: bool = False) -> Iterator[Setting]:
+def setting(prompt: str = PROMPT, varied: bool = False, pushed: bool = False) -> Iterator[Setting]:
     """Opens worlds of rollouts; nothing of them is drawn."""
-    yield Setting(partial(TracedWorld, prompt, pushed), lambda recording: ())
+    yield Setting(partial(TracedWorld, prompt, varied, pushed), lambda recording: ())
 
 
 # ---- what an episode shows
@@ -236,7 +249,9 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
         past = np.flatnonzero(way[:, 0] > 0)
         if len(past):
             found["upper side"].append(float(way[past[0], 1] > 0))
-        if recording.result.prompt in ROUTES:
+        if (side := ROUTES.get(recording.result.prompt)) is not None:
+            passing = way[past[0] - 1 : past[0] + 1] if len(past) else np.array([[-1, 0], [1, 0]])
+            found["miss"].append(missed(*passing, side))
             found["gap"].append(float(np.linalg.norm(way - guide, axis=1).mean()))
         found["margin"].append(min(near, 0.0) if len(past) else -RADIUS)
         found["success"].append(float(recording.result.success))
@@ -251,6 +266,8 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
 QUANTITIES = {
     "gap": "mean distance from where an expert of the named route would be at the same tick"
     " (workspace: 2)",
+    "miss": "distance from the named route where the obstacle is passed; where it never is, that of"
+    " its middle (workspace: 2)",
     "margin": "how deep an episode goes into the obstacle, as a negative number: 0 where it goes round,"
     f" {-RADIUS} where it goes through the middle or never gets past (workspace: 2)",
     "clearance": "least distance from the obstacle in an episode, negative inside (workspace: 2)",

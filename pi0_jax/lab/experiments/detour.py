@@ -32,9 +32,10 @@ class Shown(NamedTuple):
     manner: worlds.Manner = worlds.USUAL
 
 
-def route(prompt: str, episodes: int = DEMONSTRATIONS) -> Shown:
-    """Returns demonstrations of the route that a prompt names."""
-    return Shown(prompt.replace(" ", "_"), (worlds.ROUTES[prompt],), episodes, prompt)
+def route(prompt: str, episodes: int = DEMONSTRATIONS, **manner: Any) -> Shown:
+    """Returns demonstrations of the route that a prompt names, whose starts and goals are varied."""
+    driven = worlds.Manner(**{"varied": True, **manner})
+    return Shown(prompt.replace(" ", "_"), (worlds.ROUTES[prompt],), episodes, prompt, driven)
 
 
 def write(shown: Sequence[Shown], data_dir: Path, seed: int) -> list[Dataset]:
@@ -69,7 +70,12 @@ def taken(
     """Returns what episodes show, by quantity, in which a policy is asked to do what was shown."""
     robot = shown.name if len(policy.robots) > 1 else None
     return worlds.outcomes(
-        at.rollouts(policy, partial(worlds.setting, shown.prompt, pushed), execution, robot)
+        at.rollouts(
+            policy,
+            partial(worlds.setting, shown.prompt, shown.manner.varied, pushed),
+            execution,
+            robot,
+        )
     )
 
 

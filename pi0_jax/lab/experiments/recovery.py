@@ -6,17 +6,16 @@ import numpy as np
 
 from pi0_jax.execution import OpenLoop
 from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments.detour import Shown, route, taken, training
+from pi0_jax.lab.experiments.detour import route, taken, training
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 
-_TASK = route("above")
 EXECUTION = OpenLoop(worlds.PUSH_TICK)  # what a pushed point sees first is seen by a new chunk
 CLEAN, DIVERSE, PERTURBED = (
-    Shown(name, _TASK.sides, prompt=_TASK.prompt, manner=manner)
+    route("above", varied=False, **manner)._replace(name=name)
     for name, manner in (
-        ("clean", worlds.Manner(jolt=0.0)),
-        ("diverse", worlds.Manner(mistakes=0.1, dawdling=0.6, ticks=48)),
-        ("perturbed", worlds.Manner(jolt=0.06, ticks=30)),
+        ("clean", {"jolt": 0.0}),
+        ("diverse", {"mistakes": 0.1, "dawdling": 0.6, "ticks": 48}),
+        ("perturbed", {"jolt": 0.06, "ticks": 30}),
     )
 )
 _FIRST = training("recovery_first", DIVERSE, steps=750)
@@ -24,6 +23,9 @@ ARMS = {
     "clean": training("recovery_clean", CLEAN),
     "diverse": training("recovery_diverse", DIVERSE),
     "diverse, then clean": training("recovery_both", CLEAN, steps=750, initial_weights=_FIRST.name),
+    "diverse, then clean gently": training(
+        "recovery_gently", CLEAN, steps=750, initial_weights=_FIRST.name, learning_rate=5e-4
+    ),
     "perturbed": training("recovery_perturbed", PERTURBED),
 }
 
@@ -32,7 +34,7 @@ def measure(arm: str, at: Measuring) -> Outcomes:
     """Runs one policy, pushed and left alone."""
     policy, found = at.policy(ARMS[arm]), Outcomes()
     for name, pushed in ((f"{arm}: pushed", True), (arm, False)):
-        found[name] = taken(at, policy, _TASK, EXECUTION, pushed=pushed)
+        found[name] = taken(at, policy, CLEAN, EXECUTION, pushed=pushed)
         found[name]["log ticks"] = [float(np.log(ticks)) for ticks in found[name]["ticks"]]
     return found
 
@@ -41,9 +43,8 @@ _BOTH = "diverse, then clean"
 EXPERIMENT = Experiment(
     name="recovery",
     title="E11. Recovery from a push: clean, diverse and perturbed demonstrations",
-    asked="The paper (section V-A) argues that pre-training on diverse data teaches to recover from"
-    " mistakes, and post-training on clean data to be fluent; a reader's note (A) asks whether"
-    " imitation can learn recovery at all.",
+    asked="The paper (section V) gives the reason of two phases: who has seen clean data alone does not"
+    " recover from mistakes, and who has seen all data alone is not fluent; the notes on it (E11).",
     question="A point is pushed on its way. Does a policy get back to its route that has seen clean"
     " demonstrations alone? Do diverse ones teach it, does that survive a second training on"
     " clean ones, and is it faster then? Are clean demonstrations enough if their states are"
@@ -51,23 +52,28 @@ EXPERIMENT = Experiment(
     design="200 demonstrations of one route. Clean: straight along it. Diverse: at 40% to 100% of the"
     " speed, with a large mistake in each tenth tick, and the way back. Perturbed: every tick is"
     " disturbed, and the action is the clean expert's. Each policy is trained for 1,500 steps;"
-    " diverse, then clean takes 750 of each. A chunk's first 4 actions are executed. After"
-    " the fourth the point is pushed by 0.3 to 0.5, up or down, and then a new chunk begins.",
-    limits="The push is of the kind that diverse demonstrations show. The point answers at once, and"
-    " its state is seen.",
+    " diverse, then clean takes 750 of each, and gently the clean ones at a tenth of the rate. A"
+    " chunk's first 4 actions are executed. After the fourth action of an episode the point is"
+    " pushed by 0.3 to 0.5, up or down, and then a new chunk begins.",
+    limits="The primary quantity was the gap at first. It was changed to the miss after a pilot on other"
+    " seeds, because slow demonstrations alone make a gap. The push is of the kind that diverse"
+    " demonstrations show. The point answers at once, and its state is seen.",
     trainings=(_FIRST, *ARMS.values()),
     measure=tuple(partial(measure, arm) for arm in ARMS),
     quantities={**worlds.QUANTITIES, "log ticks": "natural logarithm of an episode's length"},
-    primary="gap",
+    primary="miss",
     told=("success", "ticks"),
     pairs=(
         Pair(f"{_BOTH}: pushed", "clean: pushed"),
         Pair(f"{_BOTH}: pushed", "diverse: pushed"),
+        Pair(f"{_BOTH} gently: pushed", "clean: pushed"),
+        Pair(f"{_BOTH} gently: pushed", "diverse: pushed"),
         Pair("perturbed: pushed", "clean: pushed"),
-        Pair("perturbed: pushed", f"{_BOTH}: pushed"),
+        Pair("perturbed: pushed", "diverse: pushed"),
         Pair("diverse: pushed", "clean: pushed"),
-        Pair(_BOTH, "clean"),
+        Pair(_BOTH, "clean", "success"),
         Pair(_BOTH, "diverse", "log ticks"),
+        Pair(f"{_BOTH} gently", "diverse", "log ticks"),
     ),
     expected=(
         Expected(

@@ -42,8 +42,8 @@ def measure(arm: str, at: Measuring) -> Outcomes:
 EXPERIMENT = Experiment(
     name="weighting",
     title="E8. Weights of tasks with 640, 80 and 10 demonstrations",
-    asked="The paper (section V-A) weights a task of n frames by n^0.43, without an ablation; the notes"
-    " on the paper (E8) ask for one.",
+    asked="The paper (section V-A) weights a group of n frames by n^0.43, and names weighting among what"
+    " it leaves open; the notes on the paper (E8) ask for other powers.",
     question="Three tasks have 640, 80 and 10 demonstrations. Is the worst task better, and is the"
     " commonest one hardly worse, if a task of n frames is drawn in proportion to n^0.43 instead of"
     " n? What does n^0 do, which draws all tasks equally often?",
