@@ -140,7 +140,8 @@ def check(experiment: Experiment) -> None:
             )
 
     named = [experiment.primary, *experiment.told]
-    named += [one.quantity for one in (*experiment.expected, *experiment.pairs) if one.quantity]
+    named += [one.quantity for one in experiment.expected]
+    named += [one.quantity for one in experiment.pairs if one.quantity]
     for quantity in named:
         known("quantity", quantity, experiment.quantities)
     earlier: list[str] = []

@@ -32,10 +32,10 @@ class Shown(NamedTuple):
     manner: worlds.Manner = worlds.USUAL
 
 
-def route(prompt: str, episodes: int = DEMONSTRATIONS, **manner: Any) -> Shown:
-    """Returns demonstrations of the route that a prompt names, whose starts and goals are varied."""
-    driven = worlds.Manner(**{"varied": True, **manner})
-    return Shown(prompt.replace(" ", "_"), (worlds.ROUTES[prompt],), episodes, prompt, driven)
+def route(prompt: str, episodes: int = DEMONSTRATIONS) -> Shown:
+    """Returns demonstrations of the route that a prompt names, whose starts and goals vary."""
+    sides, varied = (worlds.ROUTES[prompt],), worlds.Manner(varied=True)
+    return Shown(prompt.replace(" ", "_"), sides, episodes, prompt, varied)
 
 
 def write(shown: Sequence[Shown], data_dir: Path, seed: int) -> list[Dataset]:

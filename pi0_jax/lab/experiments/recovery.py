@@ -11,11 +11,11 @@ from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 
 EXECUTION = OpenLoop(worlds.PUSH_TICK)  # what a pushed point sees first is seen by a new chunk
 CLEAN, DIVERSE, PERTURBED = (
-    route("above", varied=False, **manner)._replace(name=name)
+    route("above")._replace(name=name, manner=manner)
     for name, manner in (
-        ("clean", {"jolt": 0.0}),
-        ("diverse", {"mistakes": 0.1, "dawdling": 0.6, "ticks": 48}),
-        ("perturbed", {"jolt": 0.06, "ticks": 30}),
+        ("clean", worlds.Manner(jolt=0.0)),
+        ("diverse", worlds.Manner(mistakes=0.1, dawdling=0.6, ticks=48)),
+        ("perturbed", worlds.Manner(jolt=0.06, ticks=30)),
     )
 )
 _FIRST = training("recovery_first", DIVERSE, steps=750)
