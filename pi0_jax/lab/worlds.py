@@ -104,10 +104,10 @@ def clearance(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.linalg.norm(start + nearest[:, None] * way, axis=1) - RADIUS
 
 
-def missed(start: np.ndarray, end: np.ndarray, side: float) -> float:
-    """Returns how far from a route a straight way passes the obstacle, which is at x = 0."""
-    y = start[1] - start[0] * (end[1] - start[1]) / (end[0] - start[0])
-    return float(abs(y - side * _AWAY))
+def missed(way: np.ndarray, side: float) -> float:
+    """Returns how far from a route a straight way, [2, 2], passes the obstacle, which is at x = 0."""
+    (x, y), (next_x, next_y) = way
+    return float(abs(y - x * (next_y - y) / (next_x - x) - side * _AWAY))
 
 
 class Manner(NamedTuple):
@@ -198,7 +198,9 @@ class Detour(gymnasium.Env):
         self._clearance = min(self._clearance, float(clearance(before, self.position)[0]))
         if self._side is not None:
             if before[0, 0] <= 0 < self.position[0, 0]:
-                self._on_route &= missed(before[0], self.position[0], self._side) < _NEAR
+                self._on_route &= (
+                    missed(np.concatenate([before, self.position]), self._side) < _NEAR
+                )
             self.guide = move(self.guide, expert(self.guide, self._goal, np.array([self._side])))
         self._ticks += 1
         if self._ticks == PUSH_TICK:
@@ -251,7 +253,7 @@ def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
             found["upper side"].append(float(way[past[0], 1] > 0))
         if (side := ROUTES.get(recording.result.prompt)) is not None:
             passing = way[past[0] - 1 : past[0] + 1] if len(past) else np.array([[-1, 0], [1, 0]])
-            found["miss"].append(missed(*passing, side))
+            found["miss"].append(missed(passing, side))
             found["gap"].append(float(np.linalg.norm(way - guide, axis=1).mean()))
         found["margin"].append(min(near, 0.0) if len(past) else -RADIUS)
         found["success"].append(float(recording.result.success))
