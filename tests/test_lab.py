@@ -474,7 +474,7 @@ def test_only_what_begins_with_a_diverged_training_is_lost_with_it(tmp_path, mon
 
 @pytest.mark.parametrize(
     ("success", "expected"),
-    [((0.9, 1, 1, 1), 2), ((0, 0, 0.1, 0.7), 32), ((0, 0.6, 1.0, 1), (4 * 8) ** 0.5)],
+    [((0.9, 1, 1, 1), 2), ((0, 0, 0.1, 0.7), 16), ((0, 0.2, 0.6, 1), (4 * 8) ** 0.5)],
 )
 def test_the_demonstrations_at_80_percent(success, expected):
     assert 2 ** posttraining.log_needed(success) == pytest.approx(expected)

@@ -9,7 +9,7 @@ from pi0_jax.lab import figures, worlds
 from pi0_jax.lab.experiments.detour import route, taken, training
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair, pooled
 
-TASK, COUNTS = "far above", (2, 4, 8, 16)
+TASK, COUNTS = "far above", (2, 3, 4, 8)
 ENOUGH = 0.8  # share of successes
 _START = {"initial_weights": "pretrained", "steps": 400, "learning_rate": 2e-3}
 PRETRAINED = training("pretrained", route("above"), route("below"), route("far below"))
@@ -88,13 +88,13 @@ EXPERIMENT = Experiment(
     question="How many demonstrations does a new task need, from pre-trained weights and from scratch?"
     " Is it enough to train the action expert, or low-rank updates?",
     design="Pre-training takes 200 demonstrations each of three routes round the obstacle. The new task"
-    " is a fourth route, which its prompt names, with 2, 4, 8 or 16 demonstrations. From scratch"
+    " is a fourth route, which its prompt names, with 2, 3, 4 or 8 demonstrations. From scratch"
     " there are 1,500 steps, so that steps are not what it lacks; from pre-trained weights 400, of"
     " all weights, of the action expert and the projections alone, or of low-rank updates (rank 4) of"
     " both experts and the projections. A method's own arm pools the four numbers.",
-    limits="The new task is close to the old ones, and the robot is the same. The statistics that"
-    " normalise states and actions are those of the few demonstrations. The rates of learning were not"
-    " tuned for each method.",
+    limits="The new task is close to the old ones, and the robot is the same. The numbers of"
+    " demonstrations were chosen after pilots on other seeds. Statistics that normalise states and"
+    " actions are those of the few demonstrations. No method's rate of learning was tuned.",
     trainings=(PRETRAINED, *(one for arms in ARMS.values() for one in arms.values())),
     measure=tuple(partial(measure, method) for method in METHODS),
     quantities={
@@ -112,5 +112,5 @@ EXPERIMENT = Experiment(
     ),
     expected=(Expected(_THIRD, "log2 needed", "all weights", "scratch", high=-float(np.log2(3))),),
     draw=draw,
-    seconds=400.0,
+    seconds=350.0,
 )
