@@ -300,7 +300,7 @@ def test_a_training_that_a_signal_stops_is_not_measured_and_goes_on(quick, tmp_p
     metrics = tmp_path / "trained" / "two_sides" / "seed_0" / "train" / "metrics.jsonl"
     with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True) as process:
         while not metrics.exists() and process.poll() is None:
-            time.sleep(0.05)
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) != 0
     seed = tmp_path / "execution" / "seed_0.json"

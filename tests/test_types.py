@@ -24,7 +24,7 @@ def test_dtypes_are_those_of_the_annotation():
     with pytest.raises(TypeCheckError, match="Bool"):
         masks.prefix_mask(jnp.ones((B, 5), jnp.int32))
     with pytest.raises(TypeCheckError, match="Int32"):
-        step.row_keys(0, jnp.int32(0), jnp.zeros((B,)))
+        step.row_keys(jax.random.key(0), jnp.zeros((B,)))
 
 
 def test_shapes_are_checked_while_a_model_is_traced():
