@@ -126,16 +126,8 @@ def row_keys(key: Key[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, "B 2"]
 
 
 def draw_noise_and_time(
-    keys: Key[Array, " B"],
-    *,
-    draws: int,
-    horizon: int,
-    action_dim: int,
-    density: flow.TimeDensity = "pi0",
-) -> tuple[
-    Float32[Array, "B {draws} {horizon} {action_dim}"],
-    Float32[Array, "B {draws}"],
-]:
+    keys: Key[Array, " B"], *, draws: int, horizon: int, action_dim: int, density: flow.TimeDensity
+) -> tuple[Float32[Array, "B {draws} {horizon} {action_dim}"], Float32[Array, "B {draws}"]]:
     """Draws standard normal noise and times, `draws` of each for every row, by the row's key."""
 
     def one(key: Key[Array, ""]) -> tuple[Float32[Array, "K H D"], Float32[Array, " K"]]:
@@ -168,12 +160,9 @@ def sample_losses(
         draws: K.
     """
     actions, valid, dims = batch.targets
+    horizon, action_dim = actions.shape[1:]
     noise, time = draw_noise_and_time(
-        keys,
-        draws=draws,
-        horizon=actions.shape[1],
-        action_dim=actions.shape[2],
-        density=options.time_density,
+        keys, draws=draws, horizon=horizon, action_dim=action_dim, density=options.time_density
     )
     if options.real_dims_only:
         noise = flow.mask_dims(noise, dims)

@@ -113,5 +113,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     draw=draw,
-    seconds=60.0,
+    seconds=45.0,
 )  # fmt: skip
