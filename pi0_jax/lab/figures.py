@@ -19,7 +19,7 @@ _LINES = ("#1f5fa8", "#e06c00", "#2a8f4d", "#8a4fbf")
 class Lines(NamedTuple):
     """Holds a panel of lines: for each x a number for each seed, by the line's name."""
 
-    x: Sequence[float]
+    x: Sequence[int]
     label: str  # of x
     values: Mapping[str, Sequence[np.ndarray]]
     scale: str = "log"  # of x
