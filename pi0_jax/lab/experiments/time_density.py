@@ -74,5 +74,5 @@ EXPERIMENT = Experiment(
         Pair("logit_normal", "pi0", "margin"),
     ),
     expected=(),
-    seconds=220.0,
+    seconds=240.0,
 )
