@@ -14,6 +14,7 @@ Source: π0 (arXiv 2410.24164), section IV and appendix B.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +26,25 @@ Velocity = Callable[
     Float[Array, "B K H D"],
 ]
 
+TimeDensity = Literal["pi0", "uniform", "logit_normal"]
 TIME_CUTOFF = 0.999  # the paper's s
 
 
-def sample_time(key: Key[Array, ""], shape: tuple[int, ...]) -> Float32[Array, "..."]:
-    """Draws times of this shape in [1 - s, 1] with the paper's density.
+def sample_time(
+    key: Key[Array, ""], shape: tuple[int, ...], density: TimeDensity = "pi0"
+) -> Float32[Array, "..."]:
+    """Draws times of this shape in [1 - s, 1], by default with the paper's density.
 
     τ = s(1 - x), so t = 1 - s + s x, with x ~ Beta(1.5, 1). Beta(1.5, 1) has distribution function
-    x^1.5, so x = u^(2/3) for uniform u.
+    x^1.5, so x = u^(2/3) for uniform u. The others are not the paper's: x = u, and x = 1 / (1 +
+    exp(-z)) for standard normal z (Esser et al. 2024, arXiv 2403.03206, section 3.1).
     """
-    u = jax.random.uniform(key, shape, jnp.float32)
-    return (1.0 - TIME_CUTOFF) + TIME_CUTOFF * u ** (2.0 / 3.0)
+    if density == "logit_normal":
+        x = jax.nn.sigmoid(jax.random.normal(key, shape, jnp.float32))
+    else:
+        u = jax.random.uniform(key, shape, jnp.float32)
+        x = u if density == "uniform" else u ** (2.0 / 3.0)
+    return (1.0 - TIME_CUTOFF) + TIME_CUTOFF * x
 
 
 def interpolate(

@@ -38,6 +38,21 @@ def test_times_follow_the_papers_density():
     assert stats.kstest(1 - tau / 0.999, x.cdf).pvalue > 0.01
 
 
+def test_the_default_times_are_those_of_before_and_the_others_have_their_densities():
+    key = jax.random.key(1)
+    u = jax.random.uniform(key, (1000,))
+    before = (1.0 - flow.TIME_CUTOFF) + flow.TIME_CUTOFF * u ** (2.0 / 3.0)
+    np.testing.assert_array_equal(flow.sample_time(key, (1000,)), before)
+    logit_normal = stats.norm(0, 1)
+    for density, cdf in (
+        ("uniform", stats.uniform().cdf),
+        ("logit_normal", lambda x: logit_normal.cdf(np.log(x / (1 - x)))),
+    ):
+        t = np.asarray(flow.sample_time(key, (50_000,), density), np.float64)
+        assert t.min() >= 0.001 - 1e-6 and t.max() <= 1
+        assert stats.kstest((t - 0.001) / 0.999, cdf).pvalue > 0.01
+
+
 def test_time_runs_from_noise_to_data(arrays):
     actions, noise, _ = arrays
     np.testing.assert_array_equal(flow.interpolate(actions, noise, jnp.ones((B, K))), noise)

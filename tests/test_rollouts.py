@@ -216,6 +216,14 @@ with Workers(1) as workers:  # without a guard, as scripts are
     assert python("-c", script).stdout == "[False]\n"
 
 
+def test_a_worker_that_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr("pi0_jax.sim.workers._END_SECONDS", 0.1)
+    with Workers(1) as stopped:
+        (process,) = stopped._processes
+        os.kill(process.pid, signal.SIGSTOP)
+    assert process.exitcode == -signal.SIGKILL
+
+
 def test_the_number_of_workers_is_checked():
     with pytest.raises(InputError, match="expected at least 1, found 0"):
         Workers(0)

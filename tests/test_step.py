@@ -13,9 +13,9 @@ from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.pi0 import VARIANTS, Pi0
 from pi0_jax.observation import ActionBatch, FrameId, RawBatch, TrainBatch
 from pi0_jax.preprocess import Layout
-from pi0_jax.train.state import jit_init, jit_train_step
+from pi0_jax.train.state import jit_init, jit_train_step, step_options
 from pi0_jax.train.step import StepOptions, row_keys, step_key
-from tests.step_data import DESCENT, adam
+from tests.step_data import DESCENT, adam, reach_config
 
 CONFIG = VARIANTS["pico"]
 B, H, D, L = 8, CONFIG.horizon, CONFIG.action_dim, CONFIG.max_tokens
@@ -145,6 +145,17 @@ def test_switches_choose_what_counts(batch, one_device, field):
     valid = batch.targets.valid[:, :, None]
     assert loss(True, 0.0, options) != pytest.approx(one_device[0][0])
     assert loss(valid, 3.0, options) < loss(valid, 3.0, OPTIONS)
+
+
+def test_the_density_of_times_is_the_configs(batch, one_device):
+    losses = {
+        density: run(batch, steps=1, options=OPTIONS._replace(time_density=density))[0][0]
+        for density in ("pi0", "uniform", "logit_normal")
+    }
+    assert losses["pi0"] == one_device[0][0] and len(set(losses.values())) == 3
+    assert (
+        step_options(reach_config(time_density="uniform"), OPTIONS.layout).time_density == "uniform"
+    )
 
 
 def test_augmentation_changes_the_loss_and_repeats(batch, one_device):

@@ -1,6 +1,7 @@
 """The laboratory: questions about π0 as experiments that one command repeats, in minutes on a CPU.
 
     worlds        planar worlds in NumPy, for any number of episodes at once; a Gymnasium one
+    hidden        a world where the present state is not enough
     data          demonstrations of them, written as RLDS
     runs          one training, and a policy in closed loop, by the project's own train and rollout
     plan          an experiment: trainings, what is measured, seeds, what each run left

@@ -16,7 +16,7 @@ unit; the workspace is 2 long.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import numpy as np
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 from pi0_jax.observation import RawObservation
 from pi0_jax.sim.gym_rollouts import GymWorld
-from pi0_jax.sim.worlds import Recording, Setting
+from pi0_jax.sim.worlds import Recording, Setting, World
 
 RADIUS = 0.25  # of the obstacle, whose middle is (0, 0)
 SPEED = 0.08  # along x in a tick
@@ -232,9 +232,16 @@ class TracedWorld(GymWorld):
 
 
 @contextlib.contextmanager
-def setting(prompt: str = PROMPT, varied: bool = False, pushed: bool = False) -> Iterator[Setting]:
-    """Opens worlds of rollouts; nothing of them is drawn."""
-    yield Setting(partial(TracedWorld, prompt, varied, pushed), lambda recording: ())
+def opened(world: Callable[..., World], *arguments: Any) -> Iterator[Setting]:
+    """Opens worlds of rollouts, made with these arguments; nothing of them is drawn."""
+    yield Setting(partial(world, *arguments), lambda recording: ())
+
+
+def setting(
+    prompt: str = PROMPT, varied: bool = False, pushed: bool = False
+) -> contextlib.AbstractContextManager[Setting]:
+    """Opens worlds of rollouts with an obstacle."""
+    return opened(TracedWorld, prompt, varied, pushed)
 
 
 # ---- what an episode shows

@@ -12,6 +12,7 @@ OpenGL must not share a process with TensorFlow (gl.py), and a worker starts in 
 """
 
 import contextlib
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,7 +113,7 @@ class Workers:
         for process in self._processes:
             process.join(_END_SECONDS)
             if process.is_alive():
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)  # loky's processes have no kill()
                 process.join()
 
     def _receive(self, worker: int) -> Any:

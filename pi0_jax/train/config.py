@@ -142,6 +142,10 @@ class RunConfig(PolicyConfig):
         section="Loss",
         positive=True,
     )
+    time_density: Literal["pi0", "uniform", "logit_normal"] = field(
+        "pi0",
+        "With which times are drawn: pi0: the paper's shifted Beta(1.5, 1), (P, appendix B); see flow.py.",
+    )
     mask_past_end: bool = field(
         False, "Whether steps past an episode's end are left out of the loss. (O: they count)"
     )

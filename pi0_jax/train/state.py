@@ -131,6 +131,7 @@ def step_options(run: RunConfig, layout: Layout) -> StepOptions:
         datasets=len(run.datasets),
         skip_nonfinite=run.skip_nonfinite,
         accumulate=run.accumulate,
+        time_density=run.time_density,
         trainable=trainable_part(run),
     )
 

@@ -71,6 +71,7 @@ class StepOptions(NamedTuple):
     datasets: int = 1  # in the mixture
     skip_nonfinite: int = 0  # the number of batches whose loss or gradient may be not finite
     accumulate: int = 1  # parts of the batch that run one after the other; gradients are summed
+    time_density: flow.TimeDensity = "pi0"  # with which times are drawn
 
 
 def init_state(
@@ -125,17 +126,14 @@ def row_keys(key: Key[Array, ""], rows: Int32[Array, " B"]) -> Key[Array, "B 2"]
 
 
 def draw_noise_and_time(
-    keys: Key[Array, " B"], *, draws: int, horizon: int, action_dim: int
-) -> tuple[
-    Float32[Array, "B {draws} {horizon} {action_dim}"],
-    Float32[Array, "B {draws}"],
-]:
+    keys: Key[Array, " B"], *, draws: int, horizon: int, action_dim: int, density: flow.TimeDensity
+) -> tuple[Float32[Array, "B {draws} {horizon} {action_dim}"], Float32[Array, "B {draws}"]]:
     """Draws standard normal noise and times, `draws` of each for every row, by the row's key."""
 
     def one(key: Key[Array, ""]) -> tuple[Float32[Array, "K H D"], Float32[Array, " K"]]:
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (draws, horizon, action_dim))
-        return noise, flow.sample_time(time_key, (draws,))
+        return noise, flow.sample_time(time_key, (draws,), density)
 
     return jax.vmap(one)(keys)
 
@@ -162,8 +160,9 @@ def sample_losses(
         draws: K.
     """
     actions, valid, dims = batch.targets
+    horizon, action_dim = actions.shape[1:]
     noise, time = draw_noise_and_time(
-        keys, draws=draws, horizon=actions.shape[1], action_dim=actions.shape[2]
+        keys, draws=draws, horizon=horizon, action_dim=action_dim, density=options.time_density
     )
     if options.real_dims_only:
         noise = flow.mask_dims(noise, dims)

@@ -4,13 +4,19 @@ from pi0_jax.lab.experiments import (
     euler,
     execution,
     generation,
+    history,
     loss,
     posttraining,
     recovery,
+    robustness,
+    time_density,
     transfer,
     weighting,
 )
 from pi0_jax.lab.plan import Experiment
 
-_MODULES = generation, execution, euler, loss, weighting, transfer, posttraining, recovery
+_MODULES = (
+    *(generation, execution, euler, loss, weighting, transfer, posttraining, recovery),
+    *(time_density, history, robustness),
+)
 EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _MODULES}

@@ -91,13 +91,13 @@ def _velocity(weights: Any, batch: Any, x: Any, t: Any, *, model: Pi0, layout: L
     return apply(model, weights, None, Pi0.velocity, observation, x[:, None], t[:, None])
 
 
-def field_error(policy: Policy, seed: int) -> float:
-    """Returns |v - v*| / |v*| of the learnt field, at times of the training's own density."""
+def field_error(policy: Policy, seed: int, density: flow.TimeDensity = "pi0") -> float:
+    """Returns |v - v*| / |v*| of the learnt field, at times of this density."""
     rng = np.random.default_rng([seed, 0xF1E1D])
     (mean, covariance), prepared = _moments(policy), _prepared(policy, rng, seed)
     moments = zip(mean, covariance, strict=True)
     chunks = np.stack([rng.multivariate_normal(*dim, _DRAWS) for dim in moments], -1)
-    times = np.asarray(flow.sample_time(jax.random.key(seed), (_DRAWS,)))
+    times = np.asarray(flow.sample_time(jax.random.key(seed), (_DRAWS,), density))
     x = times[:, None, None] * rng.normal(size=chunks.shape) + (1 - times[:, None, None]) * chunks
     padded = np.pad(np.float32(x), ((0, 0), (0, 0), (0, policy.config.action_dim - 2)))
     learnt = _velocity(
@@ -109,19 +109,25 @@ def field_error(policy: Policy, seed: int) -> float:
 
 
 def variances(policy: Policy, seed: int) -> tuple[float, ...]:
-    """Returns the variance of sampled actions over the data's: the policy's, and the exact field's.
+    """Returns the variance of sampled actions over the data's: the policy's, and the exact field's."""
+    covariance, sampled = _moments(policy)[1], samples(policy, seed)
+    of_data = np.trace(covariance, axis1=1, axis2=2).mean() / covariance.shape[1]
+    return tuple(float(np.var(chunks, axis=0).mean() / of_data) for chunks in sampled)
+
+
+def samples(policy: Policy, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns chunks in model units, [n, 2, H]: the policy's, and those of the exact field.
 
     Both take the policy's number of Euler steps, from the same noise.
     """
     rng, steps = np.random.default_rng([seed, 0x5A]), policy.num_steps
     mean, covariance = _moments(policy)
     prepared = _prepared(policy, rng, seed)
-    sampled = np.asarray(policy.compute(prepared), np.float64)[..., :2]
+    sampled = np.asarray(policy.compute(prepared), np.float64)[..., :2].swapaxes(1, 2)
     x = np.asarray(prepared.noise, np.float64)[..., :2].swapaxes(1, 2)
     for step in range(steps):
         x = x - field(x, 1 - step / steps, mean, covariance) / steps
-    of_data = np.trace(covariance, axis1=1, axis2=2).mean() / covariance.shape[1]
-    return tuple(float(np.var(chunks, axis=0).mean() / of_data) for chunks in (sampled, x))
+    return sampled, x
 
 
 GAUSSIAN = Training("gaussian", _write, {"mask_past_end": True})
