@@ -1,6 +1,7 @@
 """Holds the experiments, by name. A new one is a file here and a line below."""
 
 from pi0_jax.lab.experiments import (
+    embodiments,
     euler,
     execution,
     generation,
@@ -9,8 +10,10 @@ from pi0_jax.lab.experiments import (
     recovery,
     transfer,
     weighting,
+    whoami,
 )
 from pi0_jax.lab.plan import Experiment
 
 _MODULES = generation, execution, euler, loss, weighting, transfer, posttraining, recovery
+_MODULES += (whoami, embodiments)
 EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _MODULES}
