@@ -31,9 +31,8 @@ _SPEED = 0.08  # of the demonstrated hand, in a tick
 _DAMPING = 0.1  # of its pseudo-inverse: near a stretched arm the joints turn slower
 _LONGEST, _STOP = 0.3, 2.8  # rad: a joint's largest turn in a tick, and its stops
 _JOLT = 0.02  # rad; standard deviation of what disturbs a demonstration in a tick
-# Where episodes begin: rad either way of hand and goal, rad in all joints but the first, and the
-# goal's distance from the base.
-_SECTOR, _BEND, _GOAL = 1.2, (0.6, 2.2), (0.4, 0.9)
+_SECTOR = 1.2  # rad, either way: where hand and goal are, seen from the base
+_BEND, _GOAL = (0.6, 2.2), (0.4, 0.9)  # rad in all joints but the first; a goal's distance
 
 
 class Arm(NamedTuple):
@@ -54,21 +53,17 @@ class Arm(NamedTuple):
     @property
     def record(self) -> Embodiment:
         """Returns the robot's record."""
-        joints = [f"joint_{i}" for i in range(self.links)]
-        motors = [f"motor_{i}" for i in range(self.links * self.motors)]
+        joints, motors = ([f"{it}_{i}" for i in range(self.links)] for it in ("joint", "motor"))
+        angles = [StateDim(name, "rad") for name in joints + motors * self.motors]
         return Embodiment(
-            name=self.name,
-            robot="an arm in a planar world",
-            cameras={},
-            state=(*(StateDim(name, "1") for name in ("goal_x", "goal_y")),
-                   *(StateDim(name, "rad") for name in joints + motors)),
+            self.name, robot="an arm in a planar world", cameras={},
+            state=(StateDim("goal_x", "1"), StateDim("goal_y", "1"), *angles),
             actions=tuple(ActionDim(name, "rad", "relative") for name in joints),
-            control_hz=10.0,
-            execute_steps=8,
+            control_hz=10.0, execute_steps=8,
         )  # fmt: skip
 
     def state(self, angles: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Returns what is seen: goals, float32[n, 2], joints and perhaps motors behind each other."""
+        """Returns what is seen, float32[n, S]: the goal, the joints, and perhaps the motors."""
         motors = [self.turn * angles] * self.motors
         return np.concatenate([goal, angles, *motors], axis=1).astype(np.float32)
 
@@ -119,8 +114,8 @@ class Arm(NamedTuple):
     def write(self, data_dir: Path, seed: int, count: int, prompt: str = worlds.PROMPT) -> Dataset:
         """Writes the first of a seed's DEMONSTRATIONS; returns the dataset's row."""
         settings = {"seed": seed, "count": count, **self._asdict()}
-        shown = (part[:count] for part in self.demonstrations(DEMONSTRATIONS, seed))
-        return data.write(data_dir, self.name, self.record, *shown, prompt, settings)
+        states, actions = (part[:count] for part in self.demonstrations(DEMONSTRATIONS, seed))
+        return data.write(data_dir, self.name, self.record, states, actions, prompt, settings)
 
     def setting(self, prompt: str = worlds.PROMPT) -> AbstractContextManager[Setting]:
         """Opens worlds of this arm."""
@@ -159,7 +154,7 @@ class Reach(worlds.Planar):
         self.angles = self.arm.move(self.angles, np.asarray(action, np.float64)[None])
         self._ticks += 1
         over = self._ticks >= EPISODE_TICKS
-        success = over and bool(self.trace() < REACHED)
+        success = over and bool(self.trace()[0] < REACHED)
         return self._observation(), float(success), False, over, {"success": success}
 
     def _observation(self) -> dict[str, np.ndarray]:
@@ -167,7 +162,7 @@ class Reach(worlds.Planar):
 
     def trace(self) -> np.ndarray:
         """Returns how far the hand is from the goal."""
-        return np.linalg.norm(places(self.angles)[0, -1] - self.goal)
+        return np.linalg.norm(places(self.angles)[:, -1] - self.goal, axis=1)
 
 
 gymnasium.register("Reach-v0", entry_point="pi0_jax.lab.arms:Reach")
@@ -176,7 +171,7 @@ gymnasium.register("Reach-v0", entry_point="pi0_jax.lab.arms:Reach")
 def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
     """Returns what each recorded episode shows, by quantity: see QUANTITIES."""
     return {
-        "distance": [float(recording.snapshots[-1][0]) for recording in recordings],
+        "distance": [float(recording.snapshots[-1][0][0]) for recording in recordings],
         "success": [float(recording.result.success) for recording in recordings],
     }
 

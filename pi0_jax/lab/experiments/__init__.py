@@ -14,6 +14,8 @@ from pi0_jax.lab.experiments import (
 )
 from pi0_jax.lab.plan import Experiment
 
-_MODULES = generation, execution, euler, loss, weighting, transfer, posttraining, recovery
-_MODULES += (whoami, embodiments)
+_MODULES = (
+    *(generation, execution, euler, loss, weighting, transfer, posttraining, recovery),
+    *(embodiments, whoami),
+)
 EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _MODULES}

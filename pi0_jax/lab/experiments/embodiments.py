@@ -6,7 +6,7 @@ from pathlib import Path
 from pi0_jax.data.rows import Dataset
 from pi0_jax.lab import arms, figures
 from pi0_jax.lab.arms import Arm
-from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair
+from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 from pi0_jax.lab.runs import Training
 
 COUNTS = 5, 20, 80
@@ -50,24 +50,6 @@ def measure(arm: str, at: Measuring) -> Outcomes:
     return {arm: arms.outcomes(at.rollouts(at.policy(ARMS[arm]), NEW.setting))}
 
 
-def draw(means: Means, path: Path) -> None:
-    """Draws distance and success against the number of demonstrations."""
-    figures.draw(
-        {
-            quantity: figures.Lines(
-                COUNTS,
-                "demonstrations",
-                {
-                    method: [means.of(f"{method}, {count}", quantity) for count in COUNTS]
-                    for method in METHODS
-                },
-            )
-            for quantity in arms.QUANTITIES
-        },
-        path,
-    )
-
-
 EXPERIMENT = Experiment(
     name="embodiments",
     title="E2. An arm of 4 links after arms of 2 and 3 links",
@@ -95,6 +77,8 @@ EXPERIMENT = Experiment(
         Expected("with 80, 15 points over scratch (said of 50)", "success", "pre-trained, 80", "scratch, 80", 0.15),
         Expected("with 20, 15 points over scratch (said of 50)", "success", "pre-trained, 20", "scratch, 20", 0.15),
     ),
-    draw=draw,
+    draw=partial(
+        figures.draw_by_count, methods=METHODS, counts=COUNTS, quantities=arms.QUANTITIES
+    ),
     seconds=150.0,
 )  # fmt: skip

@@ -10,44 +10,42 @@ from pi0_jax.lab.arms import Arm
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair, pooled
 from pi0_jax.lab.runs import Training
 
-_ROBOTS = Arm("arm"), Arm("mirrored_arm", turn=-1)
+ROBOTS = Arm("arm"), Arm("mirrored_arm", turn=-1)
 
 
 class Told(NamedTuple):
-    """Says what tells the robots apart."""
+    """Says what tells the robots apart: their prompts, motors' angles in the state, or tokens."""
 
     prompts: tuple[str, str] = (worlds.PROMPT, worlds.PROMPT)
-    motors: bool = False  # whether the state tells the motors' angles
-    token: bool = False
+    motors: bool = False
+    tokens: tuple[str, ...] = ()
 
     @property
     def robots(self) -> list[tuple[Arm, str]]:
         """Returns the robots and their prompts."""
-        robots = [robot._replace(motors=self.motors) for robot in _ROBOTS]
+        robots = [robot._replace(motors=self.motors) for robot in ROBOTS]
         return list(zip(robots, self.prompts, strict=True))
 
     def write(self, data_dir: Path, seed: int) -> list[Dataset]:
-        """Writes demonstrations of the same movements by either robot."""
+        """Writes the same movements as demonstrations of either robot."""
         return [
             one.write(data_dir, seed, arms.DEMONSTRATIONS, prompt) for one, prompt in self.robots
         ]
 
 
+_TOKENS = tuple(robot.name for robot in ROBOTS)
 ARMS = {
     "nothing": Told(),
     "prompt": Told(prompts=("reach one", "reach two")),
     "state": Told(motors=True),
-    "token": Told(token=True),
-    "state and token": Told(motors=True, token=True),
+    "token": Told(tokens=_TOKENS),
+    "state and token": Told(motors=True, tokens=_TOKENS),
 }
 TRAININGS = {
     arm: Training(
         f"whoami_{arm.replace(' ', '_')}",
         told.write,
-        {
-            "action_dim": 6,
-            **({"embodiment_tokens": tuple(one.name for one in _ROBOTS)} if told.token else {}),
-        },
+        {"action_dim": 6, **({"embodiment_tokens": told.tokens} if told.tokens else {})},
     )
     for arm, told in ARMS.items()
 }
