@@ -95,6 +95,7 @@ class RawBatch(NamedTuple):
         tokens: token ids of the prompts.
         token_mask: False where the tokens are padding.
         state: in model units: normalised, and padded with zeros.
+        embodiment: the number of each robot's own token; None where the model has none.
     """
 
     images: Mapping[str, UInt8[Any, "B h w 3"]]
@@ -103,6 +104,7 @@ class RawBatch(NamedTuple):
     tokens: Int32[Any, "B L"]
     token_mask: Bool[Any, "B L"]
     state: Float32[Any, "B D"]
+    embodiment: Int32[Any, " B"] | None = None
 
 
 class Observation(NamedTuple):
@@ -114,6 +116,7 @@ class Observation(NamedTuple):
         tokens: token ids of the prompts.
         token_mask: False where the tokens are padding.
         state: in model units: normalised, and padded with zeros.
+        embodiment: the number of each robot's own token; None where the model has none.
     """
 
     images: Mapping[str, Float32[Array, "B S S 3"]]
@@ -121,6 +124,7 @@ class Observation(NamedTuple):
     tokens: Int32[Array, "B L"]
     token_mask: Bool[Array, "B L"]
     state: Float32[Array, "B D"]
+    embodiment: Int32[Array, " B"] | None = None
 
 
 class ActionBatch(NamedTuple):

@@ -66,6 +66,11 @@ class PolicyConfig:
         "The prompt tells the state too, in 256 bins of each number, for a pi05 that is to read it (O: all its"
         " configurations but LIBERO's). See preprocess/tokenizer.py.",
     )
+    embodiment_tokens: tuple[str, ...] = field(
+        (),
+        "Robots, by their records' names, that have a learnt token each before the prompt. (): no robot"
+        " has one. (P, O)",
+    )
     dtype: Dtype = field(
         "bfloat16",
         "In which matrix products and activations are computed; parameters are float32. (O)",
@@ -136,7 +141,12 @@ def model_config(config: PolicyConfig) -> Pi0Config:
     """Returns the sizes of the model."""
     sizes = config.variant if isinstance(config.variant, Variant) else VARIANTS[config.variant]
     return Pi0Config(
-        sizes.vision, sizes.gemma, config.action_dim, config.horizon, config.max_tokens
+        sizes.vision,
+        sizes.gemma,
+        config.action_dim,
+        config.horizon,
+        config.max_tokens,
+        len(config.embodiment_tokens),
     )
 
 
@@ -156,6 +166,7 @@ def layout(config: PolicyConfig, slots: tuple[str, ...]) -> Layout:
         config.normalization_clip,
         config.cut_prompts,
         config.state_in_prompt,
+        config.embodiment_tokens,
     )
 
 
@@ -185,25 +196,30 @@ def _check_state_in_prompt(
 
 
 def _check_trained(
-    variant: str | Variant, action_dim: int, frozen: tuple[str, ...], lora: tuple[LoraRule, ...]
+    variant: str | Variant,
+    action_dim: int,
+    embodiment_tokens: tuple[str, ...],
+    frozen: tuple[str, ...],
+    lora: tuple[LoraRule, ...],
 ) -> Iterator[str]:
     """Yields complaints about `frozen` and `lora`."""
-    if (frozen or lora) and (tree := shapes(variant, action_dim)):
+    if (frozen or lora) and (tree := shapes(variant, action_dim, embodiment_tokens)):
         yield from trainable.mistakes(Trainable(frozen, lora=lora), tree)
 
 
-def shapes(variant: str | Variant, action_dim: int) -> Any:
-    """Returns the shapes of the published parameter tree at these sizes.
+def shapes(variant: str | Variant, action_dim: int, robots: tuple[str, ...]) -> Any:
+    """Returns the shapes of the parameter tree at these sizes.
 
     For a variant that does not exist it returns {}.
     """
     if [*_check_variant(variant)]:
         return {}
-    return parameter_shapes(model_config(PolicyConfig(variant=variant, action_dim=action_dim)))
+    config = PolicyConfig(variant=variant, action_dim=action_dim, embodiment_tokens=robots)
+    return parameter_shapes(model_config(config))
 
 
 CHECKS: tuple[fields.Check, ...] = (
     (_check_variant, ("variant",)),
     (_check_state_in_prompt, ("variant", "normalization", "state_in_prompt")),
-    (_check_trained, ("variant", "action_dim", "frozen", "lora")),
+    (_check_trained, ("variant", "action_dim", "embodiment_tokens", "frozen", "lora")),
 )

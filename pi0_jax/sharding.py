@@ -62,6 +62,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp(_\d+)?/linear/b$", ("layers", None, "embed")),
     (r"(state_proj|action_in_proj|(action_)?time_mlp_(in|out))/kernel$", (None, "embed")),
     (r"action_out_proj/kernel$", ("embed", None)),
+    (r"embodiment_tokens/embedding$", (None, "embed")),
     (r"(scale|bias)$", ()),  # vectors: whole on every device
 )
 # fmt: on

@@ -247,7 +247,8 @@ def test_the_model_is_the_variant_at_the_runs_sizes(values):
     assert (model.action_dim, model.horizon, model.max_tokens) == (7, 3, 9)
     assert (model.vision, model.gemma) == (VARIANTS["pico"].vision, VARIANTS["pico"].gemma)
     slots, size = ("base_0_rgb",), VARIANTS["pico"].vision.image_size
-    assert policy_config.layout(run, slots) == (slots, size, 7, 9, "zscore", 0.0, False, False)
+    fields = slots, size, 7, 9, "zscore", 0.0, False, False, ()
+    assert policy_config.layout(run, slots) == fields
 
 
 def test_differing_fields_are_those_that_decide_numbers(values):

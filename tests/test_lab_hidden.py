@@ -82,4 +82,4 @@ def test_noise_is_seen_and_does_not_move_the_point():
     np.testing.assert_allclose(seen.std(axis=0), 0.02, rtol=0.1)
     world.begin(5)
     np.testing.assert_array_equal(world.observe()["state"], seen[0])
-    assert worlds.TracedWorld(worlds.PROMPT, False, False).robot == world.robot
+    assert world.robot == worlds.RECORD.name

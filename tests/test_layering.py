@@ -73,7 +73,7 @@ CONFINED = {
     "lerobot": ("pi0_jax/parity/",),
     "tensorstore": ("pi0_jax/convert/", "pi0_jax/train/workdir.py"),
     "mujoco": ("pi0_jax/sim/",),
-    "gymnasium": ("pi0_jax/sim/", "pi0_jax/lab/worlds.py"),
+    "gymnasium": ("pi0_jax/sim/", "pi0_jax/lab/worlds.py", "pi0_jax/lab/arms.py"),
     "google_crc32c": ("pi0_jax/data/", "pi0_jax/checkpoints/manifest.py", "benchmarks/"),
     "loky": ("pi0_jax/data/", "benchmarks/", "pi0_jax/sim/", "pi0_jax/lab/harness.py"),
     "av": ("pi0_jax/data/lerobot/",),

@@ -329,6 +329,7 @@ print(json.dumps([f.platforms, [name for name in ("pi0_jax", "flax", "orbax") if
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_an_export_runs_with_jax_alone(tmp_path, scan_layers):
     how = dict(normalization="quantile", normalization_clip=1.0, loss_dims="real")
+    how |= {"embodiment_tokens": ("another", policies.robot(ROBOT).embodiment.name)}
     policy = policies.policy(ROBOT, num_steps=2, scan_layers=scan_layers, **how)
     folder = tmp_path / "exported"
     policy.export(folder, image_size=(48, 64))

@@ -166,6 +166,7 @@ def _raw_batch(run: RunConfig, slots: tuple[str, ...], array: Any) -> RawBatch:
         tokens=array(np.int32, config.max_tokens),
         token_mask=array(bool, config.max_tokens),
         state=array(np.float32, config.action_dim),
+        embodiment=array(np.int32) if config.embodiment_tokens else None,
     )
 
 

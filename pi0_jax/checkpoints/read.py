@@ -17,7 +17,7 @@ from pi0_jax.checkpoints.description import MANIFEST, Description
 from pi0_jax.checkpoints.folder import DESCRIPTION, FOLDER, locate
 from pi0_jax.checkpoints.orbax_log import log_less
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import name_of
+from pi0_jax.models.paths import name_of
 
 
 def damage(step_directory: epath.Path, share: tuple[int, int] = (0, 1)) -> str | None:

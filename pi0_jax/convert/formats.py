@@ -186,12 +186,18 @@ def convert(path: AnyPath, output: AnyPath, to: str, options: Options = DEFAULTS
 
     Raises:
         InputError: the checkpoint cannot be read; the output exists; the format is unknown, or
-            wants statistics, an embodiment or a tokenizer that nobody gave.
+            wants statistics, an embodiment or a tokenizer that nobody gave, or has no room for
+            robots' tokens.
     """
     if to not in OUTPUTS:
         raise InputError(f"to: expected one of {', '.join(OUTPUTS)}, found {to!r}")
     check_absent(output)
     source, notes = prepared(path, to, options)
+    if to != ours.NAME and "R" in source.sizes:
+        raise InputError(
+            f"{source.path}: expected no tokens of robots (config.embodiment_tokens), for which {to}"
+            f" has no room, found {source.sizes['R']}"
+        )
     notes += [
         f"{name} differs from the embedding that it is tied to, and is left out"
         for name in source.differing_copies()

@@ -23,7 +23,7 @@ import numpy as np
 
 from pi0_jax.convert.tree import NAMES, Shape, Sizes
 from pi0_jax.errors import InputError
-from pi0_jax.models.pi0 import name_of
+from pi0_jax.models.paths import name_of
 
 # A weight holds the leaf. A copy holds it once more (a tied embedding): it is written, and it is
 # read where the weight itself was left out. What is unused is no part of π0: it is written as zeros

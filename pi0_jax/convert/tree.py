@@ -23,7 +23,7 @@ Sizes = Mapping[str, int]  # axis letter -> size
 # The letters' names in messages and in --sizes.
 NAMES = {
     "I": "image_depth", "C": "image_channels", "Q": "patch_size", "P": "patches", "X": "image_width", "Y": "image_mlp_dim",
-    "M": "image_heads", "J": "image_head_dim",
+    "M": "image_heads", "J": "image_head_dim", "R": "embodiment_tokens",
     "L": "depth", "V": "vocab_size", "N": "num_heads", "K": "num_kv_heads", "H": "head_dim",
     "D": "width", "F": "mlp_dim", "E": "expert_width", "G": "expert_mlp_dim", "A": "action_dim", "T": "time_mlp_input", "S": "modulation",
 }  # fmt: skip
@@ -123,7 +123,9 @@ PI0_AXES = {
     **_axes(_STATE_AND_TIME, ""),
 }
 PI05_AXES = {**_BOTH, **_axes(_ADAPTIVE_NORMS, "PaliGemma/llm/"), **_axes(_TIME, "")}
-AXES = {**PI0_AXES, **PI05_AXES}  # of either
+# The robots' own tokens, which no other format has; R robots.
+_OWN_AXES = {"embodiment_tokens/embedding": "R D"}
+AXES = {**PI0_AXES, **PI05_AXES, **_OWN_AXES}  # of any
 # What only one of the models has, in any format.
 _PI0 = re.compile(r"(^|[./])(state_proj|action_time_mlp_(in|out))([./]|$)")
 _PI05 = re.compile(r"(^|[./])time_mlp_(in|out)([./]|$)|norm\.dense\.|norm_1/Dense_0")
@@ -140,7 +142,8 @@ def axes_of(names: Collection[str], source: str) -> Mapping[str, str]:
         raise InputError(
             f"{source}: expected one model, found {pi05[0]} of a π0.5 and {pi0[0]} of a π0"
         )
-    return PI05_AXES if pi05 else PI0_AXES
+    own = {path: axes for path, axes in _OWN_AXES.items() if path in names}
+    return {**(PI05_AXES if pi05 else PI0_AXES), **own}
 
 
 def is_pi05(sizes: Sizes) -> bool:
@@ -170,7 +173,7 @@ def model_config(sizes: Sizes, *, horizon: int, max_tokens: int) -> Pi0Config:
             experts=(ExpertConfig(sizes["D"], sizes["F"]), expert),
             depth=sizes["L"], num_heads=sizes["N"], num_kv_heads=sizes["K"], head_dim=sizes["H"], vocab_size=sizes["V"],
         ),
-        action_dim=sizes["A"], horizon=horizon, max_tokens=max_tokens,
+        action_dim=sizes["A"], horizon=horizon, max_tokens=max_tokens, embodiment_tokens=sizes.get("R", 0),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from pi0_jax.lab.plan import Means
 from pi0_jax.report.figures import STYLE
 
 _DOT, _MEAN = "#9ec3e6", "#1f5fa8"
@@ -43,6 +44,26 @@ def draw(panels: Mapping[str, Dots | Lines], path: Path) -> None:
             else:
                 _dots(place, panel)
         figure.savefig(path, dpi=100)
+
+
+def draw_by_count(
+    means: Means,
+    path: Path,
+    *,
+    methods: Iterable[str],
+    counts: Sequence[int],
+    quantities: Iterable[str],
+) -> None:
+    """Draws quantities of the arms "<method>, <count>" against the number of demonstrations."""
+
+    def lines(quantity: str) -> dict[str, list[np.ndarray]]:
+        return {
+            method: [means.of(f"{method}, {count}", quantity) for count in counts]
+            for method in methods
+        }
+
+    panels = {name: Lines(counts, "demonstrations", lines(name)) for name in quantities}
+    draw(panels, path)
 
 
 def _dots(place: Any, arms: Dots) -> None:

@@ -65,7 +65,8 @@ class Training(NamedTuple):
         name: the name of its folder. Experiments that name the same training share its runs.
         write: (folder of datasets, seed) -> the rows of the datasets, which it has written there.
         changes: the fields of the config that differ from BASE; but `initial_weights` names an
-            earlier training of the experiment, with whose weights of the same seed it starts.
+            earlier training of the experiment, with whose weights of the same seed it starts, and
+            what `statistics_only` names is not trained on.
     """
 
     name: str
@@ -99,9 +100,10 @@ def configured(
         **(QUICK if quick else {}),
         "seed": seed,
         "data_dir": str(folder / "data"),
-        "datasets": tuple(row.name for row in rows),
         "own_datasets": {row.name: row for row in rows},
     }
+    lends = stated.get("statistics_only", ())
+    stated["datasets"] = tuple(row.name for row in rows if row.name not in lends)
     if start := stated["initial_weights"]:
         stated["initial_weights"] = str(folder.parents[1] / start / folder.name / "train")
     page = config.defaults()

@@ -17,6 +17,7 @@ unit; the workspace is 2 long.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -159,7 +160,23 @@ def demonstrations(
     return np.stack(states, 1).astype(np.float32), np.stack(actions, 1).astype(np.float32), side
 
 
-class Detour(gymnasium.Env):
+class Planar(gymnasium.Env):
+    """Is a planar world as a Gymnasium environment, of which a recording keeps a trace."""
+
+    def __init__(self, record: Embodiment, largest: float) -> None:
+        """Takes the robot's record, and the largest number of an action."""
+        state, actions = (len(record.state),), (len(record.actions),)
+        self.observation_space = gymnasium.spaces.Dict(
+            {"state": gymnasium.spaces.Box(-np.inf, np.inf, state, np.float32)}
+        )
+        self.action_space = gymnasium.spaces.Box(-largest, largest, actions, np.float32)
+
+    def trace(self) -> np.ndarray:
+        """Returns what is kept of a tick."""
+        raise NotImplementedError
+
+
+class Detour(Planar):
     """Is one episode of the world, as a Gymnasium environment."""
 
     def __init__(self, prompt: str = PROMPT, varied: bool = False, pushed: bool = False) -> None:
@@ -170,10 +187,7 @@ class Detour(gymnasium.Env):
             varied: whether starts and goals lie further apart.
             pushed: whether the point is pushed on its way.
         """
-        self.observation_space = gymnasium.spaces.Dict(
-            {"state": gymnasium.spaces.Box(-np.inf, np.inf, (len(RECORD.state),), np.float32)}
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(RECORD.actions),), np.float32)
+        super().__init__(RECORD, 1.0)
         self._side, self._varied, self._pushed = ROUTES.get(prompt), varied, pushed
 
     def reset(
@@ -214,21 +228,25 @@ class Detour(gymnasium.Env):
         state = np.concatenate([self.position[0], self._goal[0]])
         return {"state": state.astype(np.float32)}
 
+    def trace(self) -> np.ndarray:
+        """Returns position, goal, and where the expert would be, float64[6]."""
+        return np.concatenate([self._observation()["state"], self.guide[0]])
+
 
 gymnasium.register("Detour-v0", entry_point="pi0_jax.lab.worlds:Detour")
 
 
 class TracedWorld(GymWorld):
-    """Is the world of a rollout that keeps where the point was at every tick."""
+    """Is the world of a rollout that keeps its environment's trace of every tick."""
 
-    def __init__(self, prompt: str, varied: bool, pushed: bool) -> None:
+    def __init__(self, env: Planar, record: Embodiment, prompt: str) -> None:
         """Makes the world."""
-        self._detour = Detour(prompt, varied, pushed)
-        super().__init__(self._detour, "Detour-v0", RECORD, success="success", prompt=prompt)
+        self._traced = env
+        super().__init__(env, type(env).__name__, record, success="success", prompt=prompt)
 
     def snapshot(self) -> tuple[np.ndarray, ...]:
-        """Returns position, goal, and where the expert would be, float64[6]."""
-        return (np.concatenate([self._seen["state"], self._detour.guide[0]]),)
+        """Returns the trace."""
+        return (self._traced.trace(),)
 
 
 @contextlib.contextmanager
@@ -239,9 +257,16 @@ def opened(world: Callable[..., World], *arguments: Any) -> Iterator[Setting]:
 
 def setting(
     prompt: str = PROMPT, varied: bool = False, pushed: bool = False
-) -> contextlib.AbstractContextManager[Setting]:
-    """Opens worlds of rollouts with an obstacle."""
-    return opened(TracedWorld, prompt, varied, pushed)
+) -> AbstractContextManager[Setting]:
+    """Opens worlds with an obstacle; see Detour."""
+    return traced(partial(Detour, prompt, varied, pushed), RECORD, prompt)
+
+
+def traced(
+    env: Callable[[], Planar], record: Embodiment, prompt: str
+) -> AbstractContextManager[Setting]:
+    """Opens worlds of rollouts that keep their environments' traces."""
+    return opened(lambda: TracedWorld(env(), record, prompt))
 
 
 # ---- what an episode shows

@@ -19,7 +19,7 @@ Sources: π0 (arXiv 2410.24164), section IV and appendix B, with the published c
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from pi0_jax.models import gemma, layers, masks, siglip
 from pi0_jax.models.gemma import ExpertConfig, Gemma, GemmaConfig, KVCache
-from pi0_jax.models.initializers import Param, Table, draw_table, fan_in_normal
+from pi0_jax.models.initializers import Param, Table, draw_table, fan_in_normal, normal
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.siglip import SigLIP, VisionConfig
 from pi0_jax.observation import CAMERA_SLOTS, Observation
@@ -49,6 +49,7 @@ class Pi0Config:
         action_dim: D, dimensions of actions and state, padding included.
         horizon: H, steps of an action chunk.
         max_tokens: L, tokens of a prompt.
+        embodiment_tokens: how many robots have a learnt token, which stands before the prompt.
     """
 
     vision: VisionConfig
@@ -56,6 +57,7 @@ class Pi0Config:
     action_dim: int
     horizon: int
     max_tokens: int
+    embodiment_tokens: int = 0
 
     @property
     def adaptive(self) -> bool:
@@ -169,7 +171,7 @@ class Pi0(nn.Module):
     def embed_prefix(
         self, observation: Observation
     ) -> tuple[Float[Array, "B P V"], Bool[Array, "B P"]]:
-        """Embeds images and prompt, side by side.
+        """Embeds images, perhaps the robot's own token, and the prompt, side by side.
 
         A camera slot that the observation lacks takes no tokens; which slots there are is static.
 
@@ -178,8 +180,14 @@ class Pi0(nn.Module):
         """
         slots = [slot for slot in CAMERA_SLOTS if slot in observation.images]
         tokens = self.PaliGemma.llm.embed(observation.tokens)  # [B, L, V]
+        valid = observation.token_mask
+        if self.config.embodiment_tokens:
+            own = self._gathered("embodiment_tokens", tokens.dtype)["embedding"]
+            own = own[observation.embodiment].astype(tokens.dtype)  # [B, V]
+            tokens = jnp.concatenate([own[:, None], tokens], axis=1)
+            valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
         if not slots:
-            return tokens, observation.token_mask
+            return tokens, valid
         # One encoder call for all cameras. A row's cameras are neighbours on the batch axis, so no
         # device needs another's images.
         images = jnp.stack([observation.images[slot] for slot in slots], axis=1)  # [B, C, S, S, 3]
@@ -188,7 +196,7 @@ class Pi0(nn.Module):
         patches = patches.reshape(tokens.shape[0], -1, tokens.shape[2])  # [B, C * patches, V]
         seen = jnp.stack([observation.image_masks[slot] for slot in slots], axis=1)  # [B, C]
         seen = jnp.repeat(seen, count, axis=1)  # [B, C * patches]
-        valid = jnp.concatenate([seen, observation.token_mask], axis=1)  # [B, P]
+        valid = jnp.concatenate([seen, valid], axis=1)  # [B, P]
         prefix = jnp.concatenate([patches, tokens], axis=1)  # [B, P, V]
         return self.options.constrain(prefix, ("batch", "tokens", "embed")), valid
 
@@ -345,17 +353,14 @@ def projection_table(config: Pi0Config) -> Table:
             "action_time_mlp_in": (2 * width, width),
             "action_time_mlp_out": (width, width),
         }
-    return {
+    table = {
         name: {"kernel": Param(shape, fan_in_normal(shape[0])), "bias": Param(shape[1:], 0.0)}
         for name, shape in shapes.items()
     }
-
-
-def name_of(paths: Iterable[str]) -> str:
-    """Returns whose parameters have these paths: "π0", "π0.5", or "" where both may."""
-    names = {"state_proj": "π0", "time_mlp_in": "π0.5"}
-    roots = (path.partition("/")[0] for path in paths)
-    return next((names[root] for root in roots if root in names), "")
+    if robots := config.embodiment_tokens:
+        embedding = Param((robots, config.gemma.experts[0].width), normal(1.0))
+        table["embodiment_tokens"] = {"embedding": embedding}
+    return table
 
 
 def parameter_shapes(config: Pi0Config) -> Any:

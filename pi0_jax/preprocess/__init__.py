@@ -10,8 +10,6 @@ back:
     back     actions in model units -> actions in robot units
 """
 
-import functools
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,14 +27,11 @@ from pi0_jax.observation import (
     RawBatch,
     RawObservation,
     Sample,
-    prompt_text,
 )
 from pi0_jax.preprocess import images, normalize, record_fit
 from pi0_jax.preprocess.deltas import delta_offset, in_robot_turn, to_delta, turned
 from pi0_jax.preprocess.normalize import A
 from pi0_jax.preprocess.tokenizer import Tokenizer, state_bins
-
-logger = logging.getLogger(__name__)
 
 WRIST_SLOTS = ("left_wrist_0_rgb", "right_wrist_0_rgb")
 
@@ -60,6 +55,7 @@ class Layout(NamedTuple):
         normalization_clip: states and target actions are cut off at ± this; 0 sets no bound.
         cut_prompts: whether a prompt of more than max_tokens loses its end; else it is refused.
         state_in_prompt: whether the prompt tells the state too, see tokenizer.py.
+        embodiment_tokens: the names of the records that have a token of their own, in its order.
     """
 
     slots: tuple[str, ...]
@@ -70,6 +66,7 @@ class Layout(NamedTuple):
     normalization_clip: float
     cut_prompts: bool = False
     state_in_prompt: bool = False
+    embodiment_tokens: tuple[str, ...] = ()
 
 
 # It stands for the image of a camera that a robot does not have.
@@ -106,7 +103,7 @@ def host(
     if not batch:
         raise InputError("no observations: expected at least one")
     prompts = [
-        _checked_prompt(
+        record_fit.checked_prompt(
             observation, robot.embodiment, f"observation {row} ({robot.embodiment.name})"
         )
         for row, (observation, robot) in enumerate(zip(observations, robots, strict=True))
@@ -153,7 +150,17 @@ def host(
             state_bins(in_model).tolist() if layout.state_in_prompt else None,
             cut=layout.cut_prompts,
         )
-    return RawBatch(pixels, sizes, masks, tokens, token_mask, state)
+    return RawBatch(
+        pixels, sizes, masks, tokens, token_mask, state, embodiment_numbers(robots, layout)
+    )
+
+
+def embodiment_numbers(robots: Sequence[Robot], layout: Layout) -> np.ndarray | None:
+    """Returns the number of each robot's own token, int32[B]; None where the model has none."""
+    names = layout.embodiment_tokens
+    if not names:
+        return None
+    return np.array([names.index(robot.embodiment.name) for robot in robots], np.int32)
 
 
 def _chosen(
@@ -199,66 +206,6 @@ def canvas_for(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     )
 
 
-def _checked_prompt(observation: RawObservation, embodiment: Embodiment, name: str) -> str:
-    """Checks all fields of an observation and returns its prompt.
-
-    Raises:
-        InputError: a field is wrong. The message begins with `name`.
-    """
-    for field in ("images", "state", "prompt"):
-        if field not in observation:
-            raise InputError(
-                f"{name}: field {field!r} is missing; expected images, state and prompt"
-            )
-    expected = set(embodiment.cameras.values())
-    for camera in sorted(expected - set(observation["images"])):
-        raise InputError(
-            f"{name}: camera {camera!r} is missing; got {sorted(observation['images'])}"
-        )
-    for camera in sorted(set(observation["images"]) - expected):
-        _name_unread(embodiment.name, camera)
-    for camera in sorted(expected):
-        image = observation["images"][camera]
-        if (
-            not isinstance(image, np.ndarray)
-            or image.dtype != np.uint8
-            or image.ndim != 3
-            or image.shape[2] != 3
-            or not image.size
-        ):
-            found = (
-                f"{image.dtype}{list(image.shape)}"
-                if isinstance(image, np.ndarray)
-                else type(image).__name__
-            )
-            raise InputError(
-                f"{name}: image {camera!r} must be uint8[height, width, 3] RGB, got {found}"
-            )
-    state = np.asarray(observation["state"])
-    if state.shape != (len(embodiment.state),):
-        names = ", ".join(dim.name for dim in embodiment.state)
-        raise InputError(
-            f"{name}: state must have {len(embodiment.state)} dimensions ({names}), got shape {list(state.shape)}"
-        )
-    if state.dtype.kind not in "fiu":
-        raise InputError(f"{name}: state must hold numbers, got {state.dtype}")
-    for dim, value in zip(embodiment.state, state, strict=True):
-        if not abs(value) <= np.finfo(np.float32).max:
-            raise InputError(f"{name}: state {dim.name!r} is {value}; expected a finite float32")
-    prompt = prompt_text(observation["prompt"])
-    if prompt is None:
-        raise InputError(
-            f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}"
-        )
-    return prompt
-
-
-@functools.lru_cache(maxsize=1024)
-def _name_unread(robot: str, camera: str) -> None:
-    """Says in the log, once for each robot and camera, that the camera is not read."""
-    logger.warning("%s: camera %r is not read: the robot's record does not name it", robot, camera)
-
-
 def device(
     batch: RawBatch, layout: Layout, *, augmentation_keys: jax.Array | None = None
 ) -> Observation:
@@ -292,7 +239,7 @@ def device(
                 )
             )(keys, pixels)
         result[slot] = images.to_unit_range(pixels)
-    return Observation(result, batch.image_masks, batch.tokens, batch.token_mask, batch.state)
+    return Observation(result, *batch[2:])
 
 
 def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:
@@ -371,7 +318,8 @@ def check_robot(robot: Robot, layout: Layout) -> None:
 
     Raises:
         InputError: the robot has more dimensions than the model, its statistics have another number
-            of dimensions or lack percentiles, or they lie outside of what the record declares.
+            of dimensions or lack percentiles, they lie outside of what the record declares, or the
+            model has tokens of other robots alone.
     """
     embodiment, statistics = robot.embodiment, robot.statistics
     for what, dims, vector in (
@@ -390,6 +338,11 @@ def check_robot(robot: Robot, layout: Layout) -> None:
             raise InputError(
                 f"{embodiment.name}: quantile normalisation: expected {what} statistics with q01 and q99, found none"
             )
+    names = layout.embodiment_tokens
+    if names and embodiment.name not in names:
+        raise InputError(
+            f"{embodiment.name}: expected a robot of config.embodiment_tokens, {', '.join(names)}"
+        )
     record_fit.check_ranges(embodiment, statistics)
 
 

@@ -1,16 +1,23 @@
-"""Checks whether statistics can be those of a robot's record.
+"""Checks whether statistics and observations can be those of a robot's record.
 
 A checkpoint may bring statistics from elsewhere. They are compared with the record that it is
 given.
 """
 
+import functools
+import logging
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError
+from pi0_jax.observation import RawObservation, prompt_text
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.normalize import Statistics, VectorStatistics
+
+logger = logging.getLogger(__name__)
 
 _OUTSIDE = 0.05  # how far percentiles may lie outside of a declared range, as a share of it
 # Where a gripper opens and closes, 98% of its commands cover at least this share of its range.
@@ -86,3 +93,63 @@ def _middle_98(vector: VectorStatistics, i: int) -> tuple[float, float]:
     if vector.q01 is None or vector.q99 is None:
         return float(vector.mean[i]), float(vector.mean[i])
     return float(vector.q01[i]), float(vector.q99[i])
+
+
+def checked_prompt(observation: RawObservation, embodiment: Embodiment, name: str) -> str:
+    """Checks all fields of an observation and returns its prompt.
+
+    Raises:
+        InputError: a field is wrong. The message begins with `name`.
+    """
+    for field in ("images", "state", "prompt"):
+        if field not in observation:
+            raise InputError(
+                f"{name}: field {field!r} is missing; expected images, state and prompt"
+            )
+    expected = set(embodiment.cameras.values())
+    for camera in sorted(expected - set(observation["images"])):
+        raise InputError(
+            f"{name}: camera {camera!r} is missing; got {sorted(observation['images'])}"
+        )
+    for camera in sorted(set(observation["images"]) - expected):
+        _name_unread(embodiment.name, camera)
+    for camera in sorted(expected):
+        image = observation["images"][camera]
+        if (
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
+            or not image.size
+        ):
+            found = (
+                f"{image.dtype}{list(image.shape)}"
+                if isinstance(image, np.ndarray)
+                else type(image).__name__
+            )
+            raise InputError(
+                f"{name}: image {camera!r} must be uint8[height, width, 3] RGB, got {found}"
+            )
+    state = np.asarray(observation["state"])
+    if state.shape != (len(embodiment.state),):
+        names = ", ".join(dim.name for dim in embodiment.state)
+        raise InputError(
+            f"{name}: state must have {len(embodiment.state)} dimensions ({names}), got shape {list(state.shape)}"
+        )
+    if state.dtype.kind not in "fiu":
+        raise InputError(f"{name}: state must hold numbers, got {state.dtype}")
+    for dim, value in zip(embodiment.state, state, strict=True):
+        if not abs(value) <= np.finfo(np.float32).max:
+            raise InputError(f"{name}: state {dim.name!r} is {value}; expected a finite float32")
+    prompt = prompt_text(observation["prompt"])
+    if prompt is None:
+        raise InputError(
+            f"{name}: prompt must be a string, got {type(observation['prompt']).__name__}"
+        )
+    return prompt
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_unread(robot: str, camera: str) -> None:
+    """Says in the log, once for each robot and camera, that the camera is not read."""
+    logger.warning("%s: camera %r is not read: the robot's record does not name it", robot, camera)

@@ -73,10 +73,13 @@ def _check_rules(initial_rules: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _check_no_decay(
-    variant: str | Variant, action_dim: int, no_decay: tuple[str, ...]
+    variant: str | Variant,
+    action_dim: int,
+    embodiment_tokens: tuple[str, ...],
+    no_decay: tuple[str, ...],
 ) -> Iterator[str]:
     """Yields complaints about patterns that match no parameter."""
-    if no_decay and (tree := policy_config.shapes(variant, action_dim)):
+    if no_decay and (tree := policy_config.shapes(variant, action_dim, embodiment_tokens)):
         yield from trainable.unmatched("no_decay", no_decay, flatten(tree))
 
 
@@ -103,6 +106,6 @@ CHECKS: tuple[fields.Check, ...] = (
     ),
     (_check_warmup, ("warmup_steps", "steps")),
     (_check_rules, ("initial_rules",)),
-    (_check_no_decay, ("variant", "action_dim", "no_decay")),
+    (_check_no_decay, ("variant", "action_dim", "embodiment_tokens", "no_decay")),
     (_check_kept, ("save_every", "validate_every", "keep_every", "keep_best")),
 )

@@ -35,8 +35,8 @@ from pi0_jax.convert import tree
 from pi0_jax.convert.formats import open_checkpoint
 from pi0_jax.convert.source import LazyArray, Source
 from pi0_jax.errors import InputError
-from pi0_jax.models.paths import flatten, unflatten
-from pi0_jax.models.pi0 import name_of, parameter_shapes
+from pi0_jax.models.paths import flatten, name_of, unflatten
+from pi0_jax.models.pi0 import parameter_shapes
 from pi0_jax.policy_config import model_config, trainable_part
 from pi0_jax.preprocess.tokenizer import Tokenizer
 from pi0_jax.train.config import RunConfig

@@ -1,13 +1,12 @@
 """E10: how many demonstrations of a new task are enough, from pre-trained weights and from scratch?"""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from pi0_jax.lab import figures, worlds
 from pi0_jax.lab.experiments.detour import route, taken, training
-from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair, pooled
+from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair, pooled
 
 TASK, COUNTS = "far above", (2, 3, 4, 8)
 ENOUGH = 0.8  # share of successes
@@ -61,24 +60,6 @@ def log_needed(success: list[float]) -> float:
     return float(x[place - 1] + (x[place] - x[place - 1]) * (ENOUGH - low) / (high - low))
 
 
-def draw(means: Means, path: Path) -> None:
-    """Draws gap and success against the number of demonstrations."""
-    figures.draw(
-        {
-            quantity: figures.Lines(
-                COUNTS,
-                "demonstrations",
-                {
-                    method: [means.of(_arm(method, count), quantity) for count in COUNTS]
-                    for method in METHODS
-                },
-            )
-            for quantity in ("gap", "success")
-        },
-        path,
-    )
-
-
 _THIRD = "all weights, pre-trained, need a third of the demonstrations of scratch, or fewer"
 EXPERIMENT = Experiment(
     name="posttraining",
@@ -111,6 +92,8 @@ EXPERIMENT = Experiment(
         *(Pair(_arm("all weights", count), _arm("scratch", count)) for count in COUNTS),
     ),
     expected=(Expected(_THIRD, "log2 needed", "all weights", "scratch", high=-float(np.log2(3))),),
-    draw=draw,
+    draw=partial(
+        figures.draw_by_count, methods=METHODS, counts=COUNTS, quantities=("gap", "success")
+    ),
     seconds=350.0,
 )

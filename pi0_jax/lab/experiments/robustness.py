@@ -22,7 +22,7 @@ class WornWorld(worlds.TracedWorld):
 
     def __init__(self, noise: float, latency: int) -> None:
         """Takes the noise's standard deviation, and by how many ticks actions are held back."""
-        super().__init__(worlds.PROMPT, varied=False, pushed=False)
+        super().__init__(worlds.Detour(), worlds.RECORD, worlds.PROMPT)
         self._noise, self._latency = noise, latency
 
     def begin(self, seed: int) -> None:
