@@ -198,6 +198,43 @@ def test_a_layer_that_a_product_takes_from_a_stack_counts_alone():
     assert hlo.hbm_traffic(hlo.parse(TPU_SCAN)) == 2 * (64 * 32 + 8 * 64 + 8 * 32) + 4
 
 
+TPU_FUSIONS = """HloModule jit_f, num_partitions=1
+
+%same (p.1: bf16[8,64]) -> bf16[8,1,64] {
+  %p.1 = bf16[8,64]{1,0} parameter(0)
+  ROOT %bitcast = bf16[8,1,64]{2,0,1} bitcast(%p.1)
+}
+
+%product (p.2: bf16[8,64], p.3: bf16[64,32]) -> bf16[8,32] {
+  %p.2 = bf16[8,64]{1,0} parameter(0)
+  %p.3 = bf16[64,32]{1,0} parameter(1)
+  %reshaped = bf16[8,1,64]{2,0,1} fusion(%p.2), kind=kLoop, calls=%same
+  ROOT %convolution = bf16[8,32]{1,0} convolution(%reshaped, %p.3), dim_labels=b0f_io->bf
+}
+
+%two (p.4: bf16[8,32], p.5: bf16[16,16]) -> (f32[8,32], bf16[16,16]) {
+  %p.4 = bf16[8,32]{1,0} parameter(0)
+  %p.5 = bf16[16,16]{1,0} parameter(1)
+  %wide = f32[8,32]{1,0} convert(%p.4)
+  ROOT %both = (f32[8,32]{1,0}, bf16[16,16]{1,0}) tuple(%wide, %p.5)
+}
+
+ENTRY %main (x: bf16[8,64], w: bf16[64,32], z: bf16[16,16]) -> bf16[16,16] {
+  %x = bf16[8,64]{1,0} parameter(0)
+  %w = bf16[64,32]{1,0} parameter(1)
+  %z = bf16[16,16]{1,0} parameter(2)
+  %y = bf16[8,32]{1,0:S(1)} fusion(%x, %w), kind=kOutput, calls=%product
+  %t = (f32[8,32]{1,0:S(1)}, bf16[16,16]{1,0}) fusion(%y, %z), kind=kLoop, calls=%two
+  ROOT %out = bf16[16,16]{1,0} get-tuple-element(%t), index=1
+}
+"""
+
+
+def test_an_array_that_a_product_takes_in_another_shape_is_read():
+    """x and w are read. What is written stays on the chip, or is only handed on."""
+    assert hlo.hbm_traffic(hlo.parse(TPU_FUSIONS)) == 2 * (8 * 64 + 64 * 32)
+
+
 def test_flops_of_loops_gradients_and_rematerialisation():
     """Six times x[3, 4] @ w[4, 4]: 6 * 2*3*4*4 forward, and twice that backward.
 

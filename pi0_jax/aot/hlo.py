@@ -138,13 +138,20 @@ def size(shape: str, *, hbm_only: bool = False) -> int:
 
     With `hbm_only` what lies in a TPU's on-chip memory is left out.
     """
-    total = 0
+    return sum(_sizes(shape, hbm_only=hbm_only))
+
+
+def _sizes(shape: str, *, hbm_only: bool = False) -> list[int]:
+    """Returns the bytes of each array of a tuple; see `size`."""
+    result = []
     for dtype, dims, layout in _ARRAY.findall(shape):
-        if not (hbm_only and _ON_CHIP.search(layout)):
-            # A type's name has its bits, but for pred. A token has none.
-            bits = 8 if dtype == "pred" else int((re.findall(r"\d+", dtype) or [0])[0])
-            total += bits * math.prod(int(d) for d in dims.split(",") if d) // 8
-    return total
+        # A type's name has its bits, but for pred. A token has none.
+        bits = 8 if dtype == "pred" else int((re.findall(r"\d+", dtype) or [0])[0])
+        elsewhere = hbm_only and _ON_CHIP.search(layout)
+        result.append(
+            0 if elsewhere else bits * math.prod(map(int, filter(None, dims.split(",")))) // 8
+        )
+    return result
 
 
 def runs(program: Program) -> dict[str, int]:
@@ -301,7 +308,10 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
         return sum(whole) + result
     (called,) = _called(instruction)
     inside = program.computations[called]
-    return sum(map(min, whole, _parameter_reads(program, inside))) + min(result, _written(inside))
+    results = _sizes(instruction.shape, hbm_only=True)
+    return sum(map(min, whole, _parameter_reads(program, inside))) + sum(
+        map(min, results, _written(inside))
+    )
 
 
 def _parameter_reads(program: Program, fusion: Computation) -> list[int]:
@@ -324,9 +334,11 @@ def _read(program: Program, fusion: Computation, name: str, user: Instruction) -
     # A fusion may be inside another: a slice just before a matrix product.
     if user.opcode == "fusion":
         (called,) = _called(user)
-        inner = zip(
-            user.operands, _parameter_reads(program, program.computations[called]), strict=True
-        )
+        inside = program.computations[called]
+        # Or one that only gives the array another shape: who reads that reads the array.
+        if all(i.opcode in ("parameter", "bitcast") for i in inside.values()):
+            return _reads(program, fusion, user.name)
+        inner = zip(user.operands, _parameter_reads(program, inside), strict=True)
         return sum(read for operand, read in inner if operand == name)
     updated = user.opcode == "dynamic-update-slice" and user.operands[0] == name
     if updated or user.opcode in _HANDED_ON or _COLLECTIVE.match(user.opcode):
@@ -334,17 +346,23 @@ def _read(program: Program, fusion: Computation, name: str, user: Instruction) -
     return size(fusion[name].shape)
 
 
-def _written(fusion: Computation) -> int:
-    """Returns the bytes that a fusion writes; of an array updated in one place, only that part."""
+def _written(fusion: Computation) -> list[int]:
+    """Returns the bytes that a fusion writes of each of its results.
 
-    def written(name: str) -> int:
+    Of an array updated in one place, only that part counts.
+    """
+
+    def written(name: str) -> list[int]:
         instruction = fusion[name]
-        if instruction.opcode in ("tuple", "bitcast", "get-tuple-element"):
-            return sum(map(written, instruction.operands))
+        if instruction.opcode == "tuple":
+            return [sum(written(operand)) for operand in instruction.operands]
+        if instruction.opcode in ("bitcast", "get-tuple-element"):
+            return [sum(written(instruction.operands[0]))]
+        sizes = _sizes(instruction.shape)
         if instruction.opcode in _HANDED_ON or _COLLECTIVE.match(instruction.opcode):
-            return 0
+            return [0] * len(sizes)
         if instruction.opcode == "dynamic-update-slice":
-            return size(fusion[instruction.operands[1]].shape)
-        return size(instruction.shape)
+            return [size(fusion[instruction.operands[1]].shape)]
+        return sizes
 
     return written(_root(fusion).name)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from pi0_jax.models import layers
+from pi0_jax.models import layers, pieces
 from pi0_jax.models.initializers import Param, Table, draw_table, fan_in_normal, normal
 from pi0_jax.models.layers import ComputeOptions
 from pi0_jax.models.lora import LORA, merge_layer
@@ -148,8 +148,11 @@ def norm(
 def residual(
     x: Float[Array, "B T D"], y: Float[Array, "B T D"], gate: Float[Array, "B T D"] | None
 ) -> Float[Array, "B T D"]:
-    """Adds what a branch computed: x + gate y, or x + y where its norm is a plain one."""
-    return x + y if gate is None else x + gate * y
+    """Adds what a branch computed: x + gate y, or x + y where its norm is a plain one.
+
+    It returns the dtype of x.
+    """
+    return (x + y if gate is None else x + gate * y).astype(x.dtype)
 
 
 def rope(x: Float[Array, "B T N H"], positions: Int32[Array, "B T"]) -> Float[Array, "B T N H"]:
@@ -214,6 +217,7 @@ def layer(
     mask: Bool[Array, "B T S"],
     conditions: Sequence[Float[Array, "B U _D_i"] | None],
     read: Sequence[bool],
+    in_pieces: bool,
     constrain: layers.Constrain,
     gather: Callable[[Any], Any],
     merge: Callable[[Any, Any], Any],
@@ -229,6 +233,7 @@ def layer(
         conditions: for each expert what modulates its norms, or None where they are plain ones.
         read: whether anyone reads expert i's output. Where not, the expert stops at its keys and
             values.
+        in_pieces: see ComputeOptions.
         constrain: see ComputeOptions.
         gather: makes the sums of parameters and LoRA's products ready for use.
         merge: adds LoRA's products to the layer's parameters.
@@ -278,7 +283,10 @@ def layer(
     q = rope(jnp.concatenate(queries, axis=1), asking)  # [B, T of the readers, N, H]
     q = constrain(q * q.shape[-1] ** -0.5, ("batch", "tokens", "heads", None))
     allowed = jnp.concatenate([mask[:, rows[i]] for i in readers], axis=1)
-    mixed = attend(q, keys, values, allowed)  # [B, T of the readers, N, H]
+    run_attend, run_mlp = attend, partial(mlp, constrain=constrain)
+    if in_pieces:
+        run_attend, run_mlp = partial(pieces.by_head, attend), partial(pieces.by_columns, run_mlp)
+    mixed = run_attend(q, keys, values, allowed)  # [B, T of the readers, N, H]
 
     ys: list[Array | None] = [None] * len(xs)
     start = 0
@@ -287,7 +295,7 @@ def layer(
         y = layers.dense(mixed[:, start:end], attn[suffixed("attn_vec_einsum", i)]["w"], contract=2)
         x = residual(x, y, gates[i])
         normed_x, gate = norm(params[suffixed("pre_ffw_norm", i)], x, conditions[i])
-        x = residual(x, mlp(params[suffixed("mlp", i)], normed_x, constrain), gate)
+        x = residual(x, run_mlp(params[suffixed("mlp", i)], normed_x), gate)
         ys[i] = constrain(x, ("batch", "tokens", "embed"))  # [B, T_i, D_i]
         start = end
     return tuple(ys), new
@@ -355,6 +363,7 @@ class Gemma(nn.Module):
             positions=positions,
             mask=mask,
             conditions=conditions,
+            in_pieces=options.in_pieces,
             constrain=options.constrain,
             gather=lambda params: options.gather(params, path, options.dtype),
             merge=partial(merge_layer, rules=options.lora, path=path, dtype=options.dtype),

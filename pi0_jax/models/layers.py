@@ -41,6 +41,8 @@ class ComputeOptions:
         dtype: the dtype of matrix products and activations. Parameters are float32.
         scan_layers: whether layers run in one jax.lax.scan, which compiles one layer, or unrolled.
         remat: which activations are kept for the backward pass, see `rematerialise`.
+        in_pieces: whether the language model computes attention and MLPs a piece at a time, see
+            pieces.py; heads and hidden columns must not be split over devices.
         constrain: says on which devices an activation is; called with the names of its axes.
         gather: brings parameters together for use, from the devices that hold their parts.
         lora: the rules that scale LoRA's factors, where the model is applied to some (lora.py).
@@ -49,6 +51,7 @@ class ComputeOptions:
     dtype: Any = jnp.bfloat16
     scan_layers: bool = True
     remat: Remat = "none"
+    in_pieces: bool = False
     constrain: Constrain = unconstrained
     gather: Gather = ungathered
     lora: tuple[LoraRule, ...] = ()

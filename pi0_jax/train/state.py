@@ -56,10 +56,13 @@ def run_mesh(run: RunConfig, devices: list[jax.Device]) -> Mesh:
 
 def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
     """Returns the run's model, which splits activations over the mesh and gathers weights in use."""
+    on_tpus = mesh.devices.flat[0].platform == "tpu"
     options = ComputeOptions(
         dtype=jnp.dtype(run.dtype),
         scan_layers=run.scan_layers,
         remat=run.remat,
+        # This saves memory traffic, and there it costs no product (pieces.py).
+        in_pieces=on_tpus and run.remat == "full" and mesh.shape["tensor"] == 1,
         constrain=sharding.constrain_on(mesh),
         gather=sharding.gather_on(mesh),
         lora=run.lora,
