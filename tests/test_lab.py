@@ -297,9 +297,9 @@ def test_a_training_that_a_signal_stops_is_not_measured_and_goes_on(quick, tmp_p
     """Stopped and gone on, the seed's file is that of the run that was left alone."""
     command = [sys.executable, "-m", "launch.experiment", *QUICK, f"--output={tmp_path}"]
     env = training.environment(1)
-    metrics = tmp_path / "trained" / "two_sides" / "seed_0" / "train" / "metrics.jsonl"
+    running = tmp_path / "trained" / "two_sides" / "seed_0" / "train" / "running"
     with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True) as process:
-        while not metrics.exists() and process.poll() is None:
+        while not running.exists() and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) != 0
