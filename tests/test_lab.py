@@ -295,12 +295,13 @@ def test_a_run_equals_launch_train_and_launch_evaluate(quick, tmp_path):
 @pytest.mark.slow
 def test_a_training_that_a_signal_stops_is_not_measured_and_goes_on(quick, tmp_path):
     """Stopped and gone on, the seed's file is that of the run that was left alone."""
-    command = [sys.executable, "-m", "launch.experiment", *QUICK, f"--output={tmp_path}"]
+    run_it = [sys.executable, "-m", "launch.experiment", *QUICK, f"--output={tmp_path}"]
+    command = [sys.executable, "-c", training.HEARING, *run_it]
     env = training.environment(1)
-    running = tmp_path / "trained" / "two_sides" / "seed_0" / "train" / "running"
+    metrics = tmp_path / "trained" / "two_sides" / "seed_0" / "train" / "metrics.jsonl"
     with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True) as process:
-        while not running.exists() and process.poll() is None:
-            time.sleep(0.01)
+        while not metrics.exists() and process.poll() is None:
+            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) != 0
     seed = tmp_path / "execution" / "seed_0.json"

@@ -55,7 +55,7 @@ BASE: Mapping[str, Any] = {
     "loader_threads": 1,
     "prefetch_batches": 2,
 }
-QUICK: Mapping[str, Any] = {"steps": 40, "warmup_steps": 10, "log_every": 5}  # nothing is learnt
+QUICK: Mapping[str, Any] = {"steps": 40, "warmup_steps": 10}  # nothing is learnt
 
 
 class Training(NamedTuple):
