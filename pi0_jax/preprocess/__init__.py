@@ -239,7 +239,9 @@ def device(
                 )
             )(keys, pixels)
         result[slot] = images.to_unit_range(pixels)
-    return Observation(result, *batch[2:])
+    return Observation(
+        result, batch.image_masks, batch.tokens, batch.token_mask, batch.state, batch.embodiment
+    )
 
 
 def state_to_model(state: A, robot: Robot, mode: normalize.Mode) -> A:

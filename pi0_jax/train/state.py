@@ -61,7 +61,7 @@ def make_model(run: RunConfig, mesh: Mesh) -> Pi0:
         dtype=jnp.dtype(run.dtype),
         scan_layers=run.scan_layers,
         remat=run.remat,
-        # This saves memory traffic, and there it costs no product (pieces.py).
+        # This saves memory traffic, and there it costs hardly a product (pieces.py).
         in_pieces=on_tpus and run.remat == "full" and mesh.shape["tensor"] == 1,
         constrain=sharding.constrain_on(mesh),
         gather=sharding.gather_on(mesh),
