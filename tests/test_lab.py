@@ -15,16 +15,14 @@ import pytest
 from scipy import stats
 
 from pi0_jax.errors import InputError
-from pi0_jax.lab import harness, pages, runs, worlds
+from pi0_jax.lab import detour, gaussian, harness, pages, runs, worlds
+from pi0_jax.lab.detour import ONE_SIDE, TWO_SIDES
 from pi0_jax.lab.experiments import (
     EXPERIMENTS,
-    detour,
     execution,
-    gaussian,
     posttraining,
     weighting,
 )
-from pi0_jax.lab.experiments.detour import ONE_SIDE, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Means, Measuring, Pair, check
 from pi0_jax.lab.statistics import paired, smallest_seen, student_quantile
 from pi0_jax.policy_config import PolicyConfig

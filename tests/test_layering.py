@@ -4,6 +4,7 @@ launch -> train, policy, sim, report -> data, preprocess, models, checkpoints ->
 """
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +104,7 @@ MAY_PRINT = (
     "pi0_jax/train/weights.py",
 )
 MOST_LINES = {"pi0_jax": 400, "benchmarks": 400, "configs": 400, "launch": 80}
+MOST_FILES = 14  # in a folder of pi0_jax/
 
 
 class Import(NamedTuple):
@@ -291,6 +293,11 @@ def test_files_are_rooms_not_houses():
     lines = {relative(file): len(file.read_text().splitlines()) for file in FILES}
     most = {file: MOST_LINES[file.split("/")[0]] for file in lines}
     assert {file: count for file, count in lines.items() if count > most[file]} == {}
+
+
+def test_folders_are_seen_at_a_glance():
+    counts = Counter(file.parent for file in FILES if relative(file).startswith("pi0_jax/"))
+    assert {relative(one): n for one, n in counts.items() if n > MOST_FILES} == {}
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[int]:

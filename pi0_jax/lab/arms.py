@@ -10,7 +10,6 @@ look, the other way: what is seen does not tell which of them it is. Functions t
 episodes, one a row. The unit of length is the arm's.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from pi0_jax.data.rows import Dataset
 from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 from pi0_jax.lab import data, worlds
-from pi0_jax.sim.worlds import Recording, Setting
+from pi0_jax.sim.worlds import Setting
 
 REACHED = 0.05  # so close to the goal an episode must end
 EPISODE_TICKS, DEMONSTRATION_TICKS = 32, 24
@@ -167,15 +166,6 @@ class Reach(worlds.Planar):
 
 
 gymnasium.register("Reach-v0", entry_point="pi0_jax.lab.arms:Reach")
-
-
-def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
-    """Returns what each recorded episode shows, by quantity: see QUANTITIES."""
-    return {
-        "distance": [float(recording.snapshots[-1][0][0]) for recording in recordings],
-        "success": [float(recording.result.success) for recording in recordings],
-    }
-
 
 QUANTITIES = {
     "distance": "of the hand from the goal at the episode's end, in lengths of the arm",

@@ -11,7 +11,6 @@ Functions take any number of episodes, one a row. Lengths have no unit; the work
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from pi0_jax.data.rows import Dataset
 from pi0_jax.embodiments.record import Embodiment, StateDim
 from pi0_jax.lab import data, worlds
 from pi0_jax.observation import RawObservation
-from pi0_jax.sim.worlds import Recording
 
 KINDS = "cue", "motion", "still"
 WAIT, TICKS = 2, 20
@@ -112,11 +110,3 @@ class HiddenWorld:
 
     def _see(self) -> None:
         self._states.append(state(self._kind, self._position, self._goal, len(self._states)))
-
-
-def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:
-    """Returns success and the last distance from the goal of each episode."""
-    return {
-        "success": [float(one.result.success) for one in recordings],
-        "distance": [one.snapshots[-1] for one in recordings],
-    }

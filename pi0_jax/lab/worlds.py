@@ -15,6 +15,7 @@ The point may be pushed on its way. Functions take any number of episodes, one a
 unit; the workspace is 2 long.
 """
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -160,7 +161,7 @@ def demonstrations(
     return np.stack(states, 1).astype(np.float32), np.stack(actions, 1).astype(np.float32), side
 
 
-class Planar(gymnasium.Env):
+class Planar(gymnasium.Env, abc.ABC):
     """Is a planar world as a Gymnasium environment, of which a recording keeps a trace."""
 
     def __init__(self, record: Embodiment, largest: float) -> None:
@@ -171,9 +172,9 @@ class Planar(gymnasium.Env):
         )
         self.action_space = gymnasium.spaces.Box(-largest, largest, actions, np.float32)
 
+    @abc.abstractmethod
     def trace(self) -> np.ndarray:
         """Returns what is kept of a tick."""
-        raise NotImplementedError
 
 
 class Detour(Planar):
@@ -270,6 +271,14 @@ def traced(
 
 
 # ---- what an episode shows
+
+
+def arrivals(recordings: Sequence[Recording]) -> dict[str, list[float]]:
+    """Returns success and the last distance of each episode whose snapshots are distances."""
+    return {
+        "success": [float(one.result.success) for one in recordings],
+        "distance": [float(np.squeeze(one.snapshots[-1])) for one in recordings],
+    }
 
 
 def outcomes(recordings: Sequence[Recording]) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from pi0_jax.data.rows import Dataset
-from pi0_jax.lab import arms, figures
+from pi0_jax.lab import arms, figures, worlds
 from pi0_jax.lab.arms import Arm
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 from pi0_jax.lab.runs import Training
@@ -40,14 +40,14 @@ def measure_joint(at: Measuring) -> Outcomes:
     """Lets the joint policy drive the arms that it knows, and the one that it does not."""
     policy, names = at.policy(JOINT), {"2 links": KNOWN[0], "3 links": KNOWN[1], "zero-shot": NEW}
     return {
-        name: arms.outcomes(at.rollouts(policy, arm.setting, robot=arm.name))
+        name: worlds.arrivals(at.rollouts(policy, arm.setting, robot=arm.name))
         for name, arm in names.items()
     }
 
 
 def measure(arm: str, at: Measuring) -> Outcomes:
     """Lets one policy drive the new arm."""
-    return {arm: arms.outcomes(at.rollouts(at.policy(ARMS[arm]), NEW.setting))}
+    return {arm: worlds.arrivals(at.rollouts(at.policy(ARMS[arm]), NEW.setting))}
 
 
 EXPERIMENT = Experiment(

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from pi0_jax.execution import OpenLoop
-from pi0_jax.lab import figures, worlds
-from pi0_jax.lab.experiments import gaussian
-from pi0_jax.lab.experiments.detour import CHANGED, TWO_SIDES
+from pi0_jax.lab import figures, gaussian, worlds
+from pi0_jax.lab.detour import CHANGED, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair
 
 STEPS, EXECUTED = (1, 2, 5, 10, 20), (1, 2, 4, 8)

@@ -7,7 +7,7 @@ import numpy as np
 
 from pi0_jax.execution import Execution, OpenLoop, TemporalEnsemble
 from pi0_jax.lab import figures, worlds
-from pi0_jax.lab.experiments.detour import CHANGED, ONE_SIDE, TWO_SIDES
+from pi0_jax.lab.detour import CHANGED, ONE_SIDE, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Means, Measuring, Outcomes, Pair
 from pi0_jax.policy import Policy
 

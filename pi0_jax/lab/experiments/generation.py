@@ -1,8 +1,7 @@
 """E1: does flow matching take one of two ways, where regression takes their mean?"""
 
-from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments import gaussian
-from pi0_jax.lab.experiments.detour import CHANGED, TWO_SIDES
+from pi0_jax.lab import gaussian, worlds
+from pi0_jax.lab.detour import CHANGED, TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 
 _STEPS = {"flow": 10, "one step": 1}

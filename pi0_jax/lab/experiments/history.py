@@ -32,7 +32,7 @@ def measure(kind: str, at: Measuring) -> Outcomes:
     found: Outcomes = {}
     for name, (frames, execution) in WAYS.items():
         world = partial(worlds.opened, hidden.HiddenWorld, kind, frames)
-        found[name] = hidden.outcomes(at.rollouts(policies[frames], world, execution))
+        found[name] = worlds.arrivals(at.rollouts(policies[frames], world, execution))
     one, four, *others = (float(np.mean(arm["distance"])) for arm in found.values())
     if kind != "still":
         for name, distance in zip(("ensemble", "whole chunks"), others, strict=True):

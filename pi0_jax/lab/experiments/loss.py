@@ -3,7 +3,7 @@
 from functools import partial
 
 from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments.detour import TWO_SIDES
+from pi0_jax.lab.detour import TWO_SIDES
 from pi0_jax.lab.plan import Experiment, Measuring, Outcomes, Pair
 
 ONE_DRAW = TWO_SIDES._replace(name="two_sides_one_draw", changes={"draws": 1})

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from pi0_jax.lab import figures, worlds
-from pi0_jax.lab.experiments.detour import route, taken, training
+from pi0_jax.lab.detour import route, taken, training
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair, pooled
 
 TASK, COUNTS = "far above", (2, 3, 4, 8)

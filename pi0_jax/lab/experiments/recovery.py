@@ -6,7 +6,7 @@ import numpy as np
 
 from pi0_jax.execution import OpenLoop
 from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments.detour import route, taken, training
+from pi0_jax.lab.detour import route, taken, training
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 
 EXECUTION = OpenLoop(worlds.PUSH_TICK)  # what a pushed point sees first is seen by a new chunk

@@ -7,7 +7,7 @@ import numpy as np
 
 from pi0_jax.execution import OpenLoop
 from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments.detour import TWO_SIDES
+from pi0_jax.lab.detour import TWO_SIDES
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 from pi0_jax.observation import RawObservation
 

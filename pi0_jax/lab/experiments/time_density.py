@@ -4,9 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments import gaussian
-from pi0_jax.lab.experiments.detour import TWO_SIDES
+from pi0_jax.lab import gaussian, worlds
+from pi0_jax.lab.detour import TWO_SIDES
 from pi0_jax.lab.plan import Experiment, Measuring, Outcomes, Pair
 from pi0_jax.lab.runs import Training
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from pi0_jax.data.rows import Dataset
 from pi0_jax.lab import data, worlds
+from pi0_jax.lab.detour import DEMONSTRATIONS, route, taken, training, write
 from pi0_jax.lab.experiments import posttraining
-from pi0_jax.lab.experiments.detour import DEMONSTRATIONS, route, taken, training, write
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair
 from pi0_jax.lab.runs import Training
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pi0_jax.data.rows import Dataset
 from pi0_jax.lab import worlds
-from pi0_jax.lab.experiments.detour import Shown, route, taken, write
+from pi0_jax.lab.detour import Shown, route, taken, write
 from pi0_jax.lab.plan import Expected, Experiment, Measuring, Outcomes, Pair, pooled
 from pi0_jax.lab.runs import Training
 

@@ -55,7 +55,7 @@ def measure(arm: str, at: Measuring) -> Outcomes:
     """Lets one policy drive each of the robots."""
     policy = at.policy(TRAININGS[arm])
     found = {
-        f"{arm}: {robot.name}": arms.outcomes(
+        f"{arm}: {robot.name}": worlds.arrivals(
             at.rollouts(policy, partial(robot.setting, prompt), robot=robot.name)
         )
         for robot, prompt in ARMS[arm].robots
