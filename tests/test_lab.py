@@ -137,7 +137,7 @@ def test_fewer_demonstrations_are_the_first_of_more(tmp_path):
     """Each route has starts of its own; and a rare route differs from seed to seed."""
     written = {}
 
-    def write(data_dir, name, embodiment, states, actions, prompt, settings):
+    def write(data_dir, name, embodiment, states, actions, prompts, settings):
         written[name, len(states)] = states
 
     with pytest.MonkeyPatch.context() as patched:

@@ -6,7 +6,7 @@ import pytest
 
 from pi0_jax.lab import arms, runs
 from pi0_jax.lab.arms import Arm
-from pi0_jax.lab.experiments import EXPERIMENTS, embodiments, whoami
+from pi0_jax.lab.experiments import EXPERIMENTS, robots
 from pi0_jax.policy import Policy
 
 
@@ -41,12 +41,12 @@ def test_where_the_hand_is():
 
 def test_nothing_that_is_seen_tells_the_mirrored_arm_unless_its_motors_are():
     """The same observations come with opposite actions, tick by tick."""
-    (arm, _), (mirrored, _) = whoami.ARMS["nothing"].robots
+    (arm, _), (mirrored, _) = robots.TOLD["nothing"].robots
     (states, actions), (others, opposite) = (one.demonstrations(20, 3) for one in (arm, mirrored))
     np.testing.assert_array_equal(others, states)
     np.testing.assert_array_equal(opposite, -actions)
     assert np.abs(actions[:, 0]).max(axis=1).min() > 0.005
-    (arm, _), (mirrored, _) = whoami.ARMS["state"].robots
+    (arm, _), (mirrored, _) = robots.TOLD["state"].robots
     (states, _), (others, _) = (one.demonstrations(20, 3) for one in (arm, mirrored))
     np.testing.assert_array_equal(others[..., :4], states[..., :4])
     np.testing.assert_array_equal(others[..., 4:], -states[..., 4:])
@@ -58,17 +58,17 @@ def test_fewer_demonstrations_are_the_first_of_more(tmp_path, monkeypatch):
     monkeypatch.setattr(
         arms.data, "write", lambda *given: written.update({len(given[3]): given[3]})
     )
-    for count in embodiments.COUNTS:
-        embodiments.NEW.write(tmp_path, 0, count)
-    assert written.keys() == set(embodiments.COUNTS)
+    for count in robots.COUNTS:
+        robots.NEW.write(tmp_path, 0, count)
+    assert written.keys() == set(robots.COUNTS)
     np.testing.assert_array_equal(written[5], written[80][:5])
 
 
 @pytest.mark.slow
 def test_the_policy_of_a_training_with_tokens_knows_each_robot(tmp_path):
     """One training step's gradient reaches both tokens, and the checkpoint opens with them."""
-    training = whoami.TRAININGS["token"]
-    assert "embodiment_tokens" not in whoami.TRAININGS["nothing"].changes
+    training = robots.TOLD_TRAININGS["token"]
+    assert "embodiment_tokens" not in robots.TOLD_TRAININGS["nothing"].changes
     trained = runs.trained(training, tmp_path / "trained" / "token" / "seed_0", 0, quick=True)
     policy: Policy = trained.policy()
     begun = policy.untrained(0).params["embodiment_tokens"]["embedding"]
@@ -80,8 +80,8 @@ def test_the_policy_of_a_training_with_tokens_knows_each_robot(tmp_path):
 
 
 def test_only_statistics_are_taken_of_the_arm_that_is_held_out(tmp_path):
-    training, rows = embodiments.JOINT, []
-    for arm in (*embodiments.KNOWN, embodiments.NEW):
+    training, rows = robots.JOINT, []
+    for arm in (*robots.KNOWN, robots.NEW):
         rows.append(arm.write(tmp_path, 0, 2))
     run = runs.configured(training, tmp_path / "trained" / "joint" / "seed_0", rows, 0, quick=True)
     assert run.datasets == ("arm2", "arm3") and run.statistics_only == ("arm4",)

@@ -1,12 +1,20 @@
 """Writes demonstrations of planar worlds as RLDS, and says how such a dataset is read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pi0_jax.data.rows import Dataset, Language, RawField
-from pi0_jax.data.write import ArrayFeature, TextFeature, read_settings, write_rlds
+from pi0_jax.data.rows import CameraField, Dataset, Language, RawField
+from pi0_jax.data.write import (
+    ArrayFeature,
+    ImageFeature,
+    TextFeature,
+    encode_png,
+    read_settings,
+    write_rlds,
+)
 from pi0_jax.embodiments import Embodiment
 from pi0_jax.errors import InputError
 
@@ -18,10 +26,11 @@ def write(
     data_dir: Path,
     name: str,
     embodiment: Embodiment,
-    states: np.ndarray,
-    actions: np.ndarray,
-    prompt: str,
+    states: Sequence[np.ndarray] | np.ndarray,
+    actions: Sequence[np.ndarray] | np.ndarray,
+    prompts: str | Sequence[str],
     settings: dict[str, Any],
+    images: Sequence[np.ndarray] = (),
 ) -> Dataset:
     """Writes the dataset data_dir/name, if it is not there already; returns how it is read.
 
@@ -29,23 +38,27 @@ def write(
         data_dir: the folder of datasets.
         name: the dataset's name.
         embodiment: the record of its robot.
-        states: float32[episodes, steps, S].
-        actions: float32[episodes, steps, A].
-        prompt: of all episodes.
+        states: float32[steps, S] of each episode.
+        actions: float32[steps, A] of each episode.
+        prompts: of each episode, or of all of them.
         settings: what made them, as JSON values.
+        images: uint8[height, width, 3] of each episode, what the robot's one camera sees all along;
+            none where it has no camera.
 
     Raises:
         InputError: a dataset of other settings is there.
     """
+    cameras = embodiment.cameras.values()
+    state, action = states[0].shape[1:], actions[0].shape[1:]
     row = Dataset(
         name=name,
         tfds_name=name,
         versions=(VERSION,),
         embodiment=embodiment,
-        cameras={},
+        cameras={camera: CameraField(f"steps/observation/{camera}") for camera in cameras},
         fields={
-            "steps/observation/state": RawField(states.shape[2:], "float32"),
-            "steps/action": RawField(actions.shape[2:], "float32"),
+            "steps/observation/state": RawField(state, "float32"),
+            "steps/action": RawField(action, "float32"),
         },
         language=Language(("steps/language_instruction",)),
         held_out=0.0,
@@ -55,20 +68,29 @@ def write(
         if found != settings:
             raise InputError(f"{folder}: expected data of {settings}, found {found}")
         return row
+    told = [prompts] * len(states) if isinstance(prompts, str) else prompts
+    shown = [{camera: encode_png(image) for camera in cameras} for image in images]
     steps = [
         [
-            {"observation": {"state": seen}, "action": done, "language_instruction": prompt}
+            {
+                "observation": {"state": seen, **pictures},
+                "action": done,
+                "language_instruction": prompt,
+            }
             for seen, done in zip(*episode, strict=True)
         ]
-        for episode in zip(states, actions, strict=True)
+        for *episode, prompt, pictures in zip(
+            states, actions, told, shown or [{}] * len(states), strict=True
+        )
     ]
+    features = {camera: ImageFeature(*images[0].shape[:2], "png") for camera in cameras}
     write_rlds(
         data_dir,
         name,
         VERSION,
         steps={
-            "observation": {"state": ArrayFeature(states.shape[2:], np.float32)},
-            "action": ArrayFeature(actions.shape[2:], np.float32),
+            "observation": {"state": ArrayFeature(state, np.float32), **features},
+            "action": ArrayFeature(action, np.float32),
             "language_instruction": TextFeature(),
         },
         metadata={},

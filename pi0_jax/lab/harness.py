@@ -79,8 +79,8 @@ def run(experiment: Experiment, options: Options, say: Callable[[str], None]) ->
     if missing:
         minutes = len(missing) * experiment.seconds * (0.2 if options.quick else 1) / 60
         say(
-            f"{experiment.name}: {len(missing)} of {len(seeds)} seeds to run, {minutes:.0f} CPU"
-            f" minutes on quiet cores: about {max(1, round(minutes / processes))} minutes with"
+            f"{experiment.name}: {len(missing)} of {len(seeds)} seeds to run, {max(1, round(minutes))}"
+            f" CPU minutes on quiet cores: about {max(1, round(minutes / processes))} minutes with"
             f" {processes} processes, and a minute more to compile; the same command goes on after"
             " a stop"
         )

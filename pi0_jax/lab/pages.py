@@ -136,14 +136,18 @@ def _diverged(means: Means) -> list[str]:
 def _pairs(experiment: Experiment, means: Means) -> str:
     header = "arm", "minus", "quantity", "difference", "95% interval", "deviation", "seeds"
     rows = [
-        (arm, other, name, f"{one.mean:+.3g}", _interval(one), f"{one.deviation:.3g}", one.seeds)
+        (arm, other, name, f"{one.mean:+.3g}", _interval(one), _deviation(one), one.seeds)
         for arm, other, name, one in _differences(experiment, means, told=True)
     ]
     return table(header, rows)
 
 
 def _interval(one: Difference) -> str:
-    return f"{one.low:+.3g} to {one.high:+.3g}" if math.isfinite(one.low) else "one seed has none"
+    return f"{one.low:+.3g} to {one.high:+.3g}" if math.isfinite(one.low) else "no interval"
+
+
+def _deviation(one: Difference) -> str:
+    return f"{one.deviation:.3g}" if one.seeds >= 2 else "none"
 
 
 def _arms(experiment: Experiment, means: Means) -> str:

@@ -91,11 +91,11 @@ def expert(position: np.ndarray, goal: np.ndarray, side: np.ndarray) -> np.ndarr
     return np.stack([x, path(x, goal, side) + 0.5 * off], axis=1)
 
 
-def move(position: np.ndarray, target: np.ndarray) -> np.ndarray:
+def move(position: np.ndarray, target: np.ndarray, longest: float = _LONGEST) -> np.ndarray:
     """Moves points towards their targets, as far as they get in a tick."""
     way = target - position
     length = np.linalg.norm(way, axis=1, keepdims=True)
-    return position + way * np.minimum(1.0, _LONGEST / np.maximum(length, 1e-9))
+    return position + way * np.minimum(1.0, longest / np.maximum(length, 1e-9))
 
 
 def clearance(start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -117,6 +117,15 @@ VARIANTS = {
         ),
         action_dim=4, horizon=8, max_tokens=8,
     ),
+    # The same with an image of 16 patches, each of which shows all of a thing (lab/shapes.py).
+    "femto_seeing": Pi0Config(
+        vision=VisionConfig(image_size=32, patch_size=8, width=32, depth=1, mlp_dim=64, num_heads=2),
+        gemma=GemmaConfig(
+            experts=(ExpertConfig(width=32, mlp_dim=64), ExpertConfig(width=32, mlp_dim=64)),
+            depth=3, num_heads=4, num_kv_heads=1, head_dim=16, vocab_size=512,
+        ),
+        action_dim=4, horizon=8, max_tokens=8,
+    ),
 }  # fmt: skip
 # The published π0.5: 3,353,433,872 parameters.
 VARIANTS["pi05"] = pi05(VARIANTS["pi0"], max_tokens=200)

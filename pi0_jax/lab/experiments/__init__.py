@@ -1,24 +1,26 @@
-"""Holds the experiments, by name. A new one is a file here and a line below."""
+"""Holds the experiments, by name. A new one is a file here and a name below."""
 
 from pi0_jax.lab.experiments import (
-    embodiments,
     euler,
     execution,
     generation,
     history,
+    language,
     loss,
     posttraining,
     recovery,
+    robots,
     robustness,
     time_density,
     transfer,
     weighting,
-    whoami,
 )
 from pi0_jax.lab.plan import Experiment
 
-_MODULES = (
-    *(generation, execution, euler, loss, weighting, transfer, posttraining, recovery),
-    *(time_density, history, robustness, embodiments, whoami),
+_ALL = (
+    *(one.EXPERIMENT for one in (generation, execution, euler, loss, time_density)),
+    *(one.EXPERIMENT for one in (weighting, transfer, posttraining, recovery)),
+    *(robots.EMBODIMENTS, robots.WHOAMI),
+    *(one.EXPERIMENT for one in (language, history, robustness)),
 )
-EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _MODULES}
+EXPERIMENTS: dict[str, Experiment] = {one.name: one for one in _ALL}
