@@ -405,51 +405,62 @@ def test_a_row_that_cannot_be_read(text):
 class Chip:
     """A chip whose step takes so many GB: a state, and as much again for every sample."""
 
-    def __init__(self, memory: float, state: float, a_sample: dict[str, float]) -> None:
-        self._memory, self._state, self._a_sample = memory, state, a_sample
+    def __init__(
+        self, memory: float, state: float, a_sample: dict[str, float], most: float = math.inf
+    ) -> None:
+        self._memory, self._state, self._a_sample, self._most = memory, state, a_sample, most
         self.compiled: list[tuple[str, int]] = []
 
     def line(self, row: slices.Row) -> str:
-        """Returns a line as the page has them; a larger batch and less remat use it better."""
-        samples = row.batch // 8
-        self.compiled.append((row.remat, samples))
-        used = self._a_sample[row.remat] * samples
+        """Returns a line as the page has them; less remat and a larger batch use it better.
+
+        Above `most` samples a larger batch uses it worse. The run's own remat is "full".
+        """
+        samples, remat = row.batch // 8, row.remat or "full"
+        self.compiled.append((remat, samples))
+        used = self._a_sample[remat] * samples
         if self._state + used > self._memory:
             cells = ["does not fit: too large", *[""] * 6]
         else:
-            percent = 10 * math.log2(samples) + {"full": 10, "dots": 18, "none": 22}[row.remat]
+            percent = {"full": 10, "dots": 18, "none": 22}[remat]
+            percent += 10 * (math.log2(samples) if samples <= self._most else -1)
             cells = [f"{self._state:.1f} + {used:.1f}", f"{self._memory:.1f}", "1.0", "1.0", "1.0"]
             cells += ["1 to 2", f"{percent:.0f}% to 99%"]
         what = [row.topology, "8", str(row.batch), "1 x 8 x 1"]
         return " | ".join(["", *what, *cells, f"`{row.flags}`", ""]).strip()
 
 
-def test_a_search_takes_the_remat_and_the_largest_batch_that_use_the_slice_best():
+def test_a_search_takes_the_remat_and_the_batch_that_use_the_slice_best():
+    def found(chip: Chip) -> tuple[str, int, float]:
+        best = slices.best_setting("v5e:2x4", MeshConfig(1, 8, 1), "full", chip.line)
+        return best.remat, best.row.batch, best.utilisation
+
     chip = Chip(16.9, 6.7, {"full": 1.2, "dots": 2.5, "none": 30.0})
-    best = slices.best_setting("v5e:2x4", MeshConfig(1, 8, 1), chip.line)
     # 10.2 GB hold 8 samples with "full" (40%), 4 with "dots" (38%), none with "none".
-    assert (best.row.remat, best.row.batch, best.utilisation) == ("full", 64, 0.4)
-    assert chip.compiled == [
-        ("full", 1), ("full", 2), ("full", 8), ("dots", 1), ("dots", 2), ("dots", 4), ("none", 1)
-    ]  # fmt: skip
-    roomy = Chip(33.6, 6.7, {"full": 1.2, "dots": 1.6, "none": 30.0})
-    best = slices.best_setting("v6e:2x4", MeshConfig(1, 8, 1), roomy.line)
-    assert (best.row.remat, best.row.batch) == ("dots", 128)
+    assert found(chip) == ("full", 64, 0.4)
+    tried = {"full": (1, 2, 4, 8, 16), "dots": (1, 2, 4, 8), "none": (1,)}
+    assert chip.compiled == [(remat, n) for remat, samples in tried.items() for n in samples]
+    assert found(Chip(33.6, 6.7, {"full": 1.2, "dots": 1.6, "none": 30.0})) == ("dots", 128, 0.58)
+    # Where more samples are worse, the best is in the middle, and larger batches are not tried.
+    chip = Chip(1000.0, 6.7, {"full": 1.2, "dots": 1.6, "none": 30.0}, most=4)
+    assert found(chip) == ("none", 32, 0.42)
+    assert max(samples for _, samples in chip.compiled) == 8
 
 
 def test_where_nothing_fits_the_nearest_is_named():
     chip = Chip(16.9, 51.8, {"full": 1.2, "dots": 2.5, "none": 30.0})
     with pytest.raises(InputError, match="v5e:2x4: nothing fits; .*batch_size=8 .*too large"):
-        slices.best_setting("v5e:2x4", MeshConfig(1, 8, 1), chip.line)
+        slices.best_setting("v5e:2x4", MeshConfig(1, 8, 1), "full", chip.line)
 
 
 def test_a_page_compiles_what_it_lacks_and_ends_with_what_to_set(tmp_path, monkeypatch):
     chip = Chip(16.9, 6.7, {"full": 1.2, "dots": 2.5, "none": 30.0})
+    run = dataclasses.replace(policies.run_config(), remat="full")
     monkeypatch.setattr(slices.Row, "line", lambda row, run: chip.line(row))
     head = slices.page_head(command="one", run_flags="--config=a.py", jax="0.10", libtpu="0.1")
 
     def search() -> str:
-        page = slices.Page(tmp_path / "tpu.md", head, policies.run_config(), [], said=print)
+        page = slices.Page(tmp_path / "tpu.md", head, run, [], said=print)
         page.search("v5e:2x4/1x8x1")
         return (tmp_path / "tpu.md").read_text()
 
@@ -457,9 +468,7 @@ def test_a_page_compiles_what_it_lacks_and_ends_with_what_to_set(tmp_path, monke
     assert text.splitlines()[-1].startswith("| v5e:2x4 | 1 x 8 x 1 | full | 8 | 64 | 16.3 | 16.9 |")
     assert search() == text and len(chip.compiled) == compiled
     with pytest.raises(InputError, match="search 'v5e:2x4': expected TOPOLOGY/DATAxFSDPxTENSOR"):
-        slices.Page(tmp_path / "tpu.md", head, policies.run_config(), [], said=print).search(
-            "v5e:2x4"
-        )
+        slices.Page(tmp_path / "tpu.md", head, run, [], said=print).search("v5e:2x4")
 
 
 # Without a TPU, for a TPU.

@@ -203,7 +203,7 @@ class Page:
             mesh = _mesh(sizes)
         except (TypeError, ValueError) as error:
             raise InputError(f"search {text!r}: expected TOPOLOGY/DATAxFSDPxTENSOR") from error
-        self._best.append(best_setting(topology, mesh, self.line_of))
+        self._best.append(best_setting(topology, mesh, self._run.remat, self.line_of))
         self._said(self._best[-1].line)
         self._write()
 
@@ -234,18 +234,19 @@ class Setting(NamedTuple):
     """Holds what a row of the page says of a training step."""
 
     row: Row
+    remat: Remat
     gigabytes: float  # that it takes on a chip; infinite where it does not fit
     of: float  # gigabytes that a chip has; 0 where XLA did not come so far
     utilisation: float  # a share, if nothing overlaps
 
     @classmethod
-    def parse(cls, row: Row, line: str) -> Self:
-        """Reads the line that `Row.line` made."""
+    def parse(cls, row: Row, line: str, remat: Remat) -> Self:
+        """Reads the line that `Row.line` made; `remat` is the row's or the run's."""
         memory, of, *_, utilisation = [cell.strip() for cell in line.split("|")[5:12]]
         if "does not fit" in memory + of:
-            return cls(row, math.inf, 0.0, 0.0)
+            return cls(row, remat, math.inf, 0.0, 0.0)
         share = float(utilisation.split("%")[0]) / 100
-        return cls(row, sum(map(float, memory.split(" + "))), float(of), share)
+        return cls(row, remat, sum(map(float, memory.split(" + "))), float(of), share)
 
     @property
     def fits(self) -> bool:
@@ -257,50 +258,48 @@ class Setting(NamedTuple):
         assert self.row.mesh is not None
         sizes = dataclasses.astuple(self.row.mesh)
         cells = [
-            self.row.topology, " x ".join(map(str, sizes)), self.row.remat, self.row.batch // math.prod(sizes), self.row.batch,
+            self.row.topology, " x ".join(map(str, sizes)), self.remat, self.row.batch // math.prod(sizes), self.row.batch,
             f"{self.gigabytes:.1f}", f"{self.of:.1f}", f"{self.utilisation:.0%}",
         ]  # fmt: skip
         return f"| {' | '.join(map(str, cells))} |"
 
 
-def best_setting(topology: str, mesh: MeshConfig, line_of: Callable[[Row], str]) -> Setting:
+def best_setting(
+    topology: str, mesh: MeshConfig, own: Remat, line_of: Callable[[Row], str]
+) -> Setting:
     """Returns the remat and the batch that use a slice best, by the slower prediction.
 
-    Batches are powers of two a chip. A step's memory grows by the same for every sample, so two
-    batches tell about which is the largest that fits; this one is compiled to see. A larger batch
-    uses the chips better, so smaller ones are not tried.
+    Batches are powers of two a chip. With each remat the batch is doubled until it does not fit or
+    uses the chips worse: a larger one sends less for each sample, but what a chip holds near its
+    cores of a small one goes through its memory.
 
     Args:
         topology: a slice such as "v5e:2x4".
         mesh: how its chips are used; all axes are given.
+        own: the run's remat, which a row need not name.
         line_of: compiles a row, or knows it, and returns its line.
 
     Raises:
         InputError: nothing fits; it names what comes nearest.
     """
     chips = math.prod(dataclasses.astuple(mesh))
-    fitting: list[Setting] = []
 
-    def tried(remat: Remat, samples: int) -> Setting:
-        row = Row(topology, samples * chips, mesh, remat=remat)
-        setting = Setting.parse(row, line_of(row))
-        if setting.fits:
-            fitting.append(setting)
-        return setting
+    def setting(remat: Remat, samples: int) -> Setting:
+        row = Row(topology, samples * chips, mesh, remat=None if remat == own else remat)
+        return Setting.parse(row, line_of(row), remat)
+
+    def best_with(remat: Remat) -> Setting:
+        best, samples = setting(remat, 1), 2
+        while best.fits and (larger := setting(remat, samples)).utilisation > best.utilisation:
+            best, samples = larger, 2 * samples
+        return best
 
     remats: tuple[Remat, ...] = ("full", "dots", "none")
-    for remat in remats:
-        one = tried(remat, 1)
-        if not one.fits or not (two := tried(remat, 2)).fits:
-            continue
-        a_sample = max(two.gigabytes - one.gigabytes, 0.1)  # the page rounds to 0.1 GB
-        samples = 2 ** int(math.log2(1 + (one.of - one.gigabytes) / a_sample))
-        while samples > 2 and not tried(remat, samples).fits:
-            samples //= 2
-    if not fitting:
-        nearest = Row(topology, chips, mesh, remat="full")
+    best = max((best_with(remat) for remat in remats), key=lambda one: one.utilisation)
+    if not best.fits:
+        nearest = setting("full", 1)
         raise InputError(
-            f"{topology}: nothing fits; the nearest is one sample a chip, {nearest.flags}:"
-            f" {line_of(nearest).split('|')[5].strip()}"
+            f"{topology}: nothing fits; the nearest is one sample a chip, {nearest.row.flags}:"
+            f" {line_of(nearest.row).split('|')[5].strip()}"
         )
-    return max(fitting, key=lambda setting: setting.utilisation)
+    return best
