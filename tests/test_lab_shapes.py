@@ -1,11 +1,16 @@
 """The laboratory's world that must be seen."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from pi0_jax.data.index import build_or_open
-from pi0_jax.lab import shapes
+from pi0_jax.execution import OpenLoop
+from pi0_jax.lab import shapes, worlds
 from pi0_jax.lab.shapes import Asked, Table
+from pi0_jax.sim.rollouts import recordings, rollout
+from pi0_jax.sim.workers import Workers
 
 
 def scenes(count, *args):
@@ -86,6 +91,29 @@ def test_steps_and_tasks_are_the_same_frames(tmp_path):
     np.testing.assert_allclose(actions[0, -1], drawn.places[0], atol=1e-6)
 
 
+def sees(observations, seeds=None):
+    """Is a policy of chunks of 8 that finds what its prompt names in the image, and goes there."""
+    chunks = []
+    for seen in observations:
+        colour, shape = seen["prompt"].removeprefix("to ").split()
+        drawn = np.array([[dot == "#" for dot in line] for line in shapes.SHAPES[shape]])
+        found = (seen["images"]["above"] == shapes.COLOURS[colour]).all(axis=2)
+        patches = found.reshape(4, 8, 4, 8).swapaxes(1, 2)[:, :, 1:7, 1:7]
+        row, column = np.argwhere((patches == drawn).all(axis=(2, 3)))[0]
+        chunks.append(np.tile((np.array([column, row]) + 0.5) / 2 - 1, (8, 1)))
+    return np.float32(chunks)
+
+
+def test_a_rollouts_policy_reads_the_prompt_of_the_tick():
+    with Workers(1) as workers:
+        setting = partial(worlds.opened, Table, *Asked(told="oracle"))
+        rollout(
+            workers, setting, sees, episodes=4, seed=0, parallel=4, execution=OpenLoop(4), record=4
+        )
+        found = shapes.outcomes(recordings(workers))
+    assert found == {"success": [1.0] * 4, "steps": [1.0] * 4}
+
+
 @pytest.mark.parametrize("told", ["oracle", "high level"])
 def test_who_goes_where_it_is_told_does_all_steps(told):
     for seed in range(10):
@@ -112,14 +140,14 @@ def test_steps_count_in_order_and_passing_by_does_not():
 
 
 def test_a_shuffled_prompt_is_right_by_chance():
-    worlds = []
+    tables = []
     for seed in range(600):
         world = Table(*Asked(told="shuffled"))
         world.begin(seed)
-        worlds.append(world)
-    named = np.mean([one.prompt == shapes.single(one._scene.names[0]) for one in worlds])
+        tables.append(world)
+    named = np.mean([one.prompt == shapes.single(one._scene.names[0]) for one in tables])
     assert named == pytest.approx(1 / 12, abs=0.035)
-    assert {one.prompt for one in worlds} == {shapes.single(" ".join(one)) for one in shapes.SEEN}
+    assert {one.prompt for one in tables} == {shapes.single(" ".join(one)) for one in shapes.SEEN}
 
 
 def test_noise_is_of_the_image_alone_and_each_look_has_its_own():

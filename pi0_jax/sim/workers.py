@@ -241,12 +241,15 @@ class _Running:
         self._chunks: list[np.ndarray] = []
         self._chunk_ticks: list[int] = []
         world.begin(episode.seed)
-        self._prompt = world.prompt if episode.prompt is None else episode.prompt
+        self._prompt = self._told()
         self._group = world.group
         self._keep()
 
     def observe(self) -> RawObservation:
-        return {**self._world.observe(), "prompt": self._prompt}
+        return {**self._world.observe(), "prompt": self._told()}
+
+    def _told(self) -> str:
+        return self._world.prompt if self.episode.prompt is None else self.episode.prompt
 
     def execute(self, chunk: np.ndarray, steps: int) -> EpisodeResult | None:
         self._chunks.append(chunk)

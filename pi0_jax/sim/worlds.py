@@ -18,7 +18,7 @@ class World(Protocol):
 
     @property
     def prompt(self) -> str:
-        """Returns the instruction of the episode."""
+        """Returns the instruction, which may change during an episode, step by step."""
 
     @property
     def group(self) -> str:
@@ -40,7 +40,8 @@ class World(Protocol):
 class Episode(NamedTuple):
     """Describes an episode that is to be run, and to be kept for drawing if `record`.
 
-    The seed decides it. The policy reads `prompt`, or the episode's own prompt if that is None.
+    The seed decides it. The policy reads `prompt`, or the world's own, as it is at the tick, if that
+    is None.
     """
 
     number: int
@@ -53,7 +54,7 @@ class Episode(NamedTuple):
 class EpisodeResult:
     """Holds the outcome of an episode, by its place in the rollout, after `ticks` control ticks.
 
-    The policy read `prompt`. Success is measured for the group of the episode itself, whatever the
+    The policy read `prompt`, at least at first. Success is measured for the group of the episode itself, whatever the
     policy read.
     """
 

@@ -107,5 +107,6 @@ EXPERIMENT = Experiment(
         Expected("the high level does at least as many as flat prompts", "steps", "high level", "flat", low=0.0),
     ),
     draw=draw,
-    seconds=400.0,
+    seconds=600.0,
+    seeds=8,
 )  # fmt: skip
