@@ -83,7 +83,10 @@ def write(
             states, actions, told, shown or [{}] * len(states), strict=True
         )
     ]
-    features = {camera: ImageFeature(*images[0].shape[:2], "png") for camera in cameras}
+    sizes = {camera: images[0].shape for camera in cameras}
+    features = {
+        camera: ImageFeature(height, width, "png") for camera, (height, width, _) in sizes.items()
+    }
     write_rlds(
         data_dir,
         name,

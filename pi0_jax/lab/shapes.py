@@ -11,7 +11,7 @@ Lengths have no unit; the workspace is 2 long.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from pi0_jax.embodiments.record import ActionDim, Embodiment, StateDim
 from pi0_jax.lab import data, worlds
 from pi0_jax.observation import RawObservation
 from pi0_jax.sim.worlds import Recording
+
+Thing: TypeAlias = tuple[str, str]  # colour and shape
 
 COLOURS = {
     "red": (230, 40, 40),
@@ -34,8 +36,8 @@ SHAPES = {
     "fork": ("##  ##", " #### ", "  ##  ", "  ##  ", " #### ", "##  ##"),
     "knife": ("    ##", "   ###", "  ### ", " ###  ", "###   ", "##    "),
 }  # fmt: skip
-THINGS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-UNSEEN = tuple(zip(COLOURS, SHAPES, strict=True))  # each colour and each shape once
+THINGS: tuple[Thing, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+UNSEEN: tuple[Thing, ...] = tuple(zip(COLOURS, SHAPES, strict=True))  # each word once
 SEEN = tuple(thing for thing in THINGS if thing not in UNSEEN)
 NAMED = 3  # things in a scene, and steps of a long task
 SIDE, _CELLS, _PATCH, _GROUND = 32, 4, 8, 30  # pixels, cells along a side, pixels, grey
@@ -58,7 +60,7 @@ RECORD = Embodiment(
 class Scene(NamedTuple):
     """Holds what lies on the table, in the order of a long task, and where the point begins."""
 
-    things: tuple[tuple[str, str], ...]
+    things: tuple[Thing, ...]
     cells: np.ndarray  # int[3, 2]: row and column
     start: np.ndarray  # float64[2]
 
@@ -82,9 +84,7 @@ class Scene(NamedTuple):
         return np.clip(np.rint(pixels + 255 * noise), 0, 255).astype(np.uint8)
 
 
-def scene(
-    rng: np.random.Generator, first: Sequence[tuple[str, str]] = SEEN, alike: bool = False
-) -> Scene:
+def scene(rng: np.random.Generator, first: Sequence[Thing] = SEEN, alike: bool = False) -> Scene:
     """Draws a scene.
 
     Args:
@@ -94,11 +94,11 @@ def scene(
     """
     cells = rng.permutation(_CELLS**2)[:NAMED]
     start = rng.uniform(-0.9, 0.9, 2)
-    named = first[rng.integers(len(first))]
-    others = [thing for thing in rng.permutation(SEEN).tolist() if tuple(thing) != named]
+    named = first[int(rng.integers(len(first)))]
+    others = [SEEN[i] for i in rng.permutation(len(SEEN)) if SEEN[i] != named]
     if alike:
-        others = [next(one for one in others if one[i] == named[i]) for i in range(2)]
-    things = (named, *(tuple(thing) for thing in others[: NAMED - 1]))
+        others = [next(one for one in others if one[word] == named[word]) for word in range(2)]
+    things = (named, *others[: NAMED - 1])
     return Scene(things, np.stack(np.divmod(cells, _CELLS), axis=1), start)
 
 
@@ -112,39 +112,47 @@ def in_order(names: Sequence[str]) -> str:
     return f"to {' and '.join(names)}"
 
 
-def demonstration(drawn: Scene, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns states and actions, float32[T, 2] each, of every step of a long task, one after the other."""
+class Step(NamedTuple):
+    """Holds a demonstrated step, float32[T, 2] each."""
+
+    states: np.ndarray
+    actions: np.ndarray
+
+
+def demonstration(drawn: Scene, rng: np.random.Generator) -> list[Step]:
+    """Returns the steps of a long task: to each thing in turn, and a short rest there.
+
+    Each tick is disturbed, and the recorded action is what was aimed at.
+    """
     position, steps = drawn.start, []
     for place in drawn.places:
         states, actions, rested = [], [], 0
         while rested <= _REST:
             way = place - position
-            far = np.linalg.norm(way)
-            rested += far < NEAR
+            far = float(np.linalg.norm(way))
+            rested += int(far < NEAR)
             states.append(position)
             actions.append(position + way * min(1.0, _SPEED / max(far, 1e-9)))
             position = actions[-1] + rng.normal(0.0, _JOLT, 2)
-        steps.append((np.float32(states), np.float32(actions)))
+        steps.append(Step(np.array(states, np.float32), np.array(actions, np.float32)))
     return steps
 
 
 def write(long: bool, count: int, data_dir: Path, seed: int) -> list[Dataset]:
     """Writes tasks of three steps: as they are, or as three tasks of one step each, same frames."""
     rng = np.random.default_rng([seed, 0x5EE4])
-    states, actions, prompts, images = [], [], [], []
+    shown: list[tuple[Step, str, np.ndarray]] = []
     for _ in range(count):
         drawn = scene(rng)
         steps = demonstration(drawn, rng)
-        told = [single(name) for name in drawn.names]
         if long:
-            steps, told = (
-                [tuple(np.concatenate(part) for part in zip(*steps, strict=True))],
-                [in_order(drawn.names)],
-            )
-        states += [seen for seen, _ in steps]
-        actions += [done for _, done in steps]
-        prompts += told
-        images += [drawn.image()] * len(steps)
+            whole = Step(*(np.concatenate(part) for part in zip(*steps, strict=True)))
+            shown.append((whole, in_order(drawn.names), drawn.image()))
+        else:
+            told = zip(steps, map(single, drawn.names), strict=True)
+            shown += [(step, prompt, drawn.image()) for step, prompt in told]
+    steps, prompts, images = zip(*shown, strict=True)
+    states, actions = zip(*steps, strict=True)
     settings = {"seed": seed, "long": long, "count": count}
     name = "tasks" if long else "steps"
     return [data.write(data_dir, name, RECORD, states, actions, prompts, settings, images)]
@@ -163,7 +171,7 @@ class Asked(NamedTuple):
         noise: standard deviation of the image's noise, in parts of full brightness.
     """
 
-    first: tuple[tuple[str, str], ...] = SEEN
+    first: tuple[Thing, ...] = SEEN
     alike: bool = False
     told: Literal["first", "shuffled", "all", "oracle", "high level"] = "first"
     noise: float = 0.0
