@@ -438,13 +438,18 @@ def test_a_search_takes_the_remat_and_the_batch_that_use_the_slice_best():
     chip = Chip(16.9, 6.7, {"full": 1.2, "dots": 2.5, "none": 30.0})
     # 10.2 GB hold 8 samples with "full" (40%), 4 with "dots" (38%), none with "none".
     assert found(chip) == ("full", 64, 0.4)
-    tried = {"full": (1, 2, 4, 8, 16), "dots": (1, 2, 4, 8), "none": (1,)}
+    tried = {"full": (4, 8, 16), "dots": (4, 8, 2), "none": (4, 2, 1)}
     assert chip.compiled == [(remat, n) for remat, samples in tried.items() for n in samples]
     assert found(Chip(33.6, 6.7, {"full": 1.2, "dots": 1.6, "none": 30.0})) == ("dots", 128, 0.58)
     # Where more samples are worse, the best is in the middle, and larger batches are not tried.
     chip = Chip(1000.0, 6.7, {"full": 1.2, "dots": 1.6, "none": 30.0}, most=4)
     assert found(chip) == ("none", 32, 0.42)
-    assert max(samples for _, samples in chip.compiled) == 8
+    assert {samples for remat, samples in chip.compiled if remat == "full"} == {4, 8, 2}
+    # A small batch may be best, and no remat is tried that takes more than one that never fits.
+    chip = Chip(16.9, 6.7, {"full": 9.0, "dots": 11.0, "none": 1.0})
+    assert found(chip) == ("full", 8, 0.1)
+    assert [samples for remat, samples in chip.compiled if remat == "dots"] == [4, 2, 1]
+    assert "none" not in dict(chip.compiled)
 
 
 def test_where_nothing_fits_the_nearest_is_named():

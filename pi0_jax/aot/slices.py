@@ -230,6 +230,10 @@ of the same kind take the same batch a chip.
 """
 
 
+_FIRST = 4  # samples a chip
+_REMATS: tuple[Remat, ...] = ("full", "dots", "none")  # each takes more memory than those before it
+
+
 class Setting(NamedTuple):
     """Holds what a row of the page says of a training step."""
 
@@ -269,9 +273,10 @@ def best_setting(
 ) -> Setting:
     """Returns the remat and the batch that use a slice best, by the slower prediction.
 
-    Batches are powers of two a chip. With each remat the batch is doubled until it does not fit or
-    uses the chips worse: a larger one sends less for each sample, but what a chip holds near its
-    cores of a small one goes through its memory.
+    Batches are powers of two a chip. A larger one sends less for each sample; but what a chip holds
+    near its cores of a small one goes through its memory. So the search begins with 4 samples, and
+    goes on as long as twice as many, or else half as many, are better. Where one sample does not
+    fit, less remat is not tried.
 
     Args:
         topology: a slice such as "v5e:2x4".
@@ -288,14 +293,23 @@ def best_setting(
         row = Row(topology, samples * chips, mesh, remat=None if remat == own else remat)
         return Setting.parse(row, line_of(row), remat)
 
-    def best_with(remat: Remat) -> Setting:
-        best, samples = setting(remat, 1), 2
-        while best.fits and (larger := setting(remat, samples)).utilisation > best.utilisation:
-            best, samples = larger, 2 * samples
+    def climbed(remat: Remat) -> Setting:
+        samples, best = _FIRST, setting(remat, _FIRST)
+        while best.fits and (larger := setting(remat, 2 * samples)).utilisation > best.utilisation:
+            samples, best = 2 * samples, larger
+        while 1 < samples <= _FIRST:
+            smaller = setting(remat, samples // 2)
+            if best.fits and smaller.utilisation <= best.utilisation:
+                break
+            samples, best = samples // 2, smaller
         return best
 
-    remats: tuple[Remat, ...] = ("full", "dots", "none")
-    best = max((best_with(remat) for remat in remats), key=lambda one: one.utilisation)
+    found: list[Setting] = []
+    for remat in _REMATS:
+        found.append(climbed(remat))
+        if not found[-1].fits:
+            break
+    best = max(found, key=lambda one: one.utilisation)
     if not best.fits:
         nearest = setting("full", 1)
         raise InputError(
