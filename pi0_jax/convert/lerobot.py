@@ -43,7 +43,8 @@ from pi0_jax.convert.source import LazyArray, Source, Tensors, in_memory, mapped
 from pi0_jax.convert.tree import Sizes, is_pi05
 from pi0_jax.embodiments import ActionDim, Embodiment, StateDim
 from pi0_jax.errors import InputError, expecting
-from pi0_jax.models.pi0 import MAX_PERIOD, MIN_PERIOD, Pi0Config
+from pi0_jax.models.pi0 import Pi0Config
+from pi0_jax.models.time_code import MAX_PERIOD, MIN_PERIOD
 from pi0_jax.observation import CAMERA_SLOTS
 from pi0_jax.preprocess import normalize
 from pi0_jax.preprocess.normalize import Mode, Statistics, VectorStatistics
