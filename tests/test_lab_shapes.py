@@ -39,6 +39,10 @@ def test_unseen_pairs_are_never_shown_and_their_words_are():
     assert shown == set(shapes.SEEN) and not shown & set(shapes.UNSEEN)
     for part in range(2):
         assert {one[part] for one in shapes.UNSEEN} == {one[part] for one in shown}
+    every = {
+        thing for one in scenes(300, shapes.THINGS, False, shapes.THINGS) for thing in one.things
+    }
+    assert every == set(shapes.THINGS)
 
 
 def test_look_alikes_share_a_word_each_with_the_named_thing():

@@ -84,18 +84,24 @@ class Scene(NamedTuple):
         return np.clip(np.rint(pixels + 255 * noise), 0, 255).astype(np.uint8)
 
 
-def scene(rng: np.random.Generator, first: Sequence[Thing] = SEEN, alike: bool = False) -> Scene:
+def scene(
+    rng: np.random.Generator,
+    first: Sequence[Thing] = SEEN,
+    alike: bool = False,
+    rest: Sequence[Thing] = SEEN,
+) -> Scene:
     """Draws a scene.
 
     Args:
         rng: decides everything.
-        first: of which the first thing is drawn; the others are of SEEN.
+        first: of which the first thing is drawn.
         alike: whether one of the others has the first one's colour, and one its shape.
+        rest: of which the others are drawn.
     """
     cells = rng.permutation(_CELLS**2)[:NAMED]
     start = rng.uniform(-0.9, 0.9, 2)
     named = first[int(rng.integers(len(first)))]
-    others = [SEEN[i] for i in rng.permutation(len(SEEN)) if SEEN[i] != named]
+    others = [rest[i] for i in rng.permutation(len(rest)) if rest[i] != named]
     if alike:
         others = [next(one for one in others if one[word] == named[word]) for word in range(2)]
     things = (named, *others[: NAMED - 1])
@@ -138,12 +144,14 @@ def demonstration(drawn: Scene, rng: np.random.Generator) -> list[Step]:
     return steps
 
 
-def write(long: bool, count: int, data_dir: Path, seed: int) -> list[Dataset]:
+def write(
+    long: bool, count: int, data_dir: Path, seed: int, shown_pairs: Sequence[Thing] = SEEN
+) -> list[Dataset]:
     """Writes tasks of three steps: as they are, or as three tasks of one step each, same frames."""
     rng = np.random.default_rng([seed, 0x5EE4])
     shown: list[tuple[Step, str, np.ndarray]] = []
     for _ in range(count):
-        drawn = scene(rng)
+        drawn = scene(rng, shown_pairs, rest=shown_pairs)
         steps = demonstration(drawn, rng)
         if long:
             whole = Step(*(np.concatenate(part) for part in zip(*steps, strict=True)))
@@ -153,7 +161,7 @@ def write(long: bool, count: int, data_dir: Path, seed: int) -> list[Dataset]:
             shown += [(step, prompt, drawn.image()) for step, prompt in told]
     steps, prompts, images = zip(*shown, strict=True)
     states, actions = zip(*steps, strict=True)
-    settings = {"seed": seed, "long": long, "count": count}
+    settings = {"seed": seed, "long": long, "count": count, "pairs": len(shown_pairs)}
     name = "tasks" if long else "steps"
     return [data.write(data_dir, name, RECORD, states, actions, prompts, settings, images)]
 
