@@ -310,10 +310,9 @@ def best_setting(
         if not found[-1].fits:
             break
     best = max(found, key=lambda one: one.utilisation)
-    if not best.fits:
-        nearest = setting("full", 1)
+    if not best.fits:  # it is one sample a chip with full remat
         raise InputError(
-            f"{topology}: nothing fits; the nearest is one sample a chip, {nearest.row.flags}:"
-            f" {line_of(nearest.row).split('|')[5].strip()}"
+            f"{topology}: nothing fits; the nearest is one sample a chip, {best.row.flags}:"
+            f" {line_of(best.row).split('|')[5].strip()}"
         )
     return best

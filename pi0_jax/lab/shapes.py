@@ -152,13 +152,13 @@ def write(
     shown: list[tuple[Step, str, np.ndarray]] = []
     for _ in range(count):
         drawn = scene(rng, shown_pairs, rest=shown_pairs)
-        steps = demonstration(drawn, rng)
+        steps, image = demonstration(drawn, rng), drawn.image()
         if long:
             whole = Step(*(np.concatenate(part) for part in zip(*steps, strict=True)))
-            shown.append((whole, in_order(drawn.names), drawn.image()))
+            shown.append((whole, in_order(drawn.names), image))
         else:
             told = zip(steps, map(single, drawn.names), strict=True)
-            shown += [(step, prompt, drawn.image()) for step, prompt in told]
+            shown += [(step, prompt, image) for step, prompt in told]
     steps, prompts, images = zip(*shown, strict=True)
     states, actions = zip(*steps, strict=True)
     settings = {"seed": seed, "long": long, "count": count, "pairs": len(shown_pairs)}

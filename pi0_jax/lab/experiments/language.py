@@ -86,11 +86,12 @@ EXPERIMENT = Experiment(
     " four shapes 12 are shown. 1,000 demonstrations go to all three in turn. One policy has each step as"
     " a task with its own prompt, the other the whole tasks with long prompts: the same frames, as many"
     " steps of training. A third one is shown all 16 pairs, as a check. The first 4 actions of a chunk of"
-    " 8 are executed. Shuffled: the prompt names a pair at random. Noise is added to the image whenever the policy looks.",
+    " 8 are executed. Shuffled: the prompt names a pair at random. Noise is added to the image whenever"
+    " the policy looks.",
     limits="Each thing fills one patch of the image encoder, else a training takes longer than an"
     " experiment may. 16 pairs are few; a model that has read the web knows more of them. The prompts have"
     " two words that count. The flat policy sees neither the past nor which steps are done, but for where"
-    " it is, and in a pilot its loss still fell when its steps were over.",
+    " it is, and in as many steps it has learnt less: in a pilot its loss ended at 0.45, the other's at 0.04.",
     trainings=(STEPS, TASKS, ALL_PAIRS),
     measure=(measure_one, measure_all, *(partial(measure_three, arm) for arm in THREE)),
     quantities=shapes.QUANTITIES,
